@@ -1,0 +1,1 @@
+"""The columnar store for model activations."""

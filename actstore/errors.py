@@ -1,0 +1,133 @@
+"""The one error tree: every failure that actstore explains to its user.
+
+::
+
+    ActstoreError
+    ├── UsageError (ValueError)              an argument or option that cannot work
+    ├── MissingExtraError (ImportError)      an optional dependency is not installed
+    ├── StoreError
+    │   ├── StoreNotFoundError (FileNotFoundError)   no store at that path
+    │   ├── SnapshotNotFoundError (LookupError)      the store has no such commit
+    │   ├── CorruptStoreError (ValueError)           a manifest or shard is damaged
+    │   ├── ConflictError (ValueError)               a stored key came with another vector
+    │   └── CommitError (OSError)                    the commit could not be made
+    ├── IngestError
+    │   ├── RecipeError (ValueError)         a recipe is wrong, or none or several fit
+    │   ├── UnsafeFileError (ValueError)     the file would run code or exhaust memory
+    │   ├── UnreadableFileError (ValueError) truncated, empty or of another format
+    │   ├── LayoutError (ValueError)         the content does not fit the recipe
+    │   ├── SidecarError (ValueError)        a sidecar table is missing or does not join
+    │   ├── NonFiniteError (ValueError)      NaN or infinity among the values
+    │   ├── PrecisionError (ValueError)      the stored type could not hold the values
+    │   └── ContractError (ValueError)       the data break a contract; lists every violation
+    └── QueryError
+        ├── SqlError (ValueError)            the SQL was refused or failed
+        ├── NotInStoreError (LookupError)    that layer, site, model, label … is not there
+        └── MixedVectorsError (ValueError)   a matrix was asked of vectors that differ in width
+
+A message says what failed, where, what was found against what was expected, and
+what to do next. Each leaf is also the builtin that a caller would expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ActstoreError(Exception):
+    """Base of every error that actstore raises on purpose."""
+
+
+class UsageError(ActstoreError, ValueError):
+    """An argument or option cannot work as given."""
+
+
+class MissingExtraError(ActstoreError, ImportError):
+    """An optional dependency is missing; the message holds the install command."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs the optional extra {extra!r}: pip install 'actstore[{extra}]'"
+        )
+
+
+class StoreError(ActstoreError):
+    """Something about a store on disk."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no store at the given path."""
+
+
+class SnapshotNotFoundError(StoreError, LookupError):
+    """The store has no commit of that number."""
+
+
+class CorruptStoreError(StoreError, ValueError):
+    """A manifest or shard does not hold what it should."""
+
+
+class ConflictError(StoreError, ValueError):
+    """A row's key is already stored with a different vector."""
+
+
+class CommitError(StoreError, OSError):
+    """A commit could not be written; the previous commit still stands."""
+
+
+class IngestError(ActstoreError):
+    """A source could not be turned into rows."""
+
+
+class RecipeError(IngestError, ValueError):
+    """A recipe is malformed, or no recipe or more than one fits the source."""
+
+
+class UnsafeFileError(IngestError, ValueError):
+    """Opening the file would run code or exhaust memory."""
+
+
+class UnreadableFileError(IngestError, ValueError):
+    """The file is empty, truncated or not of the format its recipe names."""
+
+
+class LayoutError(IngestError, ValueError):
+    """The file opened, but its content does not fit the recipe."""
+
+
+class SidecarError(IngestError, ValueError):
+    """A sidecar table is missing, unreadable or does not join."""
+
+
+class NonFiniteError(IngestError, ValueError):
+    """NaN or infinity among the values."""
+
+
+class PrecisionError(IngestError, ValueError):
+    """The requested stored type could not hold the values."""
+
+
+class ContractError(IngestError, ValueError):
+    """The data break a contract; ``violations`` lists every one."""
+
+    def __init__(self, contract: str, violations: Sequence[str]) -> None:
+        self.contract = contract
+        self.violations = tuple(violations)
+        lines = "\n".join(f"  - {violation}" for violation in self.violations)
+        super().__init__(f"contract {contract} is broken in {len(self.violations)} places:\n{lines}")
+
+
+class QueryError(ActstoreError):
+    """A question to the store could not be answered."""
+
+
+class SqlError(QueryError, ValueError):
+    """The SQL was refused or failed."""
+
+
+class NotInStoreError(QueryError, LookupError):
+    """A layer, site, model, label or column was asked for that the store does not have."""
+
+
+class MixedVectorsError(QueryError, ValueError):
+    """A matrix was asked of vectors that differ in width."""

@@ -1,0 +1,1 @@
+"""Turns source files into rows: containers, recipes, readers, the ingest run."""

@@ -1,0 +1,1 @@
+"""Opens files of each container format safely, as plain Python trees with Tensor leaves."""

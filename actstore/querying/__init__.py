@@ -1,0 +1,1 @@
+"""Answers questions to a store: SQL, selections, frames, nearest neighbours."""

@@ -1,0 +1,138 @@
+"""The fixed schema as Arrow, built from its language-neutral source ``schemas/v1/activations.json``."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from actstore import resources
+from actstore.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+VERSION = 1
+VECTOR = "activation"
+VectorType = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column of the schema."""
+
+    name: str
+    type: str
+    """``string``, ``int32``, ``int64``, ``float32`` or ``vector``."""
+    nullable: bool
+    description: str
+
+
+@cache
+def document() -> dict[str, Any]:
+    """Return the schema's JSON document."""
+    path = resources.folder("schemas") / f"v{VERSION}" / "activations.json"
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+@cache
+def columns() -> tuple[Column, ...]:
+    """Return all columns in stored order, the vector column among them."""
+    return tuple(Column(**column) for column in document()["columns"])
+
+
+@cache
+def metadata_names() -> tuple[str, ...]:
+    """Return the names of all columns but the vector, in stored order."""
+    return tuple(column.name for column in columns() if column.name != VECTOR)
+
+
+@cache
+def key_names() -> tuple[str, ...]:
+    """Return the columns that together identify a row."""
+    return tuple(document()["key"])
+
+
+@cache
+def metadata_schema() -> pa.Schema:
+    """Return the Arrow schema of all columns but the vector."""
+    import pyarrow as pa
+
+    types = {
+        "string": pa.string(),
+        "int32": pa.int32(),
+        "int64": pa.int64(),
+        "float32": pa.float32(),
+    }
+    return pa.schema(
+        [
+            pa.field(column.name, types[column.type], nullable=column.nullable)
+            for column in columns()
+            if column.name != VECTOR
+        ]
+    )
+
+
+def vector_field(width: int, dtype: VectorType) -> pa.Field:
+    """Return the Arrow field of a vector column of ``width`` values of ``dtype``."""
+    import pyarrow as pa
+
+    value = {"float16": pa.float16(), "float32": pa.float32()}[dtype]
+    element = pa.field("element", value, nullable=False)
+    return pa.field(VECTOR, pa.list_(element, width), nullable=False)
+
+
+def vector_index() -> int:
+    """Return the position of the vector column among all columns."""
+    return [column.name for column in columns()].index(VECTOR)
+
+
+def arrow_schema(width: int, dtype: VectorType) -> pa.Schema:
+    """Return the full Arrow schema of a shard of ``width`` values of ``dtype``."""
+    return metadata_schema().insert(vector_index(), vector_field(width, dtype))
+
+
+@cache
+def _alias_patterns() -> tuple[tuple[re.Pattern[str], dict[str, Any]], ...]:
+    return tuple(
+        (re.compile(alias["pattern"]), alias) for alias in document()["site_aliases"]
+    )
+
+
+def canonical_site(name: str) -> tuple[str, int | None]:
+    """Return the schema's site name, and the layer if ``name`` holds one.
+
+    TransformerLens (``blocks.3.hook_resid_post``) and transformers
+    (``model.layers.3.mlp``) spellings become the schema's words; any other name
+    is a free hook name and comes back as it is.
+
+    Raises:
+        UsageError: the name is empty.
+    """
+    if not name.strip():
+        raise UsageError("a site needs a name, such as resid_post")
+    if name in document()["sites"]:
+        return name, (-1 if name == "embeddings" else None)
+    for pattern, alias in _alias_patterns():
+        match = pattern.fullmatch(name)
+        if match:
+            found = match.groupdict()
+            layer = found.get("layer")
+            site = found.get("site") or alias["site"]
+            return site, int(layer) if layer is not None else alias.get("layer")
+    return name, None
+
+
+def check_choice(column: str, value: str | None) -> None:
+    """Refuse a pooling, region or token role that the schema does not list.
+
+    Raises:
+        UsageError: ``value`` is not one of the listed words.
+    """
+    listed = {"pooling": "poolings", "region": "regions", "token_role": "token_roles"}[column]
+    words = document()[listed]
+    if value is not None and value not in words:
+        raise UsageError(f"{column} {value!r} is unknown: use one of {', '.join(words)}")

@@ -1,0 +1,1 @@
+"""Writes and reads the store on disk: vector pages, shards, manifests, snapshots."""
