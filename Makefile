@@ -1,0 +1,46 @@
+# make demo    a short story on the screen: a model's activations become a store
+# make test    all tests, among them the documents' examples and an installed wheel
+# make check   lint, format, types, then all tests: what CI runs
+# make format  let ruff lay out the code
+# make clean   remove what these targets made
+
+PYTHON ?= python3
+JOBS ?= 2
+
+BIN := .venv/bin
+# Touched last, so a half-made environment is never taken for a whole one.
+STAMP := .venv/installed
+
+.PHONY: demo test check lint types format docs clean
+
+demo: $(STAMP)
+	$(BIN)/python docs/demo.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -n $(JOBS)
+
+check: lint types test
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "actstore needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
