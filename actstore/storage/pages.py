@@ -1,0 +1,259 @@
+"""Vector pages: one plain, uncompressed Parquet page per row group, written by hand and mappable.
+
+pyarrow writes the metadata columns; this module places the vectors and joins the two into
+one ordinary Parquet file. For a list of fixed size without nulls the repetition and
+definition levels are the same for every row, so a data page is a constant prefix and the
+vectors' own bytes, and whoever knows where those start can map them.
+
+Format facts, from https://github.com/apache/parquet-format:
+
+- ``src/main/thrift/parquet.thrift``: field numbers of FileMetaData, SchemaElement,
+  RowGroup, ColumnChunk, ColumnMetaData, PageHeader and DataPageHeader.
+- ``Encodings.md``: RLE runs are ``varint(count << 1)`` and the value; in a version 1 data
+  page each kind of level follows its four-byte length. PLAIN values are little-endian.
+- ``README.md`` (Checksumming): the CRC-32 covers the page without its header.
+- ``LogicalTypes.md``: LIST is a group, a repeated group ``list`` and its ``element``;
+  FLOAT16 annotates a FIXED_LEN_BYTE_ARRAY of two bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import struct
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from actstore import schema
+from actstore.storage import thrift
+from actstore.storage.thrift import Field, ListOf, Struct
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+MAGIC = b"PAR1"
+ALIGNMENT = 64
+"""Values start at a multiple of this many bytes, so that every engine takes them as they are."""
+
+_FLOAT, _FIXED_LEN_BYTE_ARRAY = 4, 7
+_REQUIRED, _REPEATED = 0, 2
+_CONVERTED_LIST = 3
+_PLAIN, _RLE = 0, 3
+_DATA_PAGE, _DATA_PAGE_V2 = 0, 3
+_UNCOMPRESSED = 0
+_PATH = [schema.VECTOR.encode(), b"list", b"element"]
+
+
+class VectorPage(NamedTuple):
+    """Where one row group's vectors lie in the file."""
+
+    offset: int
+    """First byte of the page header."""
+    values: int
+    """First byte of the values."""
+    rows: int
+    end: int
+    """First byte after the values."""
+
+
+def align(position: int) -> int:
+    """Return the next aligned position."""
+    return -(-position // ALIGNMENT) * ALIGNMENT
+
+
+def levels(rows: int, width: int) -> bytes:
+    """Return a page's level section for ``rows`` lists of ``width`` values, none null."""
+    if width == 1:
+        repetition = thrift.varint(rows << 1) + b"\0"
+    else:
+        repetition = (b"\x02\0" + thrift.varint((width - 1) << 1) + b"\1") * rows
+    definition = thrift.varint((rows * width) << 1) + b"\1"
+    return (
+        struct.pack("<I", len(repetition))
+        + repetition
+        + struct.pack("<I", len(definition))
+        + definition
+    )
+
+
+def prefix_space(rows: int, width: int) -> int:
+    """Return enough bytes for the header and levels of a page of up to ``rows`` rows."""
+    return align(len(levels(rows, width)) + 64)
+
+
+def page_header(rows: int, width: int, body_size: int, crc: int) -> bytes:
+    """Return the page header: version 1 data page, PLAIN values, RLE levels, CRC-32."""
+    data = {
+        1: thrift.i32(rows * width),
+        2: thrift.i32(_PLAIN),
+        3: thrift.i32(_RLE),
+        4: thrift.i32(_RLE),
+    }
+    signed = crc - (1 << 32) if crc >> 31 else crc
+    return thrift.encode(
+        {
+            1: thrift.i32(_DATA_PAGE),
+            2: thrift.i32(body_size),
+            3: thrift.i32(body_size),
+            4: thrift.i32(signed),
+            5: thrift.struct(data),
+        }
+    )
+
+
+def join_footer(
+    metadata_footer: bytes,
+    *,
+    shift: int,
+    pages: list[VectorPage],
+    arrow_schema: pa.Schema,
+) -> bytes:
+    """Return the whole file's footer, made from that of the metadata columns.
+
+    Args:
+        metadata_footer: encoded FileMetaData of a Parquet file that holds every column but
+            the vectors, in the same row groups.
+        shift: how far that file's column chunks were moved.
+        pages: one vector page per row group.
+        arrow_schema: schema of the whole file.
+    """
+    width = arrow_schema.field(schema.VECTOR).type.list_size
+    half = str(arrow_schema.field(schema.VECTOR).type.value_type) == "halffloat"
+    physical = _FIXED_LEN_BYTE_ARRAY if half else _FLOAT
+    index = arrow_schema.get_field_index(schema.VECTOR)
+    footer = thrift.decode(metadata_footer)
+    elements = footer[2].value.items
+    elements[0][5] = thrift.i32(elements[0][5].value + 1)
+    elements[index + 1 : index + 1] = _schema_elements(half)
+    for group, page in zip(footer[4].value.items, pages, strict=True):
+        for chunk in group[1].value.items:
+            _move_chunk(chunk, shift)
+        group[1].value.items.insert(index, _vector_chunk(page, physical, width))
+        size = page.end - page.offset
+        group[2] = thrift.i64(group[2].value + size)
+        group[6] = thrift.i64(
+            sum(chunk[3].value[7].value for chunk in group[1].value.items)
+        )
+        # The column chunks of a group no longer lie side by side: no single offset is true.
+        group.pop(5, None)
+    if 7 in footer:
+        footer[7].value.items.insert(index, {1: thrift.struct({})})
+    footer[5] = _with_arrow_schema(footer.get(5), arrow_schema)
+    return thrift.encode(footer)
+
+
+def _schema_elements(half: bool) -> list[Struct]:
+    group: Struct = {
+        3: thrift.i32(_REQUIRED),
+        4: thrift.binary(_PATH[0]),
+        5: thrift.i32(1),
+        6: thrift.i32(_CONVERTED_LIST),
+        10: thrift.struct({3: thrift.struct({})}),
+    }
+    repeated: Struct = {3: thrift.i32(_REPEATED), 4: thrift.binary(_PATH[1]), 5: thrift.i32(1)}
+    leaf: Struct = {
+        1: thrift.i32(_FIXED_LEN_BYTE_ARRAY if half else _FLOAT),
+        3: thrift.i32(_REQUIRED),
+        4: thrift.binary(_PATH[2]),
+    }
+    if half:
+        leaf[2] = thrift.i32(2)
+        leaf[10] = thrift.struct({15: thrift.struct({})})
+    return [group, repeated, leaf]
+
+
+def _move_chunk(chunk: Struct, shift: int) -> None:
+    details = chunk[3].value
+    for field in (9, 11):  # data page, dictionary page
+        if field in details:
+            details[field] = thrift.i64(details[field].value + shift)
+    chunk[2] = thrift.i64(0)
+    for field in (4, 5, 6, 7):  # page indexes stay behind
+        chunk.pop(field, None)
+
+
+def _vector_chunk(page: VectorPage, physical: int, width: int) -> Struct:
+    size = page.end - page.offset
+    details: Struct = {
+        1: thrift.i32(physical),
+        2: thrift.list_of(thrift.I32, [_PLAIN, _RLE]),
+        3: thrift.list_of(thrift.BINARY, list(_PATH)),
+        4: thrift.i32(_UNCOMPRESSED),
+        5: thrift.i64(page.rows * width),
+        6: thrift.i64(size),
+        7: thrift.i64(size),
+        9: thrift.i64(page.offset),
+    }
+    return {2: thrift.i64(0), 3: thrift.struct(details)}
+
+
+def _with_arrow_schema(existing: Field | None, arrow_schema: pa.Schema) -> Field:
+    key = b"ARROW:schema"
+    items = [] if existing is None else existing.value.items
+    kept = [item for item in items if item[1].value != key]
+    encoded = base64.b64encode(arrow_schema.serialize().to_pybytes())
+    kept.append({1: thrift.binary(key), 2: thrift.binary(encoded)})
+    return Field(thrift.LIST, ListOf(thrift.STRUCT, kept))
+
+
+def mapped_pages(metadata: pq.FileMetaData, file: BinaryIO) -> list[tuple[int, int]] | None:
+    """Return ``(offset of the values, rows)`` of each row group's vectors.
+
+    ``None`` when any row group's vectors cannot be mapped (compressed, encoded, split into
+    several pages, outside the file); such a file still reads through pyarrow.
+
+    Args:
+        metadata: the file's footer.
+        file: the same file, open for reading; only page headers are read.
+    """
+    shape = _vector_shape(metadata)
+    if shape is None:
+        return None
+    leaf, width, item_size = shape
+    file_size = file.seek(0, os.SEEK_END)
+    found: list[tuple[int, int]] = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunk = group.column(leaf)
+        size = group.num_rows * width * item_size
+        end = chunk.data_page_offset + chunk.total_compressed_size
+        if (
+            chunk.compression != "UNCOMPRESSED"
+            or chunk.has_dictionary_page
+            or not set(chunk.encodings) <= {"PLAIN", "RLE"}
+            or chunk.num_values != group.num_rows * width
+            or chunk.data_page_offset < len(MAGIC)
+            or end > file_size
+            or not _one_page(file, chunk.data_page_offset, chunk.total_compressed_size, size)
+        ):
+            return None
+        found.append((end - size, group.num_rows))
+    return found
+
+
+def _vector_shape(metadata: pq.FileMetaData) -> tuple[int, int, int] | None:
+    """Return the vector column's leaf number, width and bytes per value."""
+    arrow_schema = metadata.schema.to_arrow_schema()
+    index = arrow_schema.get_field_index(schema.VECTOR)
+    if index < 0:
+        return None
+    type_ = arrow_schema.field(index).type
+    item_size = {"halffloat": 2, "float": 4}.get(str(getattr(type_, "value_type", "")))
+    width = getattr(type_, "list_size", 0)
+    if item_size is None or width < 1:
+        return None
+    for number in range(metadata.num_columns):
+        if metadata.schema.column(number).path.split(".")[0] == schema.VECTOR:
+            return number, width, item_size
+    return None
+
+
+def _one_page(file: BinaryIO, offset: int, chunk_size: int, values_size: int) -> bool:
+    file.seek(offset)
+    try:
+        header, length = thrift.decode_prefix(file.read(512))
+        page_type, body = header[1].value, header[3].value
+    except (ValueError, KeyError):
+        return False
+    known = page_type in (_DATA_PAGE, _DATA_PAGE_V2)
+    return bool(known and length + body == chunk_size and values_size <= body)

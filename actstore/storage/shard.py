@@ -1,0 +1,303 @@
+"""One shard file: written row by row in bounded memory, read back through a memory map."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import struct
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from isal import isal_zlib
+
+from actstore import schema
+from actstore.storage import pages
+from actstore.storage.pages import VectorPage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+GROUP_BYTES = 32 << 20
+"""Vector bytes per row group: readers that do not map cannot split a page."""
+_CHUNK = 1 << 20
+# Long texts would put their minimum and maximum into every footer and help no filter.
+_NO_STATISTICS = frozenset({"question", "oracle", "prediction", "extra", "source"})
+
+
+class Fragment(NamedTuple):
+    """Metadata of some rows: the chosen ``rows`` of a batch's constants and columns."""
+
+    constants: Mapping[str, Any]
+    columns: Mapping[str, Sequence[Any]]
+    rows: Sequence[int]
+
+
+class Written(NamedTuple):
+    """What a finished shard file is."""
+
+    rows: int
+    bytes: int
+    sha256: str
+    pages: list[tuple[int, int]]
+    """Offset of the values and number of rows, per row group."""
+
+
+class ShardWriter:
+    """Writes one shard file.
+
+    Vectors go to their final place in the file at once (in chunks of a MiB); each row
+    group's page header, levels and checksum are filled in at the end, when its row count
+    is known. So memory stays bounded while any number of shards grow side by side.
+    """
+
+    def __init__(self, path: Path, *, width: int, dtype: schema.VectorType) -> None:
+        self.path = path
+        self.rows = 0
+        self.row_bytes = width * np.dtype(dtype).itemsize
+        self._width = width
+        self._dtype: schema.VectorType = dtype
+        # A page counts its values in 31 bits.
+        most = ((1 << 31) - 1) // (4 * width)
+        self._group_rows = max(1, min(GROUP_BYTES // self.row_bytes, most))
+        self._prefix = pages.prefix_space(self._group_rows, width)
+        self._fragments: deque[Fragment] = deque()
+        self._flushed = 0  # rows whose metadata is in the metadata file
+        self._buffer: list[np.ndarray] = []
+        self._placed = 0  # rows whose vectors are in the shard file
+        self._descriptor = -1
+        self._metadata: pq.ParquetWriter | None = None
+
+    def append(self, vectors: np.ndarray, fragment: Fragment) -> None:
+        """Add ``vectors`` ``[n, width]`` of the shard's dtype and their metadata."""
+        self._fragments.append(fragment)
+        self._buffer.append(vectors)
+        self.rows += len(vectors)
+        if (self.rows - self._placed) * self.row_bytes >= _CHUNK:
+            self._place()
+
+    def truncate(self, rows: int) -> None:
+        """Forget every row from ``rows`` on; they must not have been settled."""
+        excess = self.rows - rows
+        while excess > 0:
+            last = self._fragments.pop()
+            if len(last.rows) > excess:
+                kept = last.rows[: len(last.rows) - excess]
+                self._fragments.append(last._replace(rows=kept))
+            excess -= len(last.rows)
+        self._placed = min(self._placed, rows)
+        waiting = rows - self._placed
+        kept_vectors = []
+        for vectors in self._buffer:
+            if waiting > 0:
+                kept_vectors.append(vectors[:waiting])
+                waiting -= len(vectors)
+        self._buffer = kept_vectors if rows > self._placed else []
+        self.rows = rows
+
+    def settle(self) -> None:
+        """Take all rows so far as final, so that full row groups' metadata can be let go."""
+        while self.rows - self._flushed >= self._group_rows:
+            self._flush_metadata(self._group_rows)
+
+    def vectors(self, rows: Sequence[int]) -> np.ndarray:
+        """Read back rows that were appended, ``[n, width]``."""
+        out = np.empty((len(rows), self._width), self._dtype)
+        for slot, row in enumerate(rows):
+            if row < self._placed:
+                os.preadv(self._descriptor, [out[slot]], self._offset(row))
+                continue
+            at = row - self._placed
+            for block in self._buffer:
+                if at < len(block):
+                    out[slot] = block[at]
+                    break
+                at -= len(block)
+        return out
+
+    def fragment(self, row: int) -> tuple[Fragment, int] | None:
+        """Return the metadata of a row that is not settled yet, and its place in it."""
+        at = row - self._flushed
+        if at < 0:
+            return None
+        for fragment in self._fragments:
+            if at < len(fragment.rows):
+                return fragment, fragment.rows[at]
+            at -= len(fragment.rows)
+        return None
+
+    def finish(self) -> Written:
+        """Complete the file, flush it to disk and return what it is.
+
+        Raises:
+            OSError: the disk is full or failed; nothing refers to the file yet.
+        """
+        if self._placed == 0:  # everything still in memory: no space need be reserved
+            self._group_rows = min(self._group_rows, self.rows)
+            self._prefix = pages.prefix_space(self._group_rows, self._width)
+        self._place()
+        while self._flushed < self.rows:
+            self._flush_metadata(min(self._group_rows, self.rows - self._flushed))
+        assert self._metadata is not None
+        self._metadata.close()
+        groups = self._write_pages()
+        metadata_path = self._metadata_path()
+        self._write_metadata(metadata_path.read_bytes(), groups)
+        metadata_path.unlink()
+        os.fsync(self._descriptor)
+        digest, size = _sha256(self._descriptor)
+        self._close()
+        return Written(self.rows, size, digest, [(page.values, page.rows) for page in groups])
+
+    def abort(self) -> None:
+        """Remove everything written."""
+        if self._metadata is not None:
+            self._metadata.close()
+        self._metadata_path().unlink(missing_ok=True)
+        self._close()
+        self.path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _metadata_path(self) -> Path:
+        return self.path.with_suffix(".metadata")
+
+    def _offset(self, row: int) -> int:
+        """Return where the values of ``row`` start."""
+        group, within = divmod(row, self._group_rows)
+        stride = pages.align(self._prefix + self._group_rows * self.row_bytes)
+        return pages.ALIGNMENT + group * stride + self._prefix + within * self.row_bytes
+
+    def _place(self) -> None:
+        """Write the buffered vectors to their place in the file."""
+        if self._descriptor < 0:
+            self._descriptor = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644
+            )
+        for vectors in self._buffer:
+            done = 0
+            while done < len(vectors):
+                row = self._placed + done
+                room = self._group_rows - row % self._group_rows
+                block = np.ascontiguousarray(vectors[done : done + room])
+                _write_at(self._descriptor, memoryview(block).cast("B"), self._offset(row))
+                done += len(block)
+            self._placed += len(vectors)
+        self._buffer.clear()
+
+    def _flush_metadata(self, rows: int) -> None:
+        import pyarrow.parquet as pq
+
+        taken = []
+        missing = rows
+        while missing > 0:
+            fragment = self._fragments.popleft()
+            if len(fragment.rows) > missing:
+                self._fragments.appendleft(fragment._replace(rows=fragment.rows[missing:]))
+                fragment = fragment._replace(rows=fragment.rows[:missing])
+            taken.append(fragment)
+            missing -= len(fragment.rows)
+        if self._metadata is None:
+            names = schema.metadata_names()
+            self._metadata = pq.ParquetWriter(
+                self._metadata_path(),
+                schema.metadata_schema(),
+                compression="zstd",
+                use_dictionary=True,
+                write_statistics=[name for name in names if name not in _NO_STATISTICS],
+                write_page_checksum=True,
+                version="2.6",
+                store_schema=True,
+            )
+        self._metadata.write_table(metadata_table(taken), row_group_size=rows)
+        self._flushed += rows
+
+    def _write_pages(self) -> list[VectorPage]:
+        """Put header, levels and checksum before each row group's values."""
+        found = []
+        with mmap.mmap(self._descriptor, 0, prot=mmap.PROT_READ) as mapped:
+            view = memoryview(mapped)
+            for first in range(0, self.rows, self._group_rows):
+                rows = min(self._group_rows, self.rows - first)
+                values = self._offset(first)
+                end = values + rows * self.row_bytes
+                level_bytes = pages.levels(rows, self._width)
+                with view[values:end] as part:
+                    crc = isal_zlib.crc32(part, isal_zlib.crc32(level_bytes))
+                body = len(level_bytes) + end - values
+                head = pages.page_header(rows, self._width, body, crc) + level_bytes
+                _write_at(self._descriptor, memoryview(head), values - len(head))
+                found.append(VectorPage(values - len(head), values, rows, end))
+            view.release()
+        return found
+
+    def _write_metadata(self, file: bytes, groups: list[VectorPage]) -> None:
+        """Append the metadata columns' chunks and the footer of both."""
+        footer_size = int.from_bytes(file[-8:-4], "little")
+        body = memoryview(file)[len(pages.MAGIC) : len(file) - 8 - footer_size]
+        start = pages.align(groups[-1].end)
+        footer = pages.join_footer(
+            file[len(file) - 8 - footer_size : len(file) - 8],
+            shift=start - len(pages.MAGIC),
+            pages=groups,
+            arrow_schema=schema.arrow_schema(self._width, self._dtype),
+        )
+        tail = footer + struct.pack("<I", len(footer)) + pages.MAGIC
+        _write_at(self._descriptor, memoryview(pages.MAGIC), 0)
+        _write_at(self._descriptor, body, start)
+        _write_at(self._descriptor, memoryview(tail), start + len(body))
+        # A group that was rolled back may have left bytes behind the end.
+        os.ftruncate(self._descriptor, start + len(body) + len(tail))
+
+
+def metadata_table(fragments: Sequence[Fragment]) -> pa.Table:
+    """Return the fragments' rows as an Arrow table of every metadata column."""
+    import pyarrow as pa
+
+    arrow_schema = schema.metadata_schema()
+    total = sum(len(fragment.rows) for fragment in fragments)
+    arrays = []
+    for field in arrow_schema:
+        name = field.name
+        if all(name not in fragment.columns for fragment in fragments):
+            values = {fragment.constants.get(name) for fragment in fragments}
+            if len(values) == 1:
+                scalar = pa.scalar(values.pop(), field.type)
+                arrays.append(pa.repeat(scalar, total))
+                continue
+        cells: list[Any] = []
+        for fragment in fragments:
+            column = fragment.columns.get(name)
+            if column is None:
+                cells += [fragment.constants.get(name)] * len(fragment.rows)
+            else:
+                cells += [column[row] for row in fragment.rows]
+        arrays.append(pa.array(cells, field.type))
+    return pa.Table.from_arrays(arrays, schema=arrow_schema)
+
+
+def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data = data[written:]
+        offset += written
+
+
+def _sha256(descriptor: int) -> tuple[str, int]:
+    with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as mapped:
+        return hashlib.sha256(mapped).hexdigest(), len(mapped)
+
+
+def sha256_of(path: Path) -> tuple[str, int]:
+    """Return a file's SHA-256 and size in bytes."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return hashlib.sha256().hexdigest(), 0
+        return _sha256(file.fileno())

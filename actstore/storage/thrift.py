@@ -1,0 +1,215 @@
+"""The part of Thrift's compact protocol that Parquet footers and page headers use.
+
+Format: https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
+A structure is a ``dict`` from field id to :class:`Field`, a list is :class:`ListOf`, so a
+footer written by somebody else survives decode and encode with every field, known or not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
+_DEEPEST = 64
+
+
+class Field(NamedTuple):
+    """One field of a structure: its wire type and its value."""
+
+    type: int
+    value: Any
+
+
+class ListOf(NamedTuple):
+    """A list or set: the wire type of its items and the items."""
+
+    type: int
+    items: list[Any]
+
+
+Struct = dict[int, Field]
+
+
+def i32(value: int) -> Field:
+    """Make a 32-bit field."""
+    return Field(I32, value)
+
+
+def i64(value: int) -> Field:
+    """Make a 64-bit field."""
+    return Field(I64, value)
+
+
+def binary(value: bytes) -> Field:
+    """Make a binary or string field."""
+    return Field(BINARY, value)
+
+
+def struct(value: Struct) -> Field:
+    """Make a field that holds a structure."""
+    return Field(STRUCT, value)
+
+
+def list_of(type_: int, items: list[Any]) -> Field:
+    """Make a field that holds a list."""
+    return Field(LIST, ListOf(type_, items))
+
+
+def decode(data: bytes) -> Struct:
+    """Decode one structure.
+
+    Raises:
+        ValueError: the bytes are not a compact-protocol structure.
+    """
+    return decode_prefix(data)[0]
+
+
+def decode_prefix(data: bytes) -> tuple[Struct, int]:
+    """Decode the structure that ``data`` starts with; also return its length in bytes.
+
+    Raises:
+        ValueError: the bytes are not a compact-protocol structure.
+    """
+    try:
+        return _read_struct(data, 0, 0)
+    except (IndexError, OverflowError) as error:
+        raise ValueError("not a Thrift structure: the bytes end early") from error
+
+
+def encode(value: Struct) -> bytes:
+    """Encode one structure."""
+    out = bytearray()
+    _write(out, STRUCT, value)
+    return bytes(out)
+
+
+def varint(number: int) -> bytes:
+    """Encode an unsigned LEB128 integer, as Thrift and Parquet's level runs use."""
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("not a Thrift structure: an integer is too long")
+
+
+def _read(data: bytes, at: int, type_: int, depth: int) -> tuple[Any, int]:
+    if depth > _DEEPEST:
+        raise ValueError("not a Thrift structure: nested too deeply")
+    if type_ in (I16, I32, I64):
+        number, at = _read_varint(data, at)
+        return (number >> 1) ^ -(number & 1), at
+    if type_ == BINARY:
+        size, at = _read_varint(data, at)
+        if at + size > len(data):
+            raise ValueError("not a Thrift structure: a string runs past the end")
+        return bytes(data[at : at + size]), at + size
+    if type_ == STRUCT:
+        return _read_struct(data, at, depth)
+    if type_ in (LIST, SET):
+        return _read_list(data, at, depth)
+    if type_ == BYTE:
+        return data[at], at + 1
+    if type_ == DOUBLE:
+        return bytes(data[at : at + 8]), at + 8
+    raise ValueError(f"not a Parquet structure: Thrift type {type_} does not occur there")
+
+
+def _read_list(data: bytes, at: int, depth: int) -> tuple[ListOf, int]:
+    head = data[at]
+    at += 1
+    size, item_type = head >> 4, head & 15
+    if size == 15:
+        size, at = _read_varint(data, at)
+    if size > len(data) - at:
+        raise ValueError("not a Thrift structure: a list runs past the end")
+    items = []
+    for _ in range(size):
+        if item_type in (TRUE, FALSE):
+            items.append(data[at] == TRUE)
+            at += 1
+        else:
+            item, at = _read(data, at, item_type, depth + 1)
+            items.append(item)
+    return ListOf(item_type, items), at
+
+
+def _read_struct(data: bytes, at: int, depth: int) -> tuple[Struct, int]:
+    fields: Struct = {}
+    number = 0
+    while True:
+        head = data[at]
+        at += 1
+        if head == 0:
+            return fields, at
+        type_ = head & 15
+        if head >> 4:
+            number += head >> 4
+        else:
+            raw, at = _read_varint(data, at)
+            number = (raw >> 1) ^ -(raw & 1)
+        if type_ in (TRUE, FALSE):
+            fields[number] = Field(TRUE, type_ == TRUE)
+        else:
+            value, at = _read(data, at, type_, depth + 1)
+            fields[number] = Field(type_, value)
+
+
+def _zigzag(number: int) -> int:
+    return (number << 1) ^ (number >> 63)
+
+
+def _write(out: bytearray, type_: int, value: Any) -> None:
+    if type_ in (I16, I32, I64):
+        out += varint(_zigzag(value))
+    elif type_ == BINARY:
+        out += varint(len(value)) + value
+    elif type_ == STRUCT:
+        _write_struct(out, value)
+    elif type_ in (LIST, SET):
+        size = len(value.items)
+        if size < 15:
+            out.append(size << 4 | value.type)
+        else:
+            out.append(0xF0 | value.type)
+            out += varint(size)
+        for item in value.items:
+            if value.type in (TRUE, FALSE):
+                out.append(TRUE if item else FALSE)
+            else:
+                _write(out, value.type, item)
+    elif type_ == BYTE:
+        out.append(value)
+    else:  # DOUBLE is kept as its eight bytes
+        out += value
+
+
+def _write_struct(out: bytearray, fields: Struct) -> None:
+    previous = 0
+    for number in sorted(fields):
+        type_, value = fields[number]
+        if type_ == TRUE:
+            type_ = TRUE if value else FALSE
+        step = number - previous
+        if 0 < step < 16:
+            out.append(step << 4 | type_)
+        else:
+            out.append(type_)
+            out += varint(_zigzag(number))
+        previous = number
+        if type_ not in (TRUE, FALSE):
+            _write(out, type_, value)
+    out.append(0)
