@@ -1,0 +1,87 @@
+"""Names of files and folders in a store, and durable ways to put files there."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+
+ACTIVATIONS = "activations"
+MANIFESTS = "manifests"
+LABELS = "labels"
+REPORTS = "reports"
+STAGING = ".staging"
+CACHE = ".cache"
+CARD = "README.md"
+KNOWN = frozenset({ACTIVATIONS, MANIFESTS, LABELS, REPORTS, STAGING, CACHE, CARD})
+
+
+def slug(name: str) -> str:
+    """Return ``name`` as one safe path segment: ``/`` becomes ``--``, oddities ``_``.
+
+    Different names can share a slug; the manifest, not the path, says what a shard holds.
+    """
+    text = name.strip("/").replace("/", "--")
+    text = re.sub(r"[^A-Za-z0-9._-]+", "_", text).lstrip(".")[:120]
+    return text or "_"
+
+
+def layer_folder(layer: int | None) -> str:
+    """Return the folder of one layer: ``layer_012``, ``layer_embed`` or ``layer_unknown``."""
+    if layer is None:
+        return "layer_unknown"
+    return "layer_embed" if layer < 0 else f"layer_{layer:03d}"
+
+
+def vector_tag(width: int, dtype: str) -> str:
+    """Return the stored type in a file name, such as ``f16x4096``."""
+    return f"f{dtype.removeprefix('float')}x{width}"
+
+
+def shard_path(
+    *, model: str, site: str, layer: int | None, width: int, dtype: str, transaction: str, number: int
+) -> str:
+    """Return a shard's path relative to the store, with ``/`` between segments."""
+    name = f"{vector_tag(width, dtype)}-{transaction}-{number:05d}.parquet"
+    return "/".join((ACTIVATIONS, slug(model), slug(site), layer_folder(layer), name))
+
+
+def new_transaction() -> str:
+    """Return a name for one commit attempt: sorts by time, never repeats."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
+
+
+def manifest_path(root: Path, number: int) -> Path:
+    """Return the path of manifest ``number``."""
+    return root / MANIFESTS / f"{number:010d}.json"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a new file and flush it to disk; the name is durable after ``sync_folder``."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_durably(path: Path, data: bytes) -> None:
+    """Replace ``path`` in one step: readers see the old content or the new, nothing between."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        write_durably(beside, data)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)

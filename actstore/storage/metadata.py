@@ -1,0 +1,267 @@
+"""All rows' metadata as one Parquet file, labels applied: derived, cached, rebuilt in part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actstore import schema
+from actstore.errors import CorruptStoreError
+from actstore.storage import layout
+from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
+from actstore.storage.mapping import pool
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+GROUP_ROWS = 122_880
+"""Rows per row group: DuckDB's unit of parallel work."""
+_KEPT = 3
+_KEY = b"actstore:metadata"
+_AHEAD = 32
+
+
+def read_columns(root: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
+    """Read some metadata columns of one shard.
+
+    Raises:
+        CorruptStoreError: the shard is missing, damaged or not what the manifest says.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(root / entry.path) as file:
+            table = file.read(columns=columns, use_threads=False)
+    except FileNotFoundError as error:
+        raise CorruptStoreError(
+            f"shard {entry.path} is missing from {root}: restore it from a copy"
+        ) from error
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptStoreError(
+            f"shard {entry.path} of {root} is damaged ({error}): restore it from a copy"
+        ) from error
+    if table.num_rows != entry.rows or table.column_names != columns:
+        raise CorruptStoreError(
+            f"shard {entry.path} holds {table.num_rows} rows of {', '.join(table.column_names)}; "
+            f"the manifest says {entry.rows} rows: restore it from a copy"
+        )
+    return table
+
+
+def cached_file(root: Path, manifest: Manifest) -> Path:
+    """Return the metadata file of a commit, made now if it is not there yet."""
+    name = _file_name(manifest)
+    folder = _cache_folder(root)
+    path = folder / name
+    if not path.exists():
+        previous = _best_previous(folder, manifest)
+        draft = folder / f".{name}.{secrets.token_hex(4)}"
+        try:
+            _write(draft, root, manifest, previous)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        _remove_old(folder, path)
+    return path
+
+
+def _file_name(manifest: Manifest) -> str:
+    parts = [shard.path for shard in manifest.shards] + [entry.path for entry in manifest.labels]
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return f"metadata-{digest}.parquet"
+
+
+def _cache_folder(root: Path) -> Path:
+    folder = root / layout.CACHE
+    try:
+        folder.mkdir(exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    # The store is read-only: keep the derived file with the user's other temporary files.
+    mark = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"actstore-{os.getuid()}" / mark
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def _remove_old(folder: Path, newest: Path) -> None:
+    files = sorted(
+        (path for path in folder.glob("metadata-*.parquet") if path != newest),
+        key=lambda path: path.stat().st_mtime,
+        reverse=True,
+    )
+    for path in files[_KEPT - 1 :]:
+        path.unlink(missing_ok=True)
+
+
+def _best_previous(folder: Path, manifest: Manifest) -> pq.ParquetFile | None:
+    """Return the newest cached file that the new one can be made from.
+
+    Its label overlays must be the first of the commit's, since labels once applied cannot
+    be taken back, and it must share shards with the commit.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labels = [entry.path for entry in manifest.labels]
+    shards = {entry.path for entry in manifest.shards}
+    candidates = sorted(
+        folder.glob("metadata-*.parquet"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
+    for path in candidates:
+        try:
+            file = pq.ParquetFile(path)
+            origin = json.loads(file.schema_arrow.metadata[_KEY])
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+            continue
+        applied = origin["labels"]
+        if labels[: len(applied)] == applied and shards & {name for name, _ in origin["shards"]}:
+            return file
+        file.close()
+    return None
+
+
+def _write(
+    draft: Path, root: Path, manifest: Manifest, previous: pq.ParquetFile | None
+) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    origin = {
+        "shards": [(entry.path, entry.rows) for entry in manifest.shards],
+        "labels": [entry.path for entry in manifest.labels],
+    }
+    arrow_schema = (
+        schema.metadata_schema()
+        .append(pa.field("row_id", pa.int64(), nullable=False))
+        .append(pa.field("shard", pa.int32(), nullable=False))
+        .with_metadata({_KEY: json.dumps(origin).encode()})
+    )
+    with pq.ParquetWriter(
+        draft,
+        arrow_schema,
+        compression="snappy",
+        use_dictionary=[name for name in arrow_schema.names if name not in ("row_id", "norm")],
+        column_encoding={"row_id": "DELTA_BINARY_PACKED"},
+    ) as writer:
+        waiting: list[pa.Table] = []
+        rows = 0
+        first = 0
+        for number, table in enumerate(_tables(root, manifest, previous)):
+            ids = pa.array(np.arange(first, first + table.num_rows))
+            shard = pa.repeat(pa.scalar(number, pa.int32()), table.num_rows)
+            waiting.append(
+                pa.Table.from_arrays([*table.columns, ids, shard], schema=arrow_schema)
+            )
+            first += table.num_rows
+            rows += table.num_rows
+            while rows >= GROUP_ROWS:
+                joined = pa.concat_tables(waiting)
+                writer.write_table(joined.slice(0, GROUP_ROWS), row_group_size=GROUP_ROWS)
+                waiting = [joined.slice(GROUP_ROWS)]
+                rows -= GROUP_ROWS
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting), row_group_size=GROUP_ROWS)
+
+
+def _tables(
+    root: Path, manifest: Manifest, previous: pq.ParquetFile | None
+) -> Iterator[pa.Table]:
+    """Yield each shard's metadata in row order, with current labels."""
+    names = list(schema.metadata_names())
+    known: set[str] = set()
+    stream: Iterator[tuple[str, pa.Table]] = iter(())
+    applied = 0
+    if previous is not None:
+        origin = json.loads(previous.schema_arrow.metadata[_KEY])
+        known = {path for path, _ in origin["shards"]}
+        applied = len(origin["labels"])
+        stream = _slices(previous, origin["shards"], names)
+    live = {entry.path for entry in manifest.shards}
+    old = (item for item in stream if item[0] in live)
+    fresh_labels = overlays(root, manifest.labels[applied:])
+    all_labels = overlays(root, manifest.labels) if applied else fresh_labels
+    fresh = iter([entry for entry in manifest.shards if entry.path not in known])
+    pending = [pool().submit(read_columns, root, entry, names) for entry in islice(fresh, _AHEAD)]
+    for entry in manifest.shards:
+        if entry.path in known:
+            path, table = next(old)
+            assert path == entry.path  # both follow the same order
+            changes = fresh_labels.get(entry.path)
+        else:
+            table = pending.pop(0).result()
+            pending += [
+                pool().submit(read_columns, root, following, names)
+                for following in islice(fresh, 1)
+            ]
+            changes = all_labels.get(entry.path)
+        yield with_labels(table, changes) if changes else table
+
+
+def _slices(
+    file: pq.ParquetFile, shards: list[tuple[str, int]], names: list[str]
+) -> Iterator[tuple[str, pa.Table]]:
+    """Cut a metadata file into its shards' tables, reading it once from front to back."""
+    import pyarrow as pa
+
+    batches = file.iter_batches(columns=names, use_threads=False)
+    held = pa.Table.from_batches([], schema=schema.metadata_schema())
+    for path, rows in shards:
+        parts = [held]
+        have = held.num_rows
+        while have < rows:
+            batch = pa.Table.from_batches([next(batches)]).cast(schema.metadata_schema())
+            parts.append(batch)
+            have += batch.num_rows
+        joined = pa.concat_tables(parts)
+        yield path, joined.slice(0, rows)
+        held = joined.slice(rows)
+
+
+def overlays(root: Path, entries: tuple[LabelEntry, ...]) -> dict[str, dict[int, Any]]:
+    """Return, per shard path, the label of each relabelled row; later overlays win.
+
+    Raises:
+        CorruptStoreError: an overlay is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found: dict[str, dict[int, Any]] = {}
+    for entry in entries:
+        try:
+            table = pq.read_table(root / entry.path)
+            shards, rows, labels = (table[name] for name in ("shard", "row", "label"))
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise CorruptStoreError(
+                f"label file {entry.path} of {root} is missing or damaged ({error}): "
+                "restore it from a copy"
+            ) from error
+        for shard, row, label in zip(
+            shards.to_pylist(), rows.to_pylist(), labels.to_pylist(), strict=True
+        ):
+            found.setdefault(shard, {})[row] = label
+    return found
+
+
+def with_labels(table: pa.Table, changes: dict[int, Any]) -> pa.Table:
+    """Return ``table`` with the label of the given rows replaced."""
+    import pyarrow as pa
+
+    labels = table["label"].to_pylist()
+    for row, label in changes.items():
+        labels[row] = label
+    index = table.column_names.index("label")
+    return table.set_column(index, table.schema.field(index), pa.array(labels, pa.string()))

@@ -1,0 +1,174 @@
+"""A pinned commit: its rows in order, their metadata as one file, their vectors as matrices."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from actstore import schema
+from actstore.errors import MixedVectorsError, UsageError
+from actstore.storage import manifest as manifests
+from actstore.storage import metadata
+from actstore.storage.manifest import Manifest, ShardEntry
+from actstore.storage.mapping import ShardReader, open_shard
+
+_OPEN_SHARDS = 256
+"""Shards kept open at a time, well below the usual limit of 1,024 files per process."""
+
+
+def open_snapshot(root: Path | str, at: int | None = None) -> Snapshot:
+    """Pin commit ``at`` of the store at ``root``, or its latest commit.
+
+    Raises:
+        StoreNotFoundError: there is no store at ``root``.
+        SnapshotNotFoundError: the store has no commit ``at``.
+        CorruptStoreError: the manifest is damaged.
+    """
+    path = Path(root)
+    return Snapshot(path, manifests.load(path, at))
+
+
+class Snapshot:
+    """One commit of a store, unchanging whatever is written afterwards.
+
+    Rows are numbered 0 to ``rows - 1``: shards by model, site and layer (unknown last),
+    within one of these by commit, within a shard as they came.
+    """
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self.root = root
+        self.manifest = manifest
+        self.shards: tuple[ShardEntry, ...] = manifest.shards
+        self.offsets = np.zeros(len(self.shards) + 1, np.int64)
+        """First row number of each shard, and the number of rows: int64 ``[shards + 1]``."""
+        np.cumsum([shard.rows for shard in self.shards], out=self.offsets[1:])
+        self._readers: OrderedDict[int, ShardReader] = OrderedDict()
+        self._lock = Lock()
+
+    @property
+    def rows(self) -> int:
+        """Rows in the store."""
+        return int(self.offsets[-1])
+
+    def close(self) -> None:
+        """Give all files back; matrices handed out stay valid."""
+        with self._lock:
+            for reader in self._readers.values():
+                reader.close()
+            self._readers.clear()
+
+    def metadata_file(self) -> Path:
+        """Return a Parquet file with one row per row of the store, in row order.
+
+        It holds every column but the vector, with labels as they stand now, and ``row_id``
+        (int64) and ``shard`` (int32, index into :attr:`shards`). It is made on first use
+        and kept in the store's cache folder.
+        """
+        return metadata.cached_file(self.root, self.manifest)
+
+    def shape(self, row_ids: np.ndarray | None = None) -> tuple[int, schema.VectorType]:
+        """Return width and stored type of the given rows' vectors (of all rows: None).
+
+        Where float16 and float32 vectors of one width meet, the type is float32.
+
+        Raises:
+            MixedVectorsError: the vectors differ in width.
+        """
+        if row_ids is None:
+            involved = self.shards
+        else:
+            numbers = np.unique(np.searchsorted(self.offsets, row_ids, "right") - 1)
+            involved = tuple(self.shards[number] for number in numbers)
+        widths = sorted({shard.width for shard in involved})
+        if len(widths) > 1:
+            examples = ", ".join(
+                f"{width} ({next(s for s in involved if s.width == width).site})"
+                for width in widths
+            )
+            raise MixedVectorsError(
+                f"these rows have vectors of different widths: {examples}; "
+                "select one site or one model"
+            )
+        types = {shard.dtype for shard in involved}
+        return (widths[0] if widths else 0), ("float16" if types == {"float16"} else "float32")
+
+    def view(self, start: int, stop: int) -> np.ndarray | None:
+        """Return rows ``start`` to ``stop`` as a read-only ``[rows, width]`` over the map.
+
+        None when they do not lie in one run of one file.
+        """
+        number = int(np.searchsorted(self.offsets, start, "right")) - 1
+        if not 0 <= start < stop <= self.offsets[number + 1]:
+            return None
+        first = int(self.offsets[number])
+        return self._reader(number).view(start - first, stop - first)
+
+    def gather(self, row_ids: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the vectors of the given rows as a matrix ``[len(row_ids), width]``.
+
+        Args:
+            row_ids: int64 row numbers in any order, repeats allowed.
+            out: matrix to fill instead of a new one; float16 or float32.
+
+        Raises:
+            MixedVectorsError: the vectors differ in width.
+            UsageError: a row number or the shape of ``out`` is out of range.
+            CorruptStoreError: a shard is missing or cut short.
+        """
+        ids = np.ascontiguousarray(row_ids, np.int64)
+        count = len(ids)
+        if count and not (0 <= ids.min() and ids.max() < self.rows):
+            raise UsageError(f"row numbers go from 0 to {self.rows - 1}, got {ids.min()} to {ids.max()}")
+        numbers = np.searchsorted(self.offsets, ids, "right") - 1
+        width, dtype = self._shape_of(numbers)
+        if out is None:
+            out = np.empty((count, width), dtype)
+        elif out.shape != (count, width):
+            raise UsageError(f"out has shape {out.shape}, the rows need {(count, width)}")
+        if count == 0:
+            return out
+        if ids[-1] - ids[0] == count - 1 and bool((np.diff(ids) == 1).all()):
+            self._gather_run(int(ids[0]), out)
+            return out
+        if numbers[0] == numbers[-1] and bool((numbers == numbers[0]).all()):
+            number = int(numbers[0])
+            rows = self._reader(number).take(ids - self.offsets[number])
+            np.copyto(out, rows)
+            return out
+        for number in np.unique(numbers):
+            chosen = np.flatnonzero(numbers == number)
+            local = ids[chosen] - self.offsets[number]
+            out[chosen] = self._reader(int(number)).take(local)
+        return out
+
+    def _shape_of(self, numbers: np.ndarray) -> tuple[int, schema.VectorType]:
+        involved = np.unique(numbers)
+        return self.shape(self.offsets[involved]) if len(involved) else (0, "float32")
+
+    def _gather_run(self, start: int, out: np.ndarray) -> None:
+        stop = start + len(out)
+        number = int(np.searchsorted(self.offsets, start, "right")) - 1
+        while start < stop:
+            first, last = int(self.offsets[number]), int(self.offsets[number + 1])
+            count = min(stop, last) - start
+            if count > 0:
+                done = len(out) - (stop - start)
+                self._reader(number).run(start - first, out[done : done + count])
+                start += count
+            number += 1
+
+    def _reader(self, number: int) -> ShardReader:
+        with self._lock:
+            reader = self._readers.get(number)
+            if reader is None:
+                reader = open_shard(self.root, self.shards[number])
+                self._readers[number] = reader
+                if len(self._readers) > _OPEN_SHARDS:
+                    # Dropped, not closed: another thread may be reading from it.
+                    self._readers.popitem(last=False)
+            else:
+                self._readers.move_to_end(number)
+            return reader
