@@ -1,0 +1,78 @@
+"""What the caller of an ingest may choose, as one value that readers can see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from actstore import schema
+from actstore.errors import UsageError
+
+Pool = Literal["last", "first", "mean", "max"]
+StorageType = Literal["float32", "float16", "auto"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Choices that go beyond the recipe; None leaves the recipe's own."""
+
+    model: str | None = None
+    """Hub id or path of the model, for every row."""
+    dataset: str | None = None
+    """Data set, for every row."""
+    site: str | None = None
+    """Site in the schema's words, for every row."""
+    layer: int | None = None
+    """Layer, for every row."""
+    pool: Pool | None = None
+    """How a token axis becomes one vector; None stores every token."""
+    storage_dtype: StorageType | None = None
+    """Type to store; None keeps the source's."""
+    allow_rounding: bool = False
+    """Whether ``storage_dtype="float16"`` may round values."""
+    allow_nonfinite: bool = False
+    """Whether NaN and infinity may be stored."""
+    first_k: int | None = None
+    """Only the first examples: files of a folder, or rows along an example axis."""
+    map: Mapping[str, str] = field(default_factory=dict)
+    """Schema column: where the source holds it (a key, or an expression in braces)."""
+    sidecars: Mapping[str, Path] = field(default_factory=dict)
+    """Name of a recipe's sidecar: file to read for it."""
+
+
+def checked_options(
+    *, site: str | None = None, layer: int | None = None, **others: object
+) -> Options:
+    """Return the options, with aliases of the site resolved.
+
+    A site name that holds a layer (``blocks.3.hook_resid_post``) sets the layer too.
+
+    Raises:
+        UsageError: an option cannot work; the message names it.
+    """
+    if site is not None:
+        site, within = schema.canonical_site(site)
+        layer = within if layer is None else layer
+    options = Options(site=site, layer=layer, **others)  # type: ignore[arg-type]
+    if options.pool is not None and options.pool not in get_args(Pool):
+        raise UsageError(f"--pool {options.pool!r} is unknown: use {', '.join(get_args(Pool))}")
+    if options.storage_dtype is not None and options.storage_dtype not in get_args(StorageType):
+        raise UsageError(
+            f"--storage-dtype {options.storage_dtype!r} is unknown: "
+            f"use {', '.join(get_args(StorageType))}"
+        )
+    if options.first_k is not None and options.first_k < 1:
+        raise UsageError(f"--first-k must be at least 1, got {options.first_k}")
+    if options.layer is not None and options.layer < -1:
+        raise UsageError(f"--layer must be -1 (embeddings) or more, got {options.layer}")
+    if options.allow_rounding and options.storage_dtype != "float16":
+        raise UsageError("--allow-rounding only has a meaning with --storage-dtype float16")
+    known = set(schema.metadata_names()) - {"norm", "run_id", "source"} | {schema.VECTOR}
+    for column in options.map:
+        if column not in known:
+            raise UsageError(
+                f"--map {column}=…: no such column; the schema has {', '.join(sorted(known))}"
+            )
+    return options

@@ -1,0 +1,130 @@
+"""Readers turn one opened file into rows; recipes name them, most use ``generic``.
+
+A layout that TOML cannot describe gets a module here with a registered reader::
+
+    @reader("faithfulness")
+    class Faithfulness(Reader):
+        def read(self, file, document):
+            ...
+            yield RowBatch(vectors=..., constants=..., columns=...)
+
+and a recipe with ``reader = "faithfulness"``. The module is called like the reader, with
+``_`` for ``-``, and is imported when a recipe first asks for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from actstore.errors import RecipeError
+from actstore.ingestion.options import Options
+from actstore.ingestion.recipe import Recipe
+from actstore.ingestion.sidecars import Sidecars
+from actstore.storage.rows import RowBatch
+
+if TYPE_CHECKING:
+    from actstore.ingestion.discovery import SourceFile
+
+
+@dataclass(slots=True)
+class Notes:
+    """What the user should know about a run beside its rows."""
+
+    lines: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def say(self, text: str) -> None:
+        """Note ``text`` once, however often it is said."""
+        if text not in self.lines:
+            self.lines.append(text)
+
+    def count(self, text: str, number: int = 1) -> None:
+        """Add to the number that is reported with ``text``."""
+        self.counts[text] += number
+
+    def all(self) -> tuple[str, ...]:
+        """Return every note, the counted ones with their number."""
+        return (*self.lines, *(f"{text}: {number:,}" for text, number in self.counts.items()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a reader may use beside the file."""
+
+    recipe: Recipe
+    options: Options
+    sidecars: Sidecars
+    notes: Notes = field(default_factory=Notes)
+    shapes: dict[str, tuple[tuple[int, ...], str]] | None = None
+    """Where a contract asks for it: ``source`` of a tensor: its shape and type in the file."""
+
+
+class Reader:
+    """Reads the files of one recipe, one after the other, in one thread."""
+
+    streams: bool = False
+    """Whether ``document`` is a TableSource, to be read piece by piece."""
+
+    def __init__(self, recipe: Recipe, context: Context) -> None:
+        self.recipe = recipe
+        self.context = context
+
+    def fits(self, document: Any) -> bool:
+        """Say whether an opened file could be one of this layout (to detect it).
+
+        The recipe's ``required`` keys have been found already.
+        """
+        raise NotImplementedError
+
+    def read(self, file: SourceFile, document: Any) -> Iterator[RowBatch]:
+        """Yield the rows of one file.
+
+        ``vectors`` are as the file holds them (any real type; the run stores them by its
+        rule and refuses what is not finite), ``[rows, width]``. Columns that the user
+        fixed (:class:`Options`) must be respected.
+
+        Raises:
+            IngestError: the file does not fit; it is refused with this reason.
+        """
+        raise NotImplementedError
+
+
+_readers: dict[str, type[Reader]] = {}
+
+
+def reader(name: str) -> Callable[[type[Reader]], type[Reader]]:
+    """Register a reader class under ``name``."""
+
+    def register(cls: type[Reader]) -> type[Reader]:
+        _readers[name] = cls
+        return cls
+
+    return register
+
+
+def get(name: str) -> type[Reader]:
+    """Return the reader class of that name.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    module = f"{__name__}.{name.replace('-', '_')}"
+    if name not in _readers and find_spec(module) is not None:
+        import_module(module)
+    if name not in _readers:
+        raise RecipeError(f"no reader {name!r}: leave it out for the generic one")
+    return _readers[name]
+
+
+def create(recipe: Recipe, context: Context) -> Reader:
+    """Return the reader that ``recipe`` asks for.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    return get(recipe.reader)(recipe, context)
