@@ -1,0 +1,245 @@
+"""Opens torch.save files, zip and legacy format, with weights_only and nothing else."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import struct
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, Final
+
+from actstore.errors import IngestError, UnreadableFileError, UnsafeFileError
+from actstore.ingestion.containers import opcodes
+from actstore.ingestion.containers.allowlist import (
+    STORAGES,
+    AllowListUnpickler,
+    Held,
+    Name,
+    Rebuilder,
+    Storage,
+)
+from actstore.ingestion.containers.sniffing import describe, sniff
+from actstore.ingestion.containers.tree import plain
+
+# Below this a file is read at once, so that what was checked is what is loaded, and nobody who
+# rewrites the file meanwhile can hurt; above it is mapped, so that memory stays flat.
+MAP_FROM: Final = 64 << 20
+
+_MAX_PICKLE: Final = 256 << 20
+_LEGACY_PICKLES: Final = 4  # magic number, protocol, system information, the content
+
+
+def read(path: Path, *, memory_limit: int) -> Any:
+    """The content of a torch file: a tree, or a Tensor where one was saved bare.
+
+    Tensors of zip files of 64 MiB and more are views of the mapped file. Raises as
+    :func:`actstore.ingestion.containers.read` says.
+    """
+    if sniff(path) != "torch":
+        raise UnreadableFileError(_not_torch(path))
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            is_zip = file.read(2) == b"PK"
+            if is_zip and size >= MAP_FROM:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                    check_zip(mapped)
+                return plain(_load(path, mapped=True))
+            if size > memory_limit:
+                raise UnsafeFileError(
+                    f"the legacy torch format cannot be mapped, and {size:,} bytes exceed the "
+                    f"memory limit of {memory_limit:,}; save it again with today's torch.save"
+                )
+            file.seek(0)
+            data = file.read()
+        if is_zip:
+            check_zip(data)
+        else:
+            check_legacy(data)
+        return plain(_load(io.BytesIO(data)))
+    except IngestError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except OSError as error:
+        raise UnreadableFileError(f"{path}: cannot be read: {error}") from error
+
+
+def load_storage(data: bytes) -> Storage:
+    """The storage in ``data``, a legacy torch file inside a pickle; its memory is a copy."""
+    described = check_legacy(data)
+    if not isinstance(described, Held) or not isinstance(described.value, Storage):
+        raise UnsafeFileError("the bytes of a storage hold something else")
+    loaded = _load(io.BytesIO(data))
+    storage = described.value
+    untyped = getattr(loaded, "_untyped_storage", loaded)
+    return Storage(min(storage.nbytes, untyped.nbytes()), storage.dtype, untyped)
+
+
+def _load(source: Path | io.BytesIO, *, mapped: bool = False) -> Any:
+    import torch
+
+    try:
+        # A protocol other than 2 and TypedStorage's deprecation concern whoever wrote the file.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(
+                source, map_location="cpu", weights_only=True, **({"mmap": True} if mapped else {})
+            )
+    except MemoryError as error:
+        raise UnsafeFileError("loading it exhausts the memory") from error
+    except Exception as error:
+        # Damaged bytes surface as almost any exception, from KeyError to struct.error.
+        words = str(error).strip().split("\n", 1)[0][:200]
+        raise UnreadableFileError(
+            f"torch cannot load it ({type(error).__name__}: {words}); it is probably damaged"
+        ) from error
+
+
+def check_zip(data: bytes | mmap.mmap) -> None:
+    """Check a torch zip before torch sees it.
+
+    Raises UnreadableFileError for damage, UnsafeFileError for bombs, classes outside the
+    allow-list and tensors that reach outside their storage.
+    """
+    try:
+        with zipfile.ZipFile(_as_file(data)) as archive:
+            records = _records(archive, len(data))
+            prefix = next(name for name in records if name.rsplit("/", 1)[-1] == "data.pkl")[:-8]
+            if records[prefix + "data.pkl"] > _MAX_PICKLE:
+                raise UnsafeFileError(
+                    f"its description of the tensors takes {records[prefix + 'data.pkl']:,} bytes"
+                )
+            content = archive.read(prefix + "data.pkl")
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, struct.error) as error:
+        if isinstance(error, IngestError):
+            raise
+        raise UnreadableFileError(f"its zip archive is damaged: {error}") from error
+
+    def storage(identity: Any) -> Held:
+        kind, key, count = _storage_identity(identity, 5)
+        itemsize, dtype = STORAGES[kind]
+        stored = records.get(f"{prefix}data/{key}")
+        if stored is None:
+            raise UnreadableFileError(f"the bytes of the storage {key} are missing from it")
+        if count * itemsize > stored:
+            raise UnsafeFileError(
+                f"the storage {key} claims {count * itemsize:,} bytes, the file holds {stored:,}"
+            )
+        return Held(Storage(count * itemsize, dtype))
+
+    opcodes.check(content)
+    _describe(content, storage)
+
+
+def _records(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
+    records: dict[str, int] = {}
+    for info in archive.infolist():
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise UnsafeFileError(
+                f"its entry {info.filename} is compressed, which torch.save never does and bombs do"
+            )
+        if info.filename in records:
+            raise UnsafeFileError(f"its entry {info.filename} occurs twice")
+        records[info.filename] = info.file_size
+    if sum(records.values()) > size:
+        raise UnsafeFileError(
+            f"its entries claim {sum(records.values()):,} bytes, the file holds {size:,}"
+        )
+    return records
+
+
+def check_legacy(data: bytes) -> Any:
+    """Check a legacy torch file, pickles followed by raw storages; return what it describes.
+
+    Raises as check_zip does.
+    """
+    position = 0
+    content = b""
+    for number in range(_LEGACY_PICKLES):
+        end = opcodes.check(data, position)
+        content = data[position:end]
+        position = end
+        # Only the content, the last one, may refer to storages.
+        if number < _LEGACY_PICKLES - 1:
+            _describe(content, None)
+    storages: dict[Any, int] = {}
+
+    def storage(identity: Any) -> Held:
+        kind, key, count = _storage_identity(identity, 6)
+        if kind == "UntypedStorage":
+            raise UnreadableFileError(
+                "torch itself cannot read float8 or uint16 tensors back from this format; "
+                "save them again with torch.save and its default settings"
+            )
+        itemsize, dtype = STORAGES[kind]
+        if count * itemsize > len(data):
+            raise UnsafeFileError(
+                f"a storage claims {count * itemsize:,} bytes, the file holds {len(data):,}"
+            )
+        if storages.setdefault(key, count * itemsize) != count * itemsize:
+            raise UnsafeFileError(f"the storage {key} occurs in two sizes")
+        view = identity[5]
+        if view is None:
+            return Held(Storage(count * itemsize, dtype))
+        # Written before torch 0.4: a storage that is a window into another one.
+        if not isinstance(view, tuple) or len(view) != 3:
+            raise UnreadableFileError("it describes a storage wrongly")
+        _, offset, length = view
+        if type(offset) is not int or type(length) is not int or min(offset, length) < 0:
+            raise UnsafeFileError("a storage is a window without bounds")
+        if offset + length > count:
+            raise UnsafeFileError("a storage is a window that reaches outside")
+        return Held(Storage(length * itemsize, dtype))
+
+    described = _describe(content, storage)
+    end = opcodes.check(data, position)
+    keys = _describe(data[position:end], None)
+    if not isinstance(keys, list) or set(map(str, keys)) != set(map(str, storages)):
+        # A storage without bytes would be left as whatever the memory held.
+        raise UnreadableFileError("its list of storages does not fit its tensors")
+    needed = sum(storages.values()) + 8 * len(storages)
+    if len(data) - end < needed:
+        raise UnreadableFileError(
+            f"it is cut off: its tensors need {needed:,} more bytes, {len(data) - end:,} are there"
+        )
+    return described
+
+
+def _describe(content: bytes, persistent: Any) -> Any:
+    unpickler = AllowListUnpickler(
+        io.BytesIO(content), Rebuilder(len(content)), persistent=persistent
+    )
+    try:
+        return unpickler.load()
+    except IngestError:
+        raise
+    except MemoryError as error:
+        raise UnsafeFileError("reading it exhausts the memory") from error
+    except Exception as error:
+        raise UnreadableFileError(
+            f"its pickle is damaged ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
+
+
+def _storage_identity(identity: Any, length: int) -> tuple[str, str, int]:
+    if not isinstance(identity, tuple) or len(identity) != length or identity[0] != "storage":
+        raise UnreadableFileError("it describes a storage wrongly")
+    kind, key, count = identity[1], identity[2], identity[4]
+    if not isinstance(kind, Name) or kind.value not in STORAGES or not isinstance(key, str):
+        raise UnreadableFileError("it describes a storage wrongly")
+    if type(count) is not int or not 0 <= count < 2**60:
+        raise UnsafeFileError(f"a storage has {count!r:.40} elements")
+    return str(kind.value), key, count
+
+
+def _as_file(data: bytes | mmap.mmap) -> Any:
+    # zipfile needs read, seek and tell, which a map has.
+    return io.BytesIO(data) if isinstance(data, bytes) else data
+
+
+def _not_torch(path: Path) -> str:
+    found = sniff(path)
+    hint = f"; name {found!r} as the container" if found else "; write or fetch it again"
+    return f"{path}: is not a torch file but {describe(path)} ({path.stat().st_size:,} bytes){hint}"
