@@ -15,11 +15,11 @@ and a recipe with ``reader = "faithfulness"``. The module is called like the rea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actstore.errors import RecipeError
 from actstore.ingestion.options import Options
@@ -64,6 +64,17 @@ class Context:
     """Where a contract asks for it: ``source`` of a tensor: its shape and type in the file."""
 
 
+class Arrangement(NamedTuple):
+    """What a reader makes of the files that fit its recipe's paths."""
+
+    files: Sequence[SourceFile]
+    """The ones to read, in reading order."""
+    refused: Sequence[tuple[str, str]] = ()
+    """Paths (relative to SOURCE, there or not) and why they count as refused."""
+    unmatched: Sequence[str] = ()
+    """Paths that fit the template but are no activations of this layout."""
+
+
 class Reader:
     """Reads the files of one recipe, one after the other, in one thread."""
 
@@ -80,6 +91,13 @@ class Reader:
         The recipe's ``required`` keys have been found already.
         """
         raise NotImplementedError
+
+    def arrange(self, files: Sequence[SourceFile]) -> Arrangement:
+        """Order the files of one source and name those that are missing or left over.
+
+        Called once per source, before its first file is read. The order given is kept.
+        """
+        return Arrangement(files)
 
     def read(self, file: SourceFile, document: Any) -> Iterator[RowBatch]:
         """Yield the rows of one file.
