@@ -82,7 +82,10 @@ class SidecarSpec:
     paths: tuple[str, ...]
     """Candidates, relative to the file's folder, the cache's folder, parents of both and SOURCE."""
     format: str | None = None
-    """``csv``, ``jsonl``, ``json`` or ``parquet``; None goes by the suffix."""
+    """``csv``, ``jsonl``, ``json`` or ``parquet``; None goes by the suffix.
+
+    ``folder`` is a folder of tables that a Python reader walks itself.
+    """
     records: str | None = None
     """JSON: the key that holds the list; ``*`` for every key, ``class_column`` naming the key."""
     class_column: str | None = None

@@ -46,7 +46,7 @@ _TENSORS = ["key", "axes", "files", "columns", "squeeze", "optional", "width", "
 _COLUMN = ["from", "map", "pattern", "default"]
 _EXTRA = ["keep", "drop", "add"]
 _SIDECARS = ["name", "paths", "format", "records", "class_column", "on", "row", "many", "required"]
-_FORMATS = ("csv", "jsonl", "json", "parquet")
+_FORMATS = ("csv", "jsonl", "json", "parquet", "folder")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _FILLED_IN = {"norm", "run_id", "source", "extra"}
 

@@ -35,7 +35,7 @@ class SidecarTable:
     def __len__(self) -> int:
         return len(self.records)
 
-    def find(self, **values: Any) -> Record | None:
+    def find(self, values: Mapping[str, Any]) -> Record | None:
         """Return the row whose columns hold ``values`` (compared as text), or None.
 
         Raises:
@@ -149,13 +149,14 @@ def folders_near(file: SourceFile) -> Iterator[Path]:
 
 
 def _search(spec: SidecarSpec, file: SourceFile) -> Path | None:
+    fits = Path.is_dir if spec.format == "folder" else Path.is_file
     for pattern in spec.paths:
         for folder in folders_near(file):
             if "*" not in pattern and "?" not in pattern:
-                if (folder / pattern).is_file():
+                if fits(folder / pattern):
                     return folder / pattern
                 continue
-            found = sorted(path for path in folder.glob(pattern) if path.is_file())
+            found = sorted(path for path in folder.glob(pattern) if fits(path))
             if len(found) > 1:
                 names = ", ".join(path.name for path in found[:5])
                 raise SidecarError(
@@ -257,7 +258,8 @@ def _object(value: Any, path: Path, where: str) -> Record:
 
 
 def _kind(value: Any) -> str:
-    return {dict: "object", list: "list", str: "text"}.get(type(value), type(value).__name__)
+    names: dict[type, str] = {dict: "object", list: "list", str: "text"}
+    return names.get(type(value), type(value).__name__)
 
 
 def _read_parquet(path: Path) -> list[Record]:
