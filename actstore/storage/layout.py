@@ -41,7 +41,14 @@ def vector_tag(width: int, dtype: str) -> str:
 
 
 def shard_path(
-    *, model: str, site: str, layer: int | None, width: int, dtype: str, transaction: str, number: int
+    *,
+    model: str,
+    site: str,
+    layer: int | None,
+    width: int,
+    dtype: str,
+    transaction: str,
+    number: int,
 ) -> str:
     """Return a shard's path relative to the store, with ``/`` between segments."""
     name = f"{vector_tag(width, dtype)}-{transaction}-{number:05d}.parquet"

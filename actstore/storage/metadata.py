@@ -49,12 +49,12 @@ def read_columns(root: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
         raise CorruptStoreError(
             f"shard {entry.path} of {root} is damaged ({error}): restore it from a copy"
         ) from error
-    if table.num_rows != entry.rows or table.column_names != columns:
+    if table.num_rows != entry.rows or set(table.column_names) != set(columns):
         raise CorruptStoreError(
             f"shard {entry.path} holds {table.num_rows} rows of {', '.join(table.column_names)}; "
             f"the manifest says {entry.rows} rows: restore it from a copy"
         )
-    return table
+    return table.select(columns)
 
 
 def cached_file(root: Path, manifest: Manifest) -> Path:
@@ -132,9 +132,7 @@ def _best_previous(folder: Path, manifest: Manifest) -> pq.ParquetFile | None:
     return None
 
 
-def _write(
-    draft: Path, root: Path, manifest: Manifest, previous: pq.ParquetFile | None
-) -> None:
+def _write(draft: Path, root: Path, manifest: Manifest, previous: pq.ParquetFile | None) -> None:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -162,9 +160,7 @@ def _write(
         for number, table in enumerate(_tables(root, manifest, previous)):
             ids = pa.array(np.arange(first, first + table.num_rows))
             shard = pa.repeat(pa.scalar(number, pa.int32()), table.num_rows)
-            waiting.append(
-                pa.Table.from_arrays([*table.columns, ids, shard], schema=arrow_schema)
-            )
+            waiting.append(pa.Table.from_arrays([*table.columns, ids, shard], schema=arrow_schema))
             first += table.num_rows
             rows += table.num_rows
             while rows >= GROUP_ROWS:
@@ -176,9 +172,7 @@ def _write(
             writer.write_table(pa.concat_tables(waiting), row_group_size=GROUP_ROWS)
 
 
-def _tables(
-    root: Path, manifest: Manifest, previous: pq.ParquetFile | None
-) -> Iterator[pa.Table]:
+def _tables(root: Path, manifest: Manifest, previous: pq.ParquetFile | None) -> Iterator[pa.Table]:
     """Yield each shard's metadata in row order, with current labels."""
     names = list(schema.metadata_names())
     known: set[str] = set()

@@ -131,9 +131,7 @@ def join_footer(
         group[1].value.items.insert(index, _vector_chunk(page, physical, width))
         size = page.end - page.offset
         group[2] = thrift.i64(group[2].value + size)
-        group[6] = thrift.i64(
-            sum(chunk[3].value[7].value for chunk in group[1].value.items)
-        )
+        group[6] = thrift.i64(sum(chunk[3].value[7].value for chunk in group[1].value.items))
         # The column chunks of a group no longer lie side by side: no single offset is true.
         group.pop(5, None)
     if 7 in footer:

@@ -59,7 +59,7 @@ class ShardWriter:
         self.path = path
         self.rows = 0
         self.row_bytes = width * np.dtype(dtype).itemsize
-        self._width = width
+        self.width = width
         self._dtype: schema.VectorType = dtype
         # A page counts its values in 31 bits.
         most = ((1 << 31) - 1) // (4 * width)
@@ -106,7 +106,7 @@ class ShardWriter:
 
     def vectors(self, rows: Sequence[int]) -> np.ndarray:
         """Read back rows that were appended, ``[n, width]``."""
-        out = np.empty((len(rows), self._width), self._dtype)
+        out = np.empty((len(rows), self.width), self._dtype)
         for slot, row in enumerate(rows):
             if row < self._placed:
                 os.preadv(self._descriptor, [out[slot]], self._offset(row))
@@ -138,7 +138,7 @@ class ShardWriter:
         """
         if self._placed == 0:  # everything still in memory: no space need be reserved
             self._group_rows = min(self._group_rows, self.rows)
-            self._prefix = pages.prefix_space(self._group_rows, self._width)
+            self._prefix = pages.prefix_space(self._group_rows, self.width)
         self._place()
         while self._flushed < self.rows:
             self._flush_metadata(min(self._group_rows, self.rows - self._flushed))
@@ -228,11 +228,11 @@ class ShardWriter:
                 rows = min(self._group_rows, self.rows - first)
                 values = self._offset(first)
                 end = values + rows * self.row_bytes
-                level_bytes = pages.levels(rows, self._width)
+                level_bytes = pages.levels(rows, self.width)
                 with view[values:end] as part:
                     crc = isal_zlib.crc32(part, isal_zlib.crc32(level_bytes))
                 body = len(level_bytes) + end - values
-                head = pages.page_header(rows, self._width, body, crc) + level_bytes
+                head = pages.page_header(rows, self.width, body, crc) + level_bytes
                 _write_at(self._descriptor, memoryview(head), values - len(head))
                 found.append(VectorPage(values - len(head), values, rows, end))
             view.release()
@@ -247,7 +247,7 @@ class ShardWriter:
             file[len(file) - 8 - footer_size : len(file) - 8],
             shift=start - len(pages.MAGIC),
             pages=groups,
-            arrow_schema=schema.arrow_schema(self._width, self._dtype),
+            arrow_schema=schema.arrow_schema(self.width, self._dtype),
         )
         tail = footer + struct.pack("<I", len(footer)) + pages.MAGIC
         _write_at(self._descriptor, memoryview(pages.MAGIC), 0)

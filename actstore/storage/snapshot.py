@@ -121,7 +121,9 @@ class Snapshot:
         ids = np.ascontiguousarray(row_ids, np.int64)
         count = len(ids)
         if count and not (0 <= ids.min() and ids.max() < self.rows):
-            raise UsageError(f"row numbers go from 0 to {self.rows - 1}, got {ids.min()} to {ids.max()}")
+            raise UsageError(
+                f"row numbers go from 0 to {self.rows - 1}, got {ids.min()} to {ids.max()}"
+            )
         numbers = np.searchsorted(self.offsets, ids, "right") - 1
         width, dtype = self._shape_of(numbers)
         if out is None:

@@ -1,0 +1,142 @@
+"""What a store already holds of one model, site and layer: key hashes and where the rows are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from actstore import schema
+from actstore.storage import floats, keys, metadata
+from actstore.storage.manifest import ShardEntry
+from actstore.storage.mapping import ShardReader, open_shard
+from actstore.storage.shard import ShardWriter
+
+
+class Place(NamedTuple):
+    """Where a row is: in a committed shard, or in one that is being written."""
+
+    shard: int | ShardWriter
+    row: int
+
+
+class Partition:
+    """Rows of one (model, site, layer), committed and pending."""
+
+    def __init__(self, root: Path, entries: list[ShardEntry]) -> None:
+        self._root = root
+        self._entries: list[ShardEntry] = []
+        self._hashes: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+        self._order: list[np.ndarray] = []
+        self._readers: dict[int, ShardReader] = {}
+        self.pending: dict[int, Place] = {}
+        for entry in entries:
+            self.add_shard(entry)
+
+    @property
+    def width(self) -> int | None:
+        """Width of the stored vectors; None when nothing is stored yet."""
+        for place in self.pending.values():
+            if isinstance(place.shard, ShardWriter):
+                return place.shard.width
+        return self._entries[0].width if self._entries else None
+
+    def add_shard(self, entry: ShardEntry) -> None:
+        """Take note of a committed shard's keys."""
+        columns = [*schema.key_names(), "label"]
+        table = metadata.read_columns(self._root, entry, columns)
+        hashes = keys.hash_table(table)
+        order = np.argsort(hashes, kind="stable")
+        self._entries.append(entry)
+        self._hashes.append(hashes[order])
+        self._order.append(order)
+        self._labels.append(keys.hash_column(table["label"]))
+
+    def commit(self, writer: ShardWriter, entry: ShardEntry) -> None:
+        """Turn the pending rows of ``writer`` into rows of the committed ``entry``."""
+        moved = [
+            (value, place.row) for value, place in self.pending.items() if place.shard is writer
+        ]
+        for value, _ in moved:
+            del self.pending[value]
+        hashes = np.array([value for value, _ in moved], np.uint64)
+        rows = np.array([row for _, row in moved], np.int64)
+        order = np.argsort(hashes, kind="stable")
+        self._entries.append(entry)
+        self._hashes.append(hashes[order])
+        self._order.append(rows[order])
+        self._labels.append(np.zeros(0, np.uint64))  # this session's own rows: nothing to compare
+
+    def find(self, hashes: np.ndarray) -> dict[int, Place]:
+        """Return, by position in ``hashes``, the rows that are already there."""
+        found: dict[int, Place] = {}
+        for number, (known, order) in enumerate(zip(self._hashes, self._order, strict=True)):
+            at = np.searchsorted(known, hashes)
+            inside = np.flatnonzero(at < len(known))
+            for position in inside[known[at[inside]] == hashes[inside]].tolist():
+                found[position] = Place(number, int(order[at[position]]))
+        if self.pending:
+            for position, value in enumerate(hashes.tolist()):
+                place = self.pending.get(value)
+                if place is not None:
+                    found[position] = place
+        return found
+
+    def same(self, vectors: np.ndarray, places: list[Place]) -> np.ndarray:
+        """Compare each vector with the stored one, bit for bit: bool ``[len(places)]``."""
+        equal = np.zeros(len(places), bool)
+        by_shard: dict[int | ShardWriter, list[int]] = {}
+        for slot, place in enumerate(places):
+            by_shard.setdefault(place.shard, []).append(slot)
+        for shard, slots in by_shard.items():
+            rows = [places[slot].row for slot in slots]
+            if isinstance(shard, ShardWriter):
+                stored = shard.vectors(rows)
+            else:
+                stored = self._reader(shard).take(np.array(rows, np.int64))
+            equal[slots] = same_bits(vectors[slots], stored)
+        return equal
+
+    def label_differs(self, place: Place, label: Any) -> bool:
+        """Say whether a committed row was stored with another label than ``label``."""
+        if label is None or isinstance(place.shard, ShardWriter):
+            return False
+        labels = self._labels[place.shard]
+        return bool(len(labels)) and int(labels[place.row]) != keys.hash_value(label)
+
+    def key(self, place: Place) -> tuple[Any, ...] | None:
+        """Return a stored row's key as values; None where it has left memory unread."""
+        if isinstance(place.shard, ShardWriter):
+            found = place.shard.fragment(place.row)
+            if found is None:
+                return None
+            fragment, row = found
+            return keys.key_of(fragment.constants, fragment.columns, row)
+        entry = self._entries[place.shard]
+        table = metadata.read_columns(self._root, entry, list(schema.key_names()))
+        return tuple(table[name][place.row].as_py() for name in schema.key_names())
+
+    def close(self) -> None:
+        """Give all files back."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+
+    def _reader(self, number: int) -> ShardReader:
+        if number not in self._readers:
+            self.close()  # one open file per partition is enough
+            self._readers[number] = open_shard(self._root, self._entries[number])
+        return self._readers[number]
+
+
+def same_bits(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Compare rows bit for bit, float16 as float32 where the types differ: bool ``[rows]``."""
+    if left.shape[1] != right.shape[1]:
+        return np.zeros(len(left), bool)
+    if left.dtype != right.dtype:
+        left, right = floats.widen(left), floats.widen(right)
+    unsigned = np.uint16 if left.dtype == np.float16 else np.uint32
+    equal = np.ascontiguousarray(left).view(unsigned) == np.ascontiguousarray(right).view(unsigned)
+    return np.asarray(equal.all(axis=1))

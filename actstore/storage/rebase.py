@@ -1,0 +1,84 @@
+"""Two writers at once: what the one that comes second leaves out of its shards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from actstore import schema
+from actstore.errors import ConflictError
+from actstore.storage import keys, metadata
+from actstore.storage.manifest import ShardEntry
+from actstore.storage.mapping import open_shard
+from actstore.storage.partition import same_bits
+from actstore.storage.shard import Fragment, ShardWriter
+
+
+def without_rows_of(
+    root: Path, entry: ShardEntry, rivals: list[ShardEntry], staging: Path
+) -> ShardEntry:
+    """Return ``entry``, a placed and uncommitted shard, less the rows that ``rivals`` hold.
+
+    When rows are left out the file is replaced; when none remain it is removed and the
+    entry has zero rows.
+
+    Raises:
+        ConflictError: a rival holds one of its keys with a different vector.
+    """
+    names = list(schema.key_names())
+    own_keys = metadata.read_columns(root, entry, names)
+    own_hashes = keys.hash_table(own_keys)
+    reader = open_shard(root, entry)
+    drop = np.zeros(entry.rows, bool)
+    for rival in rivals:
+        rival_keys = metadata.read_columns(root, rival, names)
+        _, ours, theirs = np.intersect1d(
+            own_hashes, keys.hash_table(rival_keys), assume_unique=True, return_indices=True
+        )
+        if not len(ours):
+            continue
+        rival_reader = open_shard(root, rival)
+        equal = same_bits(reader.take(ours), rival_reader.take(theirs))
+        rival_reader.close()
+        drop[ours[equal]] = True
+        for mine, other in zip(ours[~equal].tolist(), theirs[~equal].tolist(), strict=True):
+            key = tuple(own_keys[name][mine].as_py() for name in names)
+            if key == tuple(rival_keys[name][other].as_py() for name in names):
+                raise ConflictError(
+                    "another writer has just stored this row with a different vector: "
+                    f"{keys.describe(key)}; this commit is given up, nothing stored is lost"
+                )
+    try:
+        return _without(root, entry, reader.take, drop, staging) if drop.any() else entry
+    finally:
+        reader.close()
+
+
+def _without(
+    root: Path,
+    entry: ShardEntry,
+    take: Callable[[np.ndarray], np.ndarray],
+    drop: np.ndarray,
+    staging: Path,
+) -> ShardEntry:
+    kept = np.flatnonzero(~drop)
+    path = root / entry.path
+    if not len(kept):
+        path.unlink()
+        return dataclasses.replace(entry, rows=0, pages=())
+    table = metadata.read_columns(root, entry, list(schema.metadata_names()))
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    shard = ShardWriter(staging / path.name, width=entry.width, dtype=entry.dtype)
+    shard.append(take(kept), Fragment({}, columns, kept.tolist()))
+    written = shard.finish()
+    shard.path.replace(path)
+    return dataclasses.replace(
+        entry,
+        rows=written.rows,
+        bytes=written.bytes,
+        sha256=written.sha256,
+        pages=tuple(written.pages),
+    )

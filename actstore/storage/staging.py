@@ -1,0 +1,157 @@
+"""Unfinished work of one writer: its folder, its lock, and cleaning up after dead writers."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+from actstore.errors import CommitError, StoreError
+from actstore.storage import layout
+from actstore.storage import manifest as manifests
+
+_LOCK = "lock"
+_PLAN = "plan.json"
+_NEW = ".new"
+_ABANDONED_SECONDS = 600
+
+
+class Staging:
+    """A folder in the store for files that no commit names yet.
+
+    Its lock is held while the writer lives, so the next writer can tell a dead one's
+    leavings from work in progress. Before files are moved to their final place the plan
+    is written, so that a crash between moving and committing leaves no orphans.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / layout.STAGING / layout.new_transaction()
+        # Locked before it gets its name, or another writer could take it for abandoned.
+        unnamed = self.folder.with_name(self.folder.name + _NEW)
+        try:
+            unnamed.mkdir(parents=True)
+            self._lock = os.open(unnamed / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            unnamed.rename(self.folder)
+        except OSError as error:
+            raise CommitError(f"cannot write to the store at {root}: {error}") from error
+
+    def place(self, files: dict[str, Path]) -> None:
+        """Move finished, synced files to their final paths (relative to the store)."""
+        base = manifests.numbers(self.root)
+        plan = {"base": base[-1] if base else 0, "paths": list(files)}
+        layout.write_durably(self.folder / _PLAN, json.dumps(plan).encode())
+        layout.sync_folder(self.folder)
+        folders = set()
+        for relative, source in files.items():
+            target = self.root / relative
+            _make_folders(self.root, target.parent)
+            source.rename(target)
+            folders.add(target.parent)
+        for folder in folders:
+            layout.sync_folder(folder)
+
+    def withdraw(self, paths: list[str]) -> None:
+        """Remove placed files that will not be committed after all."""
+        for path in paths:
+            (self.root / path).unlink(missing_ok=True)
+
+    def done(self) -> None:
+        """Forget the plan: what was placed is committed."""
+        (self.folder / _PLAN).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Remove the folder and give the lock back."""
+        if self._lock >= 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = -1
+            with contextlib.suppress(OSError):
+                self.folder.parent.rmdir()
+
+
+def _make_folders(root: Path, folder: Path) -> None:
+    missing = []
+    while not folder.is_dir() and folder != root:
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        layout.sync_folder(path.parent)
+
+
+def prepare(root: Path) -> None:
+    """Make the store's folders, after clearing what dead writers left.
+
+    Raises:
+        StoreError: the path is a file, or a folder that holds other things.
+        CommitError: it cannot be written.
+    """
+    if root.exists() and not root.is_dir():
+        raise StoreError(f"{root} is a file: give --store a folder")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if not (root / layout.MANIFESTS).is_dir():
+            foreign = sorted(
+                child.name for child in root.iterdir() if child.name not in layout.KNOWN
+            )
+            if foreign:
+                raise StoreError(
+                    f"{root} is no store and not empty (it holds {', '.join(foreign[:3])}): "
+                    "give --store a new or empty folder"
+                )
+            (root / layout.MANIFESTS).mkdir(exist_ok=True)
+            layout.sync_folder(root)
+        recover(root)
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise CommitError(f"cannot write to the store at {root}: {error}") from error
+
+
+def recover(root: Path) -> None:
+    """Remove what writers that died have left; live writers' work is not touched."""
+    home = root / layout.STAGING
+    if not home.is_dir():
+        return
+    for folder in sorted(home.iterdir()):
+        if folder.name.endswith(_NEW):
+            with contextlib.suppress(OSError):
+                if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+            continue
+        try:
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # its writer is just removing it
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            _undo(root, folder)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _undo(root: Path, folder: Path) -> None:
+    """Remove files that a dead writer placed and never committed."""
+    try:
+        plan = json.loads((folder / _PLAN).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return
+    committed: set[str] = set()
+    for number in manifests.numbers(root):
+        if number > plan["base"]:
+            commit = manifests.load(root, number)
+            committed |= {entry.path for entry in commit.shards}
+            committed |= {entry.path for entry in commit.labels}
+    for path in plan["paths"]:
+        if path not in committed:
+            (root / path).unlink(missing_ok=True)

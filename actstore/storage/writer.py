@@ -1,0 +1,368 @@
+"""Writing rows into a store: duplicates skipped, conflicts refused, commits atomic."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from actstore import schema
+from actstore.errors import ConflictError, LayoutError, UsageError
+from actstore.storage import card, floats, keys, layout
+from actstore.storage import manifest as manifests
+from actstore.storage.manifest import Manifest, Run, ShardEntry
+from actstore.storage.mapping import pool
+from actstore.storage.partition import Partition, Place
+from actstore.storage.rebase import without_rows_of
+from actstore.storage.rows import Added, RowBatch, check
+from actstore.storage.shard import Fragment, ShardWriter, Written
+from actstore.storage.staging import Staging, prepare
+
+SHARD_BYTES = 512 << 20
+"""Vector bytes after which a shard is closed and the next one begun."""
+CHECKPOINT_BYTES = 4 << 30
+"""Vector bytes after which what is whole is committed, so that a long run can resume."""
+_CHECKPOINT_ROWS = 2_000_000
+
+_PartitionKey = tuple[str, str, int | None]
+_ShardKey = tuple[_PartitionKey, int, schema.VectorType]
+
+
+class StoreWriter:
+    """One writing session on a store; a context manager.
+
+    Nothing is visible to readers before :meth:`commit`. Leaving the block by an exception
+    drops what was not committed; a killed process leaves only files that the next writer
+    removes. Several writers may work on one store at once.
+
+    Args:
+        root: folder of the store, made when missing.
+        run: what makes these rows; goes into the manifest.
+        checkpoint_bytes: commit by itself after this many vector bytes; None: never.
+
+    Raises:
+        StoreError: the path is a file or holds other things.
+        CommitError: it cannot be written.
+    """
+
+    def __init__(
+        self, root: Path | str, *, run: Run, checkpoint_bytes: int | None = CHECKPOINT_BYTES
+    ) -> None:
+        self.root = Path(root)
+        self.run = run
+        prepare(self.root)
+        self._staging = Staging(self.root)
+        self._checkpoint_bytes = checkpoint_bytes
+        self._base = manifests.latest(self.root)
+        self._partitions: dict[_PartitionKey, Partition] = {}
+        self._open: dict[_ShardKey, ShardWriter] = {}
+        self._full: list[tuple[_ShardKey, ShardWriter]] = []
+        self._names = 0
+        self._marks: dict[ShardWriter, int] | None = None
+        self._marked: list[tuple[Partition, int]] = []
+        self.commits: list[int] = []
+        """Numbers of the commits made so far."""
+        self.overtaken = 0
+        """Rows left out at a commit because another writer had brought them meanwhile."""
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop what is not committed and give everything back."""
+        for _, shard in self._pending():
+            shard.abort()
+        self._open.clear()
+        self._full.clear()
+        self._forget_partitions()
+        self._staging.close()
+
+    @property
+    def pending_rows(self) -> int:
+        """Rows that the next commit would add."""
+        return sum(shard.rows for _, shard in self._pending())
+
+    @property
+    def pending_bytes(self) -> int:
+        """Vector bytes that the next commit would add."""
+        return sum(shard.rows * shard.row_bytes for _, shard in self._pending())
+
+    @contextlib.contextmanager
+    def file(self) -> Iterator[None]:
+        """Group the batches of one source file: all of them are kept, or none.
+
+        An exception inside the block takes the block's rows back and goes on its way.
+        """
+        self._marks, self._marked = {}, []
+        try:
+            yield
+        except BaseException:
+            for partition, value in self._marked:
+                partition.pending.pop(value, None)
+            for shard, rows in self._marks.items():
+                shard.truncate(rows)
+            raise
+        finally:
+            marks, self._marks, self._marked = self._marks, None, []
+        self._settle(marks)
+
+    def _settle(self, touched: Mapping[ShardWriter, int]) -> None:
+        for shard in touched:
+            shard.settle()
+        for key, shard in list(self._open.items()):
+            if shard in touched and shard.rows * shard.row_bytes >= SHARD_BYTES:
+                self._full.append((key, self._open.pop(key)))
+        if self._checkpoint_bytes is not None and (
+            self.pending_bytes >= self._checkpoint_bytes or self.pending_rows >= _CHECKPOINT_ROWS
+        ):
+            self.commit(operation=self.run.kind, message=f"{self.run.kind} (in progress)")
+
+    def add(self, batch: RowBatch) -> Added:
+        """Add rows; those that the store already holds bit for bit are skipped.
+
+        Raises:
+            ConflictError: a key is already stored with a different vector.
+            LayoutError: the width differs from what this model, site and layer has.
+            UsageError: a required column is missing, or a value is of the wrong type.
+        """
+        if self._marks is None:
+            with self.file():
+                return self.add(batch)
+        count = len(batch)
+        if count == 0:
+            return Added(0, 0)
+        columns = {**batch.columns, "norm": floats.norms(batch.vectors).tolist()}
+        constants = {**batch.constants, "run_id": self.run.run_id}
+        check(batch.vectors, constants, columns)
+        hashes = keys.hash_rows(count, constants, columns)
+        written = present = differing = 0
+        for key, rows in _by_partition(count, constants, columns).items():
+            added = self._add_to(key, rows, batch.vectors, constants, columns, hashes)
+            written += added.written
+            present += added.present
+            differing += added.differing
+        return Added(written, present, differing)
+
+    def _add_to(
+        self,
+        key: _PartitionKey,
+        rows: Sequence[int],
+        vectors: np.ndarray,
+        constants: Mapping[str, Any],
+        columns: Mapping[str, Sequence[Any]],
+        hashes: np.ndarray,
+    ) -> Added:
+        partition = self._partition(key)
+        whole = len(rows) == len(vectors)
+        chosen = hashes if whole else hashes[rows]
+        width = vectors.shape[1]
+        if partition.width not in (None, width):
+            raise LayoutError(
+                f"vectors of {keys.describe_partition(key)} have width {width}, "
+                f"the store holds width {partition.width} there"
+            )
+        repeats = _repeats(chosen)
+        if repeats is not None:
+            first, again = repeats
+            one = self._add_to(key, [rows[at] for at in first], vectors, constants, columns, hashes)
+            two = self._add_to(key, [rows[at] for at in again], vectors, constants, columns, hashes)
+            return Added(*(left + right for left, right in zip(one, two, strict=True)))
+        found = partition.find(chosen)
+        differing = 0
+        if found:
+            self._compare(partition, found, rows, vectors, constants, columns)
+            labels = columns.get("label")
+            for at, place in found.items():
+                label = constants.get("label") if labels is None else labels[rows[at]]
+                differing += partition.label_differs(place, label)
+            new = [at for at in range(len(rows)) if at not in found]
+            if not new:
+                return Added(0, len(found), differing)
+            rows, chosen, whole = [rows[at] for at in new], chosen[new], False
+        dtype: schema.VectorType = "float16" if vectors.dtype == np.float16 else "float32"
+        shard = self._shard(key, width, dtype)
+        assert self._marks is not None
+        self._marks.setdefault(shard, shard.rows)
+        start = shard.rows
+        shard.append(vectors if whole else vectors[rows], Fragment(constants, columns, rows))
+        for at, value in enumerate(chosen.tolist()):
+            partition.pending[value] = Place(shard, start + at)
+            self._marked.append((partition, value))
+        return Added(len(rows), len(found), differing)
+
+    def _compare(
+        self,
+        partition: Partition,
+        found: dict[int, Place],
+        rows: Sequence[int],
+        vectors: np.ndarray,
+        constants: Mapping[str, Any],
+        columns: Mapping[str, Sequence[Any]],
+    ) -> None:
+        """Drop from ``found`` what only shares a hash; refuse what shares a key."""
+        slots = list(found)
+        equal = partition.same(vectors[[rows[at] for at in slots]], [found[at] for at in slots])
+        for at, same in zip(slots, equal.tolist(), strict=True):
+            if same:
+                continue
+            key = keys.key_of(constants, columns, rows[at])
+            stored = partition.key(found[at])
+            if stored is None or stored == key:
+                raise ConflictError(
+                    f"this row is already stored with a different vector: {keys.describe(key)}; "
+                    "give the new version another --dataset, or write it to another store"
+                )
+            del found[at]
+
+    def commit(self, *, operation: str, message: str) -> int | None:
+        """Make everything added so far visible, in one step; return the commit's number.
+
+        None when there is nothing new. Another writer may commit meanwhile: rows that it
+        brought too are left out here.
+
+        Raises:
+            ConflictError: another writer stored one of the keys with a different vector.
+            CommitError: the disk is full or failed; the previous commit still stands.
+        """
+        pending = [(key, shard) for key, shard in self._pending() if shard.rows]
+        self._open.clear()
+        self._full.clear()
+        if not pending:
+            return None
+        files = dict(zip(pending, pool().map(lambda item: item[1].finish(), pending), strict=True))
+        transaction = layout.new_transaction()
+        entries = {
+            item: self._entry(item[0], written, transaction, number)
+            for number, (item, written) in enumerate(files.items())
+        }
+        self._staging.place({entries[item].path: item[1].path for item in pending})
+
+        checked = {entry.path for entry in self._base.shards}
+
+        def build(latest: Manifest) -> Manifest | None:
+            others = [entry for entry in latest.shards if entry.path not in checked]
+            checked.update(entry.path for entry in others)
+            for item in pending:
+                entries[item] = self._rebase(entries[item], others)
+            live = [entry for entry in entries.values() if entry.rows]
+            runs = tuple(run for run in latest.runs if run.run_id != self.run.run_id)
+            if not live:
+                return None
+            return latest.next(
+                operation=operation,
+                message=message,
+                shards=(*latest.shards, *live),
+                runs=(*runs, self.run),
+            )
+
+        try:
+            manifest = manifests.commit(self.root, self._staging.folder, build)
+        except BaseException:
+            self._staging.withdraw([entry.path for entry in entries.values()])
+            raise
+        self._staging.done()
+        if manifest is not None and manifest.number == self._base.number + 1:
+            for item in pending:
+                self._partitions[item[0][0]].commit(item[1], entries[item])
+        else:  # others committed meanwhile: learn their keys when they are needed
+            self._forget_partitions()
+        if manifest is None:
+            self._base = manifests.latest(self.root)
+            return None
+        self._base = manifest
+        card.refresh(self.root)
+        self.commits.append(manifest.number)
+        return manifest.number
+
+    def _rebase(self, entry: ShardEntry, others: list[ShardEntry]) -> ShardEntry:
+        rivals = [other for other in others if other.partition == entry.partition]
+        if not rivals or not entry.rows:
+            return entry
+        kept = without_rows_of(self.root, entry, rivals, self._staging.folder)
+        self.overtaken += entry.rows - kept.rows
+        return kept
+
+    def _forget_partitions(self) -> None:
+        for partition in self._partitions.values():
+            partition.close()
+        self._partitions.clear()
+
+    def _pending(self) -> list[tuple[_ShardKey, ShardWriter]]:
+        return [*self._full, *self._open.items()]
+
+    def _partition(self, key: _PartitionKey) -> Partition:
+        partition = self._partitions.get(key)
+        if partition is None:
+            stored = [entry for entry in self._base.shards if entry.partition == key]
+            partition = self._partitions[key] = Partition(self.root, stored)
+        return partition
+
+    def _shard(self, key: _PartitionKey, width: int, dtype: schema.VectorType) -> ShardWriter:
+        shard = self._open.get((key, width, dtype))
+        if shard is None:
+            path = self._staging.folder / f"{self._names:06d}.parquet"
+            self._names += 1
+            shard = self._open[key, width, dtype] = ShardWriter(path, width=width, dtype=dtype)
+        return shard
+
+    def _entry(self, key: _ShardKey, written: Written, transaction: str, number: int) -> ShardEntry:
+        (model, site, layer), width, dtype = key
+        path = layout.shard_path(
+            model=model,
+            site=site,
+            layer=layer,
+            width=width,
+            dtype=dtype,
+            transaction=transaction,
+            number=number,
+        )
+        return ShardEntry(
+            path=path,
+            model=model,
+            site=site,
+            layer=layer,
+            width=width,
+            dtype=dtype,
+            rows=written.rows,
+            bytes=written.bytes,
+            sha256=written.sha256,
+            run_id=self.run.run_id,
+            pages=tuple(written.pages),
+        )
+
+
+def _by_partition(
+    rows: int, constants: Mapping[str, Any], columns: Mapping[str, Sequence[Any]]
+) -> dict[_PartitionKey, Sequence[int]]:
+    """Return which rows belong to which (model, site, layer)."""
+    names = ("model", "site", "layer")
+    if not any(name in columns for name in names):
+        return {(constants["model"], constants["site"], constants.get("layer")): range(rows)}
+    cells = [columns.get(name, [constants.get(name)] * rows) for name in names]
+    found: dict[_PartitionKey, list[int]] = {}
+    for row, key in enumerate(zip(*cells, strict=True)):
+        found.setdefault(key, []).append(row)
+    return dict(found)
+
+
+def _repeats(hashes: np.ndarray) -> tuple[list[int], list[int]] | None:
+    """Split positions into first occurrences and repeats; None when nothing repeats."""
+    if len(hashes) < 2:
+        return None
+    _, first = np.unique(hashes, return_index=True)
+    if len(first) == len(hashes):
+        return None
+    firsts = set(first.tolist())
+    return sorted(firsts), [at for at in range(len(hashes)) if at not in firsts]
