@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Hashable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -191,6 +192,7 @@ def _checked_tensor(source: torch.Tensor) -> torch.Tensor:
     return source.detach()
 
 
+@cache
 def _torch_dtypes() -> frozenset[torch.dtype]:
     import torch
 

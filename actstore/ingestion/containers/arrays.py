@@ -69,6 +69,10 @@ class ArrayRebuilder:
             ("numpy._core.numeric", "_frombuffer"): Call(self._from_buffer),
         }
 
+    def types(self) -> list[type]:
+        """The classes of values that BUILD may reach, for loaders that ask."""
+        return [_Dtype, _Array]
+
     def _reconstruct(self, kind: Any, shape: Any, code: Any) -> _Array:
         if not isinstance(kind, Name) or kind.value != "ndarray":
             raise UnsafeFileError("a NumPy array is of a class of its own")

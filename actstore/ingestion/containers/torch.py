@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import mmap
 import struct
+import threading
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +23,7 @@ from actstore.ingestion.containers.allowlist import (
     Rebuilder,
     Storage,
 )
+from actstore.ingestion.containers.arrays import ArrayRebuilder
 from actstore.ingestion.containers.sniffing import describe, sniff
 from actstore.ingestion.containers.tree import plain
 
@@ -27,6 +31,7 @@ from actstore.ingestion.containers.tree import plain
 # rewrites the file meanwhile can hurt; above it is mapped, so that memory stays flat.
 MAP_FROM: Final = 64 << 20
 
+_NUMPY: Final = b"numpy"
 _MAX_PICKLE: Final = 256 << 20
 _LEGACY_PICKLES: Final = 4  # magic number, protocol, system information, the content
 
@@ -46,8 +51,8 @@ def read(path: Path, *, memory_limit: int) -> Any:
             is_zip = file.read(2) == b"PK"
             if is_zip and size >= MAP_FROM:
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-                    check_zip(mapped)
-                return plain(_load(path, mapped=True))
+                    with_numpy = check_zip(mapped)
+                return plain(_load(path, size, mapped=True, with_numpy=with_numpy))
             if size > memory_limit:
                 raise UnsafeFileError(
                     f"the legacy torch format cannot be mapped, and {size:,} bytes exceed the "
@@ -56,10 +61,11 @@ def read(path: Path, *, memory_limit: int) -> Any:
             file.seek(0)
             data = file.read()
         if is_zip:
-            check_zip(data)
+            with_numpy = check_zip(data)
         else:
             check_legacy(data)
-        return plain(_load(io.BytesIO(data)))
+            with_numpy = _NUMPY in data
+        return plain(_load(io.BytesIO(data), size, with_numpy=with_numpy))
     except IngestError as error:
         raise type(error)(f"{path}: {error}") from error
     except OSError as error:
@@ -71,22 +77,22 @@ def load_storage(data: bytes) -> Storage:
     described = check_legacy(data)
     if not isinstance(described, Held) or not isinstance(described.value, Storage):
         raise UnsafeFileError("the bytes of a storage hold something else")
-    loaded = _load(io.BytesIO(data))
+    loaded = _load(io.BytesIO(data), len(data))
     storage = described.value
     untyped = getattr(loaded, "_untyped_storage", loaded)
     return Storage(min(storage.nbytes, untyped.nbytes()), storage.dtype, untyped)
 
 
-def _load(source: Path | io.BytesIO, *, mapped: bool = False) -> Any:
+def _load(
+    source: Path | io.BytesIO, size: int, *, mapped: bool = False, with_numpy: bool = False
+) -> Any:
     import torch
 
     try:
         # A protocol other than 2 and TypedStorage's deprecation concern whoever wrote the file.
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _numpy_names(size, with_numpy):
             warnings.simplefilter("ignore")
-            return torch.load(
-                source, map_location="cpu", weights_only=True, **({"mmap": True} if mapped else {})
-            )
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except MemoryError as error:
         raise UnsafeFileError("loading it exhausts the memory") from error
     except Exception as error:
@@ -97,8 +103,35 @@ def _load(source: Path | io.BytesIO, *, mapped: bool = False) -> Any:
         ) from error
 
 
-def check_zip(data: bytes | mmap.mmap) -> None:
-    """Check a torch zip before torch sees it.
+# torch keeps its list of further safe names for the whole process.
+_names_lock: Final = threading.RLock()
+
+
+@contextmanager
+def _numpy_names(size: int, wanted: bool) -> Iterator[None]:
+    """Lets torch's unpickler call our own functions where the file names NumPy's.
+
+    NumPy scalars are common among the plain values beside tensors. Nothing of NumPy's own is
+    allowed by it.
+    """
+    if not wanted:
+        yield
+        return
+    import torch
+
+    arrays = ArrayRebuilder(Rebuilder(size))
+    # torch accepts any object with the name that files use for it.
+    safe: list[Any] = [*arrays.types()]
+    for (module, name), target in arrays.names().items():
+        safe.append((target, f"{module}.{name}"))
+        if module.startswith("numpy._core"):
+            safe.append((target, f"{module.replace('numpy._core', 'numpy.core', 1)}.{name}"))
+    with _names_lock, torch.serialization.safe_globals(safe):
+        yield
+
+
+def check_zip(data: bytes | mmap.mmap) -> bool:
+    """Check a torch zip before torch sees it; return whether it may hold NumPy values.
 
     Raises UnreadableFileError for damage, UnsafeFileError for bombs, classes outside the
     allow-list and tensors that reach outside their storage.
@@ -131,6 +164,7 @@ def check_zip(data: bytes | mmap.mmap) -> None:
 
     opcodes.check(content)
     _describe(content, storage)
+    return _NUMPY in content
 
 
 def _records(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
@@ -208,8 +242,12 @@ def check_legacy(data: bytes) -> Any:
 
 
 def _describe(content: bytes, persistent: Any) -> Any:
+    rebuilder = Rebuilder(len(content))
     unpickler = AllowListUnpickler(
-        io.BytesIO(content), Rebuilder(len(content)), persistent=persistent
+        io.BytesIO(content),
+        rebuilder,
+        persistent=persistent,
+        extra=ArrayRebuilder(rebuilder).names(),
     )
     try:
         return unpickler.load()
