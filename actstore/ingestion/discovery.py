@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from actstore.ingestion.recipe import FilePattern
+from actstore.errors import ActstoreError, RecipeError, UsageError
+from actstore.ingestion import containers, documents, readers
+from actstore.ingestion.options import Options
+from actstore.ingestion.recipe import FilePattern, Recipe
+from actstore.ingestion.sidecars import Sidecars
+from actstore.ingestion.template import Match, recognisable
+
+_SAMPLES = 7
+_DIGITS = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,3 +38,305 @@ class SourceFile:
     """Name of that folder, where the source holds several caches."""
     size: int = 0
     """Bytes on disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A file that was seen."""
+
+    path: Path
+    relative: str
+    root: Path
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovery:
+    """What a source holds, seen through one recipe."""
+
+    recipe: Recipe
+    files: tuple[SourceFile, ...]
+    """In natural order."""
+    others: tuple[Entry, ...]
+    """Files that no template fits."""
+    detected: bool
+    """Whether the recipe was found rather than named."""
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a sort key that puts ``batch_2`` before ``batch_10``."""
+    return tuple(
+        (0, int(piece), piece) if piece.isdecimal() else (1, 0, piece)
+        for piece in _DIGITS.split(text)
+        if piece
+    )
+
+
+def walk(sources: Sequence[Path]) -> list[Entry]:
+    """Return every file of the sources in natural order.
+
+    Hidden files and folders are left out, and links that lead out of their source.
+
+    Raises:
+        UsageError: a source does not exist.
+    """
+    found: dict[Path, Entry] = {}
+    for source in sources:
+        # Not resolve(): a source that is itself a link keeps the name that it was given.
+        source = Path(os.path.abspath(source))
+        if not source.exists():
+            raise UsageError(f"{source}: no such file or folder")
+        if source.is_file():
+            size = source.stat().st_size
+            entry = Entry(path=source, relative=source.name, root=source.parent, size=size)
+            found.setdefault(source, entry)
+            continue
+        for entry in _below(source):
+            found.setdefault(entry.path, entry)
+    return sorted(found.values(), key=lambda entry: natural(str(entry.path)))
+
+
+def _below(source: Path) -> Iterable[Entry]:
+    real = Path(os.path.realpath(source))
+    seen: set[str] = set()
+    for folder, names, files in os.walk(source, followlinks=True):
+        # A link back to a folder above would go round forever.
+        here = os.path.realpath(folder)
+        if here in seen or not _inside(here, real):
+            names.clear()
+            continue
+        seen.add(here)
+        names[:] = [name for name in names if not name.startswith(".")]
+        for name in files:
+            path = Path(folder) / name
+            if name.startswith(".") or (path.is_symlink() and not _inside(path.resolve(), real)):
+                continue
+            try:
+                size = path.stat().st_size
+            except OSError:  # a link to nowhere
+                continue
+            relative = path.relative_to(source).as_posix()
+            yield Entry(path=path, relative=relative, root=source, size=size)
+
+
+def _inside(path: str | Path, folder: Path) -> bool:
+    return Path(path).is_relative_to(folder)
+
+
+def assign(recipe: Recipe, entries: Sequence[Entry]) -> tuple[list[SourceFile], list[Entry]]:
+    """Split files into those that a template of the recipe fits, and the others."""
+    files: list[SourceFile] = []
+    others: list[Entry] = []
+    for entry in entries:
+        file = _matched(recipe, entry)
+        if file is None:
+            others.append(entry)
+        else:
+            files.append(file)
+    return _named_caches(files), others
+
+
+def _matched(recipe: Recipe, entry: Entry) -> SourceFile | None:
+    for pattern in recipe.files:
+        found = _match(pattern, entry)
+        if found is not None:
+            match, start = found
+            above = entry.path.as_posix()[:start].rstrip("/")
+            return SourceFile(
+                path=entry.path,
+                relative=entry.relative,
+                parts={**pattern.constants, **match.parts},
+                pattern=pattern,
+                root=entry.root,
+                folder=Path(above or "/"),
+                size=entry.size,
+            )
+    return None
+
+
+def _match(pattern: FilePattern, entry: Entry) -> tuple[Match, int] | None:
+    """Match the tail of the path; return also where in the whole path the match begins."""
+    whole = entry.path.as_posix()
+    inside = pattern.template.match_tail(entry.relative)
+    if inside is not None:
+        return inside, len(whole) - len(entry.relative) + inside.start
+    # SOURCE may lie deeper than the template begins. Any two folders above it would fit
+    # two free names, so what is found up there must be recognisable.
+    match = pattern.template.match_tail(whole)
+    if match is None:
+        return None
+    boundary = len(whole) - len(entry.relative)
+    levels = whole[match.start : boundary].count("/")
+    tail = "/".join(pattern.template.text.split("/")[:levels])
+    above = {name: text for name, text in match.texts.items() if "{" + name in tail}
+    return (match, match.start) if recognisable(pattern.template, above) else None
+
+
+def _named_caches(files: list[SourceFile]) -> list[SourceFile]:
+    folders = {file.folder for file in files}
+    if len(folders) < 2:
+        return files
+    names = cache_names(folders)
+    return [replace(file, cache=names[file.folder]) for file in files]
+
+
+def cache_names(folders: Iterable[Path]) -> dict[Path, str]:
+    """Name each folder by what sets it apart from the others."""
+    folders = sorted(folders)
+    split = {folder: folder.parts for folder in folders}
+    start = 0
+    while all(len(parts) > start for parts in split.values()) and (
+        len({parts[start] for parts in split.values()}) == 1
+    ):
+        start += 1
+    end = 0
+    while all(len(parts) - end > start for parts in split.values()) and (
+        len({parts[len(parts) - end - 1] for parts in split.values()}) == 1
+    ):
+        end += 1
+    names = {folder: "/".join(parts[start : len(parts) - end]) for folder, parts in split.items()}
+    # The folder that holds the others has nothing left of its own: it keeps its name.
+    return {folder: name or folder.name for folder, name in names.items()}
+
+
+def discover(
+    sources: Sequence[Path],
+    *,
+    recipe: Recipe | None,
+    recipes: Iterable[Recipe] = (),
+    options: Options | None = None,
+) -> Discovery:
+    """Find the files of ``recipe``, or the one recipe of ``recipes`` that fits.
+
+    A recipe fits when its path templates match files and one of a few opened samples
+    holds its keys. Generic recipes count only where no other fits.
+
+    Raises:
+        UsageError: a source does not exist or holds no file.
+        RecipeError: no file fits the recipe; or no recipe, or more than one, fits.
+    """
+    entries = walk(sources)
+    where = ", ".join(str(source) for source in sources)
+    if not entries:
+        raise UsageError(f"{where}: holds no file (hidden ones are left out)")
+    if recipe is not None:
+        files, others = assign(recipe, entries)
+        if not files:
+            patterns = ", ".join(pattern.template.text for pattern in recipe.files)
+            raise RecipeError(
+                f"{where}: no file fits recipe {recipe.name} ({patterns}); "
+                f"the source holds {_seen(entries)}"
+            )
+        return Discovery(recipe=recipe, files=tuple(files), others=tuple(others), detected=False)
+    return _detect(list(recipes), entries, where, options or Options())
+
+
+def _detect(
+    recipes: Sequence[Recipe], entries: Sequence[Entry], where: str, options: Options
+) -> Discovery:
+    opened = _Opened()
+    for generic in (False, True):
+        fitting: list[Discovery] = []
+        for recipe in recipes:
+            if recipe.generic is not generic:
+                continue
+            files, others = assign(recipe, entries)
+            if files and _fits(recipe, files, options, opened):
+                fitting.append(
+                    Discovery(
+                        recipe=recipe, files=tuple(files), others=tuple(others), detected=True
+                    )
+                )
+        if len(fitting) > 1:
+            names = ", ".join(found.recipe.name for found in fitting)
+            examples = "; ".join(
+                f"{found.recipe.name}: {len(found.files)} files such as {found.files[0].relative}"
+                for found in fitting
+            )
+            raise RecipeError(
+                f"{where}: {len(fitting)} recipes fit ({names}); choose one with --recipe NAME "
+                f"({examples})"
+            )
+        if fitting:
+            return fitting[0]
+    raise RecipeError(
+        f"{where}: no recipe fits; the source holds {_seen(entries)}. "
+        f"Known recipes: {', '.join(recipe.name for recipe in recipes)}. "
+        "Choose one with --recipe NAME to see why it refuses the files, or describe the layout "
+        "in a recipe of your own (`actstore recipes NAME` prints one to start from)"
+    )
+
+
+class _Opened:
+    """Samples that were opened, each once for all recipes."""
+
+    def __init__(self) -> None:
+        self._documents: dict[tuple[str, Path], Any] = {}
+
+    def document(self, kind: str, path: Path) -> Any:
+        key = (kind, path)
+        if key not in self._documents:
+            try:
+                self._documents[key] = containers.read(kind, path)
+            except (ActstoreError, OSError, MemoryError):
+                self._documents[key] = None
+        return self._documents[key]
+
+
+def _fits(recipe: Recipe, files: Sequence[SourceFile], options: Options, opened: _Opened) -> bool:
+    context = readers.Context(recipe=recipe, options=options, sidecars=Sidecars(recipe))
+    reader = readers.create(recipe, context)
+    for file in evenly(files, _SAMPLES):
+        document = opened.document(file.pattern.container or recipe.container, file.path)
+        if document is None:
+            continue
+        if all(documents.has(document, key) for key in recipe.required) and reader.fits(document):
+            return True
+    return False
+
+
+def evenly(items: Sequence[SourceFile], count: int) -> list[SourceFile]:
+    """Return at most ``count`` items, the first and last among them, evenly spaced."""
+    if len(items) <= count:
+        return list(items)
+    return [items[number * (len(items) - 1) // (count - 1)] for number in range(count)]
+
+
+def first_examples(
+    files: Sequence[SourceFile], count: int, one_each: Callable[[SourceFile], bool]
+) -> list[SourceFile]:
+    """Return the files of the first ``count`` examples of each folder.
+
+    ``one_each`` says whether a file holds one example; files that hold many all stay.
+    """
+    seen: dict[tuple[Path, str | None], list[Any]] = {}
+    kept = []
+    for file in files:
+        if not one_each(file):
+            kept.append(file)
+            continue
+        known = seen.setdefault((file.path.parent, file.pattern.name), [])
+        example = _example(file)
+        if example not in known and len(known) < count:
+            known.append(example)
+        if example in known:
+            kept.append(file)
+    return kept
+
+
+def _example(file: SourceFile) -> Any:
+    expression = file.pattern.example
+    if expression is None:
+        return file.relative
+    return tuple(file.parts.get(ref.rest) for ref in expression.references)
+
+
+def _seen(entries: Sequence[Entry]) -> str:
+    kinds: dict[str, int] = {}
+    for entry in entries:
+        suffix = entry.path.suffix.lower() or "no suffix"
+        kinds[suffix] = kinds.get(suffix, 0) + 1
+    most = sorted(kinds.items(), key=lambda item: -item[1])[:6]
+    counts = ", ".join(f"{number} {suffix}" for suffix, number in most)
+    names = ", ".join(entry.relative for entry in entries[:3])
+    return f"{len(entries)} files ({counts}), such as {names}"
