@@ -74,6 +74,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Flush a file that somebody else wrote to disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Write a new file and flush it to disk; the name is durable after ``sync_folder``."""
     with path.open("wb") as file:

@@ -39,7 +39,6 @@ class ShardEntry:
     rows: int
     bytes: int
     sha256: str
-    run_id: str
     pages: tuple[tuple[int, int], ...] = ()
     """Offset of the values and rows per row group; empty when the file cannot be mapped."""
 

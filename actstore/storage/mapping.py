@@ -113,7 +113,7 @@ class MappedShard:
             target = out[low - start : high - start]
             if same:
                 offset = self._pages[group][0] + (low - first) * self._row_bytes
-                self._read(memoryview(target).cast("B"), offset)
+                self._read(target.data.cast("B"), offset)
             else:
                 np.copyto(target, rows[low - first : high - first])
 
@@ -138,7 +138,7 @@ class MappedShard:
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         if len(self._groups) == 1:
-            return self._groups[0][rows]
+            return np.asarray(self._groups[0][rows])
         out = np.empty((len(rows), self._groups[0].shape[1]), self._dtype)
         groups = np.searchsorted(self._starts, rows, "right") - 1
         for group in np.unique(groups):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +23,9 @@ class RowBatch:
 
     vectors: np.ndarray
     """Float16 or float32, shape ``[rows, width]``, C-contiguous."""
-    constants: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Columns with one value for all rows."""
-    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    columns: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     """Columns with one value per row."""
 
     def __len__(self) -> int:

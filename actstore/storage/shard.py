@@ -187,7 +187,7 @@ class ShardWriter:
                 row = self._placed + done
                 room = self._group_rows - row % self._group_rows
                 block = np.ascontiguousarray(vectors[done : done + room])
-                _write_at(self._descriptor, memoryview(block).cast("B"), self._offset(row))
+                _write_at(self._descriptor, block.data.cast("B"), self._offset(row))
                 done += len(block)
             self._placed += len(vectors)
         self._buffer.clear()

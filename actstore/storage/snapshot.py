@@ -120,7 +120,7 @@ class Snapshot:
         """
         ids = np.ascontiguousarray(row_ids, np.int64)
         count = len(ids)
-        if count and not (0 <= ids.min() and ids.max() < self.rows):
+        if count and (ids.min() < 0 or ids.max() >= self.rows):
             raise UsageError(
                 f"row numbers go from 0 to {self.rows - 1}, got {ids.min()} to {ids.max()}"
             )

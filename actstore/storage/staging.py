@@ -140,6 +140,15 @@ def recover(root: Path) -> None:
             os.close(lock)
 
 
+def planned_paths(root: Path) -> set[str]:
+    """Return the files that living writers have placed or are about to place."""
+    found: set[str] = set()
+    for plan in (root / layout.STAGING).glob(f"*/{_PLAN}"):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            found |= set(json.loads(plan.read_bytes())["paths"])
+    return found
+
+
 def _undo(root: Path, folder: Path) -> None:
     """Remove files that a dead writer placed and never committed."""
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from actstore import schema
-from actstore.errors import ConflictError, LayoutError, UsageError
+from actstore.errors import ConflictError, LayoutError
 from actstore.storage import card, floats, keys, layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, Run, ShardEntry
@@ -338,7 +338,6 @@ class StoreWriter:
             rows=written.rows,
             bytes=written.bytes,
             sha256=written.sha256,
-            run_id=self.run.run_id,
             pages=tuple(written.pages),
         )
 

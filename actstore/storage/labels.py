@@ -1,0 +1,97 @@
+"""Labels that arrive after capture: small overlay files, no vector is rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from actstore.errors import CommitError, UsageError
+from actstore.storage import card, layout
+from actstore.storage import manifest as manifests
+from actstore.storage.manifest import LabelEntry, Manifest
+from actstore.storage.shard import sha256_of
+from actstore.storage.snapshot import Snapshot
+from actstore.storage.staging import Staging, prepare
+
+
+def set_labels(
+    snapshot: Snapshot, row_ids: np.ndarray, labels: Sequence[str | None], *, message: str
+) -> int | None:
+    """Give rows of ``snapshot`` new labels, as one commit; return its number.
+
+    Args:
+        row_ids: int64 row numbers of the snapshot, each at most once.
+        labels: the new label of each; None takes the label away.
+        message: what the log says.
+
+    Returns:
+        The commit's number; None when no row was given.
+
+    Raises:
+        UsageError: the arguments differ in length.
+        CommitError: the store was compacted since the snapshot, or the disk failed.
+    """
+    if len(row_ids) != len(labels):
+        raise UsageError(f"{len(row_ids)} rows and {len(labels)} labels do not match")
+    if not len(row_ids):
+        return None
+    prepare(snapshot.root)
+    staging = Staging(snapshot.root)
+    try:
+        name = f"{layout.LABELS}/{layout.new_transaction()}.parquet"
+        draft = staging.folder / "labels.parquet"
+        touched = _write(draft, snapshot, row_ids, labels)
+        digest, size = sha256_of(draft)
+        entry = LabelEntry(path=name, rows=len(row_ids), bytes=size, sha256=digest)
+        staging.place({name: draft})
+
+        def build(latest: Manifest) -> Manifest:
+            if not touched <= {shard.path for shard in latest.shards}:
+                raise CommitError(
+                    f"{snapshot.root} was compacted while the labels were prepared; "
+                    "nothing changed, run the command again"
+                )
+            return latest.next(
+                operation="label",
+                message=message,
+                shards=latest.shards,
+                labels=(*latest.labels, entry),
+            )
+
+        try:
+            commit = manifests.commit(snapshot.root, staging.folder, build)
+        except BaseException:
+            staging.withdraw([name])
+            raise
+        staging.done()
+        card.refresh(snapshot.root)
+        return commit.number if commit else None
+    finally:
+        staging.close()
+
+
+def _write(
+    path: Path, snapshot: Snapshot, row_ids: np.ndarray, labels: Sequence[str | None]
+) -> set[str]:
+    """Write the overlay and return the paths of the shards it touches."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ids = np.asarray(row_ids, np.int64)
+    numbers = np.searchsorted(snapshot.offsets, ids, "right") - 1
+    involved, codes = np.unique(numbers, return_inverse=True)
+    names = [snapshot.shards[number].path for number in involved]
+    shards = pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(names))
+    table = pa.table(
+        {
+            "shard": shards.cast(pa.string()),
+            "row": pa.array(ids - snapshot.offsets[numbers], pa.int32()),
+            "label": pa.array(list(labels), pa.string()),
+        }
+    )
+    with path.open("wb") as file:
+        pq.write_table(table, file, compression="zstd")
+    layout.sync_file(path)
+    return set(names)

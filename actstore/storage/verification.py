@@ -1,0 +1,136 @@
+"""Checks a store against its manifest: hashes, checksums, schema, keys, finiteness, norms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from actstore import schema
+from actstore.errors import ActstoreError
+from actstore.storage import floats, keys, metadata, pages
+from actstore.storage.manifest import ShardEntry
+from actstore.storage.mapping import open_shard
+from actstore.storage.shard import sha256_of
+from actstore.storage.snapshot import Snapshot
+
+_BLOCK_ROWS = 4096
+
+
+class Problem(NamedTuple):
+    """One thing that is not as it should be."""
+
+    path: str
+    """The file, relative to the store."""
+    reason: str
+
+
+def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None) -> list[Problem]:
+    """Check every file of a commit and return all problems, an empty list for a sound store.
+
+    Args:
+        snapshot: the commit to check.
+        progress: called with the number of bytes checked so far.
+    """
+    problems: list[Problem] = []
+    hashes: dict[tuple[str, str, int | None], list[tuple[ShardEntry, np.ndarray]]] = {}
+    checked = 0
+    for entry in snapshot.shards:
+        found = list(_check_shard(snapshot.root, entry, _allows_nonfinite(snapshot)))
+        problems += [Problem(entry.path, reason) for reason in found]
+        if not found:
+            table = metadata.read_columns(snapshot.root, entry, list(schema.key_names()))
+            hashes.setdefault(entry.partition, []).append((entry, keys.hash_table(table)))
+        checked += entry.bytes
+        if progress:
+            progress(checked)
+    for overlay in snapshot.manifest.labels:
+        path = snapshot.root / overlay.path
+        if not path.is_file():
+            problems.append(Problem(overlay.path, "the file is missing"))
+        elif sha256_of(path) != (overlay.sha256, overlay.bytes):
+            problems.append(Problem(overlay.path, "its SHA-256 is not what the manifest says"))
+    for shards in hashes.values():
+        problems += _repeated_keys(snapshot.root, shards)
+    return problems
+
+
+def _allows_nonfinite(snapshot: Snapshot) -> bool:
+    return any(run.settings.get("allow_nonfinite") for run in snapshot.manifest.runs)
+
+
+def _check_shard(root: Path, entry: ShardEntry, nonfinite: bool) -> Iterator[str]:
+    path = root / entry.path
+    if not path.is_file():
+        yield "the file is missing"
+        return
+    digest, size = sha256_of(path)
+    if size != entry.bytes:
+        yield f"it has {size} bytes, the manifest says {entry.bytes}"
+        return
+    if digest != entry.sha256:
+        yield "its SHA-256 is not what the manifest says: the content was changed"
+    try:
+        yield from _check_content(root, entry, nonfinite)
+    except (ActstoreError, OSError, ValueError) as error:
+        yield f"it cannot be read: {str(error).splitlines()[0]}"
+
+
+def _check_content(root: Path, entry: ShardEntry, nonfinite: bool) -> Iterator[str]:
+    import pyarrow.parquet as pq
+
+    path = root / entry.path
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        expected = schema.arrow_schema(entry.width, entry.dtype)
+        if not file.schema_arrow.equals(expected, check_metadata=False):
+            yield f"its schema is not version {schema.VERSION} of the schema"
+            return
+        if file.metadata.num_rows != entry.rows:
+            yield f"it has {file.metadata.num_rows} rows, the manifest says {entry.rows}"
+            return
+        with path.open("rb") as raw:
+            mapped = pages.mapped_pages(file.metadata, raw)
+        if entry.pages and (mapped is None or tuple(mapped) != entry.pages):
+            yield "its vectors do not lie where the manifest says"
+            return
+        for group in range(file.metadata.num_row_groups):
+            file.read_row_group(group)  # checks each page's CRC
+    table = metadata.read_columns(root, entry, ["model", "site", "layer", "norm"])
+    for name, value in zip(("model", "site", "layer"), entry.partition, strict=True):
+        others = [found for found in table[name].unique().to_pylist() if found != value]
+        if others:
+            yield f"it holds {name} {others[0]!r}, the manifest says {value!r}"
+    norms = table["norm"].to_numpy()
+    reader = open_shard(root, entry)
+    for start in range(0, entry.rows, _BLOCK_ROWS):
+        rows = np.arange(start, min(start + _BLOCK_ROWS, entry.rows))
+        vectors = reader.take(rows)
+        if not nonfinite and not floats.finite(vectors):
+            yield f"rows {rows[0]} to {rows[-1]} hold NaN or infinity"
+        stored = norms[rows]
+        if not np.allclose(floats.norms(vectors), stored, rtol=1e-4, equal_nan=True):
+            yield f"rows {rows[0]} to {rows[-1]} have other norms than the column says"
+    reader.close()
+
+
+def _repeated_keys(root: Path, shards: list[tuple[ShardEntry, np.ndarray]]) -> Iterator[Problem]:
+    """Find keys that occur twice in one (model, site, layer)."""
+    everything = np.concatenate([hashes for _, hashes in shards])
+    unique, counts = np.unique(everything, return_counts=True)
+    suspects = set(unique[counts > 1].tolist())
+    if not suspects:
+        return
+    seen: dict[tuple[object, ...], str] = {}
+    for entry, hashes in shards:
+        rows = [row for row, value in enumerate(hashes.tolist()) if value in suspects]
+        if not rows:
+            continue
+        table = metadata.read_columns(root, entry, list(schema.key_names())).take(rows)
+        for cells in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+            if cells in seen:
+                yield Problem(
+                    entry.path, f"it repeats a row of {seen[cells]}: {keys.describe(cells)}"
+                )
+            seen[cells] = entry.path
