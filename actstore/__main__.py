@@ -1,0 +1,5 @@
+"""Runs the command line as `python -m actstore`."""
+
+from actstore.cli import main
+
+main()

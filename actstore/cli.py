@@ -1,0 +1,130 @@
+"""The `actstore` command: finds the command asked for, and turns errors into one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from actstore import errors
+from actstore.commands import output
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_REFUSED = 3
+"""Some source files were refused; everything else was stored."""
+EXIT_DAMAGED = 4
+"""`actstore verify` found damage."""
+EXIT_INTERRUPTED = 130
+
+COMMANDS = ("recipes", "log")
+"""In the order in which a user meets them; each is ``actstore.commands.<name>.command``."""
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when that command, or the list of all, is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        if cmd_name not in self.commands:
+            module = importlib.import_module(f"actstore.commands.{cmd_name}")
+            self.commands[cmd_name] = module.command
+        return self.commands[cmd_name]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        # click suggests the nearest name out of the commands it has loaded: for a
+        # mistyped name that must be all of them.
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            for name in COMMANDS:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"actstore {version('actstore')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 an error, 2 a wrong option, 3 some files were refused, "
+    "4 damage was found, 130 interrupted.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def group() -> None:
+    """The columnar store for model activations.
+
+    Folders of activation files become one store that answers SQL and hands back
+    matrices at memory-map speed.
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; errors become a line on standard error."""
+    try:
+        code = group.main(arguments, prog_name="actstore", standalone_mode=False)
+    except click.Abort:
+        output.error(
+            "interrupted: what was committed stands and the store is whole; "
+            "the same command again does what is left"
+        )
+        return EXIT_INTERRUPTED
+    except click.ClickException as problem:
+        output.error(_with_hint(problem))
+        return problem.exit_code
+    except errors.ActstoreError as problem:
+        output.error(str(problem))
+        return EXIT_USAGE if isinstance(problem, errors.UsageError) else EXIT_ERROR
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        output.error(_os_message(problem))
+        return EXIT_ERROR
+    return code if isinstance(code, int) else 0
+
+
+def _with_hint(problem: click.ClickException) -> str:
+    message = problem.format_message()
+    context = getattr(problem, "ctx", None)
+    if context is None:
+        return message
+    return f"{message} See `{context.command_path} --help`."
+
+
+def _os_message(problem: OSError) -> str:
+    where = f"{problem.filename}: " if problem.filename is not None else ""
+    return f"{where}{problem.strerror or problem}"
+
+
+def main() -> NoReturn:
+    """Run the command line of this process, and exit."""
+    try:
+        code = run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (say, `head`) has had enough: nothing to report. Standard output goes
+        # to nowhere, or Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)

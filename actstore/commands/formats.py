@@ -1,0 +1,149 @@
+"""Writes the rows a command found: a table to read, or CSV, JSON, JSON lines, Parquet to keep."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from actstore.commands import output
+from actstore.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMATS = ("table", "csv", "json", "jsonl", "parquet")
+TABLE_ROWS = 40
+"""Rows that a table shows; the line below it says how many there are."""
+
+
+def write_rows(
+    reader: pa.RecordBatchReader, format: str | None = None, target: Path | None = None
+) -> int:
+    """Write all rows of ``reader`` to ``target``, or to standard output without one.
+
+    The format is taken from the name of ``target`` when it is not given, and is a
+    table otherwise. Vectors and texts are complete in every format but the table.
+    ``target`` appears whole or not at all.
+
+    Returns:
+        How many rows there were.
+
+    Raises:
+        UsageError: Parquet was asked for on standard output.
+    """
+    chosen = format or _format_of(target)
+    if chosen == "parquet":
+        if target is None:
+            raise UsageError("parquet is binary: name a file with -o FILE.parquet")
+        with replacing(target) as path:
+            return _parquet(reader, path)
+    if target is None:
+        return _text(reader, chosen, sys.stdout)
+    with replacing(target) as path, path.open("w", encoding="utf-8", newline="") as file:
+        return _text(reader, chosen, file)
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give a temporary file beside ``target`` that takes its place once the block is done.
+
+    Raises:
+        UsageError: the folder of ``target`` does not exist.
+    """
+    if not target.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {target}: there is no folder {target.parent}")
+    handle, name = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}.")
+    os.close(handle)
+    path = Path(name)
+    try:
+        yield path
+        # mkstemp makes files private; the result should be as readable as any other new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        path.chmod(0o666 & ~mask)
+        path.replace(target)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _format_of(target: Path | None) -> str:
+    suffix = target.suffix.lower().lstrip(".") if target is not None else ""
+    return suffix if suffix in FORMATS else "table"
+
+
+def _text(reader: pa.RecordBatchReader, format: str, file: TextIO) -> int:
+    if format == "table":
+        return _table(reader, file)
+    rows = 0
+    if format == "csv":
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(reader.schema.names)
+        for batch in reader:
+            rows += batch.num_rows
+            writer.writerows([_csv_value(v) for v in row.values()] for row in _records(batch))
+        return rows
+    opening, separator, closing = ("[", ",\n ", "]\n") if format == "json" else ("", "\n", "\n")
+    file.write(opening)
+    for batch in reader:
+        for record in _records(batch):
+            file.write((separator if rows else "") + output.json_text(record))
+            rows += 1
+    file.write(closing if rows or format == "json" else "")
+    return rows
+
+
+def _table(reader: pa.RecordBatchReader, file: TextIO) -> int:
+    kept: list[dict[str, Any]] = []
+    rows = 0
+    for batch in reader:
+        kept += batch.slice(0, max(0, TABLE_ROWS - rows)).to_pylist()
+        rows += batch.num_rows
+    with contextlib.redirect_stdout(file):
+        output.print_table(reader.schema.names, [list(record.values()) for record in kept])
+        hidden = f", the first {TABLE_ROWS} shown; --format csv or jsonl gives all"
+        print(f"({output.count(rows, 'row')}{hidden if rows > len(kept) else ''})")
+    return rows
+
+
+def _parquet(reader: pa.RecordBatchReader, path: Path) -> int:
+    import pyarrow.parquet as pq
+
+    rows = 0
+    with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
+
+
+def _records(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Return the rows as dicts, 32-bit floats by their shortest digits.
+
+    0.1 stored in 32 bits is 0.10000000149011612 in Python's 64; written as 0.1 it
+    reads back as the same 32 bits.
+    """
+    import pyarrow as pa
+
+    def shortest(column: pa.Array) -> pa.Array:
+        if pa.types.is_float32(column.type):
+            return column.cast(pa.string()).cast(pa.float64())
+        nested = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
+        if nested and pa.types.is_float32(column.type.value_type):
+            return column.cast(pa.list_(pa.string())).cast(pa.list_(pa.float64()))
+        return column
+
+    columns = [shortest(column) for column in batch.columns]
+    records: list[dict[str, Any]] = pa.RecordBatch.from_arrays(
+        columns, names=batch.schema.names
+    ).to_pylist()
+    return records
+
+
+def _csv_value(value: object) -> object:
+    return output.json_text(value) if isinstance(value, list | dict) else value

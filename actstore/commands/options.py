@@ -1,0 +1,102 @@
+"""Arguments and options that several commands share, so that one word means one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from actstore import schema
+from actstore.commands.formats import FORMATS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FILTERS = ("model", "dataset", "split", "task", "mode", "variant", "label", "site", "pooling")
+"""Text columns that select and nearest filter by with an option of the same name."""
+
+store_argument = click.argument("store", type=click.Path(path_type=Path))
+
+at_option = click.option(
+    "--at",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Read the store as commit N left it (`actstore log` lists them).",
+)
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead of text."
+)
+
+format_option = click.option(
+    "--format",
+    "format",
+    type=click.Choice(FORMATS),
+    help="How to write the rows; by default what the name after -o says, else a table. "
+    "A table shortens vectors and long texts, every other format is complete.",
+)
+
+
+def output_option(help: str) -> Callable[[Command], Command]:
+    """Return the option ``-o FILE``."""
+    return click.option(
+        "-o",
+        "--output",
+        "target",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help=help,
+    )
+
+
+def filter_options(command: Command) -> Command:
+    """Add one repeatable option for each column that rows are commonly filtered by."""
+    for name in reversed(FILTERS):
+        command = click.option(
+            f"--{name}",
+            name,
+            multiple=True,
+            metavar="NAME",
+            help=f"Only rows of this {name}; may be repeated.",
+        )(command)
+    return click.option(
+        "--layer",
+        "layer",
+        type=int,
+        multiple=True,
+        metavar="N",
+        help="Only rows of this layer (-1: embeddings); may be repeated.",
+    )(command)
+
+
+def given_filters(options: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return the filters that were used, as ``Store.select`` takes them."""
+    return {name: list(options[name]) for name in ("layer", *FILTERS) if options.get(name)}
+
+
+def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+    """Split ``name=value`` texts.
+
+    Raises:
+        click.BadParameter: a text has no ``=``, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name.strip():
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=option)
+        if name.strip() in found:
+            raise click.BadParameter(f"{name.strip()!r} is given twice", param_hint=option)
+        found[name.strip()] = value
+    return found
+
+
+def where_argument(command: Command) -> Command:
+    """Add the optional SQL condition over the metadata columns."""
+    return click.argument("where", required=False)(command)
+
+
+def column_names() -> str:
+    """Return the metadata columns, for help texts."""
+    return ", ".join(schema.metadata_names())

@@ -1,0 +1,56 @@
+"""`actstore recipes`: lists the layouts that ingest knows, or prints one recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from actstore.commands import output
+from actstore.commands.options import json_option
+
+if TYPE_CHECKING:
+    from actstore.ingestion.recipe import Recipe
+
+
+@click.command("recipes")
+@click.argument("name", required=False)
+@json_option
+def command(name: str | None, as_json: bool) -> None:
+    """List the recipes that ingest knows, or print one.
+
+    A recipe is a TOML file that says how the files of one layout become rows. Print the
+    nearest one, change it, and pass it to `actstore ingest --recipe my.toml`.
+
+    \b
+    Examples:
+      actstore recipes
+      actstore recipes faithfulness > my.toml
+    """
+    from actstore.ingestion import recipe
+
+    if name is not None:
+        chosen = recipe.load(name)
+        if as_json:
+            output.print_json(_summary(chosen) | {"text": chosen.text})
+        else:
+            click.echo(chosen.text, nl=not chosen.text.endswith("\n"))
+        return
+    found = recipe.known().values()
+    if as_json:
+        output.print_json([_summary(item) for item in found])
+    else:
+        output.print_table(
+            ("recipe", "container", "layout"),
+            [(item.name, item.container, item.title) for item in found],
+        )
+
+
+def _summary(item: Recipe) -> dict[str, object]:
+    return {
+        "name": item.name,
+        "title": item.title,
+        "container": item.container,
+        "sidecars": [spec.name for spec in item.sidecars],
+        "link": item.link,
+    }

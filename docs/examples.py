@@ -1,0 +1,175 @@
+"""Runs the examples of a Markdown page and compares what they print with what is written.
+
+A ```console block is a terminal session: lines after ``$ `` are run, the others are what
+they print. A ```python block is executed; a ```text block right after it is what it
+prints. All examples of a page share one folder and one set of Python names, in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from actstore import cli
+
+_FENCE = re.compile(r"^```(?P<kind>\w*)[^\n]*\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+# What differs from run to run, in the order in which it is replaced.
+_VARYING = (
+    (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?"), "TIME"),
+    (re.compile(r"\b[0-9a-f]{16,}\b"), "HEX"),
+    (re.compile(r"\b[\d,]+(\.\d+)? (bytes|kB|MB|GB)(/s)?\b"), "SIZE"),
+    (re.compile(r"\b[\d,]+(\.\d+)? ?(s|ms|seconds|rows/s)\b"), "DURATION"),
+    (re.compile(r'("(?:seconds|bytes)": )[\d.]+'), r"\1NUMBER"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One command or one piece of Python, and what it should print."""
+
+    language: Literal["shell", "python"]
+    code: str
+    expected: str | None
+    """None where the page shows no output."""
+    line: int
+    span: tuple[int, int] | None
+    """Where the expected output stands in the page."""
+
+
+def parse(page: str) -> list[Example]:
+    """Return the examples of a page in order."""
+    found: list[Example] = []
+    fences = list(_FENCE.finditer(page))
+    for number, fence in enumerate(fences):
+        start = fence.start("body")
+        if fence["kind"] == "console":
+            found += _session(page, fence["body"], start)
+        elif fence["kind"] == "python":
+            after = fences[number + 1] if number + 1 < len(fences) else None
+            printed = (
+                after
+                if after is not None
+                and after["kind"] == "text"
+                and not page[fence.end() : after.start()].strip()
+                else None
+            )
+            found.append(
+                Example(
+                    language="python",
+                    code=fence["body"],
+                    expected=printed["body"] if printed else None,
+                    line=page.count("\n", 0, start) + 1,
+                    span=printed.span("body") if printed else None,
+                )
+            )
+    return found
+
+
+def _session(page: str, body: str, start: int) -> list[Example]:
+    examples = []
+    prompts = [m.start() for m in re.finditer(r"^\$ ", body, re.MULTILINE)]
+    for begin, end in zip(prompts, [*prompts[1:], len(body)], strict=True):
+        lines = body[begin:end].splitlines(keepends=True)
+        length = 1
+        while lines[length - 1].endswith("\\\n"):
+            length += 1
+        code = "".join(lines[:length])
+        offset = start + begin + len(code)
+        examples.append(
+            Example(
+                language="shell",
+                code=code[2:].strip(),
+                expected="".join(lines[length:]),
+                line=page.count("\n", 0, start + begin) + 1,
+                span=(offset, start + end),
+            )
+        )
+    return examples
+
+
+@dataclass
+class Session:
+    """The folder and the Python names that the examples of one page share."""
+
+    folder: Path
+    names: dict[str, Any] = field(default_factory=lambda: {"__name__": "__example__"})
+
+    def run(self, example: Example) -> str:
+        """Run one example in the folder and return what it printed on both streams."""
+        with contextlib.chdir(self.folder):
+            if example.language == "shell":
+                return self._shell(example.code)
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(example.code, f"<line {example.line}>", "exec"), self.names)
+            return printed.getvalue()
+
+    def _shell(self, code: str) -> str:
+        words = shlex.split(code.replace("\\\n", " "))
+        plain = words[0] == "actstore" and not re.search(
+            r"[|>;&*]", re.sub(r"'[^']*'|\"[^\"]*\"", "", code)
+        )
+        if plain:
+            # In this process: a new one would load torch for every example.
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                cli.run(words[1:])
+            return printed.getvalue()
+        definition = f'actstore() {{ {shlex.quote(sys.executable)} -m actstore "$@"; }}\n'
+        finished = subprocess.run(
+            ["bash", "-c", definition + code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "LC_ALL": "C.UTF-8"},
+            check=False,
+        )
+        return finished.stdout
+
+
+def agrees(printed: str, expected: str) -> bool:
+    """Whether the output is what the page shows.
+
+    ``…`` in the page stands for anything, alone on a line for any number of lines.
+    Times, sizes, durations and hashes may differ.
+    """
+    pattern = "".join(
+        r"(?:.*\n)*?" if line.strip() == "…" else _line_pattern(line) + r"[ ]*\n"
+        for line in _steady(expected).strip("\n").split("\n")
+    )
+    return re.fullmatch(pattern, _steady(printed).strip("\n") + "\n") is not None
+
+
+def _line_pattern(line: str) -> str:
+    return ".*?".join(re.escape(part) for part in line.rstrip().split("…"))
+
+
+def _steady(text: str) -> str:
+    for pattern, replacement in _VARYING:
+        text = pattern.sub(replacement, text)
+    # A table's columns move with the lengths of what was replaced.
+    return re.sub(r"(?<=\S) {2,}", "  ", text)
+
+
+def renewed(page: str, session: Session) -> str:
+    """Return the page with every output that no longer agrees replaced by the real one."""
+    pieces = []
+    position = 0
+    for example in parse(page):
+        printed = session.run(example)
+        if example.span is None or example.expected is None:
+            continue
+        if not agrees(printed, example.expected):
+            pieces += [page[position : example.span[0]], printed.rstrip("\n") + "\n"]
+            if example.language == "shell" and example.expected.endswith("\n\n"):
+                pieces.append("\n")
+            position = example.span[1]
+    return "".join([*pieces, page[position:]])

@@ -1,0 +1,134 @@
+"""Writes the parts of the documentation that the code already knows: `make docs`.
+
+docs/commands.md comes whole from the command line's own help; the column tables of
+docs/schema.md from schemas/v1/activations.json. The tests hold both to be current.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import click
+
+from actstore import cli, schema
+
+DOCS = Path(__file__).parent
+HINT = "<!-- Written by `make docs`: change the help text in actstore/commands instead. -->"
+
+
+def commands_page() -> str:
+    """Return docs/commands.md."""
+    context = click.Context(cli.group, info_name="actstore")
+    parts = [
+        "# Commands",
+        HINT,
+        _prose(cli.group.help),
+        "Results go to standard output; progress, remarks and errors to standard error. "
+        "An error is one line that says what failed, where, what was expected and what to do "
+        "next.",
+        "| exit code | meaning |\n|---|---|\n"
+        f"| 0 | done |\n| {cli.EXIT_ERROR} | an error |\n| {cli.EXIT_USAGE} | a wrong option or "
+        f"argument |\n| {cli.EXIT_REFUSED} | some source files were refused, the rest is stored "
+        f"|\n| {cli.EXIT_DAMAGED} | `verify` found damage |\n| {cli.EXIT_INTERRUPTED} | "
+        "interrupted; the store is whole |",
+    ]
+    for name in cli.COMMANDS:
+        command = cli.group.get_command(context, name)
+        assert command is not None
+        parts += _command(command, context)
+    return "\n\n".join(parts) + "\n"
+
+
+def _command(command: click.Command, parent: click.Context) -> list[str]:
+    assert command.name is not None
+    context = click.Context(command, info_name=command.name, parent=parent)
+    pieces = " ".join(command.collect_usage_pieces(context))
+    parts = [
+        f"## actstore {command.name}",
+        f"```text\nactstore {command.name} {pieces}\n```",
+        _prose(command.help),
+    ]
+    rows = []
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if isinstance(parameter, click.Option) and record and "--help" not in parameter.opts:
+            rows.append(f"| `{_cell(record[0])}` | {_cell(record[1])} |")
+    if rows:
+        parts.append("\n".join(["| option | meaning |", "|---|---|", *rows]))
+    return parts
+
+
+def _prose(help: str | None) -> str:
+    """Return a help text as Markdown: its ``\\b`` example blocks as code."""
+    paragraphs = []
+    for paragraph in textwrap.dedent(help or "").strip().split("\n\n"):
+        head, verbatim, block = paragraph.partition("\b\n")
+        if verbatim and not head.strip():
+            title, _, lines = block.partition("\n")
+            code = textwrap.dedent(lines).rstrip()
+            paragraphs.append(f"{title.strip()}\n\n```text\n{code}\n```")
+        else:
+            paragraphs.append(" ".join(paragraph.split()))
+    return "\n\n".join(paragraphs)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def schema_tables() -> dict[str, str]:
+    """Return the generated blocks of docs/schema.md by name."""
+    document = schema.document()
+    rows = [
+        f"| `{c.name}` | {_type(c.type)} | {'yes' if c.nullable else 'no'} | {c.description} |"
+        for c in schema.columns()
+    ]
+    sites = [f"| `{name}` | {text} |" for name, text in document["sites"].items()]
+    words = [
+        f"| {column} | {', '.join(f'`{word}`' for word in document[listed])} |"
+        for column, listed in (
+            ("pooling", "poolings"),
+            ("region", "regions"),
+            ("token_role", "token_roles"),
+        )
+    ]
+    return {
+        "columns": "\n".join(["| column | type | null | meaning |", "|---|---|---|---|", *rows]),
+        "key": ", ".join(f"`{name}`" for name in schema.key_names()) + ".",
+        "sites": "\n".join(["| site | what it is |", "|---|---|", *sites]),
+        "words": "\n".join(["| column | allowed values |", "|---|---|", *words]),
+    }
+
+
+def _type(name: str) -> str:
+    return "fixed_size_list of float16 or float32" if name == "vector" else name
+
+
+def with_blocks(page: str, blocks: dict[str, str]) -> str:
+    """Return ``page`` with each ``<!-- generated: NAME -->`` block filled anew.
+
+    Raises:
+        ValueError: the page has no block of one of the names.
+    """
+    for name, text in blocks.items():
+        begin, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
+        before, found, rest = page.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (found and closed):
+            raise ValueError(f"the page has no block {begin.strip()} … {end}")
+        page = f"{before}{begin}\n{text}\n\n{end}{after}"
+    return page
+
+
+def main() -> None:
+    """Rewrite the generated pages and blocks."""
+    (DOCS / "commands.md").write_text(commands_page(), encoding="utf-8")
+    page = DOCS / "schema.md"
+    page.write_text(
+        with_blocks(page.read_text(encoding="utf-8"), schema_tables()), encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    main()
