@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import mmap
 import struct
 import zipfile
 import zlib
@@ -15,8 +14,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from actstore.errors import IngestError, LayoutError, UnreadableFileError, UnsafeFileError
+from actstore.ingestion.containers.mapping import Mapped, as_file, open_bytes
 from actstore.ingestion.containers.sniffing import describe, sniff
-from actstore.ingestion.containers.torch import MAP_FROM
 from actstore.ingestion.tensor import Tensor
 
 # Compressed activations shrink by two, sparse features by fifty; a bomb by a thousand.
@@ -46,15 +45,7 @@ def read(path: Path, *, memory_limit: int) -> Any:
     if found not in ("numpy", None) or (found is None and describe(path) != _DAMAGED):
         raise UnreadableFileError(f"{path}: is no NumPy file but {describe(path)}")
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
-            # The map outlives the file object, and the arrays keep it alive.
-            data: bytes | mmap.mmap = (
-                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                if size >= MAP_FROM
-                else file.read()
-            )
+        data = open_bytes(path)
         if data[:2] != b"PK":
             return Tensor(_array(data, 0, len(data)))
         return _archive(data, memory_limit)
@@ -69,12 +60,10 @@ def read(path: Path, *, memory_limit: int) -> Any:
 _DAMAGED: Final = "a zip archive that is cut off or damaged"
 
 
-def _archive(data: bytes | mmap.mmap, memory_limit: int) -> dict[str, Any]:
+def _archive(data: bytes | Mapped, memory_limit: int) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     try:
-        # A map reads and seeks as a file does, though it is not declared as one.
-        source: Any = io.BytesIO(data) if isinstance(data, bytes) else data
-        with zipfile.ZipFile(source) as archive:
+        with zipfile.ZipFile(as_file(data)) as archive:
             entries = archive.infolist()
             _check_sizes(entries, len(data), memory_limit)
             for entry in entries:
@@ -142,7 +131,7 @@ def _entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, data: Any) -> np.nd
         return _array(lead + stream.read(), 0, entry.file_size)
 
 
-def _array(data: bytes | mmap.mmap, start: int, length: int) -> np.ndarray:
+def _array(data: bytes | Mapped, start: int, length: int) -> np.ndarray:
     header = _header(data[start : start + (1 << 16)])
     if header.total > length or start + header.total > len(data):
         raise _wrong_length(header, min(length, len(data) - start))

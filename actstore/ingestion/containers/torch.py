@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import mmap
 import struct
 import threading
 import warnings
@@ -24,12 +23,9 @@ from actstore.ingestion.containers.allowlist import (
     Storage,
 )
 from actstore.ingestion.containers.arrays import ArrayRebuilder
+from actstore.ingestion.containers.mapping import Mapped, as_file, open_bytes
 from actstore.ingestion.containers.sniffing import describe, sniff
 from actstore.ingestion.containers.tree import plain
-
-# Below this a file is read at once, so that what was checked is what is loaded, and nobody who
-# rewrites the file meanwhile can hurt; above it is mapped, so that memory stays flat.
-MAP_FROM: Final = 64 << 20
 
 _NUMPY: Final = b"numpy"
 _MAX_PICKLE: Final = 256 << 20
@@ -45,27 +41,23 @@ def read(path: Path, *, memory_limit: int) -> Any:
     if sniff(path) != "torch":
         raise UnreadableFileError(_not_torch(path))
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
-            is_zip = file.read(2) == b"PK"
-            if is_zip and size >= MAP_FROM:
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-                    with_numpy = check_zip(mapped)
-                return plain(_load(path, size, mapped=True, with_numpy=with_numpy))
-            if size > memory_limit:
-                raise UnsafeFileError(
-                    f"the legacy torch format cannot be mapped, and {size:,} bytes exceed the "
-                    f"memory limit of {memory_limit:,}; save it again with today's torch.save"
-                )
-            file.seek(0)
-            data = file.read()
-        if is_zip:
+        data = open_bytes(path)
+        size = len(data)
+        mapped = isinstance(data, Mapped)
+        if data[:2] == b"PK":
             with_numpy = check_zip(data)
+        elif mapped and size > memory_limit:
+            raise UnsafeFileError(
+                f"the legacy torch format cannot be mapped, and {size:,} bytes exceed the "
+                f"memory limit of {memory_limit:,}; save it again with today's torch.save"
+            )
         else:
+            data = data[:]
             check_legacy(data)
             with_numpy = _NUMPY in data
-        return plain(_load(io.BytesIO(data), size, with_numpy=with_numpy))
+            mapped = False
+        source = path if mapped else io.BytesIO(data)
+        return plain(_load(source, size, mapped=mapped, with_numpy=with_numpy))
     except IngestError as error:
         raise type(error)(f"{path}: {error}") from error
     except OSError as error:
@@ -130,14 +122,14 @@ def _numpy_names(size: int, wanted: bool) -> Iterator[None]:
         yield
 
 
-def check_zip(data: bytes | mmap.mmap) -> bool:
+def check_zip(data: bytes | Mapped) -> bool:
     """Check a torch zip before torch sees it; return whether it may hold NumPy values.
 
     Raises UnreadableFileError for damage, UnsafeFileError for bombs, classes outside the
     allow-list and tensors that reach outside their storage.
     """
     try:
-        with zipfile.ZipFile(_as_file(data)) as archive:
+        with zipfile.ZipFile(as_file(data)) as archive:
             records = _records(archive, len(data))
             prefix = next(name for name in records if name.rsplit("/", 1)[-1] == "data.pkl")[:-8]
             if records[prefix + "data.pkl"] > _MAX_PICKLE:
@@ -270,11 +262,6 @@ def _storage_identity(identity: Any, length: int) -> tuple[str, str, int]:
     if type(count) is not int or not 0 <= count < 2**60:
         raise UnsafeFileError(f"a storage has {count!r:.40} elements")
     return str(kind.value), key, count
-
-
-def _as_file(data: bytes | mmap.mmap) -> Any:
-    # zipfile needs read, seek and tell, which a map has.
-    return io.BytesIO(data) if isinstance(data, bytes) else data
 
 
 def _not_torch(path: Path) -> str:

@@ -1,0 +1,429 @@
+"""Plain pickles: what hooks write, and every way a pickle can be hostile or damaged."""
+
+from __future__ import annotations
+
+import copyreg
+import datetime
+import functools
+import gzip
+import io
+import os
+import pickle
+import struct
+from collections import Counter, OrderedDict, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from actstore.errors import IngestError, LayoutError, UnreadableFileError, UnsafeFileError
+from actstore.ingestion.containers import read
+from actstore.ingestion.tensor import Tensor
+
+PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+
+
+class Reduced:
+    """Pickles as a call of anything, with a state if wanted."""
+
+    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
+        self.parts = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.parts
+
+
+def load(path: Path, **options: Any) -> Any:
+    return read("pickle", path, **options)
+
+
+def write(path: Path, value: object, protocol: int | None = None) -> Path:
+    path.write_bytes(pickle.dumps(value, protocol=protocol))
+    return path
+
+
+def hook_file() -> dict[str, Any]:
+    return {
+        "prompt": "Question:\nWhat?\n",
+        "response": "FINAL ANSWER: é",
+        "model": "meta-llama/Llama-3.2-3B-Instruct",
+        "timestamp": "2025-09-09T20:23:33.105000",
+        "input_ids": torch.arange(7).reshape(1, 7),
+        "activations": {
+            "embeddings": torch.randn(1, 1, 32).half(),
+            "layer_0": torch.randn(1, 50, 32)[:, -1:, :],
+            "layer_1": torch.randn(1, 1, 32).bfloat16(),
+        },
+    }
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_hook_pickle_of_every_protocol(tmp_path: Path, protocol: int) -> None:
+    content = hook_file()
+    tree = load(write(tmp_path / "What is\n A b.pkl", content, protocol))
+    assert list(tree) == list(content)
+    assert list(tree["activations"]) == ["embeddings", "layer_0", "layer_1"]
+    for name, source in content["activations"].items():
+        tensor = tree["activations"][name]
+        assert tensor.dtype == str(source.dtype).removeprefix("torch.")
+        np.testing.assert_array_equal(tensor.numpy(), source.float().numpy())
+    assert tree["input_ids"].tolist() == [list(range(7))]
+    for name in ("prompt", "response", "model", "timestamp"):
+        assert tree[name] == content[name]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_arrays_and_plain_values_of_every_protocol(tmp_path: Path, protocol: int) -> None:
+    arrays = {
+        "c": np.arange(6.0).reshape(2, 3),
+        "f": np.arange(6, dtype=np.float16).reshape(2, 3).T,
+        "big": np.arange(3, dtype=">f4"),
+        "strided": np.arange(10)[::3],
+        "flags": np.array([True, False]),
+        "empty": np.zeros((0, 4), np.float32),
+        "text": np.array(["a", "bcd"]),
+    }
+    values = {
+        "ordered": OrderedDict(a=1),
+        "default": defaultdict(list, a=[1]),
+        "counted": Counter("aab"),
+        "set": {3},
+        "frozen": frozenset({4}),
+        "bytes": b"\x00\xff",
+        "array": bytearray(b"ab"),
+        "date": datetime.date(2025, 9, 9),
+        "time": datetime.datetime(2025, 9, 9, 20, 23, 33, 105000),
+        "number": np.float32(0.5),
+        "size": torch.Size([2]),
+        "dtype": torch.float16,
+        "device": torch.device("cuda:1"),
+        "long": 10**30,
+        (1, "a"): None,
+        5: 1.5,
+    }
+    tree = load(write(tmp_path / "x.pkl", {"arrays": arrays, "values": values}, protocol))
+    for name, source in arrays.items():
+        np.testing.assert_array_equal(tree["arrays"][name].numpy(), source)
+        assert tree["arrays"][name].numpy().dtype == source.dtype.newbyteorder("=")
+    assert tree["values"] == {
+        "ordered": {"a": 1},
+        "default": {"a": [1]},
+        "counted": {"a": 2, "b": 1},
+        "set": [3],
+        "frozen": [4],
+        "bytes": b"\x00\xff",
+        "array": b"ab",
+        "date": "2025-09-09",
+        "time": "2025-09-09T20:23:33.105000",
+        "number": 0.5,
+        "size": (2,),
+        "dtype": "float16",
+        "device": "cuda:1",
+        "long": 10**30,
+        (1, "a"): None,
+        5: 1.5,
+    }
+    assert {type(tree["values"][name]) for name in ("ordered", "default", "counted")} == {dict}
+
+
+def test_parameters_state_dicts_and_shared_tensors(tmp_path: Path) -> None:
+    linear = torch.nn.Linear(2, 3)
+    shared = torch.ones(2)
+    content = {"state": linear.state_dict(), "p": linear.bias, "a": shared, "b": [shared]}
+    tree = load(write(tmp_path / "x.pkl", content))
+    np.testing.assert_array_equal(tree["state"]["weight"].numpy(), linear.weight.detach().numpy())
+    assert tree["p"].shape == (3,)
+    assert tree["a"].identity() == tree["b"][0].identity()
+
+
+def test_names_of_numpy_1(tmp_path: Path) -> None:
+    data = pickle.dumps(np.arange(3.0), protocol=2)
+    path = tmp_path / "x.pkl"
+    path.write_bytes(data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert load(path).tolist() == [0, 1, 2]
+
+
+def test_gzipped(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl.gz"
+    path.write_bytes(gzip.compress(pickle.dumps({"x": torch.ones(2)})))
+    assert load(path)["x"].tolist() == [1, 1]
+
+
+def test_gzip_bomb_and_limit(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl.gz"
+    path.write_bytes(gzip.compress(pickle.dumps(bytes(10**7))))
+    with pytest.raises(UnsafeFileError, match=r"x\.pkl\.gz: takes more than the memory limit"):
+        load(path, memory_limit=10**6)
+
+
+def test_gzip_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl.gz"
+    data = gzip.compress(pickle.dumps(os.urandom(1000)))
+    for length in range(3, len(data), 50):
+        path.write_bytes(data[:length])
+        with pytest.raises(UnreadableFileError):
+            load(path)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (os.system, r"(posix|nt)\.system"),
+        (eval, r"builtins\.eval"),
+        (getattr, r"builtins\.getattr"),
+        (functools.partial, r"functools\.partial"),
+        (copyreg._reconstructor, r"copyreg\._reconstructor"),  # type: ignore[attr-defined]
+        (torch.load, r"torch\.serialization\.load"),
+        (torch.hub.load, r"torch\.hub\.load"),
+        (np.load, r"numpy\.load"),
+        (OrderedDict.fromkeys, r"(builtins\.getattr|collections\.OrderedDict\.fromkeys)"),
+    ],
+)
+def test_other_functions_are_named_and_never_run(
+    tmp_path: Path, protocol: int, function: Any, named: str
+) -> None:
+    flag = tmp_path / "flag"
+    path = write(tmp_path / "x.pkl", {"a": Reduced(function, f"touch {flag}")}, protocol)
+    with pytest.raises(UnsafeFileError, match=rf"x\.pkl: refused: it holds {named}"):
+        load(path)
+    assert not flag.exists()
+
+
+def inner_bytes(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+def test_code_inside_the_bytes_of_a_storage(tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    evil = inner_bytes(Reduced(os.system, f"touch {flag}"))
+    for hidden in (evil, pickle.dumps(Reduced(os.system, f"touch {flag}"))):
+        path = write(tmp_path / "x.pkl", Reduced(torch.storage._load_from_bytes, hidden))
+        with pytest.raises((UnsafeFileError, UnreadableFileError)):
+            load(path)
+        assert not flag.exists()
+
+
+def test_code_beside_a_whole_storage(tmp_path: Path) -> None:
+    """A pickle of the inner file that comes before its storage, or after it."""
+    flag = tmp_path / "flag"
+    good = inner_bytes(torch.ones(2)._typed_storage())
+    evil = pickle.dumps(Reduced(os.system, f"touch {flag}"), protocol=2)
+    stops = [i + 1 for i in range(len(good)) if good[i : i + 1] == b"." and good[i + 1 : i + 2]]
+    for at in [0, *stops, len(good)]:
+        hidden = good[:at] + evil + good[at:]
+        value = Reduced(torch.storage._load_from_bytes, hidden)
+        path = write(tmp_path / "x.pkl", value)
+        # Bytes after the last storage are never looked at; everything before is refused.
+        with pytest.raises(IngestError):
+            load(path)
+        assert not flag.exists()
+
+
+def test_a_zip_inside_the_bytes_of_a_storage(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(torch.ones(2), buffer)
+    path = write(tmp_path / "x.pkl", Reduced(torch.storage._load_from_bytes, buffer.getvalue()))
+    with pytest.raises(UnreadableFileError):
+        load(path)
+
+
+REBUILD = torch._utils._rebuild_tensor_v2  # type: ignore[attr-defined]
+
+
+def storage() -> Any:
+    return torch.zeros(4)._typed_storage()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (0, (1000,), (1,)),
+        (2, (4,), (1,)),
+        (0, (2, 2), (3, 1)),
+        (10**9, (1,), (1,)),
+        (-1, (4,), (1,)),
+        (0, (4,), (-1,)),
+        (0, (2**61,), (0,)),
+        (0, (1000, 1000), (0, 0)),
+        (0, (-4,), (1,)),
+        (0.0, (4,), (1,)),
+        (0, ("4",), (1,)),
+    ],
+)
+def test_tensors_stay_inside_their_storage(tmp_path: Path, arguments: Any) -> None:
+    path = write(tmp_path / "x.pkl", Reduced(REBUILD, storage(), *arguments, False, {}))
+    with pytest.raises(UnsafeFileError):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Reduced(REBUILD, b"raw", 0, (4,), (1,), False, {}),
+        Reduced(REBUILD, storage(), 0, (4,), (1,), False, {"hook": print}),
+        Reduced(REBUILD, storage(), 0, (4,), (1,), False, {1: 1}),
+        Reduced(REBUILD, storage(), 0, (4,), (1,), False, {}, {"other": 1}),
+        Reduced(REBUILD, storage(), 0, (4,), (1,), False, {}, [1]),
+        Reduced(REBUILD, storage(), 0, (4,), (1,), False, {}, state={"data": 1}),
+        Reduced(REBUILD, storage(), 0, (4,), (1,), False, {}, state=(None, {"grad": 1})),
+        Reduced(OrderedDict, 5),
+        Reduced(OrderedDict, {"a": 1}, "more"),
+        Reduced(set, 5),
+        Reduced(bytearray, 1 << 50),
+        Reduced(torch.Size, ["a"]),
+        Reduced(datetime.datetime, 1),
+        Reduced(np.dtype, "O"),
+        Reduced(np.dtype, [("a", "f4")]),
+        np.array([object], dtype=object),
+        np.zeros(2, [("a", "f4")]),
+        np.zeros(2, "M8[s]"),
+    ],
+    ids=str,
+)
+def test_allowed_names_with_wrong_arguments(tmp_path: Path, value: object) -> None:
+    with pytest.raises(IngestError):
+        load(write(tmp_path / "x.pkl", value))
+
+
+def test_state_set_on_an_allowed_function_changes_nothing(tmp_path: Path) -> None:
+    """BUILD on what a name leads to, which would poison every later file."""
+    state = pickle.dumps((None, {"__defaults__": (1,), "value": 2}), protocol=2)[2:-1]
+    for name in (b"collections\nOrderedDict", b"torch._utils\n_rebuild_tensor_v2", b"torch\nint8"):
+        path = tmp_path / "x.pkl"
+        path.write_bytes(b"\x80\x02c" + name + b"\n" + state + b"b.")
+        with pytest.raises(UnsafeFileError, match="state of a finished value"):
+            load(path)
+    assert load(write(path, OrderedDict(a=torch.ones(1))))["a"].tolist() == [1]
+
+
+def test_attributes_of_an_ordered_dict_cannot_stand_in_for_its_methods(tmp_path: Path) -> None:
+    value = Reduced(OrderedDict, [["a", 1]], state={"items": "poison"})
+    assert load(write(tmp_path / "x.pkl", value)) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x80\x04r\xff\xff\xff\x7fN.", "no tensor|memo index|breaks off|is no pickle"),
+        (b"\x80\x02Nr\xff\xff\xff\x7f.", "memo index"),
+        (b"\x80\x02Np99999999999\n.", "memo index"),
+        (b"\x80\x04\x8e\xff\xff\xff\xff\xff\x00\x00\x00.", "announces"),
+        (b"\x80\x04\x8d\xff\xff\xff\xff\xff\x00\x00\x00.", "announces"),
+        (b"\x80\x05\x96\xff\xff\xff\xff\xff\x00\x00\x00.", "announces"),
+        (b"\x80\x04\x95\xff\xff\xff\xff\xff\x00\x00\x00N.", "announces"),
+        (b"\x80\x04B\xff\xff\xff\xffN.", "announces"),
+        (b"\x80\x02\x8b\xff\xff\xff\x7fN.", "announces"),
+        (b"\x80\x05\x97.", "NEXT_BUFFER"),
+        (b"\x80\x02\x82\x01.", "EXT1"),
+        (b"\x80\x02})" + b"\x85" * 10**6 + b"K\x01s.", "nests tuples"),
+        (b"\x80\x02(" + b"(" * 1000 + b".", "damaged"),
+        (b"\x80\x02Pabc\n.", "outside it"),
+        (b"\x80\x02K\x01Q.", "outside it"),
+        (b"\x80\x02.", "damaged"),
+        (b"\x80\x02" + b"N" * 100, "breaks off"),
+        (b"\x80\x02\xff.", "is no pickle instruction"),
+    ],
+)
+def test_bombs_and_broken_instructions(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(content)
+    with pytest.raises(IngestError, match=rf"(?s)x\.pkl: .*({message})"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "call", [b"cbuiltins\nset\n", b"cbuiltins\nfrozenset\n", b"ctorch\nSize\n"]
+)
+def test_copies_of_one_list_over_and_over(tmp_path: Path, call: bytes) -> None:
+    """A hundred kilobytes that ask for gigabytes of copies."""
+    numbers = b"](" + b"K\x01" * 10_000 + b"eq\x01"
+    path = tmp_path / "x.pkl"
+    path.write_bytes(
+        b"\x80\x02" + call + b"q\x00" + numbers + b"](" + b"h\x00h\x01\x85R" * 10_000 + b"e."
+    )
+    with pytest.raises(UnsafeFileError, match="copies far more than it holds"):
+        load(path)
+
+
+def test_the_same_storage_loaded_over_and_over(tmp_path: Path) -> None:
+    inner = inner_bytes(torch.zeros(1 << 16)._typed_storage())
+    data = (
+        b"\x80\x03ctorch.storage\n_load_from_bytes\nq\x00B" + struct.pack("<I", len(inner)) + inner
+    )
+    path = tmp_path / "x.pkl"
+    path.write_bytes(data + b"q\x01](" + b"h\x00h\x01\x85R" * 1000 + b"e.")
+    with pytest.raises(UnsafeFileError, match="copies far more than it holds"):
+        load(path)
+
+
+def test_structures_that_contain_themselves(tmp_path: Path) -> None:
+    knot: list[Any] = []
+    knot.append(knot)
+    with pytest.raises(UnsafeFileError, match="contains itself"):
+        load(write(tmp_path / "x.pkl", knot))
+
+
+def test_classes_as_values_and_keys(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(b"\x80\x02}ctorch\nSize\nK\x01s.")
+    with pytest.raises(LayoutError, match="a key at"):
+        load(path)
+    path.write_bytes(b"\x80\x02ctorch\nSize\n.")
+    with pytest.raises(LayoutError, match="neither a tensor nor a plain value"):
+        load(path)
+
+
+def test_torch_zip_is_recognized(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    torch.save({"x": 1}, path)
+    with pytest.raises(UnreadableFileError, match="not a plain pickle but a torch file; name"):
+        load(path)
+    path.write_bytes(b"")
+    with pytest.raises(UnreadableFileError, match="empty"):
+        load(path)
+    path.write_bytes(b"hello")
+    with pytest.raises(UnreadableFileError, match=r"x\.pkl: .*it is of no format known"):
+        load(path)
+
+
+SMALL = {"id": "a", "x": torch.ones(3).half(), "n": np.arange(2.0), 5: [1.5, None]}
+
+
+def test_truncation_anywhere_is_refused(tmp_path: Path) -> None:
+    data = pickle.dumps(SMALL)
+    path = tmp_path / "x.pkl"
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(UnreadableFileError):
+            load(path)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("mask", [0xFF, 0x01, 0x20])
+def test_any_damaged_byte_gives_data_or_our_error(
+    tmp_path: Path, protocol: int, mask: int
+) -> None:
+    data = pickle.dumps(SMALL, protocol=protocol)
+    path = tmp_path / "x.pkl"
+    outcomes: Counter[str] = Counter()
+    for position in range(len(data)):
+        flipped = bytearray(data)
+        flipped[position] ^= mask
+        path.write_bytes(flipped)
+        try:
+            tree = load(path)
+        except IngestError as error:
+            outcomes["refused"] += 1
+            assert "x.pkl" in str(error)
+        else:
+            outcomes["read"] += 1
+            for leaf in tree.values() if isinstance(tree, dict) else [tree]:
+                if isinstance(leaf, Tensor):
+                    leaf.numpy().tobytes()
+    assert outcomes["refused"] > 100
+    assert outcomes["read"] > 5

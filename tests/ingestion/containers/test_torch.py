@@ -1,0 +1,417 @@
+"""Torch files: every layout that is written, and every way a file can be hostile or damaged."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+import zipfile
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from actstore.errors import IngestError, LayoutError, UnreadableFileError, UnsafeFileError
+from actstore.ingestion.containers import mapping, read
+from actstore.ingestion.tensor import Tensor
+
+
+class Reduced:
+    """Pickles as a call of anything."""
+
+    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
+        self.parts = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.parts
+
+
+@pytest.fixture(params=["zip", "mapped zip", "legacy"])
+def save(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    if request.param == "mapped zip":
+        monkeypatch.setattr(mapping, "MAP_FROM", 1)
+
+    def saved(value: object) -> Path:
+        path = tmp_path / "file.pt"
+        torch.save(value, path, _use_new_zipfile_serialization=request.param != "legacy")
+        return path
+
+    return saved
+
+
+def load(path: Path) -> Any:
+    return read("torch", path)
+
+
+def assert_same(tensor: Tensor, source: torch.Tensor) -> None:
+    assert isinstance(tensor, Tensor)
+    assert tensor.shape == tuple(source.shape)
+    assert tensor.dtype == str(source.dtype).removeprefix("torch.")
+    expected = source.float() if source.dtype == torch.bfloat16 else source
+    np.testing.assert_array_equal(tensor.numpy(), expected.numpy())
+
+
+def test_spatialeval_file(save: Any) -> None:
+    hidden = torch.randn(1, 50, 32)
+    content = {
+        "question": "Consider a map …",
+        "oracle_answer": "Northeast",
+        "example_id": "spatialmap.tqa.2000.0",
+        "index": 0,
+        "hidden_states_last": hidden[:, -1:, :],
+        "hidden_size": 32,
+    }
+    tree = load(save(content))
+    assert list(tree) == list(content)
+    assert_same(tree.pop("hidden_states_last"), hidden[:, -1:, :])
+    assert tree == {key: value for key, value in content.items() if key in tree}
+
+
+def test_integer_keys_nested_half_precision(save: Any) -> None:
+    layers = {index: torch.randn(16).half() for index in range(31)}
+    tree = load(save({"activations": layers}))
+    assert list(tree["activations"]) == list(range(31))
+    for index, source in layers.items():
+        assert_same(tree["activations"][index], source)
+
+
+def test_targets_share_memory_with_y(save: Any) -> None:
+    targets = [torch.randn(1, 5, 8).bfloat16() for _ in range(3)]
+    tree = load(save({"y": targets[0], "targets": targets, "n_targets": 3}))
+    assert tree["n_targets"] == 3
+    assert tree["y"].identity() == tree["targets"][0].identity()
+    assert tree["y"].identity() != tree["targets"][1].identity()
+    for tensor, source in zip(tree["targets"], targets, strict=True):
+        assert_same(tensor, source)
+
+
+def test_bare_tensor_is_a_tensor(save: Any) -> None:
+    source = torch.randn(4, 1, 8).bfloat16()
+    assert_same(load(save(source)), source)
+
+
+def test_views_rows_of_one_storage_and_transposes(save: Any) -> None:
+    base = torch.arange(24.0).reshape(4, 6)
+    tree = load(save([base[1], base.T, base[:, 2], base[2:, ::2], base[:0]]))
+    for tensor, source in zip(
+        tree, [base[1], base.T, base[:, 2], base[2:, ::2], base[:0]], strict=True
+    ):
+        assert_same(tensor, source)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "uint8", "int8", "int16", "int32", "int64", "float64", "bfloat16"]
+)
+def test_every_type(save: Any, dtype: str) -> None:
+    source = torch.tensor([0, 1, 1]).to(getattr(torch, dtype))
+    assert_same(load(save({"x": source}))["x"], source)
+
+
+def test_float8_and_unsigned_types(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    wide = torch.tensor([1, 65535], dtype=torch.uint16)
+    torch.save({"a": torch.tensor([1.5, -2.0]).to(torch.float8_e4m3fn), "b": wide}, path)
+    tree = load(path)
+    assert tree["a"].dtype == "float8_e4m3fn"
+    assert tree["a"].tolist() == [1.5, -2.0]
+    assert tree["b"].tolist() == [1, 65535]
+    torch.save(wide, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(UnreadableFileError, match="torch itself cannot read float8 or uint16"):
+        load(path)
+
+
+def test_plain_values_beside_tensors(save: Any) -> None:
+    content = OrderedDict(
+        counted=Counter("aab"),
+        size=torch.Size([1, 2]),
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+        raw=b"\x00\xff",
+        array=bytearray(b"ab"),
+        group={3},
+        pair=(1, None, True, 2.5),
+        text="é\n",
+        number=np.float32(0.5),
+        matrix=np.arange(6, dtype=np.float32).reshape(2, 3),
+        parameter=torch.nn.Parameter(torch.ones(2)),
+    )
+    tree = load(save(content))
+    assert type(tree) is dict
+    np.testing.assert_array_equal(tree.pop("matrix").numpy(), content["matrix"])
+    assert tree.pop("parameter").tolist() == [1, 1]
+    assert tree == {
+        "counted": {"a": 2, "b": 1},
+        "size": (1, 2),
+        "dtype": "bfloat16",
+        "device": "cpu",
+        "raw": b"\x00\xff",
+        "array": b"ab",
+        "group": [3],
+        "pair": (1, None, True, 2.5),
+        "text": "é\n",
+        "number": 0.5,
+    }
+    assert type(tree["number"]) is float
+    assert type(tree["counted"]) is dict
+
+
+def test_stray_surrogates_become_visible(save: Any) -> None:
+    assert load(save({"text": "a\ud800é"})) == {"text": "a\\ud800é"}
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (torch.zeros(2, 2).to_sparse(), "sparse tensor"),
+        (torch.zeros(2, device="meta"), "meta tensor"),
+        (torch.zeros(2, dtype=torch.complex64), "complex tensor"),
+    ],
+)
+def test_other_tensors_are_named(save: Any, value: torch.Tensor, named: str) -> None:
+    with pytest.raises(LayoutError, match=f"file.pt: .*{named}"):
+        load(save({"x": value}))
+
+
+def test_custom_class_is_named(save: Any) -> None:
+    with pytest.raises(UnsafeFileError, match=r"file\.pt: refused: it holds .*\.?Linear\b"):
+        load(save({"probe": torch.nn.Linear(2, 2)}))
+
+
+def test_code_never_runs(save: Any, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    path = save({"x": torch.zeros(2), "evil": Reduced(os.system, f"touch {flag}")})
+    with pytest.raises(UnsafeFileError, match=r"(posix|nt)\.system"):
+        load(path)
+    assert not flag.exists()
+
+
+def storage(count: int = 4) -> Any:
+    return torch.zeros(count)._typed_storage()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((0, (1000,), (1,)), "needs 4,000 bytes"),
+        ((2, (4,), (1,)), "reaches outside"),
+        ((0, (2, 2), (3, 1)), "reaches outside"),
+        ((10**9, (1,), (1,)), "reaches outside"),
+        ((-1, (4,), (1,)), "no natural number"),
+        ((0, (4,), (-1,)), "no natural number"),
+        ((0, (2**61,), (0,)), "needs"),
+        ((0, (2**70,), (0,)), "no natural number"),
+        ((0, (1000, 1000), (0, 0)), "needs 4,000,000 bytes"),
+        ((0, (4,), (1, 1)), "1 axes and 2 strides"),
+        ((True, (4,), (1,)), "no natural number"),
+        ((0, "abcd", (1,)), "is a str"),
+    ],
+)
+def test_tensors_stay_inside_their_storage(save: Any, arguments: Any, named: str) -> None:
+    rebuild = torch._utils._rebuild_tensor_v2  # type: ignore[attr-defined]
+    path = save({"x": Reduced(rebuild, storage(), *arguments, False, OrderedDict())})
+    with pytest.raises(UnsafeFileError, match=named):
+        load(path)
+
+
+def test_expanded_tensor_is_refused(save: Any) -> None:
+    with pytest.raises(UnsafeFileError, match=r"shape \[1000, 1000, 4\].*the file holds 16"):
+        load(save(torch.zeros(4).expand(1000, 1000, 4)))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        (torch._utils._rebuild_tensor_v2, "no storage", 0, (1,), (1,), False, OrderedDict()),  # type: ignore[attr-defined]
+        (torch._utils._rebuild_tensor_v2, storage(), 0, (4,), (1,), False, {"hook": len}),  # type: ignore[attr-defined]
+        (torch._utils._rebuild_tensor_v2, storage(), 0, (4,), (1,), False, {1: 2}),  # type: ignore[attr-defined]
+        (torch._utils._rebuild_tensor_v2, storage(), 0, (4,), (1,), False, None, {"x": 1}),  # type: ignore[attr-defined]
+        (torch._utils._rebuild_tensor_v3, storage(), 0, (4,), (1,), False, None, "float32"),  # type: ignore[attr-defined]
+        (torch._utils._rebuild_parameter, [1], False, OrderedDict()),  # type: ignore[attr-defined]
+        (bytearray, 1 << 50),
+        (torch.FloatTensor, 1 << 40),
+        (torch.UntypedStorage, 1 << 40),
+        (torch.storage._load_from_bytes, b"x"),
+        (torch.load, "x"),
+        (eval, "1"),
+    ],
+    ids=lambda call: getattr(call[0], "__name__", "call"),
+)
+def test_allowed_names_with_wrong_arguments(tmp_path: Path, call: Any) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"x": Reduced(*call)}, path)
+    with pytest.raises((UnsafeFileError, UnreadableFileError)):
+        load(path)
+
+
+def zipped(path: Path, content: bytes, **options: Any) -> Path:
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        archive.writestr("x/data.pkl", content)
+        archive.writestr("x/byteorder", b"little")
+        archive.writestr("x/version", b"3\n")
+    return path
+
+
+def test_compressed_entries_are_bombs(tmp_path: Path) -> None:
+    path = zipped(
+        tmp_path / "x.pt", b"\x80\x02}." + bytes(10**6), compression=zipfile.ZIP_DEFLATED
+    )
+    with pytest.raises(UnsafeFileError, match=r"x\.pt: its entry x/data\.pkl is compressed"):
+        load(path)
+
+
+def test_entries_that_claim_more_than_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"x": torch.zeros(100)}, path)
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\x01\x02")
+    while data[at + 46 : at + 52] != b"x/data":
+        at = data.rindex(b"PK\x01\x02", 0, at)
+    data[at + 20 : at + 28] = struct.pack("<II", 1 << 30, 1 << 30)
+    path.write_bytes(data)
+    with pytest.raises(UnsafeFileError, match="entries claim 1,0"):
+        load(path)
+
+
+def test_storage_that_is_missing_or_short(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"x": torch.zeros(100)}, path)
+    for name, kept, message in (("missing", None, "missing"), ("short", 8, "claims 400 bytes")):
+        other = tmp_path / f"{name}.pt"
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w") as target:
+            for entry in source.infolist():
+                content = source.read(entry)
+                if entry.filename == "x/data/0":
+                    if kept is None:
+                        continue
+                    content = content[:kept]
+                target.writestr(entry.filename, content)
+        with pytest.raises(IngestError, match=message):
+            load(other)
+
+
+def test_structures_that_contain_themselves(save: Any) -> None:
+    knot: list[Any] = [torch.zeros(1)]
+    knot.append({"again": knot})
+    with pytest.raises(UnsafeFileError, match="contains itself"):
+        load(save(knot))
+
+
+def test_a_billion_laughs(save: Any) -> None:
+    value: list[Any] = ["ha"]
+    for _ in range(40):
+        value = [value] * 10
+    with pytest.raises(UnsafeFileError, match="unfolds into more than"):
+        load(save(value))
+
+
+def test_deep_nesting(save: Any) -> None:
+    value: list[Any] = []
+    for _ in range(200):
+        value = [value]
+    with pytest.raises(UnsafeFileError, match="deep"):
+        load(save(value))
+
+
+def test_tuples_nested_deep_enough_to_overflow_the_stack(tmp_path: Path) -> None:
+    content = b"\x80\x02})" + b"\x85" * 10**6 + b"K\x01s."
+    with pytest.raises(UnsafeFileError, match="nests tuples"):
+        load(zipped(tmp_path / "x.pt", content))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"empty \(0 bytes\)"),
+        (b"hello there, friends", "of no format known"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"\x00" * 4096, "interrupted download"),
+        (pickle.dumps({"a": 1}), "a plain pickle .*name 'pickle'"),
+        (b"PK\x03\x04" + b"\x00" * 100, "cut off or damaged"),
+        (b"PAR1xxxx", "Parquet"),
+    ],
+)
+def test_says_what_the_file_really_is(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableFileError, match=f"(?s)x.pt: .*{message}"):
+        load(path)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFileError, match="cannot be opened"):
+        load(tmp_path / "none.pt")
+    with pytest.raises(UnreadableFileError, match="is a folder"):
+        load(tmp_path)
+
+
+def test_legacy_files_obey_the_memory_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapping, "MAP_FROM", 1)
+    path = tmp_path / "x.pt"
+    torch.save(torch.zeros(1000), path, _use_new_zipfile_serialization=False)
+    with pytest.raises(UnsafeFileError, match="memory limit of 1,000"):
+        read("torch", path, memory_limit=1000)
+
+
+def test_legacy_storage_that_is_never_filled(tmp_path: Path) -> None:
+    """Its tensors would show whatever the memory held before."""
+    buffer = io.BytesIO()
+    torch.save(torch.zeros(100), buffer, _use_new_zipfile_serialization=False)
+    data = buffer.getvalue()
+    keys = data.rindex(b"\x80\x02]")
+    path = tmp_path / "x.pt"
+    path.write_bytes(data[:keys] + b"\x80\x02]." + data[-408:])
+    with pytest.raises(UnreadableFileError, match="list of storages"):
+        load(path)
+
+
+def small(legacy: bool) -> bytes:
+    buffer = io.BytesIO()
+    content = {"id": "a", "x": torch.ones(2, 3).half(), 5: [torch.ones(2).bfloat16(), 1.5]}
+    torch.save(content, buffer, _use_new_zipfile_serialization=not legacy)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_truncation_anywhere_is_refused(tmp_path: Path, legacy: bool) -> None:
+    data = small(legacy)
+    path = tmp_path / "x.pt"
+    for length in range(0, len(data), 3):
+        path.write_bytes(data[:length])
+        with pytest.raises(UnreadableFileError, match=r"x\.pt"):
+            load(path)
+
+
+@pytest.mark.parametrize("mask", [0xFF, 0x01, 0x20])
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_any_damaged_byte_gives_data_or_our_error(tmp_path: Path, legacy: bool, mask: int) -> None:
+    data = small(legacy)
+    path = tmp_path / "x.pt"
+    outcomes: Counter[str] = Counter()
+    # Every byte once over the three masks, of the zip's many alike headers.
+    start, step = ({0xFF: 0, 0x01: 1, 0x20: 2}[mask], 3) if not legacy else (0, 1)
+    for position in range(start, len(data), step):
+        flipped = bytearray(data)
+        flipped[position] ^= mask
+        path.write_bytes(flipped)
+        try:
+            tree = load(path)
+        except IngestError as error:
+            outcomes["refused"] += 1
+            assert "x.pt" in str(error)
+        else:
+            outcomes["read"] += 1
+            for leaf in tree.values() if isinstance(tree, dict) else [tree]:
+                if isinstance(leaf, Tensor):
+                    leaf.numpy().sum()
+    assert outcomes["refused"] > 20
+    assert outcomes["read"] > 20
