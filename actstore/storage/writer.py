@@ -42,7 +42,7 @@ class StoreWriter:
     Args:
         root: folder of the store, made when missing.
         run: what makes these rows; goes into the manifest.
-        checkpoint_bytes: commit by itself after this many vector bytes; None: never.
+        checkpoint_bytes: :meth:`checkpoint` commits after this many vector bytes; None: never.
 
     Raises:
         StoreError: the path is a file or holds other things.
@@ -124,10 +124,20 @@ class StoreWriter:
         for key, shard in list(self._open.items()):
             if shard in touched and shard.rows * shard.row_bytes >= SHARD_BYTES:
                 self._full.append((key, self._open.pop(key)))
-        if self._checkpoint_bytes is not None and (
-            self.pending_bytes >= self._checkpoint_bytes or self.pending_rows >= _CHECKPOINT_ROWS
+
+    def checkpoint(self) -> int | None:
+        """Commit if much is pending, so that a long run can resume; call it between files.
+
+        Returns the commit's number, or None when it was not yet time.
+
+        Raises:
+            as :meth:`commit`.
+        """
+        if self._checkpoint_bytes is None or (
+            self.pending_bytes < self._checkpoint_bytes and self.pending_rows < _CHECKPOINT_ROWS
         ):
-            self.commit(operation=self.run.kind, message=f"{self.run.kind} (in progress)")
+            return None
+        return self.commit(operation=self.run.kind, message=f"{self.run.kind} (in progress)")
 
     def add(self, batch: RowBatch) -> Added:
         """Add rows; those that the store already holds bit for bit are skipped.
