@@ -12,16 +12,9 @@ import click
 
 from actstore import errors
 from actstore.commands import output
+from actstore.commands.exits import Exit
 
-EXIT_ERROR = 1
-EXIT_USAGE = 2
-EXIT_REFUSED = 3
-"""Some source files were refused; everything else was stored."""
-EXIT_DAMAGED = 4
-"""`actstore verify` found damage."""
-EXIT_INTERRUPTED = 130
-
-COMMANDS = ("recipes", "log")
+COMMANDS = ("recipes", "compact", "verify", "log")
 """In the order in which a user meets them; each is ``actstore.commands.<name>.command``."""
 
 
@@ -89,19 +82,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
             "interrupted: what was committed stands and the store is whole; "
             "the same command again does what is left"
         )
-        return EXIT_INTERRUPTED
+        return Exit.INTERRUPTED
     except click.ClickException as problem:
         output.error(_with_hint(problem))
         return problem.exit_code
     except errors.ActstoreError as problem:
         output.error(str(problem))
-        return EXIT_USAGE if isinstance(problem, errors.UsageError) else EXIT_ERROR
+        return Exit.USAGE if isinstance(problem, errors.UsageError) else Exit.ERROR
     except BrokenPipeError:
         raise
     except OSError as problem:
         output.error(_os_message(problem))
-        return EXIT_ERROR
-    return code if isinstance(code, int) else 0
+        return Exit.ERROR
+    return code if isinstance(code, int) else Exit.DONE
 
 
 def _with_hint(problem: click.ClickException) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from actstore import cli, schema
+from actstore.commands.exits import Exit
 
 DOCS = Path(__file__).parent
 HINT = "<!-- Written by `make docs`: change the help text in actstore/commands instead. -->"
@@ -28,10 +29,12 @@ def commands_page() -> str:
         "An error is one line that says what failed, where, what was expected and what to do "
         "next.",
         "| exit code | meaning |\n|---|---|\n"
-        f"| 0 | done |\n| {cli.EXIT_ERROR} | an error |\n| {cli.EXIT_USAGE} | a wrong option or "
-        f"argument |\n| {cli.EXIT_REFUSED} | some source files were refused, the rest is stored "
-        f"|\n| {cli.EXIT_DAMAGED} | `verify` found damage |\n| {cli.EXIT_INTERRUPTED} | "
-        "interrupted; the store is whole |",
+        f"| {Exit.DONE:d} | done |\n"
+        f"| {Exit.ERROR:d} | an error |\n"
+        f"| {Exit.USAGE:d} | a wrong option or argument |\n"
+        f"| {Exit.REFUSED:d} | some source files were refused, the rest is stored |\n"
+        f"| {Exit.DAMAGED:d} | `verify` found damage |\n"
+        f"| {Exit.INTERRUPTED:d} | interrupted; the store is whole |",
     ]
     for name in cli.COMMANDS:
         command = cli.group.get_command(context, name)

@@ -10,6 +10,7 @@ import click
 import pytest
 
 from actstore import cli, errors
+from actstore.commands.exits import Exit
 
 HEAVY = ("torch", "transformers", "datasets", "duckdb", "polars", "pyarrow", "numpy", "rich")
 
@@ -51,7 +52,7 @@ def test_each_command_is_found_and_listed(capsys: pytest.CaptureFixture[str]) ->
 def test_a_command_line_without_a_command_shows_the_help(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert cli.run([]) == cli.EXIT_USAGE
+    assert cli.run([]) == Exit.USAGE
     captured = capsys.readouterr()
     assert "Usage: actstore" in captured.out + captured.err
 
@@ -64,21 +65,21 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_mistyped_command_is_told_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["recipe"]) == cli.EXIT_USAGE
+    assert cli.run(["recipe"]) == Exit.USAGE
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert "recipes" in message
 
 
 def test_a_wrong_option_points_to_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["log", "x", "--latest"]) == cli.EXIT_USAGE
+    assert cli.run(["log", "x", "--latest"]) == Exit.USAGE
     message = capsys.readouterr().err
     assert "--latest" in message
     assert "`actstore log --help`" in message
 
 
 def test_a_missing_store_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["log", str(tmp_path / "none")]) == cli.EXIT_ERROR
+    assert cli.run(["log", str(tmp_path / "none")]) == Exit.ERROR
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ")

@@ -1,0 +1,74 @@
+"""`actstore compact`: joins small shards, folds labels in, and drops old commits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from actstore.commands import output
+from actstore.commands.options import json_option, store_argument
+from actstore.commands.progress import bar
+
+
+@click.command("compact")
+@store_argument
+@click.option(
+    "--shard-mb",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="Join shards up to N megabytes of vectors.",
+)
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="Afterwards remove old commits and every file that only they use. Not while others "
+    "read the store.",
+)
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --prune: how many of the newest commits stay; 1 unless given.",
+)
+@json_option
+def command(store: Path, shard_mb: int, prune: bool, keep: int | None, as_json: bool) -> None:
+    """Join the small shards of STORE and write labels into them.
+
+    Labels set by `actstore label` are seen at once by query, select and Python;
+    `load_dataset` and other readers of the files see them after compact. Rows keep their
+    order, and the new commit holds the same rows as the last.
+
+    \b
+    Examples:
+      actstore compact runs.store
+      actstore compact runs.store --prune --keep 3
+    """
+    from actstore.storage import compaction
+
+    if keep is not None and not prune:
+        raise click.UsageError("--keep only has a meaning with --prune")
+    with bar("compacting") as report:
+        done = compaction.compact(
+            store, shard_bytes=shard_mb << 20, progress=lambda size: report(size, 0)
+        )
+    removed = compaction.prune(store, keep=keep or 1) if prune else None
+    if as_json:
+        output.print_json(
+            {**done._asdict(), "pruned": removed._asdict() if removed is not None else None}
+        )
+        return
+    if done.commit is None:
+        click.echo(f"nothing to do: {output.count(done.shards_after, 'shard')}, no labels apart")
+    else:
+        click.echo(
+            f"commit {done.commit}: {output.count(done.shards_before, 'shard')} became "
+            f"{done.shards_after:,}, {output.count(done.labels_folded, 'label')} folded in"
+        )
+    if removed is not None:
+        click.echo(
+            f"removed {output.count(removed.commits, 'old commit')}, "
+            f"{output.count(removed.files, 'file')}, {output.size(removed.bytes)}"
+        )

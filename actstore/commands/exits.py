@@ -1,0 +1,21 @@
+"""The exit codes of the command line."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """What the number that a command ends with means."""
+
+    DONE = 0
+    ERROR = 1
+    """The error stands on standard error."""
+    USAGE = 2
+    """A wrong option or argument."""
+    REFUSED = 3
+    """Some source files were refused; everything else was stored."""
+    DAMAGED = 4
+    """`actstore verify` found damage."""
+    INTERRUPTED = 130
+    """Ctrl-C; the store is whole."""

@@ -1,0 +1,31 @@
+"""`actstore compact` folds labels in, keeps rows, and prunes on request."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from actstore.storage.labels import set_labels
+from actstore.storage.snapshot import open_snapshot
+from tests.commands.conftest import Command
+
+
+def test_labels_are_folded_in_and_old_commits_pruned(actstore: Command, store: Path) -> None:
+    snapshot = open_snapshot(store)
+    before = snapshot.gather(np.arange(snapshot.rows))
+    set_labels(snapshot, np.array([0, 5]), ["a", "b"], message="two")
+    done = json.loads(actstore("compact", store, "--prune", "--json").out)
+    assert done["labels_folded"] == 2
+    assert done["pruned"]["commits"] == 2
+    after = open_snapshot(store)
+    assert not after.manifest.labels
+    assert after.gather(np.arange(after.rows)).tobytes() == before.tobytes()
+
+
+def test_nothing_to_do_is_said(actstore: Command, store: Path) -> None:
+    finished = actstore("compact", store)
+    assert finished.out == "nothing to do: 2 shards, no labels apart\n"
+
+
+def test_keep_needs_prune(actstore: Command, store: Path) -> None:
+    assert actstore("compact", store, "--keep", 2).code == 2
