@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from actstore.ingestion.axes import Grid, blocks
+from actstore import schema
+from actstore.errors import UsageError
+from actstore.ingestion.axes import Grid, blocks, limited
+from actstore.ingestion.expression import compile_expression
+from actstore.ingestion.recipe import ColumnSource
+from actstore.ingestion.scope import FileScope, column_value
 from actstore.storage.rows import RowBatch
 
 if TYPE_CHECKING:
@@ -13,19 +18,27 @@ if TYPE_CHECKING:
     from actstore.ingestion.readers import Context
 
 
-def constants(context: Context, file: SourceFile, **columns: Any) -> dict[str, Any]:
+def constants(context: Context, file: SourceFile, document: Any, **columns: Any) -> dict[str, Any]:
     """Return the columns that hold for all rows, with what the user fixed put over them.
 
-    The data set is the cache's folder where the source holds several caches.
+    The data set is the cache's folder where the source holds several caches. ``--map``
+    reads values of the file as a whole.
     """
     options = context.options
-    fixed = {
+    given = {
         "dataset": options.dataset or file.cache,
         "model": options.model,
         "site": options.site,
         "layer": options.layer,
     }
-    return {**columns, **{name: value for name, value in fixed.items() if value is not None}}
+    fixed = {name: value for name, value in given.items() if value is not None}
+    scope = FileScope(file, document, {}, context)
+    for name, where in options.map.items():
+        if name != schema.VECTOR and name not in fixed:
+            source = where if "{" in where else f"{{file.{where}}}"
+            column = ColumnSource(expression=compile_expression(source))
+            fixed[name] = column_value(name, column, scope)
+    return {**columns, **fixed}
 
 
 def batches(
@@ -40,27 +53,36 @@ def batches(
     """Yield the rows of a tensor.
 
     Args:
-        context: what the user chose: pooling and the first examples.
+        context: what the user chose: pooling, fixed columns, the first examples.
         grid: the tensor and the meaning of its axes.
-        constant: columns of all rows; ``source`` among them. Pooling and region hold where
-            the tensor has no token axis.
-        columns: one value per row of the grid.
+        constant: what :func:`constants` returned; ``source`` among it. Pooling and region
+            hold where the tensor has no token axis.
+        columns: one value per row of the grid; those that the user fixed are left out.
         pooled_region: region of vectors that are pooled here, over the token axis.
         token_columns: one value per token, for rows that are tokens.
+
+    Raises:
+        UsageError: nothing says which model the vectors are from.
     """
     options = context.options
     if context.shapes is not None:
         context.shapes[constant["source"]] = (grid.tensor.shape, grid.tensor.dtype)
+    if options.first_k is not None:
+        grid = limited(grid, "example", options.first_k)
+    fixed = {*options.map, *(n for n in ("dataset", "model", "site", "layer") if n in constant)}
+    own = {name: values for name, values in (columns or {}).items() if name not in fixed}
+    _check_model(constant, own)
     shared = dict(constant)
     if grid.tokens is not None:
         shared["pooling"] = options.pool or "none"
         shared["region"] = pooled_region if options.pool else None
-    for block in blocks(grid, pool=options.pool, stop=options.first_k):
+    elif options.pool is not None:
+        context.notes.say(f"--pool {options.pool} changes nothing where there is no token axis")
+    for block in blocks(grid, pool=options.pool):
         rows = range(block.row, block.row + block.rows)
         each = len(block.vectors) // block.rows
         varying: dict[str, Sequence[Any]] = {
-            name: [values[row] for row in rows for _ in range(each)]
-            for name, values in (columns or {}).items()
+            name: [values[row] for row in rows for _ in range(each)] for name, values in own.items()
         }
         if block.positions is not None:
             varying["position"] = block.positions
@@ -69,3 +91,12 @@ def batches(
         if block.counts is not None:
             varying["token_count"] = block.counts
         yield RowBatch(vectors=block.vectors, constants=shared, columns=varying)
+
+
+def _check_model(constant: Mapping[str, Any], columns: Mapping[str, Sequence[Any]]) -> None:
+    found = columns["model"] if "model" in columns else [constant.get("model")]
+    if None in found:
+        raise UsageError(
+            "the model is not recorded in this layout; name it with --model, "
+            "such as --model meta-llama/Llama-3.1-8B-Instruct"
+        )

@@ -117,6 +117,7 @@ class Contrastive(Reader):
         constant = constants(
             self.context,
             file,
+            document,
             layer=file.parts["layer"],
             site=self._site(pattern),
             pooling="last",

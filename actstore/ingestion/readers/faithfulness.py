@@ -115,6 +115,7 @@ class Faithfulness(Reader):
             constant = constants(
                 self.context,
                 file,
+                document,
                 site=writer.site,
                 layer=layer,
                 pooling=writer.pooling,
@@ -126,8 +127,6 @@ class Faithfulness(Reader):
                 columns = _numbered(name, len(tensor))
             else:
                 columns = _described(rows[name], pairs)
-                if "model" in constant:
-                    del columns["model"]
             yield from batches(
                 self.context, interpret(tensor, {2: ("example", "hidden")}), constant, columns
             )

@@ -101,6 +101,7 @@ class HookPickle(Reader):
             constant = constants(
                 self.context,
                 file,
+                document,
                 **shared,
                 layer=layer,
                 site=site,
