@@ -1,0 +1,85 @@
+"""`actstore label`: gives rows labels after capture, from a table or by SQL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from actstore.commands import output
+from actstore.commands.options import json_option, store_argument
+
+
+@click.command("label")
+@store_argument
+@click.argument("table", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--on",
+    "on",
+    multiple=True,
+    metavar="COLUMN[=THEIRS]",
+    help="Column that joins the table to the rows; =THEIRS where the table calls it otherwise. "
+    "May be repeated: all must be equal.",
+)
+@click.option(
+    "--column",
+    default="label",
+    show_default=True,
+    metavar="NAME",
+    help="Column of the table that holds the label; an empty one takes the label away.",
+)
+@click.option(
+    "--set",
+    "expression",
+    metavar="SQL",
+    help="Compute the label of every row: a SQL expression over the columns.",
+)
+@click.option("--where", metavar="SQL", help="Only these rows; the others keep their label.")
+@json_option
+def command(
+    store: Path,
+    table: Path | None,
+    on: tuple[str, ...],
+    column: str,
+    expression: str | None,
+    where: str | None,
+    as_json: bool,
+) -> None:
+    """Label the rows of STORE from TABLE (csv, jsonl, json, parquet), or with --set.
+
+    No vector is rewritten: the labels form one new commit that query, select and Python
+    see at once. `actstore compact` writes them into the shards for `load_dataset`.
+
+    \b
+    Examples:
+      actstore label runs.store labels.csv --on example_id
+      actstore label runs.store graded.jsonl --on example_id=id --on mode --column verdict
+      actstore label runs.store --set "CASE WHEN contains(lower(prediction), lower(oracle))
+                                       THEN 'correct' ELSE 'incorrect' END"
+    """
+    from actstore import labelling
+
+    if (table is None) == (expression is None):
+        raise click.UsageError("give a table with --on COLUMN, or --set SQL, one of the two")
+    if table is not None:
+        if not on:
+            raise click.UsageError("say with --on which column joins the table to the rows")
+        joined = {ours: theirs or ours for ours, _, theirs in (text.partition("=") for text in on)}
+        done = labelling.label_from_table(store, table, on=joined, column=column, where=where)
+    else:
+        assert expression is not None
+        if on:
+            raise click.UsageError("--on joins a table; with --set there is none")
+        done = labelling.label_from_sql(store, expression, where=where)
+    if as_json:
+        output.print_json(done._asdict())
+        return
+    if done.commit is None:
+        click.echo(f"nothing to do: {output.count(done.unchanged, 'row')} had that label already")
+    else:
+        click.echo(
+            f"commit {done.commit}: {output.count(done.changed, 'label')} changed, "
+            f"{done.unchanged:,} stood already"
+        )
+    if done.unmatched:
+        output.note(f"{output.count(done.unmatched, 'row')} of {table} fit no row of the store")

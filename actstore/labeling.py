@@ -1,0 +1,190 @@
+"""Labels after capture: from a table joined by columns, or from an SQL expression."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actstore import schema
+from actstore.errors import NotInStoreError, SidecarError, UsageError
+from actstore.ingestion.sidecars import SidecarTable, read_records
+from actstore.querying.sql import Database
+from actstore.storage.labels import set_labels
+from actstore.storage.snapshot import Snapshot, open_snapshot
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """What a labelling did."""
+
+    rows: int
+    """Rows that the expression or table spoke of."""
+    changed: int
+    """Rows among them whose label is another now."""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Rows per label given, changed or not."""
+    unmatched: int = 0
+    """Entries of the table that no row matches."""
+    unmatched_examples: Sequence[str] = ()
+    commit: int | None = None
+    """Number of the new commit; None when no label changed."""
+
+
+def label_by_expression(
+    store: Path | str, expression: str, *, where: str | None = None, message: str | None = None
+) -> Labelled:
+    """Set the label of rows to the value of an SQL expression over their columns.
+
+    Args:
+        store: folder of the store.
+        expression: DuckDB SQL over the columns of ``activations``, such as
+            ``CASE WHEN contains(lower(prediction), lower(oracle)) THEN 'correct' END``;
+            its value is stored as text, NULL takes the label away.
+        where: SQL condition; rows that do not meet it keep their label.
+        message: what the log says.
+
+    Raises:
+        SqlError: the expression or condition is refused or fails.
+        StoreNotFoundError: there is no store at that path.
+    """
+    snapshot = open_snapshot(store)
+    condition = f" WHERE ({where})" if where else ""
+    rows, old, new = _evaluate(
+        snapshot,
+        f"SELECT row_id, label, CAST(({expression}) AS VARCHAR) FROM activations{condition}",
+    )
+    return _apply(snapshot, rows, old, new, message or f"label set to {expression}")
+
+
+def label_by_table(
+    store: Path | str,
+    table: Path | str,
+    *,
+    on: Sequence[str],
+    column: str = "label",
+    message: str | None = None,
+) -> Labelled:
+    """Set labels from a csv, jsonl, json or parquet table.
+
+    Args:
+        store: folder of the store.
+        table: file with one entry per example (or whatever ``on`` identifies).
+        on: schema columns to join by; ``example_id=pair_id`` joins the schema's
+            ``example_id`` with the table's ``pair_id``. Values are compared as text.
+        column: the table's column that holds the label; an empty or null value takes the
+            label away.
+        message: what the log says.
+
+    Raises:
+        UsageError: a column to join by is not in the schema.
+        SidecarError: the table cannot be read, lacks a column, or contradicts itself.
+        NotInStoreError: no row matches any entry.
+    """
+    snapshot = open_snapshot(store)
+    pairs = _pairs(on)
+    path = Path(table)
+    records = read_records(path)
+    if not any(column in record for record in records):
+        raise SidecarError(
+            f"{path}: no column {column!r} with the labels; "
+            f"the table has {', '.join(map(str, records[0]))} (choose one with --column)"
+        )
+    index = SidecarTable(path, records)
+    names = [ours for ours, _ in pairs]
+    cells = ", ".join(f"CAST({name} AS VARCHAR)" for name in names)
+    database = Database(snapshot)
+    try:
+        columns = database.table(f"SELECT row_id, label, {cells} FROM activations").columns
+    finally:
+        database.close()
+    rows: list[int] = []
+    old: list[str | None] = []
+    new: list[str | None] = []
+    used: set[int] = set()
+    found: dict[tuple[Any, ...], Any] = {}
+    lists = [array.to_pylist() for array in columns]
+    for row, label, *key in zip(*lists, strict=True):
+        cell = tuple(key)
+        if cell not in found:
+            values = {theirs: value for (_, theirs), value in zip(pairs, cell, strict=True)}
+            found[cell] = None if None in cell else index.find(values)
+        record = found[cell]
+        if record is not None and column in record:
+            rows.append(row)
+            old.append(label)
+            new.append(_text(record[column]))
+            used.add(id(record))
+    left = [
+        ", ".join(str(record.get(theirs)) for _, theirs in pairs)
+        for record in records
+        if id(record) not in used
+    ]
+    if not rows:
+        sample = next(iter(found), ())
+        raise NotInStoreError(
+            f"no row matches any entry of {path} by {', '.join(on)}: the table has "
+            f"{'; '.join(left[:_EXAMPLES])} ..., the store has {', '.join(map(str, sample))} ..."
+        )
+    result = _apply(snapshot, rows, old, new, message or f"labels from {path.name}")
+    return dataclasses.replace(
+        result, unmatched=len(left), unmatched_examples=tuple(left[:_EXAMPLES])
+    )
+
+
+def _pairs(on: Sequence[str]) -> list[tuple[str, str]]:
+    if not on:
+        raise UsageError("labels from a table need a column to join by, such as example_id")
+    pairs = []
+    for text in on:
+        ours, _, theirs = text.partition("=")
+        if ours not in schema.metadata_names():
+            raise UsageError(
+                f"cannot join by {ours!r}: no such column; the schema has "
+                f"{', '.join(schema.metadata_names())}"
+            )
+        pairs.append((ours, theirs or ours))
+    return pairs
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)
+
+
+def _evaluate(
+    snapshot: Snapshot, query: str
+) -> tuple[list[int], list[str | None], list[str | None]]:
+    database = Database(snapshot)
+    try:
+        rows, old, new = (column.to_pylist() for column in database.table(query).columns)
+    finally:
+        database.close()
+    return rows, old, new
+
+
+def _apply(
+    snapshot: Snapshot,
+    rows: Sequence[int],
+    old: Sequence[str | None],
+    new: Sequence[str | None],
+    message: str,
+) -> Labelled:
+    """Store the labels that differ, as one commit."""
+    changed = [at for at in range(len(rows)) if old[at] != new[at]]
+    commit = set_labels(
+        snapshot,
+        np.array([rows[at] for at in changed], np.int64),
+        [new[at] for at in changed],
+        message=message,
+    )
+    counts = Counter("(none)" if label is None else label for label in new)
+    return Labelled(
+        rows=len(rows), changed=len(changed), labels=dict(counts.most_common()), commit=commit
+    )
