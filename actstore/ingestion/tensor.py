@@ -140,6 +140,31 @@ class Tensor:
         """The elements as nested Python lists."""
         return self.numpy().tolist()
 
+    def same_bits(self, other: Tensor) -> bool:
+        """Whether ``other`` has the same shape, type and, bit for bit, values; nothing is copied.
+
+        NaN equals the NaN of the same bits, and -0.0 differs from 0.0.
+        """
+        if self.shape != other.shape or self.dtype != other.dtype:
+            return False
+        if self.identity() == other.identity():
+            return True
+        if self._array is None and other._array is None:
+            import torch
+
+            whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[self.itemsize]
+            mine, theirs = (each._tensor.resolve_neg().view(whole) for each in (self, other))
+            return bool(torch.equal(mine, theirs))
+        mine, theirs = self.numpy(), other.numpy()
+        if mine.dtype.kind not in "biuf":
+            return bool(np.array_equal(mine, theirs))
+        unsigned = f"u{mine.itemsize}"
+        return bool(np.array_equal(mine.view(unsigned), theirs.view(unsigned)))
+
+    def is_zero(self) -> bool:
+        """Whether every value is zero; of either sign."""
+        return not bool(self._any.any())
+
     def identity(self) -> Hashable:
         """Equal for two tensors that show the same memory the same way.
 

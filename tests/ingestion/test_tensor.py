@@ -139,6 +139,34 @@ def test_identity_is_the_memory_in_view(make: Any) -> None:
     assert len({tensor.identity(), Tensor(source).identity()}) == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.int64])
+def test_same_bits_across_memory_and_strides(dtype: torch.dtype) -> None:
+    values = torch.tensor([[0.0, 1.5, -2.0], [4.0, 0.25, 7.0]]).to(dtype)
+    turned = values.T.contiguous().T
+    assert Tensor(values).same_bits(Tensor(values.clone()))
+    assert Tensor(values).same_bits(Tensor(turned))
+    assert not Tensor(values).same_bits(Tensor(values[:1]))
+    assert not Tensor(values).same_bits(Tensor(values.to(torch.float64)))
+    changed = values.clone()
+    changed[1, 2] = 8
+    assert not Tensor(values).same_bits(Tensor(changed))
+
+
+@pytest.mark.parametrize("make", [Tensor, lambda tensor: Tensor(tensor.numpy())])
+def test_same_bits_tells_zeros_apart_and_knows_nan(make: Any) -> None:
+    zeros = torch.zeros(3)
+    assert not make(zeros).same_bits(make(-zeros))
+    missing = torch.full((3,), torch.nan)
+    assert make(missing).same_bits(make(missing.clone()))
+    assert make(zeros).same_bits(Tensor(np.zeros(3, np.float32)))
+
+
+@pytest.mark.parametrize("make", [Tensor, lambda tensor: Tensor(tensor.numpy())])
+def test_is_zero_takes_both_signs(make: Any) -> None:
+    assert make(torch.tensor([0.0, -0.0])).is_zero()
+    assert not make(torch.tensor([0.0, 6e-8]).half()).is_zero()
+
+
 def test_item_wants_exactly_one_value() -> None:
     assert Tensor(torch.tensor([[5]])).item() == 5
     assert Tensor(np.array(2.5)).item() == 2.5
