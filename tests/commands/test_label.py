@@ -1,0 +1,29 @@
+"""`actstore label` says what it changed and what fit nothing."""
+
+import json
+from pathlib import Path
+
+from tests.commands.conftest import Command
+
+
+def test_from_a_table(actstore: Command, store: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("id,verdict\ne0,good\ne1,bad\nnobody,bad\n")
+    finished = actstore("label", store, table, "--on", "example_id=id", "--column", "verdict")
+    assert finished.code == 0
+    assert finished.out == "commit 2: 4 labels changed, 0 stood already\n"
+    assert finished.err == f"1 row of {table} fit no row of the store\n"
+
+
+def test_by_sql(actstore: Command, store: Path) -> None:
+    done = json.loads(
+        actstore("label", store, "--set", "'x'", "--where", "layer = 3", "--json").out
+    )
+    assert done == {"commit": 2, "changed": 20, "unchanged": 0, "unmatched": 0}
+
+
+def test_one_way_at_a_time(actstore: Command, store: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("example_id,label\ne0,a\n")
+    for words in ((), (table,), (table, "--set", "'x'"), ("--set", "'x'", "--on", "example_id")):
+        assert actstore("label", store, *words).code == 2
