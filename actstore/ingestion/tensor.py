@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -89,6 +89,10 @@ class Tensor:
         part = self._any[index]
         # NumPy hands out a bare scalar where torch hands out a tensor without axes.
         return Tensor(part if self._array is None else np.asarray(part))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Views along the first axis."""
+        return (self[index] for index in range(len(self)))
 
     def reshape(self, *shape: int) -> Tensor:
         """The same elements in another shape; a view wherever the memory order allows one.

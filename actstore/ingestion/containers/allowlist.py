@@ -276,6 +276,13 @@ class Rebuilder:
         self.spend(len(data))
         return data
 
+    def no_bytes(self) -> bytes:
+        # How protocols 0 to 2 write b"".
+        return b""
+
+    def custom(self, *arguments: Any) -> None:
+        raise UnsafeFileError(refusal("copyreg._reconstructor"))
+
     def date(self, *arguments: Any) -> str:
         return datetime.date(*_date_arguments(arguments)).isoformat()
 
@@ -293,10 +300,10 @@ def _date_arguments(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 class AllowListUnpickler(pickle.Unpickler):
-    """Unpickles with the functions of a Rebuilder and nothing else.
+    """Unpickles with the functions of a Rebuilder, those of ``extra``, and nothing else.
 
-    ``numpy`` allows NumPy arrays and scalars. ``refused`` names what was asked for and is not
-    allowed, after load() raised UnsafeFileError.
+    ``persistent`` finds the storages that a torch file keeps outside the pickle. load() raises
+    UnsafeFileError at the first name that is not allowed.
     """
 
     def __init__(
@@ -308,11 +315,12 @@ class AllowListUnpickler(pickle.Unpickler):
         extra: dict[tuple[str, str], Held] | None = None,
     ) -> None:
         super().__init__(data, encoding="latin-1")
-        self._names = {**_names(rebuilder), **(extra or {})}
+        self._names = {**names(rebuilder), **(extra or {})}
         self._persistent = persistent
 
     def find_class(self, module: str, name: str) -> Any:
-        module = {"__builtin__": "builtins", "__builtins__": "builtins"}.get(module, module)
+        # Protocols 0 to 2 write Python 2's names.
+        module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
         module = module.replace("numpy.core.", "numpy._core.", 1)
         allowed = self._names.get((module, name))
         if allowed is not None:
@@ -343,7 +351,8 @@ def refusal(name: str) -> str:
     )
 
 
-def _names(build: Rebuilder) -> dict[tuple[str, str], Held]:
+def names(build: Rebuilder) -> dict[tuple[str, str], Held]:
+    """What a pickle may mention, as (module, name), and what it gets instead."""
     return {
         ("torch._utils", "_rebuild_tensor"): Call(build.tensor),
         ("torch._utils", "_rebuild_tensor_v2"): Call(build.tensor),
@@ -360,6 +369,9 @@ def _names(build: Rebuilder) -> dict[tuple[str, str], Held]:
         ("builtins", "set"): Call(build.collection),
         ("builtins", "frozenset"): Call(build.collection),
         ("builtins", "bytearray"): Call(build.bytearray),
+        ("builtins", "bytes"): Call(build.no_bytes),
+        # Protocols 0 and 1 mention it before any custom class, which is the name to report.
+        ("copyreg", "_reconstructor"): Call(build.custom),
         ("datetime", "date"): Call(build.date),
         ("datetime", "datetime"): Call(build.datetime),
         # The usual factories of a defaultdict.

@@ -17,17 +17,18 @@ from actstore.ingestion.containers import opcodes
 from actstore.ingestion.containers.allowlist import (
     STORAGES,
     AllowListUnpickler,
+    Call,
     Held,
     Name,
     Rebuilder,
     Storage,
+    names,
 )
 from actstore.ingestion.containers.arrays import ArrayRebuilder
 from actstore.ingestion.containers.mapping import Mapped, as_file, open_bytes
 from actstore.ingestion.containers.sniffing import describe, sniff
 from actstore.ingestion.containers.tree import plain
 
-_NUMPY: Final = b"numpy"
 _MAX_PICKLE: Final = 256 << 20
 _LEGACY_PICKLES: Final = 4  # magic number, protocol, system information, the content
 
@@ -45,7 +46,7 @@ def read(path: Path, *, memory_limit: int) -> Any:
         size = len(data)
         mapped = isinstance(data, Mapped)
         if data[:2] == b"PK":
-            with_numpy = check_zip(data)
+            further = check_zip(data)
         elif mapped and size > memory_limit:
             raise UnsafeFileError(
                 f"the legacy torch format cannot be mapped, and {size:,} bytes exceed the "
@@ -54,10 +55,10 @@ def read(path: Path, *, memory_limit: int) -> Any:
         else:
             data = data[:]
             check_legacy(data)
-            with_numpy = _NUMPY in data
+            further = _needs_further(data)
             mapped = False
         source = path if mapped else io.BytesIO(data)
-        return plain(_load(source, size, mapped=mapped, with_numpy=with_numpy))
+        return plain(_load(source, size, mapped=mapped, further=further))
     except IngestError as error:
         raise type(error)(f"{path}: {error}") from error
     except OSError as error:
@@ -76,13 +77,13 @@ def load_storage(data: bytes) -> Storage:
 
 
 def _load(
-    source: Path | io.BytesIO, size: int, *, mapped: bool = False, with_numpy: bool = False
+    source: Path | io.BytesIO, size: int, *, mapped: bool = False, further: bool = False
 ) -> Any:
     import torch
 
     try:
         # A protocol other than 2 and TypedStorage's deprecation concern whoever wrote the file.
-        with warnings.catch_warnings(), _numpy_names(size, with_numpy):
+        with warnings.catch_warnings(), _further_names(size, further):
             warnings.simplefilter("ignore")
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except MemoryError as error:
@@ -98,32 +99,42 @@ def _load(
 # torch keeps its list of further safe names for the whole process.
 _names_lock: Final = threading.RLock()
 
+# torch's unpickler does not know these harmless names; they are common in plain values beside
+# tensors. Finding the bytes in a text only costs a detour.
+_FURTHER: Final = (b"numpy", b"defaultdict", b"frozenset", b"datetime", b"bytes\n")
+
 
 @contextmanager
-def _numpy_names(size: int, wanted: bool) -> Iterator[None]:
-    """Lets torch's unpickler call our own functions where the file names NumPy's.
+def _further_names(size: int, wanted: bool) -> Iterator[None]:
+    """Lets torch's unpickler call our own functions where the file names NumPy's and a few others.
 
-    NumPy scalars are common among the plain values beside tensors. Nothing of NumPy's own is
-    allowed by it.
+    Nothing of NumPy's own is allowed by it.
     """
     if not wanted:
         yield
         return
     import torch
 
-    arrays = ArrayRebuilder(Rebuilder(size))
-    # torch accepts any object with the name that files use for it.
+    rebuilder = Rebuilder(size)
+    arrays = ArrayRebuilder(rebuilder)
+    table = {**names(rebuilder), **arrays.names()}
+    # torch fills plain dicts only.
+    table["collections", "defaultdict"] = Call(lambda factory=None: {})
+    # torch accepts any object with the name that files use for it, and looks at its own first.
     safe: list[Any] = [*arrays.types()]
-    for (module, name), target in arrays.names().items():
+    for (module, name), target in table.items():
         safe.append((target, f"{module}.{name}"))
-        if module.startswith("numpy._core"):
-            safe.append((target, f"{module.replace('numpy._core', 'numpy.core', 1)}.{name}"))
+        safe.append((target, f"{module.replace('numpy._core', 'numpy.core', 1)}.{name}"))
     with _names_lock, torch.serialization.safe_globals(safe):
         yield
 
 
+def _needs_further(content: bytes) -> bool:
+    return any(word in content for word in _FURTHER)
+
+
 def check_zip(data: bytes | Mapped) -> bool:
-    """Check a torch zip before torch sees it; return whether it may hold NumPy values.
+    """Check a torch zip before torch sees it; return whether it may need _further_names.
 
     Raises UnreadableFileError for damage, UnsafeFileError for bombs, classes outside the
     allow-list and tensors that reach outside their storage.
@@ -156,7 +167,7 @@ def check_zip(data: bytes | Mapped) -> bool:
 
     opcodes.check(content)
     _describe(content, storage)
-    return _NUMPY in content
+    return _needs_further(content)
 
 
 def _records(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
