@@ -86,8 +86,8 @@ class Clt(Reader):
             ConflictError: an MLP output differs from what an earlier file holds.
             SidecarError: the queries do not reach as far as the samples.
         """
-        capture = self._captures[file.folder]
         layer, batch = file.parts["layer"], file.parts["batch"]
+        capture = self._captures.setdefault(file.folder, Capture(layer, batch))
         if capture.batch != batch:
             capture.batch, capture.outputs = batch, {}
         parts = _parts(file, document)
