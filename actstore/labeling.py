@@ -56,10 +56,10 @@ def label_by_expression(
         StoreNotFoundError: there is no store at that path.
     """
     snapshot = open_snapshot(store)
-    condition = f" WHERE ({where})" if where else ""
     rows, old, new = _evaluate(
         snapshot,
-        f"SELECT row_id, label, CAST(({expression}) AS VARCHAR) FROM activations{condition}",
+        f"SELECT row_id, label, CAST(({expression}\n) AS VARCHAR) "
+        f"FROM activations{_condition(where)}",
     )
     return _apply(snapshot, rows, old, new, message or f"label set to {expression}")
 
@@ -70,6 +70,7 @@ def label_by_table(
     *,
     on: Sequence[str],
     column: str = "label",
+    where: str | None = None,
     message: str | None = None,
 ) -> Labelled:
     """Set labels from a csv, jsonl, json or parquet table.
@@ -80,13 +81,15 @@ def label_by_table(
         on: schema columns to join by; ``example_id=pair_id`` joins the schema's
             ``example_id`` with the table's ``pair_id``. Values are compared as text.
         column: the table's column that holds the label; an empty or null value takes the
-            label away.
+            label away. Entries may repeat as long as their labels agree.
+        where: SQL condition; rows that do not meet it keep their label.
         message: what the log says.
 
     Raises:
         UsageError: a column to join by is not in the schema.
         SidecarError: the table cannot be read, lacks a column, or contradicts itself.
         NotInStoreError: no row matches any entry.
+        SqlError: the condition is refused or fails.
     """
     snapshot = open_snapshot(store)
     pairs = _pairs(on)
@@ -97,12 +100,18 @@ def label_by_table(
             f"{path}: no column {column!r} with the labels; "
             f"the table has {', '.join(map(str, records[0]))} (choose one with --column)"
         )
+    # Other columns may tell entries apart (say, one per layer); that is no contradiction.
+    wanted = {column, *(theirs for _, theirs in pairs)}
+    records = [{name: r[name] for name in r if name in wanted} for r in records]
+    records = list({repr(record): record for record in records}.values())
     index = SidecarTable(path, records)
     names = [ours for ours, _ in pairs]
     cells = ", ".join(f"CAST({name} AS VARCHAR)" for name in names)
     database = Database(snapshot)
     try:
-        columns = database.table(f"SELECT row_id, label, {cells} FROM activations").columns
+        columns = database.table(
+            f"SELECT row_id, label, {cells} FROM activations{_condition(where)}"
+        ).columns
     finally:
         database.close()
     rows: list[int] = []
@@ -152,6 +161,11 @@ def _pairs(on: Sequence[str]) -> list[tuple[str, str]]:
             )
         pairs.append((ours, theirs or ours))
     return pairs
+
+
+def _condition(where: str | None) -> str:
+    # The line break ends a comment, so that the parenthesis is always closed.
+    return f" WHERE ({where}\n)" if where else ""
 
 
 def _text(value: Any) -> str | None:

@@ -108,6 +108,25 @@ def test_contradicting_lines_are_refused(store: Path, tmp_path: Path) -> None:
     assert labels(store) == [None] * 6
 
 
+def test_other_columns_are_no_contradiction(store: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("example_id,layer,label\n1,0,yes\n1,1,yes\n")
+    assert labeling.label_by_table(store, table, on=["example_id"]).unmatched == 0
+    assert labels(store) == ["yes", "yes", None, None, None, None]
+
+
+def test_a_condition_limits_a_table_too(store: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("example_id,label\n1,yes\n2,no\n")
+    labeling.label_by_table(store, table, on=["example_id"], where="mode = 'vqa' -- only these")
+    assert labels(store) == [None, "yes", None, "no", None, None]
+
+
+def test_an_expression_may_end_in_a_comment(store: Path) -> None:
+    labeling.label_by_expression(store, "'x' -- all of them")
+    assert labels(store) == ["x"] * 6
+
+
 def test_nothing_matches_names_both_sides(store: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text("example_id,label\nA7,yes\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import click
@@ -57,29 +58,29 @@ def command(
       actstore label runs.store --set "CASE WHEN contains(lower(prediction), lower(oracle))
                                        THEN 'correct' ELSE 'incorrect' END"
     """
-    from actstore import labelling
+    from actstore import labeling
 
     if (table is None) == (expression is None):
         raise click.UsageError("give a table with --on COLUMN, or --set SQL, one of the two")
     if table is not None:
         if not on:
             raise click.UsageError("say with --on which column joins the table to the rows")
-        joined = {ours: theirs or ours for ours, _, theirs in (text.partition("=") for text in on)}
-        done = labelling.label_from_table(store, table, on=joined, column=column, where=where)
+        done = labeling.label_by_table(store, table, on=on, column=column, where=where)
     else:
         assert expression is not None
         if on:
             raise click.UsageError("--on joins a table; with --set there is none")
-        done = labelling.label_from_sql(store, expression, where=where)
+        done = labeling.label_by_expression(store, expression, where=where)
     if as_json:
-        output.print_json(done._asdict())
+        output.print_json(dataclasses.asdict(done))
         return
     if done.commit is None:
-        click.echo(f"nothing to do: {output.count(done.unchanged, 'row')} had that label already")
+        click.echo(f"nothing to do: {output.count(done.rows, 'row')} had that label already")
     else:
-        click.echo(
-            f"commit {done.commit}: {output.count(done.changed, 'label')} changed, "
-            f"{done.unchanged:,} stood already"
-        )
+        click.echo(f"commit {done.commit}: {output.count(done.changed, 'label')} changed")
+    output.print_table(("label", "rows"), done.labels.items())
     if done.unmatched:
-        output.note(f"{output.count(done.unmatched, 'row')} of {table} fit no row of the store")
+        examples = "; ".join(done.unmatched_examples)
+        output.note(
+            f"{output.count(done.unmatched, 'row')} of {table} fit no row of the store: {examples}"
+        )
