@@ -19,6 +19,7 @@
     │   ├── SidecarError (ValueError)        a sidecar table is missing or does not join
     │   ├── NonFiniteError (ValueError)      NaN or infinity among the values
     │   ├── PrecisionError (ValueError)      the stored type could not hold the values
+    │   ├── RefusedError (ValueError)        all or nothing was asked, and files were refused
     │   └── ContractError (ValueError)       the data break a contract; lists every violation
     └── QueryError
         ├── SqlError (ValueError)            the SQL was refused or failed
@@ -107,6 +108,19 @@ class PrecisionError(IngestError, ValueError):
     """The requested stored type could not hold the values."""
 
 
+class RefusedError(IngestError, ValueError):
+    """Nothing was stored because files were refused; ``refused`` lists (path, reason)."""
+
+    def __init__(self, refused: Sequence[tuple[str, str]]) -> None:
+        self.refused = tuple(refused)
+        lines = "\n".join(f"  - {path}: {reason}" for path, reason in self.refused)
+        files = "1 file was" if len(self.refused) == 1 else f"{len(self.refused)} files were"
+        super().__init__(
+            f"nothing was stored, because {files} refused and all or nothing was asked for:\n"
+            f"{lines}\nrepair or remove them, or leave out --strict"
+        )
+
+
 class ContractError(IngestError, ValueError):
     """The data break a contract; ``violations`` lists every one."""
 
@@ -114,7 +128,9 @@ class ContractError(IngestError, ValueError):
         self.contract = contract
         self.violations = tuple(violations)
         lines = "\n".join(f"  - {violation}" for violation in self.violations)
-        super().__init__(f"contract {contract} is broken in {len(self.violations)} places:\n{lines}")
+        super().__init__(
+            f"contract {contract} is broken in {len(self.violations)} places:\n{lines}"
+        )
 
 
 class QueryError(ActstoreError):

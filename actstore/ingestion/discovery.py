@@ -133,6 +133,9 @@ def assign(recipe: Recipe, entries: Sequence[Entry]) -> tuple[list[SourceFile], 
             others.append(entry)
         else:
             files.append(file)
+    whole = {file.path.parent for file in files if file.pattern.folder}
+    if whole:  # the rest of a folder that is one source belongs to it
+        others = [entry for entry in others if whole.isdisjoint(entry.path.parents)]
     return _named_caches(files), others
 
 

@@ -31,7 +31,7 @@ class Options:
     storage_dtype: StorageType | None = None
     """Type to store; None keeps the source's."""
     allow_rounding: bool = False
-    """Whether ``storage_dtype="float16"`` may round values."""
+    """Whether values may be rounded to the ``storage_dtype`` that was asked for."""
     allow_nonfinite: bool = False
     """Whether NaN and infinity may be stored."""
     first_k: int | None = None
@@ -67,8 +67,10 @@ def checked_options(
         raise UsageError(f"--first-k must be at least 1, got {options.first_k}")
     if options.layer is not None and options.layer < -1:
         raise UsageError(f"--layer must be -1 (embeddings) or more, got {options.layer}")
-    if options.allow_rounding and options.storage_dtype != "float16":
-        raise UsageError("--allow-rounding only has a meaning with --storage-dtype float16")
+    if options.allow_rounding and options.storage_dtype not in ("float16", "float32"):
+        raise UsageError(
+            "--allow-rounding needs --storage-dtype float16 or float32, the type to round to"
+        )
     known = set(schema.metadata_names()) - {"norm", "run_id", "source"} | {schema.VECTOR}
     for column in options.map:
         if column not in known:

@@ -35,6 +35,8 @@ class FilePattern:
     """Container of these files, where it differs from the recipe's."""
     constants: Mapping[str, Any] = field(default_factory=dict)
     """Further values, read as ``{path.NAME}``."""
+    folder: bool = False
+    """Whether the container is the folder that the file lies in."""
     example: Expression | None = None
     """What tells one example from the next among the files of a folder (for ``--first-k``)."""
 

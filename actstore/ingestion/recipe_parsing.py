@@ -41,7 +41,7 @@ _TOP = [
     "extra",
     "sidecars",
 ]
-_FILES = ["path", "name", "container", "constants", "example"]
+_FILES = ["path", "name", "container", "constants", "folder", "example"]
 _TENSORS = ["key", "axes", "files", "columns", "squeeze", "optional", "width", "mask"]
 _COLUMN = ["from", "map", "pattern", "default"]
 _EXTRA = ["keep", "drop", "add"]
@@ -216,6 +216,7 @@ def _files(table: _Table) -> FilePattern:
         name=table.text("name", default=None),
         container=table.text("container", default=None, choices=containers.KINDS),
         constants=dict(table.table("constants").content),
+        folder=table.flag("folder", False),
         example=table.expression("example") if "example" in table.content else None,
     )
 

@@ -49,10 +49,8 @@ class FileScope:
         "_file",
         "_lists",
         "axis",
-        "found",
         "key",
         "key_text",
-        "looked_up",
         "row",
         "rows",
         "tensor",
@@ -82,10 +80,6 @@ class FileScope:
         self.axis: Mapping[str, int] = {}
         """Axis: index of the row along it."""
         self.token: int | None = None
-        self.looked_up: dict[str, int] = {}
-        """Sidecar: how often it was asked."""
-        self.found: dict[str, int] = {}
-        """Sidecar: how often it had an answer."""
 
     def with_columns(self, columns: Mapping[str, ColumnSource]) -> None:
         """Let ``{column.X}`` mean these columns from here on."""
@@ -192,14 +186,16 @@ class FileScope:
             return None
         if spec.row is not None:
             number = spec.row.evaluate(self)
-            record = None if number is None else table.at(int(number))
-        else:
-            wanted = {column: each.evaluate(self) for column, each in spec.on.items()}
-            if not wanted or None in wanted.values():
+            if number is None:
                 return None
-            record = table.find(wanted)
-        self.looked_up[name] = self.looked_up.get(name, 0) + 1
-        self.found[name] = self.found.get(name, 0) + (record is not None)
+            record = table.at(int(number))
+            self._context.sidecars.asked(name, (self._file.relative, number), record is not None)
+            return record
+        wanted = {column: each.evaluate(self) for column, each in spec.on.items()}
+        if not wanted or None in wanted.values():
+            return None
+        record = table.find(wanted)
+        self._context.sidecars.asked(name, tuple(wanted.values()), record is not None)
         return record
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +98,7 @@ class Sidecars:
         self._found: dict[tuple[str, Path, Path], Path | None] = {}
         self.used: dict[str, set[Path]] = {}
         """Name: the files that were read for it."""
+        self._asked: dict[str, dict[Hashable, bool]] = {}
 
     def table(self, name: str, file: SourceFile) -> SidecarTable | None:
         """Return the table ``name`` that belongs to ``file``, or None where there is none.
@@ -120,6 +121,20 @@ class Sidecars:
             self._tables[key] = SidecarTable(path, read_records(path, spec), spec.many)
             self.used.setdefault(name, set()).add(path)
         return self._tables[key]
+
+    def asked(self, name: str, key: Hashable, found: bool) -> None:
+        """Note that a row was looked up, and whether it was there."""
+        self._asked.setdefault(name, {})[key] = found
+
+    def notes(self) -> list[str]:
+        """Say which tables were used and how well they joined."""
+        lines = []
+        for name, paths in self.used.items():
+            files = ", ".join(sorted(path.name for path in paths)[:3])
+            answers = self._asked.get(name)
+            joined = f", joined {sum(answers.values()):,} of {len(answers):,}" if answers else ""
+            lines.append(f"sidecar {name}: {files}{joined}")
+        return lines
 
     def path(self, name: str, file: SourceFile) -> Path | None:
         """Return where the table ``name`` of ``file`` lies, or None.

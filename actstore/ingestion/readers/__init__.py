@@ -99,6 +99,10 @@ class Reader:
         """
         return Arrangement(files)
 
+    def one_each(self, file: SourceFile) -> bool:
+        """Say whether a file holds one example, so that ``--first-k`` counts files."""
+        return file.pattern.example is not None
+
     def read(self, file: SourceFile, document: Any) -> Iterator[RowBatch]:
         """Yield the rows of one file.
 

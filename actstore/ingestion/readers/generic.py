@@ -84,6 +84,15 @@ class GenericReader(Reader):
             return True
         return False
 
+    def one_each(self, file: SourceFile) -> bool:
+        """Say whether no tensor of the file has an example axis."""
+        return file.pattern.example is not None or not any(
+            "example" in meaning
+            for plan in self._plans
+            if not plan.spec.files or file.pattern.name in plan.spec.files
+            for meaning in plan.spec.axes.values()
+        )
+
     def read(self, file: SourceFile, document: Any) -> Iterator[RowBatch]:
         """Yield the rows of one file, several tensors together in one batch."""
         self.check_required(document)

@@ -1,0 +1,541 @@
+"""The ingest: files in, rows out, bad files named, everything or a whole part committed."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+from actstore.errors import (
+    ActstoreError,
+    CommitError,
+    CorruptStoreError,
+    RefusedError,
+    UnreadableFileError,
+    UnsafeFileError,
+)
+from actstore.ingestion import containers, discovery, loading, precision, probing, report
+from actstore.ingestion import contract as contracts
+from actstore.ingestion import recipe as recipes
+from actstore.ingestion.discovery import Discovery, Entry, SourceFile
+from actstore.ingestion.labelling import Labels
+from actstore.ingestion.options import Options, Pool, StorageType, checked_options
+from actstore.ingestion.readers import Context, Reader, create
+from actstore.ingestion.recipe import Recipe
+from actstore.ingestion.report import IngestSummary, Progress, Refusal, Tally
+from actstore.ingestion.sidecars import Sidecars
+from actstore.storage.manifest import Run, now
+from actstore.storage.rows import Added, RowBatch
+from actstore.storage.writer import CHECKPOINT_BYTES, StoreWriter
+
+_NAMES = 100
+"""Unmatched files that the summary names; the report names all."""
+_STRAY_BYTES = 64 << 20
+_STRAYS = 500
+
+Source = str | Path
+
+
+def ingest(
+    sources: Source | Sequence[Source],
+    store: str | Path,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    model: str | None = None,
+    dataset: str | None = None,
+    labels: str | Path | None = None,
+    labels_on: str | Sequence[str] | None = None,
+    label_set: Callable[[Path], int | None] | None = None,
+    site: str | None = None,
+    layer: int | None = None,
+    pool: Pool | None = None,
+    storage_dtype: StorageType | None = None,
+    allow_rounding: bool = False,
+    allow_nonfinite: bool = False,
+    contract: str | Path | None = None,
+    first_k: int | None = None,
+    dry_run: bool = False,
+    strict: bool = False,
+    sidecars: Mapping[str, str | Path] | None = None,
+    map: Mapping[str, str] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> IngestSummary:
+    """Turn folders of activation files into rows of a store.
+
+    The rows of one file are stored all or not at all. A file that cannot be read or does
+    not fit is refused with its reason, and the others go on; the summary and a report in
+    the store list them. Rows that the store already holds bit for bit are not stored
+    again, so an ingest that was cut off is completed by running it again.
+
+    Args:
+        sources: folders or files.
+        store: folder of the store, made when missing.
+        recipe: name of a built-in recipe, a TOML file, or None to detect the layout.
+        model: hub id or path of the model, where the layout does not record it.
+        dataset: data set of all rows.
+        labels: csv, jsonl, json or parquet with a column ``label``.
+        labels_on: schema columns by which ``labels`` is joined.
+        label_set: called with the store's path after the rows are committed; returns the
+            number of the commit it made, or None.
+        site: site of all rows; aliases such as ``hook_resid_pre`` are understood.
+        layer: layer of all rows.
+        pool: ``last``, ``first``, ``mean`` or ``max`` over a token axis; None stores tokens.
+        storage_dtype: ``float32``, ``float16`` or ``auto``; None keeps the source's type.
+        allow_rounding: let ``storage_dtype`` round values; they are counted.
+        allow_nonfinite: store NaN and infinity.
+        contract: name or file of a contract that the rows must keep.
+        first_k: only the first examples of each folder, or of each file that holds many.
+        dry_run: do everything but write.
+        strict: store nothing if any file is refused.
+        sidecars: name of a recipe's sidecar: the file to read for it.
+        map: schema column: key or expression that says where the source holds it.
+        progress: called after each file.
+
+    Raises:
+        UsageError: an option cannot work, or the source does not exist.
+        RecipeError: the recipe is malformed, or none or several fit.
+        RefusedError: ``strict``, and files were refused; lists them.
+        ContractError: the rows break the contract; lists every violation.
+        CommitError: the store cannot be written.
+    """
+    options = checked_options(
+        site=site,
+        layer=layer,
+        model=model,
+        dataset=dataset,
+        pool=pool,
+        storage_dtype=storage_dtype,
+        allow_rounding=allow_rounding,
+        allow_nonfinite=allow_nonfinite,
+        first_k=first_k,
+        map=dict(map or {}),
+        sidecars={name: Path(path) for name, path in (sidecars or {}).items()},
+    )
+    if label_set is not None and dry_run:
+        label_set = None
+    names = [labels_on] if isinstance(labels_on, str) else list(labels_on or ())
+    table = Labels(Path(labels), names) if labels is not None else None
+    rules = contracts.load(contract) if contract is not None else None
+    paths = [Path(sources)] if isinstance(sources, str | Path) else [Path(each) for each in sources]
+    found = discovery.discover(
+        paths,
+        recipe=recipe if isinstance(recipe, Recipe) else recipes.load(recipe) if recipe else None,
+        recipes=recipes.known().values(),
+        options=options,
+    )
+    return _Ingest(
+        found=found,
+        sources=paths,
+        store=Path(store),
+        options=options,
+        labels=table,
+        contract=rules,
+        label_set=label_set,
+        dry_run=dry_run,
+        strict=strict,
+        progress=progress,
+    ).run()
+
+
+class _Sink(Protocol):
+    """What takes the rows: a StoreWriter, or nothing in a dry run."""
+
+    commits: list[int]
+
+    def file(self) -> AbstractContextManager[None]: ...
+    def add(self, batch: RowBatch) -> Added: ...
+    def commit(self, *, operation: str, message: str) -> int | None: ...
+
+
+class _Nowhere:
+    """Counts rows and keeps none."""
+
+    def __init__(self) -> None:
+        self.commits: list[int] = []
+
+    def file(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def add(self, batch: RowBatch) -> Added:
+        return Added(len(batch), 0)
+
+    def commit(self, *, operation: str, message: str) -> int | None:
+        return None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Ingest:
+    """One run."""
+
+    found: Discovery
+    sources: list[Path]
+    store: Path
+    options: Options
+    labels: Labels | None
+    contract: contracts.Contract | None
+    label_set: Callable[[Path], int | None] | None
+    dry_run: bool
+    strict: bool
+    progress: Callable[[Progress], None] | None
+
+    def run(self) -> IngestSummary:
+        started = time.monotonic()
+        recipe = self.found.recipe
+        run = self._describe_run()
+        context = self._context()
+        reader = create(recipe, context)
+        files, refused, unmatched = self._arranged(reader)
+        widths = probing.probe(self._prober(), files)
+        tally = Tally()
+        counts: Counter[contracts.Count] = Counter()
+        whole = self.strict or self.contract is not None
+        with self._sink(run, whole) as sink:
+            try:
+                read = self._files(reader, files, widths, sink, tally, counts, refused)
+            except KeyboardInterrupt:
+                # What is whole is kept; the same command goes on from there.
+                if not whole:
+                    sink.commit(operation="ingest", message=f"{self._message()} (interrupted)")
+                raise
+            unmatched = self._without_sidecars(unmatched, context.sidecars)
+            refused += self._strays(unmatched)
+            self._enforce(context, counts, refused)
+            commit = sink.commit(operation="ingest", message=self._message())
+            commit = sink.commits[-1] if sink.commits else commit
+        if self.label_set is not None:
+            commit = self.label_set(self.store) or commit
+        summary = self._summary(
+            run, tally, read, refused, unmatched, commit, self._notes(context, tally)
+        )
+        summary = replace(summary, seconds=round(time.monotonic() - started, 3))
+        if self.dry_run or not (summary.commit or refused):
+            return summary
+        path = report.write(self.store, run.run_id, summary.as_dict(), unmatched=unmatched)
+        return replace(summary, report=path)
+
+    def _context(self) -> Context:
+        return Context(
+            recipe=self.found.recipe,
+            options=self.options,
+            sidecars=Sidecars(self.found.recipe, self.options.sidecars),
+            shapes={} if self.contract is not None else None,
+        )
+
+    def _prober(self) -> Reader:
+        reader = create(self.found.recipe, self._context())
+        for files in _by_root(self.found.files):
+            reader.arrange(files)
+        return reader
+
+    def _sink(self, run: Run, whole: bool) -> AbstractContextManager[_Sink]:
+        if self.dry_run:
+            return nullcontext(_Nowhere())
+        return StoreWriter(
+            self.store, run=run, checkpoint_bytes=None if whole else CHECKPOINT_BYTES
+        )
+
+    def _arranged(self, reader: Reader) -> tuple[list[SourceFile], list[Refusal], list[str]]:
+        """Return the files to read, those that are refused unread, and the unmatched ones."""
+        files: list[SourceFile] = []
+        refused: list[Refusal] = []
+        unmatched: list[str] = []
+        for group in _by_root(self.found.files):
+            arranged = reader.arrange(group)
+            files += arranged.files
+            refused += [Refusal(path, reason) for path, reason in arranged.refused]
+            unmatched += arranged.unmatched
+        unmatched += [entry.relative for entry in self.found.others]
+        if self.options.first_k is not None:
+            files = discovery.first_examples(files, self.options.first_k, reader.one_each)
+        return files, refused, unmatched
+
+    def _files(
+        self,
+        reader: Reader,
+        files: Sequence[SourceFile],
+        widths: probing.Widths,
+        sink: _Sink,
+        tally: Tally,
+        counts: Counter[contracts.Count],
+        refused: list[Refusal],
+    ) -> int:
+        read = 0
+        done = Progress(
+            files=0,
+            files_total=len(files),
+            bytes=0,
+            bytes_total=sum(file.size for file in files),
+            rows=0,
+        )
+        with closing(loading.ahead(self.found.recipe, files)) as opened:
+            for loaded in opened:
+                reason = self._file(reader, loaded, widths, sink, tally, counts)
+                if reason is None:
+                    read += 1
+                else:
+                    refused.append(Refusal(loaded.file.relative, reason))
+                done = replace(
+                    done,
+                    files=done.files + 1,
+                    bytes=done.bytes + loaded.file.size,
+                    rows=tally.written + tally.present,
+                )
+                if self.progress is not None:
+                    self.progress(done)
+        return read
+
+    def _file(
+        self,
+        reader: Reader,
+        loaded: loading.Loaded,
+        widths: probing.Widths,
+        sink: _Sink,
+        tally: Tally,
+        counts: Counter[contracts.Count],
+    ) -> str | None:
+        """Store the rows of one file; return why it is refused, or None."""
+        own = Tally()
+        kept: Counter[contracts.Count] = Counter()
+        try:
+            if loaded.error is not None:
+                raise loaded.error
+            with sink.file():
+                for batch in _reading(reader.read(loaded.file, loaded.document)):
+                    ready = self._ready(batch, own)
+                    widths.check(ready)
+                    own.add(ready, sink.add(ready))
+                    if self.contract is not None:
+                        kept.update(_counts(ready))
+        except (CommitError, CorruptStoreError):
+            raise
+        except ActstoreError as error:
+            return _reason(error, loaded.file)
+        except (_ReadingError, MemoryError) as error:
+            return _reason(error.__cause__ or error, loaded.file)
+        except OSError as error:
+            if loaded.error is None:  # the store's disk, not the source's
+                raise CommitError(f"{self.store}: cannot be written: {error}") from error
+            return _reason(error, loaded.file)
+        tally.merge(own)
+        counts.update(kept)
+        return None
+
+    def _ready(self, batch: RowBatch, tally: Tally) -> RowBatch:
+        """Return the batch as it is stored: type, labels."""
+
+        def describe(row: int) -> str:
+            def value(name: str) -> Any:
+                column = batch.columns.get(name)
+                return batch.constants.get(name) if column is None else column[row]
+
+            return f"{value('source')} (example {value('example_id')}, layer {value('layer')})"
+
+        stored = precision.stored(batch.vectors, self.options, describe)
+        tally.rounded += stored.rounded
+        tally.nonfinite += stored.nonfinite
+        if stored.vectors is not batch.vectors:
+            batch = RowBatch(
+                vectors=stored.vectors, constants=batch.constants, columns=batch.columns
+            )
+        return self.labels.apply(batch) if self.labels is not None else batch
+
+    def _without_sidecars(self, unmatched: list[str], sidecars: Sidecars) -> list[str]:
+        """Return the unmatched files but for the tables that were joined."""
+        used = {path.absolute() for paths in sidecars.used.values() for path in paths}
+        inside = {
+            entry.relative
+            for entry in self.found.others
+            if used and (entry.path in used or not used.isdisjoint(entry.path.parents))
+        }
+        return [name for name in unmatched if name not in inside]
+
+    def _strays(self, unmatched: list[str]) -> list[Refusal]:
+        """Open unmatched files of the recipe's kind: a damaged or unsafe one is named."""
+        suffixes = {file.path.suffix for file in self.found.files}
+        refused = []
+        stray: list[Entry] = [
+            entry
+            for entry in self.found.others
+            if entry.path.suffix in suffixes and entry.size <= _STRAY_BYTES
+        ]
+        for entry in stray[:_STRAYS]:
+            try:
+                containers.read(self.found.recipe.container, entry.path)
+            except (UnsafeFileError, UnreadableFileError) as error:
+                refused.append(Refusal(entry.relative, _without_path(str(error), entry.path)))
+                if entry.relative in unmatched:
+                    unmatched.remove(entry.relative)
+            except (ActstoreError, OSError, MemoryError):
+                continue  # it is no activation file, and stays unmatched
+        return refused
+
+    def _enforce(
+        self,
+        context: Context,
+        counts: Counter[contracts.Count],
+        refused: Sequence[Refusal],
+    ) -> None:
+        if self.strict and refused:
+            raise RefusedError([(refusal.path, refusal.reason) for refusal in refused])
+        if self.contract is not None:
+            contracts.enforce(
+                self.contract,
+                (count._replace(rows=rows) for count, rows in counts.items()),
+                (contracts.Shape(key, *shape) for key, shape in (context.shapes or {}).items()),
+            )
+
+    def _message(self) -> str:
+        names = ", ".join(path.name or str(path) for path in self.sources[:3])
+        more = f" and {len(self.sources) - 3} more" if len(self.sources) > 3 else ""
+        return f"ingest {names}{more} ({self.found.recipe.name})"
+
+    def _notes(self, context: Context, tally: Tally) -> tuple[str, ...]:
+        notes = [*context.notes.all(), *context.sidecars.notes()]
+        if self.labels is not None:
+            notes.append(
+                f"labels from {self.labels.path.name}: {self.labels.found:,} of "
+                f"{self.labels.asked:,} rows have one"
+            )
+        if tally.differing:
+            notes.append(
+                f"{tally.differing:,} rows are stored already, with another label; "
+                "`actstore label` changes labels"
+            )
+        if tally.rounded:
+            notes.append(f"{tally.rounded:,} values were rounded to {self.options.storage_dtype}")
+        if tally.nonfinite:
+            notes.append(f"{tally.nonfinite:,} values are NaN or infinite")
+        return tuple(notes)
+
+    def _summary(
+        self,
+        run: Run,
+        tally: Tally,
+        read: int,
+        refused: Sequence[Refusal],
+        unmatched: Sequence[str],
+        commit: int | None,
+        notes: tuple[str, ...],
+    ) -> IngestSummary:
+        groups = tally.groups
+        return IngestSummary(
+            recipe=self.found.recipe.name,
+            detected=self.found.detected,
+            run_id=run.run_id,
+            dry_run=self.dry_run,
+            files_read=read,
+            rows_written=tally.written,
+            rows_present=tally.present,
+            refused=tuple(refused),
+            unmatched=tuple(unmatched[:_NAMES]),
+            unmatched_count=len(unmatched),
+            commit=commit,
+            seconds=0.0,
+            bytes=tally.bytes,
+            models=tuple(sorted({group.model for group in groups})),
+            datasets=dict(sorted(tally.datasets.items())),
+            layers=report.layers_in_order({group.layer for group in groups}),
+            sites=tuple(sorted({group.site for group in groups})),
+            widths=tuple(sorted({group.width for group in groups})),
+            labels=dict(sorted(tally.labels.items())),
+            groups=report.group_rows(groups),
+            first_row=tally.first_row,
+            notes=notes,
+            report=None,
+        )
+
+    def _describe_run(self) -> Run:
+        started = datetime.now(UTC)
+        options = self.options
+        settings: dict[str, Any] = {
+            "sources": [str(path) for path in self.sources],
+            "recipe": self.found.recipe.name,
+            "recipe_toml": self.found.recipe.text,
+            "labels": str(self.labels.path) if self.labels else None,
+            "contract": self.contract.name if self.contract else None,
+            "strict": self.strict,
+        }
+        for name in Options.__dataclass_fields__:
+            settings[name] = getattr(options, name)
+        settings["sidecars"] = {name: str(path) for name, path in options.sidecars.items()}
+        settings["map"] = dict(options.map)
+        settings = {
+            name: value
+            for name, value in settings.items()
+            if value is not None and value is not False and value != {}
+        }
+        return Run(
+            run_id=f"ingest-{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
+            kind="ingest",
+            started_at=now(),
+            settings=settings,
+            versions=_versions(),
+        )
+
+
+class _ReadingError(Exception):
+    """Something about the source failed; the cause says what."""
+
+
+def _reading(batches: Iterator[RowBatch]) -> Iterator[RowBatch]:
+    """Mark what fails while reading, so that the store's own failures are told from it."""
+    while True:
+        try:
+            batch = next(batches, None)
+        except OSError as error:
+            raise _ReadingError from error
+        if batch is None:
+            return
+        yield batch
+
+
+def _by_root(files: Sequence[SourceFile]) -> list[list[SourceFile]]:
+    groups: dict[Path, list[SourceFile]] = {}
+    for file in files:
+        groups.setdefault(file.root, []).append(file)
+    return list(groups.values())
+
+
+def _counts(batch: RowBatch) -> Counter[contracts.Count]:
+    names = ("model", "dataset", "site", "layer", "label")
+    columns = [
+        batch.columns[name] if name in batch.columns else [batch.constants.get(name)] * len(batch)
+        for name in names
+    ]
+    width, dtype = batch.vectors.shape[1], str(batch.vectors.dtype)
+    found: Counter[contracts.Count] = Counter()
+    for (model, dataset, site, layer, label), rows in Counter(zip(*columns, strict=True)).items():
+        found[contracts.Count(model, dataset, site, layer, label, width, dtype, rows=0)] += rows
+    return found
+
+
+def _reason(error: BaseException, file: SourceFile) -> str:
+    if isinstance(error, MemoryError):
+        return f"not enough memory to read it ({file.size:,} bytes on disk)"
+    if isinstance(error, OSError) and not isinstance(error, ActstoreError):
+        return f"cannot be read: {error.strerror or error}"
+    return _without_path(str(error), file.path)
+
+
+def _without_path(text: str, path: Path) -> str:
+    """Return a message without the file's own path, which is listed beside it."""
+    return text.removeprefix(f"{path}: ")
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    found = {"python": platform.python_version()}
+    for name in ("actstore", "numpy", "pyarrow", "torch"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
