@@ -14,7 +14,7 @@ from actstore import errors
 from actstore.commands import output
 from actstore.commands.exits import Exit
 
-COMMANDS = ("recipes", "label", "compact", "verify", "log")
+COMMANDS = ("ingest", "recipes", "contracts", "label", "compact", "verify", "log")
 """In the order in which a user meets them; each is ``actstore.commands.<name>.command``."""
 
 

@@ -40,7 +40,9 @@ def store(tmp_path: Path) -> Path:
 def labels(store: Path) -> list[str | None]:
     database = Database(open_snapshot(store))
     try:
-        return database.table("SELECT label FROM activations ORDER BY row_id")["label"].to_pylist()
+        table = database.table("SELECT label FROM activations ORDER BY row_id")
+        found: list[str | None] = table["label"].to_pylist()
+        return found
     finally:
         database.close()
 

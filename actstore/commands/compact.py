@@ -51,9 +51,7 @@ def command(store: Path, shard_mb: int, prune: bool, keep: int | None, as_json: 
     if keep is not None and not prune:
         raise click.UsageError("--keep only has a meaning with --prune")
     with bar("compacting") as report:
-        done = compaction.compact(
-            store, shard_bytes=shard_mb << 20, progress=lambda size: report(size, 0)
-        )
+        done = compaction.compact(store, shard_bytes=shard_mb << 20, progress=report)
     removed = compaction.prune(store, keep=keep or 1) if prune else None
     if as_json:
         output.print_json(

@@ -16,6 +16,6 @@ class Exit(IntEnum):
     REFUSED = 3
     """Some source files were refused; everything else was stored."""
     DAMAGED = 4
-    """`actstore verify` found damage."""
+    """`actstore verify` found damage, or a contract that is not kept."""
     INTERRUPTED = 130
     """Ctrl-C; the store is whole."""

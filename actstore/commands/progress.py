@@ -5,33 +5,40 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-Report = Callable[[int, int], None]
-"""Takes the bytes and rows done so far."""
+
+class Report(Protocol):
+    """Takes the bytes and rows done so far, and how many bytes there are once that is known."""
+
+    def __call__(self, done: int, rows: int = 0, total: int | None = None) -> None: ...
 
 
 @contextlib.contextmanager
 def bar(title: str, total_bytes: int | None = None, *, hidden: bool = False) -> Iterator[Report]:
     """Show a bar while the block runs; the block calls what it is given as work gets done."""
     if hidden or not sys.stderr.isatty():
-        yield lambda done, rows: None
+        yield _silent
         return
     progress = _progress()
     with progress:
         task = progress.add_task(title, total=total_bytes, rows="")
         began = time.monotonic()
 
-        def report(done: int, rows: int) -> None:
+        def report(done: int, rows: int = 0, total: int | None = None) -> None:
             seconds = time.monotonic() - began
             speed = f"{rows:,} rows, {rows / seconds:,.0f} rows/s" if rows and seconds else ""
-            progress.update(task, completed=done, rows=speed)
+            progress.update(task, completed=done, total=total or total_bytes, rows=speed)
 
         yield report
+
+
+def _silent(done: int, rows: int = 0, total: int | None = None) -> None:
+    """Show nothing."""
 
 
 def _progress() -> Progress:

@@ -29,3 +29,15 @@ def test_an_earlier_commit_can_be_checked(actstore: Command, store: Path) -> Non
     missing = actstore("verify", store, "--at", 9)
     assert missing.code == 1
     assert "9" in missing.err
+
+
+def test_a_contract_lists_every_violation(actstore: Command, store: Path, tmp_path: Path) -> None:
+    rules = {"name": "mine", "classes": ["faithful", "unfaithful"], "layers": [3], "width": 8}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(rules | {"min_rows_per_class": 11}))
+    finished = actstore("verify", store, "--contract", path)
+    assert finished.code == 4
+    assert len(finished.out.splitlines()) == 1 + 5
+    path.write_text(json.dumps(rules | {"layers": [3, 7]}))
+    kept = actstore("verify", store, "--contract", path)
+    assert (kept.code, kept.out.splitlines()[1]) == (0, "the contract mine is kept")

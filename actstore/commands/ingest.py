@@ -1,0 +1,216 @@
+"""`actstore ingest`: stores folders of activation files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from actstore.commands import output
+from actstore.commands.exits import Exit
+from actstore.commands.options import json_option, pairs
+from actstore.commands.progress import bar
+
+if TYPE_CHECKING:
+    from actstore.ingestion.report import IngestSummary, Progress
+
+NAMED = 20
+"""Refused and unmatched files that are named on the screen; the report names all."""
+
+
+@click.command("ingest")
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--store",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="The store to create or to add to.",
+)
+@click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    help="The layout: a name that `actstore recipes` lists, or a TOML file. Detected if not given.",
+)
+@click.option("--model", metavar="NAME", help="Model of all rows, where the source does not say.")
+@click.option("--dataset", metavar="NAME", help="Data set of all rows.")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Table (csv, jsonl, json, parquet) with a column `label`, joined with --on.",
+)
+@click.option(
+    "--on",
+    "labels_on",
+    multiple=True,
+    metavar="COLUMN",
+    help="Column that joins --labels to the rows; may be repeated: all must be equal.",
+)
+@click.option(
+    "--label-set",
+    metavar="SQL",
+    help="Afterwards label the rows with a SQL expression over the columns: those of this "
+    "ingest, and those of the same models and data sets that have no label.",
+)
+@click.option(
+    "--site",
+    metavar="NAME",
+    help="Site of all rows, such as resid_post; TransformerLens and transformers names too.",
+)
+@click.option("--layer", type=int, metavar="N", help="Layer of all rows; -1 for the embeddings.")
+@click.option(
+    "--pool",
+    type=click.Choice(("last", "first", "mean", "max")),
+    help="Make one vector of a sequence; without it every token is stored.",
+)
+@click.option(
+    "--storage-dtype",
+    type=click.Choice(("float32", "float16", "auto")),
+    help="Type to store. float16 refuses values that would change; auto takes it where none "
+    "would. Without it the source's type stays (bfloat16 becomes float32).",
+)
+@click.option(
+    "--allow-rounding",
+    is_flag=True,
+    help="Let --storage-dtype float16 round values; they are counted.",
+)
+@click.option(
+    "--allow-nonfinite", is_flag=True, help="Store NaN and infinity instead of refusing the file."
+)
+@click.option(
+    "--contract",
+    metavar="NAME|FILE",
+    help="Rules that the rows must keep (`actstore contracts` lists them), or nothing is stored.",
+)
+@click.option(
+    "--first-k",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only the first N examples of each folder, or of each file that holds many.",
+)
+@click.option(
+    "--map",
+    "mapping",
+    multiple=True,
+    metavar="COLUMN=KEY",
+    help="Where the source holds a column of the schema; may be repeated.",
+)
+@click.option(
+    "--sidecar",
+    "sidecars",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="The file to read for a table that the recipe joins; may be repeated.",
+)
+@click.option("--dry-run", is_flag=True, help="Read everything, store nothing, say what would be.")
+@click.option("--strict", is_flag=True, help="Store nothing at all if any file is refused.")
+@json_option
+def command(
+    sources: tuple[Path, ...],
+    store: Path,
+    label_set: str | None,
+    mapping: tuple[str, ...],
+    sidecars: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Store the activation files below SOURCES.
+
+    A source is a folder of activation files or the project folder above it. The layout is
+    detected; the rows of one file are stored all or not at all; a bad file is refused by
+    name and does not stop the rest (exit code 3). Rows that are in the store already are
+    not stored twice, so an interrupted ingest is completed by the same command.
+
+    \b
+    Examples:
+      actstore ingest unfaithful-reasoning --store runs.store
+      actstore ingest cache --store runs.store --model meta-llama/Llama-3.1-8B --site resid_pre
+      actstore ingest caches/* --store runs.store --labels labels.csv --on example_id
+      actstore ingest vectors --store runs.store --recipe my.toml --dry-run
+    """
+    from actstore.ingestion.run import ingest
+
+    with bar("ingesting") as report:
+
+        def progress(done: Progress) -> None:
+            report(done.bytes, done.rows, done.bytes_total)
+
+        summary = ingest(
+            sources,
+            store,
+            map=pairs(mapping, "--map"),
+            sidecars=pairs(sidecars, "--sidecar"),
+            dry_run=dry_run,
+            progress=progress,
+            **options,
+        )
+    if label_set is not None and not dry_run:
+        summary = _labelled(summary, store, label_set)
+    if as_json:
+        output.print_json(summary.as_dict())
+    else:
+        _print(summary)
+    return Exit.REFUSED if summary.refused else Exit.DONE
+
+
+def _labelled(summary: IngestSummary, store: Path, expression: str) -> IngestSummary:
+    from actstore import labeling
+
+    models = _list(summary.models)
+    datasets = _list(tuple(summary.datasets))
+    where = (
+        f"run_id = '{summary.run_id}' OR (label IS NULL AND model IN ({models}) "
+        f"AND coalesce(dataset, '') IN ({datasets}))"
+    )
+    done = labeling.label_by_expression(store, expression, where=where)
+    return dataclasses.replace(summary, commit=done.commit or summary.commit, labels=done.labels)
+
+
+def _list(texts: Sequence[str]) -> str:
+    quoted = [text.replace("'", "''") for text in texts]
+    return ", ".join(f"'{text}'" for text in quoted) or "NULL"
+
+
+def _print(summary: IngestSummary) -> None:
+    rows = output.count(summary.rows_written, "row")
+    files = output.count(summary.files_read, "file")
+    output.print_pairs(
+        {
+            "recipe": f"{summary.recipe}{' (detected)' if summary.detected else ''}",
+            "would store" if summary.dry_run else "stored": f"{rows} from {files}"
+            f"{_present(summary)}, {output.size(summary.bytes)} of vectors",
+            "labels": ", ".join(f"{label} {n:,}" for label, n in summary.labels.items()) or None,
+            "commit": summary.commit,
+            "report": summary.report,
+            "seconds": f"{summary.seconds:.1f} s",
+        }
+    )
+    if summary.groups:
+        click.echo()
+        names = ("model", "site", "layer", "width", "dtype", "rows")
+        output.print_table(names, [[group[name] for name in names] for group in summary.groups])
+    if summary.dry_run and summary.first_row:
+        click.echo("\nfirst row")
+        output.print_pairs({name: output.cell(v) for name, v in summary.first_row.items()})
+    for text in summary.notes:
+        output.note(f"note: {text}")
+    _name("refused", len(summary.refused), [f"{r.path}: {r.reason}" for r in summary.refused])
+    _name("unmatched", summary.unmatched_count, list(summary.unmatched))
+
+
+def _present(summary: IngestSummary) -> str:
+    return f", {summary.rows_present:,} were there already" if summary.rows_present else ""
+
+
+def _name(kind: str, number: int, lines: list[str]) -> None:
+    if number:
+        output.note(f"{kind}: {output.count(number, 'file')}")
+        for line in lines[:NAMED]:
+            output.note(f"  {line}")
+        if number > NAMED:
+            output.note(f"  … {number - NAMED:,} more")
