@@ -16,6 +16,7 @@
     │   ├── UnsafeFileError (ValueError)     the file would run code or exhaust memory
     │   ├── UnreadableFileError (ValueError) truncated, empty or of another format
     │   ├── LayoutError (ValueError)         the content does not fit the recipe
+    │   │   └── ForeignFileError             the file is of another kind altogether
     │   ├── SidecarError (ValueError)        a sidecar table is missing or does not join
     │   ├── NonFiniteError (ValueError)      NaN or infinity among the values
     │   ├── PrecisionError (ValueError)      the stored type could not hold the values
@@ -94,6 +95,10 @@ class UnreadableFileError(IngestError, ValueError):
 
 class LayoutError(IngestError, ValueError):
     """The file opened, but its content does not fit the recipe."""
+
+
+class ForeignFileError(LayoutError):
+    """The file is of another kind than the recipe's; it counts as unmatched, not as refused."""
 
 
 class SidecarError(IngestError, ValueError):

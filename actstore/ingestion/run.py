@@ -17,6 +17,7 @@ from actstore.errors import (
     ActstoreError,
     CommitError,
     CorruptStoreError,
+    ForeignFileError,
     RefusedError,
     UnreadableFileError,
     UnsafeFileError,
@@ -25,7 +26,7 @@ from actstore.ingestion import containers, discovery, loading, precision, probin
 from actstore.ingestion import contract as contracts
 from actstore.ingestion import recipe as recipes
 from actstore.ingestion.discovery import Discovery, Entry, SourceFile
-from actstore.ingestion.labelling import Labels
+from actstore.ingestion.labels import Labels
 from actstore.ingestion.options import Options, Pool, StorageType, checked_options
 from actstore.ingestion.readers import Context, Reader, create
 from actstore.ingestion.recipe import Recipe
@@ -198,7 +199,7 @@ class _Ingest:
         whole = self.strict or self.contract is not None
         with self._sink(run, whole) as sink:
             try:
-                read = self._files(reader, files, widths, sink, tally, counts, refused)
+                read = self._files(reader, files, widths, sink, tally, counts, refused, unmatched)
             except KeyboardInterrupt:
                 # What is whole is kept; the same command goes on from there.
                 if not whole:
@@ -265,8 +266,10 @@ class _Ingest:
         tally: Tally,
         counts: Counter[contracts.Count],
         refused: list[Refusal],
+        unmatched: list[str],
     ) -> int:
         read = 0
+        foreign: list[Refusal] = []
         done = Progress(
             files=0,
             files_total=len(files),
@@ -276,11 +279,15 @@ class _Ingest:
         )
         with closing(loading.ahead(self.found.recipe, files)) as opened:
             for loaded in opened:
-                reason = self._file(reader, loaded, widths, sink, tally, counts)
-                if reason is None:
-                    read += 1
+                try:
+                    reason = self._file(reader, loaded, widths, sink, tally, counts)
+                except ForeignFileError as error:
+                    foreign.append(Refusal(loaded.file.relative, str(error)))
                 else:
-                    refused.append(Refusal(loaded.file.relative, reason))
+                    if reason is None:
+                        read += 1
+                    else:
+                        refused.append(Refusal(loaded.file.relative, reason))
                 done = replace(
                     done,
                     files=done.files + 1,
@@ -289,6 +296,10 @@ class _Ingest:
                 )
                 if self.progress is not None:
                     self.progress(done)
+        if read:
+            unmatched += [refusal.path for refusal in foreign]
+        else:  # nothing but foreign files: the user should learn why
+            refused += foreign
         return read
 
     def _file(
@@ -313,7 +324,7 @@ class _Ingest:
                     own.add(ready, sink.add(ready))
                     if self.contract is not None:
                         kept.update(_counts(ready))
-        except (CommitError, CorruptStoreError):
+        except (CommitError, CorruptStoreError, ForeignFileError):
             raise
         except ActstoreError as error:
             return _reason(error, loaded.file)
@@ -396,8 +407,16 @@ class _Ingest:
         more = f" and {len(self.sources) - 3} more" if len(self.sources) > 3 else ""
         return f"ingest {names}{more} ({self.found.recipe.name})"
 
+    def _recipe_notes(self) -> list[str]:
+        return [
+            note.text
+            for note in self.found.recipe.notes
+            if note.files is None
+            or any(note.files.match_tail(entry.relative) for entry in self.found.others)
+        ]
+
     def _notes(self, context: Context, tally: Tally) -> tuple[str, ...]:
-        notes = [*context.notes.all(), *context.sidecars.notes()]
+        notes = [*self._recipe_notes(), *context.notes.all(), *context.sidecars.notes()]
         if self.labels is not None:
             notes.append(
                 f"labels from {self.labels.path.name}: {self.labels.found:,} of "

@@ -111,6 +111,7 @@ class Reader:
         fixed (:class:`Options`) must be respected.
 
         Raises:
+            ForeignFileError: the file is of another kind, and counts as unmatched.
             IngestError: the file does not fit; it is refused with this reason.
         """
         raise NotImplementedError

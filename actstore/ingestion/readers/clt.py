@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actstore.errors import ConflictError, LayoutError, SidecarError
-from actstore.ingestion.axes import interpret
+from actstore.ingestion.axes import interpret, limited
 from actstore.ingestion.documents import rest, to_json
 from actstore.ingestion.readers import Arrangement, Reader, reader
 from actstore.ingestion.readers.assembly import batches, constants
@@ -125,6 +125,11 @@ class Clt(Reader):
         grid = interpret(part.tensor, AXES, squeeze=False)
         size = grid.rows["example"]
         first = self._first(capture, file.parts["batch"], size)
+        if (first_k := self.context.options.first_k) is not None:
+            if first >= first_k:
+                return
+            grid = limited(grid, "example", first_k - first)
+            size = grid.rows["example"]
         left = rest(document, _KEYS).values
         constant = constants(
             self.context,

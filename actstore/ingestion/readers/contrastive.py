@@ -161,7 +161,10 @@ class Contrastive(Reader):
             for number, entry in enumerate(table.records):
                 entries[entry.get("idx", number)] = entry
         info_path = self._beside("layer-info", file)
-        info = _read_info(info_path) if info_path else {}
+        info: Mapping[str, Any] = {}
+        if info_path is not None:
+            info = _read_info(info_path)
+            self.context.sidecars.used.setdefault("layer-info", set()).add(info_path)
         return Cache(entries, info, self._dataset(file, entries))
 
     def _beside(self, name: str, file: SourceFile) -> Path | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actstore import schema
-from actstore.errors import LayoutError, SidecarError
+from actstore.errors import ForeignFileError, LayoutError, SidecarError
 from actstore.ingestion.axes import interpret
 from actstore.ingestion.documents import rest, to_json
 from actstore.ingestion.readers import Reader, reader
@@ -62,7 +62,7 @@ class HookPickle(Reader):
 
     def fits(self, document: Any) -> bool:
         """Say whether there is a prompt and a dictionary of tensors."""
-        activations = document.get("activations")
+        activations = document.get("activations") if isinstance(document, dict) else None
         return (
             isinstance(document.get("prompt"), str)
             and isinstance(activations, dict)
@@ -70,14 +70,22 @@ class HookPickle(Reader):
             and all(isinstance(tensor, Tensor) for tensor in activations.values())
         )
 
+    def one_each(self, file: SourceFile) -> bool:
+        """Every file holds one question."""
+        return True
+
     def read(self, file: SourceFile, document: Any) -> Iterator[RowBatch]:
         """Yield one row per layer, or one per layer and token.
 
         Raises:
+            ForeignFileError: it holds neither a prompt nor activations; the recipe takes
+                files of any name, so other pickles may lie among them.
             LayoutError: an entry is missing or of another kind, or the layers differ in
                 their number of tokens.
             SidecarError: a result log cannot be read.
         """
+        if not isinstance(document, dict) or not {"prompt", "activations"} & set(document):
+            raise ForeignFileError("it holds no activations: neither 'prompt' nor 'activations'")
         if not self.fits(document):
             raise LayoutError(
                 "expected a text under 'prompt' and a dictionary of tensors under 'activations'"
@@ -170,6 +178,7 @@ class HookPickle(Reader):
             return None, []
         if folder not in self._logs:
             self._logs[folder] = _read_logs(folder)
+            self.context.sidecars.used.setdefault("results", set()).add(folder)
             if self._logs[folder].models:
                 self.context.notes.say(
                     f"labels from the logs in {folder.name}: a question in them was answered "
