@@ -1,0 +1,236 @@
+"""Which rows a selection means: conditions on columns, checked against what is there."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from actstore import schema
+from actstore.errors import NotInStoreError, SqlError, UsageError
+from actstore.querying.metadata import missing_column
+
+if TYPE_CHECKING:
+    from actstore.querying.sql import Database
+    from actstore.storage.manifest import ShardEntry
+    from actstore.storage.snapshot import Snapshot
+
+_OF_SHARD = ("model", "site", "layer")
+"""Columns with one value per shard: answered by the manifest alone."""
+_LISTED = 20
+
+Values = list[Any]
+
+
+def rows_where(
+    snapshot: Snapshot, database: Database, where: str | None, equals: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that fit, and the shards they can lie in.
+
+    Args:
+        snapshot: what to select from.
+        database: the same snapshot's SQL.
+        where: an SQL condition, or None.
+        equals: per column the wanted value, or several of them; None means null.
+
+    Returns:
+        Row numbers, int64 and ascending, and shard numbers, int64.
+
+    Raises:
+        NotInStoreError: there is no such column, or a wanted value occurs nowhere.
+        UsageError: a value of the wrong type.
+        SqlError: ``where`` is not one condition.
+    """
+    wanted = {column: _values(column, value) for column, value in equals.items()}
+    shards = _shards(snapshot, wanted)
+    others = {column: values for column, values in wanted.items() if column not in _OF_SHARD}
+    if where is None and not others:
+        offsets = snapshot.offsets
+        pieces = [np.arange(offsets[n], offsets[n + 1]) for n in shards.tolist()]
+        return (np.concatenate(pieces) if pieces else np.empty(0, np.int64)), shards
+    rows = _rows_by_sql(snapshot, database, shards, where, others)
+    for column, values in others.items():
+        if len(values) > 1 or not len(rows):
+            _check_present(database, column, values)
+    return rows, shards
+
+
+def _values(column: str, value: Any) -> Values:
+    """Return the wanted values of a column as a list, each of the column's type."""
+    types = {entry.name: entry.type for entry in schema.columns() if entry.name != schema.VECTOR}
+    if column not in types:
+        raise NotInStoreError(missing_column(column, list(types)))
+    if hasattr(value, "tolist"):  # a NumPy array or scalar, a tensor
+        value = value.tolist()
+    several = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+    items = list(value) if several else [value]
+    if not items:
+        raise UsageError(f"{column}=[] wants no value at all: leave it out or name one")
+    return [_typed(column, types[column], item) for item in items]
+
+
+def _typed(column: str, kind: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if kind == "string" and isinstance(value, str):
+        return value
+    if kind in ("int32", "int64") and not isinstance(value, bool | str):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    if kind == "float32" and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    names = {"string": "text", "float32": "a number"}
+    raise UsageError(f"{column} takes {names.get(kind, 'an integer')}, got {value!r}")
+
+
+def _shards(snapshot: Snapshot, wanted: Mapping[str, Values]) -> np.ndarray:
+    """Return the numbers of the shards that fit model, site and layer."""
+    chosen = list(range(len(snapshot.shards)))
+    # Model first: which sites and layers there are is a question about that model.
+    for column in _OF_SHARD:
+        if column not in wanted:
+            continue
+        candidates = [snapshot.shards[number] for number in chosen]
+        if column == "site":
+            pairs = [_site(candidates, value) for value in wanted[column]]
+            chosen = [n for n in chosen if any(_at_site(snapshot.shards[n], *p) for p in pairs)]
+            continue
+        present = {getattr(shard, column) for shard in candidates}
+        for value in wanted[column]:
+            if value not in present:
+                raise NotInStoreError(_absent(column, value, present, _about(wanted, column)))
+        values = set(wanted[column])
+        chosen = [n for n in chosen if getattr(snapshot.shards[n], column) in values]
+    return np.array(chosen, np.int64)
+
+
+def _about(wanted: Mapping[str, Values], column: str) -> str:
+    """Return the conditions that narrowed the store before ``column`` was looked at."""
+    before = _OF_SHARD[: _OF_SHARD.index(column)]
+    told = [f"{name} {value!r}" for name in before for value in wanted.get(name, [])[:1]]
+    return f"the store (of {', '.join(told)})" if told else "the store"
+
+
+def _site(candidates: list[ShardEntry], name: str | None) -> tuple[str, int | None]:
+    """Return the stored site that ``name`` means, and the layer if it names one."""
+    present = {shard.site for shard in candidates}
+    if name is None:
+        raise UsageError("every row has a site: site=None finds nothing")
+    if name in present:
+        return name, None
+    site, layer = schema.canonical_site(name)
+    if not any(_at_site(shard, site, layer) for shard in candidates):
+        raise NotInStoreError(_absent("site", name, present, "the store"))
+    return site, layer
+
+
+def _at_site(shard: ShardEntry, site: str, layer: int | None) -> bool:
+    return shard.site == site and (layer is None or shard.layer == layer)
+
+
+def _rows_by_sql(
+    snapshot: Snapshot,
+    database: Database,
+    shards: np.ndarray,
+    where: str | None,
+    equals: Mapping[str, Values],
+) -> np.ndarray:
+    conditions = []
+    parameters: dict[str, Any] = {}
+    if len(shards) < len(snapshot.shards):
+        first = int(snapshot.offsets[shards[0]]) if len(shards) else 0
+        last = int(snapshot.offsets[shards[-1] + 1]) if len(shards) else 0
+        conditions.append(f"row_id >= {first} AND row_id < {last}")
+    for column, values in equals.items():
+        conditions.append(_condition(column, values, parameters))
+    if where is not None:
+        conditions.append(_checked(where))
+    text = f"SELECT row_id FROM activations WHERE {' AND '.join(conditions)}"
+    found = database.table(text, parameters or None)
+    rows: np.ndarray = found.column(0).to_numpy()
+    if len(rows) and not bool((np.diff(rows) > 0).all()):
+        rows = np.sort(rows)
+    if len(shards) < len(snapshot.shards):
+        # The range may take in shards that do not fit.
+        rows = rows[np.isin(np.searchsorted(snapshot.offsets, rows, "right") - 1, shards)]
+    return rows
+
+
+def _condition(column: str, values: Values, parameters: dict[str, Any]) -> str:
+    """Return SQL for ``column`` being one of ``values``; names the parameters it needs."""
+    choices = []
+    names = []
+    for value in values:
+        if value is None:
+            choices.append(f"{column} IS NULL")
+        else:
+            name = f"value_{len(parameters)}"
+            parameters[name] = value
+            names.append(f"${name}")
+    if names:
+        cast = "::FLOAT" if column == "norm" else ""
+        choices.append(f"{column} IN ({', '.join(name + cast for name in names)})")
+    return f"({' OR '.join(choices)})"
+
+
+def _checked(where: str) -> str:
+    """Return a condition in parentheses, sure that it is one expression."""
+    import duckdb
+
+    from actstore.querying.sql import explained
+
+    if not where.strip():
+        raise SqlError("the condition is empty: leave it out, or write one such as task = 'maze'")
+    with explained():
+        duckdb.SQLExpression(where)
+    return f"(\n{where}\n)"  # the line break ends a comment
+
+
+def _check_present(database: Database, column: str, values: Values) -> None:
+    parameters: dict[str, Any] = {}
+    condition = _condition(column, values, parameters)
+    text = f"SELECT DISTINCT {column} FROM activations WHERE {condition}"
+    found = set(database.table(text, parameters or None).column(0).to_pylist())
+    if column == "norm":
+        return  # float32 against float: equality is for SQL to say
+    for value in values:
+        if value not in found:
+            listing = database.table(
+                f"SELECT {column} FROM activations GROUP BY 1 ORDER BY count(*) DESC, 1 "
+                f"LIMIT {_LISTED + 1}"
+            )
+            present = set(listing.column(0).to_pylist())
+            raise NotInStoreError(_absent(column, value, present, "the store"))
+
+
+def _absent(column: str, value: Any, present: set[Any], where: str) -> str:
+    missing = f"a row without {column}" if value is None else f"{column} {value!r}"
+    if not present:
+        return f"{missing} is not there: {where} is empty"
+    return f"{missing} is not in {where}, which has {_listing(present)}"
+
+
+def _listing(present: set[Any]) -> str:
+    """Return values for a message: runs of integers as ranges, of many only some."""
+    known = sorted(value for value in present if value is not None)
+    parts = _ranges(known) if all(isinstance(v, int) for v in known) else list(map(repr, known))
+    if len(parts) > _LISTED:
+        parts = [*parts[:_LISTED], "…"]
+    if None in present:
+        parts.append("null")
+    return ", ".join(parts)
+
+
+def _ranges(numbers: list[int]) -> list[str]:
+    parts: list[str] = []
+    start = 0
+    for at in range(1, len(numbers) + 1):
+        if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
+            first, last = numbers[start], numbers[at - 1]
+            parts.append(str(first) if first == last else f"{first} to {last}")
+            start = at
+    return parts

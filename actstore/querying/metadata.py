@@ -1,0 +1,106 @@
+"""Metadata of chosen rows as Arrow tables, read from the snapshot's metadata file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from actstore import schema
+from actstore.errors import NotInStoreError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from actstore.storage.snapshot import Snapshot
+
+ROW_ID = "row_id"
+
+
+class Metadata:
+    """Reads metadata of one snapshot; keeps the file's footer."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    @cached_property
+    def _file(self) -> pq.ParquetFile:
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(self._snapshot.metadata_file(), memory_map=True)
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        footer = self._file.metadata
+        counts = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+        return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+    def read(self, rows: np.ndarray, columns: Iterable[str] | None = None) -> pa.Table:
+        """Return the metadata of ``rows``, in their order.
+
+        Args:
+            rows: int64 row numbers, any order.
+            columns: which columns, ``row_id`` among them if wanted; all and ``row_id``
+                when missing.
+
+        Raises:
+            NotInStoreError: there is no such column.
+        """
+        import pyarrow as pa
+
+        names = check_columns(columns)
+        if not len(rows) or not names:
+            fields = [
+                pa.field(ROW_ID, pa.int64())
+                if name == ROW_ID
+                else schema.metadata_schema().field(name)
+                for name in names
+            ]
+            empty = pa.schema(fields).empty_table()
+            # A table without columns would not know its length.
+            return empty if not len(rows) else pa.table({ROW_ID: rows}).select(names)
+        groups = np.searchsorted(self._starts, rows, "right") - 1
+        needed = np.unique(groups)
+        table = self._file.read_row_groups(needed.tolist(), columns=names).select(names)
+        sizes = np.diff(self._starts)[needed]
+        before = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        places = rows - self._starts[groups] + before[np.searchsorted(needed, groups)]
+        first, last = int(places[0]), int(places[-1])
+        if last - first == len(places) - 1 and bool((np.diff(places) == 1).all()):
+            return table.slice(first, len(places))
+        return table.take(pa.array(places))
+
+    def close(self) -> None:
+        """Close the file if it was opened."""
+        if "_file" in self.__dict__:
+            self._file.close()
+            del self._file
+
+
+def check_columns(columns: Iterable[str] | None) -> list[str]:
+    """Return the asked-for metadata columns, or all and ``row_id``.
+
+    Raises:
+        NotInStoreError: one is no metadata column.
+    """
+    known = [*schema.metadata_names(), ROW_ID]
+    if columns is None:
+        return known
+    names = [columns] if isinstance(columns, str) else list(columns)
+    for name in names:
+        if name not in known:
+            raise NotInStoreError(missing_column(name, known))
+    return names
+
+
+def missing_column(name: str, known: Sequence[str]) -> str:
+    """Return the message for a column that does not exist."""
+    if name == schema.VECTOR:
+        return f"{name} is the vector itself, not metadata: use .numpy() or .tensor()"
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"there is no column {name!r}: {hint}The columns are {', '.join(known)}"
