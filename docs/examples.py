@@ -24,6 +24,7 @@ _FENCE = re.compile(r"^```(?P<kind>\w*)[^\n]*\n(?P<body>.*?)^```$", re.MULTILINE
 # What differs from run to run, in the order in which it is replaced.
 _VARYING = (
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?"), "TIME"),
+    (re.compile(r"\d{8}T\d{6}-[0-9a-f]+"), "RUN"),
     (re.compile(r"\b[0-9a-f]{16,}\b"), "HEX"),
     (re.compile(r"\b[\d,]+(\.\d+)? (bytes|kB|MB|GB)(/s)?\b"), "SIZE"),
     (re.compile(r"\b[\d,]+(\.\d+)? ?(s|ms|seconds|rows/s)\b"), "DURATION"),
@@ -173,3 +174,19 @@ def renewed(page: str, session: Session) -> str:
                 pieces.append("\n")
             position = example.span[1]
     return "".join([*pieces, page[position:]])
+
+
+def prepare(folder: Path) -> None:
+    """Put the data into ``folder`` that the examples speak of.
+
+    ``unfaithful-reasoning`` has the sizes of the project of that name: four layers, 30
+    faithful and 14 unfaithful answers, vectors of 1,536 values. ``evaluation-awareness``
+    and ``hooks`` are two other layouts, small.
+    """
+    from tests.layouts import contrastive, faithfulness, hook_pickle
+
+    project = folder / "unfaithful-reasoning"
+    faithfulness.write_v1(project, layers=(6, 12, 18, 24), width=1536, faithful=36, unfaithful=14)
+    faithfulness.write_stray(project)
+    contrastive.write_stacked(folder / "evaluation-awareness")
+    hook_pickle.write_decoded(folder / "hooks")
