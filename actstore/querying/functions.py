@@ -67,7 +67,7 @@ class VectorFunctions:
         """Make the functions and macros known to ``connection``'s database."""
         from duckdb.func import PythonUDFType
 
-        def add(name: str, function: Callable[..., Any], types: list[str], result: str) -> None:
+        def add(name: str, function: Callable[..., Any], types: list[Any], result: str) -> None:
             connection.create_function(
                 name, function, types, result, type=PythonUDFType.ARROW, side_effects=False
             )

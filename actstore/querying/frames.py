@@ -1,0 +1,116 @@
+"""A store as a Polars LazyFrame that reads only the rows, columns and vectors a query needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from actstore import schema
+from actstore.querying.metadata import ROW_ID
+from actstore.storage import floats
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from actstore.storage.snapshot import Snapshot
+
+_BATCH_BYTES = 32 << 20
+
+
+def frame(snapshot: Snapshot) -> pl.LazyFrame:
+    """Return all rows, in row order, as a LazyFrame.
+
+    Columns are the schema's, labels as they stand in the snapshot, and ``row_id`` last. The
+    vector is ``Array(Float16 or Float32, width)``, or ``List(Float32)`` where widths
+    differ. Filters, column choice and ``head`` reach the metadata first; vectors are read
+    from the map for the rows that are left, and only if asked for.
+    """
+    from polars.io.plugins import register_io_source
+
+    source = _Source(snapshot)
+    return register_io_source(
+        source.read, schema=source.schema, explain_name=f"actstore {snapshot.root}"
+    )
+
+
+class _Source:
+    def __init__(self, snapshot: Snapshot) -> None:
+        import polars as pl
+
+        self._snapshot = snapshot
+        self._widths = sorted({shard.width for shard in snapshot.shards})
+        types: dict[str, type[pl.DataType]] = {
+            "string": pl.String,
+            "int32": pl.Int32,
+            "int64": pl.Int64,
+            "float32": pl.Float32,
+        }
+        if len(self._widths) == 1:
+            width, dtype = snapshot.shape()
+            value = pl.Float16 if dtype == "float16" else pl.Float32
+            self._vector: pl.DataType = pl.Array(value, width)
+            self._dtype = np.dtype(dtype)
+        else:
+            self._vector = pl.List(pl.Float32)
+            self._dtype = np.dtype(np.float32)
+        self.schema = pl.Schema(
+            {
+                column.name: self._vector if column.name == schema.VECTOR else types[column.type]
+                for column in schema.columns()
+            }
+            | {ROW_ID: pl.Int64}
+        )
+
+    def read(
+        self,
+        with_columns: list[str] | None,
+        predicate: pl.Expr | None,
+        n_rows: int | None,
+        batch_size: int | None,
+    ) -> Iterator[pl.DataFrame]:
+        """Yield frames, as Polars asks its sources to: first ``n_rows``, then the predicate."""
+        import polars as pl
+
+        names = self.schema.names() if with_columns is None else with_columns
+        asked = set() if predicate is None else set(predicate.meta.root_names())
+        rows = pl.scan_parquet(self._snapshot.metadata_file())
+        if n_rows is not None:
+            rows = rows.head(n_rows)
+        late = predicate if schema.VECTOR in asked else None
+        if predicate is not None and late is None:
+            rows = rows.filter(predicate)
+        needed = {*names, ROW_ID, *(asked if late is not None else ())} - {schema.VECTOR}
+        table = rows.select([name for name in self.schema if name in needed]).collect()
+        if schema.VECTOR not in names and late is None:
+            yield table.select(names)
+            return
+        for start in range(0, max(1, len(table)), self._batch_rows()):
+            part = table[start : start + self._batch_rows()]
+            part = part.with_columns(self._vectors(part[ROW_ID].to_numpy()))
+            if late is not None:
+                part = part.filter(late)
+            yield part.select(names)
+
+    def _batch_rows(self) -> int:
+        return max(1, _BATCH_BYTES // (self._dtype.itemsize * max([1, *self._widths])))
+
+    def _vectors(self, rows: np.ndarray) -> pl.Series:
+        import polars as pl
+
+        if not len(rows):
+            return pl.Series(schema.VECTOR, [], dtype=self._vector)
+        if len(self._widths) == 1:
+            matrix = self._snapshot.gather(rows)
+            if matrix.dtype != self._dtype:
+                matrix = floats.widen(matrix)
+            return pl.Series(schema.VECTOR, matrix, dtype=self._vector)
+        lists = np.empty(len(rows), object)
+        shards = np.searchsorted(self._snapshot.offsets, rows, "right") - 1
+        for shard in np.unique(shards):
+            chosen = np.flatnonzero(shards == shard)
+            vectors = self._snapshot.gather(rows[chosen]).astype(np.float32)
+            for place, vector in zip(chosen.tolist(), vectors, strict=True):
+                lists[place] = vector
+        return pl.Series(schema.VECTOR, list(lists), dtype=self._vector)

@@ -1,0 +1,337 @@
+"""The public face of a store: open it, ask it in SQL, select rows, find neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from actstore.errors import NotInStoreError, UsageError
+from actstore.querying import filters, info, named, scoring
+from actstore.querying import nearest as neighbours
+from actstore.querying.info import StoreInfo
+from actstore.querying.metadata import Metadata
+from actstore.querying.scoring import Metric
+from actstore.querying.selection import Selection, describe
+from actstore.querying.sql import Database, Parameters
+from actstore.storage.snapshot import Snapshot, open_snapshot
+
+if TYPE_CHECKING:
+    import duckdb
+    import polars as pl
+    import pyarrow as pa
+
+
+class Store:
+    """A store at one commit.
+
+    What it answers never changes while it is open, whatever others write; :meth:`refresh`
+    goes on to the latest commit. Rows have an order: by model, site, layer (unknown last),
+    then as they came in; their number in it is ``row_id``. Usable as a context manager.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._use(snapshot)
+
+    def _use(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._metadata = Metadata(snapshot)
+        self._sealed = Database(snapshot)
+        self._unsealed: Database | None = None
+        self._closed = False
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}, commit {self.commit}, {self.rows} rows)"
+
+    @property
+    def path(self) -> Path:
+        """The store's folder."""
+        return self._snapshot.root
+
+    @property
+    def commit(self) -> int:
+        """Number of the commit that is open."""
+        return self._snapshot.manifest.number
+
+    @property
+    def rows(self) -> int:
+        """Rows at this commit."""
+        return self._snapshot.rows
+
+    @property
+    def models(self) -> list[str]:
+        """Models, by name."""
+        return sorted({shard.model for shard in self._snapshot.shards})
+
+    @property
+    def sites(self) -> list[str]:
+        """Sites, by name."""
+        return sorted({shard.site for shard in self._snapshot.shards})
+
+    @property
+    def layers(self) -> list[int | None]:
+        """Layers, ascending; None (not recorded) last."""
+        layers = {shard.layer for shard in self._snapshot.shards}
+        return sorted(layers, key=lambda layer: (layer is None, layer or 0))
+
+    @property
+    def widths(self) -> list[int]:
+        """Widths of the vectors, ascending."""
+        return sorted({shard.width for shard in self._snapshot.shards})
+
+    @property
+    def labels(self) -> dict[str | None, int]:
+        """Rows per label, most frequent first; None counts rows without one."""
+        return info.label_counts(self._open())
+
+    def info(self) -> StoreInfo:
+        """Return what the store holds, in numbers."""
+        return info.describe(self._open())
+
+    def sql(
+        self, query: str, parameters: Parameters | None = None, *, allow_external: bool = False
+    ) -> duckdb.DuckDBPyRelation:
+        """Return one SQL statement as a lazy DuckDB relation.
+
+        The view ``activations`` has the schema's columns and ``row_id``. Between vectors
+        (the column, parameters, lists) there are ``dot(a, b)``, ``cosine(a, b)`` (the
+        cosine similarity), ``distance(a, b)`` (L2), ``norm(v)`` and the aggregate
+        ``vector_mean(v)``.
+
+        Args:
+            query: one statement that reads.
+            parameters: values of ``$name`` (a mapping) or ``?`` (a sequence); a vector may
+                be a list, a NumPy array or a tensor.
+            allow_external: let SQL reach other files and change things.
+
+        Raises:
+            SqlError: the statement is refused or wrong. What goes wrong while its rows are
+                fetched is DuckDB's own error.
+        """
+        return self._database(allow_external).relation(query, parameters)
+
+    def named(
+        self,
+        name: str | Path,
+        values: dict[str, Any] | None = None,
+        *,
+        allow_external: bool = False,
+    ) -> duckdb.DuckDBPyRelation:
+        """Return a named query, such as ``label-counts``, as a lazy DuckDB relation.
+
+        Args:
+            name: of a query that comes with actstore, or the path of a ``.sql`` file.
+            values: by parameter name.
+            allow_external: as in :meth:`sql`.
+
+        Raises:
+            UsageError: there is no such query, or a value is missing or of a wrong type.
+            SqlError: the query is refused or wrong.
+        """
+        query = named.find(name)
+        bound = query.bind(values or {})
+        return self._database(allow_external).relation(query.sql, bound or None)
+
+    def stream(
+        self,
+        query: str,
+        parameters: Parameters | None = None,
+        *,
+        allow_external: bool = False,
+    ) -> pa.RecordBatchReader:
+        """Run one SQL statement and return its rows as a stream of Arrow batches.
+
+        Raises:
+            SqlError: the statement is refused or fails, now or while batches are read.
+        """
+        return self._database(allow_external).reader(query, parameters)
+
+    def frame(self) -> pl.LazyFrame:
+        """Return all rows as a Polars LazyFrame.
+
+        Filters and column choice reach the metadata; vectors are read from the map for the
+        rows that are left, and only if asked for.
+        """
+        from actstore.querying import frames
+
+        return frames.frame(self._open())
+
+    def select(self, where: str | None = None, /, **equals: Any) -> Selection:
+        """Return the rows that meet all conditions, in row order.
+
+        Vectors and metadata are read when the selection is asked for them.
+
+        Args:
+            where: an SQL condition, such as ``"norm > 50 AND task = 'maze'"``.
+            equals: ``column=value``, or several values as a list; None means null. A site
+                may be spelled as TransformerLens or transformers do.
+
+        Raises:
+            NotInStoreError: there is no such column, or no row has such a value; the
+                message names what is there. A ``where`` that nothing meets is no error.
+            UsageError: a value of the wrong type.
+            SqlError: ``where`` is not one condition.
+        """
+        snapshot = self._open()
+        rows, shards = filters.rows_where(snapshot, self._sealed, where, equals)
+        return Selection(
+            snapshot, self._metadata, rows, shards=shards, description=describe(where, equals)
+        )
+
+    def rows_at(self, row_ids: Sequence[int] | np.ndarray) -> Selection:
+        """Return rows by their ``row_id``, in the given order.
+
+        Raises:
+            UsageError: a number is out of range.
+        """
+        rows = np.asarray(row_ids, np.int64).reshape(-1)
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.rows):
+            raise UsageError(
+                f"row_id goes from 0 to {self.rows - 1}, got {rows.min()} to {rows.max()}"
+            )
+        shards = np.arange(len(self._snapshot.shards))
+        return Selection(self._open(), self._metadata, rows, shards=shards, description="by row_id")
+
+    def nearest(
+        self,
+        query: Any,
+        k: int = 10,
+        where: str | None = None,
+        *,
+        metric: Metric = "cosine",
+        include_self: bool = False,
+        columns: Sequence[str] | None = None,
+        **equals: Any,
+    ) -> pa.Table:
+        """Return the ``k`` rows nearest to a vector or to a row of the store.
+
+        Every row is compared, so the result is exact. Rows of another width than the
+        query's are left out.
+
+        Args:
+            query: a vector (list, NumPy array, tensor), or an ``example_id``, or a
+                ``row_id``.
+            k: how many rows.
+            where: an SQL condition on the rows to search.
+            metric: ``cosine`` or ``dot``, the largest first, or ``l2``, the smallest first.
+            include_self: whether the row that is the query may be in the result.
+            columns: metadata columns of the result; all and ``row_id`` when missing.
+            equals: as in :meth:`select`, for the rows to search; where ``query`` is an
+                ``example_id``, they also say which of its rows is meant.
+
+        Returns:
+            A table with ``score`` (float32), best first (equal scores in row order), and
+            the metadata.
+
+        Raises:
+            NotInStoreError: there is no such example, or a condition names what is not there.
+            UsageError: the example has several rows under these conditions, or a bad argument.
+        """
+        snapshot = self._open()
+        row = self._row_of(query, equals)
+        selection = self.select(where, **equals)
+        rows = selection.rows
+        if row is None:
+            vector = scoring.as_query(query)
+        else:
+            vector = scoring.as_query(snapshot.gather(np.array([row]))[0])
+            rows = rows if include_self else rows[rows != row]
+        return neighbours.nearest(
+            snapshot,
+            self._metadata,
+            rows,
+            vector,
+            k,
+            metric=metric,
+            columns=None if columns is None else list(columns),
+        )
+
+    def refresh(self) -> Store:
+        """Go on to the latest commit; selections made before keep theirs. Returns itself."""
+        latest = open_snapshot(self.path)
+        if latest.manifest.number == self.commit and not self._closed:
+            latest.close()
+            return self
+        self._sealed.close()
+        if self._unsealed is not None:
+            self._unsealed.close()
+        self._use(latest)
+        return self
+
+    def close(self) -> None:
+        """Give files and connections back; matrices handed out stay valid."""
+        self._closed = True
+        self._sealed.close()
+        if self._unsealed is not None:
+            self._unsealed.close()
+        self._metadata.close()
+        self._snapshot.close()
+
+    def _open(self) -> Snapshot:
+        if self._closed:
+            raise UsageError(f"the store {self.path} was closed: open it again")
+        return self._snapshot
+
+    def _database(self, allow_external: bool) -> Database:
+        snapshot = self._open()
+        if not allow_external:
+            return self._sealed
+        if self._unsealed is None:
+            self._unsealed = Database(snapshot, allow_external=True)
+        return self._unsealed
+
+    def _row_of(self, query: Any, equals: dict[str, Any]) -> int | None:
+        """Return the row that ``query`` means, or None if it is a vector."""
+        if isinstance(query, str):
+            found = self.select(**{**equals, "example_id": query})
+            if len(found) == 1:
+                return int(found.rows[0])
+            if not len(found):
+                raise NotInStoreError(f"example {query!r} has no row with {describe(None, equals)}")
+            raise UsageError(_several(query, found))
+        if isinstance(query, int | np.integer) and not isinstance(query, bool):
+            return int(self.rows_at([int(query)]).rows[0])
+        return None
+
+
+def _several(example: str, found: Selection) -> str:
+    """Return the message for an example with more than one row, saying what tells them apart."""
+    table = found.table()
+    differing = []
+    for name in ("model", "site", "layer", "mode", "variant", "pooling", "region", "position"):
+        values = table[name].unique().to_pylist()
+        if len(values) > 1:
+            shown = ", ".join(map(str, values[:6])) + (", …" if len(values) > 6 else "")
+            differing.append(f"{name} ({shown})")
+    return (
+        f"example {example!r} has {len(found)} rows here: choose by "
+        f"{' or '.join(differing) or 'row_id'}"
+    )
+
+
+def open(path: str | Path, at: int | None = None) -> Store:
+    """Open the store at ``path``, at commit ``at`` or the latest.
+
+    Raises:
+        StoreNotFoundError: there is no store; the message says what is there.
+        SnapshotNotFoundError: the store has no such commit.
+        CorruptStoreError: the commit's manifest is damaged.
+    """
+    return Store(open_snapshot(path, at))

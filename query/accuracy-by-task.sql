@@ -1,0 +1,13 @@
+-- How often each task and mode got the given label, counting each example once.
+-- param label text = correct: the label that counts as right
+SELECT task, mode, variant,
+       count(*) AS examples,
+       count(*) FILTER (label = $label::VARCHAR) AS hits,
+       round(hits / examples, 4) AS accuracy
+FROM (
+    SELECT DISTINCT model, dataset, split, example_id, example_index, task, mode, variant, label
+    FROM activations
+    WHERE label IS NOT NULL
+)
+GROUP BY task, mode, variant
+ORDER BY task, mode, variant
