@@ -93,7 +93,7 @@ def walk(sources: Sequence[Path]) -> list[Entry]:
             continue
         for entry in _below(source):
             found.setdefault(entry.path, entry)
-    return sorted(found.values(), key=lambda entry: natural(str(entry.path)))
+    return sorted(found.values(), key=lambda entry: [natural(each) for each in entry.path.parts])
 
 
 def _below(source: Path) -> Iterable[Entry]:

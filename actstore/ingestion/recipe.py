@@ -82,7 +82,10 @@ class SidecarSpec:
 
     name: str
     paths: tuple[str, ...]
-    """Candidates, relative to the file's folder, the cache's folder, parents of both and SOURCE."""
+    """Candidates, relative to the file's folder, the cache's folder, parents of both and SOURCE.
+
+    May hold ``*`` and parts of the file's path, such as ``{path.task}``.
+    """
     format: str | None = None
     """``csv``, ``jsonl``, ``json`` or ``parquet``; None goes by the suffix.
 
@@ -96,8 +99,19 @@ class SidecarSpec:
     row: Expression | None = None
     """Row number to take, where the join is by position."""
     many: str = "error"
-    """Several rows for one key: ``error``, ``first`` or ``last``."""
+    """Several rows for one key: ``error``, ``first``, ``last`` or ``skip`` (none of them)."""
+    merge: bool = False
+    """Whether all files that fit a candidate are one table; else several are an error."""
     required: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Something that the user should know about what this recipe gives."""
+
+    text: str
+    files: Template | None = None
+    """Say it only where an unmatched file fits this template."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +138,7 @@ class Recipe:
     reader: str = "generic"
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The table ``[settings]``, for the reader."""
+    notes: tuple[Note, ...] = ()
     description: str = ""
     link: str | None = None
     """Where the layout comes from."""

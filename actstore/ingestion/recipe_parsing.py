@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +19,7 @@ from actstore.ingestion.recipe import (
     AXES,
     ColumnSource,
     FilePattern,
+    Note,
     Recipe,
     SidecarSpec,
     TensorSpec,
@@ -40,12 +43,16 @@ _TOP = [
     "columns",
     "extra",
     "sidecars",
+    "notes",
 ]
 _FILES = ["path", "name", "container", "constants", "folder", "example"]
 _TENSORS = ["key", "axes", "files", "columns", "squeeze", "optional", "width", "mask"]
 _COLUMN = ["from", "map", "pattern", "default"]
 _EXTRA = ["keep", "drop", "add"]
-_SIDECARS = ["name", "paths", "format", "records", "class_column", "on", "row", "many", "required"]
+_SIDECARS = [
+    *("name", "paths", "format", "records", "class_column"),
+    *("on", "row", "many", "merge", "required"),
+]
 _FORMATS = ("csv", "jsonl", "json", "parquet", "folder")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _FILLED_IN = {"norm", "run_id", "source", "extra"}
@@ -64,6 +71,7 @@ def build(document: Mapping[str, Any], text: str, origin: Path | None) -> Recipe
     files = tuple(_files(each) for each in table.tables("files"))
     tensors = tuple(_tensor(each) for each in table.tables("tensors"))
     columns = _columns(table.table("columns"))
+    notes = tuple(_note(each) for each in table.tables("notes"))
     reader = table.text("reader", default="generic")
     extra = table.table("extra")
     extra.only(_EXTRA)
@@ -85,6 +93,7 @@ def build(document: Mapping[str, Any], text: str, origin: Path | None) -> Recipe
         keep_rest=extra.flag("keep", True),
         drop=extra.texts("drop"),
         sidecars=sidecars,
+        notes=notes,
         origin=origin,
         text=text,
     )
@@ -304,6 +313,7 @@ def _sidecar(table: _Table) -> SidecarSpec:
             table.problems.add(
                 table.at("paths"), repr(path), "a relative path without ** (* is allowed)"
             )
+        table.problems.catch(table.at("paths"), partial(compile_expression, path), None)
     if not paths:
         table.problems.add(table.at("paths"), "nothing", "at least one candidate path")
     return SidecarSpec(
@@ -314,8 +324,17 @@ def _sidecar(table: _Table) -> SidecarSpec:
         class_column=table.text("class_column", default=None),
         on={name: on.expression(name) for name in on.content},
         row=table.expression("row") if "row" in table.content else None,
-        many=table.text("many", default="error", choices=("error", "first", "last")),
+        many=table.text("many", default="error", choices=("error", "first", "last", "skip")),
+        merge=table.flag("merge", False),
         required=table.flag("required", False),
+    )
+
+
+def _note(table: _Table) -> Note:
+    table.only(["text", "files"])
+    return Note(
+        text=table.text("text"),
+        files=table.template("files", "/") if "files" in table.content else None,
     )
 
 
@@ -343,7 +362,7 @@ def _check_references(recipe: Recipe, problems: _Problems) -> None:
     known = {"path": parts, "key": keys, "sidecar": sidecars, "column": columns}
     for where, expression in _expressions(recipe):
         for ref in expression.references:
-            name = ref.rest.partition(".")[0] if ref.root == "sidecar" else ref.rest
+            name = ref.rest.partition(".")[0] if ref.root in ("sidecar", "path") else ref.rest
             if ref.root in known and name not in known[ref.root]:
                 if ref.root == "key" and recipe.reader != "generic":
                     continue  # a Python reader may name the parts of its keys itself
@@ -363,6 +382,9 @@ def _expressions(recipe: Recipe) -> Iterable[tuple[str, Expression]]:
             if getattr(spec, name) is not None:
                 yield f"tensors[{number}].{name}", getattr(spec, name)
     for sidecar in recipe.sidecars:
+        for path in sidecar.paths:
+            with suppress(RecipeError):  # reported where the sidecar was read
+                yield f"sidecars.{sidecar.name}.paths", compile_expression(path)
         for name, expression in sidecar.on.items():
             yield f"sidecars.{sidecar.name}.on.{name}", expression
         if sidecar.row is not None:

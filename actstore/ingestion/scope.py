@@ -10,6 +10,7 @@ from actstore.ingestion import documents
 from actstore.ingestion.expression import Index, Reference
 from actstore.ingestion.recipe import ColumnSource
 from actstore.ingestion.sidecars import Record
+from actstore.ingestion.template import part_value
 from actstore.ingestion.tensor import Tensor
 from actstore.ingestion.values import convert, text
 
@@ -89,7 +90,7 @@ class FileScope:
         """Return the value of a reference, or None."""
         root = ref.root
         if root == "path":
-            return self._file.parts.get(ref.rest)
+            return part_value(self._file.parts, ref.rest)
         if root == "key":
             return self.key.get(ref.rest)
         if root == "file":

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actstore.errors import SidecarError, UsageError
+from actstore.ingestion.expression import Expression, compile_expression
 from actstore.ingestion.recipe import Recipe, SidecarSpec
+from actstore.ingestion.template import part_value
 
 if TYPE_CHECKING:
     from actstore.ingestion.discovery import SourceFile
@@ -54,6 +58,7 @@ class SidecarTable:
 
     def _index(self, names: tuple[str, ...]) -> dict[tuple[str, ...], Record]:
         index: dict[tuple[str, ...], Record] = {}
+        ambiguous: set[tuple[str, ...]] = set()
         for number, record in enumerate(self.records):
             missing = [name for name in names if name not in record]
             if missing and number == 0:
@@ -66,6 +71,8 @@ class SidecarTable:
             key = tuple(_text(record[name]) for name in names)
             if key in index and self.many == "first":
                 continue
+            if key in index and self.many == "skip" and index[key] != record:
+                ambiguous.add(key)
             if key in index and self.many == "error" and index[key] != record:
                 pairs = ", ".join(f"{n}={v!r}" for n, v in zip(names, key, strict=True))
                 raise SidecarError(
@@ -73,6 +80,8 @@ class SidecarTable:
                     "remove one of the two, or join by more columns"
                 )
             index[key] = record
+        for key in ambiguous:
+            del index[key]
         return index
 
 
@@ -94,8 +103,8 @@ class Sidecars:
                     f"--sidecar {name}=…: recipe {recipe.name} has no such sidecar; "
                     f"it has {', '.join(names) or 'none'}"
                 )
-        self._tables: dict[tuple[Path, str], SidecarTable] = {}
-        self._found: dict[tuple[str, Path, Path], Path | None] = {}
+        self._tables: dict[tuple[str, tuple[Path, ...]], SidecarTable] = {}
+        self._found: dict[tuple[Any, ...], list[Path]] = {}
         self.used: dict[str, set[Path]] = {}
         """Name: the files that were read for it."""
         self._asked: dict[str, dict[Hashable, bool]] = {}
@@ -108,18 +117,19 @@ class Sidecars:
                 cannot be read.
         """
         spec = self._recipe.sidecar(name)
-        path = self.path(name, file)
-        if path is None:
+        paths = self._paths(spec, file)
+        if not paths:
             if spec.required:
                 raise SidecarError(
                     f"sidecar {name} is missing: looked for {', '.join(spec.paths)} near "
                     f"{file.relative}; name it with --sidecar {name}=PATH"
                 )
             return None
-        key = (path, name)
+        key = (name, tuple(paths))
         if key not in self._tables:
-            self._tables[key] = SidecarTable(path, read_records(path, spec), spec.many)
-            self.used.setdefault(name, set()).add(path)
+            records = [record for path in paths for record in read_records(path, spec)]
+            self._tables[key] = SidecarTable(paths[0], records, spec.many)
+            self.used.setdefault(name, set()).update(paths)
         return self._tables[key]
 
     def asked(self, name: str, key: Hashable, found: bool) -> None:
@@ -142,13 +152,40 @@ class Sidecars:
         Raises:
             SidecarError: several files fit one candidate path.
         """
-        if name in self._overrides:
-            return self._overrides[name]
-        spec = self._recipe.sidecar(name)
-        key = (name, file.path.parent, file.folder)
+        paths = self._paths(self._recipe.sidecar(name), file)
+        return paths[0] if paths else None
+
+    def _paths(self, spec: SidecarSpec, file: SourceFile) -> list[Path]:
+        if spec.name in self._overrides:
+            return [self._overrides[spec.name]]
+        patterns = tuple(_filled_in(path, file.parts) for path in spec.paths)
+        key = (spec.name, file.path.parent, file.folder, patterns)
         if key not in self._found:
-            self._found[key] = _search(spec, file)
+            wanted = [pattern for pattern in patterns if pattern is not None]
+            self._found[key] = _search(spec, wanted, file)
         return self._found[key]
+
+
+@cache
+def _compiled(path: str) -> Expression:
+    return compile_expression(path)
+
+
+def _filled_in(path: str, parts: Mapping[str, Any]) -> str | None:
+    """Return a candidate path with the parts of the file's own, or None where one is missing."""
+    if "{" not in path:
+        return path
+    words = []
+    for piece in _compiled(path).pieces:
+        if isinstance(piece, str):
+            words.append(piece)
+            continue
+        found = [part_value(parts, ref.rest) for ref in piece if ref.root == "path"]
+        value = next((each for each in found if each is not None), None)
+        if value is None:
+            return None
+        words.append(glob.escape(str(value)))
+    return "".join(words)
 
 
 def folders_near(file: SourceFile) -> Iterator[Path]:
@@ -163,24 +200,24 @@ def folders_near(file: SourceFile) -> Iterator[Path]:
         yield file.root
 
 
-def _search(spec: SidecarSpec, file: SourceFile) -> Path | None:
+def _search(spec: SidecarSpec, patterns: Iterable[str], file: SourceFile) -> list[Path]:
     fits = Path.is_dir if spec.format == "folder" else Path.is_file
-    for pattern in spec.paths:
+    for pattern in patterns:
         for folder in folders_near(file):
-            if "*" not in pattern and "?" not in pattern:
+            if not glob.has_magic(pattern):
                 if fits(folder / pattern):
-                    return folder / pattern
+                    return [folder / pattern]
                 continue
             found = sorted(path for path in folder.glob(pattern) if fits(path))
-            if len(found) > 1:
+            if len(found) > 1 and not spec.merge:
                 names = ", ".join(path.name for path in found[:5])
                 raise SidecarError(
                     f"sidecar {spec.name}: {len(found)} files fit {pattern} in {folder} "
                     f"({names}); choose one with --sidecar {spec.name}=PATH"
                 )
             if found:
-                return found[0]
-    return None
+                return found
+    return []
 
 
 def read_records(path: Path, spec: SidecarSpec | None = None) -> list[Record]:

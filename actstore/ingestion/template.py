@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from actstore.errors import RecipeError
 
@@ -147,6 +147,17 @@ def _part(inside: str, text: str) -> Part:
             f"template {text!r}: kind {kind!r} is unknown; use {', '.join(_KINDS)} or a|b|c"
         )
     return Part(name, kind)
+
+
+def part_value(parts: Mapping[str, Any], name: str) -> Any:
+    """Return a named part; ``X.slug`` has ``__`` for ``/``, ``X.name`` is what follows the last."""
+    if name in parts:
+        return parts[name]
+    base, _, form = name.rpartition(".")
+    value = parts.get(base)
+    if not isinstance(value, str):
+        return None
+    return value.replace("/", "__") if form == "slug" else value.rsplit("/", 1)[-1]
 
 
 def recognisable(template: Template, texts: Mapping[str, str]) -> bool:

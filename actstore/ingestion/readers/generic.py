@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.errors import LayoutError, UsageError
+from actstore.errors import ForeignFileError, LayoutError, UsageError
 from actstore.ingestion import axes, documents
 from actstore.ingestion.expression import Expression, Level, compile_expression
 from actstore.ingestion.expression import constant as constant_expression
@@ -118,11 +118,14 @@ class GenericReader(Reader):
         """Refuse a file that lacks a required key.
 
         Raises:
+            ForeignFileError: it has none of them.
             LayoutError: names what is missing and what is there.
         """
         missing = [key for key in self.recipe.required if not documents.has(document, key)]
         if missing:
-            raise LayoutError(
+            # A file with none of the keys is something else; one that lacks a few is damaged.
+            kind = ForeignFileError if len(missing) == len(self.recipe.required) else LayoutError
+            raise kind(
                 f"no {', '.join(missing)}; recipe {self.recipe.name} expects "
                 f"{', '.join(self.recipe.required)}, the file holds {_held(document)}"
             )
