@@ -217,7 +217,9 @@ def _rows(document: dict[str, Any], question: str, name: str, *, pooled: bool) -
     rows: list[Row] = []
     for key, tensor in document["activations"].items():
         embedded = key == "embeddings"
-        for position, vector in enumerate(tensor[0]):
+        # bfloat16 has no NumPy type; float32 holds it exactly.
+        values = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        for position, vector in enumerate(values[0]):
             covered = not pooled and position < len(ids)
             generated = not pooled and position >= len(ids)
             rows.append(
