@@ -1,7 +1,8 @@
 """Walks over a pickle's instructions without executing them, to refuse what would exhaust memory.
 
 Python's unpickler trusts lengths, memo indices and nesting: a file of a few bytes can make it
-reserve gigabytes, and tuples nested a million deep overflow the C stack when they are hashed.
+reserve gigabytes, and tuples that nest a million deep or share their parts over and over
+overflow the C stack or take for ever when they are hashed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from actstore.errors import UnreadableFileError, UnsafeFileError
 # Ample for any file of tensors: 31 tensors take a thousand instructions, one million token
 # ids take one million.
 MAX_INSTRUCTIONS: Final = 20_000_000
-MAX_TUPLE_DEPTH: Final = 1_000
+MAX_TUPLE_DEPTH: Final = 100
+MAX_TUPLE_VALUES: Final = 20_000_000
 
 _LENGTH_BYTES: Final = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
@@ -29,7 +31,17 @@ _LENGTH_BYTES: Final = {
 _REFUSED: Final = {"EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"}
 _PUTS: Final = {"PUT", "BINPUT", "LONG_BINPUT"}
 _GETS: Final = {"GET", "BINGET", "LONG_BINGET"}
-_MARK: Final = -1
+
+
+class _Nested(NamedTuple):
+    """How far hashing a value would go: through tuples, and no further."""
+
+    depth: int
+    values: int
+
+
+_PLAIN: Final = _Nested(0, 1)
+_MARK: Final = _Nested(-1, 0)
 
 
 class _Instruction(NamedTuple):
@@ -72,10 +84,9 @@ def check(data: bytes | mmap.mmap, start: int = 0) -> int:
     """
     total = len(data)
     position = start
-    # How deep tuples nest, for each value on the unpickler's stack and in its memo; every other
-    # value counts as 0, because it is not hashed through.
-    stack: list[int] = []
-    memo: dict[int, int] = {}
+    # What the unpickler will have on its stack and in its memo.
+    stack: list[_Nested] = []
+    memo: dict[int, _Nested] = {}
     for _ in range(MAX_INSTRUCTIONS):
         if position >= total:
             raise UnreadableFileError(
@@ -106,33 +117,40 @@ def check(data: bytes | mmap.mmap, start: int = 0) -> int:
                     f"the pickle of {total:,} bytes uses the memo index {index:,}, beyond its own "
                     "length, which would reserve memory for nothing"
                 )
-            memo[index] = stack[-1] if stack else 0
+            memo[index] = stack[-1] if stack else _PLAIN
         elif name == "MEMOIZE":
-            memo[len(memo)] = stack[-1] if stack else 0
+            memo[len(memo)] = stack[-1] if stack else _PLAIN
         elif name in _GETS:
-            stack.append(memo.get(_memo_index(data, argument, position, name), 0))
+            stack.append(memo.get(_memo_index(data, argument, position, name), _PLAIN))
         elif name == "MARK":
             stack.append(_MARK)
         elif name == "DUP":
-            stack.append(stack[-1] if stack else 0)
+            stack.append(stack[-1] if stack else _PLAIN)
         else:
             _apply(instruction, stack)
     raise UnsafeFileError(f"the pickle has more than {MAX_INSTRUCTIONS:,} instructions")
 
 
-def _apply(instruction: _Instruction, stack: list[int]) -> None:
-    deepest = 0
+def _apply(instruction: _Instruction, stack: list[_Nested]) -> None:
+    popped: list[_Nested] = []
     if instruction.pops_to_mark:
-        while stack and (depth := stack.pop()) != _MARK:
-            deepest = max(deepest, depth)
+        while stack and (top := stack.pop()) is not _MARK:
+            popped.append(top)
     for _ in range(instruction.pops):
         # Too few values: the unpickler itself will say so.
         if stack:
-            deepest = max(deepest, stack.pop())
-    is_tuple = instruction.name.startswith("TUPLE")
-    if is_tuple and deepest >= MAX_TUPLE_DEPTH:
-        raise UnsafeFileError(f"the pickle nests tuples more than {MAX_TUPLE_DEPTH:,} deep")
-    stack.extend([deepest + 1 if is_tuple else 0] * instruction.pushes)
+            popped.append(stack.pop())
+    result = _PLAIN
+    if instruction.name.startswith("TUPLE"):
+        depth = 1 + max((each.depth for each in popped), default=0)
+        values = 1 + sum(each.values for each in popped)
+        if depth > MAX_TUPLE_DEPTH or values > MAX_TUPLE_VALUES:
+            raise UnsafeFileError(
+                f"the pickle nests tuples more than {MAX_TUPLE_DEPTH} deep, "
+                f"or into more than {MAX_TUPLE_VALUES:,} values"
+            )
+        result = _Nested(depth, values)
+    stack.extend([result] * instruction.pushes)
 
 
 def _end_of_argument(data: bytes | mmap.mmap, start: int, instruction: _Instruction) -> int:

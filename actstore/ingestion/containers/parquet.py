@@ -165,22 +165,21 @@ def damage_explained(file: Path) -> Iterator[None]:
     except (MemoryError, pa.ArrowMemoryError) as error:
         raise UnsafeFileError(f"{file}: reading it exhausts the memory: {error}") from error
     except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
+        size = f" ({file.stat().st_size:,} bytes)" if file.is_file() else ""
         raise UnreadableFileError(
-            f"{file}: cannot be read, it is {describe(file)} ({file.stat().st_size:,} bytes): "
-            f"{str(error)[:200]}"
+            f"{file}: cannot be read, it is {describe(file)}{size}: {str(error)[:200]}"
         ) from error
 
 
 def _check_sizes(file: Path, metadata: Any, memory_limit: int) -> None:
     size = file.stat().st_size
     for group in range(metadata.num_row_groups):
+        # Not row_group.column(): over damaged metadata it aborts the process (pyarrow 26).
         row_group = metadata.row_group(group)
-        for column in range(row_group.num_columns):
-            chunk = row_group.column(column)
-            # At least one byte for each value; run lengths can claim any number of them.
-            claimed = max(chunk.num_values, chunk.total_uncompressed_size)
-            if claimed > memory_limit and claimed > 200 * size:
-                raise UnsafeFileError(
-                    f"{file}: its column {chunk.path_in_schema} unfolds to {claimed:,} values or "
-                    f"bytes out of a file of {size:,}, as bombs do"
-                )
+        # At least one byte for each row; run lengths can claim any number of them.
+        claimed = max(row_group.num_rows, row_group.total_byte_size)
+        if claimed > memory_limit and claimed > 200 * size:
+            raise UnsafeFileError(
+                f"{file}: its row group {group} unfolds to {claimed:,} rows or bytes out of a file "
+                f"of {size:,}, as bombs do"
+            )

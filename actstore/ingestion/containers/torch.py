@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import threading
-import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,9 +81,7 @@ def _load(
     import torch
 
     try:
-        # A protocol other than 2 and TypedStorage's deprecation concern whoever wrote the file.
-        with warnings.catch_warnings(), _further_names(size, further):
-            warnings.simplefilter("ignore")
+        with _further_names(size, further):
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except MemoryError as error:
         raise UnsafeFileError("loading it exhausts the memory") from error

@@ -7,10 +7,12 @@ from typing import Any, Final
 import numpy as np
 
 from actstore.errors import LayoutError, UnsafeFileError
-from actstore.ingestion.containers.allowlist import Held, Name
+from actstore.ingestion.containers.allowlist import Held, Name, Storage
 from actstore.ingestion.tensor import Tensor
 
 MAX_DEPTH: Final = 100
+# Python refuses to print numbers of more than 4,300 digits.
+_MAX_BITS: Final = 4096
 MAX_NODES: Final = 20_000_000
 """Values that whoever walks over the tree meets; a value that is shared counts every time."""
 
@@ -39,7 +41,11 @@ class _Walk:
         if isinstance(node, str):
             return _text(node), 1
         if node is None or type(node) in (int, float, bool, bytes):
+            if type(node) is int and node.bit_length() > _MAX_BITS:
+                raise UnsafeFileError(f"the number at {_place(where)} has over {_MAX_BITS} bits")
             return node, 1
+        if isinstance(node, Storage):
+            raise LayoutError(f"the value at {_place(where)} is a storage without a tensor")
         if isinstance(node, Held) and not isinstance(node, Name):
             return self.visit(node.value, where)
         if not isinstance(node, dict | list | tuple | set | frozenset):

@@ -218,7 +218,7 @@ def test_code_beside_a_whole_storage(tmp_path: Path) -> None:
         hidden = good[:at] + evil + good[at:]
         value = Reduced(torch.storage._load_from_bytes, hidden)
         path = write(tmp_path / "x.pkl", value)
-        # Bytes after the last storage are never looked at; everything before is refused.
+        # Bytes after the storage are never looked at; a bare storage is refused then.
         with pytest.raises(IngestError):
             load(path)
         assert not flag.exists()
@@ -359,6 +359,31 @@ def test_the_same_storage_loaded_over_and_over(tmp_path: Path) -> None:
     path.write_bytes(data + b"q\x01](" + b"h\x00h\x01\x85R" * 1000 + b"e.")
     with pytest.raises(UnsafeFileError, match="copies far more than it holds"):
         load(path)
+
+
+def test_tuples_that_share_their_parts_over_and_over(tmp_path: Path) -> None:
+    """Hashing them as a key would take longer than anyone lives."""
+    path = tmp_path / "x.pkl"
+    path.write_bytes(b"\x80\x02})" + b"2\x86" * 60 + b"K\x01s.")
+    with pytest.raises(UnsafeFileError, match="nests tuples"):
+        load(path)
+
+
+def test_keys_of_nested_tuples(tmp_path: Path) -> None:
+    key: Any = 1
+    for _ in range(99):
+        key = (key,)
+    assert load(write(tmp_path / "x.pkl", {key: 2})) == {key: 2}
+
+
+def test_numbers_too_long_to_print(tmp_path: Path) -> None:
+    with pytest.raises(UnsafeFileError, match="bits"):
+        load(write(tmp_path / "x.pkl", {"a": 1 << 100_000}))
+
+
+def test_bare_storage(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match="storage without a tensor"):
+        load(write(tmp_path / "x.pkl", {"a": storage()}))
 
 
 def test_structures_that_contain_themselves(tmp_path: Path) -> None:
