@@ -17,6 +17,7 @@ from tests.ingestion.storing import Row, assert_rows, round_trip, stored_rows
 from tests.layouts import contrastive as layout
 
 MODEL = "meta-llama/Llama-3.3-70B-Instruct"
+Write = Callable[..., list[Row]]
 
 
 @pytest.mark.parametrize(
@@ -35,9 +36,7 @@ MODEL = "meta-llama/Llama-3.3-70B-Instruct"
         (layout.write_validation_individual, {"batch_axis": False}),
     ],
 )
-def test_round_trip(
-    tmp_path: Path, write: Callable[..., list[Row]], options: dict[str, Any]
-) -> None:
+def test_round_trip(tmp_path: Path, write: Write, options: dict[str, Any]) -> None:
     expected = write(tmp_path / "cache", **options)
     summary = round_trip(tmp_path / "cache", tmp_path / "store", expected, model=MODEL)
     assert summary.recipe == "contrastive"
@@ -122,7 +121,8 @@ def test_one_token_among_sequences_is_a_token(tmp_path: Path) -> None:
 
 
 def test_site_and_first_examples(tmp_path: Path) -> None:
-    for number, write in enumerate((layout.write_stacked, layout.write_individual)):
+    writers: list[Write] = [layout.write_stacked, layout.write_individual]
+    for number, write in enumerate(writers):
         write(tmp_path / f"cache{number}")
         store = tmp_path / f"store{number}"
         ingest(
