@@ -62,7 +62,7 @@ def finite(values: np.ndarray) -> bool:
     return True
 
 
-def norms(vectors: np.ndarray) -> np.ndarray:
+def norms(vectors: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Return the L2 norm of each row as float32 ``[rows]``.
 
     Squares are summed in float32 and, where they overflow or underflow, again in
@@ -71,9 +71,11 @@ def norms(vectors: np.ndarray) -> np.ndarray:
 
     Args:
         vectors: float16 or float32 ``[rows, width]``.
+        out: float32 ``[rows]`` to fill instead of a new array.
     """
     rows, width = vectors.shape
     squares = np.empty(rows, np.float32)
+    result = np.empty(rows, np.float32) if out is None else out
     step = max(1, _BLOCK // max(1, width))
     buffer = np.empty((min(step, rows), width), np.float32)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -82,7 +84,7 @@ def norms(vectors: np.ndarray) -> np.ndarray:
             if block.dtype == np.float16:
                 block = widen(block, buffer[: len(block)])
             np.vecdot(block, block, out=squares[start : start + len(block)])
-        result = np.sqrt(squares)
+        np.sqrt(squares, out=result)
         doubtful = np.flatnonzero(~np.isfinite(squares) | (squares < np.float32(1e-30)))
         if doubtful.size:
             exact = vectors[doubtful].astype(np.float64)

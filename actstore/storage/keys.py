@@ -8,6 +8,7 @@ decide between a conflict and a mere collision of hashes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,33 +21,33 @@ if TYPE_CHECKING:
 _NULL = 0x5BD1E995_97F4A7C1
 _ODD = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
-_GOLDEN = np.uint64(_ODD)
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_INTEGERS = (int, np.integer)
 
 
 def hash_rows(
     rows: int, constants: Mapping[str, Any], columns: Mapping[str, Sequence[Any]]
 ) -> np.ndarray:
     """Return the key hash of each row of a batch: uint64 ``[rows]``."""
-    result = np.zeros(rows, np.uint64)
+    same = 0
+    total = np.zeros(rows, np.uint64)
     with np.errstate(over="ignore"):
-        for name in schema.key_names():
+        for name, salt in _salts():
             cells = columns.get(name)
             if cells is None:
-                result = _mix(result, np.uint64(_hash(constants.get(name))))
+                same += _cell(constants.get(name), salt)
             else:
-                hashed = np.fromiter(map(_hash, cells), np.uint64, rows)
-                result = _mix(result, hashed)
-    return result
+                total += np.fromiter((_cell(value, salt) for value in cells), np.uint64, rows)
+        return _mix(total + np.uint64(same & _MASK))
 
 
 def hash_table(table: pa.Table) -> np.ndarray:
     """Return the key hash of each row of an Arrow table: uint64 ``[rows]``."""
-    result = np.zeros(table.num_rows, np.uint64)
+    total = np.zeros(table.num_rows, np.uint64)
     with np.errstate(over="ignore"):
-        for name in schema.key_names():
-            result = _mix(result, hash_column(table[name]))
-    return result
+        for name, salt in _salts():
+            total += _mix(hash_column(table[name]) + np.uint64(salt))
+        return _mix(total)
 
 
 def hash_column(column: pa.ChunkedArray) -> np.ndarray:
@@ -89,16 +90,33 @@ def hash_value(value: Any) -> int:
     return _hash(value)
 
 
+@cache
+def _salts() -> tuple[tuple[str, int], ...]:
+    """Return the key's columns, each with a number that sets its values apart from others'."""
+    return tuple(
+        (name, (number + 1) * _ODD & _MASK) for number, name in enumerate(schema.key_names())
+    )
+
+
 def _hash(value: Any) -> int:
     if value is None:
         return _NULL
     # Python gives -1 and -2 the same hash.
-    return (value * _ODD if isinstance(value, int) else hash(value)) & _MASK
+    return (int(value) * _ODD if isinstance(value, _INTEGERS) else hash(value)) & _MASK
 
 
-def _mix(state: np.ndarray, value: np.ndarray | np.uint64) -> np.ndarray:
-    """Fold ``value`` into ``state`` (the finalizer of SplitMix64 over their sum)."""
-    mixed = state * _GOLDEN + value + _GOLDEN
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * _FIRST
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * _SECOND
+# Model, site, data set and the like come again with every batch.
+@lru_cache(maxsize=1 << 14)
+def _cell(value: Any, salt: int) -> int:
+    """Return what one value of one column adds to a row's sum: `_mix` of one number."""
+    mixed = _hash(value) + salt & _MASK
+    mixed = (mixed ^ mixed >> 30) * _FIRST & _MASK
+    mixed = (mixed ^ mixed >> 27) * _SECOND & _MASK
+    return mixed ^ mixed >> 31
+
+
+def _mix(sums: np.ndarray) -> np.ndarray:
+    """Scatter 64-bit numbers (the finalizer of SplitMix64), so that their sums do not collide."""
+    mixed = (sums ^ (sums >> np.uint64(30))) * np.uint64(_FIRST)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_SECOND)
     return np.asarray(mixed ^ (mixed >> np.uint64(31)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,17 +33,11 @@ class Partition:
         self._labels: list[np.ndarray] = []
         self._order: list[np.ndarray] = []
         self._readers: dict[int, ShardReader] = {}
-        self.pending: dict[int, Place] = {}
+        self._pending: dict[int, Place] = {}
+        self.width: int | None = None
+        """Width of the stored vectors; None when nothing is stored yet."""
         for entry in entries:
             self.add_shard(entry)
-
-    @property
-    def width(self) -> int | None:
-        """Width of the stored vectors; None when nothing is stored yet."""
-        for place in self.pending.values():
-            if isinstance(place.shard, ShardWriter):
-                return place.shard.width
-        return self._entries[0].width if self._entries else None
 
     def add_shard(self, entry: ShardEntry) -> None:
         """Take note of a committed shard's keys."""
@@ -49,18 +45,32 @@ class Partition:
         table = metadata.read_columns(self._root, entry, columns)
         hashes = keys.hash_table(table)
         order = np.argsort(hashes, kind="stable")
+        self.width = entry.width
         self._entries.append(entry)
         self._hashes.append(hashes[order])
         self._order.append(order)
         self._labels.append(keys.hash_column(table["label"]))
 
+    def expect(self, writer: ShardWriter, values: Sequence[int]) -> None:
+        """Take note of the hashes of rows that are about to be appended to ``writer``."""
+        self.width = writer.width
+        places = map(Place, repeat(writer), count(writer.rows))
+        self._pending.update(zip(values, places, strict=False))
+
+    def forget(self, values: Sequence[int]) -> None:
+        """Take back what :meth:`expect` noted."""
+        for value in values:
+            self._pending.pop(value, None)
+        if not self._pending and not self._entries:
+            self.width = None
+
     def commit(self, writer: ShardWriter, entry: ShardEntry) -> None:
         """Turn the pending rows of ``writer`` into rows of the committed ``entry``."""
         moved = [
-            (value, place.row) for value, place in self.pending.items() if place.shard is writer
+            (value, place.row) for value, place in self._pending.items() if place.shard is writer
         ]
         for value, _ in moved:
-            del self.pending[value]
+            del self._pending[value]
         hashes = np.array([value for value, _ in moved], np.uint64)
         rows = np.array([row for _, row in moved], np.int64)
         order = np.argsort(hashes, kind="stable")
@@ -69,17 +79,27 @@ class Partition:
         self._order.append(rows[order])
         self._labels.append(np.zeros(0, np.uint64))  # this session's own rows: nothing to compare
 
-    def find(self, hashes: np.ndarray) -> dict[int, Place]:
-        """Return, by position in ``hashes``, the rows that are already there."""
+    def find(
+        self, hashes: np.ndarray, rows: Sequence[int], values: Sequence[int]
+    ) -> dict[int, Place]:
+        """Return, by position in ``rows``, those that are already there.
+
+        Args:
+            hashes: of all rows of a batch.
+            rows: the rows in question.
+            values: their hashes, as Python numbers.
+        """
         found: dict[int, Place] = {}
-        for number, (known, order) in enumerate(zip(self._hashes, self._order, strict=True)):
-            at = np.searchsorted(known, hashes)
-            inside = np.flatnonzero(at < len(known))
-            for position in inside[known[at[inside]] == hashes[inside]].tolist():
-                found[position] = Place(number, int(order[at[position]]))
-        if self.pending:
-            for position, value in enumerate(hashes.tolist()):
-                place = self.pending.get(value)
+        if self._entries:
+            wanted = hashes if len(rows) == len(hashes) else hashes[rows]
+            for number, (known, order) in enumerate(zip(self._hashes, self._order, strict=True)):
+                at = np.searchsorted(known, wanted)
+                inside = np.flatnonzero(at < len(known))
+                for position in inside[known[at[inside]] == wanted[inside]].tolist():
+                    found[position] = Place(number, int(order[at[position]]))
+        if self._pending and not self._pending.keys().isdisjoint(values):
+            for position, value in enumerate(values):
+                place = self._pending.get(value)
                 if place is not None:
                     found[position] = place
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ class RowBatch:
     """
 
     vectors: np.ndarray
-    """Float16 or float32, shape ``[rows, width]``, C-contiguous."""
+    """Float16 or float32, shape ``[rows, width]``; the writer keeps nothing of it."""
     constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Columns with one value for all rows."""
     columns: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
@@ -45,6 +46,8 @@ class Added(NamedTuple):
 
 _REQUIRED = ("example_id", "model", "site", "pooling")
 _WORDS = ("pooling", "region", "token_role")
+_BITS = {"int32": 31, "int64": 63}
+_NONE = type(None)
 
 
 def check(
@@ -55,31 +58,59 @@ def check(
     Raises:
         UsageError: names the column, what it holds and what it should hold.
     """
-    import pyarrow as pa
-
     if vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32) or not vectors.shape[1]:
         raise UsageError(
             f"vectors must be float16 or float32 [rows, width], got {vectors.dtype} "
             f"{list(vectors.shape)}"
         )
-    fields = {field.name: field for field in schema.metadata_schema()}
-    unknown = [name for name in (*constants, *columns) if name not in fields]
-    if unknown:
-        raise UsageError(
-            f"column {unknown[0]!r} is not in the schema; put what it holds into extra "
-            f"(columns: {', '.join(fields)})"
-        )
-    for name, field in fields.items():
-        cells = columns.get(name, (constants.get(name),))
-        if name in columns and len(cells) != len(vectors):
+    types = _types()
+    for name in (*constants, *columns):
+        if name not in types:
+            raise UsageError(
+                f"column {name!r} is not in the schema; put what it holds into extra "
+                f"(columns: {', '.join(types)})"
+            )
+    for name, cells in columns.items():
+        if len(cells) != len(vectors):
             raise UsageError(f"column {name} has {len(cells)} values for {len(vectors)} vectors")
-        if name in _REQUIRED and any(cell is None or cell == "" for cell in cells):
+        _check_cells(name, types[name], cells)
+    for name, value in constants.items():
+        if name not in columns:
+            _check_cells(name, types[name], (value,))
+    for name in _REQUIRED:
+        cells = columns.get(name, (constants.get(name),))
+        if None in cells or "" in cells:
             raise UsageError(f"column {name} is required and missing in some row")
+
+
+@cache
+def _types() -> dict[str, str]:
+    return {column.name: column.type for column in schema.columns() if column.type != "vector"}
+
+
+def _check_cells(name: str, type_: str, cells: Sequence[Any]) -> None:
+    if not _plainly_fits(type_, cells):
+        import pyarrow as pa
+
+        field = schema.metadata_schema().field(name)
         try:
             pa.array(cells, field.type)
         except (pa.ArrowException, TypeError, UnicodeEncodeError, OverflowError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"column {name} must hold {field.type}: {reason}") from error
-        if name in _WORDS:
-            for word in set(cells):
-                schema.check_choice(name, word)
+    if name in _WORDS:
+        for word in set(cells):
+            schema.check_choice(name, word)
+
+
+def _plainly_fits(type_: str, cells: Sequence[Any]) -> bool:
+    """Say whether the cells surely fit; making Arrow arrays of small batches takes longer."""
+    kinds = set(map(type, cells))
+    kinds.discard(_NONE)
+    if type_ == "string":
+        return kinds <= {str} and all(map(str.isascii, filter(None, cells)))
+    bits = _BITS.get(type_)
+    if bits is None or not kinds <= {int}:
+        return False
+    numbers = [cell for cell in cells if cell is not None]
+    return not numbers or -(1 << bits) <= min(numbers) <= max(numbers) < 1 << bits

@@ -7,7 +7,9 @@ import mmap
 import os
 import struct
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +17,8 @@ import numpy as np
 from isal import isal_zlib
 
 from actstore import schema
-from actstore.storage import pages
+from actstore.storage import floats, pages
+from actstore.storage.mapping import pool
 from actstore.storage.pages import VectorPage
 
 if TYPE_CHECKING:
@@ -47,6 +50,13 @@ class Written(NamedTuple):
     """Offset of the values and number of rows, per row group."""
 
 
+class _Sum(NamedTuple):
+    """Checksum of the first rows of a row group."""
+
+    crc: int
+    rows: int
+
+
 class ShardWriter:
     """Writes one shard file.
 
@@ -67,18 +77,50 @@ class ShardWriter:
         self._prefix = pages.prefix_space(self._group_rows, width)
         self._fragments: deque[Fragment] = deque()
         self._flushed = 0  # rows whose metadata is in the metadata file
-        self._buffer: list[np.ndarray] = []
         self._placed = 0  # rows whose vectors are in the shard file
+        self._buffer = np.empty((0, width), dtype)  # what follows them
+        self._norms: deque[np.ndarray] = deque()  # of the rows placed and not flushed
+        self._sums: dict[int, _Sum] = {}
         self._descriptor = -1
         self._metadata: pq.ParquetWriter | None = None
 
     def append(self, vectors: np.ndarray, fragment: Fragment) -> None:
-        """Add ``vectors`` ``[n, width]`` of the shard's dtype and their metadata."""
+        """Add ``vectors`` ``[n, width]`` of the shard's dtype and their metadata.
+
+        The vectors are copied, so that a few rows do not keep a large tensor alive.
+        """
+        count = len(vectors)
+        waiting = self.waiting
+        self.rows += count
         self._fragments.append(fragment)
-        self._buffer.append(vectors)
-        self.rows += len(vectors)
-        if (self.rows - self._placed) * self.row_bytes >= _CHUNK:
-            self._place()
+        if (waiting + count) * self.row_bytes > _CHUNK:
+            self._place(self._buffer[:waiting], map)
+            waiting = 0
+            if count * self.row_bytes >= _CHUNK:
+                self._place(np.ascontiguousarray(vectors), pool().map)
+                return
+        if waiting + count > len(self._buffer):
+            rows = min(max(2 * len(self._buffer), waiting + count), _CHUNK // self.row_bytes)
+            grown = np.empty((rows, self.width), self._dtype)
+            grown[:waiting] = self._buffer[:waiting]
+            self._buffer = grown
+        self._buffer[waiting : waiting + count] = vectors
+
+    @property
+    def waiting(self) -> int:
+        """Rows whose vectors are in memory still."""
+        return self.rows - self._placed
+
+    def place(self, *, keep: bool = False) -> None:
+        """Write the vectors in memory to their place in the file.
+
+        Args:
+            keep: keep the buffer for the rows to come.
+        """
+        # One after the other: this may itself run in one of the pool's threads.
+        self._place(self._buffer[: self.waiting], map)
+        if not keep:
+            self._buffer = np.empty((0, self.width), self._dtype)
 
     def truncate(self, rows: int) -> None:
         """Forget every row from ``rows`` on; they must not have been settled."""
@@ -89,14 +131,16 @@ class ShardWriter:
                 kept = last.rows[: len(last.rows) - excess]
                 self._fragments.append(last._replace(rows=kept))
             excess -= len(last.rows)
-        self._placed = min(self._placed, rows)
-        waiting = rows - self._placed
-        kept_vectors = []
-        for vectors in self._buffer:
-            if waiting > 0:
-                kept_vectors.append(vectors[:waiting])
-                waiting -= len(vectors)
-        self._buffer = kept_vectors if rows > self._placed else []
+        excess = self._placed - rows
+        while excess > 0:
+            norms = self._norms.pop()
+            if len(norms) > excess:
+                self._norms.append(norms[: len(norms) - excess])
+            excess -= len(norms)
+        if rows < self._placed:
+            self._placed = rows
+            whole = rows // self._group_rows
+            self._sums = {group: found for group, found in self._sums.items() if group < whole}
         self.rows = rows
 
     def settle(self) -> None:
@@ -110,13 +154,8 @@ class ShardWriter:
         for slot, row in enumerate(rows):
             if row < self._placed:
                 os.preadv(self._descriptor, [out[slot]], self._offset(row))
-                continue
-            at = row - self._placed
-            for block in self._buffer:
-                if at < len(block):
-                    out[slot] = block[at]
-                    break
-                at -= len(block)
+            else:
+                out[slot] = self._buffer[row - self._placed]
         return out
 
     def fragment(self, row: int) -> tuple[Fragment, int] | None:
@@ -139,7 +178,7 @@ class ShardWriter:
         if self._placed == 0:  # everything still in memory: no space need be reserved
             self._group_rows = min(self._group_rows, self.rows)
             self._prefix = pages.prefix_space(self._group_rows, self.width)
-        self._place()
+        self.place()
         while self._flushed < self.rows:
             self._flush_metadata(min(self._group_rows, self.rows - self._flushed))
         assert self._metadata is not None
@@ -148,8 +187,9 @@ class ShardWriter:
         metadata_path = self._metadata_path()
         self._write_metadata(metadata_path.read_bytes(), groups)
         metadata_path.unlink()
-        os.fsync(self._descriptor)
+        synced = _syncing().submit(os.fsync, self._descriptor)
         digest, size = _sha256(self._descriptor)
+        synced.result()
         self._close()
         return Written(self.rows, size, digest, [(page.values, page.rows) for page in groups])
 
@@ -175,26 +215,54 @@ class ShardWriter:
         stride = pages.align(self._prefix + self._group_rows * self.row_bytes)
         return pages.ALIGNMENT + group * stride + self._prefix + within * self.row_bytes
 
-    def _place(self) -> None:
-        """Write the buffered vectors to their place in the file."""
+    def _place(self, vectors: np.ndarray, run: Callable[..., Iterable[int]]) -> None:
+        """Write the rows that follow those already placed.
+
+        Args:
+            vectors: the rows, C-contiguous.
+            run: ``map``, or one that works in several threads.
+        """
         if self._descriptor < 0:
             self._descriptor = os.open(
                 self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644
             )
-        for vectors in self._buffer:
-            done = 0
-            while done < len(vectors):
-                row = self._placed + done
-                room = self._group_rows - row % self._group_rows
-                block = np.ascontiguousarray(vectors[done : done + room])
-                _write_at(self._descriptor, block.data.cast("B"), self._offset(row))
-                done += len(block)
-            self._placed += len(vectors)
-        self._buffer.clear()
+        norms = np.empty(len(vectors), np.float32)
+        step = max(1, _CHUNK // self.row_bytes)
+        pieces: list[tuple[int, int]] = []
+        done = 0
+        while done < len(vectors):
+            room = self._group_rows - (self._placed + done) % self._group_rows
+            stop = min(done + step, done + room, len(vectors))
+            pieces.append((done, stop))
+            done = stop
+
+        def write(piece: tuple[int, int]) -> int:
+            block = vectors[piece[0] : piece[1]]
+            floats.norms(block, out=norms[piece[0] : piece[1]])
+            data = block.data.cast("B")
+            _write_at(self._descriptor, data, self._offset(self._placed + piece[0]))
+            return isal_zlib.crc32(data)
+
+        sums = list(run(write, pieces))  # all of them, or none counts
+        for (start, stop), crc in zip(pieces, sums, strict=True):
+            self._add_sum(self._placed + start, stop - start, crc)
+        self._norms.append(norms)
+        self._placed += len(vectors)
+
+    def _add_sum(self, row: int, rows: int, crc: int) -> None:
+        """Extend the checksum of a row group's values by that of the rows that follow."""
+        group, within = divmod(row, self._group_rows)
+        if within == 0:
+            self._sums[group] = _Sum(crc, rows)
+        elif (known := self._sums.get(group)) is not None and known.rows == within:
+            crc = isal_zlib.crc32_combine(known.crc, crc, rows * self.row_bytes)
+            self._sums[group] = _Sum(crc, within + rows)
 
     def _flush_metadata(self, rows: int) -> None:
         import pyarrow.parquet as pq
 
+        if self._placed < self._flushed + rows:
+            self.place()
         taken = []
         missing = rows
         while missing > 0:
@@ -216,27 +284,45 @@ class ShardWriter:
                 version="2.6",
                 store_schema=True,
             )
-        self._metadata.write_table(metadata_table(taken), row_group_size=rows)
+        self._metadata.write_table(
+            metadata_table(taken, self._take_norms(rows)), row_group_size=rows
+        )
         self._flushed += rows
+
+    def _take_norms(self, rows: int) -> np.ndarray:
+        """Remove and return the norms of the next rows to flush."""
+        joined = np.concatenate(list(self._norms))
+        self._norms = deque([joined[rows:]])
+        return joined[:rows]
 
     def _write_pages(self) -> list[VectorPage]:
         """Put header, levels and checksum before each row group's values."""
         found = []
-        with mmap.mmap(self._descriptor, 0, prot=mmap.PROT_READ) as mapped:
-            view = memoryview(mapped)
-            for first in range(0, self.rows, self._group_rows):
-                rows = min(self._group_rows, self.rows - first)
-                values = self._offset(first)
-                end = values + rows * self.row_bytes
-                level_bytes = pages.levels(rows, self.width)
-                with view[values:end] as part:
-                    crc = isal_zlib.crc32(part, isal_zlib.crc32(level_bytes))
-                body = len(level_bytes) + end - values
-                head = pages.page_header(rows, self.width, body, crc) + level_bytes
-                _write_at(self._descriptor, memoryview(head), values - len(head))
-                found.append(VectorPage(values - len(head), values, rows, end))
-            view.release()
+        for group, first in enumerate(range(0, self.rows, self._group_rows)):
+            rows = min(self._group_rows, self.rows - first)
+            values = self._offset(first)
+            end = values + rows * self.row_bytes
+            level_bytes = pages.levels(rows, self.width)
+            known = self._sums.get(group)
+            if known is not None and known.rows == rows:
+                crc = isal_zlib.crc32_combine(isal_zlib.crc32(level_bytes), known.crc, end - values)
+            else:  # rows were taken back and others put in their place
+                crc = self._checksum(values, end, isal_zlib.crc32(level_bytes))
+            body = len(level_bytes) + end - values
+            head = pages.page_header(rows, self.width, body, crc) + level_bytes
+            _write_at(self._descriptor, memoryview(head), values - len(head))
+            found.append(VectorPage(values - len(head), values, rows, end))
         return found
+
+    def _checksum(self, start: int, end: int, crc: int) -> int:
+        """Continue a checksum over bytes read back from the file."""
+        buffer = bytearray(_CHUNK)
+        while start < end:
+            view = memoryview(buffer)[: end - start]
+            count = os.preadv(self._descriptor, [view], start)
+            crc = isal_zlib.crc32(view[:count], crc)
+            start += count
+        return crc
 
     def _write_metadata(self, file: bytes, groups: list[VectorPage]) -> None:
         """Append the metadata columns' chunks and the footer of both."""
@@ -257,30 +343,53 @@ class ShardWriter:
         os.ftruncate(self._descriptor, start + len(body) + len(tail))
 
 
-def metadata_table(fragments: Sequence[Fragment]) -> pa.Table:
+def metadata_table(fragments: Sequence[Fragment], norms: np.ndarray) -> pa.Table:
     """Return the fragments' rows as an Arrow table of every metadata column."""
     import pyarrow as pa
 
     arrow_schema = schema.metadata_schema()
-    total = sum(len(fragment.rows) for fragment in fragments)
+    total = len(norms)
+    varying = _names(fragment.columns for fragment in fragments)
+    constant = _names(fragment.constants for fragment in fragments)
     arrays = []
     for field in arrow_schema:
         name = field.name
-        if all(name not in fragment.columns for fragment in fragments):
-            values = {fragment.constants.get(name) for fragment in fragments}
-            if len(values) == 1:
-                scalar = pa.scalar(values.pop(), field.type)
-                arrays.append(pa.repeat(scalar, total))
+        if name == "norm":
+            arrays.append(pa.array(norms, field.type))
+            continue
+        if name not in varying:
+            known = fragments if name in constant else fragments[:1]
+            values = [fragment.constants.get(name) for fragment in known]
+            if values.count(values[0]) == len(values):
+                arrays.append(pa.repeat(pa.scalar(values[0], field.type), total))
                 continue
-        cells: list[Any] = []
-        for fragment in fragments:
-            column = fragment.columns.get(name)
-            if column is None:
-                cells += [fragment.constants.get(name)] * len(fragment.rows)
-            else:
-                cells += [column[row] for row in fragment.rows]
-        arrays.append(pa.array(cells, field.type))
+            if len(values) == total:  # each fragment is one row
+                arrays.append(pa.array(values, field.type))
+                continue
+        arrays.append(pa.array(_cells(name, fragments), field.type))
     return pa.Table.from_arrays(arrays, schema=arrow_schema)
+
+
+def _names(mappings: Iterable[Mapping[str, Any]]) -> set[str]:
+    # Fragments of one batch share their mappings, and those of one source their keys.
+    return set().union(*{tuple(mapping) for mapping in mappings})
+
+
+def _cells(name: str, fragments: Sequence[Fragment]) -> list[Any]:
+    cells: list[Any] = []
+    for constants, columns, rows in fragments:
+        column = columns.get(name)
+        if column is None:
+            cells += [constants.get(name)] * len(rows)
+        else:
+            cells += [column[row] for row in rows]
+    return cells
+
+
+@cache
+def _syncing() -> ThreadPoolExecutor:
+    """Return threads that wait for the disk, so that hashing goes on meanwhile."""
+    return ThreadPoolExecutor(8, thread_name_prefix="actstore-sync")
 
 
 def _write_at(descriptor: int, data: memoryview, offset: int) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from actstore import schema
 from actstore.errors import ConflictError, LayoutError
-from actstore.storage import card, floats, keys, layout
+from actstore.storage import card, keys, layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, Run, ShardEntry
 from actstore.storage.mapping import pool
@@ -27,9 +28,23 @@ SHARD_BYTES = 512 << 20
 CHECKPOINT_BYTES = 4 << 30
 """Vector bytes after which what is whole is committed, so that a long run can resume."""
 _CHECKPOINT_ROWS = 2_000_000
+_BUFFER_BYTES = 16 << 20
+"""Vector bytes that all open shards together hold in memory before they are written out."""
+_KEPT_BUFFERS = 128
 
 _PartitionKey = tuple[str, str, int | None]
 _ShardKey = tuple[_PartitionKey, int, schema.VectorType]
+
+
+class _Source(NamedTuple):
+    """A batch with its key hashes."""
+
+    vectors: np.ndarray
+    constants: Mapping[str, Any]
+    columns: Mapping[str, Sequence[Any]]
+    hashes: np.ndarray
+    values: list[int]
+    """The hashes as Python numbers."""
 
 
 class StoreWriter:
@@ -63,7 +78,8 @@ class StoreWriter:
         self._full: list[tuple[_ShardKey, ShardWriter]] = []
         self._names = 0
         self._marks: dict[ShardWriter, int] | None = None
-        self._marked: list[tuple[Partition, int]] = []
+        self._marked: list[tuple[Partition, list[int]]] = []
+        self._waiting_bytes = 0
         self.commits: list[int] = []
         """Numbers of the commits made so far."""
         self.overtaken = 0
@@ -109,8 +125,8 @@ class StoreWriter:
         try:
             yield
         except BaseException:
-            for partition, value in self._marked:
-                partition.pending.pop(value, None)
+            for partition, values in self._marked:
+                partition.forget(values)
             for shard, rows in self._marks.items():
                 shard.truncate(rows)
             raise
@@ -153,63 +169,65 @@ class StoreWriter:
         count = len(batch)
         if count == 0:
             return Added(0, 0)
-        columns = {**batch.columns, "norm": floats.norms(batch.vectors).tolist()}
         constants = {**batch.constants, "run_id": self.run.run_id}
-        check(batch.vectors, constants, columns)
-        hashes = keys.hash_rows(count, constants, columns)
+        check(batch.vectors, constants, batch.columns)
+        hashes = keys.hash_rows(count, constants, batch.columns)
+        source = _Source(batch.vectors, constants, batch.columns, hashes, hashes.tolist())
         written = present = differing = 0
-        for key, rows in _by_partition(count, constants, columns).items():
-            added = self._add_to(key, rows, batch.vectors, constants, columns, hashes)
+        for key, rows in _by_partition(count, constants, batch.columns).items():
+            added = self._add_to(key, rows, source)
             written += added.written
             present += added.present
             differing += added.differing
+        self._place_when_full(written * batch.vectors.itemsize * batch.vectors.shape[1])
         return Added(written, present, differing)
 
-    def _add_to(
-        self,
-        key: _PartitionKey,
-        rows: Sequence[int],
-        vectors: np.ndarray,
-        constants: Mapping[str, Any],
-        columns: Mapping[str, Sequence[Any]],
-        hashes: np.ndarray,
-    ) -> Added:
+    def _place_when_full(self, more: int) -> None:
+        self._waiting_bytes += more
+        if self._waiting_bytes >= _BUFFER_BYTES:
+            self._waiting_bytes = 0
+            waiting = [shard for shard in self._open.values() if shard.waiting]
+            place = partial(ShardWriter.place, keep=len(self._open) <= _KEPT_BUFFERS)
+            list(pool().map(place, waiting))  # consumed, to raise what was raised
+
+    def _add_to(self, key: _PartitionKey, rows: Sequence[int], source: _Source) -> Added:
         partition = self._partition(key)
-        whole = len(rows) == len(vectors)
-        chosen = hashes if whole else hashes[rows]
-        width = vectors.shape[1]
+        width = source.vectors.shape[1]
         if partition.width not in (None, width):
             raise LayoutError(
                 f"vectors of {keys.describe_partition(key)} have width {width}, "
                 f"the store holds width {partition.width} there"
             )
-        repeats = _repeats(chosen)
-        if repeats is not None:
-            first, again = repeats
-            one = self._add_to(key, [rows[at] for at in first], vectors, constants, columns, hashes)
-            two = self._add_to(key, [rows[at] for at in again], vectors, constants, columns, hashes)
+        values = (
+            source.values
+            if len(rows) == len(source.values)
+            else [source.values[row] for row in rows]
+        )
+        if len(values) > 1 and len(set(values)) < len(values):
+            first, again = _repeats(values)
+            one = self._add_to(key, [rows[at] for at in first], source)
+            two = self._add_to(key, [rows[at] for at in again], source)
             return Added(*(left + right for left, right in zip(one, two, strict=True)))
-        found = partition.find(chosen)
+        found = partition.find(source.hashes, rows, values)
         differing = 0
         if found:
-            self._compare(partition, found, rows, vectors, constants, columns)
-            labels = columns.get("label")
+            self._compare(partition, found, rows, source)
+            labels = source.columns.get("label")
             for at, place in found.items():
-                label = constants.get("label") if labels is None else labels[rows[at]]
+                label = source.constants.get("label") if labels is None else labels[rows[at]]
                 differing += partition.label_differs(place, label)
             new = [at for at in range(len(rows)) if at not in found]
             if not new:
                 return Added(0, len(found), differing)
-            rows, chosen, whole = [rows[at] for at in new], chosen[new], False
-        dtype: schema.VectorType = "float16" if vectors.dtype == np.float16 else "float32"
+            rows, values = [rows[at] for at in new], [values[at] for at in new]
+        dtype: schema.VectorType = "float16" if source.vectors.dtype == np.float16 else "float32"
         shard = self._shard(key, width, dtype)
         assert self._marks is not None
         self._marks.setdefault(shard, shard.rows)
-        start = shard.rows
-        shard.append(vectors if whole else vectors[rows], Fragment(constants, columns, rows))
-        for at, value in enumerate(chosen.tolist()):
-            partition.pending[value] = Place(shard, start + at)
-            self._marked.append((partition, value))
+        self._marked.append((partition, values))
+        partition.expect(shard, values)
+        fragment = Fragment(source.constants, source.columns, rows)
+        shard.append(_chosen(source.vectors, rows), fragment)
         return Added(len(rows), len(found), differing)
 
     def _compare(
@@ -217,17 +235,16 @@ class StoreWriter:
         partition: Partition,
         found: dict[int, Place],
         rows: Sequence[int],
-        vectors: np.ndarray,
-        constants: Mapping[str, Any],
-        columns: Mapping[str, Sequence[Any]],
+        source: _Source,
     ) -> None:
         """Drop from ``found`` what only shares a hash; refuse what shares a key."""
         slots = list(found)
-        equal = partition.same(vectors[[rows[at] for at in slots]], [found[at] for at in slots])
+        vectors = source.vectors[[rows[at] for at in slots]]
+        equal = partition.same(vectors, [found[at] for at in slots])
         for at, same in zip(slots, equal.tolist(), strict=True):
             if same:
                 continue
-            key = keys.key_of(constants, columns, rows[at])
+            key = keys.key_of(source.constants, source.columns, rows[at])
             stored = partition.key(found[at])
             if stored is None or stored == key:
                 raise ConflictError(
@@ -366,12 +383,18 @@ def _by_partition(
     return dict(found)
 
 
-def _repeats(hashes: np.ndarray) -> tuple[list[int], list[int]] | None:
-    """Split positions into first occurrences and repeats; None when nothing repeats."""
-    if len(hashes) < 2:
-        return None
-    _, first = np.unique(hashes, return_index=True)
-    if len(first) == len(hashes):
-        return None
-    firsts = set(first.tolist())
-    return sorted(firsts), [at for at in range(len(hashes)) if at not in firsts]
+def _repeats(values: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Split positions into first occurrences and repeats."""
+    first: dict[int, int] = {}
+    for at, value in enumerate(values):
+        first.setdefault(value, at)
+    kept = set(first.values())
+    return sorted(kept), [at for at in range(len(values)) if at not in kept]
+
+
+def _chosen(vectors: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+    """Return the given rows, as a view where they lie side by side."""
+    first, last = rows[0], rows[-1]
+    if last - first == len(rows) - 1:  # they ascend
+        return vectors[first : last + 1]
+    return vectors[rows]
