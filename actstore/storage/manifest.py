@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +24,10 @@ from actstore.storage import layout
 
 FORMAT = "actstore-manifest"
 VERSION = 1
+_NAME = re.compile(r"([0-9]{10})\.json")
+_LOOKS = 10
+_MOST = 1 << 48
+"""No count or size comes near this; sums of such numbers fit into 64 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,11 +182,14 @@ def decode(data: bytes, where: str) -> Manifest:
         )
         for shard in shards:
             _check_path(shard.path, where)
+            _check_shard(shard)
         labels = tuple(LabelEntry(**entry) for entry in document["labels"])
         for overlay in labels:
             _check_path(overlay.path, where)
+            _check_size(overlay.path, "rows", overlay.rows, 1)
+            _check_size(overlay.path, "bytes", overlay.bytes, 1)
         return Manifest(
-            number=document["number"],
+            number=int(document["number"]),
             parent=document["parent"],
             created_at=document["created_at"],
             operation=document["operation"],
@@ -190,26 +198,51 @@ def decode(data: bytes, where: str) -> Manifest:
             labels=labels,
             runs=tuple(Run(**entry) for entry in document["runs"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CorruptStoreError):
             raise
         raise CorruptStoreError(f"{where} is damaged ({error}): restore it from a copy") from error
 
 
+def _check_shard(shard: ShardEntry) -> None:
+    """Refuse what would fail later, and less clearly, as a number or a type."""
+    for name in ("width", "rows", "bytes"):
+        _check_size(shard.path, name, getattr(shard, name), 1)
+    if shard.dtype not in ("float16", "float32"):
+        raise ValueError(f"{shard.path} has the stored type {shard.dtype!r}")
+    if not (isinstance(shard.model, str) and isinstance(shard.site, str)):
+        raise ValueError(f"{shard.path} has no model and site")
+    if shard.layer is not None and type(shard.layer) is not int:
+        raise ValueError(f"{shard.path} has the layer {shard.layer!r}")
+    for offset, rows in shard.pages:
+        _check_size(shard.path, "a page at", offset, 0)
+        _check_size(shard.path, "page rows", rows, 0)
+
+
+def _check_size(path: str, name: str, value: Any, least: int) -> None:
+    if type(value) is not int or not least <= value < _MOST:
+        raise ValueError(f"{path} has {name} {value!r}")
+
+
 def _check_path(path: str, where: str) -> None:
     parts = path.split("/")
-    if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in parts):
+    if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise CorruptStoreError(f"{where} names the file {path!r}, which is outside the store")
 
 
 def numbers(root: Path) -> list[int]:
-    """Return the numbers of all commits, ascending; empty when there is no store."""
+    """Return the numbers of all commits, ascending; empty when there is no store.
+
+    Raises:
+        CorruptStoreError: the folder cannot be read.
+    """
     try:
         names = os.listdir(root / layout.MANIFESTS)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    stems = (name[:-5] for name in names if name.endswith(".json"))
-    return sorted(int(stem) for stem in stems if stem.isdecimal())
+    except OSError as error:
+        raise CorruptStoreError(f"the commits of {root} cannot be listed: {error}") from error
+    return sorted(int(found[1]) for found in map(_NAME.fullmatch, names) if found)
 
 
 def load(root: Path, at: int | None = None) -> Manifest:
@@ -220,17 +253,29 @@ def load(root: Path, at: int | None = None) -> Manifest:
         SnapshotNotFoundError: the store has no commit ``at``.
         CorruptStoreError: the manifest is damaged.
     """
-    known = numbers(root)
-    if not known:
-        raise StoreNotFoundError(_why_no_store(root))
-    number = known[-1] if at is None else at
-    if number not in known:
-        span = f"{known[0]} to {known[-1]}" if len(known) > 1 else str(known[0])
-        raise SnapshotNotFoundError(
-            f"{root} has no commit {number}: it has {span} (see: actstore log {root})"
-        )
-    path = layout.manifest_path(root, number)
-    return decode(path.read_bytes(), str(path))
+    for _ in range(_LOOKS):
+        known = numbers(root)
+        if not known:
+            raise StoreNotFoundError(_why_no_store(root))
+        number = known[-1] if at is None else at
+        if number not in known:
+            span = f"{known[0]} to {known[-1]}" if len(known) > 1 else str(known[0])
+            raise SnapshotNotFoundError(
+                f"{root} has no commit {number}: it has {span} (see: actstore log {root})"
+            )
+        path = layout.manifest_path(root, number)
+        try:
+            found = decode(path.read_bytes(), str(path))
+        except FileNotFoundError:
+            continue  # pruned since the folder was listed: look again
+        except OSError as error:
+            raise CorruptStoreError(f"{path} cannot be read: {error}") from error
+        if found.number != number:
+            raise CorruptStoreError(
+                f"{path} calls itself commit {found.number}: restore it from a copy"
+            )
+        return found
+    raise CorruptStoreError(f"{path} is listed but not there: restore it from a copy")
 
 
 def latest(root: Path) -> Manifest:
@@ -258,7 +303,7 @@ def publish(root: Path, manifest: Manifest, staging: Path) -> bool:
     happened, read the latest manifest and try again on top of it.
 
     Raises:
-        CommitError: the disk is full or failed; the previous commit still stands.
+        CommitError: the disk is full or failed; the message says which commit stands.
     """
     target = layout.manifest_path(root, manifest.number)
     draft = staging / target.name
@@ -268,11 +313,17 @@ def publish(root: Path, manifest: Manifest, staging: Path) -> bool:
             os.link(draft, target)
         except FileExistsError:
             return False
-        layout.sync_folder(target.parent)
     except OSError as error:
         raise CommitError(
             f"commit {manifest.number} of {root} could not be written ({error}); "
             "the previous commit still stands"
+        ) from error
+    try:
+        layout.sync_folder(target.parent)
+    except OSError as error:  # others see the commit already: it cannot be taken back
+        raise CommitError(
+            f"commit {manifest.number} of {root} is made, but the disk did not confirm it "
+            f"({error}): it may not survive a power failure; check the disk"
         ) from error
     return True
 
