@@ -73,6 +73,9 @@ def batches(
     own = {name: values for name, values in (columns or {}).items() if name not in fixed}
     _check_model(constant, own)
     shared = dict(constant)
+    if grid.count == 1:  # what is said once is hashed and kept once
+        shared |= {name: values[0] for name, values in own.items()}
+        own = {}
     if grid.tokens is not None:
         shared["pooling"] = options.pool or "none"
         shared["region"] = pooled_region if options.pool else None
