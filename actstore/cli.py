@@ -14,7 +14,20 @@ from actstore import errors
 from actstore.commands import output
 from actstore.commands.exits import Exit
 
-COMMANDS = ("ingest", "recipes", "contracts", "label", "compact", "verify", "log")
+COMMANDS = (
+    "ingest",
+    "recipes",
+    "contracts",
+    "info",
+    "query",
+    "queries",
+    "select",
+    "nearest",
+    "label",
+    "compact",
+    "verify",
+    "log",
+)
 """In the order in which a user meets them; each is ``actstore.commands.<name>.command``."""
 
 

@@ -30,6 +30,8 @@ def loaded_by(code: str) -> set[str]:
         "import actstore",
         "from actstore.cli import run; run(['--help'])",
         "from actstore.cli import run; run(['recipes'])",
+        "from actstore.cli import run; run(['ingest', '--help'])",
+        "from actstore.cli import run; run(['query', '--help'])",
     ],
 )
 def test_nothing_heavy_is_loaded_before_it_is_needed(code: str) -> None:

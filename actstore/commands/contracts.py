@@ -35,4 +35,6 @@ def command(name: str | None, as_json: bool) -> None:
     if as_json:
         output.print_json([{"name": each.name, "title": each.title} for each in rules])
     else:
-        output.print_table(("contract", "title"), [(each.name, each.title) for each in rules])
+        output.print_table(
+            ("contract", "title"), [(each.name, each.title) for each in rules], limit=output.WIDE
+        )

@@ -49,6 +49,15 @@ def write_rows(
         return _text(reader, chosen, file)
 
 
+def without_empty(table: pa.Table, format: str | None, target: Path | None) -> pa.Table:
+    """Return ``table``, for a reader's eye without the columns that hold nothing at all."""
+    if (format or _format_of(target)) != "table":
+        return table
+    return table.select(
+        [name for name in table.column_names if table[name].null_count < max(1, len(table))]
+    )
+
+
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """Give a temporary file beside ``target`` that takes its place once the block is done.

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import click
 
-from actstore import schema
 from actstore.commands.formats import FORMATS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -36,6 +35,19 @@ format_option = click.option(
     help="How to write the rows; by default what the name after -o says, else a table. "
     "A table shortens vectors and long texts, every other format is complete.",
 )
+
+
+columns_option = click.option(
+    "--columns",
+    metavar="A,B,…",
+    callback=lambda ctx, param, text: _names(text),
+    help="Only these metadata columns.",
+)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    return names or None
 
 
 def output_option(help: str) -> Callable[[Command], Command]:
@@ -70,7 +82,7 @@ def filter_options(command: Command) -> Command:
     )(command)
 
 
-def given_filters(options: dict[str, Any]) -> dict[str, list[Any]]:
+def given_filters(options: dict[str, Any]) -> dict[str, Any]:
     """Return the filters that were used, as ``Store.select`` takes them."""
     return {name: list(options[name]) for name in ("layer", *FILTERS) if options.get(name)}
 
@@ -95,8 +107,3 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
 def where_argument(command: Command) -> Command:
     """Add the optional SQL condition over the metadata columns."""
     return click.argument("where", required=False)(command)
-
-
-def column_names() -> str:
-    """Return the metadata columns, for help texts."""
-    return ", ".join(schema.metadata_names())

@@ -16,6 +16,8 @@ import click
 
 CELL = 60
 """Widest cell of a table, so that one long text does not hide the other columns."""
+WIDE = 200
+"""Widest cell of a list whose texts are meant to be read whole."""
 VECTOR_HEAD = 3
 """Values shown of a vector in a table."""
 _GAP = "  "
@@ -55,14 +57,18 @@ def _named(value: Any) -> Any:
     return value
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], *, limit: int = CELL
+) -> None:
     """Print aligned columns, numbers to the right, on standard output.
+
+    Cells are cut at ``limit`` characters.
 
     On a terminal the table is cut to its width: middle columns give way first and a
     column ``…`` stands for them.
     """
     table = [list(row) for row in rows]
-    cells = [[cell(value) for value in row] for row in table]
+    cells = [[cell(value, limit) for value in row] for row in table]
     numeric = [
         any(row[i] is not None for row in table)
         and all(row[i] is None or isinstance(row[i], int | float | Decimal) for row in table)

@@ -43,6 +43,7 @@ def command(name: str | None, as_json: bool) -> None:
         output.print_table(
             ("recipe", "container", "layout"),
             [(item.name, item.container, item.title) for item in found],
+            limit=output.WIDE,
         )
 
 

@@ -1,0 +1,55 @@
+"""`actstore info`: what a store holds, in numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from actstore.commands import output
+from actstore.commands.options import at_option, json_option, store_argument
+
+
+@click.command("info")
+@store_argument
+@at_option
+@json_option
+def command(store: Path, at: int | None, as_json: bool) -> None:
+    """Say what STORE holds: rows, models, sites, layers, widths, labels, bytes, commits.
+
+    \b
+    Examples:
+      actstore info runs.store
+      actstore info runs.store --at 3 --json
+    """
+    from actstore.querying.info import describe
+    from actstore.storage.snapshot import open_snapshot
+
+    snapshot = open_snapshot(store, at)
+    found = describe(snapshot)
+    snapshot.close()
+    if as_json:
+        output.print_json(found.as_dict())
+        return
+    named = {label: rows for label, rows in found.labels.items() if label is not None}
+    unlabelled = found.labels.get(None, 0)
+    labels = [f"{label} {rows:,}" for label, rows in named.items()]
+    output.print_pairs(
+        {
+            "store": found.path,
+            "rows": f"{found.rows:,}",
+            "labels": ", ".join([*labels, f"none {unlabelled:,}"] if unlabelled else labels),
+            "size": f"{output.size(found.bytes)} in {output.count(found.shards, 'shard')}, "
+            f"{output.size(found.vector_bytes)} of vectors",
+            "commit": f"{found.commit} of {found.created_at}, {found.commits:,} can be opened",
+        }
+    )
+    if found.partitions:
+        click.echo()
+        output.print_table(
+            ("model", "site", "layer", "width", "dtype", "rows", "size"),
+            [
+                (p.model, p.site, p.layer, p.width, p.dtype, p.rows, output.size(p.bytes))
+                for p in found.partitions
+            ],
+        )

@@ -1,0 +1,110 @@
+"""`actstore nearest`: the rows most similar to a vector or to a row of the store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from actstore.commands import formats, output
+from actstore.commands.options import (
+    at_option,
+    columns_option,
+    filter_options,
+    format_option,
+    given_filters,
+    output_option,
+    store_argument,
+)
+from actstore.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@click.command("nearest")
+@store_argument
+@click.option("--example", metavar="ID", help="Search around the vector of this example_id.")
+@click.option("--row", type=int, metavar="N", help="Search around the vector of this row_id.")
+@click.option(
+    "--vector",
+    metavar="FILE|JSON",
+    help="Search around a vector of your own: a .npy file, a .json file, or a JSON list.",
+)
+@click.option(
+    "-k", "k", type=click.IntRange(min=1), default=10, show_default=True, help="How many rows."
+)
+@click.option(
+    "--metric",
+    type=click.Choice(("cosine", "dot", "l2")),
+    default="cosine",
+    show_default=True,
+    help="cosine and dot put the largest first, l2 (the distance) the smallest.",
+)
+@click.option("--where", metavar="SQL", help="Search only the rows that meet this condition.")
+@filter_options
+@columns_option
+@format_option
+@output_option("Write the result to FILE, which appears whole or not at all.")
+@at_option
+def command(
+    store: Path,
+    example: str | None,
+    row: int | None,
+    vector: str | None,
+    k: int,
+    metric: Any,
+    where: str | None,
+    columns: tuple[str, ...] | None,
+    format: str | None,
+    target: Path | None,
+    at: int | None,
+    **filters: Any,
+) -> None:
+    """Find the rows of STORE nearest to an example, a row, or a vector of your own.
+
+    The search is exact: every row that meets the conditions is compared. With --example
+    they also say which of the example's rows is meant (one per layer, say); the row itself
+    is left out of the result.
+
+    \b
+    Examples:
+      actstore nearest runs.store --example num_000 --layer 12
+      actstore nearest runs.store --vector direction.npy --layer 12 --metric dot -k 20
+    """
+    import actstore
+
+    queries = [query for query in (example, row, vector) if query is not None]
+    if len(queries) != 1:
+        raise click.UsageError("say what to search around: --example, --row or --vector")
+    query = _vector(vector) if vector is not None else queries[0]
+    with actstore.open(store, at=at) as opened:
+        table = opened.nearest(
+            query, k, where, metric=metric, columns=columns, **given_filters(filters)
+        )
+        if columns is None:
+            table = formats.without_empty(table, format, target)
+        rows = formats.write_rows(table.to_reader(), format, target)
+    if target is not None:
+        output.note(f"{output.count(rows, 'row')} written to {target}")
+
+
+def _vector(text: str) -> np.ndarray:
+    import numpy as np
+
+    path = Path(text)
+    told = f"--vector {output.cell(text, 40)}"
+    try:
+        if path.suffix == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            raw = text if text.lstrip().startswith("[") else path.read_text(encoding="utf-8")
+            values = np.array(json.loads(raw), np.float32)
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{told}: no list of numbers: {error}") from error
+    vector: np.ndarray = np.squeeze(values)
+    if vector.ndim != 1:
+        raise UsageError(f"{told}: one vector is needed, got shape {values.shape}")
+    return vector

@@ -1,0 +1,75 @@
+"""`actstore select`: rows by layer, site, label and the like, as a table or as a matrix file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from actstore.commands import formats, output
+from actstore.commands.options import (
+    at_option,
+    columns_option,
+    filter_options,
+    format_option,
+    given_filters,
+    output_option,
+    store_argument,
+    where_argument,
+)
+
+MATRIX_SUFFIXES = (".safetensors", ".npz", ".pt", ".parquet")
+
+
+@click.command("select")
+@store_argument
+@where_argument
+@filter_options
+@output_option(
+    "Save vectors and metadata to FILE: .safetensors, .npz, .pt or .parquet. With --format, "
+    "write the metadata table there instead."
+)
+@format_option
+@columns_option
+@at_option
+def command(
+    store: Path,
+    where: str | None,
+    target: Path | None,
+    format: str | None,
+    columns: tuple[str, ...] | None,
+    at: int | None,
+    **filters: Any,
+) -> None:
+    """Select rows of STORE, by options and by WHERE, a SQL condition over the metadata.
+
+    With -o the vectors go to a file as one matrix, rows in the store's order; without it
+    the metadata of the rows is printed. A layer, site, model or label that the store does
+    not have is an error that names what it has.
+
+    \b
+    Examples:
+      actstore select runs.store --layer 12 --label faithful
+      actstore select runs.store "norm > 50" --layer 12 --format csv
+      actstore select runs.store --layer 12 -o layer12.safetensors
+    """
+    import actstore
+
+    if target is not None and format is None and target.suffix not in MATRIX_SUFFIXES:
+        raise click.UsageError(
+            f"-o {target}: a matrix is saved as {', '.join(MATRIX_SUFFIXES)}; "
+            "for the metadata alone add --format"
+        )
+    with actstore.open(store, at=at) as opened:
+        selection = opened.select(where, **given_filters(filters))
+        if target is None or format is not None:
+            table = selection.table(columns)
+            if columns is None:
+                table = formats.without_empty(table, format, target)
+            rows = formats.write_rows(table.to_reader(), format, target)
+        else:
+            selection.save(target, columns)
+            rows = len(selection)
+    if target is not None:
+        output.note(f"{output.count(rows, 'row')} written to {target}")

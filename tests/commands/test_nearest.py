@@ -1,0 +1,65 @@
+"""`actstore nearest`: around an example, a row or a vector of one's own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.commands.conftest import Command, vectors
+
+
+def found(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def best(layer: int, query: np.ndarray) -> list[str]:
+    matrix = vectors(layer).astype(np.float64)
+    scores = matrix @ query / np.linalg.norm(matrix, axis=1)
+    return [f"e{i}" for i in np.argsort(-scores)]
+
+
+def test_around_an_example(actstore: Command, store: Path) -> None:
+    words = ("--example", "e4", "--layer", 7, "-k", 3, "--format", "jsonl")
+    rows = found(actstore("nearest", store, *words).out)
+    assert [row["example_id"] for row in rows] == best(7, vectors(7)[4].astype(float))[1:4]
+    assert rows[0]["score"] >= rows[1]["score"]
+
+
+def test_around_a_row(actstore: Command, store: Path) -> None:
+    words = ("--row", 4, "--layer", 3, "-k", 1, "--format", "jsonl", "--columns", "example_id")
+    rows = found(actstore("nearest", store, *words).out)
+    assert [row["example_id"] for row in rows] == best(3, vectors(3)[4].astype(float))[1:2]
+
+
+def test_around_a_vector_of_ones_own(actstore: Command, store: Path, tmp_path: Path) -> None:
+    query = np.linspace(-1, 1, 8)
+    np.save(tmp_path / "v.npy", query[None])
+    (tmp_path / "v.json").write_text(json.dumps(query.tolist()))
+    for given in (tmp_path / "v.npy", tmp_path / "v.json", json.dumps(query.tolist())):
+        words = ("--vector", given, "--layer", 3, "-k", 20, "--format", "jsonl")
+        rows = found(actstore("nearest", store, *words).out)
+        assert [row["example_id"] for row in rows] == best(3, query)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ((), 2),
+        (("--row", "1", "--example", "e1"), 2),
+        (("--vector", "nothing.npy"), 2),
+        (("--vector", "[[1, 2], [3, 4]]"), 2),
+        (("--vector", "[1, 2"), 2),
+        (("--vector", "[1, 2]"), 1),
+        (("--row", "1000"), 2),
+        (("--example", "nobody"), 1),
+        (("--example", "e1"), 2),
+    ],
+)
+def test_what_cannot_be_searched(
+    actstore: Command, store: Path, words: tuple[str, ...], code: int
+) -> None:
+    finished = actstore("nearest", store, *words)
+    assert finished.code == code
+    assert finished.err.startswith("error: ")
