@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,11 +10,12 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import ForeignFileError, LayoutError, UsageError
-from actstore.ingestion import axes, documents
-from actstore.ingestion.expression import Expression, Level, compile_expression
-from actstore.ingestion.expression import constant as constant_expression
+from actstore.ingestion import axes, documents, plan
+from actstore.ingestion.expression import Expression, Level
+from actstore.ingestion.pieces import Piece, Pile
+from actstore.ingestion.plan import Plan
 from actstore.ingestion.readers import Context, Reader, reader
-from actstore.ingestion.recipe import ColumnSource, Recipe, TensorSpec
+from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.scope import FileScope, column_value
 from actstore.ingestion.tensor import Tensor
 from actstore.storage.rows import RowBatch
@@ -23,40 +23,27 @@ from actstore.storage.rows import RowBatch
 if TYPE_CHECKING:
     from actstore.ingestion.discovery import SourceFile
 
-_FIXED = ("model", "dataset", "site", "layer")
 _EXTRA = "extra"
+_REMEMBERED = 100_000
 _canonical_site = cache(schema.canonical_site)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A tensor's columns, sorted by how often their values change."""
-
-    spec: TensorSpec
-    columns: Mapping[str, ColumnSource]
-    by_level: Mapping[Level, tuple[str, ...]]
-    extra_level: Level
-
-    def names(self, *levels: Level) -> tuple[str, ...]:
-        return tuple(name for level in levels for name in self.by_level.get(level, ()))
-
-
 class _Found(NamedTuple):
-    plan: _Plan
+    plan: Plan
     key: str
     parts: Mapping[str, Any]
     tensor: Tensor
 
 
-@dataclass(slots=True)
-class _Piece:
-    """Vectors with what sets them apart from the rest of their file."""
+class _Values(NamedTuple):
+    """What is already known of a tensor's rows."""
 
     base: Mapping[str, Any]
-    """Columns with one value for the whole file."""
-    vectors: np.ndarray
+    """Columns of the whole file."""
     constants: dict[str, Any]
-    columns: dict[str, Sequence[Any]] = field(default_factory=dict)
+    """Columns of the tensor."""
+    rest: dict[str, Any]
+    """What no column takes from the file."""
 
 
 @reader("generic")
@@ -65,14 +52,9 @@ class GenericReader(Reader):
 
     def __init__(self, recipe: Recipe, context: Context) -> None:
         super().__init__(recipe, context)
-        self._plans = [self._plan(spec) for spec in recipe.tensors]
-        self._taken = frozenset(
-            ref.rest
-            for expression in _expressions(recipe, self._plans)
-            for ref in expression.references
-            if ref.root == "file"
-        ) | set(recipe.drop)
-        self._matches: dict[tuple[str | None, str, int], tuple[_Plan, dict[str, Any]] | None] = {}
+        self._plans = [plan.make(recipe, spec, context.options) for spec in recipe.tensors]
+        self._taken = plan.file_keys(recipe, self._plans)
+        self._matches: dict[tuple[str | None, str, int], tuple[Plan, dict[str, Any]] | None] = {}
 
     def fits(self, document: Any) -> bool:
         """Say whether every tensor that one kind of file needs is there, in a known rank."""
@@ -88,9 +70,9 @@ class GenericReader(Reader):
         """Say whether no tensor of the file has an example axis."""
         return file.pattern.example is not None or not any(
             "example" in meaning
-            for plan in self._plans
-            if not plan.spec.files or file.pattern.name in plan.spec.files
-            for meaning in plan.spec.axes.values()
+            for each in self._plans
+            if each.belongs(file.pattern.name)
+            for meaning in each.spec.axes.values()
         )
 
     def read(self, file: SourceFile, document: Any) -> Iterator[RowBatch]:
@@ -100,19 +82,22 @@ class GenericReader(Reader):
         scope = FileScope(file, document, {}, self.context)
         rest = self._rest(document, found)
         bases: dict[int, dict[str, Any]] = {}
-        waiting: list[_Piece] = []
+        pile = Pile()
         for each in found:
             scope.with_columns(each.plan.columns)
             base = bases.get(id(each.plan))
             if base is None:
                 base = bases[id(each.plan)] = self._base(each.plan, scope, rest)
-            for piece in self._pieces(file, each, scope, base, rest):
-                if waiting and not _together(waiting, piece):
-                    yield _merged(waiting)
-                    waiting = []
-                waiting.append(piece)
-        if waiting:
-            yield _merged(waiting)
+            source = f"{file.relative}#{each.key}" if each.key else file.relative
+            try:
+                for piece in self._pieces(each, scope, _Values(base, {"source": source}, rest)):
+                    if not pile.takes(piece):
+                        yield pile.batch()
+                    pile.add(piece)
+            except LayoutError as error:
+                raise LayoutError(f"{each.key}: {error}" if each.key else str(error)) from error
+        if pile.size:
+            yield pile.batch()
 
     def check_required(self, document: Any) -> None:
         """Refuse a file that lacks a required key.
@@ -130,30 +115,6 @@ class GenericReader(Reader):
                 f"{', '.join(self.recipe.required)}, the file holds {_held(document)}"
             )
 
-    def _plan(self, spec: TensorSpec) -> _Plan:
-        # What the user fixed stands above the recipe's columns and the tensor's own.
-        columns = _with_options({**self.recipe.columns, **spec.columns}, self.context)
-        sidecars: dict[str, Level] = {}
-        levels: dict[str, Level] = {}
-        for _ in range(len(columns) + len(self.recipe.sidecars) + 1):
-            before = {**levels}, {**sidecars}
-            for side in self.recipe.sidecars:
-                joins = [*side.on.values(), *([side.row] if side.row else [])]
-                sidecars[side.name] = _highest(joins, levels, sidecars)
-            for name, source in columns.items():
-                levels[name] = source.expression.level(levels, sidecars)
-            if before == (levels, sidecars):
-                break
-        by_level: dict[Level, list[str]] = {}
-        for name in columns:
-            by_level.setdefault(max(levels[name], Level.FILE), []).append(name)
-        return _Plan(
-            spec,
-            columns,
-            {level: tuple(names) for level, names in by_level.items()},
-            _highest(self.recipe.extra.values(), levels, sidecars),
-        )
-
     def _found(self, kind: str | None, document: Any) -> list[_Found]:
         """Return the tensors that are to be stored, in the document's order.
 
@@ -167,11 +128,13 @@ class GenericReader(Reader):
             if matched is not None:
                 found.append(_Found(matched[0], key, matched[1], tensor))
         seen = {id(each.plan) for each in found}
-        for plan in self._plans:
-            needed = not plan.spec.files or kind in plan.spec.files
-            if needed and not plan.spec.optional and id(plan) not in seen:
-                raise LayoutError(_missing(plan.spec, leaves, document))
+        for each in self._plans:
+            if each.belongs(kind) and not each.spec.optional and id(each) not in seen:
+                raise LayoutError(_missing(each, leaves, document))
         if not found:
+            near = [each for each in self._plans if each.belongs(kind) and _near(each, leaves)]
+            if near:
+                raise LayoutError(_missing(near[0], leaves, document))
             raise LayoutError(
                 f"no tensor that recipe {self.recipe.name} knows; the file holds {_held(document)}"
             )
@@ -179,30 +142,28 @@ class GenericReader(Reader):
 
     def _match(
         self, kind: str | None, key: str, tensor: Tensor
-    ) -> tuple[_Plan, dict[str, Any]] | None:
-        rank = tensor.ndim
-        known = (kind, key, rank)
+    ) -> tuple[Plan, dict[str, Any]] | None:
+        known = (kind, key, tensor.ndim)
         if known not in self._matches:
-            if len(self._matches) > 100_000:
+            if len(self._matches) >= _REMEMBERED:
                 self._matches.clear()
-            self._matches[known] = self._search(kind, key, rank)
+            self._matches[known] = self._search(*known)
         matched = self._matches[known]
-        if matched is None or _real(tensor):
+        if matched is None or tensor.dtype.startswith(("float", "bfloat")):
             return matched
         # Whole numbers are token ids, masks, labels, unless the recipe names them outright.
-        template = matched[0].spec.key
+        template = matched[0].key
         return matched if template is not None and not template.parts else None
 
-    def _search(self, kind: str | None, key: str, rank: int) -> tuple[_Plan, dict[str, Any]] | None:
-        for plan in self._plans:
-            spec = plan.spec
-            if (spec.files and kind not in spec.files) or rank not in spec.axes:
+    def _search(self, kind: str | None, key: str, rank: int) -> tuple[Plan, dict[str, Any]] | None:
+        for each in self._plans:
+            if not each.belongs(kind) or rank not in each.spec.axes:
                 continue
-            if spec.key is None:
+            if each.key is None:
                 if not key:
-                    return plan, {}
-            elif (match := spec.key.match(key)) is not None:
-                return plan, match.parts
+                    return each, {}
+            elif (match := each.key.match(key)) is not None:
+                return each, match.parts
         return None
 
     def _rest(self, document: Any, found: list[_Found]) -> dict[str, Any]:
@@ -215,11 +176,9 @@ class GenericReader(Reader):
             self.context.notes.count(f"tensors {key!r} that the recipe does not name, left out")
         return rest.values
 
-    def _base(self, plan: _Plan, scope: FileScope, rest: dict[str, Any]) -> dict[str, Any]:
-        values = {
-            name: column_value(name, plan.columns[name], scope) for name in plan.names(Level.FILE)
-        }
-        if plan.extra_level <= Level.FILE:
+    def _base(self, each: Plan, scope: FileScope, rest: dict[str, Any]) -> dict[str, Any]:
+        values = {name: column_value(name, each.columns[name], scope) for name in each.per_file}
+        if each.extra <= Level.FILE:
             values[_EXTRA] = self._extra(scope, rest)
         if values.get("model", ...) is None:
             raise UsageError(
@@ -234,182 +193,126 @@ class GenericReader(Reader):
             rest | {name: value for name, value in more.items() if value is not None}
         )
 
-    def _pieces(
-        self,
-        file: SourceFile,
-        found: _Found,
-        scope: FileScope,
-        base: Mapping[str, Any],
-        rest: dict[str, Any],
-    ) -> Iterator[_Piece]:
-        plan, spec, tensor = found.plan, found.plan.spec, found.tensor
+    def _pieces(self, found: _Found, scope: FileScope, values: _Values) -> Iterator[Piece]:
+        each, tensor = found.plan, found.tensor
+        spec, constants = each.spec, values.constants
         scope.key, scope.key_text, scope.tensor = found.parts, found.key, tensor
-        scope.row, scope.rows, scope.token = 0, 1, None
-        source = f"{file.relative}#{found.key}" if found.key else file.relative
-        try:
-            grid = axes.interpret(tensor, spec.axes, squeeze=spec.squeeze)
-            self._check_width(spec, scope, grid)
-            constants = {"source": source}
-            for name in plan.names(Level.TENSOR):
-                constants[name] = column_value(name, plan.columns[name], scope)
-            self._settle_site(base, constants)
-            if self.context.shapes is not None:
-                self.context.shapes[source] = (tensor.shape, tensor.dtype)
-            if self.context.options.first_k is not None:
-                grid = axes.limited(grid, "example", self.context.options.first_k)
-            yield from self._blocks(plan, scope, grid, base, constants, rest)
-        except LayoutError as error:
-            if not found.key:
-                raise
-            raise LayoutError(f"{found.key}: {error}") from error
-
-    def _check_width(self, spec: TensorSpec, scope: FileScope, grid: axes.Grid) -> None:
-        if spec.width is None:
-            return
-        said = spec.width.evaluate(scope)
-        if said is not None and said != grid.width:
-            raise LayoutError(
-                f"the vectors have width {grid.width}, the file says {spec.width.source} = {said}"
+        scope.row, scope.rows, scope.token, scope.axis = 0, 1, None, {}
+        grid = axes.interpret(tensor, spec.axes, squeeze=spec.squeeze)
+        if spec.width is not None:
+            _check_width(spec.width, scope, grid)
+        for name in each.per_tensor:
+            constants[name] = column_value(name, each.columns[name], scope)
+        if each.extra is Level.TENSOR:
+            constants[_EXTRA] = self._extra(scope, values.rest)
+        _settle_site(values.base, constants)
+        options = self.context.options
+        if self.context.shapes is not None:
+            self.context.shapes[constants["source"]] = (tensor.shape, tensor.dtype)
+        if grid.tokens is None and options.pool is not None:
+            self.context.notes.say(
+                f"--pool {options.pool} changes nothing where there is no token axis"
             )
-
-    def _settle_site(self, base: Mapping[str, Any], constants: dict[str, Any]) -> None:
-        """Put the site in the schema's words; a name that holds a layer gives the layer."""
-        site = constants.get("site") or base.get("site")
-        if site is None:
+        if grid.tokens is None and not grid.rows:  # one vector: the usual case, made short
+            self._add_single(each, scope, constants, values.rest)
+            yield Piece(values.base, grid.tensor.numpy().reshape(1, -1), constants)
             return
-        canonical, layer = _canonical_site(site)
-        if canonical != site:
-            constants["site"] = canonical
-        if layer is not None and constants.get("layer", base.get("layer")) is None:
-            constants["layer"] = layer
-
-    def _blocks(
-        self,
-        plan: _Plan,
-        scope: FileScope,
-        grid: axes.Grid,
-        base: Mapping[str, Any],
-        constants: dict[str, Any],
-        rest: dict[str, Any],
-    ) -> Iterator[_Piece]:
-        pool = self.context.options.pool
-        mask = _mask(plan.spec.mask, scope, grid)
-        if pool is not None and grid.tokens is None:
-            self.context.notes.say(f"--pool {pool} changes nothing where there is no token axis")
-        per_row = plan.names(Level.ROW)
-        if plan.extra_level is Level.TENSOR:
-            constants[_EXTRA] = self._extra(scope, rest)
+        if options.first_k is not None:
+            grid = axes.limited(grid, "example", options.first_k)
         scope.rows = grid.rows.get("example", 1)
-        for block in axes.blocks(grid, pool=pool, mask=mask):
-            own = dict(constants)
-            columns: dict[str, Sequence[Any]] = {}
-            share = len(block.vectors) // block.rows
-            rows = _row_numbers(grid, block)
-            if grid.rows and (per_row or plan.extra_level is Level.ROW):
-                columns = self._per_row(plan, scope, rows, rest)
-                if share > 1:
-                    columns = {
-                        name: [value for value in values for _ in range(share)]
-                        for name, values in columns.items()
-                    }
-            else:
-                scope.row, scope.axis = 0, {}
-                for name in per_row:
-                    own[name] = column_value(name, plan.columns[name], scope)
-                if plan.extra_level is Level.ROW:
-                    own[_EXTRA] = self._extra(scope, rest)
-            if block.positions is not None:
-                self._per_token(plan, scope, rows, block, own, columns)
-            else:
-                for name in plan.names(Level.TOKEN):
-                    own[name] = None
-                if block.counts is not None:
-                    own["pooling"], own["position"] = pool, None
-                    columns["token_count"] = block.counts
-            piece = _Piece(base, block.vectors, own, columns)
-            _check_complete(piece)
-            yield piece
+        mask = _mask(spec.mask, scope, grid)
+        for block in axes.blocks(grid, pool=options.pool, mask=mask):
+            if len(block.vectors):
+                yield self._piece(each, scope, grid, block, values)
+
+    def _add_single(
+        self, each: Plan, scope: FileScope, own: dict[str, Any], rest: dict[str, Any]
+    ) -> None:
+        """Add the columns of a row that stands alone."""
+        for name in each.per_row:
+            own[name] = column_value(name, each.columns[name], scope)
+        for name in each.per_token:
+            own[name] = None
+        if each.extra is Level.ROW:
+            own[_EXTRA] = self._extra(scope, rest)
+
+    def _piece(
+        self, each: Plan, scope: FileScope, grid: axes.Grid, block: axes.Block, values: _Values
+    ) -> Piece:
+        own = dict(values.constants)
+        columns: dict[str, Sequence[Any]] = {}
+        share = len(block.vectors) // block.rows
+        rows = _row_numbers(grid, block)
+        if grid.rows:
+            columns = self._per_row(each, scope, rows, values.rest)
+            if share > 1:
+                columns = {
+                    name: [value for value in column for _ in range(share)]
+                    for name, column in columns.items()
+                }
+        else:
+            self._add_single(each, scope, own, values.rest)
+        if block.positions is not None:
+            own["pooling"] = "none"
+            for name in each.per_token:
+                own.pop(name, None)
+            columns |= _per_token(each, scope, rows, block.positions, share)
+        elif block.counts is not None:
+            own["pooling"], own["position"] = self.context.options.pool, None
+            columns["token_count"] = block.counts
+        return Piece(values.base, block.vectors, own, columns)
 
     def _per_row(
-        self,
-        plan: _Plan,
-        scope: FileScope,
-        rows: list[dict[str, int]],
-        rest: dict[str, Any],
+        self, each: Plan, scope: FileScope, rows: list[dict[str, int]], rest: dict[str, Any]
     ) -> dict[str, Sequence[Any]]:
-        columns: dict[str, list[Any]] = {name: [] for name in plan.names(Level.ROW)}
-        if plan.extra_level >= Level.ROW:
+        columns: dict[str, list[Any]] = {name: [] for name in each.per_row}
+        if each.extra >= Level.ROW:
             columns[_EXTRA] = []
-        for axis in rows:
+        for axis in rows if columns else ():
             scope.axis, scope.row = axis, axis.get("example", 0)
-            for name, values in columns.items():
+            for name, column in columns.items():
                 if name == _EXTRA:
-                    values.append(self._extra(scope, rest))
+                    column.append(self._extra(scope, rest))
                 else:
-                    values.append(column_value(name, plan.columns[name], scope))
+                    column.append(column_value(name, each.columns[name], scope))
         return dict(columns)
 
-    def _per_token(
-        self,
-        plan: _Plan,
-        scope: FileScope,
-        rows: list[dict[str, int]],
-        block: axes.Block,
-        own: dict[str, Any],
-        columns: dict[str, Sequence[Any]],
-    ) -> None:
-        assert block.positions is not None
-        own["pooling"] = "none"
-        columns["position"] = block.positions
-        names = plan.names(Level.TOKEN)
-        if not names:
-            return
-        share = len(block.positions) // block.rows
-        values: dict[str, list[Any]] = {name: [] for name in names}
-        for number, token in enumerate(block.positions):
-            axis = rows[number // share]
-            scope.axis, scope.row, scope.token = axis, axis.get("example", 0), token
-            for name, column in values.items():
-                column.append(column_value(name, plan.columns[name], scope))
-        scope.token = None
-        columns.update(values)
+
+def _per_token(
+    each: Plan,
+    scope: FileScope,
+    rows: list[dict[str, int]],
+    positions: list[int],
+    share: int,
+) -> dict[str, Sequence[Any]]:
+    columns: dict[str, list[Any]] = {name: [] for name in each.per_token}
+    for number, token in enumerate(positions if columns else ()):
+        axis = rows[number // share]
+        scope.axis, scope.row, scope.token = axis, axis.get("example", 0), token
+        for name, column in columns.items():
+            column.append(column_value(name, each.columns[name], scope))
+    scope.token = None
+    return {"position": positions, **columns}
 
 
-def _with_options(columns: Mapping[str, ColumnSource], context: Context) -> dict[str, ColumnSource]:
-    """Return the columns with what the user fixed, and the data set named by its folder."""
-    options = context.options
-    result = {"model": ColumnSource(expression=compile_expression(None)), **columns}
-    given = result.get("dataset")
-    if given is None:
-        result["dataset"] = ColumnSource(expression=compile_expression("{cache}"))
-    for name, where in options.map.items():
-        if name != schema.VECTOR:
-            text = where if "{" in where else f"{{file.{where}[*]}}"
-            result[name] = ColumnSource(expression=compile_expression(text))
-    for name in _FIXED:
-        value = getattr(options, name)
-        if value is not None:
-            result[name] = ColumnSource(expression=constant_expression(value))
-    return result
+def _check_width(expected: Expression, scope: FileScope, grid: axes.Grid) -> None:
+    said = expected.evaluate(scope)
+    if said is not None and said != grid.width:
+        raise LayoutError(
+            f"the vectors have width {grid.width}, the file says {expected.source} = {said}"
+        )
 
 
-def _highest(
-    expressions: Iterable[Expression], columns: Mapping[str, Level], sidecars: Mapping[str, Level]
-) -> Level:
-    return max((each.level(columns, sidecars) for each in expressions), default=Level.CONSTANT)
-
-
-def _expressions(recipe: Recipe, plans: list[_Plan]) -> Iterator[Expression]:
-    for plan in plans:
-        yield from (source.expression for source in plan.columns.values())
-        yield from (each for each in (plan.spec.width, plan.spec.mask) if each is not None)
-    yield from recipe.extra.values()
-    for side in recipe.sidecars:
-        yield from side.on.values()
-
-
-def _real(tensor: Tensor) -> bool:
-    return tensor.dtype.startswith(("float", "bfloat"))
+def _settle_site(base: Mapping[str, Any], constants: dict[str, Any]) -> None:
+    """Put the site in the schema's words; a name that holds a layer gives the layer."""
+    site = constants.get("site") or base.get("site")
+    if site is None:
+        return
+    canonical, layer = _canonical_site(site)
+    if canonical != site:
+        constants["site"] = canonical
+    if layer is not None and constants.get("layer", base.get("layer")) is None:
+        constants["layer"] = layer
 
 
 def _mask(expression: Expression | None, scope: FileScope, grid: axes.Grid) -> np.ndarray | None:
@@ -417,11 +320,12 @@ def _mask(expression: Expression | None, scope: FileScope, grid: axes.Grid) -> n
     if value is None or grid.tokens is None:
         return None
     mask = np.asarray(value.numpy() if isinstance(value, Tensor) else value).astype(bool)
-    if mask.size != grid.count * grid.tokens:
+    # Under --first-k the mask still speaks of every example.
+    if mask.size % grid.tokens or mask.size < grid.count * grid.tokens:
         raise LayoutError(
             f"the mask has shape {list(mask.shape)}; expected [{grid.count}, {grid.tokens}]"
         )
-    return mask.reshape(grid.count, grid.tokens)
+    return mask.reshape(-1, grid.tokens)[: grid.count]
 
 
 def _row_numbers(grid: axes.Grid, block: axes.Block) -> list[dict[str, int]]:
@@ -437,50 +341,6 @@ def _row_numbers(grid: axes.Grid, block: axes.Block) -> list[dict[str, int]]:
     ]
 
 
-def _check_complete(piece: _Piece) -> None:
-    for name in ("example_id", "site", "pooling", "model"):
-        column = piece.columns.get(name)
-        value = piece.constants.get(name, piece.base.get(name)) if column is None else ...
-        if value is None or (column is not None and None in column):
-            raise LayoutError(f"no value for column {name}, which every row needs")
-
-
-def _together(waiting: list[_Piece], piece: _Piece) -> bool:
-    first = waiting[0]
-    return (
-        first.base is piece.base
-        and first.vectors.dtype == piece.vectors.dtype
-        and first.vectors.shape[1] == piece.vectors.shape[1]
-        and sum(each.vectors.nbytes for each in waiting) + piece.vectors.nbytes <= axes.CHUNK_BYTES
-    )
-
-
-def _merged(pieces: list[_Piece]) -> RowBatch:
-    if len(pieces) == 1:
-        piece = pieces[0]
-        constants = {**piece.base, **piece.constants}
-        for name in piece.columns:
-            constants.pop(name, None)
-        return RowBatch(vectors=piece.vectors, constants=constants, columns=piece.columns)
-    vectors = np.concatenate([piece.vectors for piece in pieces])
-    base = pieces[0].base
-    constants = dict(base)
-    columns: dict[str, Sequence[Any]] = {}
-    names = {name for piece in pieces for name in (*piece.constants, *piece.columns)}
-    for name in names:
-        values: list[Any] = []
-        for piece in pieces:
-            column = piece.columns.get(name)
-            if column is None:
-                value = piece.constants.get(name, base.get(name))
-                values.extend([value] * len(piece.vectors))
-            else:
-                values.extend(column)
-        constants.pop(name, None)
-        columns[name] = values
-    return RowBatch(vectors=vectors, constants=constants, columns=columns)
-
-
 def _held(document: Any) -> str:
     """Describe what a file holds, for a message."""
     if isinstance(document, Tensor):
@@ -493,14 +353,19 @@ def _held(document: Any) -> str:
     return f"the keys {', '.join(keys[:10])}{', …' if len(keys) > 10 else ''}"
 
 
-def _missing(spec: TensorSpec, leaves: list[tuple[str, Tensor]], document: Any) -> str:
-    name = spec.key.text if spec.key is not None else "a bare tensor"
-    ranks = " or ".join(f"[{', '.join(meaning)}]" for meaning in spec.axes.values())
-    near = [
-        f"{key or 'the tensor'} {list(tensor.shape)}"
+def _near(each: Plan, leaves: list[tuple[str, Tensor]]) -> list[str]:
+    """Return the tensors whose key fits, with their shapes."""
+    return [
+        f"{key or 'the tensor'} has shape {list(tensor.shape)} ({tensor.dtype})"
         for key, tensor in leaves
-        if (spec.key.match(key) is not None if spec.key is not None else not key)
+        if (each.key.match(key) is not None if each.key is not None else not key)
     ]
+
+
+def _missing(each: Plan, leaves: list[tuple[str, Tensor]], document: Any) -> str:
+    name = each.key.text if each.key is not None else "a bare tensor"
+    ranks = " or ".join(f"[{', '.join(meaning)}]" for meaning in each.spec.axes.values())
+    near = _near(each, leaves)
     if near:
-        return f"{near[0]}: expected {ranks}"
+        return f"{near[0]}; expected real numbers {ranks}"
     return f"no tensor {name} of shape {ranks}; the file holds {_held(document)}"
