@@ -310,7 +310,8 @@ def _response_v1(pair: Pair, variant: str) -> Row:
         "question": pair.texts[variant],
         "response": f"I compare …\n</think>\n\n**Answer:** {pair.answers[variant]}",
         "think_section": "I compare …\n</think>",
-        "final_answer": pair.answers[variant],
+        # The original's own extraction goes wrong like this in 49 of 50 published lines.
+        "final_answer": "tep 2:** Understand the place value of each number.",
         "timestamp": "2025-12-30T22:45:50.843271",
         "generation_config": {"temperature": 0.6, "model": MODEL},
     }

@@ -287,7 +287,16 @@ def _columns(number: int, row: Row, pair: Record) -> dict[str, Any]:
         response.pop(used, None)
         score.pop(used, None)
     question = response.pop("question", None)
-    prediction = _first(response.pop("final_answer", None), response.pop("extracted_answer", None))
+    # The scorer's answer first: the first writer's final_answer is whatever text follows the
+    # last "answer" in the response, in the published file mostly half a sentence.
+    prediction = _first(
+        score.get(f"{variant}_answer"),
+        response.get("extracted_answer"),
+        response.get("final_answer"),
+    )
+    for name in ("extracted_answer", "final_answer"):
+        if response.get(name) == prediction:
+            response.pop(name, None)
     values = {
         "example_id": row.pair,
         "variant": variant,
@@ -300,7 +309,7 @@ def _columns(number: int, row: Row, pair: Record) -> dict[str, Any]:
             pair.get(f"{variant}_answer"),
             score.get("correct_answer"),
         ),
-        "prediction": _first(prediction, score.get(f"{variant}_answer")),
+        "prediction": prediction,
         # A short name such as "1.5B" is no model that anybody could load.
         "model": model if isinstance(model, str) and model.count("/") == 1 else None,
     }

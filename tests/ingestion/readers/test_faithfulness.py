@@ -215,6 +215,7 @@ def test_everything_else_goes_to_extra(tmp_path: Path) -> None:
     extra = json.loads(stored_rows(tmp_path / "store")[3]["extra"])
     assert extra["row"] == 3
     assert extra["response"].endswith("</think>\n\n**Answer:** " + extra["scores"]["q1_answer"])
+    assert extra["final_answer"].startswith("tep 2:")
     assert extra["think_section"] == "I compare …\n</think>"
     assert extra["generation_config"] == {"temperature": 0.6, "model": layout.MODEL}
     assert extra["scores"]["extraction_confidence"] == "0.95"
