@@ -1,6 +1,7 @@
 # make demo    a short story on the screen: a model's activations become a store
 # make test    all tests, among them the documents' examples and an installed wheel
 # make check   lint, format, types, then all tests: what CI runs
+# make docs    write the generated parts of docs/ anew
 # make format  let ruff lay out the code
 # make clean   remove what these targets made
 
@@ -33,7 +34,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 docs: $(STAMP)
-	$(BIN)/python docs/generate.py
+	$(BIN)/python -m docs.generate
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -8,6 +8,7 @@ layouts that other projects write; everything after that is what a user would ty
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pickle
 import random
 import re
@@ -16,13 +17,12 @@ import shutil
 import sys
 import textwrap
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import datasets
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -156,7 +156,7 @@ class Hooked:
                 pickle.dump(document, file)
         return len(questions)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _hooks(self, seen: dict[str, torch.Tensor]) -> Iterator[None]:
         def keep(name: str) -> Callable[..., None]:
             def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
@@ -190,22 +190,108 @@ def shell(line: str) -> None:
         sys.exit(f"the demo stopped: `{line}` ended with code {code}")
 
 
+def python(names: dict[str, Any], code: str) -> None:
+    """Show a piece of Python and run it."""
+    lines = textwrap.dedent(code).strip()
+    print(textwrap.indent(lines, ">>> "), flush=True)
+    exec(lines, names)
+
+
 def main() -> None:
     """Tell the story in a folder of its own."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description="From a model to a probe-ready matrix.")
     parser.add_argument("--folder", type=Path, default=Path(".demo"), help="made anew")
     folder = parser.parse_args().folder
+    # For layers this small, handing work to another thread costs more than the work.
+    torch.set_num_threads(1)
     started = time.perf_counter()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    with contextlib.chdir(folder):
+        capture()
+        store()
+        matrices()
+    say(
+        f"That took {time.perf_counter() - started:.0f} seconds. Everything is in {folder}/: look "
+        f"around with `actstore info {folder}/store`, or remove the folder."
+    )
 
+
+def capture() -> None:
+    """Let the model write activation files in two layouts."""
     questions = make_questions(per_task=60)
     model, tokenizer = make_model([q.text for q in questions] + [" ".join(ANSWERS)])
+    say(
+        f"""A small Llama ({model.num_parameters() / 1e6:.1f} million random weights) answers
+        {len(questions)} questions such as: "{questions[0].text}" Its activations go to disk the
+        way two research projects write them."""
+    )
     with torch.inference_mode():
-        spatial = Spatial(model, tokenizer).write(questions, folder / "residual_stream")
-        hooked = Hooked(model, tokenizer).write(questions[:24], folder / "hooks")
-    print(spatial, hooked, time.perf_counter() - started)
+        files = Spatial(model, tokenizer).write(questions, Path("residual_stream"))
+        pickles = Hooked(model, tokenizer).write(questions[:24], Path("hooks"))
+    print(f"{files:4} files  {next(Path('residual_stream').rglob('*.pt'))}")
+    print(f"{pickles:4} files  {next(Path('hooks').iterdir())}")
+
+
+def store() -> None:
+    """Ingest, label, query."""
+    say("One command per folder makes one store of them. The layouts are detected.")
+    shell("actstore ingest residual_stream --store store")
+    print()
+    shell("actstore ingest hooks --store store")
+    say(
+        """The files hold the model's answer and the true one, but no verdict. SQL gives it, as a
+        commit of its own that rewrites no vector."""
+    )
+    shell(
+        'actstore label store --where "site = \'final_norm\'" --set "CASE WHEN '
+        "contains(lower(prediction), lower(oracle)) THEN 'correct' ELSE 'incorrect' END\""
+    )
+    say("Any question about the rows is SQL; vectors take part in it.")
+    shell(
+        'actstore query store "SELECT task, label, count(*) AS n, avg(norm) AS norm '
+        'FROM activations WHERE label IS NOT NULL GROUP BY ALL ORDER BY ALL"'
+    )
+    print()
+    shell(
+        'actstore query store "SELECT a.layer, count(*) AS n, avg(a.norm) AS norm, '
+        "avg(cosine(a.activation, b.activation)) AS cosine_with_embeddings "
+        "FROM activations a JOIN activations b USING (example_id) "
+        'WHERE b.layer = -1 GROUP BY ALL ORDER BY ALL"'
+    )
+
+
+def matrices() -> None:
+    """Select matrices and load the store as a data set."""
+    names: dict[str, Any] = {}
+    say("For a probe: a matrix and its labels, straight from the memory map.")
+    python(
+        names,
+        """
+        import actstore
+        store = actstore.open("store")
+        chosen = store.select(site="final_norm", task=["mazenav", "spatialmap"])
+        X = chosen.tensor(dtype="float32")
+        y = [label == "correct" for label in chosen.table(["label"])["label"].to_pylist()]
+        print(X.shape, X.dtype, f"{sum(y)} of {len(y)} correct")
+        """,
+    )
+    print()
+    shell("actstore select store --layer 3 -o layer3.safetensors")
+    # The demo leaves nothing behind outside its folder.
+    datasets.config.HF_DATASETS_CACHE = Path("datasets_cache").absolute()
+    datasets.disable_progress_bars()
+    say("And the folder is a Hugging Face data set as it is.")
+    python(
+        names,
+        """
+        from datasets import load_dataset
+        rows = load_dataset("store", split="train").with_format("torch")
+        print(len(rows), "rows;", rows[0]["example_id"], rows[0]["activation"].shape)
+        layer = load_dataset("store", "demo--tiny-llama.resid_post.layer_003", split="train")
+        print(len(layer), "rows;", layer[0]["question"])
+        """,
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -140,7 +141,7 @@ def agrees(printed: str, expected: str) -> bool:
     """Whether the output is what the page shows.
 
     ``…`` in the page stands for anything, alone on a line for any number of lines.
-    Times, sizes, durations and hashes may differ.
+    Times, sizes, durations, hashes and the last digits of numbers may differ.
     """
     pattern = "".join(
         r"(?:.*\n)*?" if line.strip() == "…" else _line_pattern(line) + r"[ ]*\n"
@@ -156,6 +157,8 @@ def _line_pattern(line: str) -> str:
 def _steady(text: str) -> str:
     for pattern, replacement in _VARYING:
         text = pattern.sub(replacement, text)
+    # The last digits of a sum depend on the processor.
+    text = re.sub(r"-?\d+\.\d+(e-?\d+)?", lambda found: f"{float(found[0]):.4g}", text)
     # A table's columns move with the lengths of what was replaced.
     return re.sub(r"(?<=\S) {2,}", "  ", text)
 
@@ -179,14 +182,47 @@ def renewed(page: str, session: Session) -> str:
 def prepare(folder: Path) -> None:
     """Put the data into ``folder`` that the examples speak of.
 
-    ``unfaithful-reasoning`` has the sizes of the project of that name: four layers, 30
-    faithful and 14 unfaithful answers, vectors of 1,536 values. ``evaluation-awareness``
-    and ``hooks`` are two other layouts, small.
+    ``unfaithful-reasoning`` has the files and sizes of the project of that name: four layers,
+    30 faithful and 14 unfaithful answers, vectors of 1,536 values, and a pickled object
+    among its results. ``evaluation-awareness`` and ``hooks`` are two other layouts, small.
     """
     from tests.layouts import contrastive, faithfulness, hook_pickle
 
     project = folder / "unfaithful-reasoning"
-    faithfulness.write_v1(project, layers=(6, 12, 18, 24), width=1536, faithful=36, unfaithful=14)
-    faithfulness.write_stray(project)
+    layers = (6, 12, 18, 24)
+    faithfulness.write_v1(project, layers=layers, width=1536, faithful=36, unfaithful=14)
+    for layer in layers:
+        _write_realistic(project / f"data/activations/layer_{layer}_activations.pt", layer)
+    _write_object(project / "results/probe_results/all_probe_results.pt")
     contrastive.write_stacked(folder / "evaluation-awareness")
     hook_pickle.write_decoded(folder / "hooks")
+
+
+def _write_realistic(path: Path, layer: int) -> None:
+    """Replace the tensors by ones spread like a residual stream that grows with depth."""
+    import torch
+
+    draw = torch.Generator().manual_seed(layer)
+    offset = torch.randn(1536, generator=draw)
+    tensors = {
+        name: (layer / 30 * (torch.randn(rows, 1536, generator=draw) + offset)).half()
+        for name, rows in (("faithful", 30), ("unfaithful", 14))
+    }
+    torch.save(tensors, path)
+
+
+def _write_object(path: Path) -> None:
+    """Write an object of a class that exists only in the project's own code."""
+    import torch
+
+    name = "src.mechanistic.contracts"
+    module = types.ModuleType(name)
+    module.ProbeResult = type("ProbeResult", (), {"__module__": name})  # type: ignore[attr-defined]
+    path.parent.mkdir(parents=True)
+    packages = {"src": types.ModuleType("src"), "src.mechanistic": types.ModuleType("mechanistic")}
+    sys.modules.update({**packages, name: module})
+    try:
+        torch.save({6: module.ProbeResult()}, path)
+    finally:
+        for known in (*packages, name):
+            del sys.modules[known]

@@ -1,18 +1,22 @@
 """Writes the parts of the documentation that the code already knows: `make docs`.
 
-docs/commands.md comes whole from the command line's own help; the column tables of
-docs/schema.md from schemas/v1/activations.json. The tests hold both to be current.
+docs/commands.md comes whole from the command line's own help, the tables of
+docs/schema.md from schemas/v1/activations.json, and what examples print from running
+them. The tests hold all of it to be current.
 """
 
 from __future__ import annotations
 
+import tempfile
 import textwrap
 from pathlib import Path
 
 import click
+import datasets
 
 from actstore import cli, schema
 from actstore.commands.exits import Exit
+from docs import examples
 
 DOCS = Path(__file__).parent
 HINT = "<!-- Written by `make docs`: change the help text in actstore/commands instead. -->"
@@ -125,12 +129,20 @@ def with_blocks(page: str, blocks: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Rewrite the generated pages and blocks."""
+    """Rewrite the generated pages and blocks, and outputs of examples that have changed."""
     (DOCS / "commands.md").write_text(commands_page(), encoding="utf-8")
     page = DOCS / "schema.md"
     page.write_text(
         with_blocks(page.read_text(encoding="utf-8"), schema_tables()), encoding="utf-8"
     )
+    for page in (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        if examples.parse(text):
+            with tempfile.TemporaryDirectory() as folder:
+                datasets.config.HF_DATASETS_CACHE = Path(folder) / "datasets_cache"
+                examples.prepare(Path(folder))
+                text = examples.renewed(text, examples.Session(Path(folder)))
+            page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +28,10 @@ def commands() -> Iterator[click.Command]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_examples_of_a_page_print_what_it_shows(page: Path, tmp_path: Path) -> None:
+def test_the_examples_of_a_page_print_what_it_shows(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets_cache")
     text = page.read_text(encoding="utf-8")
     found = examples.parse(text)
     if found:
@@ -37,6 +43,22 @@ def test_the_examples_of_a_page_print_what_it_shows(page: Path, tmp_path: Path) 
             assert examples.agrees(printed, example.expected), (
                 f"{page.name}:{example.line}: `{example.code}` printed\n{printed}"
             )
+
+
+def test_the_demo_runs_and_stays_in_its_folder(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    finished = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "demo.py"), "--folder", "demo"],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(home), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "torch.Size([120, 256]) torch.float32" in finished.stdout
+    assert "24 rows; The " in finished.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
 def test_the_readme_shows_examples() -> None:
