@@ -121,10 +121,10 @@ def _attempt(
         try:
             commit = manifests.commit(root, staging.folder, build)
         except BaseException:
-            staging.withdraw(list(files))
+            staging.withdraw()
             raise
         if commit is None:
-            staging.withdraw(list(files))
+            staging.withdraw()
             return None
         staging.done()
         card.refresh(root)

@@ -63,7 +63,7 @@ def set_labels(
         try:
             commit = manifests.commit(snapshot.root, staging.folder, build)
         except BaseException:
-            staging.withdraw([name])
+            staging.withdraw()
             raise
         staging.done()
         card.refresh(snapshot.root)

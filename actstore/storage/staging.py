@@ -10,7 +10,7 @@ import shutil
 import time
 from pathlib import Path
 
-from actstore.errors import CommitError, StoreError
+from actstore.errors import ActstoreError, CommitError, StoreError
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
 
@@ -31,6 +31,7 @@ class Staging:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.folder = root / layout.STAGING / layout.new_transaction()
+        self._lock = -1
         # Locked before it gets its name, or another writer could take it for abandoned.
         unnamed = self.folder.with_name(self.folder.name + _NEW)
         try:
@@ -39,40 +40,66 @@ class Staging:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             unnamed.rename(self.folder)
         except OSError as error:
+            if self._lock >= 0:
+                os.close(self._lock)
+            shutil.rmtree(unnamed, ignore_errors=True)
             raise CommitError(f"cannot write to the store at {root}: {error}") from error
 
     def place(self, files: dict[str, Path]) -> None:
-        """Move finished, synced files to their final paths (relative to the store)."""
+        """Move finished, synced files to their final paths (relative to the store).
+
+        Raises:
+            CommitError: the disk is full or failed; nothing stays behind.
+        """
         base = manifests.numbers(self.root)
         plan = {"base": base[-1] if base else 0, "paths": list(files)}
-        layout.write_durably(self.folder / _PLAN, json.dumps(plan).encode())
-        layout.sync_folder(self.folder)
-        folders = set()
-        for relative, source in files.items():
-            target = self.root / relative
-            _make_folders(self.root, target.parent)
-            source.rename(target)
-            folders.add(target.parent)
-        for folder in folders:
-            layout.sync_folder(folder)
+        try:
+            layout.write_durably(self.folder / _PLAN, json.dumps(plan).encode())
+            layout.sync_folder(self.folder)
+            folders = set()
+            for relative, source in files.items():
+                target = self.root / relative
+                _make_folders(self.root, target.parent)
+                source.rename(target)
+                folders.add(target.parent)
+            for folder in folders:
+                layout.sync_folder(folder)
+        except OSError as error:
+            self.withdraw()
+            raise CommitError(f"cannot write to the store at {self.root}: {error}") from error
 
-    def withdraw(self, paths: list[str]) -> None:
-        """Remove placed files that will not be committed after all."""
-        for path in paths:
-            (self.root / path).unlink(missing_ok=True)
+    def withdraw(self) -> None:
+        """Remove what was placed and no commit names.
+
+        An error or Ctrl-C may come just after the commit was made: then its files stay.
+        """
+        with contextlib.suppress(OSError, ActstoreError):
+            _undo(self.root, self.folder)
+            self.done()
 
     def done(self) -> None:
         """Forget the plan: what was placed is committed."""
-        (self.folder / _PLAN).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.folder / _PLAN).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Remove the folder and give the lock back."""
+        """Remove the folder, and what was placed and not committed; give the lock back."""
         if self._lock >= 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            with contextlib.suppress(OSError, ActstoreError):
+                _undo(self.root, self.folder)
+                _remove(self.folder)
             os.close(self._lock)
             self._lock = -1
-            with contextlib.suppress(OSError):
-                self.folder.parent.rmdir()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a staging folder, its lock last: a crash midway leaves it for the next writer."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.name != _LOCK:
+                path.unlink()
+        (folder / _LOCK).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _make_folders(root: Path, folder: Path) -> None:
@@ -127,15 +154,17 @@ def recover(root: Path) -> None:
             continue
         try:
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue  # its writer is just removing it
+        except (FileNotFoundError, NotADirectoryError):
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # its writer was just removing it, or died while it did
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             continue
         else:
             _undo(root, folder)
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         finally:
             os.close(lock)
 
