@@ -247,11 +247,30 @@ def _vector_shape(metadata: pq.FileMetaData) -> tuple[int, int, int] | None:
 
 
 def _one_page(file: BinaryIO, offset: int, chunk_size: int, values_size: int) -> bool:
+    """Say whether a column chunk is one page of plain values that end it, none left out."""
     file.seek(offset)
+    head = file.read(512)
     try:
-        header, length = thrift.decode_prefix(file.read(512))
+        header, length = thrift.decode_prefix(head)
         page_type, body = header[1].value, header[3].value
-    except (ValueError, KeyError):
+        if page_type == _DATA_PAGE:
+            encoding = header[5].value[2].value
+            repetition = _level_size(file, offset + length)
+            levels_size = repetition + _level_size(file, offset + length + repetition)
+        elif page_type == _DATA_PAGE_V2:
+            details = header[8].value
+            encoding = details[4].value
+            levels_size = details[5].value + details[6].value
+        else:
+            return False
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error):
         return False
-    known = page_type in (_DATA_PAGE, _DATA_PAGE_V2)
-    return bool(known and length + body == chunk_size and values_size <= body)
+    # A null takes a level and no value, so the size tells whether there is one.
+    whole = bool(length + body == chunk_size and levels_size + values_size == body)
+    return whole and encoding == _PLAIN
+
+
+def _level_size(file: BinaryIO, offset: int) -> int:
+    """Return the size of a version 1 page's levels, their four-byte length included."""
+    file.seek(offset)
+    return 4 + int(struct.unpack("<I", file.read(4))[0])
