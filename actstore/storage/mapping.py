@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import mmap
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from threading import Lock
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from actstore import schema
 from actstore.errors import CorruptStoreError
 from actstore.storage.manifest import ShardEntry
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _PIECE = 4 << 20
 """Bytes one thread reads at a time."""
@@ -41,6 +46,24 @@ def pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="actstore")
 
 
+# A forked process (a data loader's worker) has none of its parent's threads.
+os.register_at_fork(after_in_child=pool.cache_clear)
+
+
+def in_parallel(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+    """Return ``work`` of each item, done in several threads; not to be called in one of them.
+
+    Whatever happens, an error or Ctrl-C, none of the threads works on when this is left.
+    """
+    futures = [pool().submit(work, item) for item in items]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
+        wait(futures)
+
+
 def open_shard(root: Path, entry: ShardEntry) -> ShardReader:
     """Open a shard for reading vectors.
 
@@ -50,20 +73,24 @@ def open_shard(root: Path, entry: ShardEntry) -> ShardReader:
     path = root / entry.path
     try:
         size = path.stat().st_size
-    except OSError as error:
+        if size != entry.bytes:
+            raise CorruptStoreError(
+                f"shard {entry.path} has {size} bytes, the manifest says {entry.bytes}: "
+                "restore it from a copy"
+            )
+        return MappedShard(path, entry) if entry.pages else DecodedShard(path, entry)
+    except FileNotFoundError as error:
         raise CorruptStoreError(
             f"shard {entry.path} is missing from {root}: restore it from a copy"
         ) from error
-    if size != entry.bytes:
-        raise CorruptStoreError(
-            f"shard {entry.path} has {size} bytes, the manifest says {entry.bytes}: "
-            "restore it from a copy"
-        )
-    return MappedShard(path, entry) if entry.pages else DecodedShard(path, entry)
+    except OSError as error:
+        raise CorruptStoreError(f"shard {entry.path} of {root} cannot be read: {error}") from error
 
 
 class MappedShard:
     """A shard whose vectors are read from where they lie in the file."""
+
+    _descriptor = -1
 
     def __init__(self, path: Path, entry: ShardEntry) -> None:
         dtype = np.dtype(entry.dtype)
@@ -133,8 +160,7 @@ class MappedShard:
         if len(target) <= _PIECE:
             piece(0)
         else:
-            # Consumed, so that an error in a thread is raised here.
-            list(pool().map(piece, range(0, len(target), _PIECE)))
+            in_parallel(piece, range(0, len(target), _PIECE))
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         if len(self._groups) == 1:
@@ -151,21 +177,22 @@ class DecodedShard:
     """A shard that cannot be mapped (compressed, foreign): read through pyarrow."""
 
     def __init__(self, path: Path, entry: ShardEntry) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         self._entry = entry
-        self._file = pq.ParquetFile(path)
-        counts = [
-            self._file.metadata.row_group(group).num_rows
-            for group in range(self._file.metadata.num_row_groups)
-        ]
+        self._lock = Lock()  # the file has one position
+        self._last: tuple[int, np.ndarray] | None = None
+        try:
+            self._file = pq.ParquetFile(path)
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(error) from error
+        footer = self._file.metadata
+        counts = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         self._starts = np.zeros(len(counts) + 1, np.int64)
         np.cumsum(counts, out=self._starts[1:])
         if self._starts[-1] != entry.rows:
-            raise CorruptStoreError(
-                f"shard {entry.path} has {self._starts[-1]} rows, the manifest says {entry.rows}"
-            )
-        self._cached: tuple[int, np.ndarray] | None = None
+            raise self._damaged(f"{self._starts[-1]} rows, the manifest says {entry.rows}")
 
     def close(self) -> None:
         self._file.close()
@@ -173,16 +200,8 @@ class DecodedShard:
     def view(self, start: int, stop: int) -> np.ndarray | None:
         return None
 
-    def _group(self, group: int) -> np.ndarray:
-        if self._cached is None or self._cached[0] != group:
-            column = self._file.read_row_group(group, columns=[schema.VECTOR])[0]
-            values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            matrix = values.reshape(-1, self._entry.width).astype(self._entry.dtype, copy=False)
-            self._cached = group, matrix
-        return self._cached[1]
-
     def run(self, start: int, out: np.ndarray) -> None:
-        out[...] = self.take(np.arange(start, start + len(out)))
+        np.copyto(out, self.take(np.arange(start, start + len(out))))
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), self._entry.width), self._entry.dtype)
@@ -191,3 +210,36 @@ class DecodedShard:
             chosen = groups == group
             out[chosen] = self._group(int(group))[rows[chosen] - self._starts[group]]
         return out
+
+    def _group(self, group: int) -> np.ndarray:
+        """Return the vectors of one row group; the last one asked for is kept."""
+        with self._lock:
+            if self._last is None or self._last[0] != group:
+                self._last = group, self._decode(group)
+            return self._last[1]
+
+    def _decode(self, group: int) -> np.ndarray:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        try:
+            column = self._file.read_row_group(group, columns=[schema.VECTOR])[schema.VECTOR]
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise self._damaged(error) from error
+        lengths = set(pc.unique(pc.list_value_length(column)).to_pylist())
+        values = pc.list_flatten(column)
+        dtype = {"halffloat": "float16", "float": "float32"}.get(str(values.type))
+        if lengths != {self._entry.width} or values.null_count or dtype != self._entry.dtype:
+            raise self._damaged(
+                f"vectors of {values.type} x {', '.join(map(str, lengths))} with "
+                f"{values.null_count} nulls, the manifest says {self._entry.dtype} x "
+                f"{self._entry.width}"
+            )
+        matrix: np.ndarray = values.to_numpy().reshape(-1, self._entry.width)
+        return matrix
+
+    def _damaged(self, what: object) -> CorruptStoreError:
+        return CorruptStoreError(
+            f"shard {self._entry.path} is not what the manifest says ({what}): "
+            "restore it from a copy"
+        )
