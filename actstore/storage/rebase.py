@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from actstore import schema
-from actstore.errors import ConflictError
-from actstore.storage import keys, metadata
+from actstore.errors import ConflictError, LayoutError
+from actstore.storage import keys, layout, metadata
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import open_shard
 from actstore.storage.partition import same_bits
@@ -27,6 +27,7 @@ def without_rows_of(
 
     Raises:
         ConflictError: a rival holds one of its keys with a different vector.
+        LayoutError: a rival's vectors have another width.
     """
     names = list(schema.key_names())
     own_keys = metadata.read_columns(root, entry, names)
@@ -34,6 +35,12 @@ def without_rows_of(
     reader = open_shard(root, entry)
     drop = np.zeros(entry.rows, bool)
     for rival in rivals:
+        if rival.width != entry.width:
+            raise LayoutError(
+                f"another writer has just stored vectors of width {rival.width} for "
+                f"{keys.describe_partition(entry.partition)}, these have width {entry.width}; "
+                "this commit is given up, nothing stored is lost"
+            )
         rival_keys = metadata.read_columns(root, rival, names)
         _, ours, theirs = np.intersect1d(
             own_hashes, keys.hash_table(rival_keys), assume_unique=True, return_indices=True
@@ -75,6 +82,7 @@ def _without(
     shard.append(take(kept), Fragment({}, columns, kept.tolist()))
     written = shard.finish()
     shard.path.replace(path)
+    layout.sync_folder(path.parent)
     return dataclasses.replace(
         entry,
         rows=written.rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import os
@@ -17,8 +18,9 @@ import numpy as np
 from isal import isal_zlib
 
 from actstore import schema
+from actstore.errors import CommitError
 from actstore.storage import floats, pages
-from actstore.storage.mapping import pool
+from actstore.storage.mapping import in_parallel
 from actstore.storage.pages import VectorPage
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ class ShardWriter:
             self._place(self._buffer[:waiting], map)
             waiting = 0
             if count * self.row_bytes >= _CHUNK:
-                self._place(np.ascontiguousarray(vectors), pool().map)
+                self._place(np.ascontiguousarray(vectors), in_parallel)
                 return
         if waiting + count > len(self._buffer):
             rows = min(max(2 * len(self._buffer), waiting + count), _CHUNK // self.row_bytes)
@@ -137,15 +139,22 @@ class ShardWriter:
             if len(norms) > excess:
                 self._norms.append(norms[: len(norms) - excess])
             excess -= len(norms)
-        if rows < self._placed:
-            self._placed = rows
-            whole = rows // self._group_rows
-            self._sums = {group: found for group, found in self._sums.items() if group < whole}
+        self._placed = min(self._placed, rows)
+        self._sums = {
+            group: found
+            for group, found in self._sums.items()
+            if group * self._group_rows + found.rows <= self._placed
+        }
         self.rows = rows
+
+    @property
+    def can_settle(self) -> bool:
+        """Whether a row group is full."""
+        return self.rows - self._flushed >= self._group_rows
 
     def settle(self) -> None:
         """Take all rows so far as final, so that full row groups' metadata can be let go."""
-        while self.rows - self._flushed >= self._group_rows:
+        while self.can_settle:
             self._flush_metadata(self._group_rows)
 
     def vectors(self, rows: Sequence[int]) -> np.ndarray:
@@ -174,11 +183,18 @@ class ShardWriter:
 
         Raises:
             OSError: the disk is full or failed; nothing refers to the file yet.
+            CommitError: an interrupt came at such a moment that rows lack their metadata.
         """
         if self._placed == 0:  # everything still in memory: no space need be reserved
             self._group_rows = min(self._group_rows, self.rows)
             self._prefix = pages.prefix_space(self._group_rows, self.width)
         self.place()
+        described = sum(len(fragment.rows) for fragment in self._fragments)
+        if not described == sum(map(len, self._norms)) == self.rows - self._flushed:
+            raise CommitError(
+                f"{self.rows - self._flushed} rows came with metadata for {described}, because "
+                "they were interrupted; nothing was committed, run it again"
+            )
         while self._flushed < self.rows:
             self._flush_metadata(min(self._group_rows, self.rows - self._flushed))
         assert self._metadata is not None
@@ -196,10 +212,12 @@ class ShardWriter:
     def abort(self) -> None:
         """Remove everything written."""
         if self._metadata is not None:
-            self._metadata.close()
-        self._metadata_path().unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._metadata.close()
         self._close()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._metadata_path().unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._descriptor >= 0:
@@ -390,6 +408,9 @@ def _cells(name: str, fragments: Sequence[Fragment]) -> list[Any]:
 def _syncing() -> ThreadPoolExecutor:
     """Return threads that wait for the disk, so that hashing goes on meanwhile."""
     return ThreadPoolExecutor(8, thread_name_prefix="actstore-sync")
+
+
+os.register_at_fork(after_in_child=_syncing.cache_clear)
 
 
 def _write_at(descriptor: int, data: memoryview, offset: int) -> None:

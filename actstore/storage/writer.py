@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.errors import ConflictError, LayoutError
+from actstore.errors import ActstoreError, CommitError, ConflictError, LayoutError, UsageError
 from actstore.storage import card, keys, layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, Run, ShardEntry
-from actstore.storage.mapping import pool
+from actstore.storage.mapping import in_parallel
 from actstore.storage.partition import Partition, Place
 from actstore.storage.rebase import without_rows_of
 from actstore.storage.rows import Added, RowBatch, check
@@ -98,11 +98,7 @@ class StoreWriter:
 
     def close(self) -> None:
         """Drop what is not committed and give everything back."""
-        for _, shard in self._pending():
-            shard.abort()
-        self._open.clear()
-        self._full.clear()
-        self._forget_partitions()
+        self._drop(self._pending())
         self._staging.close()
 
     @property
@@ -132,11 +128,36 @@ class StoreWriter:
             raise
         finally:
             marks, self._marks, self._marked = self._marks, None, []
-        self._settle(marks)
+        with self._or_give_up():
+            self._settle(marks)
+
+    @contextlib.contextmanager
+    def _or_give_up(self) -> Iterator[None]:
+        """Drop everything pending when the disk fails: it can no longer be completed."""
+        try:
+            yield
+        except OSError as error:
+            self._drop(self._pending())
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> CommitError:
+        return CommitError(
+            f"cannot write to the store at {self.root}: {error}; what was committed still "
+            "stands, the rest is given up: make room and run it again"
+        )
+
+    def _drop(self, shards: list[tuple[_ShardKey, ShardWriter]]) -> None:
+        for _, shard in shards:
+            shard.abort()
+        self._open.clear()
+        self._full.clear()
+        self._forget_partitions()
 
     def _settle(self, touched: Mapping[ShardWriter, int]) -> None:
-        for shard in touched:
-            shard.settle()
+        # In threads, which Ctrl-C does not reach: a row group is settled or it is not.
+        ready = [shard for shard in touched if shard.can_settle]
+        if ready:
+            in_parallel(ShardWriter.settle, ready)
         for key, shard in list(self._open.items()):
             if shard in touched and shard.rows * shard.row_bytes >= SHARD_BYTES:
                 self._full.append((key, self._open.pop(key)))
@@ -162,6 +183,7 @@ class StoreWriter:
             ConflictError: a key is already stored with a different vector.
             LayoutError: the width differs from what this model, site and layer has.
             UsageError: a required column is missing, or a value is of the wrong type.
+            CommitError: the disk is full or failed; everything not committed is given up.
         """
         if self._marks is None:
             with self.file():
@@ -174,12 +196,13 @@ class StoreWriter:
         hashes = keys.hash_rows(count, constants, batch.columns)
         source = _Source(batch.vectors, constants, batch.columns, hashes, hashes.tolist())
         written = present = differing = 0
-        for key, rows in _by_partition(count, constants, batch.columns).items():
-            added = self._add_to(key, rows, source)
-            written += added.written
-            present += added.present
-            differing += added.differing
-        self._place_when_full(written * batch.vectors.itemsize * batch.vectors.shape[1])
+        with self._or_give_up():
+            for key, rows in _by_partition(count, constants, batch.columns).items():
+                added = self._add_to(key, rows, source)
+                written += added.written
+                present += added.present
+                differing += added.differing
+            self._place_when_full(written * batch.vectors.itemsize * batch.vectors.shape[1])
         return Added(written, present, differing)
 
     def _place_when_full(self, more: int) -> None:
@@ -188,7 +211,7 @@ class StoreWriter:
             self._waiting_bytes = 0
             waiting = [shard for shard in self._open.values() if shard.waiting]
             place = partial(ShardWriter.place, keep=len(self._open) <= _KEPT_BUFFERS)
-            list(pool().map(place, waiting))  # consumed, to raise what was raised
+            in_parallel(place, waiting)
 
     def _add_to(self, key: _PartitionKey, rows: Sequence[int], source: _Source) -> Added:
         partition = self._partition(key)
@@ -203,11 +226,6 @@ class StoreWriter:
             if len(rows) == len(source.values)
             else [source.values[row] for row in rows]
         )
-        if len(values) > 1 and len(set(values)) < len(values):
-            first, again = _repeats(values)
-            one = self._add_to(key, [rows[at] for at in first], source)
-            two = self._add_to(key, [rows[at] for at in again], source)
-            return Added(*(left + right for left, right in zip(one, two, strict=True)))
         found = partition.find(source.hashes, rows, values)
         differing = 0
         if found:
@@ -220,6 +238,12 @@ class StoreWriter:
             if not new:
                 return Added(0, len(found), differing)
             rows, values = [rows[at] for at in new], [values[at] for at in new]
+        if len(values) > 1 and len(set(values)) < len(values):
+            first, again = _repeats(values)
+            one = self._add_to(key, [rows[at] for at in first], source)
+            two = self._add_to(key, [rows[at] for at in again], source)
+            there = Added(0, len(found), differing)
+            return Added(*map(sum, zip(one, two, there, strict=True)))
         dtype: schema.VectorType = "float16" if source.vectors.dtype == np.float16 else "float32"
         shard = self._shard(key, width, dtype)
         assert self._marks is not None
@@ -261,32 +285,65 @@ class StoreWriter:
 
         Raises:
             ConflictError: another writer stored one of the keys with a different vector.
-            CommitError: the disk is full or failed; the previous commit still stands.
+            LayoutError: another writer stored vectors of another width there.
+            CommitError: the disk is full or failed; everything not committed is given up.
+            UsageError: called inside a :meth:`file` block.
         """
+        if self._marks is not None:
+            raise UsageError("commit between files, not inside a file() block")
         pending = [(key, shard) for key, shard in self._pending() if shard.rows]
+        for _, shard in self._pending():
+            if not shard.rows:
+                shard.abort()
         self._open.clear()
         self._full.clear()
         if not pending:
             return None
-        files = dict(zip(pending, pool().map(lambda item: item[1].finish(), pending), strict=True))
-        transaction = layout.new_transaction()
-        entries = {
-            item: self._entry(item[0], written, transaction, number)
-            for number, (item, written) in enumerate(files.items())
-        }
-        self._staging.place({entries[item].path: item[1].path for item in pending})
+        try:
+            manifest, entries = self._publish(pending, operation, message)
+        except BaseException as error:
+            self._staging.withdraw()
+            self._drop(pending)
+            if isinstance(error, OSError) and not isinstance(error, ActstoreError):
+                raise self._refused(error) from error
+            raise
+        self._staging.done()
+        if manifest is not None and manifest.number == self._base.number + 1:
+            for item, entry in zip(pending, entries, strict=True):
+                self._partitions[item[0][0]].commit(item[1], entry)
+        else:  # others committed meanwhile: learn their keys when they are needed
+            self._forget_partitions()
+        if manifest is None:
+            self._base = manifests.latest(self.root)
+            return None
+        self._base = manifest
+        self.commits.append(manifest.number)
+        card.refresh(self.root)
+        return manifest.number
 
+    def _publish(
+        self, pending: list[tuple[_ShardKey, ShardWriter]], operation: str, message: str
+    ) -> tuple[Manifest | None, list[ShardEntry]]:
+        """Complete the pending shards and commit them; return their entries too."""
+        files = in_parallel(ShardWriter.finish, [shard for _, shard in pending])
+        transaction = layout.new_transaction()
+        entries = [
+            self._entry(key, written, transaction, number)
+            for number, ((key, _), written) in enumerate(zip(pending, files, strict=True))
+        ]
+        self._staging.place(
+            {entry.path: shard.path for entry, (_, shard) in zip(entries, pending, strict=True)}
+        )
         checked = {entry.path for entry in self._base.shards}
 
         def build(latest: Manifest) -> Manifest | None:
             others = [entry for entry in latest.shards if entry.path not in checked]
             checked.update(entry.path for entry in others)
-            for item in pending:
-                entries[item] = self._rebase(entries[item], others)
-            live = [entry for entry in entries.values() if entry.rows]
-            runs = tuple(run for run in latest.runs if run.run_id != self.run.run_id)
+            entries[:] = [self._rebase(entry, others) for entry in entries]
+            live = [entry for entry in entries if entry.rows]
             if not live:
                 return None
+            runs = tuple(run for run in latest.runs if run.run_id != self.run.run_id)
             return latest.next(
                 operation=operation,
                 message=message,
@@ -294,24 +351,7 @@ class StoreWriter:
                 runs=(*runs, self.run),
             )
 
-        try:
-            manifest = manifests.commit(self.root, self._staging.folder, build)
-        except BaseException:
-            self._staging.withdraw([entry.path for entry in entries.values()])
-            raise
-        self._staging.done()
-        if manifest is not None and manifest.number == self._base.number + 1:
-            for item in pending:
-                self._partitions[item[0][0]].commit(item[1], entries[item])
-        else:  # others committed meanwhile: learn their keys when they are needed
-            self._forget_partitions()
-        if manifest is None:
-            self._base = manifests.latest(self.root)
-            return None
-        self._base = manifest
-        card.refresh(self.root)
-        self.commits.append(manifest.number)
-        return manifest.number
+        return manifests.commit(self.root, self._staging.folder, build), entries
 
     def _rebase(self, entry: ShardEntry, others: list[ShardEntry]) -> ShardEntry:
         rivals = [other for other in others if other.partition == entry.partition]
