@@ -187,7 +187,7 @@ def _print(summary: IngestSummary) -> None:
             "labels": ", ".join(f"{label} {n:,}" for label, n in summary.labels.items()) or None,
             "commit": summary.commit,
             "report": summary.report,
-            "seconds": f"{summary.seconds:.1f} s",
+            "took": f"{summary.seconds:.1f} s",
         }
     )
     if summary.groups:
