@@ -16,6 +16,7 @@ from tests.hub_server.log import RequestLog
 from tests.hub_server.registry import Registry
 from tests.hub_server.repository import (
     GITATTRIBUTES,
+    LARGE_SUFFIXES,
     MAIN,
     Commit,
     Entry,
@@ -168,23 +169,25 @@ class Hub:
         revision: str = "main",
         title: str = "arranged by a test",
     ) -> Commit:
-        """Write (or with None delete) files, as someone else's commit; text small and UTF-8
-        becomes regular, all else a large file. Paths are taken as they are, hostile ones too.
+        """Write (or with None delete) files, as someone else's commit.
+
+        Large files are those that a push would send as such. Paths are taken as they are, hostile
+        ones too.
         """
         repository = self.repository(id, kind=kind)
         changes: dict[str, Entry | None] = {}
         for path, data in files.items():
-            changes[path] = None if data is None else self._entry(repository, data)
+            changes[path] = None if data is None else self._entry(repository, path, data)
         return repository.commit(
             repository.ref_of(revision) or MAIN, changes, title=title, author=repository.namespace
         )
 
-    def _entry(self, repository: Repository, data: bytes) -> Entry:
+    def _entry(self, repository: Repository, path: str, data: bytes) -> Entry:
         sha256 = self.services.objects.write(data)
-        if b"\0" not in data[:512] and len(data) < (1 << 20):
-            return regular_entry(data)
-        repository.learn(sha256)
-        return lfs_entry(sha256, len(data))
+        if data and (path.rpartition(".")[2] in LARGE_SUFFIXES or b"\0" in data[:512]):
+            repository.learn(sha256)
+            return lfs_entry(sha256, len(data))
+        return regular_entry(data)
 
     def head(self, id: str, revision: str = "main", *, kind: str = "dataset") -> Commit:
         return self.repository(id, kind=kind).commit_at(revision)
