@@ -11,6 +11,7 @@ import pytest
 
 from actstore import cli, errors
 from actstore.commands.exits import Exit
+from tests.layouts import faithfulness
 
 HEAVY = ("torch", "transformers", "datasets", "duckdb", "polars", "pyarrow", "numpy", "rich")
 
@@ -42,6 +43,14 @@ def test_one_commands_help_loads_no_other_command() -> None:
     loaded = loaded_by("from actstore.cli import run; run(['recipes', '--help'])")
     assert "actstore.commands.recipes" in loaded
     assert "actstore.commands.ingest" not in loaded
+
+
+def test_info_loads_no_more_than_it_needs(tmp_path: Path) -> None:
+    faithfulness.write_v1(tmp_path / "project")
+    cli.run(["ingest", str(tmp_path / "project"), "--store", str(tmp_path / "s")])
+    cli.run(["info", str(tmp_path / "s")])  # makes the metadata cache
+    loaded = loaded_by(f"from actstore.cli import run; run(['info', {str(tmp_path / 's')!r}])")
+    assert not loaded.intersection({"torch", "datasets", "duckdb", "polars", "pandas", "rich"})
 
 
 def test_each_command_is_found_and_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,7 +80,8 @@ def _counts(snapshot: Snapshot) -> list[Count]:
 
     from actstore.ingestion.contract import Count
 
-    table = pq.read_table(snapshot.metadata_file(), columns=["shard", "dataset", "label"])
+    with pq.ParquetFile(snapshot.metadata_file()) as file:
+        table = file.read(columns=["shard", "dataset", "label"])
     groups = table.group_by(["shard", "dataset", "label"]).aggregate([([], "count_all")])
     counts = []
     for row in groups.to_pylist():

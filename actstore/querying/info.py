@@ -95,7 +95,9 @@ def label_counts(snapshot: Snapshot) -> dict[str | None, int]:
     """Return how many rows bear each label, most frequent first, then by name."""
     import pyarrow.parquet as pq
 
-    counts = pq.read_table(snapshot.metadata_file(), columns=["label"])["label"].value_counts()
+    # Not pq.read_table, which loads pyarrow.dataset and with it pandas: 0.3 s of 0.6.
+    with pq.ParquetFile(snapshot.metadata_file()) as file:
+        counts = file.read(columns=["label"])["label"].value_counts()
     pairs = [(entry["values"], entry["counts"]) for entry in counts.to_pylist()]
     pairs.sort(key=lambda pair: (-pair[1], pair[0] is None, pair[0] or ""))
     return dict(pairs)

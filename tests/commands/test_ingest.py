@@ -19,8 +19,8 @@ def project(tmp_path: Path) -> Path:
 def test_the_summary_for_people(actstore: Command, project: Path, tmp_path: Path) -> None:
     finished = actstore("ingest", project, "--store", tmp_path / "s")
     assert finished.code == 0
-    assert "stored   52 rows from 2 files" in finished.out
-    assert "labels   faithful 28, unfaithful 24" in finished.out
+    assert "stored  52 rows from 2 files" in finished.out
+    assert "labels  faithful 28, unfaithful 24" in finished.out
     assert "refused" not in finished.err
 
 
