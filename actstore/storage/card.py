@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from actstore import schema
+from actstore.errors import CommitError
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, ShardEntry
@@ -16,6 +18,8 @@ _BEGIN = "<!-- actstore: generated, edits between these marks are overwritten --
 _END = "<!-- actstore: end -->"
 _YAML_BEGIN = "# actstore: generated"
 _YAML_END = "# actstore: end"
+_METADATA = "metadata"
+"""Name of the config that leaves the vectors out."""
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 
 
@@ -25,18 +29,47 @@ def refresh(root: Path) -> None:
     Written again until no newer commit has come, so that of two writers the later one's
     card remains. The card is replaced in one step and names immutable files only, so
     ``load_dataset`` sees one commit or the next, whatever happens in between.
+
+    Raises:
+        CommitError: the card could not be written; the commits it is about stand.
     """
     path = root / layout.CARD
     while True:
         manifest = manifests.latest(root)
-        old = path.read_text(encoding="utf-8") if path.exists() else ""
-        present = [
-            file.relative_to(root).as_posix()
-            for file in (root / layout.ACTIVATIONS).rglob("*.parquet")
-        ]
-        layout.replace_durably(path, render(manifest, present, old).encode())
+        try:
+            present = [
+                file.relative_to(root).as_posix()
+                for file in (root / layout.ACTIVATIONS).rglob("*.parquet")
+            ]
+            card = render(manifest, present, _read(path))
+            layout.replace_durably(path, card.encode("utf-8", "surrogateescape"))
+        except OSError as error:
+            raise CommitError(
+                f"commit {manifest.number} of {root} is made, but its {layout.CARD} could not be "
+                f"brought up to date: {error}; the next command that writes does it"
+            ) from error
         if manifests.latest(root).number == manifest.number:
             return
+
+
+def catch_up(root: Path) -> None:
+    """Refresh the card if it is not about the latest commit: its writer was killed in between.
+
+    Raises:
+        CommitError: as :func:`refresh`.
+    """
+    numbers = manifests.numbers(root)
+    try:
+        card = _read(root / layout.CARD)
+    except OSError:
+        card = ""
+    if numbers and f"commit {numbers[-1]} of " not in card[card.find(_BEGIN) :]:
+        refresh(root)
+
+
+def _read(path: Path) -> str:
+    # Bytes that are no UTF-8 are the user's, and go back as they came.
+    return path.read_text("utf-8", "surrogateescape") if path.exists() else ""
 
 
 def render(manifest: Manifest, present: Iterable[str], old: str = "") -> str:
@@ -53,8 +86,11 @@ def render(manifest: Manifest, present: Iterable[str], old: str = "") -> str:
         folder, _, name = path.rpartition("/")
         by_folder.setdefault(folder, []).append(name)
     front, body = _split(old)
-    lines = [_YAML_BEGIN, *_front_matter(manifest, by_folder), _YAML_END]
-    front = _replace_block(front, _YAML_BEGIN, _YAML_END, "\n".join(lines))
+    front = _replace_block(front, _YAML_BEGIN, _YAML_END, "")
+    # A program that rewrote the YAML has dropped the marks and kept what stood between them.
+    front = _without_configs(front)
+    lines = [_YAML_BEGIN, *_front_matter(manifest, by_folder, _keys(front)), _YAML_END]
+    front = "\n".join([*filter(None, [front.strip()]), *lines])
     generated = "\n".join([_BEGIN, *_tables(manifest), _END])
     if not body.strip():
         body = "# Activations\n\n"
@@ -82,23 +118,54 @@ def _replace_block(text: str, begin: str, end: str, block: str) -> str:
     return text[:start] + block + text[stop + len(end) :]
 
 
-def _front_matter(manifest: Manifest, by_folder: dict[str, list[str]]) -> list[str]:
+def _keys(front: str) -> set[str]:
+    """Return the keys that the user's own front matter sets."""
+    return set(re.findall(r"^([\w-]+):", front, re.MULTILINE))
+
+
+def _without_configs(front: str) -> str:
+    kept = []
+    inside = False
+    for line in front.splitlines():
+        inside = line.startswith("configs:") or (inside and line[:1] in ("", " ", "-"))
+        if not inside:
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def _front_matter(manifest: Manifest, by_folder: dict[str, list[str]], own: set[str]) -> list[str]:
     size = min(len(str(max(1, manifest.rows))) - 3, len(_SIZES) - 1)
-    lines = ["tags: [activations, interpretability, actstore]"]
-    lines += [f"size_categories: [{json.dumps(_SIZES[max(0, size)])}]", "configs:"]
+    lines = []
+    if "tags" not in own:
+        lines.append("tags: [activations, interpretability, actstore]")
+    if "size_categories" not in own:
+        lines.append(f"size_categories: [{json.dumps(_SIZES[max(0, size)])}]")
+    lines.append("configs:")
+    taken = {_METADATA}
     default = True
     for name, entries in _groups(manifest).items():
-        lines += _config(name, entries, by_folder, default=default)
+        lines += _config(_free(name, taken), entries, by_folder, default=default)
         default = False
     everything = list(manifest.shards)
-    lines += _config("metadata", everything, by_folder, columns=list(schema.metadata_names()))
+    lines += _config(_METADATA, everything, by_folder, columns=list(schema.metadata_names()))
     layers: dict[str, list[ShardEntry]] = {}
     for entry in manifest.shards:
         layers.setdefault(config_name(entry), []).append(entry)
     for name, entries in layers.items():
         for suffix, same in _by_type(entries):
-            lines += _config(name + suffix, same, by_folder)
+            lines += _config(_free(name + suffix, taken), same, by_folder)
     return lines
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """Return ``name``, or with a number what no config is called yet: names must differ."""
+    found = name
+    number = 1
+    while found in taken:
+        number += 1
+        found = f"{name}_{number}"
+    taken.add(found)
+    return found
 
 
 def _by_type(entries: list[ShardEntry]) -> list[tuple[str, list[ShardEntry]]]:
@@ -127,7 +194,7 @@ def _groups(manifest: Manifest) -> dict[str, list[ShardEntry]]:
 
 
 def _transaction(entry: ShardEntry) -> str:
-    return entry.path.rpartition("/")[2].split("-")[1]
+    return entry.path.rpartition("/")[2].partition("-")[2]
 
 
 def _config(
