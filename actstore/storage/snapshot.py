@@ -100,8 +100,10 @@ class Snapshot:
 
         None when they do not lie in one run of one file.
         """
+        if not 0 <= start < stop <= self.rows:
+            return None
         number = int(np.searchsorted(self.offsets, start, "right")) - 1
-        if not 0 <= start < stop <= self.offsets[number + 1]:
+        if stop > self.offsets[number + 1]:
             return None
         first = int(self.offsets[number])
         return self._reader(number).view(start - first, stop - first)
