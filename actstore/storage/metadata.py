@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from itertools import islice
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actstore import schema
-from actstore.errors import CorruptStoreError
+from actstore.errors import CorruptStoreError, StoreError
 from actstore.storage import layout
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
 from actstore.storage.mapping import pool
@@ -27,6 +29,7 @@ GROUP_ROWS = 122_880
 _KEPT = 3
 _KEY = b"actstore:metadata"
 _AHEAD = 32
+_MAGIC = b"PAR1"
 
 
 def read_columns(root: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
@@ -58,20 +61,62 @@ def read_columns(root: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
 
 
 def cached_file(root: Path, manifest: Manifest) -> Path:
-    """Return the metadata file of a commit, made now if it is not there yet."""
+    """Return the metadata file of a commit, made now if it is not there yet.
+
+    Raises:
+        CorruptStoreError: a shard or label file is missing or damaged.
+        StoreError: there is no room for the file, in the store nor in the temporary folder.
+    """
     name = _file_name(manifest)
-    folder = _cache_folder(root)
+    try:
+        return _cached_in(_folder_in_store(root), name, root, manifest)
+    except OSError:  # read-only, or full
+        pass
+    try:
+        return _cached_in(_temporary_folder(root), name, root, manifest)
+    except OSError as error:
+        raise StoreError(
+            f"the metadata of {root} could be kept neither in {root / layout.CACHE} nor in "
+            f"{tempfile.gettempdir()}: {error}; make room or set TMPDIR"
+        ) from error
+
+
+def _cached_in(folder: Path, name: str, root: Path, manifest: Manifest) -> Path:
     path = folder / name
-    if not path.exists():
-        previous = _best_previous(folder, manifest)
+    if not _is_whole(path):
         draft = folder / f".{name}.{secrets.token_hex(4)}"
         try:
-            _write(draft, root, manifest, previous)
+            _make(draft, folder, root, manifest)
+            layout.sync_file(draft)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
         _remove_old(folder, path)
     return path
+
+
+def _make(draft: Path, folder: Path, root: Path, manifest: Manifest) -> None:
+    import pyarrow as pa
+
+    previous = _best_previous(folder, manifest)
+    if previous is not None:
+        try:
+            with previous:
+                _write(draft, root, manifest, previous)
+            return
+        except (OSError, pa.ArrowException):
+            pass  # it is derived and may be damaged: do without
+    _write(draft, root, manifest, None)
+
+
+def _is_whole(path: Path) -> bool:
+    """Say whether a Parquet file ends as one does."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(_MAGIC), os.SEEK_END)
+            return file.read() == _MAGIC
+    except OSError:
+        return False
 
 
 def _file_name(manifest: Manifest) -> str:
@@ -80,29 +125,37 @@ def _file_name(manifest: Manifest) -> str:
     return f"metadata-{digest}.parquet"
 
 
-def _cache_folder(root: Path) -> Path:
+def _folder_in_store(root: Path) -> Path:
     folder = root / layout.CACHE
-    try:
-        folder.mkdir(exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    # The store is read-only: keep the derived file with the user's other temporary files.
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _temporary_folder(root: Path) -> Path:
+    """Return a folder for the derived files of a store that is read-only."""
     mark = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"actstore-{os.getuid()}" / mark
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    home = Path(tempfile.gettempdir()) / f"actstore-{os.getuid()}"
+    home.mkdir(exist_ok=True, mode=0o700)
+    found = home.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        home = Path(tempfile.mkdtemp(prefix="actstore-"))  # somebody else could write there
+    folder = home / mark
+    folder.mkdir(exist_ok=True)
     return folder
 
 
 def _remove_old(folder: Path, newest: Path) -> None:
-    files = sorted(
-        (path for path in folder.glob("metadata-*.parquet") if path != newest),
-        key=lambda path: path.stat().st_mtime,
-        reverse=True,
-    )
-    for path in files[_KEPT - 1 :]:
+    others = [path for path in _newest_first(folder) if path != newest]
+    for path in others[_KEPT - 1 :]:
         path.unlink(missing_ok=True)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found: list[tuple[float, Path]] = []
+    for path in folder.glob("metadata-*.parquet"):
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
+            found.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def _best_previous(folder: Path, manifest: Manifest) -> pq.ParquetFile | None:
@@ -116,10 +169,7 @@ def _best_previous(folder: Path, manifest: Manifest) -> pq.ParquetFile | None:
 
     labels = [entry.path for entry in manifest.labels]
     shards = {entry.path for entry in manifest.shards}
-    candidates = sorted(
-        folder.glob("metadata-*.parquet"), key=lambda path: path.stat().st_mtime, reverse=True
-    )
-    for path in candidates:
+    for path in _newest_first(folder):
         try:
             file = pq.ParquetFile(path)
             origin = json.loads(file.schema_arrow.metadata[_KEY])
@@ -216,7 +266,10 @@ def _slices(
         parts = [held]
         have = held.num_rows
         while have < rows:
-            batch = pa.Table.from_batches([next(batches)]).cast(schema.metadata_schema())
+            following = next(batches, None)
+            if following is None:
+                raise pa.ArrowInvalid("the metadata file ends early")
+            batch = pa.Table.from_batches([following]).cast(schema.metadata_schema())
             parts.append(batch)
             have += batch.num_rows
         joined = pa.concat_tables(parts)
