@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +17,7 @@ from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.mapping import open_shard
 from actstore.storage.shard import Fragment, ShardWriter
-from actstore.storage.staging import Staging, planned_paths, prepare
+from actstore.storage.staging import Staging, planned_paths, prepare, writing
 from actstore.storage.writer import SHARD_BYTES
 
 _ATTEMPTS = 3
@@ -94,7 +95,8 @@ def _attempt(
         done = 0
         for number, merge in enumerate(merges):
             draft = staging.folder / f"{number:06d}.parquet"
-            entry = _rewrite(root, merge, overlays, draft, transaction, number)
+            with writing(root):
+                entry = _rewrite(root, merge, overlays, draft, transaction, number)
             made[merge.entries[0].path] = entry
             files[entry.path] = draft
             done += entry.vector_bytes
@@ -168,23 +170,13 @@ def _rewrite(
 ) -> ShardEntry:
     first = merge.entries[0]
     shard = ShardWriter(draft, width=first.width, dtype=first.dtype)
-    names = list(schema.metadata_names())
-    for entry in merge.entries:
-        table = metadata.read_columns(root, entry, names)
-        changes = overlays.get(entry.path)
-        if changes:
-            table = metadata.with_labels(table, changes)
-        reader = open_shard(root, entry)
-        step = max(1, _BLOCK_BYTES // shard.row_bytes)
-        for start in range(0, entry.rows, step):
-            block = table.slice(start, step)
-            vectors = np.empty((block.num_rows, first.width), first.dtype)
-            reader.run(start, vectors)
-            columns = {name: block[name].to_pylist() for name in names}
-            shard.append(vectors, Fragment({}, columns, range(block.num_rows)))
-            shard.settle()
-        reader.close()
-    written = shard.finish()
+    try:
+        for entry in merge.entries:
+            _copy(root, entry, overlays.get(entry.path), shard)
+        written = shard.finish()
+    except BaseException:
+        shard.abort()
+        raise
     path = layout.shard_path(
         model=first.model,
         site=first.site,
@@ -208,6 +200,26 @@ def _rewrite(
     )
 
 
+def _copy(root: Path, entry: ShardEntry, labels: dict[int, Any] | None, shard: ShardWriter) -> None:
+    """Append all rows of ``entry`` to ``shard``, with the labels set since."""
+    names = list(schema.metadata_names())
+    table = metadata.read_columns(root, entry, names)
+    if labels:
+        table = metadata.with_labels(table, labels)
+    reader = open_shard(root, entry)
+    try:
+        step = max(1, _BLOCK_BYTES // shard.row_bytes)
+        for start in range(0, entry.rows, step):
+            block = table.slice(start, step)
+            vectors = np.empty((block.num_rows, entry.width), entry.dtype)
+            reader.run(start, vectors)
+            columns = {name: block[name].to_pylist() for name in names}
+            shard.append(vectors, Fragment({}, columns, range(block.num_rows)))
+            shard.settle()
+    finally:
+        reader.close()
+
+
 def prune(root: Path | str, *, keep: int = 1) -> Pruned:
     """Remove all but the newest ``keep`` commits and the files that only those used.
 
@@ -216,31 +228,38 @@ def prune(root: Path | str, *, keep: int = 1) -> Pruned:
     Raises:
         StoreNotFoundError: there is no store at ``root``.
         UsageError: ``keep`` is below one.
+        CommitError: the store cannot be written.
     """
     path = Path(root)
     if keep < 1:
         raise UsageError(f"at least one commit must be kept, got {keep}")
     manifests.load(path)
     prepare(path)
+    with writing(path):
+        return _prune(path, keep)
+
+
+def _prune(root: Path, keep: int) -> Pruned:
     found = [
         file
         for folder in (layout.ACTIVATIONS, layout.LABELS)
-        for file in (path / folder).rglob("*.parquet")
+        for file in (root / folder).rglob("*.parquet")
     ]
     # Files are listed before plans and manifests are read: whatever a living writer had
     # placed by then is named by its plan, or meanwhile by a commit.
-    used = planned_paths(path)
-    numbers = manifests.numbers(path)
+    used = planned_paths(root)
+    numbers = manifests.numbers(root)
     for number in numbers[-keep:]:
-        commit = manifests.load(path, number)
+        commit = manifests.load(root, number)
         used |= {entry.path for entry in commit.shards} | {entry.path for entry in commit.labels}
     for number in numbers[:-keep]:
-        layout.manifest_path(path, number).unlink()
+        layout.manifest_path(root, number).unlink(missing_ok=True)
     removed = size = 0
     for file in found:
-        if file.relative_to(path).as_posix() not in used:
-            size += file.stat().st_size
-            file.unlink()
-            removed += 1
-    card.refresh(path)
+        if file.relative_to(root).as_posix() not in used:
+            with contextlib.suppress(FileNotFoundError):  # another one prunes too
+                size += file.stat().st_size
+                file.unlink()
+                removed += 1
+    card.refresh(root)
     return Pruned(len(numbers[:-keep]), removed, size)

@@ -13,7 +13,7 @@ from actstore.storage import manifest as manifests
 from actstore.storage.manifest import LabelEntry, Manifest
 from actstore.storage.shard import sha256_of
 from actstore.storage.snapshot import Snapshot
-from actstore.storage.staging import Staging, prepare
+from actstore.storage.staging import Staging, prepare, writing
 
 
 def set_labels(
@@ -30,20 +30,26 @@ def set_labels(
         The commit's number; None when no row was given.
 
     Raises:
-        UsageError: the arguments differ in length.
+        UsageError: the arguments differ in length, or a row number is out of range.
         CommitError: the store was compacted since the snapshot, or the disk failed.
     """
     if len(row_ids) != len(labels):
         raise UsageError(f"{len(row_ids)} rows and {len(labels)} labels do not match")
     if not len(row_ids):
         return None
+    if np.min(row_ids) < 0 or np.max(row_ids) >= snapshot.rows:
+        raise UsageError(
+            f"row numbers go from 0 to {snapshot.rows - 1}, got {np.min(row_ids)} to "
+            f"{np.max(row_ids)}"
+        )
     prepare(snapshot.root)
     staging = Staging(snapshot.root)
     try:
         name = f"{layout.LABELS}/{layout.new_transaction()}.parquet"
         draft = staging.folder / "labels.parquet"
-        touched = _write(draft, snapshot, row_ids, labels)
-        digest, size = sha256_of(draft)
+        with writing(snapshot.root):
+            touched = _write(draft, snapshot, row_ids, labels)
+            digest, size = sha256_of(draft)
         entry = LabelEntry(path=name, rows=len(row_ids), bytes=size, sha256=digest)
         staging.place({name: draft})
 

@@ -8,10 +8,11 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from actstore.errors import ActstoreError, CommitError, StoreError
-from actstore.storage import layout
+from actstore.storage import card, layout
 from actstore.storage import manifest as manifests
 
 _LOCK = "lock"
@@ -35,15 +36,16 @@ class Staging:
         # Locked before it gets its name, or another writer could take it for abandoned.
         unnamed = self.folder.with_name(self.folder.name + _NEW)
         try:
-            unnamed.mkdir(parents=True)
-            self._lock = os.open(unnamed / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            unnamed.rename(self.folder)
-        except OSError as error:
+            with writing(root):
+                unnamed.mkdir(parents=True)
+                self._lock = os.open(unnamed / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+                unnamed.rename(self.folder)
+        except CommitError:
             if self._lock >= 0:
                 os.close(self._lock)
             shutil.rmtree(unnamed, ignore_errors=True)
-            raise CommitError(f"cannot write to the store at {root}: {error}") from error
+            raise
 
     def place(self, files: dict[str, Path]) -> None:
         """Move finished, synced files to their final paths (relative to the store).
@@ -54,19 +56,20 @@ class Staging:
         base = manifests.numbers(self.root)
         plan = {"base": base[-1] if base else 0, "paths": list(files)}
         try:
-            layout.write_durably(self.folder / _PLAN, json.dumps(plan).encode())
-            layout.sync_folder(self.folder)
-            folders = set()
-            for relative, source in files.items():
-                target = self.root / relative
-                _make_folders(self.root, target.parent)
-                source.rename(target)
-                folders.add(target.parent)
-            for folder in folders:
-                layout.sync_folder(folder)
-        except OSError as error:
+            with writing(self.root):
+                layout.write_durably(self.folder / _PLAN, json.dumps(plan).encode())
+                layout.sync_folder(self.folder)
+                folders = set()
+                for relative, source in files.items():
+                    target = self.root / relative
+                    _make_folders(self.root, target.parent)
+                    source.rename(target)
+                    folders.add(target.parent)
+                for folder in folders:
+                    layout.sync_folder(folder)
+        except BaseException:
             self.withdraw()
-            raise CommitError(f"cannot write to the store at {self.root}: {error}") from error
+            raise
 
     def withdraw(self) -> None:
         """Remove what was placed and no commit names.
@@ -121,7 +124,7 @@ def prepare(root: Path) -> None:
     """
     if root.exists() and not root.is_dir():
         raise StoreError(f"{root} is a file: give --store a folder")
-    try:
+    with writing(root):
         root.mkdir(parents=True, exist_ok=True)
         if not (root / layout.MANIFESTS).is_dir():
             foreign = sorted(
@@ -135,10 +138,25 @@ def prepare(root: Path) -> None:
             (root / layout.MANIFESTS).mkdir(exist_ok=True)
             layout.sync_folder(root)
         recover(root)
+        card.catch_up(root)
+
+
+@contextlib.contextmanager
+def writing(root: Path) -> Iterator[None]:
+    """Explain a full or failing disk.
+
+    Raises:
+        CommitError: an operation of the system failed inside the block.
+    """
+    try:
+        yield
     except OSError as error:
-        if isinstance(error, StoreError):
+        if isinstance(error, ActstoreError):
             raise
-        raise CommitError(f"cannot write to the store at {root}: {error}") from error
+        raise CommitError(
+            f"cannot write to the store at {root}: {error}; what was committed before stands, "
+            "nothing else is kept"
+        ) from error
 
 
 def recover(root: Path) -> None:

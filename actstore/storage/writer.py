@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.errors import ActstoreError, CommitError, ConflictError, LayoutError, UsageError
+from actstore.errors import CommitError, ConflictError, LayoutError, UsageError
 from actstore.storage import card, keys, layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, Run, ShardEntry
@@ -21,7 +21,7 @@ from actstore.storage.partition import Partition, Place
 from actstore.storage.rebase import without_rows_of
 from actstore.storage.rows import Added, RowBatch, check
 from actstore.storage.shard import Fragment, ShardWriter, Written
-from actstore.storage.staging import Staging, prepare
+from actstore.storage.staging import Staging, prepare, writing
 
 SHARD_BYTES = 512 << 20
 """Vector bytes after which a shard is closed and the next one begun."""
@@ -135,16 +135,11 @@ class StoreWriter:
     def _or_give_up(self) -> Iterator[None]:
         """Drop everything pending when the disk fails: it can no longer be completed."""
         try:
-            yield
-        except OSError as error:
+            with writing(self.root):
+                yield
+        except CommitError:
             self._drop(self._pending())
-            raise self._refused(error) from error
-
-    def _refused(self, error: OSError) -> CommitError:
-        return CommitError(
-            f"cannot write to the store at {self.root}: {error}; what was committed still "
-            "stands, the rest is given up: make room and run it again"
-        )
+            raise
 
     def _drop(self, shards: list[tuple[_ShardKey, ShardWriter]]) -> None:
         for _, shard in shards:
@@ -300,12 +295,11 @@ class StoreWriter:
         if not pending:
             return None
         try:
-            manifest, entries = self._publish(pending, operation, message)
-        except BaseException as error:
+            with writing(self.root):
+                manifest, entries = self._publish(pending, operation, message)
+        except BaseException:
             self._staging.withdraw()
             self._drop(pending)
-            if isinstance(error, OSError) and not isinstance(error, ActstoreError):
-                raise self._refused(error) from error
             raise
         self._staging.done()
         if manifest is not None and manifest.number == self._base.number + 1:
