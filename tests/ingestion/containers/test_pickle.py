@@ -283,7 +283,6 @@ def test_tensors_stay_inside_their_storage(tmp_path: Path, arguments: Any) -> No
         np.zeros(2, [("a", "f4")]),
         np.zeros(2, "M8[s]"),
     ],
-    ids=str,
 )
 def test_allowed_names_with_wrong_arguments(tmp_path: Path, value: object) -> None:
     with pytest.raises(IngestError):
