@@ -18,7 +18,7 @@ from actstore import schema
 from actstore.errors import CorruptStoreError, StoreError
 from actstore.storage import layout
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
-from actstore.storage.mapping import pool
+from actstore.storage.threads import pool
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -20,8 +20,8 @@ from isal import isal_zlib
 from actstore import schema
 from actstore.errors import CommitError
 from actstore.storage import floats, pages
-from actstore.storage.mapping import in_parallel
 from actstore.storage.pages import VectorPage
+from actstore.storage.threads import in_parallel
 
 if TYPE_CHECKING:
     import pyarrow as pa

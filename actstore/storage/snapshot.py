@@ -13,10 +13,12 @@ from actstore.errors import MixedVectorsError, UsageError
 from actstore.storage import manifest as manifests
 from actstore.storage import metadata
 from actstore.storage.manifest import Manifest, ShardEntry
-from actstore.storage.mapping import ShardReader, open_shard
+from actstore.storage.mapping import MappedShard, ShardReader, copy, gather, open_shard
 
 _OPEN_SHARDS = 256
 """Shards kept open at a time, well below the usual limit of 1,024 files per process."""
+_AT_ONCE = 128
+"""Shards that one copy reads from: they stay open until it ends."""
 
 
 def open_snapshot(root: Path | str, at: int | None = None) -> Snapshot:
@@ -137,16 +139,40 @@ class Snapshot:
         if ids[-1] - ids[0] == count - 1 and bool((np.diff(ids) == 1).all()):
             self._gather_run(int(ids[0]), out)
             return out
-        if numbers[0] == numbers[-1] and bool((numbers == numbers[0]).all()):
-            number = int(numbers[0])
-            rows = self._reader(number).take(ids - self.offsets[number])
-            np.copyto(out, rows)
+        involved = np.unique(numbers)
+        if len(involved) <= _AT_ONCE:
+            self._gather_from(involved, numbers, ids, out)
             return out
-        for number in np.unique(numbers):
-            chosen = np.flatnonzero(numbers == number)
-            local = ids[chosen] - self.offsets[number]
-            out[chosen] = self._reader(int(number)).take(local)
+        for first in range(0, len(involved), _AT_ONCE):
+            some = involved[first : first + _AT_ONCE]
+            chosen = np.flatnonzero((numbers >= some[0]) & (numbers <= some[-1]))
+            part = np.empty((len(chosen), width), out.dtype)
+            self._gather_from(some, numbers[chosen], ids[chosen], part)
+            out[chosen] = part
         return out
+
+    def _gather_from(
+        self, involved: np.ndarray, numbers: np.ndarray, ids: np.ndarray, out: np.ndarray
+    ) -> None:
+        """Gather rows of a few shards: in one go where all of them are mapped as they are."""
+        readers = {number: self._reader(number) for number in involved.tolist()}
+        matrices: list[np.ndarray] = []
+        starts: list[int] = []
+        for number, reader in readers.items():
+            if not isinstance(reader, MappedShard) or self.shards[number].dtype != out.dtype:
+                break
+            start = int(self.offsets[number])
+            for matrix in reader.matrices:
+                matrices.append(matrix)
+                starts.append(start)
+                start += len(matrix)
+        else:
+            if out.flags.c_contiguous:
+                gather(matrices, np.array(starts, np.int64), ids, out)
+                return
+        for number, reader in readers.items():
+            chosen = np.flatnonzero(numbers == number)
+            out[chosen] = reader.take(ids[chosen] - self.offsets[number])
 
     def _shape_of(self, numbers: np.ndarray) -> tuple[int, schema.VectorType]:
         involved = np.unique(numbers)
@@ -154,15 +180,22 @@ class Snapshot:
 
     def _gather_run(self, start: int, out: np.ndarray) -> None:
         stop = start + len(out)
-        number = int(np.searchsorted(self.offsets, start, "right")) - 1
-        while start < stop:
-            first, last = int(self.offsets[number]), int(self.offsets[number + 1])
-            count = min(stop, last) - start
-            if count > 0:
-                done = len(out) - (stop - start)
-                self._reader(number).run(start - first, out[done : done + count])
-                start += count
-            number += 1
+        first = int(np.searchsorted(self.offsets, start, "right")) - 1
+        end = int(np.searchsorted(self.offsets, stop, "left"))
+        pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        for number in range(first, end):
+            offset = int(self.offsets[number])
+            low, high = max(start, offset), min(stop, int(self.offsets[number + 1]))
+            target = out[low - start : high - start]
+            reader = self._reader(number)
+            if isinstance(reader, MappedShard):
+                pairs += reader.pairs(low - offset, target)
+            else:
+                reader.run(low - offset, target)
+            if (number - first) % _AT_ONCE == _AT_ONCE - 1:
+                copy(pairs)
+                pairs.clear()
+        copy(pairs)
 
     def _reader(self, number: int) -> ShardReader:
         with self._lock:

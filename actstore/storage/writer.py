@@ -16,12 +16,12 @@ from actstore.errors import CommitError, ConflictError, LayoutError, UsageError
 from actstore.storage import card, keys, layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, Run, ShardEntry
-from actstore.storage.mapping import in_parallel
 from actstore.storage.partition import Partition, Place
 from actstore.storage.rebase import without_rows_of
 from actstore.storage.rows import Added, RowBatch, check
 from actstore.storage.shard import Fragment, ShardWriter, Written
 from actstore.storage.staging import Staging, prepare, writing
+from actstore.storage.threads import in_parallel
 
 SHARD_BYTES = 512 << 20
 """Vector bytes after which a shard is closed and the next one begun."""
