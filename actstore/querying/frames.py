@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore import schema
+from actstore.querying import scoring
 from actstore.querying.metadata import ROW_ID
 from actstore.storage import floats
 
@@ -106,11 +107,4 @@ class _Source:
             if matrix.dtype != self._dtype:
                 matrix = floats.widen(matrix)
             return pl.Series(schema.VECTOR, matrix, dtype=self._vector)
-        lists = np.empty(len(rows), object)
-        shards = np.searchsorted(self._snapshot.offsets, rows, "right") - 1
-        for shard in np.unique(shards):
-            chosen = np.flatnonzero(shards == shard)
-            vectors = self._snapshot.gather(rows[chosen]).astype(np.float32)
-            for place, vector in zip(chosen.tolist(), vectors, strict=True):
-                lists[place] = vector
-        return pl.Series(schema.VECTOR, list(lists), dtype=self._vector)
+        return pl.Series(schema.VECTOR, scoring.lists(self._snapshot, rows), dtype=self._vector)

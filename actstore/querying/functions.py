@@ -65,11 +65,20 @@ class VectorFunctions:
 
     def register(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Make the functions and macros known to ``connection``'s database."""
-        from duckdb.func import PythonUDFType
+        from duckdb.func import FunctionNullHandling, PythonUDFType
 
         def add(name: str, function: Callable[..., Any], types: list[Any], result: str) -> None:
+            scored = name.startswith("scored")  # may be null where nothing that goes in is
             connection.create_function(
-                name, function, types, result, type=PythonUDFType.ARROW, side_effects=False
+                name,
+                function,
+                types,
+                result,
+                type=PythonUDFType.ARROW,
+                null_handling=FunctionNullHandling.SPECIAL
+                if scored
+                else FunctionNullHandling.DEFAULT,
+                side_effects=False,
             )
 
         # Lambdas, because DuckDB evaluates annotations, and those of ours name pyarrow.
@@ -87,8 +96,10 @@ class VectorFunctions:
 
     def _vector_at(self, row_ids: pa.ChunkedArray) -> pa.Array:
         rows = row_ids.to_numpy()
+        if len(rows):
+            self._widths_of(rows[[rows.argmin(), rows.argmax()]])  # refuses what is out of range
         if len(self.widths) != 1:
-            return self._vectors_of_any_width(rows)
+            return scoring.lists(self._snapshot, rows)
         width = self.widths[0]
         first = int(rows[0])
         consecutive = rows[-1] - first == len(rows) - 1 and bool((np.diff(rows) == 1).all())
@@ -98,20 +109,6 @@ class VectorFunctions:
         if stored.dtype == np.float16:
             stored = floats.widen(stored, self._buffer(len(rows), width))
         return _fixed_lists(stored)
-
-    def _vectors_of_any_width(self, rows: np.ndarray) -> pa.Array:
-        import pyarrow as pa
-
-        widths = self._widths_of(rows)
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(widths, out=offsets[1:])
-        values = np.empty(int(offsets[-1]), np.float32)
-        for width in np.unique(widths):
-            chosen = np.flatnonzero(widths == width)
-            vectors = self._snapshot.gather(rows[chosen])
-            places = offsets[chosen][:, None] + np.arange(width)
-            values[places] = vectors
-        return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
 
     def _widths_of(self, rows: np.ndarray) -> np.ndarray:
         shards = np.searchsorted(self._snapshot.offsets, rows, "right") - 1
@@ -199,21 +196,22 @@ class VectorFunctions:
         """Score each row's vector against its query; null where widths differ."""
         import pyarrow as pa
 
-        rows, numbers = row_ids.to_numpy(), handles.to_numpy()
+        result = np.zeros(len(row_ids), np.float32)
+        null = row_ids.is_null().to_numpy() | handles.is_null().to_numpy()
+        rows = row_ids.fill_null(0).to_numpy()
+        numbers = handles.fill_null(0).to_numpy()
         lengths = None if norms is None else norms.to_numpy()
-        result = np.empty(len(rows), np.float32)
-        unfit = np.zeros(len(rows), np.bool_)
         widths = self._widths_of(rows) if len(self.widths) > 1 else None
-        for number in np.unique(numbers).tolist():
+        for number in np.unique(numbers[~null]).tolist():
             query = self._query(number)
-            chosen = numbers == number
+            chosen = ~null & (numbers == number)
             if widths is not None:
-                unfit |= chosen & (widths != len(query))
-                chosen &= widths == len(query)
+                null |= chosen & (widths != len(query))
+                chosen &= ~null
             where = slice(None) if chosen.all() else np.flatnonzero(chosen)
             part = None if lengths is None else lengths[where]
             result[where] = scoring.scores(self._snapshot, rows[where], query, metric, part)
-        return pa.array(result, mask=unfit if unfit.any() else None)
+        return pa.array(result, mask=null if null.any() else None)
 
     def _mean_of_rows(self, lists: pa.ChunkedArray) -> pa.Array:
         """Mean stored vector of each list of rows."""

@@ -12,6 +12,8 @@ from actstore.errors import UsageError
 from actstore.storage import floats
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from actstore.storage.snapshot import Snapshot
 
 Metric = Literal["cosine", "dot", "l2"]
@@ -117,6 +119,22 @@ def mean(snapshot: Snapshot, rows: np.ndarray, width: int) -> np.ndarray:
     for _, _, stored in blocks(snapshot, rows, most):
         total += single(stored, buffer).sum(axis=0)
     return (total / len(rows)).astype(np.float32)
+
+
+def lists(snapshot: Snapshot, rows: np.ndarray) -> pa.ListArray:
+    """Return the vectors of ``rows`` (int64 ``[n]``, of any widths) as float32 Arrow lists."""
+    import pyarrow as pa
+
+    shards = np.searchsorted(snapshot.offsets, rows, "right") - 1
+    widths = np.array([shard.width for shard in snapshot.shards], np.int64)[shards]
+    offsets = np.zeros(len(rows) + 1, np.int32)
+    np.cumsum(widths, out=offsets[1:])
+    values = np.empty(int(offsets[-1]), np.float32)
+    for width in np.unique(widths).tolist():
+        chosen = np.flatnonzero(widths == width)
+        places = offsets[chosen][:, None] + np.arange(width)
+        values[places] = snapshot.gather(rows[chosen])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
 def as_query(values: object) -> np.ndarray:

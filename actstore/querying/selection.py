@@ -93,9 +93,7 @@ class Selection:
                     f"a selection is cut by a slice, positions or a mask, got {index!r}; "
                     "rows one after the other come from .batches(size)"
                 )
-            index = np.asarray(index)
-            if index.dtype != np.bool_:
-                index = index.astype(np.int64, casting="safe") if len(index) else np.empty(0, int)
+            index = np.asarray(index) if len(index) else np.empty(0, np.int64)
         try:
             rows = self.rows[index]
         except (IndexError, TypeError) as error:

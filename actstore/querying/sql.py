@@ -174,6 +174,8 @@ class Database:
         )
         try:
             connection.execute("SET parquet_metadata_cache = true")
+            # Pieces of work short enough that the main thread looks up for Ctrl-C between them.
+            connection.execute("SET scheduler_process_partial = true")
             self._functions.register(connection)
             columns = [
                 f"vector_at(row_id) AS {column.name}"

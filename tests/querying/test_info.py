@@ -1,0 +1,38 @@
+"""What a store says of itself."""
+
+import json
+from pathlib import Path
+
+from actstore.querying import info
+from actstore.storage.snapshot import open_snapshot
+from tests.querying import stores
+
+
+def test_numbers(tmp_path: Path) -> None:
+    stores.mixed(tmp_path / "s")
+    stores.add(
+        tmp_path / "s", stores.vectors(2, 4, "float16", 5), model="a/small", site="mlp_out",
+        layer=None, label=["yes", None],
+    )  # fmt: skip
+    found = info.describe(open_snapshot(tmp_path / "s"))
+    assert (found.commit, found.commits, found.runs) == (3, 3, 1)
+    assert (found.rows, found.shards) == (10, 3)
+    assert found.models == ("a/small", "b/large")
+    assert found.sites == ("mlp_out", "resid_post")
+    assert found.layers == (0, 7, None)
+    assert found.widths == (4, 6)
+    assert found.dtypes == ("float16", "float32")
+    assert list(found.labels.items()) == [("yes", 4), ("no", 3), (None, 3)]
+    assert found.vector_bytes == 5 * 4 * 2 + 3 * 6 * 4 + 2 * 4 * 2
+    assert found.bytes == sum(
+        path.stat().st_size for path in (tmp_path / "s" / "activations").rglob("*.parquet")
+    )
+    assert [(part.site, part.layer, part.rows) for part in found.partitions] == [
+        ("mlp_out", None, 2),
+        ("resid_post", 0, 5),
+        ("resid_post", 7, 3),
+    ]
+    document = json.loads(json.dumps(found.as_dict()))
+    assert document["labels"] == {"yes": 4, "no": 3}
+    assert document["unlabelled"] == 3
+    assert document["partitions"][0]["dtype"] == "float16"

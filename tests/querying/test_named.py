@@ -1,0 +1,117 @@
+"""Named queries: every one that is shipped answers, and headers are read strictly."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actstore import resources
+from actstore.errors import UsageError
+from actstore.querying import named
+from actstore.store import open as open_store
+from tests.querying import stores
+
+VALUES: dict[str, dict[str, Any]] = {
+    "cosine-to-example": {"example": "e1", "layer": "1"},
+    "mean-by-label": {"layer": 1},
+}
+FIRST: dict[str, dict[str, Any]] = {
+    "accuracy-by-task": {"task": "grid", "examples": 4, "hits": 2, "accuracy": 0.5},
+    "cosine-to-example": {"row_id": 13, "cosine": 1.0},
+    "duplicates": {"question": "why?", "examples": 2, "first_examples": ["e0", "e1"]},
+    "label-counts": {"layer": 0, "label": "no", "rows": 4},
+    "layers": {"layer": 0, "rows": 12, "examples": 12, "labelled": 8},
+    "mean-by-label": {"label": "no", "rows": 4},
+    "norms-by-layer": {"layer": 0, "rows": 12, "zeros": 0, "not_finite": 0},
+    "outliers": {"model": stores.MODEL},
+}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in resources.folder("query").iterdir()))
+def test_shipped_queries_answer(tmp_path: Path, name: str) -> None:
+    questions = ["why?", "why?", *[f"what is {n}?" for n in range(10)]]
+    for layer in range(2):
+        matrix = stores.vectors(12, 6, "float32", layer)
+        stores.add(tmp_path / "s", matrix, layer=layer, question=questions)
+    with open_store(tmp_path / "s") as store:
+        values = VALUES.get(name, {})
+        if name == "accuracy-by-task":
+            values = {"label": "yes"}
+        table = store.named(name, values).to_arrow_table()
+        first = table.to_pylist()[0]
+        for column, expected in FIRST[name].items():
+            assert first[column] == (
+                pytest.approx(expected, rel=1e-5) if isinstance(expected, float) else expected
+            )
+        if name == "label-counts":
+            assert store.named(name, {"layer": "1"}).to_arrow_table().num_rows == 3
+            assert store.named(name, {"site": "nowhere"}).to_arrow_table().num_rows == 0
+        if name == "outliers":
+            assert store.named(name, {"k": 3}).to_arrow_table().num_rows == 3
+
+
+def test_every_shipped_query_tells_what_it_is_for() -> None:
+    for query in named.available():
+        assert query.title.endswith(".")
+        assert all(parameter.description for parameter in query.parameters)
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    stores.layered(tmp_path / "s")
+    path = tmp_path / "mine.sql"
+    path.write_text(
+        "-- Rows above a norm,\n-- at one layer.\n"
+        "-- param least float = 0.5: the norm\n-- param layer int\n"
+        "-- param q vector optional\n"
+        "SELECT count(*) AS n FROM activations\n"
+        "-- only those\nWHERE norm > $least AND layer = $layer AND dot($q, $q) > 1;\n"
+    )
+    query = named.find(path)
+    assert query.title == "Rows above a norm, at one layer."
+    assert [(p.name, p.type, p.required, p.default) for p in query.parameters] == [
+        ("least", "float", False, 0.5),
+        ("layer", "int", True, None),
+        ("q", "vector", False, None),
+    ]
+    with open_store(tmp_path / "s") as store:
+        for least, expected in (("0", 12), ("1e9", 0)):
+            found = store.named(path, {"layer": "2", "least": least, "q": "[1, 2]"}).fetchall()
+            assert found == [(expected,)]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({}, "needs a value for layer .* --param layer="),
+        ({"layer": "x"}, "layer takes int, got 'x'"),
+        ({"layer": 1, "lyer": 2}, "no parameter 'lyer': it takes layer, site"),
+    ],
+)
+def test_bad_values(values: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        named.find("mean-by-label").bind(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("SELECT 1", "title"),
+        ("-- A title.\n", "SQL"),
+        ("-- param x int\nSELECT 1", "title"),
+        ("-- T.\n-- param x date\nSELECT 1", "int, float, text, vector"),
+        ("-- T.\n-- param x\nSELECT 1", "should read"),
+        ("-- T.\n-- param x int sometimes\nSELECT 1", "should read"),
+        ("-- T.\n-- param x int = y\nSELECT 1", "x takes int, got 'y'"),
+    ],
+)
+def test_bad_files(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "q.sql").write_text(text)
+    with pytest.raises(UsageError, match=says):
+        named.find(tmp_path / "q.sql")
+
+
+def test_unknown_names_list_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no query named lables: there are .*label-counts.*\.sql"):
+        named.find("lables")
+    with pytest.raises(UsageError, match="cannot be read"):
+        named.find(tmp_path / "none.sql")

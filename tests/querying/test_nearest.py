@@ -1,0 +1,125 @@
+"""Nearest neighbours: exact, in a stable order, explained where the question is not clear."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actstore.errors import NotInStoreError, SqlError, UsageError
+from actstore.store import Store
+from actstore.store import open as open_store
+from tests.querying import stores
+
+
+@pytest.fixture
+def matrices(tmp_path: Path) -> list[np.ndarray]:
+    return stores.layered(tmp_path / "store", rows=40)
+
+
+@pytest.fixture
+def store(tmp_path: Path, matrices: list[np.ndarray]) -> Iterator[Store]:
+    with open_store(tmp_path / "store") as found:
+        yield found
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+def test_agrees_with_doing_it_by_hand(
+    store: Store, matrices: list[np.ndarray], metric: Any
+) -> None:
+    stored = np.concatenate(matrices).astype(np.float64)
+    query = np.random.default_rng(5).standard_normal(8)
+    by_hand = {
+        "cosine": stored @ query / np.linalg.norm(stored, axis=1) / np.linalg.norm(query),
+        "dot": stored @ query,
+        "l2": np.linalg.norm(stored - query, axis=1),
+    }[metric]
+    found = store.nearest(query, 7, metric=metric)
+    order = np.argsort(by_hand if metric == "l2" else -by_hand, kind="stable")[:7]
+    assert found["row_id"].to_pylist() == order.tolist()
+    assert found["score"].to_pylist() == pytest.approx(by_hand[order], rel=1e-5)
+    assert found.column_names[0] == "score"
+
+
+def test_an_example_is_not_its_own_neighbour_unless_asked(store: Store) -> None:
+    found = store.nearest("e3", 39, layer=1)
+    assert len(found) == 39
+    assert "e3" not in found["example_id"].to_pylist()
+    assert set(found["layer"].to_pylist()) == {1}
+    itself = store.nearest("e3", 1, layer=1, include_self=True, columns=["example_id"])
+    assert itself["example_id"].to_pylist() == ["e3"]
+    assert itself["score"][0].as_py() == pytest.approx(1, abs=1e-6)
+    assert itself.column_names == ["score", "example_id"]
+    by_row = store.nearest(43, 39, layer=1)
+    assert by_row.equals(found)
+
+
+def test_conditions_limit_the_search(store: Store) -> None:
+    found = store.nearest("e3", 100, "norm > 1", layer=2, label=["yes", "no"])
+    labels = found["label"].to_pylist()
+    assert set(labels) == {"yes", "no"}
+    assert min(found["norm"].to_pylist()) > 1
+    # e3 is labelled "yes", and still may be the question where only "no" is searched.
+    assert set(store.nearest(83, 5, label="no")["label"].to_pylist()) == {"no"}
+
+
+def test_equal_scores_come_in_row_order(tmp_path: Path) -> None:
+    stores.add(tmp_path / "s", np.ones((50, 4), np.float32))
+    with open_store(tmp_path / "s") as store:
+        found = store.nearest([1, 1, 1, 1], 10)
+        assert found["row_id"].to_pylist() == list(range(10))
+
+
+def test_zero_vectors_have_no_cosine_but_a_distance(tmp_path: Path) -> None:
+    stores.add(tmp_path / "s", np.array([[0, 0], [1, 0], [0, 2]], np.float32))
+    with open_store(tmp_path / "s") as store:
+        assert store.nearest([1, 0], 5)["row_id"].to_pylist() == [1, 2]
+        assert store.nearest([1, 0], 5, metric="l2")["row_id"].to_pylist() == [1, 0, 2]
+        assert store.nearest([0, 0], 5).num_rows == 0
+
+
+def test_other_widths_are_left_out(tmp_path: Path) -> None:
+    matrices = stores.mixed(tmp_path / "s")
+    with open_store(tmp_path / "s") as store:
+        found = store.nearest(matrices[6][1], 10, columns=["model"])
+        assert found["model"].to_pylist() == ["b/large"] * 3
+        with pytest.raises(NotInStoreError, match="has 5 values, the rows to search have 4, 6"):
+            store.nearest(np.ones(5), 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "equals", "error", "says"),
+    [
+        (("e3",), {}, UsageError, r"'e3' has 3 rows here: choose by layer \(0, 1, 2\)"),
+        (("e99",), {"layer": 1}, NotInStoreError, "'e99'"),
+        (("e3",), {"layer": 1, "label": "no"}, NotInStoreError, "e3.*no row with.*label='no'"),
+        ((120,), {}, UsageError, "0 to 119"),
+        ((np.ones((2, 8)),), {}, UsageError, r"shape \[width\], got \[2, 8\]"),
+        ((["a"],), {}, UsageError, "must be numbers"),
+        (([],), {}, UsageError, r"shape \[width\]"),
+        ((np.ones(8), 0), {}, UsageError, "at least 1"),
+        ((np.ones(8), 3, "true; true"), {}, SqlError, "syntax error"),
+        ((np.ones(8),), {"metric": "manhattan"}, UsageError, "cosine, dot, l2"),
+        ((np.ones(8),), {"layer": 77}, NotInStoreError, "0 to 2"),
+    ],
+)
+def test_what_cannot_be_answered_says_why(
+    store: Store, arguments: tuple[Any, ...], equals: Any, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        store.nearest(*arguments, **equals)
+
+
+def test_queries_of_any_kind(store: Store, matrices: list[np.ndarray]) -> None:
+    import torch
+
+    vector = matrices[0][4]
+    expected = store.nearest(vector, 3)
+    for query in (
+        vector.tolist(),
+        tuple(vector.tolist()),
+        vector.astype(np.float64)[None],
+        torch.from_numpy(vector).to(torch.float32).requires_grad_(),
+    ):
+        assert store.nearest(query, 3).equals(expected)
