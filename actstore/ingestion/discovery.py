@@ -39,6 +39,11 @@ class SourceFile:
     size: int = 0
     """Bytes on disk."""
 
+    @property
+    def content(self) -> Path:
+        """What the container opens: the file, or the folder that it stands for."""
+        return self.path.parent if self.pattern.folder else self.path
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -133,15 +138,50 @@ def assign(recipe: Recipe, entries: Sequence[Entry]) -> tuple[list[SourceFile], 
             others.append(entry)
         else:
             files.append(file)
-    whole = {file.path.parent for file in files if file.pattern.folder}
-    if whole:  # the rest of a folder that is one source belongs to it
-        others = [entry for entry in others if whole.isdisjoint(entry.path.parents)]
+    files, others = _without_inner_files(files, others)
     return _named_caches(files), others
+
+
+def _without_inner_files(
+    files: list[SourceFile], others: list[Entry]
+) -> tuple[list[SourceFile], list[Entry]]:
+    """Leave out what belongs to a folder that is one source as a whole."""
+    whole = {file.path.parent: 0 for file in files if file.pattern.folder}
+    if not whole:
+        return files, others
+    markers = {
+        Path(os.path.normpath(file.path.parent / file.pattern.beside))
+        for file in files
+        if file.pattern.beside is not None
+    }
+    kept_others = []
+    for entry in others:
+        above = _above(entry.path, whole)
+        if above is not None:
+            whole[above] += entry.size
+        elif entry.path not in markers:
+            kept_others.append(entry)
+    for file in files:
+        above = _above(file.path, whole)
+        if above is not None:
+            whole[above] += file.size
+    kept = [
+        replace(file, size=whole[file.path.parent]) if file.pattern.folder else file
+        for file in files
+        if file.pattern.folder or _above(file.path, whole) is None
+    ]
+    return kept, kept_others
+
+
+def _above(path: Path, folders: Mapping[Path, int]) -> Path | None:
+    return next((folder for folder in path.parents if folder in folders), None)
 
 
 def _matched(recipe: Recipe, entry: Entry) -> SourceFile | None:
     for pattern in recipe.files:
         found = _match(pattern, entry)
+        if found is not None and pattern.beside is not None:
+            found = found if (entry.path.parent / pattern.beside).exists() else None
         if found is not None:
             match, start = found
             above = entry.path.as_posix()[:start].rstrip("/")
@@ -290,7 +330,7 @@ def _fits(recipe: Recipe, files: Sequence[SourceFile], options: Options, opened:
     context = readers.Context(recipe=recipe, options=options, sidecars=Sidecars(recipe))
     reader = readers.create(recipe, context)
     for file in evenly(files, _SAMPLES):
-        document = opened.document(file.pattern.container or recipe.container, file.path)
+        document = opened.document(file.pattern.container or recipe.container, file.content)
         if document is None:
             continue
         if all(documents.has(document, key) for key in recipe.required) and reader.fits(document):

@@ -78,6 +78,33 @@ def has(document: Any, dotted: str) -> bool:
     return find(document, dotted) is not None
 
 
+def per_row(document: Any, taken: Collection[str], rows: int) -> dict[str, list[Any]]:
+    """Return the lists and one-axis tensors of a document that hold one value per row.
+
+    Only those at the top, that ``taken`` does not name, and of plain values.
+    """
+    if not isinstance(document, dict) or rows < 2:
+        return {}
+    found: dict[str, list[Any]] = {}
+    for name, value in document.items():
+        if str(name) in taken:
+            continue
+        if isinstance(value, Tensor) and value.shape == (rows,):
+            found[str(name)] = [_plain_number(each) for each in value.tolist()]
+        elif isinstance(value, (list, tuple)) and len(value) == rows and _flat(value):
+            found[str(name)] = [_plain_number(each) for each in value]
+    return found
+
+
+def _flat(values: list[Any] | tuple[Any, ...]) -> bool:
+    return all(each is None or isinstance(each, (bool, int, float, str)) for each in values)
+
+
+def _plain_number(value: Any) -> Any:
+    """Return numbers that JSON does not know by their names."""
+    return value if not isinstance(value, float) or math.isfinite(value) else repr(value)
+
+
 class Rest(NamedTuple):
     """What no column took from a document."""
 
@@ -139,7 +166,7 @@ class _Walk:
         if value is None or isinstance(value, (bool, int, str)):
             return value
         if isinstance(value, float):
-            return value if math.isfinite(value) else repr(value)
+            return _plain_number(value)
         if isinstance(value, dict):
             return self.table(value, key + ".", depth + 1)
         if isinstance(value, (list, tuple)):

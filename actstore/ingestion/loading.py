@@ -34,8 +34,7 @@ def open_file(recipe: Recipe, file: SourceFile) -> Any:
     Raises:
         IngestError: it is unsafe, unreadable or of another format.
     """
-    path = file.path.parent if file.pattern.folder else file.path
-    return containers.read(file.pattern.container or recipe.container, path)
+    return containers.read(file.pattern.container or recipe.container, file.content)
 
 
 def ahead(recipe: Recipe, files: Sequence[SourceFile]) -> Generator[Loaded]:

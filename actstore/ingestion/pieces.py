@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from actstore.errors import LayoutError
+from actstore.errors import LayoutError, UsageError
 from actstore.ingestion.axes import CHUNK_BYTES
 from actstore.storage.rows import RowBatch
 
-_NEEDED = ("example_id", "site", "pooling", "model")
+_NEEDED = ("model", "example_id", "site", "pooling")
 
 
 @dataclass(slots=True)
@@ -56,13 +56,19 @@ class Pile:
         """Return all pieces as one batch and begin anew.
 
         Raises:
-            LayoutError: a column that every row needs has no value.
+            UsageError: the model is not known.
+            LayoutError: another column that every row needs has no value.
         """
         pieces, self.pieces, self.size = self.pieces, [], 0
         batch = _single(pieces[0]) if len(pieces) == 1 else _merged(pieces)
         for name in _NEEDED:
             column = batch.columns.get(name)
             if (batch.constants.get(name) is None) if column is None else (None in column):
+                if name == "model":
+                    raise UsageError(
+                        "the model is not recorded in this source; name it with --model, "
+                        "such as --model meta-llama/Llama-3.1-8B-Instruct"
+                    )
                 raise LayoutError(f"no value for column {name}, which every row needs")
         return batch
 

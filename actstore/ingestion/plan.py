@@ -46,7 +46,7 @@ def make(recipe: Recipe, spec: TensorSpec, options: Options) -> Plan:
             joins = [*side.on.values(), *([side.row] if side.row else [])]
             sidecars[side.name] = _highest(joins, levels, sidecars)
         for name, source in columns.items():
-            levels[name] = source.expression.level(levels, sidecars)
+            levels[name] = _highest(expressions_of(source), levels, sidecars)
         if before == (levels, sidecars):
             break
 
@@ -86,6 +86,11 @@ def effective_columns(
     return result
 
 
+def expressions_of(source: ColumnSource) -> tuple[Expression, ...]:
+    """Return the expressions behind a column."""
+    return (source.expression,) if source.default is None else (source.expression, source.default)
+
+
 def file_keys(recipe: Recipe, plans: Iterable[Plan]) -> frozenset[str]:
     """Return the dotted keys of the file that some column, check or join takes."""
     return frozenset(
@@ -98,7 +103,8 @@ def file_keys(recipe: Recipe, plans: Iterable[Plan]) -> frozenset[str]:
 
 def _expressions(recipe: Recipe, plans: Iterable[Plan]) -> Iterator[Expression]:
     for plan in plans:
-        yield from (source.expression for source in plan.columns.values())
+        for source in plan.columns.values():
+            yield from expressions_of(source)
         yield from (each for each in (plan.spec.width, plan.spec.mask) if each is not None)
     yield from recipe.extra.values()
     for side in recipe.sidecars:

@@ -37,6 +37,8 @@ class FilePattern:
     """Further values, read as ``{path.NAME}``."""
     folder: bool = False
     """Whether the container is the folder that the file lies in."""
+    beside: str | None = None
+    """A path, relative to the file's folder, that must exist for the pattern to fit."""
     example: Expression | None = None
     """What tells one example from the next among the files of a folder (for ``--first-k``)."""
 
@@ -50,7 +52,7 @@ class ColumnSource:
     """Replaces values, compared as text; others stay."""
     pattern: re.Pattern[str] | None = None
     """Searched in the text; the first group (or the whole match) is the value, else null."""
-    default: Any = None
+    default: Expression | None = None
     """Stands in for null."""
 
 

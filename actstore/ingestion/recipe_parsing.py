@@ -45,7 +45,7 @@ _TOP = [
     "sidecars",
     "notes",
 ]
-_FILES = ["path", "name", "container", "constants", "folder", "example"]
+_FILES = ["path", "name", "container", "constants", "folder", "beside", "example"]
 _TENSORS = ["key", "axes", "files", "columns", "squeeze", "optional", "width", "mask"]
 _COLUMN = ["from", "map", "pattern", "default"]
 _EXTRA = ["keep", "drop", "add"]
@@ -226,6 +226,7 @@ def _files(table: _Table) -> FilePattern:
         container=table.text("container", default=None, choices=containers.KINDS),
         constants=dict(table.table("constants").content),
         folder=table.flag("folder", False),
+        beside=table.text("beside", default=None),
         example=table.expression("example") if "example" in table.content else None,
     )
 
@@ -288,7 +289,7 @@ def _column(name: str, table: _Table) -> ColumnSource:
             expression=inner.expression("from"),
             map=dict(inner.table("map").content),
             pattern=_pattern(pattern, inner) if pattern else None,
-            default=value.get("default"),
+            default=inner.expression("default") if "default" in value else None,
         )
     if name in ("pooling", "region", "token_role") and not source.expression.references:
         fixed = source.expression.source
@@ -373,11 +374,15 @@ def _check_references(recipe: Recipe, problems: _Problems) -> None:
 def _expressions(recipe: Recipe) -> Iterable[tuple[str, Expression]]:
     for name, source in recipe.columns.items():
         yield f"columns.{name}", source.expression
+        if source.default is not None:
+            yield f"columns.{name}.default", source.default
     for name, expression in recipe.extra.items():
         yield f"extra.add.{name}", expression
     for number, spec in enumerate(recipe.tensors):
         for name, source in spec.columns.items():
             yield f"tensors[{number}].columns.{name}", source.expression
+            if source.default is not None:
+                yield f"tensors[{number}].columns.{name}.default", source.default
         for name in ("width", "mask"):
             if getattr(spec, name) is not None:
                 yield f"tensors[{number}].{name}", getattr(spec, name)

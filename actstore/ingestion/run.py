@@ -369,7 +369,7 @@ class _Ingest:
 
     def _strays(self, unmatched: list[str]) -> list[Refusal]:
         """Open unmatched files of the recipe's kind: a damaged or unsafe one is named."""
-        suffixes = {file.path.suffix for file in self.found.files}
+        suffixes = {file.path.suffix for file in self.found.files if not file.pattern.folder}
         refused = []
         stray: list[Entry] = [
             entry
@@ -427,6 +427,8 @@ class _Ingest:
                 f"{tally.differing:,} rows are stored already, with another label; "
                 "`actstore label` changes labels"
             )
+        if any(group.site == "unknown" for group in tally.groups):
+            notes.append("the site is not recorded and stored as 'unknown'; name it with --site")
         if tally.rounded:
             notes.append(f"{tally.rounded:,} values were rounded to {self.options.storage_dtype}")
         if tally.nonfinite:

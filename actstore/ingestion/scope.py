@@ -31,8 +31,8 @@ def column_value(name: str, source: ColumnSource, scope: FileScope) -> Any:
         value = match and (match[1] if match.re.groups else match[0])
     if source.map and value is not None:
         value = source.map.get(text(value), value)
-    if value is None:
-        value = source.default
+    if value is None and source.default is not None:
+        value = source.default.evaluate(scope)
     return convert(name, value)
 
 

@@ -7,7 +7,7 @@ file's path, ``activations.{layer:int}`` the key of a tensor inside a document.
 ``{name}``         text without a separator
 ``{name:int}``     digits, as a number (``0007`` is 7)
 ``{name:slug}``    text in which ``__`` stands for ``/`` (``meta-llama__Llama-3``)
-``{name:any}``     text that may hold separators
+``{name:any}``     text that may hold separators, or none at all
 ``{name:a|b|c}``   one of these words
 ``*``              any text without a separator, unnamed
 ``**/``            any number of folders, unnamed
@@ -44,7 +44,7 @@ class Part(NamedTuple):
             return "|".join(re.escape(choice) for choice in self.choices)
         if self.kind == "int":
             return r"\d+"
-        return ".+" if self.kind == "any" else f"[^{re.escape(separator)}]+"
+        return ".*" if self.kind == "any" else f"[^{re.escape(separator)}]+"
 
     def value(self, text: str) -> Value:
         """Return ``text`` as the part's type."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.errors import ForeignFileError, LayoutError, UsageError
+from actstore.errors import ForeignFileError, LayoutError
 from actstore.ingestion import axes, documents, plan
 from actstore.ingestion.expression import Expression, Level
 from actstore.ingestion.pieces import Piece, Pile
@@ -44,6 +44,8 @@ class _Values(NamedTuple):
     """Columns of the tensor."""
     rest: dict[str, Any]
     """What no column takes from the file."""
+    each: Mapping[str, list[Any]]
+    """Likewise, where there is one value per row."""
 
 
 @reader("generic")
@@ -80,7 +82,8 @@ class GenericReader(Reader):
         self.check_required(document)
         found = self._found(file.pattern.name, document)
         scope = FileScope(file, document, {}, self.context)
-        rest = self._rest(document, found)
+        aligned = self._aligned(document, found)
+        rest = self._rest(document, found, aligned)
         bases: dict[int, dict[str, Any]] = {}
         pile = Pile()
         for each in found:
@@ -90,7 +93,9 @@ class GenericReader(Reader):
                 base = bases[id(each.plan)] = self._base(each.plan, scope, rest)
             source = f"{file.relative}#{each.key}" if each.key else file.relative
             try:
-                for piece in self._pieces(each, scope, _Values(base, {"source": source}, rest)):
+                for piece in self._pieces(
+                    each, scope, _Values(base, {"source": source}, rest, aligned)
+                ):
                     if not pile.takes(piece):
                         yield pile.batch()
                     pile.add(piece)
@@ -127,6 +132,7 @@ class GenericReader(Reader):
             matched = self._match(kind, key, tensor)
             if matched is not None:
                 found.append(_Found(matched[0], key, matched[1], tensor))
+        found = _without_row_values(found)
         seen = {id(each.plan) for each in found}
         for each in self._plans:
             if each.belongs(kind) and not each.spec.optional and id(each) not in seen:
@@ -166,10 +172,18 @@ class GenericReader(Reader):
                 return each, match.parts
         return None
 
-    def _rest(self, document: Any, found: list[_Found]) -> dict[str, Any]:
+    def _aligned(self, document: Any, found: list[_Found]) -> dict[str, list[Any]]:
+        rows = _example_lengths(found)
+        if not self.recipe.keep_rest or len(rows) != 1:
+            return {}
+        return documents.per_row(document, self._taken | {each.key for each in found}, rows.pop())
+
+    def _rest(
+        self, document: Any, found: list[_Found], aligned: Mapping[str, list[Any]]
+    ) -> dict[str, Any]:
         if not self.recipe.keep_rest or not isinstance(document, dict):
             return {}
-        rest = documents.rest(document, self._taken | {each.key for each in found})
+        rest = documents.rest(document, self._taken | {each.key for each in found} | {*aligned})
         for key in rest.cut:
             self.context.notes.count(f"values of {key!r} too large for extra, left out")
         for key in rest.tensors:
@@ -180,11 +194,6 @@ class GenericReader(Reader):
         values = {name: column_value(name, each.columns[name], scope) for name in each.per_file}
         if each.extra <= Level.FILE:
             values[_EXTRA] = self._extra(scope, rest)
-        if values.get("model", ...) is None:
-            raise UsageError(
-                "the model is not recorded in this layout; name it with --model, "
-                "such as --model meta-llama/Llama-3.1-8B-Instruct"
-            )
         return values
 
     def _extra(self, scope: FileScope, rest: dict[str, Any]) -> str | None:
@@ -205,7 +214,6 @@ class GenericReader(Reader):
             constants[name] = column_value(name, each.columns[name], scope)
         if each.extra is Level.TENSOR:
             constants[_EXTRA] = self._extra(scope, values.rest)
-        _settle_site(values.base, constants)
         options = self.context.options
         if self.context.shapes is not None:
             self.context.shapes[constants["source"]] = (tensor.shape, tensor.dtype)
@@ -215,6 +223,7 @@ class GenericReader(Reader):
             )
         if grid.tokens is None and not grid.rows:  # one vector: the usual case, made short
             self._add_single(each, scope, constants, values.rest)
+            _settle_site(values.base, constants, {})
             yield Piece(values.base, grid.tensor.numpy().reshape(1, -1), constants)
             return
         if options.first_k is not None:
@@ -244,7 +253,7 @@ class GenericReader(Reader):
         share = len(block.vectors) // block.rows
         rows = _row_numbers(grid, block)
         if grid.rows:
-            columns = self._per_row(each, scope, rows, values.rest)
+            columns = self._per_row(each, scope, rows, values)
             if share > 1:
                 columns = {
                     name: [value for value in column for _ in range(share)]
@@ -260,22 +269,50 @@ class GenericReader(Reader):
         elif block.counts is not None:
             own["pooling"], own["position"] = self.context.options.pool, None
             columns["token_count"] = block.counts
+        _settle_site(values.base, own, columns)
         return Piece(values.base, block.vectors, own, columns)
 
     def _per_row(
-        self, each: Plan, scope: FileScope, rows: list[dict[str, int]], rest: dict[str, Any]
+        self, each: Plan, scope: FileScope, rows: list[dict[str, int]], values: _Values
     ) -> dict[str, Sequence[Any]]:
         columns: dict[str, list[Any]] = {name: [] for name in each.per_row}
-        if each.extra >= Level.ROW:
+        if each.extra >= Level.ROW or values.each:
             columns[_EXTRA] = []
         for axis in rows if columns else ():
             scope.axis, scope.row = axis, axis.get("example", 0)
             for name, column in columns.items():
                 if name == _EXTRA:
-                    column.append(self._extra(scope, rest))
+                    own = {key: cells[scope.row] for key, cells in values.each.items()}
+                    column.append(self._extra(scope, values.rest | own))
                 else:
                     column.append(column_value(name, each.columns[name], scope))
         return dict(columns)
+
+
+def _example_lengths(found: list[_Found]) -> set[int]:
+    """Return how many examples the tensors hold."""
+    lengths = set()
+    for each in found:
+        meaning = each.plan.spec.axes[each.tensor.ndim]
+        if "example" in meaning:
+            lengths.add(each.tensor.shape[meaning.index("example")])
+    return lengths
+
+
+def _without_row_values(found: list[_Found]) -> list[_Found]:
+    """Leave out what is one number per row of a matrix beside it, such as scores.
+
+    Only where the recipe takes every key; one that names its tensors is taken at its word.
+    """
+    rows = _example_lengths(found)
+    return [
+        each
+        for each in found
+        if each.tensor.ndim != 1
+        or each.tensor.shape[0] not in rows
+        or each.plan.key is None
+        or not any(part.kind == "any" for part in each.plan.key.parts)
+    ]
 
 
 def _per_token(
@@ -303,16 +340,32 @@ def _check_width(expected: Expression, scope: FileScope, grid: axes.Grid) -> Non
         )
 
 
-def _settle_site(base: Mapping[str, Any], constants: dict[str, Any]) -> None:
-    """Put the site in the schema's words; a name that holds a layer gives the layer."""
-    site = constants.get("site") or base.get("site")
-    if site is None:
+def _settle_site(
+    base: Mapping[str, Any], own: dict[str, Any], columns: dict[str, Sequence[Any]]
+) -> None:
+    """Put sites in the schema's words; a name that holds a layer gives the layer."""
+    sites = columns.get("site")
+    if sites is not None:
+        found = [_canonical_site(site) if site else (None, None) for site in sites]
+        columns["site"] = [site for site, _ in found]
+        layers = columns.get("layer") or [own.get("layer", base.get("layer"))] * len(found)
+        columns["layer"] = [
+            within if layer is None else layer
+            for layer, (_, within) in zip(layers, found, strict=True)
+        ]
         return
-    canonical, layer = _canonical_site(site)
+    site = own.get("site") or base.get("site")
+    if not site:
+        return
+    canonical, within = _canonical_site(site)
     if canonical != site:
-        constants["site"] = canonical
-    if layer is not None and constants.get("layer", base.get("layer")) is None:
-        constants["layer"] = layer
+        own["site"] = canonical
+    if within is None:
+        return
+    if "layer" in columns:
+        columns["layer"] = [within if layer is None else layer for layer in columns["layer"]]
+    elif own.get("layer", base.get("layer")) is None:
+        own["layer"] = within
 
 
 def _mask(expression: Expression | None, scope: FileScope, grid: axes.Grid) -> np.ndarray | None:
