@@ -241,7 +241,8 @@ def test_faults_by_number_nth_and_times(hub: Hub) -> None:
     assert statuses(hub, 3) == [200, 200, 200]
     hub.reset()
     hub.faults.add(faults.status(500), path="harness", nth=2, times=2)
-    assert statuses(hub, 5) == [200, 500, 500, 200, 200]
+    hub.faults.add(faults.status(503), nth=5)
+    assert statuses(hub, 5) == [200, 500, 500, 200, 503]
     hub.reset()
     hub.faults.add(faults.status(500), method="POST")
     hub.faults.add(faults.status(500), origin="objects")

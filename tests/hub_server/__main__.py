@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import threading
 from pathlib import Path
@@ -34,10 +35,8 @@ def main() -> None:
         for name, value in hub_settings(hub, home, token=token, xet=given.xet).items():
             print(f"export {name}={shlex.quote(value)}")
         print(f"# request log: curl {hub.url}/__log   Stop with Ctrl-C.", flush=True)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
-        except KeyboardInterrupt:
-            print()
 
 
 if __name__ == "__main__":

@@ -104,7 +104,8 @@ class Rule:
     fired: list[int] = field(default_factory=list)
     """Numbers of the requests it befell."""
 
-    def befalls(self, entry: Logged) -> bool:
+    def due(self, entry: Logged) -> bool:
+        """Whether this is a request that fits, counted, and it is its turn."""
         if self.number is not None and entry.number != self.number:
             return False
         if self.method is not None and entry.method != self.method:
@@ -118,7 +119,7 @@ class Rule:
 
 
 class FaultRules:
-    """Thread-safe; the first rule that fits a request takes it."""
+    """Thread-safe; every rule counts each request, the first that is due takes it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -160,9 +161,9 @@ class FaultRules:
     def take(self, entry: Logged) -> Fault | None:
         """The fault for this request, noted in its log entry."""
         with self._lock:
-            for rule in self._rules:
-                if rule.befalls(entry):
-                    rule.fired.append(entry.number)
-                    entry.fault = rule.fault.name
-                    return rule.fault
-        return None
+            due = [rule for rule in self._rules if rule.due(entry)]
+            if not due:
+                return None
+            due[0].fired.append(entry.number)
+            entry.fault = due[0].fault.name
+            return due[0].fault
