@@ -64,21 +64,23 @@ def print_table(
 
     Cells are cut at ``limit`` characters.
 
-    On a terminal the table is cut to its width: middle columns give way first and a
-    column ``…`` stands for them.
+    On a terminal that is too narrow cells are cut further; then middle columns give way, and
+    a column ``…`` stands for them.
     """
     table = [list(row) for row in rows]
-    cells = [[cell(value, limit) for value in row] for row in table]
     numeric = [
         any(row[i] is not None for row in table)
         and all(row[i] is None or isinstance(row[i], int | float | Decimal) for row in table)
         for i in range(len(header))
     ]
-    widths = [
-        max([_width(name), *(_width(row[i]) for row in cells)]) for i, name in enumerate(header)
-    ]
-    shown = _fitting(widths, terminal_width())
-    for position, row in enumerate([list(header), *cells]):
+    room = terminal_width()
+    for tried in (limit, *(each for each in (32, 20) if each < limit)):
+        cells = [list(header), *([cell(value, tried) for value in row] for row in table)]
+        widths = [max(_width(row[i]) for row in cells) for i in range(len(header))]
+        if room is None or _total(widths) <= room:
+            break
+    shown = _fitting(widths, room)
+    for position, row in enumerate(cells):
         parts = ["…" if i is None else _pad(row[i], widths[i], right=numeric[i]) for i in shown]
         line = _GAP.join(parts).rstrip()
         _echo(click.style(line, bold=True) if position == 0 else line)
@@ -146,7 +148,7 @@ def _echo(text: str, *, err: bool = False) -> None:
 def _fitting(widths: Sequence[int], room: int | None) -> list[int | None]:
     """Return the positions of the columns that fit, None where some were left out."""
     everything: list[int | None] = list(range(len(widths)))
-    if room is None or sum(widths) + len(_GAP) * (len(widths) - 1) <= room:
+    if room is None or _total(widths) <= room:
         return everything
     front, back = 0, 0
     left = room - 1
@@ -160,6 +162,10 @@ def _fitting(widths: Sequence[int], room: int | None) -> list[int | None]:
         front, back = (front + 1, back) if from_front else (front, back + 1)
     front = max(front, 1)
     return [*everything[:front], None, *everything[max(front, len(widths) - back) :]]
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
 def _width(text: str) -> int:

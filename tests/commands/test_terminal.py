@@ -1,0 +1,64 @@
+"""On a terminal: a progress bar on standard error, colours, tables as wide as the window."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+from tests.layouts import faithfulness
+
+COLUMNS = 90
+
+
+def on_a_terminal(*words: object, **environment: str) -> str:
+    """Run `actstore WORDS…` on a terminal of 90 columns; return all it shows."""
+    terminal, inner = pty.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 30, COLUMNS, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "actstore", *map(str, words)],
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        env={**os.environ, "TERM": "xterm", **environment},
+    )
+    os.close(inner)
+    shown = b""
+    while True:
+        try:
+            read = os.read(terminal, 1 << 16)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not read:
+            break
+        shown += read
+    process.wait()
+    os.close(terminal)
+    return shown.decode()
+
+
+def test_an_ingest_shows_how_far_it_is(tmp_path: Path) -> None:
+    faithfulness.write_v1(tmp_path / "project")
+    shown = on_a_terminal("ingest", tmp_path / "project", "--store", tmp_path / "s")
+    assert "ingesting" in shown
+    assert "52 rows" in shown.split("recipe")[0]
+    assert "rows/s" in shown
+
+
+def test_a_wide_table_fits_the_window(store: Path) -> None:
+    shown = on_a_terminal("query", store, "FROM activations LIMIT 2", NO_COLOR="1")
+    header, first, *_ = shown.replace("\r", "").splitlines()
+    assert " …" in header
+    assert header.startswith("example_id")
+    assert len(header) <= COLUMNS
+    assert len(first) <= COLUMNS
+
+
+def test_colours_unless_they_are_unwanted(store: Path) -> None:
+    assert "\x1b[31m" in on_a_terminal("query", store, "SELEC")
+    assert "\x1b" not in on_a_terminal("query", store, "SELEC", NO_COLOR="1")
