@@ -22,10 +22,21 @@
     │   ├── PrecisionError (ValueError)      the stored type could not hold the values
     │   ├── RefusedError (ValueError)        all or nothing was asked, and files were refused
     │   └── ContractError (ValueError)       the data break a contract; lists every violation
-    └── QueryError
-        ├── SqlError (ValueError)            the SQL was refused or failed
-        ├── NotInStoreError (LookupError)    that layer, site, model, label … is not there
-        └── MixedVectorsError (ValueError)   a matrix was asked of vectors that differ in width
+    ├── QueryError
+    │   ├── SqlError (ValueError)            the SQL was refused or failed
+    │   ├── NotInStoreError (LookupError)    that layer, site, model, label … is not there
+    │   └── MixedVectorsError (ValueError)   a matrix was asked of vectors that differ in width
+    └── HubError
+        ├── RepositoryNotFoundError (LookupError)   no such repository, or none that the token sees
+        ├── RevisionError (LookupError)      the repository has no such branch, tag or commit
+        ├── RemoteFileError (FileNotFoundError)     the repository has no such file
+        ├── AccessError (PermissionError)    gated, a token that may not, or one that is not valid
+        ├── RateLimitError (ConnectionError) the Hub asks for more patience than we have
+        ├── OfflineError (ConnectionError)   the Hub cannot be reached, or HF_HUB_OFFLINE is set
+        ├── TransferError (ConnectionError)  a transfer failed again and again, or came damaged
+        ├── RemoteStoreError (ValueError)    what the repository holds is no store, or a broken one
+        ├── RemoteChangedError (RuntimeError)   others changed what this push would overwrite
+        └── CardError (ValueError)           the Hub refuses the data-set card
 
 A message says what failed, where, what was found against what was expected, and
 what to do next. Each leaf is also the builtin that a caller would expect.
@@ -152,3 +163,54 @@ class NotInStoreError(QueryError, LookupError):
 
 class MixedVectorsError(QueryError, ValueError):
     """A matrix was asked of vectors that differ in width."""
+
+
+class HubError(ActstoreError):
+    """Something about a repository on the Hub; no message holds a token or a signed URL."""
+
+    status: int | None = None
+    """HTTP status of the answer, where there was one."""
+
+
+class RepositoryNotFoundError(HubError, LookupError):
+    """There is no such repository, or it is private and the token does not open it."""
+
+
+class RevisionError(HubError, LookupError):
+    """The repository has no such branch, tag or commit, or not of the kind that is needed."""
+
+
+class RemoteFileError(HubError, FileNotFoundError):
+    """The repository has no such file at that revision."""
+
+
+class AccessError(HubError, PermissionError):
+    """The Hub refuses: a gated repository, a token without the right, or an invalid one."""
+
+
+class RateLimitError(HubError, ConnectionError):
+    """The Hub asks to wait longer than is sensible; ``seconds`` says how long, if it did."""
+
+    def __init__(self, message: str, seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class OfflineError(HubError, ConnectionError):
+    """The Hub cannot be reached at all."""
+
+
+class TransferError(HubError, ConnectionError):
+    """A request failed again and again, or what arrived is not what the repository holds."""
+
+
+class RemoteStoreError(HubError, ValueError):
+    """What the repository holds is not a store, or a damaged or hostile one."""
+
+
+class RemoteChangedError(HubError, RuntimeError):
+    """Others have changed the repository in a way that this push would undo."""
+
+
+class CardError(HubError, ValueError):
+    """The Hub does not accept the card's metadata."""
