@@ -144,7 +144,8 @@ class Database:
                 handles = {
                     name: self._functions.handle(scoring.as_query(parameters[vector]))
                     for name, vector in faster.handles.items()
-                    if parameters[vector] is not None
+                    # NULL, or a list as text: DuckDB knows what to make of them.
+                    if parameters[vector] is not None and not isinstance(parameters[vector], str)
                 }
                 values = {name: values[name] for name in faster.parameters} | handles
             return cursor.sql(faster.text, params=values)

@@ -111,9 +111,11 @@ def test_parameters_may_be_tensors_arrays_lists_and_scalars(
             matrices[0][0],
             matrices[0][0].tolist(),
             torch.from_numpy(matrices[0][0]).to(torch.float64),
+            str(matrices[0][0].tolist()),
         )
     ]
-    assert found[0] == found[1] == found[2]
+    assert found[:3] == found[:1] * 3
+    assert found[3] == pytest.approx(found[0], rel=1e-5)
     by_position = database.table(
         "SELECT count(*) FROM activations WHERE layer = ? AND norm > ?",
         [np.int64(1), np.float32(0)],
