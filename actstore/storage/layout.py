@@ -13,9 +13,10 @@ MANIFESTS = "manifests"
 LABELS = "labels"
 REPORTS = "reports"
 STAGING = ".staging"
+REMOTES = "remotes"
 CACHE = ".cache"
 CARD = "README.md"
-KNOWN = frozenset({ACTIVATIONS, MANIFESTS, LABELS, REPORTS, STAGING, CACHE, CARD})
+KNOWN = frozenset({ACTIVATIONS, MANIFESTS, LABELS, REPORTS, REMOTES, STAGING, CACHE, CARD})
 
 
 def slug(name: str) -> str:
