@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-GROUP_ROWS = 122_880
-"""Rows per row group: DuckDB's unit of parallel work."""
+GROUP_ROWS = 8_192
+"""Rows per row group, DuckDB's unit of parallel work: small, since each row may bring a vector."""
 _KEPT = 3
 _KEY = b"actstore:metadata"
 _AHEAD = 32
