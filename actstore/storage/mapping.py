@@ -16,10 +16,10 @@ from actstore.storage import floats
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.threads import share
 
-_PIECE = 2 << 20
-"""Bytes that one thread copies at a time."""
+_PIECE = 8 << 20
+"""Bytes that one thread copies at a time: for less, waking another costs more than it brings."""
 _BLOCK = 256 << 10
-"""Bytes gathered at a time: they pass through the second-level cache."""
+"""Bytes gathered at a time into memory that is there: they pass through the cache."""
 
 
 class ShardReader(Protocol):
@@ -108,10 +108,7 @@ class MappedShard:
         return found
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        first = self.matrices[0]
-        out = np.empty((len(rows), first.shape[1]), first.dtype)
-        gather(self.matrices, self._starts[:-1], rows, out)
-        return out
+        return Gatherer(self.matrices, self._starts[:-1]).take(rows)
 
 
 def copy(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -138,35 +135,48 @@ def copy(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
     share(piece, parts)
 
 
-def gather(
-    matrices: Sequence[np.ndarray], starts: np.ndarray, rows: np.ndarray, out: np.ndarray
-) -> None:
-    """Copy scattered rows of several mapped matrices into ``out``, as if they were one.
+class Gatherer:
+    """Picks rows of several mapped matrices as if they were one.
 
     Args:
-        matrices: C-contiguous, of ``out``'s type and width.
+        matrices: at least one, C-contiguous, all of one type and width.
         starts: number of each matrix's first row, ascending: int64 ``[matrices]``.
-        rows: numbers of the rows wanted, any order: int64 ``[n]``.
-        out: C-contiguous ``[n, width]``.
     """
-    if not len(rows):
-        return
-    row_bytes = out.shape[1] * out.itemsize
-    addresses = np.array([matrix.__array_interface__["data"][0] for matrix in matrices], np.int64)
-    owner = np.searchsorted(starts, rows, "right") - 1
-    where = addresses[owner] + (rows - starts[owner]) * row_bytes
-    low = int(where.min())
-    where -= low
-    stride = int(np.gcd.reduce(where)) or row_bytes
-    where //= stride
-    everything = np.asarray(_Memory(low, int(where.max()) + 1, stride, row_bytes))
-    target = out.view(np.uint8)
-    step = max(1, _BLOCK // row_bytes)
 
-    def piece(start: int) -> None:
-        target[start : start + step] = everything[where[start : start + step]]
+    def __init__(self, matrices: Sequence[np.ndarray], starts: np.ndarray) -> None:
+        self._matrices = tuple(matrices)  # held, so that the maps stay
+        self._starts = starts
+        _, width = matrices[0].shape
+        self._dtype = matrices[0].dtype
+        self._row_bytes = width * self._dtype.itemsize
+        found = [matrix.__array_interface__["data"][0] for matrix in matrices]
+        addresses = np.array(found, np.int64)
+        low, high = int(addresses.min()), int(addresses.max())
+        stride = int(np.gcd.reduce([self._row_bytes, *(addresses - low).tolist()]))
+        longest = max(map(len, matrices))
+        self._bases = (addresses - low) // stride
+        self._step = self._row_bytes // stride
+        rows = (high - low) // stride + longest * self._step
+        memory: np.ndarray = np.asarray(_Memory(low, rows, stride, self._row_bytes))
+        self._memory = memory.view(self._dtype) if stride % self._dtype.itemsize == 0 else memory
 
-    share(piece, range(0, len(rows), step))
+    def take(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the given rows, ``[len(rows), width]``.
+
+        Args:
+            rows: row numbers in any order, int64.
+            out: matrix to fill instead of a new one, of the same type.
+        """
+        owner = np.searchsorted(self._starts, rows, "right") - 1
+        where = self._bases[owner] + (rows - self._starts[owner]) * self._step
+        if out is None:
+            picked: np.ndarray = self._memory[where].view(self._dtype)
+            return picked
+        block = max(1, _BLOCK // self._row_bytes)
+        for start in range(0, len(where), block):
+            part = self._memory[where[start : start + block]]
+            out[start : start + block] = part.view(self._dtype)
+        return out
 
 
 class _Memory:
@@ -174,7 +184,7 @@ class _Memory:
 
     One indexing call then reads from any number of maps, which is three times as fast as
     one call per map. Most of these rows lie between the maps and must not be touched: the
-    only ones ever picked lie in matrices that the caller holds meanwhile.
+    only ones ever picked lie in matrices that whoever picks holds.
     """
 
     def __init__(self, address: int, rows: int, stride: int, row_bytes: int) -> None:

@@ -13,7 +13,7 @@ from actstore.errors import MixedVectorsError, UsageError
 from actstore.storage import manifest as manifests
 from actstore.storage import metadata
 from actstore.storage.manifest import Manifest, ShardEntry
-from actstore.storage.mapping import MappedShard, ShardReader, copy, gather, open_shard
+from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy, open_shard
 
 _OPEN_SHARDS = 256
 """Shards kept open at a time, well below the usual limit of 1,024 files per process."""
@@ -48,6 +48,7 @@ class Snapshot:
         """First row number of each shard, and the number of rows: int64 ``[shards + 1]``."""
         np.cumsum([shard.rows for shard in self.shards], out=self.offsets[1:])
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
+        self._last_gatherer: tuple[bytes, Gatherer] | None = None
         self._lock = Lock()
 
     @property
@@ -61,6 +62,7 @@ class Snapshot:
             for reader in self._readers.values():
                 reader.close()
             self._readers.clear()
+            self._last_gatherer = None
 
     def metadata_file(self) -> Path:
         """Return a Parquet file with one row per row of the store, in row order.
@@ -129,53 +131,49 @@ class Snapshot:
                 f"row numbers go from 0 to {self.rows - 1}, got {ids.min()} to {ids.max()}"
             )
         numbers = np.searchsorted(self.offsets, ids, "right") - 1
-        width, dtype = self._shape_of(numbers)
-        if out is None:
-            out = np.empty((count, width), dtype)
-        elif out.shape != (count, width):
+        involved = np.flatnonzero(np.bincount(numbers, minlength=1))
+        width, dtype = self._shape_of(involved)
+        if out is not None and out.shape != (count, width):
             raise UsageError(f"out has shape {out.shape}, the rows need {(count, width)}")
         if count == 0:
-            return out
+            return np.empty((0, width), dtype) if out is None else out
         if ids[-1] - ids[0] == count - 1 and bool((np.diff(ids) == 1).all()):
+            out = np.empty((count, width), dtype) if out is None else out
             self._gather_run(int(ids[0]), out)
             return out
-        involved = np.unique(numbers)
-        if len(involved) <= _AT_ONCE:
-            self._gather_from(involved, numbers, ids, out)
-            return out
-        for first in range(0, len(involved), _AT_ONCE):
-            some = involved[first : first + _AT_ONCE]
-            chosen = np.flatnonzero((numbers >= some[0]) & (numbers <= some[-1]))
-            part = np.empty((len(chosen), width), out.dtype)
-            self._gather_from(some, numbers[chosen], ids[chosen], part)
-            out[chosen] = part
+        mapped = len(involved) <= _AT_ONCE and self._gatherer(involved)
+        if mapped and (out is None or (out.dtype == dtype and out.flags.c_contiguous)):
+            return mapped.take(ids, out)
+        out = np.empty((count, width), dtype) if out is None else out
+        for number in involved.tolist():
+            chosen = np.flatnonzero(numbers == number)
+            out[chosen] = self._reader(number).take(ids[chosen] - self.offsets[number])
         return out
 
-    def _gather_from(
-        self, involved: np.ndarray, numbers: np.ndarray, ids: np.ndarray, out: np.ndarray
-    ) -> None:
-        """Gather rows of a few shards: in one go where all of them are mapped as they are."""
-        readers = {number: self._reader(number) for number in involved.tolist()}
+    def _gatherer(self, involved: np.ndarray) -> Gatherer | None:
+        """Return what gathers from these shards at once; None where they differ in kind."""
+        key = involved.tobytes()
+        known = self._last_gatherer
+        if known is not None and known[0] == key:
+            return known[1]
         matrices: list[np.ndarray] = []
         starts: list[int] = []
-        for number, reader in readers.items():
-            if not isinstance(reader, MappedShard) or self.shards[number].dtype != out.dtype:
-                break
+        for number in involved.tolist():
+            reader = self._reader(number)
+            if not isinstance(reader, MappedShard):
+                return None
             start = int(self.offsets[number])
             for matrix in reader.matrices:
                 matrices.append(matrix)
                 starts.append(start)
                 start += len(matrix)
-        else:
-            if out.flags.c_contiguous:
-                gather(matrices, np.array(starts, np.int64), ids, out)
-                return
-        for number, reader in readers.items():
-            chosen = np.flatnonzero(numbers == number)
-            out[chosen] = reader.take(ids[chosen] - self.offsets[number])
+        if len({matrix.dtype for matrix in matrices}) > 1:
+            return None
+        found = Gatherer(matrices, np.array(starts, np.int64))
+        self._last_gatherer = key, found
+        return found
 
-    def _shape_of(self, numbers: np.ndarray) -> tuple[int, schema.VectorType]:
-        involved = np.unique(numbers)
+    def _shape_of(self, involved: np.ndarray) -> tuple[int, schema.VectorType]:
         return self.shape(self.offsets[involved]) if len(involved) else (0, "float32")
 
     def _gather_run(self, start: int, out: np.ndarray) -> None:
