@@ -93,8 +93,10 @@ def hash_value(value: Any) -> int:
 @cache
 def _salts() -> tuple[tuple[str, int], ...]:
     """Return the key's columns, each with a number that sets its values apart from others'."""
+    # No multiples of what numbers are multiplied with: two in each other's column would be one.
     return tuple(
-        (name, (number + 1) * _ODD & _MASK) for number, name in enumerate(schema.key_names())
+        (name, _scatter((number + 1) * _ODD & _MASK))
+        for number, name in enumerate(schema.key_names())
     )
 
 
@@ -109,7 +111,10 @@ def _hash(value: Any) -> int:
 @lru_cache(maxsize=1 << 14)
 def _cell(value: Any, salt: int) -> int:
     """Return what one value of one column adds to a row's sum: `_mix` of one number."""
-    mixed = _hash(value) + salt & _MASK
+    return _scatter(_hash(value) + salt & _MASK)
+
+
+def _scatter(mixed: int) -> int:
     mixed = (mixed ^ mixed >> 30) * _FIRST & _MASK
     mixed = (mixed ^ mixed >> 27) * _SECOND & _MASK
     return mixed ^ mixed >> 31
