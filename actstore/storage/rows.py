@@ -47,6 +47,12 @@ class Added(NamedTuple):
 _REQUIRED = ("example_id", "model", "site", "pooling")
 _WORDS = ("pooling", "region", "token_role")
 _BITS = {"int32": 31, "int64": 63}
+_KINDS: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "int32": (int, np.integer),
+    "int64": (int, np.integer),
+    "float32": (int, float, np.integer, np.floating),
+}
 _NONE = type(None)
 
 
@@ -93,6 +99,11 @@ def _check_cells(name: str, type_: str, cells: Sequence[Any]) -> None:
         import pyarrow as pa
 
         field = schema.metadata_schema().field(name)
+        # Arrow would take 2.5 for 2, and bytes for text; their keys would hash otherwise.
+        kinds = _KINDS[type_]
+        for cell in cells:
+            if cell is not None and (not isinstance(cell, kinds) or isinstance(cell, bool)):
+                raise UsageError(f"column {name} must hold {field.type}, got {cell!r}")
         try:
             pa.array(cells, field.type)
         except (pa.ArrowException, TypeError, UnicodeEncodeError, OverflowError) as error:
