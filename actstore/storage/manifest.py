@@ -178,12 +178,12 @@ def decode(data: bytes, where: str) -> Manifest:
             )
         shards = tuple(
             ShardEntry(**{**entry, "pages": tuple(map(tuple, entry["pages"]))})
-            for entry in document["shards"]
+            for entry in _list(document, "shards")
         )
         for shard in shards:
             _check_path(shard.path, where)
             _check_shard(shard)
-        labels = tuple(LabelEntry(**entry) for entry in document["labels"])
+        labels = tuple(LabelEntry(**entry) for entry in _list(document, "labels"))
         for overlay in labels:
             _check_path(overlay.path, where)
             _check_size(overlay.path, "rows", overlay.rows, 1)
@@ -196,12 +196,19 @@ def decode(data: bytes, where: str) -> Manifest:
             message=document["message"],
             shards=shards,
             labels=labels,
-            runs=tuple(Run(**entry) for entry in document["runs"]),
+            runs=tuple(Run(**entry) for entry in _list(document, "runs")),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CorruptStoreError):
             raise
         raise CorruptStoreError(f"{where} is damaged ({error}): restore it from a copy") from error
+
+
+def _list(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    found = document[key]
+    if not isinstance(found, list):
+        raise ValueError(f"{key} is no list")
+    return found
 
 
 def _check_shard(shard: ShardEntry) -> None:
@@ -306,7 +313,7 @@ def publish(root: Path, manifest: Manifest, staging: Path) -> bool:
         CommitError: the disk is full or failed; the message says which commit stands.
     """
     target = layout.manifest_path(root, manifest.number)
-    draft = staging / target.name
+    draft = staging / f"{layout.new_transaction()}.json"  # once linked it is the commit itself
     try:
         layout.write_durably(draft, manifest.encode())
         try:
