@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--token", help="a token to use in place of hf_write")
     parser.add_argument("--user", default="alice", help="the owner of --token")
     parser.add_argument("--org", default="org", help="the organisation --token may write to")
-    parser.add_argument("--xet", action="store_true", help="keep large files in a Xet store")
+    parser.add_argument("--xet", choices=["http", "local"], help="let clients use Xet")
     given = parser.parse_args()
     token, users = "hf_write", dict(DEFAULT_USERS)
     if given.token:
@@ -32,7 +32,7 @@ def main() -> None:
     )
     with hub:
         home = given.root.resolve() / "client"
-        for name, value in hub_settings(hub, home, token=token, xet=given.xet).items():
+        for name, value in hub_settings(hub, home, token=token, xet=given.xet is not None).items():
             print(f"export {name}={shlex.quote(value)}")
         print(f"# request log: curl {hub.url}/__log   Stop with Ctrl-C.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):

@@ -7,7 +7,7 @@ import threading
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-Origin = Literal["hub", "objects"]
+Origin = Literal["hub", "objects", "cas"]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
@@ -181,7 +182,7 @@ def resolve_cache(
 ) -> Answer:
     repository, commit, _, entry = _readable_file(services, request, kinds, id, rest)
     headers = _file_headers(services, repository, commit, entry) | {"ETag": f'"{entry.oid}"'}
-    return _ranged(services, request, entry.sha256, headers)
+    return ranged(request, services.content(entry.sha256), headers)
 
 
 @objects.on("GET", "/objects/{sha256}")
@@ -191,12 +192,11 @@ def download(services: Services, request: Request, *, sha256: str) -> Answer:
     headers = {"ETag": f'"{sha256}"', "Accept-Ranges": "bytes"}
     if disposition := request.query.get("response-content-disposition"):
         headers["Content-Disposition"] = disposition[0]
-    return _ranged(services, request, sha256, headers)
+    return ranged(request, services.content(sha256), headers)
 
 
-def _ranged(services: Services, request: Request, sha256: str, headers: dict[str, str]) -> Answer:
+def ranged(request: Request, path: Path, headers: dict[str, str]) -> Answer:
     """The whole file, or the one range asked for; 416 when it lies behind the end."""
-    path = services.content(sha256)
     size = path.stat().st_size
     headers = {"Content-Type": "application/octet-stream", **headers}
     found = RANGE.match(request.headers.get("Range", ""))

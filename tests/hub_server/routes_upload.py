@@ -1,4 +1,4 @@
-"""Routes of a push: preupload, the LFS batch and its PUTs, Xet tokens, and the commit itself."""
+"""Routes of a push: preupload, the LFS batch and its PUTs, and the commit itself."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import base64
 import fnmatch
 import json
 import re
-import secrets
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -16,7 +14,6 @@ from tests.hub_server.accounts import User
 from tests.hub_server.answers import Answer, ApiError, entry_not_found, revision_not_found
 from tests.hub_server.exchange import Request
 from tests.hub_server.registry import (
-    check_files_readable,
     check_may_open_pull_request,
     check_readable,
     check_writable,
@@ -37,7 +34,6 @@ from tests.hub_server.services import Services
 MAX_REGULAR_BYTES = 10 << 20
 MAX_PREUPLOAD_FILES = 256
 MAX_LFS_FILES = 25_000
-TOKEN_LIFETIME = 3600
 BAD_POINTER = "LFS pointer pointed to a file that does not exist"
 LFS_JSON = {"Content-Type": "application/vnd.git-lfs+json"}
 
@@ -45,7 +41,7 @@ routes = Routes()
 objects = Routes()
 
 
-def _proposer(services: Services, request: Request, repository: Repository) -> User:
+def proposer(services: Services, request: Request, repository: Repository) -> User:
     """Who may send content: a writer, or with `create_pr` anyone with a write token."""
     user = services.user(request)
     if request.flag("create_pr"):
@@ -57,7 +53,7 @@ def _proposer(services: Services, request: Request, repository: Repository) -> U
 def preupload(services: Services, request: Request, *, kinds: str, id: str, rev: str) -> Answer:
     """For each file: large or regular, ignored or not, and what is there under its name now."""
     repository = services.readable(request, kinds, id)
-    _proposer(services, request, repository)
+    proposer(services, request, repository)
     commit = repository.commit_at(unquote(rev))
     asked = request.body.json()
     if len(asked["files"]) > MAX_PREUPLOAD_FILES:
@@ -229,42 +225,11 @@ def verify(services: Services, request: Request, *, id: str, kinds: str = "model
     return Answer.json({}, headers=LFS_JSON)
 
 
-@routes.on("GET", "/api/{kinds}/{id}/xet-{word}-token/{rev}")
-def xet_token(
-    services: Services,
-    request: Request,
-    *,
-    kinds: str,
-    id: str,
-    word: str,
-    rev: str,
-) -> Answer:
-    """Where hf_xet keeps chunks, in headers and in the body: different readers look at each."""
-    repository = services.readable(request, kinds, id)
-    if word == "write":
-        _proposer(services, request, repository)
-    else:
-        check_files_readable(repository, services.user(request))
-    if services.xet is None or word not in ("read", "write"):
-        raise ApiError(404, "Xet is not enabled on this Hub")
-    if not request.flag("create_pr"):
-        repository.commit_at(unquote(rev))
-    token, expires = secrets.token_hex(16), int(time.time()) + TOKEN_LIFETIME
-    return Answer.json(
-        {"casUrl": services.xet.cas_url, "accessToken": token, "exp": expires},
-        headers={
-            "X-Xet-Cas-Url": services.xet.cas_url,
-            "X-Xet-Access-Token": token,
-            "X-Xet-Token-Expiration": str(expires),
-        },
-    )
-
-
 @routes.on("POST", "/api/{kinds}/{id}/commit/{rev}")
 def commit(services: Services, request: Request, *, kinds: str, id: str, rev: str) -> Answer:
     """All operations or none, on the head that is there when the body has arrived."""
     repository = services.readable(request, kinds, id)
-    user = _proposer(services, request, repository)
+    user = proposer(services, request, repository)
     lines = [json.loads(line) for line in request.body.read().splitlines() if line.strip()]
     headers = [line["value"] for line in lines if line["key"] == "header"]
     if len(headers) != 1 or not headers[0].get("summary"):

@@ -7,12 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from tests.hub_server import routes_account, routes_content, routes_social, routes_upload
+from tests.hub_server import (
+    routes_account,
+    routes_content,
+    routes_social,
+    routes_upload,
+    routes_xet,
+)
 from tests.hub_server.accounts import DEFAULT_USERS, User
 from tests.hub_server.answers import Answer
 from tests.hub_server.exchange import Listener, Request
 from tests.hub_server.faults import FaultRules
-from tests.hub_server.log import RequestLog
+from tests.hub_server.log import Origin, RequestLog
 from tests.hub_server.registry import Registry
 from tests.hub_server.repository import (
     GITATTRIBUTES,
@@ -27,7 +33,7 @@ from tests.hub_server.repository import (
 from tests.hub_server.routing import Routes
 from tests.hub_server.services import Services, Signer
 from tests.hub_server.storage import ObjectStore
-from tests.hub_server.xet import XetStore
+from tests.hub_server.xet import XetMode, XetStore
 
 MULTIPART_BYTES = 64 << 20
 TREE_PAGE = 1000
@@ -36,8 +42,9 @@ HUB_ROUTES = (
     routes_social.routes,
     routes_upload.routes,
     routes_content.routes,
+    routes_xet.routes,
 )
-OBJECT_ROUTES = (routes_content.objects, routes_upload.objects)
+OBJECT_ROUTES = (routes_content.objects, routes_upload.objects, routes_xet.objects)
 
 
 class Hub:
@@ -49,6 +56,10 @@ class Hub:
     Everything lives under `root`: a stopped Hub started again on it knows the same repositories.
     Tokens: `hf_write` (user alice, may write to organisation org), `hf_read` (alice, read only),
     `hf_other` (user bob), unless `users` maps other tokens to `User`s.
+
+    `xet` lets clients that have Xet on use it: "http" (any number of clients, every byte in the
+    log, from a third port) or "local" (hf_xet opens the folder itself, one client process at a
+    time). None refuses Xet, and clients must have it off.
     """
 
     def __init__(
@@ -58,7 +69,7 @@ class Hub:
         users: Mapping[str, User] | None = None,
         port: int = 0,
         object_port: int = 0,
-        xet: bool = False,
+        xet: XetMode | None = None,
         multipart_bytes: int = MULTIPART_BYTES,
         tree_page: int = TREE_PAGE,
         link_lifetime: float = 3600,
@@ -74,28 +85,32 @@ class Hub:
             objects=ObjectStore(root / "objects"),
             users=DEFAULT_USERS if users is None else users,
             signer=Signer(root, link_lifetime),
-            xet=XetStore(root / "xet") if xet else None,
+            xet=XetStore(root / "xet", xet) if xet else None,
             multipart_bytes=multipart_bytes,
             tree_page=tree_page,
         )
         self.services.objects.write(GITATTRIBUTES.encode())
-        self._hub = self._listener(port, HUB_ROUTES, is_hub=True)
-        self._objects = self._listener(object_port, OBJECT_ROUTES, is_hub=False)
-        self.url = self.services.url = self._hub.url
-        self.object_url = self.services.object_url = self._objects.url
+        self._listeners = [
+            self._listener("hub", port, HUB_ROUTES),
+            self._listener("objects", object_port, OBJECT_ROUTES),
+            *([self._listener("cas", 0, (routes_xet.cas,))] if xet == "http" else []),
+        ]
+        self.url = self.services.url = self._listeners[0].url
+        self.object_url = self.services.object_url = self._listeners[1].url
+        self.services.cas_url = self._listeners[-1].url
         self._threads: list[threading.Thread] = []
 
-    def _listener(self, port: int, tables: tuple[Routes, ...], *, is_hub: bool) -> Listener:
+    def _listener(self, origin: Origin, port: int, tables: tuple[Routes, ...]) -> Listener:
         routes = Routes.joined(tables)
 
         def respond(request: Request) -> Answer:
-            if is_hub and request.path == "/__log":
+            if origin == "hub" and request.path == "/__log":
                 return self._answer_log(request)
             return routes.answer(self.services, request)
 
         return Listener(
             port=port,
-            origin="hub" if is_hub else "objects",
+            origin=origin,
             respond=respond,
             log=self.log,
             faults=self.faults,
@@ -110,7 +125,7 @@ class Hub:
         return Answer.json(self.log.as_json())
 
     def start(self) -> Self:
-        for listener in (self._hub, self._objects):
+        for listener in self._listeners:
             thread = threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -118,10 +133,10 @@ class Hub:
 
     def stop(self) -> None:
         """Close both ports and every open connection."""
-        for listener, thread in zip((self._hub, self._objects), self._threads, strict=False):
+        for listener, thread in zip(self._listeners, self._threads, strict=False):
             listener.shutdown()
             thread.join()
-        for listener in (self._hub, self._objects):
+        for listener in self._listeners:
             listener.close_connections()
             listener.server_close()
         self._threads = []

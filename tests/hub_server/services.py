@@ -7,7 +7,7 @@ import hmac
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.hub_server.accounts import User, authenticate
@@ -65,6 +65,8 @@ class Services:
     """Entries on a page of a tree listing."""
     url: str = ""
     object_url: str = ""
+    cas_url: str = ""
+    xet_tokens: set[str] = field(default_factory=set)
 
     def user(self, request: Request) -> User | None:
         return authenticate(request.token, self.users)
