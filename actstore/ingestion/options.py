@@ -42,6 +42,14 @@ class Options:
     """Name of a recipe's sidecar: file to read for it."""
 
 
+def model_unknown() -> UsageError:
+    """Return the error for a source that does not say which model its vectors are from."""
+    return UsageError(
+        "the model is not recorded in this layout; name it with --model, "
+        "such as --model meta-llama/Llama-3.1-8B-Instruct"
+    )
+
+
 def checked_options(
     *, site: str | None = None, layer: int | None = None, **others: object
 ) -> Options:

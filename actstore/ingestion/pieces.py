@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from actstore.errors import LayoutError, UsageError
+from actstore.errors import LayoutError
 from actstore.ingestion.axes import CHUNK_BYTES
+from actstore.ingestion.options import model_unknown
 from actstore.storage.rows import RowBatch
 
 _NEEDED = ("model", "example_id", "site", "pooling")
@@ -65,10 +66,7 @@ class Pile:
             column = batch.columns.get(name)
             if (batch.constants.get(name) is None) if column is None else (None in column):
                 if name == "model":
-                    raise UsageError(
-                        "the model is not recorded in this source; name it with --model, "
-                        "such as --model meta-llama/Llama-3.1-8B-Instruct"
-                    )
+                    raise model_unknown()
                 raise LayoutError(f"no value for column {name}, which every row needs")
         return batch
 

@@ -359,8 +359,16 @@ def _check_references(recipe: Recipe, problems: _Problems) -> None:
     parts = {name for each in recipe.files for name in (*each.template.names, *each.constants)}
     keys = {name for each in recipe.tensors if each.key for name in each.key.names}
     sidecars = {each.name for each in recipe.sidecars}
-    columns = {*recipe.columns, *(name for each in recipe.tensors for name in each.columns)}
-    known = {"path": parts, "key": keys, "sidecar": sidecars, "column": columns}
+    known = {
+        "path": parts,
+        "key": keys,
+        "sidecar": sidecars,
+        "column": set(schema.metadata_names()),  # one that is not given here, an option may give
+    }
+    # A template that cannot be read defines nothing; what refers to it is not at fault.
+    for root, place in (("path", "files"), ("key", "tensors")):
+        if any(key.startswith(place) for key in problems.keys):
+            del known[root]
     for where, expression in _expressions(recipe):
         for ref in expression.references:
             name = ref.rest.partition(".")[0] if ref.root in ("sidecar", "path") else ref.rest

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from actstore import schema
-from actstore.errors import UsageError
 from actstore.ingestion.axes import Grid, blocks, limited
 from actstore.ingestion.expression import compile_expression
+from actstore.ingestion.options import model_unknown
 from actstore.ingestion.recipe import ColumnSource
 from actstore.ingestion.scope import FileScope, column_value
 from actstore.storage.rows import RowBatch
@@ -99,7 +99,4 @@ def batches(
 def _check_model(constant: Mapping[str, Any], columns: Mapping[str, Sequence[Any]]) -> None:
     found = columns["model"] if "model" in columns else [constant.get("model")]
     if None in found:
-        raise UsageError(
-            "the model is not recorded in this layout; name it with --model, "
-            "such as --model meta-llama/Llama-3.1-8B-Instruct"
-        )
+        raise model_unknown()

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.errors import ForeignFileError, LayoutError, UnreadableFileError, UsageError
+from actstore.errors import ForeignFileError, LayoutError, UnreadableFileError
 from actstore.ingestion.axes import CHUNK_BYTES, pooled
 from actstore.ingestion.containers.parquet import TableSource
 from actstore.ingestion.documents import to_json
 from actstore.ingestion.expression import Reference
-from actstore.ingestion.options import Pool
+from actstore.ingestion.options import Pool, model_unknown
 from actstore.ingestion.plan import effective_columns, expressions_of
 from actstore.ingestion.readers import Context, Reader, reader
 from actstore.ingestion.recipe import ColumnSource, Recipe
@@ -215,7 +215,7 @@ class _Rows:
         if "split" not in known:
             constants["split"] = self._place.split
         if any(model is None for model in known["model"]):
-            raise UsageError("the model is not recorded in this table; name it with --model")
+            raise model_unknown()
         return constants
 
     def _read_metadata(self) -> dict[str, list[Any]]:

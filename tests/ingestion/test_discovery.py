@@ -1,0 +1,199 @@
+"""Finding files: natural order, links, hidden files, caches, and which recipe fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from actstore.errors import RecipeError, UsageError
+from actstore.ingestion import recipe as recipes
+from actstore.ingestion.discovery import (
+    assign,
+    cache_names,
+    discover,
+    evenly,
+    natural,
+    walk,
+)
+from actstore.ingestion.recipe import Recipe
+from tests.layouts import amber, spatialeval
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+
+
+def simple(path: str, name: str = "r", more: str = "") -> Recipe:
+    return recipes.parse(
+        f'name = "{name}"\ncontainer = "numpy"\n{more}\n[[files]]\npath = "{path}"\n'
+        '[[tensors]]\nkey = "v"\naxes = [["hidden"]]\n'
+        '[columns]\nexample_id = "{stem}"\nsite = "s"\npooling = "last"\nmodel = "m"\n'
+    )
+
+
+def test_natural_order() -> None:
+    names = ["batch_10", "batch_2", "batch_02b", "a", "10", "9", ""]
+    assert sorted(names, key=natural) == ["", "9", "10", "a", "batch_02b", "batch_2", "batch_10"]
+
+
+def test_walk_goes_folder_by_folder_in_natural_order(tmp_path: Path) -> None:
+    touch(tmp_path, "L10/b_1.pt", "L2/b_10.pt", "L2/b_9.pt", "L2-old/b_1.pt", "a.csv")
+    found = [entry.relative for entry in walk([tmp_path])]
+    assert found == ["L2/b_9.pt", "L2/b_10.pt", "L2-old/b_1.pt", "L10/b_1.pt", "a.csv"]
+
+
+def test_hidden_files_are_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, ".hidden.pt", ".git/x.pt", "a/.cache/y.pt", "a/b.pt")
+    assert [entry.relative for entry in walk([tmp_path])] == ["a/b.pt"]
+
+
+def test_links_do_not_lead_out_of_the_source(tmp_path: Path) -> None:
+    touch(tmp_path, "outside/secret.pt", "source/inside/a.pt")
+    source = tmp_path / "source"
+    (source / "folder").symlink_to(tmp_path / "outside")
+    (source / "file.pt").symlink_to(tmp_path / "outside/secret.pt")
+    (source / "dangling").symlink_to(tmp_path / "nowhere")
+    (source / "same.pt").symlink_to(source / "inside/a.pt")
+    (source / "inside" / "loop").symlink_to(source)
+    assert [entry.relative for entry in walk([source])] == ["inside/a.pt", "same.pt"]
+
+
+def test_a_source_may_itself_be_a_link(tmp_path: Path) -> None:
+    touch(tmp_path, "far/away/a.pt")
+    (tmp_path / "activations").symlink_to(tmp_path / "far/away")
+    (found,) = walk([tmp_path / "activations"])
+    assert found.relative == "a.pt"
+    assert found.path == tmp_path / "activations" / "a.pt"
+
+
+def test_overlapping_sources_give_each_file_once(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.pt", "a/2.pt", "b/1.pt")
+    found = walk([tmp_path / "a", tmp_path / "a/1.pt", tmp_path / "b"])
+    assert [entry.path.relative_to(tmp_path).as_posix() for entry in found] == [
+        "a/1.pt",
+        "a/2.pt",
+        "b/1.pt",
+    ]
+
+
+def test_a_source_must_exist_and_hold_files(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file or folder"):
+        walk([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="holds no file"):
+        discover([tmp_path / "empty"], recipe=simple("{k}.npz"))
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["/r/a", "/r/b"], ["a", "b"]),
+        (["/r/p1/data/acts", "/r/p2/data/acts"], ["p1", "p2"]),
+        (["/r/p1/acts", "/r/p2/x/acts"], ["p1", "p2/x"]),
+        (["/r", "/r/val"], ["r", "val"]),
+        (["/r/a/x", "/r/a/y", "/r/b/x"], ["a/x", "a/y", "b/x"]),
+    ],
+)
+def test_caches_are_named_by_what_sets_them_apart(folders: list[str], names: list[str]) -> None:
+    found = cache_names([Path(folder) for folder in folders])
+    assert [found[Path(folder)] for folder in folders] == names
+
+
+def test_several_sources_are_several_caches(tmp_path: Path) -> None:
+    touch(tmp_path, "one/acts/L1/x.npz", "two/acts/L1/x.npz", "two/acts/L2/x.npz")
+    entries = walk([tmp_path / "one/acts", tmp_path / "two"])
+    files, others = assign(simple("L{layer:int}/x.npz"), entries)
+    assert [(file.cache, file.parts["layer"]) for file in files] == [
+        ("one", 1),
+        ("two", 1),
+        ("two", 2),
+    ]
+    assert not others
+    files, _ = assign(simple("L{layer:int}/x.npz"), walk([tmp_path / "two"]))
+    assert [file.cache for file in files] == [None, None]
+
+
+def test_folders_above_the_source_complete_a_template(tmp_path: Path) -> None:
+    touch(tmp_path, "cache/L7/x.npz")
+    (file,), _ = assign(simple("L{layer:int}/x.npz"), walk([tmp_path / "cache/L7"]))
+    assert (file.relative, file.parts) == ("x.npz", {"layer": 7})
+    assert file.folder == tmp_path / "cache"
+    (found,), _ = assign(simple("L{layer:int}/x.npz"), walk([tmp_path / "cache/L7/x.npz"]))
+    assert found.parts == {"layer": 7}
+    assert assign(simple("{task}/x.npz"), walk([tmp_path / "cache/L7"]))[0] == []
+
+
+def test_a_pattern_may_ask_for_a_file_beside(tmp_path: Path) -> None:
+    touch(tmp_path, "d/train/state.npz", "d/marker.json", "e/train/state.npz")
+    text = simple("{split}/state.npz").text.replace(
+        "[[tensors]]",
+        'beside = "../marker.json"\nfolder = true\n[[files]]\npath = "state.npz"\n[[tensors]]',
+    )
+    files, others = assign(recipes.parse(text), walk([tmp_path]))
+    assert [file.parts for file in files] == [{"split": "train"}, {}]
+    assert files[0].content == tmp_path / "d/train"
+    assert not others
+
+
+def test_the_first_pattern_that_fits_is_taken(tmp_path: Path) -> None:
+    touch(tmp_path, "tqa/x.npz", "x.npz")
+    text = simple("{mode:tqa|vqa}/{k}.npz").text.replace(
+        "[[tensors]]", '[[files]]\npath = "{k}.npz"\nconstants = { mode = "none" }\n[[tensors]]'
+    )
+    files, _ = assign(recipes.parse(text), walk([tmp_path]))
+    assert [file.parts["mode"] for file in files] == ["tqa", "none"]
+
+
+def test_the_recipe_is_found_by_path_and_content(tmp_path: Path) -> None:
+    spatialeval.write_cache(tmp_path / "a")
+    amber.write_samples(tmp_path / "b", samples=2, layers=2)
+    known = list(recipes.known().values())
+    for folder, name in (("a", "spatialeval"), ("b", "amber")):
+        found = discover([tmp_path / folder], recipe=None, recipes=known)
+        assert (found.recipe.name, found.detected) == (name, True)
+    with pytest.raises(RecipeError, match=r"2 recipes fit \(amber, spatialeval\).*--recipe NAME"):
+        discover([tmp_path], recipe=None, recipes=known)
+    chosen = discover([tmp_path], recipe=recipes.load("amber"))
+    assert not chosen.detected
+    assert len(chosen.files) == 2
+
+
+def test_a_damaged_sample_does_not_hide_the_layout(tmp_path: Path) -> None:
+    amber.write_samples(tmp_path, samples=30, layers=1)
+    for path in (tmp_path / "sample_0000.pt", tmp_path / "sample_0029.pt"):
+        path.write_bytes(b"PK garbage")
+    found = discover([tmp_path], recipe=None, recipes=recipes.known().values())
+    assert found.recipe.name == "amber"
+
+
+def test_where_nothing_fits_the_error_says_what_was_seen(tmp_path: Path) -> None:
+    torch.save({"weights": torch.ones(3)}, tmp_path / "probe.pt")
+    touch(tmp_path, "notes.txt", "more.txt")
+    with pytest.raises(RecipeError) as caught:
+        discover([tmp_path], recipe=None, recipes=recipes.known().values())
+    text = str(caught.value)
+    for words in ("no recipe fits", "3 files (2 .txt, 1 .pt)", "probe.pt", "amber", "--recipe"):
+        assert words in text
+    with pytest.raises(RecipeError, match=r"no file fits recipe amber \(sample_"):
+        discover([tmp_path], recipe=recipes.load("amber"))
+
+
+def test_generic_recipes_come_second(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", v=np.ones(3, np.float32))
+    special = simple("{k}.npz", "special")
+    generic = simple("{k}.npz", "generic", "generic = true")
+    assert discover([tmp_path], recipe=None, recipes=[generic, special]).recipe is special
+    assert discover([tmp_path], recipe=None, recipes=[generic]).recipe is generic
+
+
+def test_samples_are_spread_evenly(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{number}.npz" for number in range(100)))
+    files, _ = assign(simple("{k:int}.npz"), walk([tmp_path]))
+    assert [file.parts["k"] for file in evenly(files, 4)] == [0, 33, 66, 99]
+    assert len(evenly(files[:3], 4)) == 3
