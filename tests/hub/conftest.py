@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import HfApi, close_session, constants
+from huggingface_hub import HfApi, constants
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from tests.hub_server import Hub, hub_env
@@ -27,7 +27,6 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     """A Hub of its own for each test; a bug in its routes fails the test."""
     with Hub(tmp_path / "hub") as running:
         yield running
-    close_session()
     assert running.crashes == []
 
 

@@ -40,5 +40,5 @@ def upload(
 def plain(hub: Hub, method: str, path: str, **headers: str) -> httpx2.Response:
     """One request without huggingface_hub, not following redirects."""
     url = path if path.startswith("http") else hub.url + path
-    with httpx2.Client(trust_env=False) as client:
+    with httpx2.Client(trust_env=False, verify=False) as client:
         return client.request(method, url, headers=headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any
 from urllib.parse import unquote
 
@@ -207,12 +208,11 @@ def discussion_details(
     discussion = _discussion(repository, num)
     facts = {**_summary(repository, discussion), "events": list(discussion.events)}
     if discussion.is_pull_request:
-        ref = f"refs/pr/{num}"
         base, _ = _proposed(repository, num)
-        new = [c for c in repository.history(ref) if c.oid != base.oid]
-        new = new[: next((i for i, c in enumerate(repository.history(ref)) if c == base), None)]
+        ahead = takewhile(lambda c: c.oid != base.oid, repository.history(f"refs/pr/{num}"))
         facts["events"] += [
-            _event("commit", c.author, {"subject": c.title, "oid": c.oid}) for c in reversed(new)
+            _event("commit", c.author, {"subject": c.title, "oid": c.oid})
+            for c in reversed(list(ahead))
         ]
         facts["changes"] = {"base": MAIN, "mergeCommitId": discussion.merge_commit}
         facts["filesWithConflicts"] = _conflicts(repository, num)
