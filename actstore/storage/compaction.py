@@ -52,6 +52,7 @@ class _Merge(NamedTuple):
 def compact(
     root: Path | str,
     *,
+    join: bool = True,
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int], None] | None = None,
 ) -> Compacted:
@@ -59,6 +60,8 @@ def compact(
 
     Args:
         root: folder of the store.
+        join: join small shards too; otherwise only those with new labels are written anew,
+            and all others stay the files they are.
         shard_bytes: vector bytes up to which shards are joined.
         progress: called with the vector bytes rewritten so far.
 
@@ -70,7 +73,7 @@ def compact(
     manifests.load(path)
     prepare(path)
     for _ in range(_ATTEMPTS):
-        result = _attempt(path, shard_bytes, progress)
+        result = _attempt(path, shard_bytes if join else 0, progress)
         if result is not None:
             return result
     raise CommitError(
@@ -104,6 +107,7 @@ def _attempt(
                 progress(done)
         staging.place(files)
         replaced = {entry.path for merge in merges for entry in merge.entries}
+        folded = sum(len(rows) for rows in overlays.values())
 
         def build(latest: Manifest) -> Manifest | None:
             if latest.labels != base.labels or not replaced <= {s.path for s in latest.shards}:
@@ -113,9 +117,12 @@ def _attempt(
                 for shard in latest.shards
                 if shard.path in made or shard.path not in replaced
             ]
+            folding = len(replaced) == len(made)
             return latest.next(
-                operation="compact",
-                message=f"{len(replaced)} shards became {len(made)}",
+                operation="fold" if folding else "compact",
+                message=f"labels of {folded} rows written into {len(made)} shards"
+                if folding
+                else f"{len(replaced)} shards became {len(made)}",
                 shards=tuple(shards),
                 labels=(),
             )
@@ -130,7 +137,6 @@ def _attempt(
             return None
         staging.done()
         card.refresh(root)
-        folded = sum(len(rows) for rows in overlays.values())
         return Compacted(commit.number, len(base.shards), len(commit.shards), folded)
     finally:
         staging.close()
