@@ -133,7 +133,7 @@ class Snapshot:
         numbers = np.searchsorted(self.offsets, ids, "right") - 1
         involved = np.flatnonzero(np.bincount(numbers, minlength=1))
         width, dtype = self._shape_of(involved)
-        if out is not None and out.shape != (count, width):
+        if out is not None and out.shape != (count, width) and (count or len(out)):
             raise UsageError(f"out has shape {out.shape}, the rows need {(count, width)}")
         if count == 0:
             return np.empty((0, width), dtype) if out is None else out
