@@ -223,7 +223,7 @@ def _check_shard(shard: ShardEntry) -> None:
         raise ValueError(f"{shard.path} has the layer {shard.layer!r}")
     for offset, rows in shard.pages:
         _check_size(shard.path, "a page at", offset, 0)
-        _check_size(shard.path, "page rows", rows, 0)
+        _check_size(shard.path, "page rows", rows, 1)
 
 
 def _check_size(path: str, name: str, value: Any, least: int) -> None:
