@@ -28,7 +28,7 @@ from actstore.ingestion.template import Template, compile_template
 
 T = TypeVar("T")
 
-_TOP = [
+TOP = [
     "name",
     "title",
     "description",
@@ -45,11 +45,11 @@ _TOP = [
     "sidecars",
     "notes",
 ]
-_FILES = ["path", "name", "container", "constants", "folder", "beside", "example"]
-_TENSORS = ["key", "axes", "files", "columns", "squeeze", "optional", "width", "mask"]
-_COLUMN = ["from", "map", "pattern", "default"]
-_EXTRA = ["keep", "drop", "add"]
-_SIDECARS = [
+FILES = ["path", "name", "container", "constants", "folder", "beside", "example"]
+TENSORS = ["key", "axes", "files", "columns", "squeeze", "optional", "width", "mask"]
+COLUMN = ["from", "map", "pattern", "default"]
+EXTRA = ["keep", "drop", "add"]
+SIDECARS = [
     *("name", "paths", "format", "records", "class_column"),
     *("on", "row", "many", "merge", "required"),
 ]
@@ -66,7 +66,7 @@ def build(document: Mapping[str, Any], text: str, origin: Path | None) -> Recipe
     """
     problems = _Problems()
     table = _Table(document, "", problems)
-    table.only(_TOP)
+    table.only(TOP)
     sidecars = tuple(_sidecar(each) for each in table.tables("sidecars"))
     files = tuple(_files(each) for each in table.tables("files"))
     tensors = tuple(_tensor(each) for each in table.tables("tensors"))
@@ -74,7 +74,7 @@ def build(document: Mapping[str, Any], text: str, origin: Path | None) -> Recipe
     notes = tuple(_note(each) for each in table.tables("notes"))
     reader = table.text("reader", default="generic")
     extra = table.table("extra")
-    extra.only(_EXTRA)
+    extra.only(EXTRA)
     more = extra.table("add")
     recipe = Recipe(
         name=table.text("name", pattern=_NAME),
@@ -219,7 +219,7 @@ class _Table:
 
 
 def _files(table: _Table) -> FilePattern:
-    table.only(_FILES)
+    table.only(FILES)
     return FilePattern(
         template=table.template("path", "/"),
         name=table.text("name", default=None),
@@ -232,7 +232,7 @@ def _files(table: _Table) -> FilePattern:
 
 
 def _tensor(table: _Table) -> TensorSpec:
-    table.only(_TENSORS)
+    table.only(TENSORS)
     return TensorSpec(
         key=table.template("key", ".") if table.content.get("key") else None,
         axes=_axes(table),
@@ -280,7 +280,7 @@ def _column(name: str, table: _Table) -> ColumnSource:
         source = ColumnSource(expression=table.expression(name))
     else:
         inner = _Table(value, table.at(name), table.problems)
-        inner.only(_COLUMN)
+        inner.only(COLUMN)
         if "from" not in value:
             table.problems.add(inner.at("from"), "nothing", "an expression; it is required")
             return ColumnSource(expression=Expression(None, ()))
@@ -306,7 +306,7 @@ def _pattern(text: str, table: _Table) -> re.Pattern[str] | None:
 
 
 def _sidecar(table: _Table) -> SidecarSpec:
-    table.only(_SIDECARS)
+    table.only(SIDECARS)
     on = table.table("on")
     paths = table.texts("paths")
     for path in paths:
