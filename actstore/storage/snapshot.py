@@ -13,7 +13,14 @@ from actstore.errors import MixedVectorsError, UsageError
 from actstore.storage import manifest as manifests
 from actstore.storage import metadata
 from actstore.storage.manifest import Manifest, ShardEntry
-from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy, open_shard
+from actstore.storage.mapping import (
+    Gatherer,
+    MappedMatrix,
+    MappedShard,
+    ShardReader,
+    copy,
+    open_shard,
+)
 
 _OPEN_SHARDS = 256
 """Shards kept open at a time, well below the usual limit of 1,024 files per process."""
@@ -156,7 +163,7 @@ class Snapshot:
         known = self._last_gatherer
         if known is not None and known[0] == key:
             return known[1]
-        matrices: list[np.ndarray] = []
+        matrices: list[MappedMatrix] = []
         starts: list[int] = []
         for number in involved.tolist():
             reader = self._reader(number)
@@ -166,8 +173,8 @@ class Snapshot:
             for matrix in reader.matrices:
                 matrices.append(matrix)
                 starts.append(start)
-                start += len(matrix)
-        if len({matrix.dtype for matrix in matrices}) > 1:
+                start += len(matrix.vectors)
+        if len({matrix.vectors.dtype for matrix in matrices}) > 1:
             return None
         found = Gatherer(matrices, np.array(starts, np.int64))
         self._last_gatherer = key, found
