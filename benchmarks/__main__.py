@@ -1,0 +1,79 @@
+"""Runs the benchmarks and prints what was asked for beside what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.corpus import Corpus
+from benchmarks.measure import Outcome, machine
+
+NAMES = (
+    *("full_read", "random_rows", "select", "sql_vectors", "write", "ingest"),
+    *("memory", "size", "metadata_sql", "open_many", "cli_start"),
+)
+
+
+def main() -> int:
+    """Run what the command line names; 1 when a target is missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}")
+    parser.add_argument("--quick", action="store_true", help="small data: does it run at all?")
+    parser.add_argument("--data", type=Path, help="folder to keep the data in between runs")
+    parser.add_argument("--json", type=Path, help="file for the numbers")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(NAMES)
+    if unknown:
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
+    names = options.names or NAMES
+    if options.data is not None:
+        options.data.mkdir(parents=True, exist_ok=True)
+        outcomes = _run(names, options.data, options.quick)
+    else:
+        with tempfile.TemporaryDirectory(prefix="actstore-benchmarks-") as folder:
+            outcomes = _run(names, Path(folder), options.quick)
+    print(f"\n{machine()}\n\n{table(outcomes)}")
+    if options.json is not None:
+        document = {"machine": machine(), "outcomes": [asdict(outcome) for outcome in outcomes]}
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    return int(any(outcome.met is False for outcome in outcomes) and not options.quick)
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Return the outcomes as a Markdown table."""
+    lines = ["| point | what | target | measured | | times |", "|---|---|---|---|---|---|"]
+    marks = {True: "met", False: "**missed**", None: ""}
+    for outcome in outcomes:
+        lines.append(
+            f"| {outcome.point} | {outcome.what} | {outcome.target} | "
+            f"{outcome.value:.3g}{outcome.unit} | {marks[outcome.met]} | {outcome.note} |"
+        )
+    return "\n".join(lines)
+
+
+def _run(names: Sequence[str], folder: Path, quick: bool) -> list[Outcome]:
+    small = {"examples": 96, "layers": 5, "width": 256} if quick else {}
+    corpus = Corpus(folder / ("quick" if quick else "full"), quick=quick, **small)
+    corpus.folder.mkdir(exist_ok=True)
+    outcomes: list[Outcome] = []
+    for name in names:
+        start = time.perf_counter()
+        found = importlib.import_module(f"benchmarks.{name}").run(corpus)
+        seconds = time.perf_counter() - start
+        print(f"{name}: {seconds:.0f} s, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+        for outcome in found:
+            print(f"  {outcome.what}: {outcome.value:.3g}{outcome.unit}", file=sys.stderr)
+        outcomes += found
+    return outcomes
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Point 1: one layer as a torch matrix, against every format that holds just that layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+import actstore
+from benchmarks.corpus import Corpus, matrix_of
+from benchmarks.measure import Outcome, check_same, drop_cache, interleaved
+
+
+def run(corpus: Corpus) -> list[Outcome]:
+    """Read one layer, warm and cold."""
+    store = actstore.open(corpus.store())
+    selection = store.select(layer=corpus.layer)
+    reused = np.empty((corpus.examples, corpus.width), np.float16)
+    candidates = {
+        "actstore": lambda: store.select(layer=corpus.layer).tensor(),
+        "actstore view": lambda: store.select(layer=corpus.layer).tensor(copy=False),
+        "actstore out=": lambda: selection.numpy(out=reused),
+        **peers(corpus),
+    }
+    check_same({name: np.asarray(read()) for name, read in candidates.items()})
+    times = interleaved(candidates, rounds=corpus.rounds)
+
+    def against(peer: str, at_least: float | None = None, ours: str = "actstore") -> Outcome:
+        return Outcome(
+            point=1,
+            what=f"one layer as a torch matrix: {ours} / {peer}",
+            value=times.ratio(peer, ours),
+            at_least=at_least,
+            note=times.note(ours, peer),
+        )
+
+    outcomes = [
+        against("np.load", 1.5),
+        against("np.load", ours="actstore out="),
+        against("np.load", ours="actstore view"),
+        against("pyarrow", 5),
+        against("Lance", 5),
+        against("datasets", 5),
+        against("torch.load(mmap)"),
+        against("safetensors"),
+    ]
+    store.close()
+    return [*outcomes, *_cold(corpus)]
+
+
+def peers(corpus: Corpus) -> dict[str, Callable[[], object]]:
+    """Return what reads one layer into memory of its own, by name."""
+    import datasets
+    import lance
+    import pyarrow.parquet as pq
+    import safetensors.torch
+
+    # Opened once, as the store is.
+    lance_data = lance.dataset(corpus.lance(one_layer=True))
+    hugging_face = datasets.load_from_disk(str(corpus.hugging_face(one_layer=True)))
+    torch_format = hugging_face.with_format("torch", ["activation"], dtype=torch.float16)
+
+    def from_table(table: object) -> torch.Tensor:
+        return torch.from_numpy(matrix_of(table["activation"], corpus.width))  # type: ignore[index]
+
+    return {
+        "np.load": lambda: torch.from_numpy(np.load(corpus.npy)),
+        "torch.load(mmap)": lambda: torch.load(corpus.pt, mmap=True).clone(),
+        "safetensors": lambda: safetensors.torch.load_file(corpus.safetensors)[
+            "activation"
+        ].clone(),
+        "pyarrow": lambda: from_table(pq.read_table(corpus.parquet, columns=["activation"])),
+        "Lance": lambda: from_table(lance_data.to_table(columns=["activation"])),
+        "datasets": lambda: torch_format[:]["activation"],
+    }
+
+
+def _cold(corpus: Corpus) -> list[Outcome]:
+    """Read with nothing in the page cache, opening included."""
+    import pyarrow.parquet as pq
+
+    def ours() -> object:
+        with actstore.open(corpus.store()) as store:
+            return store.select(layer=corpus.layer).tensor()
+
+    shards = next(corpus.store().glob(f"activations/*/*/layer_{corpus.layer:03d}"))
+    times = interleaved(
+        {
+            "actstore": ours,
+            "np.load": lambda: np.load(corpus.npy),
+            "pyarrow": lambda: pq.read_table(corpus.parquet, columns=["activation"]),
+        },
+        rounds=3 if corpus.quick else 9,
+        before=lambda: drop_cache([shards, corpus.npy, corpus.parquet]),
+    )
+    return [
+        Outcome(
+            point=1,
+            what=f"the same, cold, opening included: actstore / {peer}",
+            value=times.ratio(peer, "actstore"),
+            note=times.note("actstore", peer),
+        )
+        for peer in ("np.load", "pyarrow")
+    ]

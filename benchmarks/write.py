@@ -1,0 +1,80 @@
+"""Point 5, second half: writing vectors alone, against a raw write and the peers' writers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+import actstore
+from actstore.storage.manifest import Run, now
+from actstore.storage.writer import StoreWriter
+from benchmarks.corpus import Corpus
+from benchmarks.measure import Outcome, check_same, interleaved
+
+
+def run(corpus: Corpus) -> list[Outcome]:
+    """Write all rows from memory, each way to a durable end where it has one."""
+    batches = [corpus.batch(layer) for layer in range(corpus.layers)]
+    table = corpus.tables()
+
+    def ours() -> None:
+        path = corpus.fresh("written-store")
+        run_ = Run(run_id="b", kind="benchmark", started_at=now())
+        with StoreWriter(path, run=run_) as writer:
+            for batch in batches:
+                writer.add(batch)
+            writer.commit(operation="ingest", message="benchmark")
+
+    candidates: dict[str, Callable[[], object]] = {
+        "actstore": ours,
+        "raw write, fsync": lambda: write_raw(
+            corpus.fresh("written-raw"), [batch.vectors for batch in batches]
+        ),
+        "pyarrow": lambda: _pyarrow(table, corpus.fresh("written.parquet")),
+        "Lance": lambda: _lance(table, corpus.fresh("written.lance")),
+    }
+    times = interleaved(candidates, rounds=3 if corpus.quick else 7)
+    with actstore.open(corpus.folder / "written-store") as store:
+        for layer in (0, corpus.layers - 1):
+            check_same(
+                {"source": batches[layer].vectors, "store": store.select(layer=layer).numpy()}
+            )
+    for name in ("written-store", "written-raw", "written.parquet", "written.lance"):
+        path = corpus.folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return [
+        Outcome(
+            point=5,
+            what=f"writing vectors from memory: actstore / {peer}",
+            value=times.ratio(peer, "actstore"),
+            at_least=at_least,
+            note=times.note("actstore", peer),
+        )
+        for peer, at_least in (("raw write, fsync", 0.4), ("pyarrow", 5.0), ("Lance", 3.0))
+    ]
+
+
+def write_raw(path: Path, blocks: list[np.ndarray]) -> None:
+    """Write the bytes of some arrays to one file and flush it to disk."""
+    with path.open("wb", buffering=0) as file:
+        for block in blocks:
+            file.write(block.data)
+        os.fsync(file.fileno())
+
+
+def _pyarrow(table: pa.Table, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    texts = [name for name in table.column_names if name != "activation"]
+    pq.write_table(table, path, compression="none", use_dictionary=texts, write_page_checksum=True)
+
+
+def _lance(table: pa.Table, path: Path) -> None:
+    import lance
+
+    lance.write_dataset(table, path)
