@@ -32,7 +32,7 @@ def frame(snapshot: Snapshot) -> pl.LazyFrame:
 
     source = _Source(snapshot)
     return register_io_source(
-        source.read, schema=source.schema, explain_name=f"actstore {snapshot.root}"
+        source.read, schema=source.schema, explain_name=f"actstore {snapshot.name}"
     )
 
 

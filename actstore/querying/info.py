@@ -6,8 +6,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from actstore.storage import manifest as manifests
-
 if TYPE_CHECKING:
     from actstore import schema
     from actstore.storage.manifest import ShardEntry
@@ -72,9 +70,9 @@ def describe(snapshot: Snapshot) -> StoreInfo:
     shards = snapshot.shards
     layers = {shard.layer for shard in shards}
     return StoreInfo(
-        path=str(snapshot.root),
+        path=snapshot.name,
         commit=manifest.number,
-        commits=len(manifests.numbers(snapshot.root)),
+        commits=snapshot.files.commits,
         created_at=manifest.created_at,
         rows=snapshot.rows,
         shards=len(shards),

@@ -36,6 +36,12 @@ class Block(NamedTuple):
 
 def blocks(snapshot: Snapshot, rows: np.ndarray, most: int) -> Iterator[Block]:
     """Yield the vectors of ``rows`` (int64, all of one width) in blocks of at most ``most``."""
+    for start, stop in snapshot.portions(rows):
+        for block in _blocks(snapshot, rows[start:stop], most):
+            yield Block(start + block.start, start + block.stop, block.vectors)
+
+
+def _blocks(snapshot: Snapshot, rows: np.ndarray, most: int) -> Iterator[Block]:
     if not len(rows):
         return
     breaks = np.flatnonzero(np.diff(rows) != 1) + 1

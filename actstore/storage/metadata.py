@@ -9,20 +9,22 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actstore import schema
-from actstore.errors import CorruptStoreError, StoreError
+from actstore.errors import ActstoreError, CorruptStoreError, StoreError
 from actstore.storage import layout
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
-from actstore.storage.threads import pool
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from actstore.storage.files import StoreFiles
 
 GROUP_ROWS = 8_192
 """Rows per row group, DuckDB's unit of parallel work: small, since each row may bring a vector."""
@@ -30,6 +32,7 @@ _KEPT = 3
 _KEY = b"actstore:metadata"
 _AHEAD = 32
 _MAGIC = b"PAR1"
+_OVERLAY = ("shard", "row", "label")
 
 
 def read_columns(root: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
@@ -43,7 +46,7 @@ def read_columns(root: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
 
     try:
         with pq.ParquetFile(root / entry.path) as file:
-            table = file.read(columns=columns, use_threads=False)
+            return checked_columns(file, entry, columns)
     except FileNotFoundError as error:
         raise CorruptStoreError(
             f"shard {entry.path} is missing from {root}: restore it from a copy"
@@ -52,6 +55,22 @@ def read_columns(root: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
         raise CorruptStoreError(
             f"shard {entry.path} of {root} is damaged ({error}): restore it from a copy"
         ) from error
+
+
+def checked_columns(file: pq.ParquetFile, entry: ShardEntry, columns: list[str]) -> pa.Table:
+    """Read some metadata columns of an opened shard.
+
+    Raises:
+        CorruptStoreError: it is not what the manifest says.
+        OSError, ArrowException: it is damaged.
+    """
+    # Before its columns are read: a few bytes can unfold to any number of rows.
+    if file.metadata.num_rows != entry.rows:
+        raise CorruptStoreError(
+            f"shard {entry.path} holds {file.metadata.num_rows} rows; the manifest says "
+            f"{entry.rows} rows: restore it from a copy"
+        )
+    table = file.read(columns=columns, use_threads=False)
     if table.num_rows != entry.rows or set(table.column_names) != set(columns):
         raise CorruptStoreError(
             f"shard {entry.path} holds {table.num_rows} rows of {', '.join(table.column_names)}; "
@@ -60,7 +79,7 @@ def read_columns(root: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
     return table.select(columns)
 
 
-def cached_file(root: Path, manifest: Manifest) -> Path:
+def cached_file(files: StoreFiles, manifest: Manifest) -> Path:
     """Return the metadata file of a commit, made now if it is not there yet.
 
     Raises:
@@ -68,25 +87,26 @@ def cached_file(root: Path, manifest: Manifest) -> Path:
         StoreError: there is no room for the file, in the store nor in the temporary folder.
     """
     name = _file_name(manifest)
-    try:
-        return _cached_in(_folder_in_store(root), name, root, manifest)
-    except OSError:  # read-only, or full
-        pass
-    try:
-        return _cached_in(_temporary_folder(root), name, root, manifest)
-    except OSError as error:
-        raise StoreError(
-            f"the metadata of {root} could be kept neither in {root / layout.CACHE} nor in "
-            f"{tempfile.gettempdir()}: {error}; make room or set TMPDIR"
-        ) from error
+    problems: list[str] = []
+    for make in files.cache_folders():
+        try:
+            return _cached_in(make(), name, files, manifest)
+        except OSError as error:  # read-only, or full
+            if isinstance(error, ActstoreError):
+                raise
+            problems.append(str(error))
+    raise StoreError(
+        f"there is no room for the metadata of {files.name}: {'; '.join(problems)}; make room or "
+        "set TMPDIR to a folder that has some"
+    )
 
 
-def _cached_in(folder: Path, name: str, root: Path, manifest: Manifest) -> Path:
+def _cached_in(folder: Path, name: str, files: StoreFiles, manifest: Manifest) -> Path:
     path = folder / name
     if not _is_whole(path):
         draft = folder / f".{name}.{secrets.token_hex(4)}"
         try:
-            _make(draft, folder, root, manifest)
+            _make(draft, folder, files, manifest)
             layout.sync_file(draft)
             draft.replace(path)
         finally:
@@ -95,18 +115,20 @@ def _cached_in(folder: Path, name: str, root: Path, manifest: Manifest) -> Path:
     return path
 
 
-def _make(draft: Path, folder: Path, root: Path, manifest: Manifest) -> None:
+def _make(draft: Path, folder: Path, files: StoreFiles, manifest: Manifest) -> None:
     import pyarrow as pa
 
     previous = _best_previous(folder, manifest)
     if previous is not None:
         try:
             with previous:
-                _write(draft, root, manifest, previous)
+                _write(draft, files, manifest, previous)
             return
-        except (OSError, pa.ArrowException):
-            pass  # it is derived and may be damaged: do without
-    _write(draft, root, manifest, None)
+        except (OSError, pa.ArrowException) as error:
+            if isinstance(error, ActstoreError):
+                raise
+            # It is derived and may be damaged: do without.
+    _write(draft, files, manifest, None)
 
 
 def _is_whole(path: Path) -> bool:
@@ -120,9 +142,19 @@ def _is_whole(path: Path) -> bool:
 
 
 def _file_name(manifest: Manifest) -> str:
-    parts = [shard.path for shard in manifest.shards] + [entry.path for entry in manifest.labels]
+    parts = [*map(_identity, manifest.shards), *map(_identity, manifest.labels)]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     return f"metadata-{digest}.parquet"
+
+
+def _identity(entry: ShardEntry | LabelEntry) -> str:
+    """Return what tells a file from every other, of the same path in another repository too."""
+    return f"{entry.sha256} {entry.path}"
+
+
+def local_folders(root: Path) -> Sequence[Callable[[], Path]]:
+    """Return what makes folders for the derived files of a store on this machine."""
+    return partial(_folder_in_store, root), partial(_temporary_folder, root)
 
 
 def _folder_in_store(root: Path) -> Path:
@@ -167,8 +199,8 @@ def _best_previous(folder: Path, manifest: Manifest) -> pq.ParquetFile | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    labels = [entry.path for entry in manifest.labels]
-    shards = {entry.path for entry in manifest.shards}
+    labels = [_identity(entry) for entry in manifest.labels]
+    shards = {_identity(entry) for entry in manifest.shards}
     for path in _newest_first(folder):
         try:
             file = pq.ParquetFile(path)
@@ -182,14 +214,16 @@ def _best_previous(folder: Path, manifest: Manifest) -> pq.ParquetFile | None:
     return None
 
 
-def _write(draft: Path, root: Path, manifest: Manifest, previous: pq.ParquetFile | None) -> None:
+def _write(
+    draft: Path, files: StoreFiles, manifest: Manifest, previous: pq.ParquetFile | None
+) -> None:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     origin = {
-        "shards": [(entry.path, entry.rows) for entry in manifest.shards],
-        "labels": [entry.path for entry in manifest.labels],
+        "shards": [(_identity(entry), entry.rows) for entry in manifest.shards],
+        "labels": [_identity(entry) for entry in manifest.labels],
     }
     arrow_schema = (
         schema.metadata_schema()
@@ -207,7 +241,7 @@ def _write(draft: Path, root: Path, manifest: Manifest, previous: pq.ParquetFile
         waiting: list[pa.Table] = []
         rows = 0
         first = 0
-        for number, table in enumerate(_tables(root, manifest, previous)):
+        for number, table in enumerate(_tables(files, manifest, previous)):
             ids = pa.array(np.arange(first, first + table.num_rows))
             shard = pa.repeat(pa.scalar(number, pa.int32()), table.num_rows)
             waiting.append(pa.Table.from_arrays([*table.columns, ids, shard], schema=arrow_schema))
@@ -222,7 +256,9 @@ def _write(draft: Path, root: Path, manifest: Manifest, previous: pq.ParquetFile
             writer.write_table(pa.concat_tables(waiting), row_group_size=GROUP_ROWS)
 
 
-def _tables(root: Path, manifest: Manifest, previous: pq.ParquetFile | None) -> Iterator[pa.Table]:
+def _tables(
+    files: StoreFiles, manifest: Manifest, previous: pq.ParquetFile | None
+) -> Iterator[pa.Table]:
     """Yield each shard's metadata in row order, with current labels."""
     names = list(schema.metadata_names())
     known: set[str] = set()
@@ -230,28 +266,33 @@ def _tables(root: Path, manifest: Manifest, previous: pq.ParquetFile | None) -> 
     applied = 0
     if previous is not None:
         origin = json.loads(previous.schema_arrow.metadata[_KEY])
-        known = {path for path, _ in origin["shards"]}
+        known = {name for name, _ in origin["shards"]}
         applied = len(origin["labels"])
         stream = _slices(previous, origin["shards"], names)
-    live = {entry.path for entry in manifest.shards}
+    live = {_identity(entry) for entry in manifest.shards}
     old = (item for item in stream if item[0] in live)
-    fresh_labels = overlays(root, manifest.labels[applied:])
-    all_labels = overlays(root, manifest.labels) if applied else fresh_labels
-    fresh = iter([entry for entry in manifest.shards if entry.path not in known])
-    pending = [pool().submit(read_columns, root, entry, names) for entry in islice(fresh, _AHEAD)]
-    for entry in manifest.shards:
-        if entry.path in known:
-            path, table = next(old)
-            assert path == entry.path  # both follow the same order
-            changes = fresh_labels.get(entry.path)
-        else:
-            table = pending.pop(0).result()
-            pending += [
-                pool().submit(read_columns, root, following, names)
-                for following in islice(fresh, 1)
-            ]
-            changes = all_labels.get(entry.path)
-        yield with_labels(table, changes) if changes else table
+    fresh_labels = merged(map(files.labels, manifest.labels[applied:]))
+    all_labels = merged(map(files.labels, manifest.labels)) if applied else fresh_labels
+    fresh = iter([entry for entry in manifest.shards if _identity(entry) not in known])
+    ahead = islice(fresh, _AHEAD)
+    pending = [files.pool().submit(files.columns, entry, names) for entry in ahead]
+    try:
+        for entry in manifest.shards:
+            if _identity(entry) in known:
+                name, table = next(old)
+                assert name == _identity(entry)  # both follow the same order
+                changes = fresh_labels.get(entry.path)
+            else:
+                table = pending.pop(0).result()
+                pending += [
+                    files.pool().submit(files.columns, following, names)
+                    for following in islice(fresh, 1)
+                ]
+                changes = all_labels.get(entry.path)
+            yield with_labels(table, changes) if changes else table
+    finally:
+        for future in pending:
+            future.cancel()
 
 
 def _slices(
@@ -277,28 +318,39 @@ def _slices(
         held = joined.slice(rows)
 
 
+def read_labels(root: Path, entry: LabelEntry) -> pa.Table:
+    """Read a label overlay.
+
+    Raises:
+        CorruptStoreError: it is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(root / entry.path, columns=list(_OVERLAY))
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptStoreError(
+            f"label file {entry.path} of {root} is missing or damaged ({error}): "
+            "restore it from a copy"
+        ) from error
+
+
 def overlays(root: Path, entries: tuple[LabelEntry, ...]) -> dict[str, dict[int, Any]]:
     """Return, per shard path, the label of each relabelled row; later overlays win.
 
     Raises:
         CorruptStoreError: an overlay is missing or damaged.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    return merged(read_labels(root, entry) for entry in entries)
 
+
+def merged(tables: Iterable[pa.Table]) -> dict[str, dict[int, Any]]:
+    """Return what overlays say together: per shard path, the label of each relabelled row."""
     found: dict[str, dict[int, Any]] = {}
-    for entry in entries:
-        try:
-            table = pq.read_table(root / entry.path)
-            shards, rows, labels = (table[name] for name in ("shard", "row", "label"))
-        except (OSError, KeyError, pa.ArrowException) as error:
-            raise CorruptStoreError(
-                f"label file {entry.path} of {root} is missing or damaged ({error}): "
-                "restore it from a copy"
-            ) from error
-        for shard, row, label in zip(
-            shards.to_pylist(), rows.to_pylist(), labels.to_pylist(), strict=True
-        ):
+    for table in tables:
+        cells = (table[name].to_pylist() for name in _OVERLAY)
+        for shard, row, label in zip(*cells, strict=True):
             found.setdefault(shard, {})[row] = label
     return found
 

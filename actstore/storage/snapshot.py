@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from pathlib import Path
 from threading import Lock
 
@@ -12,15 +14,9 @@ from actstore import schema
 from actstore.errors import MixedVectorsError, UsageError
 from actstore.storage import manifest as manifests
 from actstore.storage import metadata
+from actstore.storage.files import LocalFiles, StoreFiles
 from actstore.storage.manifest import Manifest, ShardEntry
-from actstore.storage.mapping import (
-    Gatherer,
-    MappedMatrix,
-    MappedShard,
-    ShardReader,
-    copy,
-    open_shard,
-)
+from actstore.storage.mapping import Gatherer, MappedMatrix, MappedShard, ShardReader, copy
 
 _OPEN_SHARDS = 256
 """Shards kept open at a time, well below the usual limit of 1,024 files per process."""
@@ -37,7 +33,7 @@ def open_snapshot(root: Path | str, at: int | None = None) -> Snapshot:
         CorruptStoreError: the manifest is damaged.
     """
     path = Path(root)
-    return Snapshot(path, manifests.load(path, at))
+    return Snapshot(LocalFiles(path), manifests.load(path, at))
 
 
 class Snapshot:
@@ -47,8 +43,8 @@ class Snapshot:
     within one of these by commit, within a shard as they came.
     """
 
-    def __init__(self, root: Path, manifest: Manifest) -> None:
-        self.root = root
+    def __init__(self, files: StoreFiles, manifest: Manifest) -> None:
+        self.files = files
         self.manifest = manifest
         self.shards: tuple[ShardEntry, ...] = manifest.shards
         self.offsets = np.zeros(len(self.shards) + 1, np.int64)
@@ -57,6 +53,20 @@ class Snapshot:
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
         self._last_gatherer: tuple[bytes, Gatherer] | None = None
         self._lock = Lock()
+
+    @property
+    def name(self) -> str:
+        """What messages call the store: its path or its address."""
+        return self.files.name
+
+    @property
+    def root(self) -> Path:
+        """The store's folder.
+
+        Raises:
+            UsageError: the store is not on this machine.
+        """
+        return self.files.root
 
     @property
     def rows(self) -> int:
@@ -78,7 +88,7 @@ class Snapshot:
         (int64) and ``shard`` (int32, index into :attr:`shards`). It is made on first use
         and kept in the store's cache folder.
         """
-        return metadata.cached_file(self.root, self.manifest)
+        return metadata.cached_file(self.files, self.manifest)
 
     def shape(self, row_ids: np.ndarray | None = None) -> tuple[int, schema.VectorType]:
         """Return width and stored type of the given rows' vectors (of all rows: None).
@@ -151,11 +161,57 @@ class Snapshot:
         mapped = len(involved) <= _AT_ONCE and self._gatherer(involved)
         if mapped and (out is None or (out.dtype == dtype and out.flags.c_contiguous)):
             return mapped.take(ids, out)
-        out = np.empty((count, width), dtype) if out is None else out
-        for number in involved.tolist():
+        target = np.empty((count, width), dtype) if out is None else out
+
+        def take(number: int) -> None:
             chosen = np.flatnonzero(numbers == number)
-            out[chosen] = self._reader(number).take(ids[chosen] - self.offsets[number])
-        return out
+            target[chosen] = self._reader(number).take(ids[chosen] - self.offsets[number])
+
+        self._each(take, involved.tolist())
+        return target
+
+    def portions(self, row_ids: np.ndarray) -> Iterator[tuple[int, int]]:
+        """Yield ``(start, stop)`` of the parts of a list of rows that should be read in turn.
+
+        Vectors that are not on this machine are fetched part by part, many at once, when
+        their part is asked for; of a local store the one part is everything.
+
+        Args:
+            row_ids: int64 row numbers, all of one width.
+        """
+        portion = self.files.portion
+        if portion is None or not len(row_ids):
+            yield 0, len(row_ids)
+            return
+        width, dtype = self.shape(row_ids[:1])
+        step = max(1, portion // (width * np.dtype(dtype).itemsize))
+        for start in range(0, len(row_ids), step):
+            part = row_ids[start : start + step]
+            self._fetch(part)
+            yield start, start + len(part)
+
+    def _fetch(self, row_ids: np.ndarray) -> None:
+        numbers = np.searchsorted(self.offsets, row_ids, "right") - 1
+
+        def fetch(number: int) -> None:
+            self._reader(number).fetch(row_ids[numbers == number] - self.offsets[number])
+
+        self._each(fetch, np.unique(numbers).tolist())
+
+    def _each(self, work: Callable[[int], None], numbers: list[int]) -> None:
+        """Do ``work`` for several shards: those far away side by side."""
+        if self.files.portion is None or len(numbers) < 2:
+            for number in numbers:
+                work(number)  # uses all threads by itself
+            return
+        futures = [self.files.pool().submit(work, number) for number in numbers]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+            wait(futures)
 
     def _gatherer(self, involved: np.ndarray) -> Gatherer | None:
         """Return what gathers from these shards at once; None where they differ in kind."""
@@ -188,6 +244,7 @@ class Snapshot:
         first = int(np.searchsorted(self.offsets, start, "right")) - 1
         end = int(np.searchsorted(self.offsets, stop, "left"))
         pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        others: dict[int, tuple[int, np.ndarray]] = {}
         for number in range(first, end):
             offset = int(self.offsets[number])
             low, high = max(start, offset), min(stop, int(self.offsets[number + 1]))
@@ -196,17 +253,18 @@ class Snapshot:
             if isinstance(reader, MappedShard):
                 pairs += reader.pairs(low - offset, target)
             else:
-                reader.run(low - offset, target)
+                others[number] = low - offset, target
             if (number - first) % _AT_ONCE == _AT_ONCE - 1:
                 copy(pairs)
                 pairs.clear()
         copy(pairs)
+        self._each(lambda number: self._reader(number).run(*others[number]), list(others))
 
     def _reader(self, number: int) -> ShardReader:
         with self._lock:
             reader = self._readers.get(number)
             if reader is None:
-                reader = open_shard(self.root, self.shards[number])
+                reader = self.files.open_shard(self.shards[number])
                 self._readers[number] = reader
                 if len(self._readers) > _OPEN_SHARDS:
                     # Dropped, not closed: another thread may be reading from it.

@@ -1,0 +1,115 @@
+"""Where a snapshot's files are read from: a folder here, or anything else that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from actstore.storage import manifest as manifests
+from actstore.storage import metadata
+from actstore.storage.manifest import LabelEntry, ShardEntry
+from actstore.storage.mapping import ShardReader, open_shard
+from actstore.storage.threads import pool
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Traffic(NamedTuple):
+    """What reading has moved over a network so far."""
+
+    requests: int
+    received: int
+    """Bytes of files that were transferred."""
+    cached: int
+    """Bytes of files that were wanted and here already, from earlier."""
+
+
+class StoreFiles(Protocol):
+    """The files of one commit. Several threads read at once."""
+
+    @property
+    def name(self) -> str:
+        """What messages call the store: a path or an address."""
+
+    @property
+    def root(self) -> Path:
+        """The store's folder.
+
+        Raises:
+            UsageError: it is not on this machine.
+        """
+
+    @property
+    def commits(self) -> int:
+        """Commits that can be opened."""
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What was transferred; None for files that are on this machine."""
+
+    @property
+    def portion(self) -> int | None:
+        """Vector bytes to fetch at a time, ahead of reading them; None: they are here."""
+
+    def pool(self) -> ThreadPoolExecutor:
+        """Return the threads in which several files are read at once."""
+
+    def open_shard(self, entry: ShardEntry) -> ShardReader:
+        """Open a shard for reading vectors.
+
+        Raises:
+            CorruptStoreError: it is missing, or not what the manifest says.
+        """
+
+    def columns(self, entry: ShardEntry, names: list[str]) -> pa.Table:
+        """Return metadata columns of a shard.
+
+        Raises:
+            CorruptStoreError: it is missing, damaged or not what the manifest says.
+        """
+
+    def labels(self, entry: LabelEntry) -> pa.Table:
+        """Return a label overlay.
+
+        Raises:
+            CorruptStoreError: it is missing or damaged.
+        """
+
+    def cache_folders(self) -> Sequence[Callable[[], Path]]:
+        """Return what makes folders for derived files, the best first; each may raise OSError."""
+
+
+class LocalFiles:
+    """The files of a store on this machine."""
+
+    portion: int | None = None
+    traffic: Traffic | None = None
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def name(self) -> str:
+        return str(self.root)
+
+    @property
+    def commits(self) -> int:
+        return len(manifests.numbers(self.root))
+
+    def pool(self) -> ThreadPoolExecutor:
+        return pool()
+
+    def open_shard(self, entry: ShardEntry) -> ShardReader:
+        return open_shard(self.root, entry)
+
+    def columns(self, entry: ShardEntry, names: list[str]) -> pa.Table:
+        return metadata.read_columns(self.root, entry, names)
+
+    def labels(self, entry: LabelEntry) -> pa.Table:
+        return metadata.read_labels(self.root, entry)
+
+    def cache_folders(self) -> Sequence[Callable[[], Path]]:
+        return metadata.local_folders(self.root)
