@@ -97,9 +97,7 @@ def arrow_schema(width: int, dtype: VectorType) -> pa.Schema:
 
 @cache
 def _alias_patterns() -> tuple[tuple[re.Pattern[str], dict[str, Any]], ...]:
-    return tuple(
-        (re.compile(alias["pattern"]), alias) for alias in document()["site_aliases"]
-    )
+    return tuple((re.compile(alias["pattern"]), alias) for alias in document()["site_aliases"])
 
 
 def canonical_site(name: str) -> tuple[str, int | None]:
