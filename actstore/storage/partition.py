@@ -34,6 +34,7 @@ class Partition:
         self._order: list[np.ndarray] = []
         self._readers: dict[int, ShardReader] = {}
         self._pending: dict[int, Place] = {}
+        self._twins: dict[int, list[Place]] = {}  # pending rows of other keys and the same hash
         self.width: int | None = None
         """Width of the stored vectors; None when nothing is stored yet."""
         for entry in entries:
@@ -54,6 +55,10 @@ class Partition:
     def expect(self, writer: ShardWriter, values: Sequence[int]) -> None:
         """Take note of the hashes of rows that are about to be appended to ``writer``."""
         self.width = writer.width
+        if not self._pending.keys().isdisjoint(values):  # they were found to be of other keys
+            for value in values:
+                if value in self._pending:
+                    self._twins.setdefault(value, []).append(self._pending[value])
         places = map(Place, repeat(writer), count(writer.rows))
         self._pending.update(zip(values, places, strict=False))
 
@@ -61,6 +66,10 @@ class Partition:
         """Take back what :meth:`expect` noted."""
         for value in values:
             self._pending.pop(value, None)
+            if value in self._twins:
+                self._pending[value] = self._twins[value].pop()
+                if not self._twins[value]:
+                    del self._twins[value]
         if not self._pending and not self._entries:
             self.width = None
 
@@ -71,6 +80,10 @@ class Partition:
         ]
         for value, _ in moved:
             del self._pending[value]
+        for value, twins in self._twins.items():
+            moved += [(value, twin.row) for twin in twins if twin.shard is writer]
+            twins[:] = [twin for twin in twins if twin.shard is not writer]
+        self._twins = {value: twins for value, twins in self._twins.items() if twins}
         hashes = np.array([value for value, _ in moved], np.uint64)
         rows = np.array([row for _, row in moved], np.int64)
         order = np.argsort(hashes, kind="stable")
@@ -103,6 +116,16 @@ class Partition:
                 if place is not None:
                     found[position] = place
         return found
+
+    def others(self, value: int, place: Place) -> list[Place]:
+        """Return all other rows of that hash; there are some where keys' hashes collide."""
+        found = [*self._twins.get(value, ())]
+        if value in self._pending:
+            found.append(self._pending[value])
+        for number, (known, order) in enumerate(zip(self._hashes, self._order, strict=True)):
+            low, high = (int(np.searchsorted(known, value, side)) for side in ("left", "right"))
+            found += [Place(number, int(row)) for row in order[low:high]]
+        return [other for other in found if other != place]
 
     def same(self, vectors: np.ndarray, places: list[Place]) -> np.ndarray:
         """Compare each vector with the stored one, bit for bit: bool ``[len(places)]``."""

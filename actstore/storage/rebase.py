@@ -42,9 +42,7 @@ def without_rows_of(
                 "this commit is given up, nothing stored is lost"
             )
         rival_keys = metadata.read_columns(root, rival, names)
-        _, ours, theirs = np.intersect1d(
-            own_hashes, keys.hash_table(rival_keys), assume_unique=True, return_indices=True
-        )
+        ours, theirs = _pairs(own_hashes, keys.hash_table(rival_keys))
         if not len(ours):
             continue
         rival_reader = open_shard(root, rival)
@@ -62,6 +60,15 @@ def without_rows_of(
         return _without(root, entry, reader.take, drop, staging) if drop.any() else entry
     finally:
         reader.close()
+
+
+def _pairs(own: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of all equal values of two arrays, which may repeat values."""
+    order = np.argsort(own, kind="stable")
+    low, high = (np.searchsorted(own[order], other, side) for side in ("left", "right"))
+    theirs = np.repeat(np.arange(len(other)), high - low)
+    within = np.arange(len(theirs)) - np.repeat(np.cumsum(high - low) - (high - low), high - low)
+    return order[np.repeat(low, high - low) + within], theirs
 
 
 def _without(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.errors import CommitError, ConflictError, LayoutError, UsageError
+from actstore.errors import CommitError, ConflictError, LayoutError, StoreError, UsageError
 from actstore.storage import card, keys, layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, Run, ShardEntry
@@ -263,14 +263,21 @@ class StoreWriter:
         for at, same in zip(slots, equal.tolist(), strict=True):
             if same:
                 continue
-            key = keys.key_of(source.constants, source.columns, rows[at])
-            stored = partition.key(found[at])
-            if stored is None or stored == key:
-                raise ConflictError(
-                    f"this row is already stored with a different vector: {keys.describe(key)}; "
-                    "give the new version another --dataset, or write it to another store"
-                )
-            del found[at]
+            value = int(source.hashes[rows[at]])
+            vector = source.vectors[rows[at] : rows[at] + 1]
+            first = found.pop(at)
+            for place in (first, *partition.others(value, first)):
+                if partition.same(vector, [place])[0]:
+                    found[at] = place
+                    break
+                key = keys.key_of(source.constants, source.columns, rows[at])
+                stored = partition.key(place)
+                if stored is None or stored == key:
+                    raise ConflictError(
+                        "this row is already stored with a different vector: "
+                        f"{keys.describe(key)}; give the new version another --dataset, or "
+                        "write it to another store"
+                    )
 
     def commit(self, *, operation: str, message: str) -> int | None:
         """Make everything added so far visible, in one step; return the commit's number.
@@ -300,6 +307,8 @@ class StoreWriter:
         except BaseException:
             self._staging.withdraw()
             self._drop(pending)
+            with contextlib.suppress(StoreError):  # what others committed meanwhile
+                self._base = manifests.latest(self.root)
             raise
         self._staging.done()
         if manifest is not None and manifest.number == self._base.number + 1:
@@ -409,12 +418,18 @@ def _by_partition(
     """Return which rows belong to which (model, site, layer)."""
     names = ("model", "site", "layer")
     if not any(name in columns for name in names):
-        return {(constants["model"], constants["site"], constants.get("layer")): range(rows)}
+        key = constants["model"], constants["site"], constants.get("layer")
+        return {_plain(*key): range(rows)}
     cells = [columns.get(name, [constants.get(name)] * rows) for name in names]
     found: dict[_PartitionKey, list[int]] = {}
     for row, key in enumerate(zip(*cells, strict=True)):
         found.setdefault(key, []).append(row)
-    return dict(found)
+    return {_plain(*key): chosen for key, chosen in found.items()}
+
+
+def _plain(model: str, site: str, layer: Any) -> _PartitionKey:
+    """Return a partition's key without NumPy's types, which JSON does not know."""
+    return str(model), str(site), None if layer is None else int(layer)
 
 
 def _repeats(values: Sequence[int]) -> tuple[list[int], list[int]]:
