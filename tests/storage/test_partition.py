@@ -1,0 +1,102 @@
+"""What is stored already: rows found again by key, forgotten on request, told apart by bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actstore.storage import keys
+from actstore.storage.partition import Partition, Place, same_bits
+from actstore.storage.rows import RowBatch
+from actstore.storage.shard import Fragment, ShardWriter
+from actstore.storage.snapshot import open_snapshot
+from tests.storage.stores import RUN, batch, write
+
+
+def hashes_of(one: RowBatch) -> np.ndarray:
+    return keys.hash_rows(len(one), {**one.constants, "run_id": RUN.run_id}, one.columns)
+
+
+def find(partition: Partition, one: RowBatch) -> dict[int, Place]:
+    hashes = hashes_of(one)
+    return partition.find(hashes, range(len(one)), hashes.tolist())
+
+
+@pytest.fixture
+def partition(tmp_path: Path) -> Partition:
+    """Two committed shards of five rows each."""
+    root = tmp_path / "s"
+    write(root, batch(0, 5))
+    write(root, batch(5, 5, label="seen"))
+    return Partition(root, list(open_snapshot(root).shards))
+
+
+def test_committed_rows_are_found_in_their_shard(partition: Partition) -> None:
+    found = find(partition, batch(3, 9))
+    assert found == {
+        0: Place(0, 3),
+        1: Place(0, 4),
+        **{2 + row: Place(1, row) for row in range(5)},
+    }
+    assert partition.width == 8
+    vectors = batch(3, 9).vectors[:7]
+    assert partition.same(vectors, [found[at] for at in range(7)]).all()
+    vectors[2, 0] += 1
+    assert partition.same(vectors, [found[at] for at in range(7)]).tolist() == [
+        at != 2 for at in range(7)
+    ]
+    partition.close()
+
+
+def test_some_rows_of_a_batch_only(partition: Partition) -> None:
+    hashes = hashes_of(batch(3, 9))
+    rows = [8, 6, 0]
+    found = partition.find(hashes, rows, [int(hashes[row]) for row in rows])
+    assert found == {1: Place(1, 4), 2: Place(0, 3)}
+
+
+def test_keys_and_labels_of_stored_rows(partition: Partition) -> None:
+    key = partition.key(Place(1, 2))
+    assert key is not None
+    assert keys.describe(key) == (
+        "model=org/model, example_id=e7, layer=3, site=resid_post, pooling=last"
+    )
+    assert not partition.label_differs(Place(1, 2), "seen")
+    assert partition.label_differs(Place(1, 2), "other")
+    assert partition.label_differs(Place(0, 2), "other")
+    assert not partition.label_differs(Place(0, 2), None)  # nothing is said about it
+
+
+def test_pending_rows_are_found_and_forgotten(tmp_path: Path) -> None:
+    partition = Partition(tmp_path, [])
+    assert partition.width is None
+    writer = ShardWriter(tmp_path / "s.parquet", width=8, dtype="float16")
+    for first in (0, 4):
+        one = batch(first, 4)
+        partition.expect(writer, hashes_of(one).tolist())
+        writer.append(one.vectors, Fragment(one.constants, one.columns, range(4)))
+    found = find(partition, batch(2, 9))
+    assert found == {at: Place(writer, at + 2) for at in range(6)}
+    assert partition.same(batch(2, 6).vectors, list(found.values())).all()
+    key = partition.key(Place(writer, 5))
+    assert key is not None
+    assert "example_id=e5" in keys.describe(key)
+    partition.forget(hashes_of(batch(4, 4)).tolist())
+    assert sorted(find(partition, batch(2, 9))) == [0, 1]
+    assert partition.width == 8
+    partition.forget(hashes_of(batch(0, 4)).tolist())
+    assert partition.width is None
+    writer.abort()
+
+
+def test_other_bits_of_one_value_are_another_vector() -> None:
+    zero = np.array([[0.0, 1.0], [np.nan, 1.0]], np.float16)
+    minus = np.array([[-0.0, 1.0], [np.nan, 1.0]], np.float16)
+    assert same_bits(zero, minus).tolist() == [False, True]
+    assert same_bits(zero, zero.astype(np.float32)).tolist() == [True, True]
+    assert same_bits(zero.astype(np.float32), minus).tolist() == [False, True]
+    assert same_bits(zero, np.zeros((2, 3), np.float16)).tolist() == [False, False]
+    third = np.array([[1 / 3]], np.float32)
+    assert not same_bits(third.astype(np.float16), third)[0]
