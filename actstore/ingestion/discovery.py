@@ -17,7 +17,9 @@ from actstore.ingestion.sidecars import Sidecars
 from actstore.ingestion.template import Match, recognisable
 
 _SAMPLES = 7
+_SAMPLE_BYTES = 128 << 20
 _DIGITS = re.compile(r"(\d+)")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +95,8 @@ def walk(sources: Sequence[Path]) -> list[Entry]:
             raise UsageError(f"{source}: no such file or folder")
         if source.is_file():
             size = source.stat().st_size
-            entry = Entry(path=source, relative=source.name, root=source.parent, size=size)
+            name = _readable(source.name)
+            entry = Entry(path=source, relative=name, root=source.parent, size=size)
             found.setdefault(source, entry)
             continue
         for entry in _below(source):
@@ -120,8 +123,13 @@ def _below(source: Path) -> Iterable[Entry]:
                 size = path.stat().st_size
             except OSError:  # a link to nowhere
                 continue
-            relative = path.relative_to(source).as_posix()
+            relative = _readable(path.relative_to(source).as_posix())
             yield Entry(path=path, relative=relative, root=source, size=size)
+
+
+def _readable(name: str) -> str:
+    """Return a file name as text; bytes that are no UTF-8 become U+FFFD, one for one."""
+    return _SURROGATE.sub("\ufffd", name)
 
 
 def _inside(path: str | Path, folder: Path) -> bool:
@@ -199,7 +207,7 @@ def _matched(recipe: Recipe, entry: Entry) -> SourceFile | None:
 
 def _match(pattern: FilePattern, entry: Entry) -> tuple[Match, int] | None:
     """Match the tail of the path; return also where in the whole path the match begins."""
-    whole = entry.path.as_posix()
+    whole = _readable(entry.path.as_posix())
     inside = pattern.template.match_tail(entry.relative)
     if inside is not None:
         return inside, len(whole) - len(entry.relative) + inside.start
@@ -311,16 +319,21 @@ def _detect(
 
 
 class _Opened:
-    """Samples that were opened, each once for all recipes."""
+    """Samples that were opened, each once for all recipes while they are few and small."""
 
     def __init__(self) -> None:
         self._documents: dict[tuple[str, Path], Any] = {}
+        self._size = 0
 
-    def document(self, kind: str, path: Path) -> Any:
-        key = (kind, path)
+    def document(self, kind: str, file: SourceFile) -> Any:
+        key = (kind, file.content)
         if key not in self._documents:
+            if self._size + file.size > _SAMPLE_BYTES:
+                self._documents.clear()
+                self._size = 0
             try:
-                self._documents[key] = containers.read(kind, path)
+                self._documents[key] = containers.read(kind, file.content)
+                self._size += file.size
             except (ActstoreError, OSError, MemoryError):
                 self._documents[key] = None
         return self._documents[key]
@@ -330,7 +343,7 @@ def _fits(recipe: Recipe, files: Sequence[SourceFile], options: Options, opened:
     context = readers.Context(recipe=recipe, options=options, sidecars=Sidecars(recipe))
     reader = readers.create(recipe, context)
     for file in evenly(files, _SAMPLES):
-        document = opened.document(file.pattern.container or recipe.container, file.content)
+        document = opened.document(file.pattern.container or recipe.container, file)
         if document is None:
             continue
         if all(documents.has(document, key) for key in recipe.required) and reader.fits(document):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from actstore.errors import RecipeError
@@ -114,9 +115,9 @@ class FileScope:
         if root == "cache":
             return file.cache
         if root == "stem":
-            return file.path.stem
+            return PurePosixPath(file.relative).stem
         if root == "name":
-            return file.path.name
+            return PurePosixPath(file.relative).name
         return file.path.parent.name if root == "folder" else file.relative
 
     def _about_tensor(self, what: str) -> Any:

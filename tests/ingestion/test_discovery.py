@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from actstore.ingestion.discovery import (
     walk,
 )
 from actstore.ingestion.recipe import Recipe
+from actstore.ingestion.run import ingest
 from tests.layouts import amber, spatialeval
 
 
@@ -51,6 +53,16 @@ def test_walk_goes_folder_by_folder_in_natural_order(tmp_path: Path) -> None:
 def test_hidden_files_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, ".hidden.pt", ".git/x.pt", "a/.cache/y.pt", "a/b.pt")
     assert [entry.relative for entry in walk([tmp_path])] == ["a/b.pt"]
+
+
+def test_names_that_are_no_text_are_made_readable(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    np.savez(tmp_path / "f/a.npz", v=np.ones(3, np.float32))
+    os.rename(os.fsencode(tmp_path / "f/a.npz"), os.fsencode(tmp_path / "f") + b"/caf\xe9.npz")
+    summary = ingest(tmp_path, tmp_path / "store", recipe=simple("{task}/{k}.npz"))
+    assert not summary.refused
+    assert summary.first_row is not None
+    assert summary.first_row["source"] == "f/caf\ufffd.npz#v"
 
 
 def test_links_do_not_lead_out_of_the_source(tmp_path: Path) -> None:

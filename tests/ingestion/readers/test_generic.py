@@ -255,6 +255,73 @@ def test_a_rank_that_no_axes_describe_is_refused(tmp_path: Path) -> None:
     assert "[token, hidden]" in summary.refused[0].reason
 
 
+REST = """
+name = "rest"
+container = "torch"
+[[files]]
+path = "{key}.pt"
+[[tensors]]
+key = "v"
+axes = [["hidden"], ["example", "hidden"]]
+[columns]
+example_id = "{path.key}-{row}"
+site = "s"
+pooling = "last"
+model = "m"
+label = "{sidecar.answers.verdict}"
+[[sidecars]]
+name = "answers"
+paths = ["answers.csv"]
+row = "{row}"
+"""
+
+
+def test_what_no_column_takes_goes_to_extra(tmp_path: Path) -> None:
+    document = {
+        "v": torch.ones(2, 3),
+        "prompt": "Why?",
+        "scores": [0.5, 0.25],
+        "meta": {"t": 0.7, "secret": 1},
+        "other": torch.zeros(4),
+    }
+    torch.save(document, tmp_path / "a.pt")
+    (tmp_path / "answers.csv").write_text("verdict\ngood\nbad\n")
+    more = (
+        '[extra]\ndrop = ["meta.secret"]\nadd = { from = "{name}", verdict = "{sidecar.answers}" }'
+    )
+    summary = ingest(tmp_path, tmp_path / "store", recipe=parse(REST + more))
+    assert [
+        (label, json.loads(extra)) for label, extra in columns(tmp_path / "store", "label", "extra")
+    ] == [
+        (
+            verdict,
+            {
+                "prompt": "Why?",
+                "meta": {"t": 0.7},
+                "scores": score,
+                "from": "a.pt",
+                "verdict": {"verdict": verdict},
+            },
+        )
+        for verdict, score in (("good", 0.5), ("bad", 0.25))
+    ]
+    assert summary.unmatched == ()
+    assert "tensors 'other' that the recipe does not name, left out: 1" in summary.notes
+    assert "sidecar answers: answers.csv, joined 2 of 2" in summary.notes
+    ingest(tmp_path, tmp_path / "bare", recipe=parse(REST + "[extra]\nkeep = false"))
+    assert columns(tmp_path / "bare", "extra") == [(None,), (None,)]
+
+
+def test_a_table_that_is_needed_and_missing_refuses_the_file(tmp_path: Path) -> None:
+    torch.save({"v": torch.ones(2, 3)}, tmp_path / "a.pt")
+    recipe = parse(REST + "required = true")
+    summary = ingest(tmp_path, tmp_path / "store", recipe=recipe)
+    assert "sidecar answers is missing" in summary.refused[0].reason
+    (tmp_path / "answers.csv").write_text("verdict\ngood\n")
+    ingest(tmp_path, tmp_path / "store", recipe=recipe)
+    assert columns(tmp_path / "store", "label") == [("good",), (None,)]
+
+
 def test_two_generic_kinds_ask_for_one(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", matrix(2))
     save_file({"x": torch.zeros(2, 3)}, tmp_path / "b.safetensors")
