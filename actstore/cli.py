@@ -27,6 +27,7 @@ COMMANDS = (
     "compact",
     "verify",
     "log",
+    "push",
 )
 """In the order in which a user meets them; each is ``actstore.commands.<name>.command``."""
 

@@ -81,7 +81,11 @@ class CorruptStoreError(StoreError, ValueError):
 
 
 class ConflictError(StoreError, ValueError):
-    """A row's key is already stored with a different vector."""
+    """A row's key is already stored with a different vector; ``row`` is the key as text."""
+
+    def __init__(self, message: str, row: str = "") -> None:
+        super().__init__(message)
+        self.row = row
 
 
 class CommitError(StoreError, OSError):

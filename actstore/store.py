@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+    from actstore.hub.push import Pushed
+
 
 class Store:
     """A store at one commit.
@@ -262,6 +264,68 @@ class Store:
             metric=metric,
             columns=None if columns is None else list(columns),
         )
+
+    def push(
+        self,
+        to: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        create_pr: bool = False,
+        only: Sequence[str] = (),
+        archive: bool = False,
+        message: str | None = None,
+        license: str | None = None,
+        pretty_name: str | None = None,
+        dry_run: bool = False,
+    ) -> Pushed:
+        """Push the store to a repository on the Hugging Face Hub, as one commit.
+
+        Labels are written into the shards they belong to first; the store is then open at
+        the commit that was pushed. The token is the one of ``hf auth login``, or HF_TOKEN.
+
+        Args:
+            to: ``org/name``; made when there is none.
+            private: make it private, if it is made.
+            revision: branch; made from ``main`` when there is none.
+            create_pr: open a pull request instead of committing to ``main``.
+            only: names of ``load_dataset`` configs, with ``*`` if wanted: push nothing else.
+            archive: compress the shards; smaller, but a reader has to decode them.
+            message: title of the commit.
+            license: for the card, such as ``apache-2.0``.
+            pretty_name: the same.
+            dry_run: change nothing; say what would be done.
+
+        Raises:
+            UsageError: it is not the store's latest commit that is open, or a wrong argument.
+            HubError: the leaf that says why it failed; the repository is as it was.
+            ConflictError: the repository holds one of the rows with a different vector.
+        """
+        from actstore.hub import push as hub
+
+        snapshot = self._open()
+        newest = open_snapshot(snapshot.root)
+        newest.close()
+        if newest.manifest.number != self.commit:
+            raise UsageError(
+                f"{snapshot.root} is open at commit {self.commit}, its latest is "
+                f"{newest.manifest.number}, and that is what push takes: refresh() first"
+            )
+        done = hub.push(
+            snapshot.root,
+            to,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            only=only,
+            archive=archive,
+            message=message,
+            license=license,
+            pretty_name=pretty_name,
+            dry_run=dry_run,
+        )
+        self.refresh()
+        return done
 
     def refresh(self) -> Store:
         """Go on to the latest commit; selections made before keep theirs. Returns itself."""

@@ -21,12 +21,16 @@ _SIZES = (
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def refresh(root: Path) -> None:
+def refresh(root: Path, own: Own | None = None) -> None:
     """Bring README.md up to the latest commit; text that the user wrote around stays.
 
     Written again until no newer commit has come, so that of two writers the later one's
     card remains. The card is replaced in one step and names immutable files only, so
     ``load_dataset`` sees one commit or the next, whatever happens in between.
+
+    Args:
+        root: folder of the store.
+        own: takes the place of what the user wrote.
 
     Raises:
         CommitError: the card could not be written; the commits it is about stand.
@@ -38,7 +42,7 @@ def refresh(root: Path) -> None:
                 file.relative_to(root).as_posix()
                 for file in (root / layout.ACTIVATIONS).rglob("*.parquet")
             ]
-            write(root, render(manifest, present, card_text.take_apart(read(root))))
+            write(root, render(manifest, present, own or card_text.take_apart(read(root))))
         except OSError as error:
             raise CommitError(
                 f"commit {manifest.number} of {root} is made, but its {layout.CARD} could not be "

@@ -52,9 +52,11 @@ def without_rows_of(
         for mine, other in zip(ours[~equal].tolist(), theirs[~equal].tolist(), strict=True):
             key = tuple(own_keys[name][mine].as_py() for name in names)
             if key == tuple(rival_keys[name][other].as_py() for name in names):
+                row = keys.describe(key)
                 raise ConflictError(
                     "another writer has just stored this row with a different vector: "
-                    f"{keys.describe(key)}; this commit is given up, nothing stored is lost"
+                    f"{row}; this commit is given up, nothing stored is lost",
+                    row,
                 )
     try:
         return _without(root, entry, reader.take, drop, staging) if drop.any() else entry

@@ -31,7 +31,7 @@ GROUP_BYTES = 32 << 20
 """Vector bytes per row group: readers that do not map cannot split a page."""
 _CHUNK = 1 << 20
 # Long texts would put their minimum and maximum into every footer and help no filter.
-_NO_STATISTICS = frozenset({"question", "oracle", "prediction", "extra", "source"})
+NO_STATISTICS = frozenset({"question", "oracle", "prediction", "extra", "source"})
 
 
 class Fragment(NamedTuple):
@@ -297,7 +297,7 @@ class ShardWriter:
                 schema.metadata_schema(),
                 compression="zstd",
                 use_dictionary=True,
-                write_statistics=[name for name in names if name not in _NO_STATISTICS],
+                write_statistics=[name for name in names if name not in NO_STATISTICS],
                 write_page_checksum=True,
                 version="2.6",
                 store_schema=True,

@@ -1,0 +1,69 @@
+"""Shards made small for keeping: compressed Parquet, which every reader decodes and none maps."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from actstore import schema
+from actstore.errors import CorruptStoreError
+from actstore.storage import layout
+from actstore.storage.manifest import ShardEntry
+from actstore.storage.shard import NO_STATISTICS, sha256_of
+
+
+def write_archived(root: Path, entry: ShardEntry, target: Path) -> ShardEntry:
+    """Write a shard compressed to ``target`` and return the entry of that file.
+
+    Same rows, same order, same row groups, bit for bit the same values; only the vectors'
+    place can no longer be mapped, so the entry has no pages. float32 values are split into
+    their bytes first, which compresses better; float16 is left whole, because DuckDB cannot
+    read it split.
+
+    Raises:
+        CorruptStoreError: the shard is missing or damaged.
+        OSError: the disk is full or failed.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrow_schema = schema.arrow_schema(entry.width, entry.dtype)
+    split = entry.dtype == "float32"
+    try:
+        with (
+            pq.ParquetFile(root / entry.path, page_checksum_verification=True) as source,
+            pq.ParquetWriter(
+                target,
+                arrow_schema,
+                compression="zstd",
+                use_dictionary=list(schema.metadata_names()),
+                column_encoding={f"{schema.VECTOR}.list.element": "BYTE_STREAM_SPLIT"}
+                if split
+                else None,
+                write_statistics=[n for n in schema.metadata_names() if n not in NO_STATISTICS],
+                write_page_checksum=True,
+                # Xet then recognizes what two versions of a shard have in common.
+                use_content_defined_chunking=True,
+                version="2.6",
+                store_schema=True,
+            ) as writer,
+        ):
+            if source.metadata.num_rows != entry.rows:
+                raise CorruptStoreError(
+                    f"shard {entry.path} holds {source.metadata.num_rows} rows, the manifest says "
+                    f"{entry.rows}: restore it from a copy"
+                )
+            for group in range(source.metadata.num_row_groups):
+                table = source.read_row_group(group, use_threads=False)
+                writer.write_table(table.cast(arrow_schema), row_group_size=table.num_rows)
+    except FileNotFoundError as error:
+        raise CorruptStoreError(
+            f"shard {entry.path} is missing from {root}: restore it from a copy"
+        ) from error
+    except pa.ArrowException as error:
+        raise CorruptStoreError(
+            f"shard {entry.path} of {root} is damaged ({error}): restore it from a copy"
+        ) from error
+    layout.sync_file(target)
+    digest, size = sha256_of(target)
+    return dataclasses.replace(entry, bytes=size, sha256=digest, pages=())
