@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 from actstore import resources
 from actstore.errors import ContractError, UsageError
+from actstore.storage.rows import RowBatch
 
 _ABOUT = ("name", "title", "description", "source")
 
@@ -174,6 +176,19 @@ def check(
             where = f"{model}{f', {dataset}' if dataset else ''}, {site}, {where}"
         violations += [f"{where}: {text}" for text in _about_group(contract, groups[key])]
     return tuple(violations)
+
+
+def count_rows(batch: RowBatch) -> Counter[Count]:
+    """Count the rows of a batch by kind; the kinds have 0 rows themselves."""
+    columns = [
+        batch.columns[name] if name in batch.columns else [batch.constants.get(name)] * len(batch)
+        for name in ("model", "dataset", "site", "layer", "label")
+    ]
+    width, dtype = batch.vectors.shape[1], str(batch.vectors.dtype)
+    found: Counter[Count] = Counter()
+    for (model, dataset, site, layer, label), rows in Counter(zip(*columns, strict=True)).items():
+        found[Count(model, dataset, site, layer, label, width, dtype, rows=0)] += rows
+    return found
 
 
 def enforce(contract: Contract, counts: Iterable[Count], shapes: Iterable[Shape] = ()) -> None:

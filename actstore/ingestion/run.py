@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,27 +16,31 @@ from actstore.errors import (
     CorruptStoreError,
     ForeignFileError,
     RefusedError,
-    UnreadableFileError,
-    UnsafeFileError,
 )
-from actstore.ingestion import containers, discovery, loading, precision, probing, report
 from actstore.ingestion import contract as contracts
+from actstore.ingestion import (
+    discovery,
+    leftovers,
+    loading,
+    precision,
+    probing,
+    provenance,
+    report,
+)
 from actstore.ingestion import recipe as recipes
-from actstore.ingestion.discovery import Discovery, Entry, SourceFile
+from actstore.ingestion.discovery import Discovery, SourceFile
 from actstore.ingestion.labels import Labels
 from actstore.ingestion.options import Options, Pool, StorageType, checked_options
 from actstore.ingestion.readers import Context, Reader, create
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.report import IngestSummary, Progress, Refusal, Tally
 from actstore.ingestion.sidecars import Sidecars
-from actstore.storage.manifest import Run, now
+from actstore.storage.manifest import Run
 from actstore.storage.rows import Added, RowBatch
 from actstore.storage.writer import CHECKPOINT_BYTES, StoreWriter
 
 _NAMES = 100
 """Unmatched files that the summary names; the report names all."""
-_STRAY_BYTES = 64 << 20
-_STRAYS = 500
 
 Source = str | Path
 
@@ -189,7 +190,14 @@ class _Ingest:
     def run(self) -> IngestSummary:
         started = time.monotonic()
         recipe = self.found.recipe
-        run = self._describe_run()
+        run = provenance.describe(
+            self.sources,
+            recipe,
+            self.options,
+            labels=str(self.labels.path) if self.labels else None,
+            contract=self.contract.name if self.contract else None,
+            strict=self.strict,
+        )
         context = self._context()
         reader = create(recipe, context)
         files, refused, unmatched = self._arranged(reader)
@@ -205,8 +213,11 @@ class _Ingest:
                 if not whole:
                     sink.commit(operation="ingest", message=f"{self._message()} (interrupted)")
                 raise
-            unmatched = self._without_sidecars(unmatched, context.sidecars)
-            refused += self._strays(unmatched)
+            unmatched = leftovers.without_sidecars(unmatched, self.found, context.sidecars)
+            strays = leftovers.damaged(self.found)
+            refused += strays
+            named = {refusal.path for refusal in strays}
+            unmatched = [path for path in unmatched if path not in named]
             self._enforce(context, counts, refused)
             commit = sink.commit(operation="ingest", message=self._message())
             commit = sink.commits[-1] if sink.commits else commit
@@ -323,7 +334,7 @@ class _Ingest:
                     widths.check(ready)
                     own.add(ready, sink.add(ready))
                     if self.contract is not None:
-                        kept.update(_counts(ready))
+                        kept.update(contracts.count_rows(ready))
         except (CommitError, CorruptStoreError, ForeignFileError):
             raise
         except ActstoreError as error:
@@ -356,36 +367,6 @@ class _Ingest:
                 vectors=stored.vectors, constants=batch.constants, columns=batch.columns
             )
         return self.labels.apply(batch) if self.labels is not None else batch
-
-    def _without_sidecars(self, unmatched: list[str], sidecars: Sidecars) -> list[str]:
-        """Return the unmatched files but for the tables that were joined."""
-        used = {path.absolute() for paths in sidecars.used.values() for path in paths}
-        inside = {
-            entry.relative
-            for entry in self.found.others
-            if used and (entry.path in used or not used.isdisjoint(entry.path.parents))
-        }
-        return [name for name in unmatched if name not in inside]
-
-    def _strays(self, unmatched: list[str]) -> list[Refusal]:
-        """Open unmatched files of the recipe's kind: a damaged or unsafe one is named."""
-        suffixes = {file.path.suffix for file in self.found.files if not file.pattern.folder}
-        refused = []
-        stray: list[Entry] = [
-            entry
-            for entry in self.found.others
-            if entry.path.suffix in suffixes and entry.size <= _STRAY_BYTES
-        ]
-        for entry in stray[:_STRAYS]:
-            try:
-                containers.read(self.found.recipe.container, entry.path)
-            except (UnsafeFileError, UnreadableFileError) as error:
-                refused.append(Refusal(entry.relative, _without_path(str(error), entry.path)))
-                if entry.relative in unmatched:
-                    unmatched.remove(entry.relative)
-            except (ActstoreError, OSError, MemoryError):
-                continue  # it is no activation file, and stays unmatched
-        return refused
 
     def _enforce(
         self,
@@ -472,34 +453,6 @@ class _Ingest:
             report=None,
         )
 
-    def _describe_run(self) -> Run:
-        started = datetime.now(UTC)
-        options = self.options
-        settings: dict[str, Any] = {
-            "sources": [str(path) for path in self.sources],
-            "recipe": self.found.recipe.name,
-            "recipe_toml": self.found.recipe.text,
-            "labels": str(self.labels.path) if self.labels else None,
-            "contract": self.contract.name if self.contract else None,
-            "strict": self.strict,
-        }
-        for name in Options.__dataclass_fields__:
-            settings[name] = getattr(options, name)
-        settings["sidecars"] = {name: str(path) for name, path in options.sidecars.items()}
-        settings["map"] = dict(options.map)
-        settings = {
-            name: value
-            for name, value in settings.items()
-            if value is not None and value is not False and value != {}
-        }
-        return Run(
-            run_id=f"ingest-{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
-            kind="ingest",
-            started_at=now(),
-            settings=settings,
-            versions=_versions(),
-        )
-
 
 class _ReadingError(Exception):
     """Something about the source failed; the cause says what."""
@@ -524,39 +477,9 @@ def _by_root(files: Sequence[SourceFile]) -> list[list[SourceFile]]:
     return list(groups.values())
 
 
-def _counts(batch: RowBatch) -> Counter[contracts.Count]:
-    names = ("model", "dataset", "site", "layer", "label")
-    columns = [
-        batch.columns[name] if name in batch.columns else [batch.constants.get(name)] * len(batch)
-        for name in names
-    ]
-    width, dtype = batch.vectors.shape[1], str(batch.vectors.dtype)
-    found: Counter[contracts.Count] = Counter()
-    for (model, dataset, site, layer, label), rows in Counter(zip(*columns, strict=True)).items():
-        found[contracts.Count(model, dataset, site, layer, label, width, dtype, rows=0)] += rows
-    return found
-
-
 def _reason(error: BaseException, file: SourceFile) -> str:
     if isinstance(error, MemoryError):
         return f"not enough memory to read it ({file.size:,} bytes on disk)"
     if isinstance(error, OSError) and not isinstance(error, ActstoreError):
         return f"cannot be read: {error.strerror or error}"
-    return _without_path(str(error), file.path)
-
-
-def _without_path(text: str, path: Path) -> str:
-    """Return a message without the file's own path, which is listed beside it."""
-    return text.removeprefix(f"{path}: ")
-
-
-def _versions() -> dict[str, str]:
-    import platform
-
-    found = {"python": platform.python_version()}
-    for name in ("actstore", "numpy", "pyarrow", "torch"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return leftovers.without_path(str(error), file.path)

@@ -57,9 +57,7 @@ def test_every_problem_is_told_at_once() -> None:
         .replace('container = "torch"', 'container = "zip"')
         .replace('"{task}/{key}.pt"', '"{task/{key}.pt"')
         .replace('["example", "hidden"]]', '["row", "hidden"], ["hidden", "token"]]')
-        .replace(
-            'pooling = "last"', 'pooling = "median"\nlabl = "x"\nlayer = "{nope.x}"'
-        )
+        .replace('pooling = "last"', 'pooling = "median"\nlabl = "x"\nlayer = "{nope.x}"')
     )
     found = "\n".join(problems(text))
     for words in (
