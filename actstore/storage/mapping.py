@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import time
 from collections.abc import Iterable, Sequence
+from io import IOBase
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from actstore import schema
-from actstore.errors import CorruptStoreError
+from actstore.errors import ActstoreError, CorruptStoreError
 from actstore.storage import floats
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.threads import share
@@ -251,9 +252,17 @@ class _Memory:
 
 
 class DecodedShard:
-    """A shard that cannot be mapped (compressed, foreign): read through pyarrow."""
+    """A shard that cannot be mapped (compressed, foreign): read through pyarrow.
 
-    def __init__(self, path: Path, entry: ShardEntry) -> None:
+    Args:
+        source: its path, or a binary file to read it from.
+        entry: what the manifest says.
+
+    Raises:
+        CorruptStoreError: it is not what the manifest says.
+    """
+
+    def __init__(self, source: Path | IOBase, entry: ShardEntry) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -261,8 +270,10 @@ class DecodedShard:
         self._lock = Lock()  # the file has one position
         self._last: tuple[int, np.ndarray] | None = None
         try:
-            self._file = pq.ParquetFile(path)
+            self._file = pq.ParquetFile(source)
         except (OSError, pa.ArrowException) as error:
+            if isinstance(error, ActstoreError):
+                raise
             raise self._damaged(error) from error
         footer = self._file.metadata
         counts = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
@@ -305,6 +316,8 @@ class DecodedShard:
         try:
             column = self._file.read_row_group(group, columns=[schema.VECTOR])[schema.VECTOR]
         except (OSError, KeyError, pa.ArrowException) as error:
+            if isinstance(error, ActstoreError):
+                raise
             raise self._damaged(error) from error
         lengths = set(pc.unique(pc.list_value_length(column)).to_pylist())
         values = pc.list_flatten(column)

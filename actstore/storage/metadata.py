@@ -154,7 +154,7 @@ def _identity(entry: ShardEntry | LabelEntry) -> str:
 
 def local_folders(root: Path) -> Sequence[Callable[[], Path]]:
     """Return what makes folders for the derived files of a store on this machine."""
-    return partial(_folder_in_store, root), partial(_temporary_folder, root)
+    return partial(_folder_in_store, root), partial(temporary_folder, str(root.resolve()))
 
 
 def _folder_in_store(root: Path) -> Path:
@@ -163,9 +163,13 @@ def _folder_in_store(root: Path) -> Path:
     return folder
 
 
-def _temporary_folder(root: Path) -> Path:
-    """Return a folder for the derived files of a store that is read-only."""
-    mark = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+def temporary_folder(name: str) -> Path:
+    """Return a folder for the derived files of a store that has no place for them itself.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    mark = hashlib.sha256(name.encode()).hexdigest()[:16]
     home = Path(tempfile.gettempdir()) / f"actstore-{os.getuid()}"
     home.mkdir(exist_ok=True, mode=0o700)
     found = home.lstat()
