@@ -48,6 +48,14 @@ def judge(error: BaseException, scene: Scene) -> Verdict | None:
     import httpx2
     from huggingface_hub import errors as theirs
 
+    if isinstance(error, ValueError) and str(error).startswith("Invalid metadata in README.md"):
+        reasons = "; ".join(line.strip("- ") for line in str(error).splitlines()[1:])
+        return Verdict(
+            CardError(
+                f"cannot {scene.doing}: the Hub refuses the metadata of README.md: "
+                f"{redact(reasons, scene.token)}; correct what stands between its --- lines"
+            )
+        )
     for cause in _chain(error):
         if isinstance(cause, theirs.HfHubHTTPError):
             return _by_answer(cause, scene)
@@ -74,14 +82,6 @@ def judge(error: BaseException, scene: Scene) -> Verdict | None:
             )
     if isinstance(error, theirs.HFValidationError | theirs.LocalTokenNotFoundError):
         return Verdict(AccessError(f"cannot {scene.doing}: {redact(str(error), scene.token)}"))
-    if isinstance(error, ValueError) and str(error).startswith("Invalid metadata in README.md"):
-        reasons = "; ".join(line.strip("- ") for line in str(error).splitlines()[1:])
-        return Verdict(
-            CardError(
-                f"cannot {scene.doing}: the Hub refuses the metadata of README.md: "
-                f"{redact(reasons, scene.token)}; correct what stands between its --- lines"
-            )
-        )
     if _from_xet(error):
         return Verdict(
             TransferError(
