@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actstore.errors import NotInStoreError, UsageError
+from actstore.hub.address import is_address
 from actstore.querying import filters, info, named, scoring
 from actstore.querying import nearest as neighbours
 from actstore.querying.info import StoreInfo
@@ -17,6 +19,7 @@ from actstore.querying.metadata import Metadata
 from actstore.querying.scoring import Metric
 from actstore.querying.selection import Selection, describe
 from actstore.querying.sql import Database, Parameters
+from actstore.storage.files import Traffic
 from actstore.storage.snapshot import Snapshot, open_snapshot
 
 if TYPE_CHECKING:
@@ -35,7 +38,9 @@ class Store:
     then as they came in; their number in it is ``row_id``. Usable as a context manager.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, reopen: Callable[[], Snapshot] | None = None) -> None:
+        """Open a snapshot; ``reopen`` opens the latest one of the same store."""
+        self._reopen = reopen or (lambda: open_snapshot(snapshot.root))
         self._use(snapshot)
 
     def _use(self, snapshot: Snapshot) -> None:
@@ -60,12 +65,26 @@ class Store:
         return self.rows
 
     def __repr__(self) -> str:
-        return f"Store({str(self.path)!r}, commit {self.commit}, {self.rows} rows)"
+        return f"Store({self.name!r}, commit {self.commit}, {self.rows} rows)"
+
+    @property
+    def name(self) -> str:
+        """The store's path, or its address on the Hub."""
+        return self._snapshot.name
 
     @property
     def path(self) -> Path:
-        """The store's folder."""
+        """The store's folder.
+
+        Raises:
+            UsageError: it is on the Hub.
+        """
         return self._snapshot.root
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What was transferred from the Hub since the store was opened; None for a folder."""
+        return self._snapshot.files.traffic
 
     @property
     def commit(self) -> int:
@@ -192,7 +211,7 @@ class Store:
             SqlError: ``where`` is not one condition.
         """
         snapshot = self._open()
-        rows, shards = filters.rows_where(snapshot, self._sealed, where, equals)
+        rows, shards = filters.rows_where(snapshot, self._sealed, self._metadata, where, equals)
         return Selection(
             snapshot, self._metadata, rows, shards=shards, description=describe(where, equals)
         )
@@ -329,8 +348,8 @@ class Store:
 
     def refresh(self) -> Store:
         """Go on to the latest commit; selections made before keep theirs. Returns itself."""
-        latest = open_snapshot(self.path)
-        if latest.manifest.number == self.commit and not self._closed:
+        latest = self._reopen()
+        if latest.manifest == self._snapshot.manifest and not self._closed:
             latest.close()
             return self
         self._sealed.close()
@@ -350,7 +369,7 @@ class Store:
 
     def _open(self) -> Snapshot:
         if self._closed:
-            raise UsageError(f"the store {self.path} was closed: open it again")
+            raise UsageError(f"the store {self.name} was closed: open it again")
         return self._snapshot
 
     def _database(self, allow_external: bool) -> Database:
@@ -393,9 +412,22 @@ def _several(example: str, found: Selection) -> str:
 def open(path: str | Path, at: int | None = None) -> Store:
     """Open the store at ``path``, at commit ``at`` or the latest.
 
+    ``hf://datasets/org/name`` opens the store in a repository on the Hugging Face Hub, with
+    ``@revision`` that of a branch, tag or commit. Nothing but its manifest is fetched then;
+    later the metadata when something asks for it, and of the vectors the rows that are read.
+    The token is that of ``hf auth login`` or HF_TOKEN.
+
     Raises:
         StoreNotFoundError: there is no store; the message says what is there.
         SnapshotNotFoundError: the store has no such commit.
         CorruptStoreError: the commit's manifest is damaged.
+        HubError: the repository cannot be read, or holds no sound store; the leaf says why.
     """
-    return Store(open_snapshot(path, at))
+    name = str(path)
+    if isinstance(path, Path) and name.startswith("hf:/"):
+        name = name.replace("hf:/", "hf://", 1)  # a Path keeps one slash of two
+    if not is_address(name):
+        return Store(open_snapshot(path, at))
+    from actstore.hub.remote import open_remote
+
+    return Store(open_remote(name, at), partial(open_remote, name))

@@ -10,7 +10,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import NotInStoreError, SqlError, UsageError
-from actstore.querying.metadata import missing_column
+from actstore.querying.metadata import Metadata, missing_column
 
 if TYPE_CHECKING:
     from actstore.querying.sql import Database
@@ -25,13 +25,18 @@ Values = list[Any]
 
 
 def rows_where(
-    snapshot: Snapshot, database: Database, where: str | None, equals: Mapping[str, Any]
+    snapshot: Snapshot,
+    database: Database,
+    metadata: Metadata,
+    where: str | None,
+    equals: Mapping[str, Any],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows that fit, and the shards they can lie in.
 
     Args:
         snapshot: what to select from.
         database: the same snapshot's SQL.
+        metadata: the same snapshot's metadata.
         where: an SQL condition, or None.
         equals: per column the wanted value, or several of them; None means null.
 
@@ -47,14 +52,61 @@ def rows_where(
     shards = _shards(snapshot, wanted)
     others = {column: values for column, values in wanted.items() if column not in _OF_SHARD}
     if where is None and not others:
-        offsets = snapshot.offsets
-        pieces = [np.arange(offsets[n], offsets[n + 1]) for n in shards.tolist()]
+        pieces = [np.arange(start, stop) for start, stop in _spans(snapshot, shards)]
         return (np.concatenate(pieces) if pieces else np.empty(0, np.int64)), shards
+    found = None if where is not None else _rows_by_codes(snapshot, metadata, shards, others)
+    if found is not None:
+        return found, shards
     rows = _rows_by_sql(snapshot, database, shards, where, others)
     for column, values in others.items():
         if len(values) > 1 or not len(rows):
             _check_present(database, column, values)
     return rows, shards
+
+
+def _spans(snapshot: Snapshot, shards: np.ndarray) -> list[tuple[int, int]]:
+    """Return the rows of some shards, ascending, as first rows and ends."""
+    spans: list[tuple[int, int]] = []
+    starts, stops = snapshot.offsets[shards], snapshot.offsets[shards + 1]
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        if spans and spans[-1][1] == start:
+            spans[-1] = spans[-1][0], stop
+        else:
+            spans.append((start, stop))
+    return spans
+
+
+def _rows_by_codes(
+    snapshot: Snapshot, metadata: Metadata, shards: np.ndarray, equals: Mapping[str, Values]
+) -> np.ndarray | None:
+    """Return the rows with these values; None where that is for SQL to find out.
+
+    A value that occurs nowhere is left to SQL too, which names those that do.
+    """
+    wanted: list[tuple[np.ndarray, list[int]]] = []
+    for column, values in equals.items():
+        known = metadata.codes(column)
+        if known is None:
+            return None
+        numbers = []
+        for value in values:
+            if value is None:
+                if not bool((known.codes == -1).any()):
+                    return None
+                numbers.append(-1)
+            elif value in known.values:
+                numbers.append(known.values.index(value))
+            else:
+                return None
+        wanted.append((known.codes, numbers))
+    pieces = []
+    for start, stop in _spans(snapshot, shards):
+        fits = np.ones(stop - start, bool)
+        for codes, numbers in wanted:
+            part = codes[start:stop]
+            fits &= part == numbers[0] if len(numbers) == 1 else np.isin(part, numbers)
+        pieces.append(np.flatnonzero(fits) + start)
+    return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
 
 
 def _values(column: str, value: Any) -> Values:

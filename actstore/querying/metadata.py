@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,20 @@ if TYPE_CHECKING:
     from actstore.storage.snapshot import Snapshot
 
 ROW_ID = "row_id"
+_CODED = frozenset(
+    {"dataset", "split", "task", "mode", "variant", "label", "pooling", "region", "token_role"}
+)
+"""Columns of few values that come again and again."""
+_CODED_ROWS = 20_000_000
+"""Stores of more rows are left to SQL: the codes of a column take four bytes a row."""
+
+
+class Codes(NamedTuple):
+    """A column as numbers into the list of its values."""
+
+    values: list[str]
+    codes: np.ndarray
+    """Index of each row's value, int32 ``[rows]``; null is -1."""
 
 
 class Metadata:
@@ -26,6 +40,7 @@ class Metadata:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
+        self._codes: dict[str, Codes] = {}
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
@@ -74,8 +89,28 @@ class Metadata:
             return table.slice(first, len(places))
         return table.take(pa.array(places))
 
+    def codes(self, column: str) -> Codes | None:
+        """Return a column of few different values in a form that compares fast.
+
+        None for other columns, and for very large stores. Kept once it was read.
+        """
+        import pyarrow.parquet as pq
+
+        if column not in _CODED or self._snapshot.rows > _CODED_ROWS:
+            return None
+        found = self._codes.get(column)
+        if found is None:
+            path = self._snapshot.metadata_file()
+            with pq.ParquetFile(path, memory_map=True, read_dictionary=[column]) as file:
+                read = file.read([column])[column]
+            array = read.unify_dictionaries().combine_chunks()
+            codes = array.indices.fill_null(-1).to_numpy()
+            found = self._codes[column] = Codes(array.dictionary.to_pylist(), codes)
+        return found
+
     def close(self) -> None:
         """Close the file if it was opened."""
+        self._codes.clear()
         if "_file" in self.__dict__:
             self._file.close()
             del self._file

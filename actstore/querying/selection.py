@@ -251,9 +251,8 @@ class Selection:
         return saving.save(self, Path(path), columns)
 
     def _gather(self) -> np.ndarray:
-        width, dtype = self._vector_shape()
         if not len(self):
-            return np.empty((0, width), dtype)
+            return np.empty(self.shape, self.dtype)
         return self._snapshot.gather(self.rows)
 
     def _stored_type(self, vectors: np.ndarray) -> np.ndarray:
@@ -282,7 +281,8 @@ class Selection:
         """Return the shards the rows lie in; of none, those they could have lain in."""
         if not len(self):
             return self._shards
-        return np.unique(np.searchsorted(self._snapshot.offsets, self.rows, "right") - 1)
+        numbers = np.searchsorted(self._snapshot.offsets, self.rows, "right") - 1
+        return np.flatnonzero(np.bincount(numbers))
 
     def _vector_shape(self) -> tuple[int, schema.VectorType]:
         return self._snapshot.shape(self._snapshot.offsets[self._touched()])

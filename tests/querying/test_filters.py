@@ -154,3 +154,23 @@ def test_odd_text_is_a_value_not_sql(tmp_path: Path) -> None:
         assert len(store.select(task=names)) == 6
         with pytest.raises(ActstoreError):
             store.select(task="' OR '1'='1")
+
+
+@pytest.mark.parametrize(
+    ("equals", "condition"),
+    [
+        ({"label": "yes"}, "label = 'yes'"),
+        ({"label": None}, "label IS NULL"),
+        ({"label": ["no", None]}, "(label = 'no' OR label IS NULL)"),
+        ({"label": "no", "task": "maze"}, "label = 'no' AND task = 'maze'"),
+        ({"label": "yes", "layer": [0, 5]}, "label = 'yes' AND layer IN (0, 5)"),
+        ({"task": ["grid", "maze"], "site": "mlp_out"}, "site = 'mlp_out'"),
+        ({"label": "yes", "example_id": "e1"}, "label = 'yes' AND example_id = 'e1'"),
+    ],
+    ids=str,
+)
+def test_columns_and_sql_find_the_same_rows(
+    store: Store, equals: dict[str, Any], condition: str
+) -> None:
+    rows = store.sql(f"SELECT row_id FROM activations WHERE {condition}").fetchnumpy()["row_id"]
+    assert store.select(**equals).rows.tolist() == sorted(rows.tolist())

@@ -41,3 +41,18 @@ def test_rows_come_in_the_asked_order(metadata: Metadata, rows: np.ndarray) -> N
 
 def test_no_columns_still_count_rows(metadata: Metadata) -> None:
     assert metadata.read(np.arange(5), []).column_names == []
+
+
+@pytest.mark.parametrize("column", ["task", "label", "split"])
+def test_codes_say_the_same_as_the_column(metadata: Metadata, column: str) -> None:
+    expected = metadata.read(np.arange(36), [column])[column].to_pylist()
+    found = metadata.codes(column)
+    assert found is not None
+    assert len(set(found.values)) == len(found.values)
+    assert [None if code < 0 else found.values[code] for code in found.codes] == expected
+    metadata.close()
+
+
+def test_only_columns_of_few_values_have_codes(metadata: Metadata) -> None:
+    assert metadata.codes("example_id") is None
+    assert metadata.codes("norm") is None
