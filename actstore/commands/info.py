@@ -7,27 +7,32 @@ from pathlib import Path
 import click
 
 from actstore.commands import output
-from actstore.commands.options import at_option, json_option, store_argument
+from actstore.commands.options import (
+    at_option,
+    json_option,
+    readable_store_argument,
+    report_traffic,
+)
 
 
 @click.command("info")
-@store_argument
+@readable_store_argument
 @at_option
 @json_option
-def command(store: Path, at: int | None, as_json: bool) -> None:
+def command(store: str | Path, at: int | None, as_json: bool) -> None:
     """Say what STORE holds: rows, models, sites, layers, widths, labels, bytes, commits.
 
     \b
     Examples:
       actstore info runs.store
       actstore info runs.store --at 3 --json
+      actstore info hf://datasets/org/name
     """
-    from actstore.querying.info import describe
-    from actstore.storage.snapshot import open_snapshot
+    import actstore
 
-    snapshot = open_snapshot(store, at)
-    found = describe(snapshot)
-    snapshot.close()
+    with actstore.open(store, at=at) as opened:
+        found = opened.info()
+        report_traffic(opened.traffic)
     if as_json:
         output.print_json(found.as_dict())
         return

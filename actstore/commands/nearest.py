@@ -16,7 +16,8 @@ from actstore.commands.options import (
     format_option,
     given_filters,
     output_option,
-    store_argument,
+    readable_store_argument,
+    report_traffic,
 )
 from actstore.errors import UsageError
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command("nearest")
-@store_argument
+@readable_store_argument
 @click.option("--example", metavar="ID", help="Search around the vector of this example_id.")
 @click.option("--row", type=int, metavar="N", help="Search around the vector of this row_id.")
 @click.option(
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 @output_option("Write the result to FILE, which appears whole or not at all.")
 @at_option
 def command(
-    store: Path,
+    store: str | Path,
     example: str | None,
     row: int | None,
     vector: str | None,
@@ -87,6 +88,7 @@ def command(
         if columns is None:
             table = formats.without_empty(table, format, target)
         rows = formats.write_rows(table.to_reader(), format, target)
+        report_traffic(opened.traffic)
     if target is not None:
         output.note(f"{output.count(rows, 'row')} written to {target}")
 

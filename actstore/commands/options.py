@@ -4,18 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from actstore.commands import output
 from actstore.commands.formats import FORMATS
+from actstore.hub.address import is_address
+
+if TYPE_CHECKING:
+    from actstore.storage.files import Traffic
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FILTERS = ("model", "dataset", "split", "task", "mode", "variant", "label", "site", "pooling")
 """Text columns that select and nearest filter by with an option of the same name."""
 
-store_argument = click.argument("store", type=click.Path(path_type=Path))
+
+def place(text: str) -> str | Path:
+    """Return what a store or source is called as a path; as it is if it is an address."""
+    return text if is_address(text) else Path(text)
+
+
+def _here(ctx: click.Context, param: click.Parameter, text: str) -> Path:
+    if is_address(text):
+        raise click.BadParameter(
+            f"{text}: this needs a store on this machine; fetch it with: "
+            "actstore pull ORG/NAME FOLDER"
+        )
+    return Path(text)
+
+
+store_argument = click.argument("store", callback=_here)
+readable_store_argument = click.argument("store", callback=lambda ctx, param, text: place(text))
+"""A store that is only read: a folder, or ``hf://datasets/ORG/NAME``."""
 
 at_option = click.option(
     "--at",
@@ -85,6 +107,16 @@ def filter_options(command: Command) -> Command:
 def given_filters(options: dict[str, Any]) -> dict[str, Any]:
     """Return the filters that were used, as ``Store.select`` takes them."""
     return {name: list(options[name]) for name in ("layer", *FILTERS) if options.get(name)}
+
+
+def report_traffic(traffic: Traffic | None) -> None:
+    """Say on standard error what was transferred from the Hub, if the store is there."""
+    if traffic is not None:
+        here = f", {output.size(traffic.cached)} were here" if traffic.cached else ""
+        output.note(
+            f"moved {output.size(traffic.received)} in {output.count(traffic.requests, 'request')}"
+            f"{here}"
+        )
 
 
 def pairs(texts: Sequence[str], option: str) -> dict[str, str]:

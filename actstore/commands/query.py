@@ -13,12 +13,13 @@ from actstore.commands.options import (
     format_option,
     output_option,
     pairs,
-    store_argument,
+    readable_store_argument,
+    report_traffic,
 )
 
 
 @click.command("query")
-@store_argument
+@readable_store_argument
 @click.argument("sql", required=False)
 @click.option("--name", metavar="NAME", help="Run a named query (`actstore queries` lists them).")
 @click.option(
@@ -35,7 +36,7 @@ from actstore.commands.options import (
     "--allow-external", is_flag=True, help="Let the SQL read and write files outside the store."
 )
 def command(
-    store: Path,
+    store: str | Path,
     sql: str | None,
     name: str | None,
     parameters: tuple[str, ...],
@@ -48,13 +49,15 @@ def command(
 
     The view `activations` has one row for each vector: all columns of the schema, the
     labels as they are now, and row_id. The SQL is DuckDB's; it can neither write nor
-    reach other files unless --allow-external is given.
+    reach other files unless --allow-external is given. STORE is a folder, or
+    hf://datasets/ORG/NAME: then only what the query needs is transferred.
 
     \b
     Examples:
       actstore query runs.store "SELECT label, layer, count(*) FROM activations GROUP BY ALL"
       actstore query runs.store --name label-counts --param layer=12
       actstore query runs.store "FROM activations WHERE layer = 12" -o layer12.parquet
+      actstore query hf://datasets/org/name "SELECT DISTINCT model, site FROM activations"
     """
     import actstore
     from actstore.querying import named
@@ -69,5 +72,6 @@ def command(
     with actstore.open(store, at=at) as opened:
         reader = opened.stream(sql, values or None, allow_external=allow_external)
         rows = formats.write_rows(reader, format, target)
+        report_traffic(opened.traffic)
     if target is not None:
         output.note(f"{output.count(rows, 'row')} written to {target}")

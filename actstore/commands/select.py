@@ -15,7 +15,8 @@ from actstore.commands.options import (
     format_option,
     given_filters,
     output_option,
-    store_argument,
+    readable_store_argument,
+    report_traffic,
     where_argument,
 )
 
@@ -23,7 +24,7 @@ MATRIX_SUFFIXES = (".safetensors", ".npz", ".pt", ".parquet")
 
 
 @click.command("select")
-@store_argument
+@readable_store_argument
 @where_argument
 @filter_options
 @output_option(
@@ -34,7 +35,7 @@ MATRIX_SUFFIXES = (".safetensors", ".npz", ".pt", ".parquet")
 @columns_option
 @at_option
 def command(
-    store: Path,
+    store: str | Path,
     where: str | None,
     target: Path | None,
     format: str | None,
@@ -53,6 +54,7 @@ def command(
       actstore select runs.store --layer 12 --label faithful
       actstore select runs.store "norm > 50" --layer 12 --format csv
       actstore select runs.store --layer 12 -o layer12.safetensors
+      actstore select hf://datasets/org/name --layer 12 -o layer12.safetensors
     """
     import actstore
 
@@ -71,5 +73,6 @@ def command(
         else:
             selection.save(target, columns)
             rows = len(selection)
+        report_traffic(opened.traffic)
     if target is not None:
         output.note(f"{output.count(rows, 'row')} written to {target}")
