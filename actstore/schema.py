@@ -1,4 +1,4 @@
-"""The fixed schema as Arrow, built from its language-neutral source ``schemas/v1/activations.json``."""
+"""The fixed schema as Arrow, built from its source ``schemas/v1/activations.json``."""
 
 from __future__ import annotations
 

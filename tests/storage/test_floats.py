@@ -25,7 +25,7 @@ def test_widen_any_shape_and_slices(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_finite_sees_one_bad_value_anywhere(dtype: type, bad: float) -> None:
-    values = np.zeros((7, 40_000), dtype)
+    values: np.ndarray = np.zeros((7, 40_000), dtype)
     assert floats.finite(values)
     values[-1, -1] = bad
     assert not floats.finite(values)
