@@ -41,10 +41,11 @@ class Staging:
                 self._lock = os.open(unnamed / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
                 unnamed.rename(self.folder)
-        except CommitError:
+        except BaseException:
             if self._lock >= 0:
                 os.close(self._lock)
-            shutil.rmtree(unnamed, ignore_errors=True)
+            for folder in (unnamed, self.folder):
+                shutil.rmtree(folder, ignore_errors=True)
             raise
 
     def place(self, files: dict[str, Path]) -> None:
@@ -88,11 +89,13 @@ class Staging:
     def close(self) -> None:
         """Remove the folder, and what was placed and not committed; give the lock back."""
         if self._lock >= 0:
-            with contextlib.suppress(OSError, ActstoreError):
-                _undo(self.root, self.folder)
-                _remove(self.folder)
-            os.close(self._lock)
-            self._lock = -1
+            try:
+                with contextlib.suppress(OSError, ActstoreError):
+                    _undo(self.root, self.folder)
+                    _remove(self.folder)
+            finally:
+                os.close(self._lock)
+                self._lock = -1
 
 
 def _remove(folder: Path) -> None:

@@ -27,7 +27,8 @@ SHARD_BYTES = 512 << 20
 """Vector bytes after which a shard is closed and the next one begun."""
 CHECKPOINT_BYTES = 4 << 30
 """Vector bytes after which what is whole is committed, so that a long run can resume."""
-_CHECKPOINT_ROWS = 2_000_000
+_CHECKPOINT_ROWS = 250_000
+"""Likewise rows: each one pending takes about a kilobyte of memory, whatever its width."""
 _BUFFER_BYTES = 16 << 20
 """Vector bytes that all open shards together hold in memory before they are written out."""
 _KEPT_BUFFERS = 128
@@ -70,9 +71,9 @@ class StoreWriter:
         self.root = Path(root)
         self.run = run
         prepare(self.root)
+        self._base = manifests.latest(self.root)
         self._staging = Staging(self.root)
         self._checkpoint_bytes = checkpoint_bytes
-        self._base = manifests.latest(self.root)
         self._partitions: dict[_PartitionKey, Partition] = {}
         self._open: dict[_ShardKey, ShardWriter] = {}
         self._full: list[tuple[_ShardKey, ShardWriter]] = []
@@ -98,8 +99,10 @@ class StoreWriter:
 
     def close(self) -> None:
         """Drop what is not committed and give everything back."""
-        self._drop(self._pending())
-        self._staging.close()
+        try:
+            self._drop(self._pending())
+        finally:
+            self._staging.close()
 
     @property
     def pending_rows(self) -> int:
