@@ -1,6 +1,7 @@
 # make demo    a short story on the screen: a model's activations become a store
 # make test    all tests, among them the documents' examples and an installed wheel
 # make check   lint, format, types, then all tests: what CI runs
+# make crashes kill, interrupt and fill the disk at every call of the system, and 100 random ones
 # make docs    write the generated parts of docs/ anew
 # make format  let ruff lay out the code
 # make clean   remove what these targets made
@@ -13,13 +14,16 @@ NODE_PACKAGES := hyparquet@1.31.5 hyparquet-compressors@1.1.2
 # Touched last, so a half-made environment is never taken for a whole one.
 STAMP := .venv/installed
 
-.PHONY: demo test check lint types format docs clean
+.PHONY: demo test crashes check lint types format docs clean
 
 demo: $(STAMP)
 	$(BIN)/python docs/demo.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS)
+
+crashes: $(STAMP)
+	ACTSTORE_CRASHES=all $(BIN)/python -m pytest tests/storage/test_crashes.py
 
 check: lint types test
 

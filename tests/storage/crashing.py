@@ -1,0 +1,159 @@
+"""What the crash tests do to a store, in child processes that are killed at a chosen call.
+
+Every call of the system that changes files is counted, and the process ends itself with
+SIGKILL, or the call fails, when its number comes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actstore.storage import shard, staging
+from actstore.storage.compaction import compact, prune
+from actstore.storage.labels import set_labels
+from actstore.storage.rows import RowBatch
+from actstore.storage.snapshot import open_snapshot
+from actstore.storage.writer import StoreWriter
+from tests.storage.stores import RUN, batch, write
+
+# pyarrow and the card import these when they first need them; then every child would.
+for _name in ("pandas", "yaml"):
+    importlib.import_module(_name)
+
+CALLS = (
+    "open", "pwrite", "ftruncate", "fsync", "link", "rename", "replace", "unlink", "mkdir", "rmdir"
+)  # fmt: skip
+Trap = Callable[[str, tuple[Any, ...]], None]
+
+
+def no_trap(call: str, arguments: tuple[Any, ...]) -> None:
+    """Let the call through."""
+
+
+def die(call: str, arguments: tuple[Any, ...]) -> None:
+    """Kill this process, in the middle of a write if it is one."""
+    if call == "pwrite":
+        descriptor, data, offset = arguments
+        _real["pwrite"](descriptor, bytes(data)[: len(data) // 2], offset)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+_real = {name: getattr(os, name) for name in CALLS}
+
+
+@contextmanager
+def trapped(at: int, trap: Trap, *, lasting: bool = False) -> Iterator[None]:
+    """Spring ``trap`` at call number ``at``, and if ``lasting`` at all that follow."""
+    lock = threading.Lock()
+    count = 0
+
+    def wrapped(name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal count
+            if name == "open" and not arguments[1] & (os.O_CREAT | os.O_RDWR):
+                return _real[name](*arguments, **options)
+            with lock:
+                count += 1
+                mine = count
+            if mine == at or (lasting and mine > at > 0):
+                trap(name, arguments)
+            # Only a power failure could tell whether the disk was really waited for.
+            return None if name == "fsync" else _real[name](*arguments, **options)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard, "GROUP_BYTES", 64)
+        patch.setattr(shard, "_CHUNK", 64)
+        patch.setattr(staging, "_ABANDONED_SECONDS", -1)
+        for name in CALLS:
+            patch.setattr(os, name, wrapped(name))
+        yield
+
+
+FILES = (batch(0, 6, layer=0), batch(0, 2, layer=1), batch(6, 5, layer=0), batch(2, 1, layer=1))
+
+
+class Refused(Exception):
+    """Stands for what a reader of source files raises."""
+
+
+def ingest(root: Path) -> None:
+    """Store four files in two commits, with one file between that is refused."""
+    with StoreWriter(root, run=RUN) as session:
+        for number, one in enumerate(FILES):
+            with session.file():
+                session.add(one)
+            with suppress(Refused), session.file():
+                session.add(batch(90, 5, layer=0))
+                raise Refused
+            if number % 2:
+                session.commit(operation="ingest", message="")
+
+
+def prepare_labels(root: Path) -> None:
+    """Store everything, and label some of it once."""
+    ingest(root)
+    label(root, "first")
+
+
+def label(root: Path, word: str = "second") -> None:
+    """Label the first three rows and take the label of the next away."""
+    snapshot = open_snapshot(root)
+    set_labels(snapshot, np.arange(4), [word, word, word, None], message=word)
+    snapshot.close()
+
+
+def compacting(root: Path) -> None:
+    """Join all shards of each layer."""
+    compact(root)
+
+
+def prepare_prune(root: Path) -> None:
+    """Leave shards and labels behind that no current commit needs."""
+    prepare_labels(root)
+    compact(root)
+    write(root, batch(50, 2, layer=0))
+
+
+def pruning(root: Path) -> None:
+    """Forget all commits but the last."""
+    prune(root)
+
+
+def run_and_die(root: Path, scenario: Callable[[Path], None], at: int) -> None:
+    """Run a scenario in this process and kill it at call number ``at``."""
+    with trapped(at, die):
+        scenario(root)
+
+
+BATCHES = 30
+PER_COMMIT = 4
+
+
+def source_file(number: int) -> list[RowBatch]:
+    """Return the rows of one of many source files: one example, three layers."""
+    return [batch(3 * number, 3, layer=layer, width=64) for layer in (0, 1, None)]
+
+
+def ingest_many(root: Path) -> None:
+    """Store many files, a commit for every few; once more after a kill it completes them."""
+    with pytest.MonkeyPatch.context() as patch, StoreWriter(root, run=RUN) as session:
+        patch.setattr(shard, "GROUP_BYTES", 1000)
+        for number in range(BATCHES):
+            with session.file():
+                for one in source_file(number):
+                    session.add(one)
+            if number % PER_COMMIT == PER_COMMIT - 1:
+                session.commit(operation="ingest", message="in progress")
+        session.commit(operation="ingest", message="all")

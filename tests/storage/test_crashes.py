@@ -1,0 +1,281 @@
+"""Killed, interrupted or out of disk at any call: the last commit stands, and work can go on."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from actstore.errors import CommitError
+from actstore.storage import manifest as manifests
+from actstore.storage.snapshot import open_snapshot
+from tests.storage import crashing
+from tests.storage.crashing import BATCHES, PER_COMMIT, no_trap, run_and_die, trapped
+from tests.storage.stores import (
+    Content,
+    assert_sound,
+    card_commit,
+    card_files,
+    content,
+    expected,
+    live_files,
+    write,
+)
+
+EVERYWHERE = os.environ.get("ACTSTORE_CRASHES") == "all"
+"""Whether to try every call and a hundred random moments, as `make crashes` does."""
+KILLS = 100 if EVERYWHERE else 12
+DECISIVE = frozenset({"link", "replace", "rename"})
+"""What puts a file in its place: always tried."""
+
+# Forks of a process that has imported everything and started no threads.
+children = multiprocessing.get_context("forkserver")
+children.set_forkserver_preload(["tests.storage.crashing"])
+
+
+class Scenario(NamedTuple):
+    """Something done to a store, from a state before to a state after."""
+
+    prepare: Callable[[Path], object]
+    run: Callable[[Path], object]
+
+
+def _nothing(root: Path) -> None:
+    pass
+
+
+SCENARIOS = {
+    "ingest": Scenario(_nothing, crashing.ingest),
+    "ingest more": Scenario(lambda root: write(root, crashing.FILES[0]), crashing.ingest),
+    "label": Scenario(crashing.prepare_labels, crashing.label),
+    "compact": Scenario(crashing.prepare_labels, crashing.compacting),
+    "prune": Scenario(crashing.prepare_prune, crashing.pruning),
+}
+every_scenario = pytest.mark.parametrize("name", SCENARIOS)
+
+
+class Prepared(NamedTuple):
+    """A store before a scenario, and what it may become."""
+
+    root: Path
+    states: list[Content]
+    """Content after each commit that the scenario makes, the content before first."""
+    first: int
+    """Number of the commit before."""
+    calls: list[str]
+
+    def moments(self, step: int) -> list[int]:
+        """Return the numbers of the calls to try: the decisive ones, and of the rest a part."""
+        numbers = range(1, len(self.calls) + 1)
+        if EVERYWHERE:
+            return list(numbers)
+        return [at for at in numbers if at % step == 1 or self.calls[at - 1] in DECISIVE]
+
+
+@pytest.fixture
+def prepared(name: str, tmp_path: Path) -> Prepared:
+    """Run the scenario once without a fault, on a copy."""
+    scenario = SCENARIOS[name]
+    root, trial = tmp_path / "before", tmp_path / "trial"
+    with trapped(0, no_trap):
+        scenario.prepare(root)
+    if root.exists():
+        shutil.copytree(root, trial)
+    calls: list[str] = []
+    with trapped(1, lambda call, arguments: calls.append(call), lasting=True):
+        scenario.run(trial)
+    known = manifests.numbers(root)
+    first = known[-1] if known else 0
+    states = [content(root) if first else {}]
+    states += [content(trial, at) for at in manifests.numbers(trial) if at > first]
+    assert len(calls) > 10
+    return Prepared(root, states, first, calls)
+
+
+def copy_of(prepared: Prepared, to: Path) -> Path:
+    """Return a fresh copy of the store before."""
+    shutil.rmtree(to, ignore_errors=True)
+    if prepared.root.exists():
+        shutil.copytree(prepared.root, to)
+    return to
+
+
+def assert_stands(root: Path, prepared: Prepared) -> None:
+    """Check that a store, as a crash has left it, is one of its commits and nothing else."""
+    known = manifests.numbers(root)
+    if not known:
+        assert prepared.first == 0
+        return
+    state = prepared.states[known[-1] - prepared.first]
+    assert content(root) == state
+    assert_sound(root)
+    if prepared.first and prepared.first in known:
+        assert content(root, prepared.first) == prepared.states[0]
+    if (root / "README.md").exists():
+        # Killed between commit and card, the card is one commit behind, and whole.
+        about = card_commit(root)
+        assert about in (known[-1], known[-1] - 1)
+        if about in known:
+            assert card_files(root)["metadata"] == live_files(root, about)
+
+
+def assert_complete(root: Path, scenario: Scenario, prepared: Prepared) -> None:
+    """Check that running the scenario again ends as if nothing had happened."""
+    with trapped(0, no_trap):
+        scenario.run(root)
+    assert content(root) == prepared.states[-1]
+    assert_sound(root)
+    last = manifests.numbers(root)[-1]
+    assert card_commit(root) == last
+    assert card_files(root)["metadata"] == live_files(root)
+    assert list((root / ".staging").iterdir()) == []
+    named: set[str] = set()
+    for number in manifests.numbers(root):
+        manifest = manifests.load(root, number)
+        named |= {entry.path for entry in manifest.shards}
+        named |= {entry.path for entry in manifest.labels}
+    found = {path.relative_to(root).as_posix() for path in root.rglob("*.parquet")}
+    assert {path for path in found if not path.startswith(".cache/")} == named
+
+
+@every_scenario
+def test_killed_at_every_call(name: str, prepared: Prepared, tmp_path: Path) -> None:
+    scenario = SCENARIOS[name]
+    endings = set()
+    for at in [*prepared.moments(9), len(prepared.calls) + 1]:
+        root = copy_of(prepared, tmp_path / "store")
+        child = children.Process(target=run_and_die, args=(root, scenario.run, at))
+        child.start()
+        child.join()
+        endings.add(child.exitcode)
+        if child.exitcode == 0:  # with several threads a run may need a call less
+            assert at > len(prepared.calls) - 2
+        else:
+            assert child.exitcode == -signal.SIGKILL
+        assert_stands(root, prepared)
+        assert_complete(root, scenario, prepared)
+    assert endings == {0, -signal.SIGKILL}
+
+
+def _interrupt(call: str, arguments: tuple[Any, ...]) -> None:
+    if threading.current_thread() is threading.main_thread():  # Ctrl-C comes nowhere else
+        raise KeyboardInterrupt
+
+
+def _full(call: str, arguments: tuple[Any, ...]) -> None:
+    if call not in ("unlink", "rmdir", "rename", "ftruncate"):
+        raise OSError(28, "No space left on device")
+
+
+def _failing(call: str, arguments: tuple[Any, ...]) -> None:
+    raise OSError(5, "Input/output error")
+
+
+@every_scenario
+@pytest.mark.parametrize(
+    ("trap", "lasting", "errors"),
+    [
+        (_interrupt, False, (KeyboardInterrupt,)),
+        (_failing, False, (CommitError,)),
+        (_full, True, (CommitError,)),
+    ],
+    ids=["interrupt", "failing once", "full from then on"],
+)
+def test_a_fault_at_every_call(
+    name: str,
+    prepared: Prepared,
+    tmp_path: Path,
+    trap: crashing.Trap,
+    lasting: bool,
+    errors: tuple[type[BaseException], ...],
+) -> None:
+    """The error is clear, nothing half done is seen, no file stays open, and it can go on."""
+    scenario = SCENARIOS[name]
+    raised = 0
+    gc.collect()
+    before = len(os.listdir("/dev/fd"))
+    moments = prepared.moments(30)
+    for at in moments:
+        root = copy_of(prepared, tmp_path / "store")
+        try:
+            with trapped(at, trap, lasting=lasting):
+                scenario.run(root)
+        except errors:
+            raised += 1
+        assert_stands(root, prepared)
+        assert_complete(root, scenario, prepared)
+    gc.collect()
+    assert len(os.listdir("/dev/fd")) == before
+    assert raised > len(moments) // 4
+
+
+@every_scenario
+def test_a_session_goes_on_after_a_fault(name: str, prepared: Prepared, tmp_path: Path) -> None:
+    """Whoever catches the error may try again in the same process, without cleaning up."""
+    scenario = SCENARIOS[name]
+    for at in prepared.moments(12)[:: 1 if EVERYWHERE else 5]:
+        root = copy_of(prepared, tmp_path / "store")
+        for following in range(at, 0, -5):
+            try:
+                with trapped(following, _failing):
+                    scenario.run(root)
+            except CommitError:
+                continue
+        assert_complete(root, scenario, prepared)
+
+
+def test_killed_at_random_moments(tmp_path: Path) -> None:
+    """The same ingest is run and killed until it completes, again and again."""
+    whole: Content = {}
+    sizes = {0: dict(whole)}
+    for number in range(BATCHES):
+        whole |= expected(*crashing.source_file(number))
+        if number % PER_COMMIT == PER_COMMIT - 1 or number == BATCHES - 1:
+            sizes[len(whole)] = dict(whole)
+    started = time.monotonic()
+    _run(tmp_path / "trial", 600)
+    duration = time.monotonic() - started
+    moments = random.Random(20260101)
+    root, round_, kills, phases = tmp_path / "store", 0, 0, set()
+    while kills < KILLS:
+        killed = _run(root, moments.uniform(0, duration))
+        kills += killed
+        if manifests.numbers(root):
+            found = content(root)
+            assert found == sizes[len(found)]
+            assert_sound(root)
+            about = card_commit(root) if (root / "README.md").exists() else None
+            if about is not None:
+                assert card_files(root)["metadata"] == live_files(root, about)
+            phases.add(len(found))
+        if not killed:
+            assert content(root) == whole
+            assert card_commit(root) == manifests.numbers(root)[-1]
+            root, round_ = tmp_path / f"store{round_}", round_ + 1
+    assert not _run(root, 600)
+    assert content(root) == whole
+    assert list((root / ".staging").iterdir()) == []
+    assert card_files(root)["metadata"] == live_files(root)
+    assert not _run(root, 600)
+    assert open_snapshot(root).rows == len(whole)
+
+
+def _run(root: Path, seconds: float) -> bool:
+    """Ingest in a child process; kill it after so long. Say whether it was killed."""
+    child = children.Process(target=crashing.ingest_many, args=(root,))
+    child.start()
+    child.join(seconds)
+    child.kill()
+    child.join()
+    assert child.exitcode in (0, -signal.SIGKILL)
+    return child.exitcode != 0
