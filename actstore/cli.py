@@ -116,7 +116,8 @@ def _with_hint(problem: click.ClickException) -> str:
     context = getattr(problem, "ctx", None)
     if context is None:
         return message
-    return f"{message} See `{context.command_path} --help`."
+    end = "" if message.endswith((".", "?", "!")) else "."
+    return f"{message}{end} See `{context.command_path} --help`."
 
 
 def _os_message(problem: OSError) -> str:

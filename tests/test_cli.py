@@ -87,6 +87,7 @@ def test_a_wrong_option_points_to_the_help(capsys: pytest.CaptureFixture[str]) -
     message = capsys.readouterr().err
     assert "--latest" in message
     assert "`actstore log --help`" in message
+    assert ". See `" in message
 
 
 def test_a_missing_store_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

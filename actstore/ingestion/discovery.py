@@ -68,6 +68,8 @@ class Discovery:
     """Files that no template fits."""
     detected: bool
     """Whether the recipe was found rather than named."""
+    links: tuple[str, ...] = ()
+    """Links that were not followed, each with where it leads."""
 
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
@@ -79,10 +81,11 @@ def natural(text: str) -> tuple[tuple[int, int, str], ...]:
     )
 
 
-def walk(sources: Sequence[Path]) -> list[Entry]:
+def walk(sources: Sequence[Path], links: list[str] | None = None) -> list[Entry]:
     """Return every file of the sources in natural order.
 
-    Hidden files and folders are left out, and links that lead out of their source.
+    Hidden files and folders are left out, and links that lead out of their source or
+    nowhere; ``links`` takes these, each with where it leads.
 
     Raises:
         UsageError: a source does not exist.
@@ -99,32 +102,44 @@ def walk(sources: Sequence[Path]) -> list[Entry]:
             entry = Entry(path=source, relative=name, root=source.parent, size=size)
             found.setdefault(source, entry)
             continue
-        for entry in _below(source):
+        for entry in _below(source, [] if links is None else links):
             found.setdefault(entry.path, entry)
     return sorted(found.values(), key=lambda entry: [natural(each) for each in entry.path.parts])
 
 
-def _below(source: Path) -> Iterable[Entry]:
+def _below(source: Path, links: list[str]) -> Iterable[Entry]:
     real = Path(os.path.realpath(source))
     seen: set[str] = set()
     for folder, names, files in os.walk(source, followlinks=True):
         # A link back to a folder above would go round forever.
         here = os.path.realpath(folder)
         if here in seen or not _inside(here, real):
+            if here not in seen:
+                links.append(_leading(Path(folder), source))
             names.clear()
             continue
         seen.add(here)
         names[:] = [name for name in names if not name.startswith(".")]
         for name in files:
             path = Path(folder) / name
-            if name.startswith(".") or (path.is_symlink() and not _inside(path.resolve(), real)):
+            if name.startswith("."):
+                continue
+            if path.is_symlink() and not _inside(os.path.realpath(path), real):
+                links.append(_leading(path, source))
                 continue
             try:
                 size = path.stat().st_size
             except OSError:  # a link to nowhere
+                links.append(_leading(path, source))
                 continue
             relative = _readable(path.relative_to(source).as_posix())
             yield Entry(path=path, relative=relative, root=source, size=size)
+
+
+def _leading(link: Path, source: Path) -> str:
+    """Name a link that is not followed, below its source, and where it leads."""
+    gone = "" if link.exists() else ", which does not exist"
+    return _readable(f"{link.relative_to(source).as_posix()} -> {os.path.realpath(link)}{gone}")
 
 
 def _readable(name: str) -> str:
@@ -266,24 +281,41 @@ def discover(
         UsageError: a source does not exist or holds no file.
         RecipeError: no file fits the recipe; or no recipe, or more than one, fits.
     """
-    entries = walk(sources)
+    links: list[str] = []
+    entries = walk(sources, links)
     where = ", ".join(str(source) for source in sources)
     if not entries:
-        raise UsageError(f"{where}: holds no file (hidden ones are left out)")
+        raise UsageError(f"{where}: holds no file (hidden ones are left out){_unfollowed(links)}")
+    found = _discovered(entries, where, recipe, recipes, options, links)
+    return replace(found, links=tuple(links))
+
+
+def _discovered(
+    entries: list[Entry],
+    where: str,
+    recipe: Recipe | None,
+    recipes: Iterable[Recipe],
+    options: Options | None,
+    links: Sequence[str],
+) -> Discovery:
     if recipe is not None:
         files, others = assign(recipe, entries)
         if not files:
             patterns = ", ".join(pattern.template.text for pattern in recipe.files)
             raise RecipeError(
                 f"{where}: no file fits recipe {recipe.name} ({patterns}); "
-                f"the source holds {_seen(entries)}"
+                f"the source holds {_seen(entries)}{_unfollowed(links)}"
             )
         return Discovery(recipe=recipe, files=tuple(files), others=tuple(others), detected=False)
-    return _detect(list(recipes), entries, where, options or Options())
+    return _detect(list(recipes), entries, where, options or Options(), links)
 
 
 def _detect(
-    recipes: Sequence[Recipe], entries: Sequence[Entry], where: str, options: Options
+    recipes: Sequence[Recipe],
+    entries: Sequence[Entry],
+    where: str,
+    options: Options,
+    links: Sequence[str] = (),
 ) -> Discovery:
     opened = _Opened()
     for generic in (False, True):
@@ -311,7 +343,7 @@ def _detect(
         if fitting:
             return fitting[0]
     raise RecipeError(
-        f"{where}: no recipe fits; the source holds {_seen(entries)}. "
+        f"{where}: no recipe fits; the source holds {_seen(entries)}{_unfollowed(links)}. "
         f"Known recipes: {', '.join(recipe.name for recipe in recipes)}. "
         "Choose one with --recipe NAME to see why it refuses the files, or describe the layout "
         "in a recipe of your own (`actstore recipes NAME` prints one to start from)"
@@ -395,4 +427,15 @@ def _seen(entries: Sequence[Entry]) -> str:
     most = sorted(kinds.items(), key=lambda item: -item[1])[:6]
     counts = ", ".join(f"{number} {suffix}" for suffix, number in most)
     names = ", ".join(entry.relative for entry in entries[:3])
-    return f"{len(entries)} files ({counts}), such as {names}"
+    files = "file" if len(entries) == 1 else "files"
+    return f"{len(entries):,} {files} ({counts}), such as {names}"
+
+
+def _unfollowed(links: Sequence[str]) -> str:
+    if not links:
+        return ""
+    more = f" and {len(links) - 3:,} more" if len(links) > 3 else ""
+    return (
+        f"; links that lead out of the source are not followed: {', '.join(links[:3])}{more} "
+        "(name such a link as a SOURCE of its own)"
+    )

@@ -414,6 +414,12 @@ class _Ingest:
             notes.append(f"{tally.rounded:,} values were rounded to {self.options.storage_dtype}")
         if tally.nonfinite:
             notes.append(f"{tally.nonfinite:,} values are NaN or infinite")
+        if links := self.found.links:
+            more = f" and {len(links) - 3:,} more" if len(links) > 3 else ""
+            notes.append(
+                "links that lead out of the source are not followed (name one as a SOURCE of "
+                f"its own): {', '.join(links[:3])}{more}"
+            )
         return tuple(notes)
 
     def _summary(

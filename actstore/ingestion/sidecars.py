@@ -140,7 +140,7 @@ class Sidecars:
         """Say which tables were used and how well they joined."""
         lines = []
         for name, paths in self.used.items():
-            files = ", ".join(sorted(path.name for path in paths)[:3])
+            files = _named(paths)
             answers = self._asked.get(name)
             joined = f", joined {sum(answers.values()):,} of {len(answers):,}" if answers else ""
             lines.append(f"sidecar {name}: {files}{joined}")
@@ -330,3 +330,12 @@ def _text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value.strip() if isinstance(value, str) else str(value)
+
+
+def _named(paths: Iterable[Path]) -> str:
+    """Name tables by their file names, those of one name with their folders."""
+    paths = sorted(paths)
+    alike = len({path.name for path in paths}) < len(paths)
+    names = [f"{path.parent.name}/{path.name}" if alike else path.name for path in paths]
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(sorted(names)[:3]) + more

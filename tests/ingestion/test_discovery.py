@@ -209,3 +209,43 @@ def test_samples_are_spread_evenly(tmp_path: Path) -> None:
     files, _ = assign(simple("{k:int}.npz"), walk([tmp_path]))
     assert [file.parts["k"] for file in evenly(files, 4)] == [0, 33, 66, 99]
     assert len(evenly(files[:3], 4)) == 3
+
+
+def test_links_that_are_not_followed_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "far/a.npz", "source/README.md")
+    source = tmp_path / "source"
+    (source / "activations").symlink_to(tmp_path / "far")
+    (source / "gone").symlink_to(tmp_path / "nowhere")
+    (source / "loop").symlink_to(source)
+    links: list[str] = []
+    walk([source], links)
+    assert sorted(links) == [
+        f"activations -> {(tmp_path / 'far').resolve()}",
+        f"gone -> {(tmp_path / 'nowhere').resolve()}, which does not exist",
+    ]
+    with pytest.raises(RecipeError, match=r"1 file \(1 \.md\).*not followed: .*far"):
+        discover([source], recipe=simple("{k}.npz"))
+    (source / "README.md").unlink()
+    with pytest.raises(UsageError, match=r"holds no file .*activations -> .*name such a link"):
+        discover([source], recipe=None)
+    np.savez(source / "b.npz", v=np.ones(3, np.float32))
+    summary = ingest(source, tmp_path / "store", recipe=simple("{k}.npz"))
+    assert any("not followed" in note and "activations -> " in note for note in summary.notes)
+
+
+def test_sidecars_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        np.savez(tmp_path / f"{name}.npz", v=np.ones(3, np.float32))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.npz").write_bytes((tmp_path / f"{name}.npz").read_bytes())
+        (tmp_path / name / "t.json").write_text('[{"id": "x", "label": "a"}]')
+        (tmp_path / f"{name}.npz").unlink()
+    recipe = recipes.parse(
+        'name = "r"\ncontainer = "numpy"\n[[files]]\npath = "{k}.npz"\n'
+        '[[tensors]]\nkey = "v"\naxes = [["hidden"]]\n'
+        '[columns]\nexample_id = "{path.k}"\nsite = "s"\npooling = "last"\nmodel = "m"\n'
+        'label = "{sidecar.t.label}"\n'
+        '[[sidecars]]\nname = "t"\npaths = ["t.json"]\non = { id = "{column.example_id}" }\n'
+    )
+    summary = ingest(tmp_path, tmp_path / "store", recipe=recipe)
+    assert any("sidecar t: one/t.json, two/t.json" in note for note in summary.notes)
