@@ -14,6 +14,8 @@ from actstore.storage.manifest import ShardEntry
 
 GAP = 64 << 10
 """Widest gap between two wanted rows that may be fetched along, to save a request."""
+_SPARE = 64 << 10
+"""Bytes that a shard may be asked for in vain; less of small shards."""
 _BATCH = 64 << 20
 """Bytes fetched before they are put away: what is in memory at a time."""
 _BLOCK = 32 << 20
@@ -33,7 +35,8 @@ class Pieces:
         self._cache = cache
         self._meter = meter
         self._lock = threading.Lock()
-        self._packs: list[Pack] | None = None
+        self._earlier: list[Pack] | None = None
+        self._later: list[Pack] = []
 
     def bytes(self, start: int, stop: int) -> bytes:
         """Return one part of the file.
@@ -57,22 +60,26 @@ class Pieces:
             HubError: as :meth:`RemoteObject.read`.
         """
         missing = np.ones(len(places), bool)
-        for pack in self._known():
+        earlier, later = self._known()
+        for pack in earlier:
             self._take(pack, places, length, missing, out)
-        self._meter.add(cached=int((~missing).sum()) * length)
+        if out is not None:
+            self._meter.add(cached=int((~missing).sum()) * length)
+        for pack in later:
+            self._take(pack, places, length, missing, out)
+        spare = min(_SPARE, self._remote.size // 200)
         while missing.any():  # twice where a long range was cut in the middle of a row
-            for batch in _batches(merge(places[missing], length), length):
+            for batch in _batches(merge(places[missing], length, spare), length):
                 pack = self._cache.keep(self._remote.sha256, batch, self._remote.read(batch))
                 with self._lock:
-                    assert self._packs is not None
-                    self._packs.append(pack)
+                    self._later.append(pack)
                 self._take(pack, places, length, missing, out)
 
-    def _known(self) -> list[Pack]:
+    def _known(self) -> tuple[list[Pack], list[Pack]]:
         with self._lock:
-            if self._packs is None:
-                self._packs = self._cache.load(self._remote.sha256)
-            return list(self._packs)
+            if self._earlier is None:
+                self._earlier = self._cache.load(self._remote.sha256)
+            return list(self._earlier), list(self._later)
 
     def _take(
         self,
@@ -92,8 +99,8 @@ class Pieces:
             data = pack.data()
             if data is None:  # damaged on disk: as if it were not there
                 with self._lock:
-                    if self._packs is not None and pack in self._packs:
-                        self._packs.remove(pack)
+                    if self._earlier is not None and pack in self._earlier:
+                        self._earlier.remove(pack)
                 return
             if out is not None:
                 start, stop = pack.ranges[number].tolist()
@@ -104,14 +111,15 @@ class Pieces:
             missing[here] = False
 
 
-def merge(places: np.ndarray, length: int) -> list[Range]:
+def merge(places: np.ndarray, length: int, spare: int = 0) -> list[Range]:
     """Return the ranges to fetch for some rows: adjacent ones joined, small gaps bridged.
 
-    Bridges add at most half of what was wanted, the narrowest gaps first.
+    Bridges add at most half of what was wanted or ``spare``, the narrowest gaps first.
 
     Args:
         places: where the rows begin, ascending: int64 ``[n]``.
         length: bytes of a row.
+        spare: bytes that may be fetched in vain however little was wanted.
     """
     if not len(places):
         return []
@@ -119,7 +127,7 @@ def merge(places: np.ndarray, length: int) -> list[Range]:
     joined = gaps <= 0
     bridges = np.flatnonzero((gaps > 0) & (gaps <= GAP))
     order = bridges[np.argsort(gaps[bridges], kind="stable")]
-    affordable = np.cumsum(gaps[order]) <= len(places) * length // 2
+    affordable = np.cumsum(gaps[order]) <= max(spare, len(places) * length // 2)
     joined[order[affordable]] = True
     breaks = np.flatnonzero(~joined)
     starts = places[np.concatenate([[0], breaks + 1])]
