@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from actstore.errors import ActstoreError
-    from actstore.ingestion.run import ingest
+    from actstore.ingesting import ingest
     from actstore.querying.selection import Selection
     from actstore.store import Store, open
 
@@ -26,7 +26,7 @@ _HOMES = {
     "ActstoreError": "actstore.errors",
     "Selection": "actstore.querying.selection",
     "Store": "actstore.store",
-    "ingest": "actstore.ingestion.run",
+    "ingest": "actstore.ingesting",
     "open": "actstore.store",
 }
 

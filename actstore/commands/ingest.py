@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +131,7 @@ def command(
       actstore ingest caches/* --store runs.store --labels labels.csv --on example_id
       actstore ingest vectors --store runs.store --recipe my.toml --dry-run
     """
-    from actstore.ingestion.run import ingest
+    from actstore.ingesting import ingest
 
     with bar("ingesting") as report:
 
@@ -145,35 +143,16 @@ def command(
             store,
             map=pairs(mapping, "--map"),
             sidecars=pairs(sidecars, "--sidecar"),
+            label_set=label_set,
             dry_run=dry_run,
             progress=progress,
             **options,
         )
-    if label_set is not None and not dry_run:
-        summary = _labelled(summary, store, label_set)
     if as_json:
         output.print_json(summary.as_dict())
     else:
         _print(summary)
     return Exit.REFUSED if summary.refused else Exit.DONE
-
-
-def _labelled(summary: IngestSummary, store: Path, expression: str) -> IngestSummary:
-    from actstore import labeling
-
-    models = _list(summary.models)
-    datasets = _list(tuple(summary.datasets))
-    where = (
-        f"run_id = '{summary.run_id}' OR (label IS NULL AND model IN ({models}) "
-        f"AND coalesce(dataset, '') IN ({datasets}))"
-    )
-    done = labeling.label_by_expression(store, expression, where=where)
-    return dataclasses.replace(summary, commit=done.commit or summary.commit, labels=done.labels)
-
-
-def _list(texts: Sequence[str]) -> str:
-    quoted = [text.replace("'", "''") for text in texts]
-    return ", ".join(f"'{text}'" for text in quoted) or "NULL"
 
 
 def _print(summary: IngestSummary) -> None:

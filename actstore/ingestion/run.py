@@ -54,7 +54,6 @@ def ingest(
     dataset: str | None = None,
     labels: str | Path | None = None,
     labels_on: str | Sequence[str] | None = None,
-    label_set: Callable[[Path], int | None] | None = None,
     site: str | None = None,
     layer: int | None = None,
     pool: Pool | None = None,
@@ -84,8 +83,6 @@ def ingest(
         dataset: data set of all rows.
         labels: csv, jsonl, json or parquet with a column ``label``.
         labels_on: schema columns by which ``labels`` is joined.
-        label_set: called with the store's path after the rows are committed; returns the
-            number of the commit it made, or None.
         site: site of all rows; aliases such as ``hook_resid_pre`` are understood.
         layer: layer of all rows.
         pool: ``last``, ``first``, ``mean`` or ``max`` over a token axis; None stores tokens.
@@ -120,8 +117,6 @@ def ingest(
         map=dict(map or {}),
         sidecars={name: Path(path) for name, path in (sidecars or {}).items()},
     )
-    if label_set is not None and dry_run:
-        label_set = None
     names = [labels_on] if isinstance(labels_on, str) else list(labels_on or ())
     table = Labels(Path(labels), names) if labels is not None else None
     rules = contracts.load(contract) if contract is not None else None
@@ -139,7 +134,6 @@ def ingest(
         options=options,
         labels=table,
         contract=rules,
-        label_set=label_set,
         dry_run=dry_run,
         strict=strict,
         progress=progress,
@@ -182,7 +176,6 @@ class _Ingest:
     options: Options
     labels: Labels | None
     contract: contracts.Contract | None
-    label_set: Callable[[Path], int | None] | None
     dry_run: bool
     strict: bool
     progress: Callable[[Progress], None] | None
@@ -221,8 +214,6 @@ class _Ingest:
             self._enforce(context, counts, refused)
             commit = sink.commit(operation="ingest", message=self._message())
             commit = sink.commits[-1] if sink.commits else commit
-        if self.label_set is not None:
-            commit = self.label_set(self.store) or commit
         summary = self._summary(
             run, tally, read, refused, unmatched, commit, self._notes(context, tally)
         )

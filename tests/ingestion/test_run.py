@@ -247,19 +247,6 @@ def test_several_sources_go_into_one_store(tmp_path: Path) -> None:
         ingest([tmp_path / "one", tmp_path / "three"], tmp_path / "store", model=MODEL)
 
 
-def test_labels_may_be_set_after_the_commit(tmp_path: Path) -> None:
-    samples(tmp_path / "in")
-    asked = []
-
-    def label(store: Path) -> int | None:
-        asked.append((store, latest(store).number))
-        return 7
-
-    summary = ingest(tmp_path / "in", tmp_path / "store", model=MODEL, label_set=label)
-    assert asked == [(tmp_path / "store", 1)]
-    assert summary.commit == 7
-
-
 def recipe(text: str) -> Recipe:
     return parse(
         'name = "r"\ncontainer = "numpy"\n[[files]]\npath = "{key}.npz"\n'

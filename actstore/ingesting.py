@@ -1,0 +1,66 @@
+"""The public way in: an ingest run, then labels by an SQL expression over what it stored."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from actstore.ingestion import run
+from actstore.ingestion.report import IngestSummary
+
+
+def ingest(
+    sources: str | Path | Sequence[str | Path],
+    store: str | Path,
+    *,
+    label_set: str | None = None,
+    dry_run: bool = False,
+    **options: Any,
+) -> IngestSummary:
+    """Turn folders of activation files into rows of a store.
+
+    The rows of one file are stored all or not at all. A file that cannot be read or does
+    not fit is refused with its reason, and the others go on; the summary and a report in
+    the store list them. Rows that the store already holds bit for bit are not stored
+    again, so an ingest that was cut off is completed by running it again.
+
+    Args:
+        sources: folders or files.
+        store: folder of the store, made when missing.
+        label_set: SQL expression over a row's columns that becomes its label, such as
+            ``CASE WHEN contains(lower(prediction), lower(oracle)) THEN 'correct' END``;
+            for the rows of this run and the unlabelled ones of the same models and data sets.
+        dry_run: do everything but write.
+        options: ``recipe``, ``model``, ``dataset``, ``labels``, ``labels_on``, ``site``,
+            ``layer``, ``pool``, ``storage_dtype``, ``allow_rounding``, ``allow_nonfinite``,
+            ``contract``, ``first_k``, ``strict``, ``sidecars``, ``map`` and ``progress``, as
+            :func:`actstore.ingestion.run.ingest` describes them.
+
+    Raises:
+        UsageError: an option cannot work, or the source does not exist.
+        RecipeError: the recipe is malformed, or none or several fit.
+        RefusedError: ``strict``, and files were refused; lists them.
+        ContractError: the rows break the contract; lists every violation.
+        SqlError: ``label_set`` is refused or fails; the rows are stored.
+        CommitError: the store cannot be written.
+    """
+    summary = run.ingest(sources, store, dry_run=dry_run, **options)
+    if label_set is None or dry_run:
+        return summary
+    from actstore import labeling
+
+    condition = (
+        f"run_id = {_texts([summary.run_id])} OR (label IS NULL "
+        f"AND model IN ({_texts(summary.models)}) "
+        f"AND coalesce(dataset, '') IN ({_texts(summary.datasets)}))"
+    )
+    done = labeling.label_by_expression(store, label_set, where=condition)
+    return dataclasses.replace(summary, commit=done.commit or summary.commit, labels=done.labels)
+
+
+def _texts(values: Iterable[str]) -> str:
+    """Return values as a list of SQL texts, NULL where there are none."""
+    quoted = [value.replace("'", "''") for value in values]
+    return ", ".join(f"'{value}'" for value in quoted) or "NULL"

@@ -1,0 +1,49 @@
+"""The public ingest: labels by SQL for what a run stored."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import actstore
+from actstore.errors import SqlError
+
+
+def samples(folder: Path, names: str) -> Path:
+    folder.mkdir()
+    for number, name in enumerate(names):
+        np.savez(folder / f"{name}.npz", v=np.full((1, 4), number + 1, np.float32))
+    return folder
+
+
+def labels(store: Path) -> dict[str, str | None]:
+    with actstore.open(store) as opened:
+        rows = opened.sql("SELECT example_id, label FROM activations").fetchall()
+    return dict(rows)
+
+
+OPTIONS = {"recipe": "numpy", "model": "m", "site": "resid_post", "layer": 1}
+
+
+def test_an_expression_labels_this_run_and_leaves_other_labels_alone(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    first = actstore.ingest(samples(tmp_path / "a", "xy"), store, label_set="'old'", **OPTIONS)
+    assert (first.commit, first.labels) == (2, {"old": 2})
+    second = actstore.ingest(samples(tmp_path / "b", "z"), store, label_set="'new'", **OPTIONS)
+    assert second.labels == {"new": 1}
+    assert sorted(filter(None, labels(store).values())) == ["new", "old", "old"]
+
+
+def test_a_dry_run_labels_nothing(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    source = samples(tmp_path / "a", "xy")
+    summary = actstore.ingest(source, store, label_set="'x'", dry_run=True, **OPTIONS)
+    assert summary.commit is None
+    assert not store.exists()
+
+
+def test_wrong_sql_says_so_and_the_rows_are_stored(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with pytest.raises(SqlError, match="no_such"):
+        actstore.ingest(samples(tmp_path / "a", "xy"), store, label_set="no_such", **OPTIONS)
+    assert len(labels(store)) == 2
