@@ -18,8 +18,8 @@ from actstore.storage import floats
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.threads import share
 
-_PIECE = 8 << 20
-"""Bytes that one thread copies at a time: for less, waking another costs more than it brings."""
+_PIECE = 2 << 20
+"""Bytes that one thread copies at a time."""
 _BLOCK = 256 << 10
 """Bytes gathered at a time into memory that is there: they pass through the cache."""
 _PROBE = 8
@@ -122,7 +122,7 @@ class MappedShard:
         return found
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        return Gatherer(self.matrices, self._starts[:-1]).take(rows)
+        return Gatherer(self.matrices, 0).take(rows)
 
     def fetch(self, rows: np.ndarray) -> None:
         pass  # the system reads ahead by itself
@@ -190,31 +190,39 @@ class Gatherer:
 
     Args:
         matrices: at least one, all of one type and width.
-        starts: number of each matrix's first row, ascending: int64 ``[matrices]``.
+        start: number of the first matrix's first row.
     """
 
-    def __init__(self, matrices: Sequence[MappedMatrix], starts: np.ndarray) -> None:
+    def __init__(self, matrices: Sequence[MappedMatrix], start: int) -> None:
         self._matrices = tuple(matrices)  # held, so that the maps stay
-        self._starts = starts
+        counts = [len(matrix.vectors) for matrix in matrices]
+        self._starts = np.cumsum([start, *counts[:-1]], dtype=np.int64)
         first = matrices[0].vectors
         self._dtype = first.dtype
         self._row_bytes = first.shape[1] * first.itemsize
         addresses = np.array([matrix.address for matrix in matrices], np.int64)
         low, high = int(addresses.min()), int(addresses.max())
         stride = int(np.gcd.reduce([self._row_bytes, *(addresses - low).tolist()]))
-        longest = max(len(matrix.vectors) for matrix in matrices)
         self._bases = (addresses - low) // stride
         self._step = self._row_bytes // stride
-        rows = (high - low) // stride + longest * self._step
+        rows = (high - low) // stride + max(counts) * self._step
         memory: np.ndarray = np.asarray(_Memory(low, rows, stride, self._row_bytes))
         self._memory = memory.view(self._dtype) if stride % self._dtype.itemsize == 0 else memory
+
+    def can_fill(self, out: np.ndarray | None, count: int) -> bool:
+        """Say whether :meth:`take` of ``count`` rows can fill ``out``, or make a matrix."""
+        return out is None or (
+            out.shape == (count, self._row_bytes // self._dtype.itemsize)
+            and out.dtype == self._dtype
+            and out.flags.c_contiguous
+        )
 
     def take(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the given rows, ``[len(rows), width]``.
 
         Args:
             rows: row numbers in any order, int64.
-            out: matrix to fill instead of a new one, of the same type.
+            out: C-contiguous matrix to fill instead of a new one, of the same type.
         """
         owner = np.searchsorted(self._starts, rows, "right") - 1
         local = rows - self._starts[owner]

@@ -16,7 +16,7 @@ from actstore.storage import manifest as manifests
 from actstore.storage import metadata
 from actstore.storage.files import LocalFiles, StoreFiles
 from actstore.storage.manifest import Manifest, ShardEntry
-from actstore.storage.mapping import Gatherer, MappedMatrix, MappedShard, ShardReader, copy
+from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy
 
 _OPEN_SHARDS = 256
 """Shards kept open at a time, well below the usual limit of 1,024 files per process."""
@@ -51,7 +51,7 @@ class Snapshot:
         """First row number of each shard, and the number of rows: int64 ``[shards + 1]``."""
         np.cumsum([shard.rows for shard in self.shards], out=self.offsets[1:])
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
-        self._last_gatherer: tuple[bytes, Gatherer] | None = None
+        self._last_gatherer: tuple[int, int, Gatherer | None] | None = None
         self._lock = Lock()
 
     @property
@@ -143,10 +143,12 @@ class Snapshot:
         """
         ids = np.ascontiguousarray(row_ids, np.int64)
         count = len(ids)
-        if count and (ids.min() < 0 or ids.max() >= self.rows):
-            raise UsageError(
-                f"row numbers go from 0 to {self.rows - 1}, got {ids.min()} to {ids.max()}"
-            )
+        low, high = (int(ids.min()), int(ids.max())) if count else (0, -1)
+        if low < 0 or high >= self.rows:
+            raise UsageError(f"row numbers go from 0 to {self.rows - 1}, got {low} to {high}")
+        run = high - low == count - 1 and bool((np.diff(ids) == 1).all())
+        if not run and (mapped := self._gatherer(low, high)) and mapped.can_fill(out, count):
+            return mapped.take(ids, out)
         numbers = np.searchsorted(self.offsets, ids, "right") - 1
         involved = np.flatnonzero(np.bincount(numbers, minlength=1))
         width, dtype = self._shape_of(involved)
@@ -154,14 +156,10 @@ class Snapshot:
             raise UsageError(f"out has shape {out.shape}, the rows need {(count, width)}")
         if count == 0:
             return np.empty((0, width), dtype) if out is None else out
-        if ids[-1] - ids[0] == count - 1 and bool((np.diff(ids) == 1).all()):
-            out = np.empty((count, width), dtype) if out is None else out
-            self._gather_run(int(ids[0]), out)
-            return out
-        mapped = len(involved) <= _AT_ONCE and self._gatherer(involved)
-        if mapped and (out is None or (out.dtype == dtype and out.flags.c_contiguous)):
-            return mapped.take(ids, out)
         target = np.empty((count, width), dtype) if out is None else out
+        if run:
+            self._gather_run(low, target)
+            return target
 
         def take(number: int) -> None:
             chosen = np.flatnonzero(numbers == number)
@@ -213,27 +211,28 @@ class Snapshot:
                 future.cancel()
             wait(futures)
 
-    def _gatherer(self, involved: np.ndarray) -> Gatherer | None:
-        """Return what gathers from these shards at once; None where they differ in kind."""
-        key = involved.tobytes()
+    def _gatherer(self, low: int, high: int) -> Gatherer | None:
+        """Return what gathers any rows from ``low`` to ``high`` at once.
+
+        None where they lie in too many shards, in shards of different kinds or far away.
+        """
         known = self._last_gatherer
-        if known is not None and known[0] == key:
-            return known[1]
-        matrices: list[MappedMatrix] = []
-        starts: list[int] = []
-        for number in involved.tolist():
-            reader = self._reader(number)
-            if not isinstance(reader, MappedShard):
-                return None
-            start = int(self.offsets[number])
-            for matrix in reader.matrices:
-                matrices.append(matrix)
-                starts.append(start)
-                start += len(matrix.vectors)
-        if len({matrix.vectors.dtype for matrix in matrices}) > 1:
+        if known is not None and known[0] <= low and high < known[1]:
+            return known[2]
+        first, last = (np.searchsorted(self.offsets, (low, high), "right") - 1).tolist()
+        entries = self.shards[first : last + 1]
+        if self.files.portion is not None or len(entries) > _AT_ONCE:
             return None
-        found = Gatherer(matrices, np.array(starts, np.int64))
-        self._last_gatherer = key, found
+        found = None
+        if len({(entry.width, entry.dtype, not entry.pages) for entry in entries}) == 1:
+            readers = [self._reader(number) for number in range(first, last + 1)]
+            mapped = [reader for reader in readers if isinstance(reader, MappedShard)]
+            if len(mapped) == len(entries):
+                found = Gatherer(
+                    [matrix for reader in mapped for matrix in reader.matrices],
+                    int(self.offsets[first]),
+                )
+        self._last_gatherer = int(self.offsets[first]), int(self.offsets[last + 1]), found
         return found
 
     def _shape_of(self, involved: np.ndarray) -> tuple[int, schema.VectorType]:
