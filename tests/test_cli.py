@@ -87,7 +87,11 @@ def test_a_wrong_option_points_to_the_help(capsys: pytest.CaptureFixture[str]) -
     message = capsys.readouterr().err
     assert "--latest" in message
     assert "`actstore log --help`" in message
-    assert ". See `" in message
+
+
+def test_the_hint_is_a_sentence_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["log", "x", "y"]) == Exit.USAGE
+    assert "(y). See `actstore log --help`." in capsys.readouterr().err
 
 
 def test_a_missing_store_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,6 +199,8 @@ def load(name_or_path: str | Path) -> Recipe:
             return parse(path.read_text(encoding="utf-8"), path)
         except UnicodeDecodeError as error:
             raise RecipeError(f"{path}: not UTF-8 text: {error}") from error
+    if path.suffix == ".toml":
+        raise RecipeError(f"--recipe {path}: no such file")
     raise RecipeError(
         f"no recipe {str(name_or_path)!r}: built in are {', '.join(recipes)}; or name a .toml file"
     )

@@ -97,12 +97,14 @@ class Sidecars:
         self._recipe = recipe
         self._overrides = dict(overrides or {})
         names = [spec.name for spec in recipe.sidecars]
-        for name in self._overrides:
+        for name, path in self._overrides.items():
             if name not in names:
                 raise UsageError(
                     f"--sidecar {name}=…: recipe {recipe.name} has no such sidecar; "
                     f"it has {', '.join(names) or 'none'}"
                 )
+            if not path.exists():
+                raise UsageError(f"--sidecar {name}={path}: no such file or folder")
         self._tables: dict[tuple[str, tuple[Path, ...]], SidecarTable] = {}
         self._found: dict[tuple[Any, ...], list[Path]] = {}
         self.used: dict[str, set[Path]] = {}

@@ -135,3 +135,8 @@ def test_columns_cannot_depend_on_themselves(tmp_path: Path) -> None:
     np.savez(tmp_path / "t" / "a.npz", states=np.ones(3, np.float32))
     summary = ingest(tmp_path, tmp_path / "s", recipe=recipes.parse(text), model="m")
     assert "depends on itself" in summary.refused[0].reason
+
+
+def test_a_recipe_file_that_is_missing_is_called_that(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"missing\.toml: no such file"):
+        recipes.load(tmp_path / "missing.toml")

@@ -206,7 +206,13 @@ def test_a_missing_table(tmp_path: Path) -> None:
 def test_overrides_must_name_a_sidecar(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--sidecar scores=…: recipe r has no such.*has t"):
         Sidecars(recipe(["x"]), {"scores": tmp_path})
-    table = Sidecars(recipe(["x.csv"]), {"t": tmp_path / "nowhere.csv"})
+    (tmp_path / "folder.csv").mkdir()
+    table = Sidecars(recipe(["x.csv"]), {"t": tmp_path / "folder.csv"})
     file = source_file(tmp_path, "p/m/a.npz", recipe(["x.csv"]))
-    with pytest.raises(SidecarError, match=r"nowhere\.csv: cannot be read"):
+    with pytest.raises(SidecarError, match=r"folder\.csv: cannot be read"):
         table.table("t", file)
+
+
+def test_overrides_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--sidecar t=.*gone\.csv: no such file or folder"):
+        Sidecars(recipe(["t.csv"]), {"t": tmp_path / "gone.csv"})
