@@ -246,7 +246,9 @@ def _write(
         rows = 0
         first = 0
         for number, table in enumerate(_tables(files, manifest, previous)):
-            ids = pa.array(np.arange(first, first + table.num_rows))
+            numbers = np.arange(first, first + table.num_rows, dtype=np.int64)
+            # pa.array() would import pandas to ask whether this is one of its series.
+            ids = pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
             shard = pa.repeat(pa.scalar(number, pa.int32()), table.num_rows)
             waiting.append(pa.Table.from_arrays([*table.columns, ids, shard], schema=arrow_schema))
             first += table.num_rows
