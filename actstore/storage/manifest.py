@@ -231,9 +231,14 @@ def _check_size(path: str, name: str, value: Any, least: int) -> None:
         raise ValueError(f"{path} has {name} {value!r}")
 
 
-def _check_path(path: str, where: str) -> None:
+def is_inside(path: str) -> bool:
+    """Say whether a path, relative to the store with ``/`` between segments, stays inside."""
     parts = path.split("/")
-    if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
+    return not ("\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts))
+
+
+def _check_path(path: str, where: str) -> None:
+    if not is_inside(path):
         raise CorruptStoreError(f"{where} names the file {path!r}, which is outside the store")
 
 

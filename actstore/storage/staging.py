@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from actstore.errors import ActstoreError, CommitError, StoreError
 from actstore.storage import card, layout
@@ -193,24 +194,52 @@ def recover(root: Path) -> None:
 def planned_paths(root: Path) -> set[str]:
     """Return the files that living writers have placed or are about to place."""
     found: set[str] = set()
-    for plan in (root / layout.STAGING).glob(f"*/{_PLAN}"):
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            found |= set(json.loads(plan.read_bytes())["paths"])
+    for path in (root / layout.STAGING).glob(f"*/{_PLAN}"):
+        plan = _read_plan(path)
+        if plan is not None:
+            found |= set(plan.paths)
     return found
+
+
+class _Plan(NamedTuple):
+    """Files about to be placed."""
+
+    base: int
+    """Number of the latest commit before."""
+    paths: list[str]
+
+
+def _read_plan(path: Path) -> _Plan | None:
+    """Return a plan; None when there is none, or none that this program has written."""
+    try:
+        plan = _Plan(**json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    own = isinstance(plan.base, int) and isinstance(plan.paths, list)
+    # Its files get removed, and the store may come from somebody else.
+    return plan if own and all(map(_is_ours, plan.paths)) else None
+
+
+def _is_ours(path: object) -> bool:
+    return (
+        isinstance(path, str)
+        and manifests.is_inside(path)
+        and path.startswith((f"{layout.ACTIVATIONS}/", f"{layout.LABELS}/"))
+        and path.endswith(".parquet")
+    )
 
 
 def _undo(root: Path, folder: Path) -> None:
     """Remove files that a dead writer placed and never committed."""
-    try:
-        plan = json.loads((folder / _PLAN).read_bytes())
-    except (FileNotFoundError, ValueError):
+    plan = _read_plan(folder / _PLAN)
+    if plan is None:
         return
     committed: set[str] = set()
     for number in manifests.numbers(root):
-        if number > plan["base"]:
+        if number > plan.base:
             commit = manifests.load(root, number)
             committed |= {entry.path for entry in commit.shards}
             committed |= {entry.path for entry in commit.labels}
-    for path in plan["paths"]:
+    for path in plan.paths:
         if path not in committed:
             (root / path).unlink(missing_ok=True)

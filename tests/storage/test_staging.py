@@ -1,0 +1,193 @@
+"""Unfinished work: locked while its writer lives, taken back when it is dead."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from actstore.errors import CommitError, CorruptStoreError
+from actstore.storage import layout, staging
+from actstore.storage.staging import Staging, planned_paths, prepare, recover, writing
+from tests.storage.stores import batch, card_commit, content, expected, live_files, write
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    root = tmp_path / "s"
+    write(root, batch(0, 3))
+    return root
+
+
+def abandon(work: Staging) -> Path:
+    """Let a writer die: its lock goes, its folder stays."""
+    os.close(work._lock)
+    work._lock = -1
+    return work.folder
+
+
+def test_a_living_writers_work_is_left_alone(store: Path) -> None:
+    work = Staging(store)
+    (work.folder / "draft").write_text("x")
+    recover(store)
+    assert (work.folder / "draft").exists()
+    work.close()
+    assert list((store / ".staging").iterdir()) == []
+    work.close()
+
+
+def test_what_a_dead_writer_placed_and_did_not_commit_goes(store: Path) -> None:
+    work = Staging(store)
+    names = ["activations/a/b/x.parquet", "labels/y.parquet", *live_files(store)]
+    for name in names[:2]:
+        (work.folder / "draft").write_text("x")
+        work.place({name: work.folder / "draft"})
+    plan = {"base": 0, "paths": names}
+    (work.folder / "plan.json").write_text(json.dumps(plan))
+    assert planned_paths(store) == set(names)
+    folder = abandon(work)
+    recover(store)
+    assert not folder.exists()
+    assert not (store / names[0]).exists()
+    assert not (store / names[1]).exists()
+    assert content(store) == expected(batch(0, 3))  # the commit names it: it stays
+
+
+def test_withdrawing_leaves_what_a_commit_names(store: Path) -> None:
+    """Ctrl-C can come when the manifest is there and nobody knows yet."""
+    work = Staging(store)
+    plan = {"base": 0, "paths": live_files(store)}
+    (work.folder / "plan.json").write_text(json.dumps(plan))
+    work.withdraw()
+    assert content(store) == expected(batch(0, 3))
+    assert not (work.folder / "plan.json").exists()
+    (work.folder / "draft").write_text("x")
+    work.place({"activations/a/b/x.parquet": work.folder / "draft"})
+    work.withdraw()
+    assert not (store / "activations/a/b/x.parquet").exists()
+    work.close()
+
+
+@pytest.mark.parametrize("plan", ["", "{", "[]", '{"base": 0}', '{"base": "x", "paths": [1]}'])
+def test_a_plan_that_was_cut_short_is_no_plan(store: Path, plan: str) -> None:
+    work = Staging(store)
+    (work.folder / "plan.json").write_text(plan)
+    assert planned_paths(store) == set()
+    folder = abandon(work)
+    recover(store)
+    assert not folder.exists()
+    assert content(store) == expected(batch(0, 3))
+
+
+@pytest.mark.parametrize(
+    "path", ["../victim", "{}/victim", "activations/../../victim", "README.md", "link/victim"]
+)
+def test_a_plan_that_points_elsewhere_removes_nothing(store: Path, path: str) -> None:
+    """A store may come from somebody else, its .staging included."""
+    victim = store.parent / "victim"
+    victim.write_text("x")
+    (store / "link").symlink_to(store.parent)
+    card = (store / "README.md").read_bytes()
+    work = Staging(store)
+    plan = {"base": 0, "paths": [path.format(store.parent)]}
+    (work.folder / "plan.json").write_text(json.dumps(plan))
+    abandon(work)
+    recover(store)
+    assert victim.exists()
+    assert (store / "README.md").read_bytes() == card
+
+
+def test_a_folder_without_lock_is_removed_when_empty(store: Path) -> None:
+    """A writer that died while it removed its folder leaves the last step undone."""
+    home = store / ".staging"
+    (home / "0001").mkdir()
+    (home / "stray file").touch()
+    recover(store)
+    assert [path.name for path in home.iterdir()] == ["stray file"]
+
+
+def test_a_folder_that_got_no_name_yet_may_be_somebody_elses(store: Path) -> None:
+    fresh = store / ".staging" / "0001.new"
+    fresh.mkdir()
+    recover(store)
+    assert fresh.exists()
+    long_ago = time.time() - 3600
+    os.utime(fresh, (long_ago, long_ago))
+    recover(store)
+    assert not fresh.exists()
+
+
+def test_two_may_recover_at_once(store: Path) -> None:
+    work = Staging(store)
+    folder = abandon(work)
+    other = os.open(folder / "lock", os.O_RDWR)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    recover(store)
+    assert folder.exists()
+    os.close(other)
+    recover(store)
+    assert not folder.exists()
+
+
+def test_a_damaged_commit_stops_recovery_before_anything_is_lost(store: Path) -> None:
+    work = Staging(store)
+    plan = {"base": 0, "paths": live_files(store)}
+    (work.folder / "plan.json").write_text(json.dumps(plan))
+    abandon(work)
+    shard = store / live_files(store)[0]
+    manifest = layout.manifest_path(store, 1)
+    sound = manifest.read_bytes()
+    manifest.write_bytes(b"{")
+    with pytest.raises(CorruptStoreError):
+        recover(store)
+    assert shard.exists()
+    manifest.write_bytes(sound)
+    recover(store)
+    assert content(store) == expected(batch(0, 3))
+
+
+def test_the_card_of_a_killed_writer_is_caught_up(store: Path) -> None:
+    stale = (store / "README.md").read_bytes()
+    write(store, batch(3, 1))
+    (store / "README.md").write_bytes(stale)
+    assert write(store, batch(3, 1)) is None  # nothing new to commit
+    assert card_commit(store) == 2
+    (store / "README.md").unlink()
+    prepare(store)
+    assert card_commit(store) == 2
+
+
+def test_files_placed_before_a_failure_are_taken_back(store: Path) -> None:
+    work = Staging(store)
+    (work.folder / "one").write_text("x")
+    shutil.rmtree(store / "labels", ignore_errors=True)
+    (store / "labels").write_text("a file where a folder should be")
+    files = {"activations/a/b/x.parquet": work.folder / "one", "labels/y.parquet": work.folder}
+    with pytest.raises(CommitError, match="cannot write to the store at"):
+        work.place(files)
+    assert not (store / "activations/a/b/x.parquet").exists()
+    work.close()
+
+
+def test_errors_of_the_disk_are_explained(tmp_path: Path) -> None:
+    full = r"No space left on device; what was committed before"
+    with pytest.raises(CommitError, match=full), writing(tmp_path):
+        raise OSError(28, "No space left on device")
+    already = CommitError("as it is")
+    with pytest.raises(CommitError, match=r"^as it is$"), writing(tmp_path):
+        raise already
+    with pytest.raises(ZeroDivisionError), writing(tmp_path):
+        raise ZeroDivisionError
+
+
+def test_a_new_stores_folders(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# My store\n")
+    prepare(tmp_path)
+    prepare(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "manifests"]
+    assert staging.planned_paths(tmp_path) == set()
