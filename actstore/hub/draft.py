@@ -8,10 +8,10 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from actstore.errors import ActstoreError, RemoteStoreError
-from actstore.hub import origin, ranges
+from actstore.hub import origin
 from actstore.hub.client import Client
 from actstore.hub.origin import Origin
 from actstore.hub.rivals import Fresh, leave_out
@@ -47,7 +47,6 @@ class Draft:
     deleted: tuple[str, ...]
     replaced: dict[str, str | None]
     """Shards of the store that go under another name, or not at all."""
-    labels: dict[str, list[list[Any]]]
     theirs: int
     duplicates: int
     changes: bool
@@ -123,7 +122,7 @@ class Drafter:
         sent = tuple(item.entry for item in fresh if item.entry.rows)
         shards = in_order(self.local, union, sent)
         manifest = self._manifest(state, shards)
-        return self._draft(state, union, fresh, sent, manifest, b"", self._own(state), {})
+        return self._draft(state, union, fresh, sent, manifest, b"", self._own(state))
 
     def with_labels(self, survey: Draft) -> tuple[Draft, int]:
         """Return a survey with the shards into which labels would be written, and their rows."""
@@ -147,7 +146,7 @@ class Drafter:
         manifest = self._manifest(state, shards)
         own = self._own(state)
         places = {item.entry.path: item for item in fresh if item.entry.rows}
-        counts, labels = self._labels(state, manifest, places)
+        counts = self._labels(state, manifest, places)
         text = card.render(
             manifest,
             [entry.path for entry in shards],
@@ -157,7 +156,7 @@ class Drafter:
         )
         # The Hub takes UTF-8 only.
         data = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode()
-        return self._draft(state, union, fresh, sent, manifest, data, own, labels)
+        return self._draft(state, union, fresh, sent, manifest, data, own)
 
     def _draft(
         self,
@@ -168,7 +167,6 @@ class Drafter:
         manifest: Manifest,
         card_bytes: bytes,
         own: Own,
-        labels: dict[str, list[list[Any]]],
     ) -> Draft:
         named = {entry.path for entry in manifest.shards} | {manifest_name(manifest.number)}
         strays = sorted(path for path in state.files if path.startswith(_OURS))
@@ -191,7 +189,6 @@ class Drafter:
             sent=sent,
             deleted=deleted,
             replaced=replaced,
-            labels=labels,
             theirs=len(union.theirs),
             duplicates=sum(item.original.rows - item.entry.rows for item in fresh),
             changes=bool(sent or deleted or not same),
@@ -287,37 +284,27 @@ class Drafter:
         joined = card_text.merge(base, local, there)
         return card_text.with_fields(joined, self.fields)
 
-    def _labels(
-        self, state: State, manifest: Manifest, places: dict[str, Fresh]
-    ) -> tuple[LabelCounts, dict[str, list[list[Any]]]]:
-        """Count rows per task and label; of shards that are not here, once and for all."""
+    def _labels(self, state: State, manifest: Manifest, places: dict[str, Fresh]) -> LabelCounts:
+        """Count rows per task and label, of shards from elsewhere too."""
         live = {entry.path: entry for entry in self.local.shards}
-        known = self._origin.labels if self._origin is not None else {}
+        remote = state.remote_files(self.client) if state.manifest is not None else None
         columns = ["task", "label"]
 
-        def count(entry: ShardEntry) -> tuple[LabelCounts, bool]:
+        def count(entry: ShardEntry) -> LabelCounts:
             here = places.get(entry.path)
             if here is not None:
                 table = metadata.read_columns(here.folder, here.entry, columns)
             elif entry.path in live:
                 table = metadata.read_columns(self.root, live[entry.path], columns)
-            elif entry.sha256 in known:
-                return Counter({(t, lab): n for t, lab, n in known[entry.sha256]}), True
             else:
-                table = ranges.read_columns(
-                    self.client, self.repository, state.commit, entry, columns
-                )
-                return overview.count_labels(table), True
-            return overview.count_labels(table), False
+                assert remote is not None
+                table = remote.columns(entry, columns)
+            return overview.count_labels(table)
 
         total: LabelCounts = Counter()
-        elsewhere: dict[str, list[list[Any]]] = {}
-        counted = in_parallel(count, manifest.shards)
-        for entry, (counts, remote) in zip(manifest.shards, counted, strict=True):
+        for counts in in_parallel(count, manifest.shards):
             total.update(counts)
-            if remote:
-                elsewhere[entry.sha256] = [[*key, rows] for key, rows in counts.items()]
-        return total, elsewhere
+        return total
 
     def remembered(self, draft: Draft, commit: str) -> Origin:
         """Return what the store is to remember after the repository became this draft."""
@@ -340,7 +327,6 @@ class Drafter:
             shards=tuple(sorted(common)),
             replaced={path: at for path, at in known.items() if path in common},
             card=draft.card.decode(),
-            labels=draft.labels,
         )
 
     def take_over_card(self, draft: Draft) -> None:

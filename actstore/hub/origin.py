@@ -36,8 +36,6 @@ class Origin:
     """Where the repository holds a shard's rows under another path; None: among others' shards."""
     card: str = ""
     """README.md of the repository, whose owner's part the store's card had too."""
-    labels: dict[str, list[list[Any]]] = field(default_factory=dict)
-    """Of shards that only the repository holds, by SHA-256: task, label and rows."""
 
 
 def path_of(root: Path, repository: str, revision: str) -> Path:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from actstore.errors import RepositoryNotFoundError, RevisionError, UsageError
 from actstore.hub.client import KIND, MAIN, Client
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetInfo
 
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _REQUEST = re.compile(r"refs/pr/\d+")
@@ -20,13 +24,8 @@ def ensure(client: Client, repository: str, *, private: bool, dry_run: bool) -> 
         AccessError: the token may not make it.
         HubError: as :meth:`Client.call`.
     """
-    try:
-        info = client.call(
-            f"open {repository}",
-            lambda: client.api.dataset_info(repository),
-            repository=repository,
-        )
-    except RepositoryNotFoundError:
+    info = _look(client, repository)
+    if info is None:
         if not dry_run:
             client.call(
                 f"make the repository {repository}",
@@ -47,6 +46,16 @@ def ensure(client: Client, repository: str, *, private: bool, dry_run: bool) -> 
             "/settings, or push to another name"
         )
     return False
+
+
+def _look(client: Client, repository: str) -> DatasetInfo | None:
+    def ask() -> DatasetInfo:
+        return client.api.dataset_info(repository)
+
+    try:
+        return client.call(f"open {repository}", ask, repository=repository)
+    except RepositoryNotFoundError:
+        return None
 
 
 def ensure_branch(client: Client, repository: str, branch: str, *, dry_run: bool) -> None:

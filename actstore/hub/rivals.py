@@ -12,7 +12,6 @@ import numpy as np
 from actstore import schema
 from actstore.errors import ConflictError, CorruptStoreError, RemoteStoreError
 from actstore.hub.client import Client
-from actstore.hub.ranges import read_columns
 from actstore.hub.state import State
 from actstore.hub.transfer import download
 from actstore.storage import keys, layout, metadata
@@ -60,15 +59,17 @@ def leave_out(
     """
     found = []
     hashes: dict[str, np.ndarray] = {}
+    remote = state.remote_files(client)
+    names = list(schema.key_names())
     transaction = layout.new_transaction()
     for number, entry in enumerate(missing):
         rivals = [other for other in theirs if other.partition == entry.partition]
         for rival in rivals:
             _check_width(state.repository, entry, rival)
             if rival.path not in hashes:
-                hashes[rival.path] = _remote_hashes(client, state, rival)
+                hashes[rival.path] = keys.hash_table(remote.columns(rival, names))
         if rivals:
-            own = keys.hash_table(metadata.read_columns(root, entry, list(schema.key_names())))
+            own = keys.hash_table(metadata.read_columns(root, entry, names))
             rivals = [other for other in rivals if np.isin(hashes[other.path], own).any()]
         if not rivals:
             found.append(Fresh(entry, entry, root))
@@ -103,12 +104,6 @@ def _check_width(repository: str, entry: ShardEntry, rival: ShardEntry) -> None:
             f"{keys.describe_partition(entry.partition)}, this store of width {entry.width}; "
             "nothing was pushed: give one of them another --site, or push to another repository"
         )
-
-
-def _remote_hashes(client: Client, state: State, rival: ShardEntry) -> np.ndarray:
-    names = list(schema.key_names())
-    table = read_columns(client, state.repository, state.commit, rival, names)
-    return keys.hash_table(table)
 
 
 def _fetch(client: Client, state: State, rival: ShardEntry, folder: Path) -> None:

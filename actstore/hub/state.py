@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import re
 from dataclasses import dataclass
 
-from actstore.errors import CorruptStoreError, RemoteStoreError
+from actstore.hub import cache, catalog
+from actstore.hub.address import Address
+from actstore.hub.catalog import Held
 from actstore.hub.client import Client, RemoteFile
+from actstore.hub.remote import RemoteFiles
 from actstore.storage import layout
-from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest
 
-_MANIFEST = re.compile(rf"{layout.MANIFESTS}/([0-9]{{10}})\.json")
 _HARMLESS = frozenset({layout.CARD, ".gitattributes"})
 """What a repository may hold beside nothing and still count as empty."""
 
@@ -28,6 +29,19 @@ class State:
     """The store in it; None when there is none."""
     card: str
     """README.md; empty when there is none."""
+
+    def remote_files(self, client: Client) -> RemoteFiles:
+        """Return what reads parts of the shards."""
+        assert self.manifest is not None
+        held = Held(
+            repository=self.repository,
+            commit=self.commit,
+            manifest=self.manifest,
+            numbers=(self.manifest.number,),
+            files=self.files,
+        )
+        address = Address(repository=self.repository, revision=self.commit)
+        return RemoteFiles(client, address, held, cache.default())
 
     @property
     def foreign(self) -> list[str]:
@@ -60,8 +74,15 @@ def read_state(
     """
     commit = commit or client.head(repository, revision)
     files = client.files(repository, commit)
-    numbers = sorted(int(found[1]) for found in map(_MANIFEST.fullmatch, files) if found)
-    manifest = _read_manifest(client, repository, commit, numbers[-1]) if numbers else None
+    manifest = None
+    numbers = catalog.held_numbers(files)
+    if numbers:
+        manifest = catalog.read_manifest(client, repository, commit, numbers[-1])
+        # Shards that are lost are another matter: the store may be able to bring them back.
+        there = tuple(e for e in manifest.shards if e.path in files)
+        there = tuple(e for e in there if files[e.path].sha256 == e.sha256)
+        sound = dataclasses.replace(manifest, shards=there)
+        catalog.check(sound, files, f"{repository} at {commit[:8]}")
     card = ""
     if layout.CARD in files:
         data = client.read(repository, layout.CARD, commit, most=16 << 20)
@@ -72,21 +93,3 @@ def read_state(
 def manifest_name(number: int) -> str:
     """Return the path of a manifest in a repository."""
     return f"{layout.MANIFESTS}/{number:010d}.json"
-
-
-def _read_manifest(client: Client, repository: str, commit: str, number: int) -> Manifest:
-    path = manifest_name(number)
-    where = f"{path} of {repository} at {commit[:8]}"
-    try:
-        found = manifests.decode(client.read(repository, path, commit), where)
-    except CorruptStoreError as error:
-        raise RemoteStoreError(f"{error} on the Hub, or push a sound store anew") from None
-    if found.number != number:
-        raise RemoteStoreError(
-            f"{where} calls itself commit {found.number}: the repository was changed by hand; "
-            "restore it from its history"
-        )
-    for shard in found.shards:
-        if not shard.path.startswith(f"{layout.ACTIVATIONS}/"):
-            raise RemoteStoreError(f"{where} names {shard.path!r} as a shard: that is none")
-    return found

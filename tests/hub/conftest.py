@@ -30,6 +30,12 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     assert running.crashes == []
 
 
+@pytest.fixture(autouse=True)
+def range_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is fetched from afar is kept with the test, not with the user."""
+    monkeypatch.setenv("ACTSTORE_CACHE", str(tmp_path / "range cache"))
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """HF_HOME of the child processes."""
