@@ -43,18 +43,20 @@ def ingest(
         RecipeError: the recipe is malformed, or none or several fit.
         RefusedError: ``strict``, and files were refused; lists them.
         ContractError: the rows break the contract; lists every violation.
-        SqlError: ``label_set`` is refused or fails; the rows are stored.
+        SqlError: ``label_set`` cannot be run; nothing is stored.
         CommitError: the store cannot be written.
     """
+    if label_set is not None:
+        from actstore import labeling
+
+        labeling.check_expression(label_set)
     summary = run.ingest(sources, store, dry_run=dry_run, **options)
     if label_set is None or dry_run:
         return summary
-    from actstore import labeling
-
     condition = (
         f"run_id = {_texts([summary.run_id])} OR (label IS NULL "
         f"AND model IN ({_texts(summary.models)}) "
-        f"AND coalesce(dataset, '') IN ({_texts(summary.datasets)}))"
+        f"AND (dataset IS NULL OR dataset IN ({_texts(summary.datasets)})))"
     )
     done = labeling.label_by_expression(store, label_set, where=condition)
     return dataclasses.replace(summary, commit=done.commit or summary.commit, labels=done.labels)

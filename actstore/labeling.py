@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from actstore import schema
 from actstore.errors import NotInStoreError, SidecarError, UsageError
 from actstore.ingestion.sidecars import SidecarTable, read_records
 from actstore.querying.sql import Database
+from actstore.storage.files import LocalFiles
 from actstore.storage.labels import set_labels
+from actstore.storage.manifest import EMPTY
 from actstore.storage.snapshot import Snapshot, open_snapshot
 
 _EXAMPLES = 3
@@ -56,12 +59,25 @@ def label_by_expression(
         StoreNotFoundError: there is no store at that path.
     """
     snapshot = open_snapshot(store)
-    rows, old, new = _evaluate(
-        snapshot,
-        f"SELECT row_id, label, CAST(({expression}\n) AS VARCHAR) "
-        f"FROM activations{_condition(where)}",
-    )
+    rows, old, new = _evaluate(snapshot, _label_query(expression, where))
     return _apply(snapshot, rows, old, new, message or f"label set to {expression}")
+
+
+def check_expression(expression: str, where: str | None = None) -> None:
+    """Refuse a label expression that could not be run on any store.
+
+    Raises:
+        SqlError: says what is wrong with it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        _evaluate(Snapshot(LocalFiles(Path(folder)), EMPTY), _label_query(expression, where))
+
+
+def _label_query(expression: str, where: str | None) -> str:
+    return (
+        f"SELECT row_id, label, CAST(({expression}\n) AS VARCHAR) "
+        f"FROM activations{_condition(where)}"
+    )
 
 
 def label_by_table(

@@ -42,8 +42,16 @@ def test_a_dry_run_labels_nothing(tmp_path: Path) -> None:
     assert not store.exists()
 
 
-def test_wrong_sql_says_so_and_the_rows_are_stored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrong", ["no_such", "nope(", "label; SELECT 1", "read_text('x')"])
+def test_wrong_sql_is_refused_before_anything_is_stored(tmp_path: Path, wrong: str) -> None:
     store = tmp_path / "store"
-    with pytest.raises(SqlError, match="no_such"):
-        actstore.ingest(samples(tmp_path / "a", "xy"), store, label_set="no_such", **OPTIONS)
-    assert len(labels(store)) == 2
+    with pytest.raises(SqlError):
+        actstore.ingest(samples(tmp_path / "a", "xy"), store, label_set=wrong, **OPTIONS)
+    assert not store.exists()
+
+
+def test_an_expression_may_compute_on_vectors(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    score = "CASE WHEN norm(activation) > 3 THEN 'long' ELSE 'short' END"
+    actstore.ingest(samples(tmp_path / "a", "xy"), store, label_set=score, **OPTIONS)
+    assert sorted(filter(None, labels(store).values())) == ["long", "short"]

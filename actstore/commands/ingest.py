@@ -59,7 +59,12 @@ NAMED = 20
     metavar="NAME",
     help="Site of all rows, such as resid_post; TransformerLens and transformers names too.",
 )
-@click.option("--layer", type=int, metavar="N", help="Layer of all rows; -1 for the embeddings.")
+@click.option(
+    "--layer",
+    type=int,
+    metavar="N",
+    help="Layer where the source records none; -1 for the embeddings.",
+)
 @click.option(
     "--pool",
     type=click.Choice(("last", "first", "mean", "max")),

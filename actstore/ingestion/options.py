@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from actstore import schema
-from actstore.errors import UsageError
+from actstore.errors import LayoutError, UsageError
+from actstore.storage.rows import RowBatch
 
 Pool = Literal["last", "first", "mean", "max"]
 StorageType = Literal["float32", "float16", "auto"]
@@ -25,7 +26,7 @@ class Options:
     site: str | None = None
     """Site in the schema's words, for every row."""
     layer: int | None = None
-    """Layer, for every row."""
+    """Layer of the rows for which the source records none."""
     pool: Pool | None = None
     """How a token axis becomes one vector; None stores every token."""
     storage_dtype: StorageType | None = None
@@ -86,3 +87,21 @@ def checked_options(
                 f"--map {column}=…: no such column; the schema has {', '.join(sorted(known))}"
             )
     return options
+
+
+def with_layer(batch: RowBatch, layer: int) -> RowBatch:
+    """Return ``batch`` with its layer filled in, where the source records none.
+
+    Raises:
+        LayoutError: it records another one.
+    """
+    recorded = batch.columns.get("layer", [batch.constants.get("layer")])
+    others = [found for found in recorded if found not in (None, layer)]
+    if others:
+        raise LayoutError(
+            f"the source records layer {others[0]}; --layer {layer} only fills in where none is "
+            "recorded: leave it out"
+        )
+    columns = {name: values for name, values in batch.columns.items() if name != "layer"}
+    constants = {**batch.constants, "layer": layer}
+    return RowBatch(vectors=batch.vectors, constants=constants, columns=columns)

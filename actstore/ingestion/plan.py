@@ -11,7 +11,7 @@ from actstore.ingestion.options import Options
 from actstore.ingestion.recipe import ColumnSource, Recipe, TensorSpec
 from actstore.ingestion.template import Template, compile_template
 
-_FIXED = ("model", "dataset", "site", "layer")
+_FIXED = ("model", "dataset", "site")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,9 +124,15 @@ class Tally:
         elif (label := batch.constants.get("label")) is not None:
             self.labels[label] += rows
         for (dataset,), count in _tuples(batch, ("dataset",)).items():
-            self.datasets[dataset or ""] += count
+            if dataset is not None:
+                self.datasets[dataset] += count
         if self.first_row is None and rows:
             self.first_row = _row(batch, 0)
+
+    def overtake(self, rows: int) -> None:
+        """Count ``rows`` as present: another writer brought them before the commit."""
+        self.written -= rows
+        self.present += rows
 
     def merge(self, other: Tally) -> None:
         """Add the counts of a file that is whole."""

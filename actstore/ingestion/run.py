@@ -30,7 +30,7 @@ from actstore.ingestion import (
 from actstore.ingestion import recipe as recipes
 from actstore.ingestion.discovery import Discovery, SourceFile
 from actstore.ingestion.labels import Labels
-from actstore.ingestion.options import Options, Pool, StorageType, checked_options
+from actstore.ingestion.options import Options, Pool, StorageType, checked_options, with_layer
 from actstore.ingestion.readers import Context, Reader, create
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.report import IngestSummary, Progress, Refusal, Tally
@@ -84,7 +84,8 @@ def ingest(
         labels: csv, jsonl, json or parquet with a column ``label``.
         labels_on: schema columns by which ``labels`` is joined.
         site: site of all rows; aliases such as ``hook_resid_pre`` are understood.
-        layer: layer of all rows.
+        layer: layer of the rows for which the source records none; a source that records
+            another one is refused.
         pool: ``last``, ``first``, ``mean`` or ``max`` over a token axis; None stores tokens.
         storage_dtype: ``float32``, ``float16`` or ``auto``; None keeps the source's type.
         allow_rounding: let ``storage_dtype`` round values; they are counted.
@@ -144,9 +145,11 @@ class _Sink(Protocol):
     """What takes the rows: a StoreWriter, or nothing in a dry run."""
 
     commits: list[int]
+    overtaken: int
 
     def file(self) -> AbstractContextManager[None]: ...
     def add(self, batch: RowBatch) -> Added: ...
+    def checkpoint(self) -> int | None: ...
     def commit(self, *, operation: str, message: str) -> int | None: ...
 
 
@@ -155,12 +158,16 @@ class _Nowhere:
 
     def __init__(self) -> None:
         self.commits: list[int] = []
+        self.overtaken = 0
 
     def file(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def add(self, batch: RowBatch) -> Added:
         return Added(len(batch), 0)
+
+    def checkpoint(self) -> int | None:
+        return None
 
     def commit(self, *, operation: str, message: str) -> int | None:
         return None
@@ -214,6 +221,7 @@ class _Ingest:
             self._enforce(context, counts, refused)
             commit = sink.commit(operation="ingest", message=self._message())
             commit = sink.commits[-1] if sink.commits else commit
+            tally.overtake(sink.overtaken)
         summary = self._summary(
             run, tally, read, refused, unmatched, commit, self._notes(context, tally)
         )
@@ -288,6 +296,7 @@ class _Ingest:
                 else:
                     if reason is None:
                         read += 1
+                        sink.checkpoint()
                     else:
                         refused.append(Refusal(loaded.file.relative, reason))
                 done = replace(
@@ -341,7 +350,7 @@ class _Ingest:
         return None
 
     def _ready(self, batch: RowBatch, tally: Tally) -> RowBatch:
-        """Return the batch as it is stored: type, labels."""
+        """Return the batch as it is stored: type, layer, labels."""
 
         def describe(row: int) -> str:
             def value(name: str) -> Any:
@@ -357,6 +366,8 @@ class _Ingest:
             batch = RowBatch(
                 vectors=stored.vectors, constants=batch.constants, columns=batch.columns
             )
+        if self.options.layer is not None:
+            batch = with_layer(batch, self.options.layer)
         return self.labels.apply(batch) if self.labels is not None else batch
 
     def _enforce(

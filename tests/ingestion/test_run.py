@@ -290,3 +290,42 @@ def test_notes_of_a_recipe_are_said_where_they_apply(tmp_path: Path) -> None:
     )
     summary = ingest(tmp_path, tmp_path / "store", recipe=layout, model=MODEL)
     assert summary.notes == ("always", "logs")
+
+
+def test_a_recorded_layer_is_not_overridden(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", v=np.ones((2, 3), np.float32), at=np.array([4, 4]))
+    np.savez(tmp_path / "b.npz", v=np.ones((2, 3), np.float32), at=np.array([5, 5]))
+    layout = recipe('layer = "{file.at[*]}"\n')
+    summary = ingest(tmp_path, tmp_path / "store", recipe=layout, model=MODEL, layer=4)
+    assert summary.rows_written == 2
+    assert [refusal.path for refusal in summary.refused] == ["b.npz"]
+    assert "records layer 5; --layer 4 only fills in" in summary.refused[0].reason
+
+
+def test_a_long_run_commits_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples(tmp_path / "in")
+    monkeypatch.setattr("actstore.storage.writer._CHECKPOINT_ROWS", 4)
+    summary = ingest(tmp_path / "in", tmp_path / "store", model=MODEL)
+    assert summary.commit is not None
+    assert summary.commit > 1
+    assert latest(tmp_path / "store").rows == summary.rows_written == 10
+
+
+def test_strict_runs_commit_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples(tmp_path / "in")
+    monkeypatch.setattr("actstore.storage.writer._CHECKPOINT_ROWS", 4)
+    assert ingest(tmp_path / "in", tmp_path / "store", model=MODEL, strict=True).commit == 1
+
+
+def test_rows_that_another_run_brings_meanwhile_count_as_present(tmp_path: Path) -> None:
+    samples(tmp_path / "in")
+    began = []
+
+    def overtake(done: object) -> None:
+        if not began:
+            began.append(done)
+            ingest(tmp_path / "in", tmp_path / "store", model=MODEL)
+
+    summary = ingest(tmp_path / "in", tmp_path / "store", model=MODEL, progress=overtake)
+    assert (summary.rows_written, summary.rows_present, summary.commit) == (0, 10, None)
+    assert latest(tmp_path / "store").rows == 10

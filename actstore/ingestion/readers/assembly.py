@@ -29,7 +29,6 @@ def constants(context: Context, file: SourceFile, document: Any, **columns: Any)
         "dataset": options.dataset or file.cache,
         "model": options.model,
         "site": options.site,
-        "layer": options.layer,
     }
     fixed = {name: value for name, value in given.items() if value is not None}
     scope = FileScope(file, document, {}, context)
@@ -69,7 +68,7 @@ def batches(
         context.shapes[constant["source"]] = (grid.tensor.shape, grid.tensor.dtype)
     if options.first_k is not None:
         grid = limited(grid, "example", options.first_k)
-    fixed = {*options.map, *(n for n in ("dataset", "model", "site", "layer") if n in constant)}
+    fixed = {*options.map, *(n for n in ("dataset", "model", "site") if n in constant)}
     own = {name: values for name, values in (columns or {}).items() if name not in fixed}
     _check_model(constant, own)
     shared = dict(constant)
