@@ -82,22 +82,44 @@ def _write(
     path: Path, snapshot: Snapshot, row_ids: np.ndarray, labels: Sequence[str | None]
 ) -> set[str]:
     """Write the overlay and return the paths of the shards it touches."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     ids = np.asarray(row_ids, np.int64)
     numbers = np.searchsorted(snapshot.offsets, ids, "right") - 1
     involved, codes = np.unique(numbers, return_inverse=True)
     names = [snapshot.shards[number].path for number in involved]
-    shards = pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(names))
+    write_overlay(path, names, codes, ids - snapshot.offsets[numbers], labels)
+    return set(names)
+
+
+def write_overlay(
+    path: Path,
+    names: Sequence[str],
+    codes: np.ndarray,
+    rows: np.ndarray,
+    labels: Sequence[str | None],
+) -> None:
+    """Write a label overlay and flush it to disk.
+
+    Args:
+        path: the file to write.
+        names: paths of shards.
+        codes: for each label the shard, as an index into ``names``.
+        rows: for each label the row within the shard.
+        labels: None takes a row's label away.
+
+    Raises:
+        OSError: the disk is full or failed.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shards = pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(list(names)))
     table = pa.table(
         {
             "shard": shards.cast(pa.string()),
-            "row": pa.array(ids - snapshot.offsets[numbers], pa.int32()),
+            "row": pa.array(rows, pa.int32()),
             "label": pa.array(list(labels), pa.string()),
         }
     )
     with path.open("wb") as file:
         pq.write_table(table, file, compression="zstd")
     layout.sync_file(path)
-    return set(names)

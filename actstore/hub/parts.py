@@ -1,0 +1,169 @@
+"""Which rows of a repository a store wants: what this pull asks for and what earlier ones did."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from actstore import schema
+from actstore.errors import NotInStoreError
+from actstore.querying import filters
+from actstore.querying.metadata import Metadata
+from actstore.querying.sql import Database
+from actstore.storage.manifest import ShardEntry
+from actstore.storage.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A choice of rows; nothing chosen is everything."""
+
+    layers: tuple[int | None, ...] = ()
+    models: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ()
+    where: str | None = None
+    """A condition in SQL."""
+
+    @property
+    def is_all(self) -> bool:
+        """Whether it leaves nothing out."""
+        return self == Part()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what was chosen, ready for JSON."""
+        chosen = {"layers": self.layers, "models": self.models, "sites": self.sites}
+        found: dict[str, Any] = {name: list(values) for name, values in chosen.items() if values}
+        return found if self.where is None else {**found, "where": self.where}
+
+    @staticmethod
+    def from_dict(facts: dict[str, Any]) -> Part:
+        """Return a part from what :meth:`as_dict` gave.
+
+        Raises:
+            TypeError, ValueError: it is not that.
+        """
+        given = {name: tuple(facts.get(name, ())) for name in ("layers", "models", "sites")}
+        if not set(facts) <= {*given, "where"}:
+            raise ValueError(f"no part: {facts}")
+        return Part(**given, where=facts.get("where"))
+
+
+def together(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Return several parts as few as say the same."""
+    if any(part.is_all for part in parts):
+        return (Part(),)
+    return tuple(dict.fromkeys(parts))
+
+
+class Piece(NamedTuple):
+    """What becomes one shard of the store."""
+
+    key: str
+    """The same for the same rows and labels, and different for others."""
+    entry: ShardEntry
+    """A shard of the repository; the first one, where rows of several make the piece."""
+    rows: np.ndarray | None
+    """Row numbers in the repository, int64 and ascending; None: the shard as it is."""
+
+
+def pieces(snapshot: Snapshot, new: Part, earlier: Sequence[Part]) -> list[Piece]:
+    """Return what makes up ``new`` and the ``earlier`` parts, in row order.
+
+    Shards of which all rows are wanted are taken as they are; of the others the wanted rows
+    of one model, site and layer become one piece. So does a shard whose labels stand beside
+    it.
+
+    Raises:
+        NotInStoreError: ``new`` names what is not there. An earlier part may: it has gone.
+        SqlError: its condition is none.
+        HubError: the metadata that a condition needs cannot be read.
+    """
+    whole: set[int] = set()
+    chosen: list[np.ndarray] = []
+    metadata, database = Metadata(snapshot), Database(snapshot)
+    try:
+        for part in together([new, *earlier]):
+            try:
+                rows, shards = _find(snapshot, metadata, database, part)
+            except NotInStoreError:
+                if part in (new, Part()):
+                    raise
+                continue
+            if part.where is None:
+                whole.update(shards.tolist())
+            else:
+                chosen.append(rows)
+    finally:
+        metadata.close()
+        database.close()
+    relabelled = _relabelled(snapshot)
+    by_shard = _narrowed(snapshot, chosen, whole)
+    found: list[tuple[int, Piece]] = []
+    for number in sorted(whole):
+        entry = snapshot.shards[number]
+        if entry.path not in relabelled:
+            found.append((number, Piece(entry.path, entry, None)))
+        else:
+            span = np.arange(snapshot.offsets[number], snapshot.offsets[number + 1])
+            key = _key([(entry, span)], relabelled[entry.path])
+            found.append((number, Piece(key, entry, span)))
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for number in sorted(by_shard):
+        entry = snapshot.shards[number]
+        kind = (*entry.partition, entry.width, entry.dtype)
+        groups.setdefault(kind, []).append(number)
+    for numbers in groups.values():
+        rows = np.concatenate([by_shard[number] for number in numbers])
+        lists = [(snapshot.shards[n], by_shard[n] - int(snapshot.offsets[n])) for n in numbers]
+        labels = "".join(relabelled.get(snapshot.shards[n].path, "") for n in numbers)
+        found.append((numbers[0], Piece(_key(lists, labels), snapshot.shards[numbers[0]], rows)))
+    return [piece for _, piece in sorted(found, key=lambda item: item[0])]
+
+
+def _find(
+    snapshot: Snapshot, metadata: Metadata, database: Database, part: Part
+) -> tuple[np.ndarray, np.ndarray]:
+    named = {"layer": part.layers, "model": part.models, "site": part.sites}
+    equals = {name: list(values) for name, values in named.items() if values}
+    return filters.rows_where(snapshot, database, metadata, part.where, equals)
+
+
+def _narrowed(
+    snapshot: Snapshot, chosen: list[np.ndarray], whole: set[int]
+) -> dict[int, np.ndarray]:
+    """Return the chosen rows of each shard; shards chosen completely go over to ``whole``."""
+    if not chosen:
+        return {}
+    rows = np.unique(np.concatenate(chosen))
+    numbers = np.searchsorted(snapshot.offsets, rows, "right") - 1
+    found = {}
+    for number in np.unique(numbers).tolist():
+        of_shard = rows[numbers == number]
+        if len(of_shard) == snapshot.shards[number].rows:
+            whole.add(number)
+        elif number not in whole:
+            found[number] = of_shard
+    return found
+
+
+def _relabelled(snapshot: Snapshot) -> dict[str, str]:
+    """Return, per shard that has labels beside it, what tells these from others."""
+    if not snapshot.manifest.labels:
+        return {}
+    touched: set[str] = set()
+    for overlay in snapshot.manifest.labels:
+        touched |= set(snapshot.files.labels(overlay)["shard"].to_pylist())
+    digest = " ".join(overlay.sha256 for overlay in snapshot.manifest.labels)
+    return dict.fromkeys(touched, digest)
+
+
+def _key(lists: Sequence[tuple[ShardEntry, np.ndarray]], labels: str) -> str:
+    digest = hashlib.sha256(f"{schema.VERSION} {labels}".encode())
+    for entry, rows in lists:
+        digest.update(f"\n{entry.path} {len(rows)} ".encode())
+        digest.update(rows.astype("<i8").tobytes())
+    return digest.hexdigest()
