@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
+_SUFFIXES = {"csv": "csv", "json": "json", "jsonl": "jsonl", "parquet": "parquet", "txt": "table"}
 TABLE_ROWS = 40
 """Rows that a table shows; the line below it says how many there are."""
 
@@ -35,9 +36,11 @@ def write_rows(
         How many rows there were.
 
     Raises:
-        UsageError: Parquet was asked for on standard output.
+        UsageError: Parquet was asked for on standard output, or the name of ``target``
+            says no format.
     """
     chosen = format or _format_of(target)
+    reader = _distinct(reader)
     if chosen == "parquet":
         if target is None:
             raise UsageError("parquet is binary: name a file with -o FILE.parquet")
@@ -82,8 +85,32 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def _format_of(target: Path | None) -> str:
-    suffix = target.suffix.lower().lstrip(".") if target is not None else ""
-    return suffix if suffix in FORMATS else "table"
+    if target is None:
+        return "table"
+    suffix = target.suffix.lower().lstrip(".")
+    if suffix in _SUFFIXES:
+        return _SUFFIXES[suffix]
+    known = ", ".join(f".{name}" for name in _SUFFIXES)
+    raise UsageError(f"the name of {target} says no format: end it in {known}, or give --format")
+
+
+def _distinct(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+    """Number columns that share a name, since a record holds each name once."""
+    import pyarrow as pa
+
+    taken: set[str] = set()
+    fields = []
+    for field in reader.schema:
+        name, number = field.name, 1
+        while name in taken:
+            name, number = f"{field.name}_{number}", number + 1
+        taken.add(name)
+        fields.append(field.with_name(name))
+    schema = pa.schema(fields)
+    if schema.names == reader.schema.names:
+        return reader
+    batches = (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in reader)
+    return pa.RecordBatchReader.from_batches(schema, batches)
 
 
 def _text(reader: pa.RecordBatchReader, format: str, file: TextIO) -> int:

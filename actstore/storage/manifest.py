@@ -321,6 +321,8 @@ def publish(root: Path, manifest: Manifest, staging: Path) -> bool:
     draft = staging / f"{layout.new_transaction()}.json"  # once linked it is the commit itself
     try:
         layout.write_durably(draft, manifest.encode())
+        # Another writer that had nothing to commit may have removed the empty folder.
+        target.parent.mkdir(exist_ok=True)
         try:
             os.link(draft, target)
         except FileExistsError:

@@ -97,6 +97,15 @@ class Staging:
             finally:
                 os.close(self._lock)
                 self._lock = -1
+                _remove_unused(self.root)
+
+
+def _remove_unused(root: Path) -> None:
+    """Remove the folders of a store that never got a commit, where nobody else is writing."""
+    with contextlib.suppress(OSError):
+        if not manifests.numbers(root):
+            for folder in (root / layout.STAGING, root / layout.MANIFESTS, root):
+                folder.rmdir()  # fails, and ends this, as soon as one is not empty
 
 
 def _remove(folder: Path) -> None:

@@ -109,3 +109,15 @@ def test_a_result_is_as_readable_as_other_new_files(table: pa.Table, tmp_path: P
 def test_a_missing_folder_is_named(table: pa.Table, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder"):
         formats.write_rows(table.to_reader(), "csv", tmp_path / "none" / "x.csv")
+
+
+def test_a_name_that_says_no_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"says no format: end it in \.csv"):
+        formats.write_rows(pa.table({"a": [1]}).to_reader(), None, tmp_path / "o.xyz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_columns_of_one_name_are_numbered(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    formats.write_rows(table.to_reader(), None, tmp_path / "o.json")
+    assert json.loads((tmp_path / "o.json").read_text()) == [{"a": 1, "a_1": 2}]

@@ -191,3 +191,14 @@ def test_a_new_stores_folders(tmp_path: Path) -> None:
     prepare(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "manifests"]
     assert staging.planned_paths(tmp_path) == set()
+
+
+def test_a_session_without_a_commit_leaves_no_store_behind(tmp_path: Path) -> None:
+    root = tmp_path / "deep" / "store"
+    staging.prepare(root)
+    one, two = staging.Staging(root), staging.Staging(root)
+    one.close()
+    assert (root / "manifests").is_dir()  # the other session still needs it
+    two.close()
+    assert not root.exists()
+    assert root.parent.is_dir()
