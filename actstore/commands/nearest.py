@@ -104,7 +104,11 @@ def _vector(text: str) -> np.ndarray:
         else:
             raw = text if text.lstrip().startswith("[") else path.read_text(encoding="utf-8")
             values = np.array(json.loads(raw), np.float32)
-    except (OSError, ValueError, TypeError) as error:
+    except OSError as error:
+        raise UsageError(
+            f"{told}: {error.strerror or error}; give a .npy or .json file, or a JSON list"
+        ) from error
+    except (ValueError, TypeError) as error:
         raise UsageError(f"{told}: no list of numbers: {error}") from error
     vector: np.ndarray = np.squeeze(values)
     if vector.ndim != 1:

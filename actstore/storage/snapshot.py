@@ -145,7 +145,8 @@ class Snapshot:
         count = len(ids)
         low, high = (int(ids.min()), int(ids.max())) if count else (0, -1)
         if low < 0 or high >= self.rows:
-            raise UsageError(f"row numbers go from 0 to {self.rows - 1}, got {low} to {high}")
+            wrong = low if low < 0 else high
+            raise UsageError(f"row numbers go from 0 to {self.rows - 1}, got {wrong}")
         run = high - low == count - 1 and bool((np.diff(ids) == 1).all())
         if not run and (mapped := self._gatherer(low, high)) and mapped.can_fill(out, count):
             return mapped.take(ids, out)
