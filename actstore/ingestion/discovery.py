@@ -344,6 +344,7 @@ def _detect(
             return fitting[0]
     raise RecipeError(
         f"{where}: no recipe fits; the source holds {_seen(entries)}{_unfollowed(links)}. "
+        f"{opened.problem}"
         f"Known recipes: {', '.join(recipe.name for recipe in recipes)}. "
         "Choose one with --recipe NAME to see why it refuses the files, or describe the layout "
         "in a recipe of your own (`actstore recipes NAME` prints one to start from)"
@@ -356,6 +357,8 @@ class _Opened:
     def __init__(self) -> None:
         self._documents: dict[tuple[str, Path], Any] = {}
         self._size = 0
+        self.problem = ""
+        """Why the first file that its own container could not open was of no use."""
 
     def document(self, kind: str, file: SourceFile) -> Any:
         key = (kind, file.content)
@@ -366,8 +369,11 @@ class _Opened:
             try:
                 self._documents[key] = containers.read(kind, file.content)
                 self._size += file.size
-            except (ActstoreError, OSError, MemoryError):
+            except (ActstoreError, OSError, MemoryError) as error:
                 self._documents[key] = None
+                if not self.problem and containers.sniff(file.content) in (kind, None):
+                    reason = str(error).splitlines()[0].replace(str(file.content), file.relative)
+                    self.problem = f"{reason.rstrip('.')}. "
         return self._documents[key]
 
 

@@ -249,3 +249,9 @@ def test_sidecars_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) ->
     )
     summary = ingest(tmp_path, tmp_path / "store", recipe=recipe)
     assert any("sidecar t: one/t.json, two/t.json" in note for note in summary.notes)
+
+
+def test_no_recipe_fits_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"junk")
+    with pytest.raises(RecipeError, match=r"no recipe fits.* a\.pt: is not a torch file"):
+        discover([tmp_path], recipes=recipes.known().values())
