@@ -30,7 +30,7 @@ def configs(manifest: Manifest) -> list[Config]:
     taken = {METADATA}
     found = [
         Config(_free(name, taken), tuple(entries), whole_model=True)
-        for name, entries in _models(manifest).items()
+        for name, entries in _models(manifest)
     ]
     found.append(Config(METADATA, manifest.shards, columns=schema.metadata_names()))
     layers: dict[str, list[ShardEntry]] = {}
@@ -115,27 +115,28 @@ def _by_type(entries: Sequence[ShardEntry]) -> list[tuple[str, list[ShardEntry]]
     One config never mixes types: ``datasets`` takes the first file's and casts the others.
     """
     groups: dict[str, list[ShardEntry]] = {}
-    for entry in sorted(entries, key=_transaction):
+    for entry in sorted(entries, key=_age):
         groups.setdefault(layout.vector_tag(entry.width, entry.dtype), []).append(entry)
     return [
         (f".{tag}" if number else "", same) for number, (tag, same) in enumerate(groups.items())
     ]
 
 
-def _models(manifest: Manifest) -> dict[str, list[ShardEntry]]:
+def _models(manifest: Manifest) -> list[tuple[str, list[ShardEntry]]]:
     """Return the configs that hold all of a model's rows of one type, the oldest first."""
     models: dict[str, list[ShardEntry]] = {}
-    for entry in sorted(manifest.shards, key=_transaction):
+    for entry in sorted(manifest.shards, key=_age):
         models.setdefault(layout.slug(entry.model), []).append(entry)
-    return {
-        model + suffix: same
+    return [
+        (model + suffix, same)
         for model, entries in models.items()
         for suffix, same in _by_type(entries)
-    }
+    ]
 
 
-def _transaction(entry: ShardEntry) -> str:
-    return entry.path.rpartition("/")[2].partition("-")[2]
+def _age(entry: ShardEntry) -> tuple[int, str]:
+    """Order by when rows came: compaction must not change which config bears which name."""
+    return entry.since, entry.path.rpartition("/")[2].partition("-")[2]
 
 
 def _patterns(entries: Sequence[ShardEntry], by_folder: dict[str, list[str]]) -> list[str]:
@@ -147,6 +148,9 @@ def _patterns(entries: Sequence[ShardEntry], by_folder: dict[str, list[str]]) ->
         folder, _, name = path.rpartition("/")
         stems.setdefault((folder, name.rpartition("-")[0]), []).append(path)
     for (folder, stem), paths in stems.items():
+        if not stem:  # not named by this program
+            found += paths
+            continue
         others = [
             name
             for name in by_folder.get(folder, ())

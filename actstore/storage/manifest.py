@@ -46,6 +46,8 @@ class ShardEntry:
     sha256: str
     pages: tuple[tuple[int, int], ...] = ()
     """Offset of the values and rows per row group; empty when the file cannot be mapped."""
+    since: int = 0
+    """Number of the commit that brought its oldest rows; 0 before it is committed."""
 
     @property
     def vector_bytes(self) -> int:
@@ -108,8 +110,12 @@ class Manifest:
         runs: tuple[Run, ...] | None = None,
     ) -> Manifest:
         """Return the manifest that follows this one; shards are put in row order."""
+        number = self.number + 1
+        shards = tuple(
+            shard if shard.since else dataclasses.replace(shard, since=number) for shard in shards
+        )
         return Manifest(
-            number=self.number + 1,
+            number=number,
             parent=self.number or None,
             created_at=now(),
             operation=operation,
@@ -221,6 +227,7 @@ def _check_shard(shard: ShardEntry) -> None:
         raise ValueError(f"{shard.path} has no model and site")
     if shard.layer is not None and type(shard.layer) is not int:
         raise ValueError(f"{shard.path} has the layer {shard.layer!r}")
+    _check_size(shard.path, "since", shard.since, 0)
     for offset, rows in shard.pages:
         _check_size(shard.path, "a page at", offset, 0)
         _check_size(shard.path, "page rows", rows, 1)
