@@ -127,7 +127,8 @@ def card_files(root: Path) -> dict[str, list[str]]:
 
 def card_commit(root: Path) -> int:
     """Return the commit that the card is about."""
-    found = re.search(r"commit (\d+) of", (root / "README.md").read_text(encoding="utf-8"))
+    card = (root / "README.md").read_text(encoding="utf-8", errors="replace")
+    found = re.search(r"commit (\d+) of", card)
     assert found
     return int(found[1])
 
