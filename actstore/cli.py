@@ -28,6 +28,7 @@ COMMANDS = (
     "verify",
     "log",
     "push",
+    "pull",
 )
 """In the order in which a user meets them; each is ``actstore.commands.<name>.command``."""
 

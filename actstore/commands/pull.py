@@ -1,0 +1,128 @@
+"""`actstore pull`: fetches a store, or part of one, from the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from actstore.commands import output
+from actstore.commands.options import json_option
+from actstore.commands.progress import bar
+
+if TYPE_CHECKING:
+    from actstore.hub.pull import Pulled
+
+_UNKNOWN = "unknown"
+
+
+@click.command("pull")
+@click.argument("source", metavar="ORG/NAME")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--layers",
+    metavar="12,18,…",
+    callback=lambda ctx, param, text: _layers(text),
+    help="Only these layers; -1 is the embeddings, `unknown` a layer that was not recorded.",
+)
+@click.option("--models", metavar="A,B,…", help="Only these models.")
+@click.option("--sites", metavar="A,B,…", help="Only these sites.")
+@click.option(
+    "--where",
+    metavar="SQL",
+    help="Only rows that meet this condition over the metadata; of the vectors just theirs are "
+    "transferred.",
+)
+@click.option("--revision", metavar="R", help="A branch, tag, refs/pr/N or commit instead of main.")
+@click.option(
+    "--at",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The store as its commit N left it, looked for in the repository's history.",
+)
+@json_option
+def command(
+    source: str,
+    folder: Path,
+    layers: tuple[int | None, ...],
+    models: str | None,
+    sites: str | None,
+    where: str | None,
+    revision: str | None,
+    at: int | None,
+    as_json: bool,
+) -> None:
+    """Pull the store in the data set ORG/NAME on the Hugging Face Hub into FOLDER.
+
+    FOLDER becomes a store like any other. Only the shards that are needed are fetched, each
+    is checked, and an interrupted pull goes on when it is run again. A later pull brings
+    FOLDER up to date, for all that was pulled into it before; rows and labels of your own
+    stay.
+
+    The access token is the one of `hf auth login`, or the variable HF_TOKEN.
+
+    \b
+    Examples:
+      actstore pull org/llava-amber-activations amber.store
+      actstore pull org/llava-amber-activations amber.store --layers 12,18
+      actstore pull org/runs runs.store --where "label = 'unfaithful'" --revision v1.0
+    """
+    from actstore.hub.pull import pull
+
+    with bar("pulling") as report:
+        done = pull(
+            source,
+            folder,
+            layers=layers,
+            models=_names(models),
+            sites=_names(sites),
+            where=where,
+            revision=revision,
+            at=at,
+            progress=lambda here, total: report(here, total=total),
+        )
+    if as_json:
+        output.print_json(dataclasses.asdict(done))
+    else:
+        _print(done)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _layers(text: str | None) -> tuple[int | None, ...]:
+    found: list[int | None] = []
+    for name in _names(text):
+        try:
+            found.append(None if name == _UNKNOWN else int(name))
+        except ValueError:
+            raise click.BadParameter(
+                f"{name!r} is no layer: give numbers, or {_UNKNOWN}, with commas between them"
+            ) from None
+    return tuple(found)
+
+
+def _print(done: Pulled) -> None:
+    named = f" ({done.revision})" if done.revision != "main" else ""
+    output.print_pairs(
+        {
+            "repository": f"{done.repository}{named} at {done.commit[:8]}, commit {done.number}",
+            "fetched": f"{output.count(done.fetched, 'shard')}, "
+            f"{output.size(done.received)} transferred",
+            "removed": f"{output.count(done.removed, 'shard')} that the repository no longer holds"
+            if done.removed
+            else None,
+            "left out": f"{output.count(done.duplicates, 'row')} that were here already"
+            if done.duplicates
+            else None,
+            "labels": f"{output.count(done.relabelled, 'row')} kept the label set here"
+            if done.relabelled
+            else None,
+            "store": f"{done.store}: {output.count(done.rows, 'row')} in "
+            f"{output.count(done.shards, 'shard')}",
+            "commit": done.local_commit if done.changed else f"{done.local_commit}, as before",
+        }
+    )
