@@ -63,7 +63,7 @@ def test_it_has_every_column_in_row_order(store: Path, monkeypatch: pytest.Monke
 Step = tuple[str, int]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(
     st.lists(
         st.tuples(

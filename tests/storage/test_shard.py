@@ -52,7 +52,7 @@ def test_the_same_rows_make_the_same_file_however_they_come(
     assert len(sums) == 1
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_any_sequence_of_appends_and_rollbacks(data: st.DataObject) -> None:
     width = data.draw(st.integers(1, 40), "width")
