@@ -209,6 +209,7 @@ class Drafter:
             endpoint = self.client.endpoint
             self._origin = origin.load(self.root, self.repository, self.branch, endpoint)
         union = lay_side_by_side(
+            self.repository,
             self.local,
             self.chosen,
             remote,
@@ -244,6 +245,11 @@ class Drafter:
             kept = tuple(path for path in known.shards if path not in lost)
             origin.save(self.root, dataclasses.replace(known, shards=kept))
         return dataclasses.replace(remote, shards=shards)
+
+    @property
+    def common(self) -> frozenset[str]:
+        """Paths of the store's shards that the repository had when the two last met."""
+        return frozenset(self._origin.shards) if self._origin is not None else self._once_local
 
     @cached_property
     def _once_local(self) -> frozenset[str]:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from actstore.errors import (
     AccessError,
-    CommitError,
     HubError,
     OfflineError,
     RateLimitError,
@@ -21,9 +20,10 @@ from actstore.errors import (
 from actstore.hub import address, origin, repository
 from actstore.hub.client import KIND, MAIN, Client
 from actstore.hub.draft import Draft, Drafter
+from actstore.hub.folding import fold, unfold
 from actstore.hub.state import State, read_state
 from actstore.hub.upload import Uploads
-from actstore.storage import compaction, configs
+from actstore.storage import configs
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, ShardEntry
 
@@ -171,23 +171,12 @@ def push(
             draft, folded = drafter.with_labels(draft)
             made = _Made(None)
             return _summary(pushing, draft, made, created=created, folded=folded, dry_run=True)
-        draft, made = pushing.run()
+        try:
+            draft, made = pushing.run()
+        except RemoteChangedError:
+            unfold(root, drafter.common)
+            raise
     return _summary(pushing, draft, made, created=created, folded=folded, dry_run=False)
-
-
-def fold(root: Path) -> tuple[Manifest, int]:
-    """Write labels into the shards they belong to; return the commit and how many rows it were.
-
-    Raises:
-        CommitError: others label faster than they can be written, or the disk failed.
-    """
-    rows = 0
-    for _ in range(_ATTEMPTS):
-        manifest = manifests.load(root)
-        if not manifest.labels:
-            return manifest, rows
-        rows += compaction.compact(root, join=False).labels_folded
-    raise CommitError(f"{root} is being labelled all the time: push again when that is done")
 
 
 def chosen_from(manifest: Manifest, only: Sequence[str]) -> tuple[ShardEntry, ...]:

@@ -25,6 +25,7 @@ class Union:
 
 
 def lay_side_by_side(
+    repository: str,
     local: Manifest,
     chosen: tuple[ShardEntry, ...],
     remote: Manifest,
@@ -40,6 +41,7 @@ def lay_side_by_side(
     the shards that any of its own commits names.
 
     Args:
+        repository: what is pushed to, for messages.
         local: the store's commit.
         chosen: the shards of it that are to be pushed; others are neither sent nor removed.
         remote: what the repository holds.
@@ -53,7 +55,7 @@ def lay_side_by_side(
     there = {entry.path: entry for entry in remote.shards}
     replaced = origin.replaced if origin is not None else {}
     common = set(origin.shards) if origin is not None else once_local & there.keys()
-    _refuse_replaced(common, replaced, there, remote)
+    _refuse_replaced(repository, common, replaced, there, remote)
     chosen_paths = {entry.path for entry in chosen}
     live = {entry.path for entry in local.shards}
     # Only what is being pushed may take the place of what was there.
@@ -108,6 +110,7 @@ def _same_rows(left: ShardEntry, right: ShardEntry) -> bool:
 
 
 def _refuse_replaced(
+    repository: str,
     common: Collection[str],
     replaced: dict[str, str | None],
     there: dict[str, ShardEntry],
@@ -124,6 +127,6 @@ def _refuse_replaced(
         )
         raise RemoteChangedError(
             f"the repository was changed in a way that this push would undo: {what} (commit "
-            f"{remote.number}, {remote.operation}: {remote.message}). Nothing was pushed. Pull it "
-            "into a new store, ingest what is yours into that, and push that one"
+            f"{remote.number}, {remote.operation}: {remote.message}). Nothing was pushed; bring it "
+            f"together with: actstore pull {repository} STORE, then push again"
         )
