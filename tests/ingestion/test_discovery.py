@@ -254,4 +254,4 @@ def test_sidecars_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) ->
 def test_no_recipe_fits_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"junk")
     with pytest.raises(RecipeError, match=r"no recipe fits.* a\.pt: is not a torch file"):
-        discover([tmp_path], recipes=recipes.known().values())
+        discover([tmp_path], recipe=None, recipes=recipes.known().values())
