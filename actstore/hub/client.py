@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 KIND = "dataset"
 MAIN = "main"
-_BLOCK = 1 << 20
 _BAR_SWITCH = threading.Lock()
 
 
@@ -289,7 +288,8 @@ def _whole(answer: httpx2.Response, expected: int | None) -> Iterator[bytes]:
     if expected is None and "Content-Length" in answer.headers:
         expected = int(answer.headers["Content-Length"])
     got = 0
-    for block in answer.iter_bytes(_BLOCK):
+    # As they come: of blocks of a given size, a lost connection would take the last one along.
+    for block in answer.iter_bytes():
         got += len(block)
         yield block
     if expected is not None and got != expected:

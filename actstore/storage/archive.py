@@ -60,7 +60,9 @@ def write_archived(root: Path, entry: ShardEntry, target: Path) -> ShardEntry:
         raise CorruptStoreError(
             f"shard {entry.path} is missing from {root}: restore it from a copy"
         ) from error
-    except pa.ArrowException as error:
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk, not the shard: what Arrow finds wrong in a file has no number
         raise CorruptStoreError(
             f"shard {entry.path} of {root} is damaged ({error}): restore it from a copy"
         ) from error
