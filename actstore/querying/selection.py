@@ -175,10 +175,13 @@ class Selection:
             matrix = self._widened(np.empty(self.shape, np.float32))
         else:
             matrix = self.numpy(copy=copy)
-        with warnings.catch_warnings():
-            # "not writable": said above, and the caller asked for it.
-            warnings.simplefilter("ignore", UserWarning)
+        if matrix.flags.writeable:
             tensor = torch.from_numpy(matrix)
+        else:
+            with warnings.catch_warnings():
+                # "not writable": said above, and the caller asked for it.
+                warnings.simplefilter("ignore", UserWarning)
+                tensor = torch.from_numpy(matrix)
         return tensor.to(device=device, dtype=wanted)
 
     def batches(

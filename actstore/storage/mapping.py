@@ -18,10 +18,12 @@ from actstore.storage import floats
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.threads import share
 
-_PIECE = 2 << 20
-"""Bytes that one thread copies at a time."""
+_PIECE = 8 << 20
+"""Bytes that one thread copies at a time; for less, another brings nothing."""
 _BLOCK = 256 << 10
 """Bytes gathered at a time into memory that is there: they pass through the cache."""
+_UNITS = 8
+"""Parts that a row is copied in at most."""
 _PROBE = 8
 """Rows looked at to tell whether the file is in the page cache."""
 _FROM_DISK_SECONDS = 30e-6
@@ -202,12 +204,17 @@ class Gatherer:
         self._row_bytes = first.shape[1] * first.itemsize
         addresses = np.array([matrix.address for matrix in matrices], np.int64)
         low, high = int(addresses.min()), int(addresses.max())
-        stride = int(np.gcd.reduce([self._row_bytes, *(addresses - low).tolist()]))
-        self._bases = (addresses - low) // stride
-        self._step = self._row_bytes // stride
-        rows = (high - low) // stride + max(counts) * self._step
-        memory: np.ndarray = np.asarray(_Memory(low, rows, stride, self._row_bytes))
-        self._memory = memory.view(self._dtype) if stride % self._dtype.itemsize == 0 else memory
+        unit = int(np.gcd.reduce([self._row_bytes, *(addresses - low).tolist()]))
+        self._bases = (addresses - low) // unit
+        self._step = self._row_bytes // unit
+        units = (high - low) // unit + max(counts) * self._step
+        # As units side by side, which `take` wants and is faster with; where those are too
+        # small for that, as whole rows that overlap.
+        self._in_units = self._step <= _UNITS
+        if not self._in_units:
+            units -= self._step - 1
+        size = unit if self._in_units else self._row_bytes
+        self._memory: np.ndarray = np.asarray(_Memory(low, units, unit, size))
 
     def can_fill(self, out: np.ndarray | None, count: int) -> bool:
         """Say whether :meth:`take` of ``count`` rows can fill ``out``, or make a matrix."""
@@ -227,10 +234,18 @@ class Gatherer:
         owner = np.searchsorted(self._starts, rows, "right") - 1
         local = rows - self._starts[owner]
         where = self._bases[owner] + local * self._step
-        if len(where) > _PROBE and _comes_from_disk(self._memory, where[:_PROBE]):
+        if len(rows) > _PROBE and _comes_from_disk(self._memory, where[:_PROBE]):
             # Touched one by one they would come one by one: many at a time is 15 times as fast.
             for number, row in zip(owner.tolist(), local.tolist(), strict=True):
                 self._matrices[number].prefetch(row, 1)
+        if self._in_units:
+            if out is None:
+                out = np.empty((len(rows), self._row_bytes // self._dtype.itemsize), self._dtype)
+            if self._step > 1:
+                where = (where[:, None] + np.arange(self._step)).reshape(-1)
+            target = out.view(np.uint8).reshape(-1, self._memory.shape[1])
+            np.take(self._memory, where, axis=0, out=target, mode="clip")
+            return out
         if out is None:
             picked: np.ndarray = self._memory[where].view(self._dtype)
             return picked
@@ -242,7 +257,7 @@ class Gatherer:
 
 
 class _Memory:
-    """All memory from one address on as overlapping rows, for NumPy to pick some of them.
+    """All memory from one address on as rows, for NumPy to pick some of them.
 
     One indexing call then reads from any number of maps, which is three times as fast as
     one call per map. Most of these rows lie between the maps and must not be touched: the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from pathlib import Path
 from threading import Lock
@@ -99,22 +99,9 @@ class Snapshot:
             MixedVectorsError: the vectors differ in width.
         """
         if row_ids is None:
-            involved = self.shards
-        else:
-            numbers = np.unique(np.searchsorted(self.offsets, row_ids, "right") - 1)
-            involved = tuple(self.shards[number] for number in numbers)
-        widths = sorted({shard.width for shard in involved})
-        if len(widths) > 1:
-            examples = ", ".join(
-                f"{width} ({next(s for s in involved if s.width == width).site})"
-                for width in widths
-            )
-            raise MixedVectorsError(
-                f"these rows have vectors of different widths: {examples}; "
-                "select one site or one model"
-            )
-        types = {shard.dtype for shard in involved}
-        return (widths[0] if widths else 0), ("float16" if types == {"float16"} else "float32")
+            return _shape(self.shards)
+        numbers = np.unique(np.searchsorted(self.offsets, row_ids, "right") - 1)
+        return _shape([self.shards[number] for number in numbers.tolist()])
 
     def view(self, start: int, stop: int) -> np.ndarray | None:
         """Return rows ``start`` to ``stop`` as a read-only ``[rows, width]`` over the map.
@@ -150,9 +137,12 @@ class Snapshot:
         run = high - low == count - 1 and bool((np.diff(ids) == 1).all())
         if not run and (mapped := self._gatherer(low, high)) and mapped.can_fill(out, count):
             return mapped.take(ids, out)
-        numbers = np.searchsorted(self.offsets, ids, "right") - 1
-        involved = np.flatnonzero(np.bincount(numbers, minlength=1))
-        width, dtype = self._shape_of(involved)
+        numbers = np.searchsorted(self.offsets, (low, high) if run else ids, "right") - 1
+        if run and count:
+            involved = list(range(numbers[0], numbers[1] + 1))
+        else:
+            involved = np.flatnonzero(np.bincount(numbers, minlength=1)).tolist() if count else []
+        width, dtype = _shape([self.shards[number] for number in involved])
         if out is not None and out.shape != (count, width) and (count or len(out)):
             raise UsageError(f"out has shape {out.shape}, the rows need {(count, width)}")
         if count == 0:
@@ -166,7 +156,7 @@ class Snapshot:
             chosen = np.flatnonzero(numbers == number)
             target[chosen] = self._reader(number).take(ids[chosen] - self.offsets[number])
 
-        self._each(take, involved.tolist())
+        self._each(take, involved)
         return target
 
     def portions(self, row_ids: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -236,9 +226,6 @@ class Snapshot:
         self._last_gatherer = int(self.offsets[first]), int(self.offsets[last + 1]), found
         return found
 
-    def _shape_of(self, involved: np.ndarray) -> tuple[int, schema.VectorType]:
-        return self.shape(self.offsets[involved]) if len(involved) else (0, "float32")
-
     def _gather_run(self, start: int, out: np.ndarray) -> None:
         stop = start + len(out)
         first = int(np.searchsorted(self.offsets, start, "right")) - 1
@@ -272,3 +259,16 @@ class Snapshot:
             else:
                 self._readers.move_to_end(number)
             return reader
+
+
+def _shape(shards: Sequence[ShardEntry]) -> tuple[int, schema.VectorType]:
+    """Return the width and type of the vectors of several shards together."""
+    widths = sorted({shard.width for shard in shards})
+    if len(widths) > 1:
+        sites = {shard.width: shard.site for shard in reversed(shards)}
+        examples = ", ".join(f"{width} ({sites[width]})" for width in widths)
+        raise MixedVectorsError(
+            f"these rows have vectors of different widths: {examples}; select one site or one model"
+        )
+    types = {shard.dtype for shard in shards}
+    return (widths[0] if widths else 0), ("float16" if types == {"float16"} else "float32")
