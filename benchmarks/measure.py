@@ -118,15 +118,14 @@ def interleaved(
 
     Args:
         candidates: by name.
-        rounds: how often each is timed; one run before that is not. On a machine with
-            other work up to four times as often, for the sake of quiet rounds.
-        before: called, untimed, before each run, such as to empty the page cache.
+        rounds: how often each is timed; on a machine with other work up to four times as
+            often, for the sake of quiet rounds.
+        before: called, untimed, before each run, such as to empty the page cache. When
+            missing, the candidate itself runs once untimed before each timed run, so that
+            each finds its own data in the caches and not what its neighbour left there.
     """
     names = list(candidates)
     timings = Timings({name: [] for name in names})
-    if before is None:
-        for name in names:
-            candidates[name]()
     started = time.perf_counter()
     for number in range(4 * rounds):
         if number >= rounds:
@@ -135,9 +134,8 @@ def interleaved(
                 break
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
-            if before is not None:
-                before()
             gc.collect()
+            (before or candidates[name])()
             timings.samples[name].append(_sample(candidates[name]))
     return timings
 
