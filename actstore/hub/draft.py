@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actstore.errors import ActstoreError, RemoteStoreError
+from actstore.errors import ActstoreError, RemoteStoreError, UsageError
 from actstore.hub import origin
 from actstore.hub.client import Client
 from actstore.hub.origin import Origin
@@ -28,6 +28,8 @@ from actstore.storage.threads import in_parallel
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
+MOST_IN_FOLDER = 10_000
+MOST_FILES = 100_000
 _OURS = (f"{layout.ACTIVATIONS}/", f"{layout.LABELS}/", f"{layout.MANIFESTS}/")
 """Folders of a repository in which files that the commit does not name are removed."""
 
@@ -226,6 +228,7 @@ class Drafter:
         else:
             fresh = [Fresh(entry, entry, self.root) for entry in union.missing]
         self._last = union, fresh
+        _check_counts([*union.kept, *(item.entry for item in fresh if item.entry.rows)])
         return self._last
 
     def _without_lost(self, state: State, remote: Manifest) -> Manifest:
@@ -340,3 +343,16 @@ class Drafter:
         if draft.own != card_text.take_apart(card.read(self.root)):
             with contextlib.suppress(ActstoreError):  # a store that cannot be written to
                 card.refresh(self.root, draft.own)
+
+
+def _check_counts(shards: list[ShardEntry]) -> None:
+    """Refuse more files than the Hub takes well, before any of them is sent."""
+    folders = Counter(entry.path.rpartition("/")[0] for entry in shards)
+    folder, most = folders.most_common(1)[0] if folders else ("", 0)
+    if most > MOST_IN_FOLDER or len(shards) > MOST_FILES:
+        what = f"{most:,} in {folder}" if most > MOST_IN_FOLDER else "in all"
+        raise UsageError(
+            f"the repository would hold {len(shards):,} shards, {what}; the Hub takes "
+            f"{MOST_IN_FOLDER:,} files in a folder and {MOST_FILES:,} in all: join small ones "
+            "with actstore compact, then push"
+        )

@@ -328,6 +328,16 @@ def test_lost_shards_are_brought_back(hub: Hub, store: Path, tmp_path: Path) -> 
     matching(hub, store, tmp_path / "copy")
 
 
+def test_more_files_than_the_hub_takes_are_refused_before_any_is_sent(
+    hub: Hub, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(store, batch(50, 1, layer=0))
+    monkeypatch.setattr("actstore.hub.draft.MOST_IN_FOLDER", 1)
+    with pytest.raises(UsageError, match=r"5 shards, 2 in .*layer_000.*actstore compact"):
+        push_to(hub, store)
+    assert uploads(hub) == 0
+
+
 def test_pushing_needs_a_token(hub: Hub, store: Path) -> None:
     with pytest.raises(AccessError, match="HF_TOKEN"):
         push(store, ID, client=client(hub, token=False))

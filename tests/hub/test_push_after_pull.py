@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from actstore.errors import RemoteChangedError
+from actstore.errors import RemoteChangedError, TransferError
 from actstore.hub.pull import Pulled
 from actstore.hub.pull import pull as pull_from
 from actstore.storage import compaction
 from actstore.storage import manifest as manifests
 from tests.hub.pushing import ID, client, commits, push_to, relabel, remote_content, uploads
-from tests.hub_server import Hub
+from tests.hub_server import Hub, faults
 from tests.storage.stores import batch, content, write
 
 pytestmark = pytest.mark.usefixtures("lfs", "quick_retries")
@@ -94,6 +94,36 @@ def test_both_sides_relabel_and_a_pull_brings_them_together(
     found = remote_content(hub, tmp_path / "after")
     assert sorted(label for _, _, label in found.values() if label != "ok") == ["ours", "theirs"]
     assert found == content(store)
+
+
+def test_labels_survive_a_push_that_failed_before_it_was_refused(
+    hub: Hub, store: Path, tmp_path: Path
+) -> None:
+    """They lie inside the shards by then, and in shards that were folded twice."""
+    other = tmp_path / "other"
+    pull(hub, other)
+    for row, label in ((1, "first"), (2, "second")):
+        relabel(store, [row], label)
+        hub.faults.add(faults.status(400), method="POST", path="/commit/")
+        with pytest.raises(TransferError):
+            push_to(hub, store)
+    relabel(store, [3], "beside")
+    relabel(other, [0], "theirs")
+    push_to(hub, other)
+    with pytest.raises(RemoteChangedError):
+        push_to(hub, store)
+    expected = content(store)
+    assert sorted(label for _, _, label in expected.values() if label != "ok") == [
+        "beside",
+        "first",
+        "second",
+    ]
+    pull(hub, store)
+    push_to(hub, store)
+    found = remote_content(hub, tmp_path / "after")
+    assert found == content(store)
+    changed = [key for key in found if found[key] != expected[key]]
+    assert [found[key][2] for key in changed] == ["theirs"]
 
 
 def test_both_sides_compact(hub: Hub, store: Path, tmp_path: Path) -> None:
