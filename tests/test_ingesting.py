@@ -1,6 +1,7 @@
 """The public ingest: labels by SQL for what a run stored."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def labels(store: Path) -> dict[str, str | None]:
     return dict(rows)
 
 
-OPTIONS = {"recipe": "numpy", "model": "m", "site": "resid_post", "layer": 1}
+OPTIONS: dict[str, Any] = {"recipe": "numpy", "model": "m", "site": "resid_post", "layer": 1}
 
 
 def test_an_expression_labels_this_run_and_leaves_other_labels_alone(tmp_path: Path) -> None:

@@ -319,7 +319,7 @@ def test_strict_runs_commit_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_rows_that_another_run_brings_meanwhile_count_as_present(tmp_path: Path) -> None:
     samples(tmp_path / "in")
-    began = []
+    began: list[object] = []
 
     def overtake(done: object) -> None:
         if not began:
