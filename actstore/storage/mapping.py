@@ -18,8 +18,8 @@ from actstore.storage import floats
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.threads import share
 
-_PIECE = 8 << 20
-"""Bytes that one thread copies at a time; for less, another brings nothing."""
+_PIECE = 2 << 20
+"""Bytes that one thread copies at a time: two threads share a layer of 8 MB."""
 _BLOCK = 256 << 10
 """Bytes gathered at a time into memory that is there: they pass through the cache."""
 _UNITS = 8
