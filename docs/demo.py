@@ -1,8 +1,9 @@
 """`make demo`: a small model's activations, from files on disk to a matrix ready for a probe.
 
 Self-contained: the model is a real transformers architecture with random weights and a
-tokenizer made here, so nothing is downloaded. Its forward hooks write files in two of the
-layouts that other projects write; everything after that is what a user would type.
+tokenizer made here, and the Hub is the tests' own on loopback, so nothing is downloaded. Its
+forward hooks write files in two of the layouts that other projects write; everything after
+that is what a user would type.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import random
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import textwrap
 import time
@@ -27,7 +29,12 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+# The Hub on loopback lives with the tests.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from actstore import cli
+from tests.hub_server.clients import hub_env
+from tests.hub_server.server import Hub
 
 MODEL = "demo/tiny-llama"
 DATASET = "MilaWang/SpatialEval"
@@ -211,6 +218,7 @@ def main() -> None:
         capture()
         store()
         matrices()
+        share()
     say(
         f"That took {time.perf_counter() - started:.0f} seconds. Everything is in {folder}/: look "
         f"around with `actstore info {folder}/store`, or remove the folder."
@@ -292,6 +300,41 @@ def matrices() -> None:
         print(len(layer), "rows;", layer[0]["question"])
         """,
     )
+
+
+def share() -> None:
+    """Push the store to a Hub on loopback, and use it from there."""
+    repository = "org/tiny-llama-activations"
+    say(
+        """Sharing it is one commit on the Hugging Face Hub. Here a Hub on loopback stands in; the
+        client libraries are the real ones."""
+    )
+    with Hub(Path("hub")) as hub:
+        # huggingface_hub and datasets read where the Hub is when they are imported.
+        environment = hub_env(hub, Path("home").absolute())
+        sql = "SELECT layer, count(*) AS n FROM activations GROUP BY ALL ORDER BY ALL"
+        far = f"hf://datasets/{repository}"
+        for words in (
+            ["push", "store", repository, "--license", "cc-by-4.0"],
+            ["query", far, sql],
+            ["pull", repository, "pulled", "--layers", "3"],
+        ):
+            print(f"$ actstore {shlex.join(words)}", flush=True)
+            _child([sys.executable, "-m", "actstore", *words], environment)
+            print(flush=True)
+        code = (
+            "from datasets import load_dataset\n"
+            f'rows = load_dataset("{repository}", split="train")\n'
+            'print(len(rows), "rows;", rows[0]["question"], rows[0]["label"])'
+        )
+        print(textwrap.indent(code, ">>> "), flush=True)
+        _child([sys.executable, "-c", code], environment)
+
+
+def _child(command: list[str], environment: dict[str, str]) -> None:
+    done = subprocess.run(command, env=environment, check=False)
+    if done.returncode:
+        sys.exit(f"the demo stopped: {shlex.join(command)} ended with code {done.returncode}")
 
 
 if __name__ == "__main__":
