@@ -317,7 +317,7 @@ class _Pull:
         data = self.client.read(
             self.held.repository, layout.CARD, self.held.commit, most=_MOST_CARD
         )
-        return data.decode("utf-8", "surrogateescape")
+        return data.decode("utf-8", "replace")
 
     def _renew_card(self, before: str, there: str, *, changed: bool) -> None:
         """Bring the store's card up to date, with what its owner wrote here and on the Hub."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -40,7 +41,8 @@ def card_data(text: str) -> dict[str, Any] | None:
         return None
     try:
         data = yaml.safe_load(found.group(1))
-    except yaml.YAMLError:
+        json.dumps(data, default=str)  # neither cycles nor a thousand levels
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
 
@@ -62,7 +64,7 @@ def validate(text: str, kind: str) -> tuple[list[str], list[str]]:
         return [], ["empty or missing yaml metadata in repo card"]
     try:
         data = yaml.safe_load(found.group(1))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         return [f"Invalid YAML: {error}"], []
     if data is None:
         return [], ["empty or missing yaml metadata in repo card"]
