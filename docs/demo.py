@@ -311,7 +311,8 @@ def share() -> None:
     )
     with Hub(Path("hub")) as hub:
         # huggingface_hub and datasets read where the Hub is when they are imported.
-        environment = hub_env(hub, Path("home").absolute())
+        home = Path("home").absolute()
+        environment = {**hub_env(hub, home), "XDG_CACHE_HOME": str(home)}
         sql = "SELECT layer, count(*) AS n FROM activations GROUP BY ALL ORDER BY ALL"
         far = f"hf://datasets/{repository}"
         for words in (
