@@ -58,7 +58,7 @@ def test_the_demo_runs_and_stays_in_its_folder(tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stderr
     assert "torch.Size([120, 256]) torch.float32" in finished.stdout
     assert "24 rows; The " in finished.stdout
-    assert "moved" in finished.stdout  # the query of the repository on loopback
+    assert "moved" in finished.stderr  # the query of the repository on loopback
     assert "pulled: 24 rows" in finished.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 

@@ -24,18 +24,18 @@ def describe(
     """Return the record of a new run; settings that were left alone are left out.
 
     Args:
-        sources: as the user named them.
+        sources: as the user named them; of an absolute path the last part is kept.
         recipe: its name and text are kept, so that a run can be repeated.
         options: what the user chose.
         further: settings beside the options.
     """
     settings: dict[str, Any] = {
-        "sources": [str(path) for path in sources],
+        "sources": [_shown(path) for path in sources],
         "recipe": recipe.name,
         "recipe_toml": recipe.text,
         **further,
         **{item.name: getattr(options, item.name) for item in fields(options)},
-        "sidecars": {name: str(path) for name, path in options.sidecars.items()},
+        "sidecars": {name: _shown(path) for name, path in options.sidecars.items()},
         "map": dict(options.map),
     }
     return Run(
@@ -49,6 +49,11 @@ def describe(
         },
         versions=versions(),
     )
+
+
+def _shown(path: Path) -> str:
+    """Return a path as others may read it: a push publishes the settings of every run."""
+    return path.name if path.is_absolute() else str(path)
 
 
 def versions() -> dict[str, str]:

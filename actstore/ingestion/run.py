@@ -194,7 +194,7 @@ class _Ingest:
             self.sources,
             recipe,
             self.options,
-            labels=str(self.labels.path) if self.labels else None,
+            labels=self.labels.path.name if self.labels else None,
             contract=self.contract.name if self.contract else None,
             strict=self.strict,
         )

@@ -32,3 +32,12 @@ def test_every_run_has_its_own_id() -> None:
     ids = {describe([], recipe, checked_options()).run_id for _ in range(50)}
     assert len(ids) == 50
     assert all(each.startswith("ingest-2") for each in ids)
+
+
+def test_no_absolute_path_is_written_down() -> None:
+    folder = Path.home() / "secret-project" / "acts"
+    options = checked_options(sidecars={"queries": folder / "q.json"})
+    text = json.dumps(describe([folder], recipes.load("amber"), options).settings)
+    assert '"acts"' in text
+    assert '"q.json"' in text
+    assert "secret-project" not in text
