@@ -87,7 +87,7 @@ def refused(hub: Hub, target: Path, match: str) -> None:
     [
         "../../outside.parquet",
         "activations/../../../outside.parquet",
-        "/tmp/outside.parquet",
+        "/outside/shard.parquet",
         "activations//outside.parquet",
         "activations/./outside.parquet",
         "activations\\..\\outside.parquet",
