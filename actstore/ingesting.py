@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from actstore.errors import ActstoreError
+from actstore.hub.address import is_address, parse
 from actstore.ingestion import run
 from actstore.ingestion.report import IngestSummary
 
@@ -27,7 +30,9 @@ def ingest(
     again, so an ingest that was cut off is completed by running it again.
 
     Args:
-        sources: folders or files.
+        sources: folders or files; ``hf://datasets/org/name`` is a repository on the Hugging
+            Face Hub, with ``@revision`` and a path behind it if wanted, whose files are
+            fetched one after the other.
         store: folder of the store, made when missing.
         label_set: SQL expression over a row's columns that becomes its label, such as
             ``CASE WHEN contains(lower(prediction), lower(oracle)) THEN 'correct' END``;
@@ -45,12 +50,15 @@ def ingest(
         ContractError: the rows break the contract; lists every violation.
         SqlError: ``label_set`` cannot be run; nothing is stored.
         CommitError: the store cannot be written.
+        HubError: a repository cannot be read; what was read before is stored.
     """
     if label_set is not None:
         from actstore import labeling
 
         labeling.check_expression(label_set)
-    summary = run.ingest(sources, store, dry_run=dry_run, **options)
+    given = [sources] if isinstance(sources, str | Path) else list(sources)
+    with _here(given) as (paths, called):
+        summary = run.ingest(paths, store, dry_run=dry_run, called=called, **options)
     if label_set is None or dry_run:
         return summary
     condition = (
@@ -60,6 +68,38 @@ def ingest(
     )
     done = labeling.label_by_expression(store, label_set, where=condition)
     return dataclasses.replace(summary, commit=done.commit or summary.commit, labels=done.labels)
+
+
+@contextlib.contextmanager
+def _here(sources: Sequence[str | Path]) -> Iterator[tuple[list[str | Path], dict[Path, str]]]:
+    """Give sources as paths, and what those that are on the Hub are called."""
+    paths: list[str | Path] = []
+    called: dict[Path, str] = {}
+    shown: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        for source in sources:
+            if not is_address(str(source)):
+                paths.append(source)
+                continue
+            from actstore.hub.client import Client
+            from actstore.hub.mirror import mirrored
+            from actstore.ingestion import fetching
+
+            mirror = stack.enter_context(mirrored(parse(str(source)), Client()))
+            stack.enter_context(fetching.registered(mirror))
+            paths.append(mirror.source)
+            called[mirror.source] = mirror.name
+            shown[str(mirror.root)] = mirror.address.repository
+        try:
+            yield paths, called
+        except ActstoreError as error:
+            if shown and error.args:
+                # The user knows the repository, not the folder that stands for it.
+                text = str(error.args[0])
+                for folder, name in shown.items():
+                    text = text.replace(folder, name)
+                error.args = (text, *error.args[1:])
+            raise
 
 
 def _texts(values: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ import click
 
 from actstore.commands import output
 from actstore.commands.exits import Exit
-from actstore.commands.options import json_option, pairs
+from actstore.commands.options import json_option, pairs, place
 from actstore.commands.progress import bar
 
 if TYPE_CHECKING:
@@ -20,7 +20,12 @@ NAMED = 20
 
 
 @click.command("ingest")
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument(
+    "sources",
+    nargs=-1,
+    required=True,
+    callback=lambda ctx, param, texts: tuple(map(place, texts)),
+)
 @click.option(
     "--store",
     required=True,
@@ -113,7 +118,7 @@ NAMED = 20
 @click.option("--strict", is_flag=True, help="Store nothing at all if any file is refused.")
 @json_option
 def command(
-    sources: tuple[Path, ...],
+    sources: tuple[str | Path, ...],
     store: Path,
     label_set: str | None,
     mapping: tuple[str, ...],
@@ -124,10 +129,11 @@ def command(
 ) -> int:
     """Store the activation files below SOURCES.
 
-    A source is a folder of activation files or the project folder above it. The layout is
-    detected; the rows of one file are stored all or not at all; a bad file is refused by
-    name and does not stop the rest (exit code 3). Rows that are in the store already are
-    not stored twice, so an interrupted ingest is completed by the same command.
+    A source is a folder of activation files, the project folder above it, or a repository on
+    the Hugging Face Hub, whose files are fetched one after the other. The layout is detected;
+    the rows of one file are stored all or not at all; a bad file is refused by name and does
+    not stop the rest (exit code 3). Rows that are in the store already are not stored twice,
+    so an interrupted ingest is completed by the same command.
 
     \b
     Examples:
@@ -135,6 +141,7 @@ def command(
       actstore ingest cache --store runs.store --model meta-llama/Llama-3.1-8B --site resid_pre
       actstore ingest caches/* --store runs.store --labels labels.csv --on example_id
       actstore ingest vectors --store runs.store --recipe my.toml --dry-run
+      actstore ingest hf://datasets/org/raw-activations --store runs.store
     """
     from actstore.ingesting import ingest
 

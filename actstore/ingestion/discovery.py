@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from actstore.errors import ActstoreError, RecipeError, UsageError
+from actstore.errors import ActstoreError, HubError, RecipeError, UsageError
 from actstore.ingestion import containers, documents, readers
 from actstore.ingestion.options import Options
 from actstore.ingestion.recipe import FilePattern, Recipe
@@ -369,6 +369,8 @@ class _Opened:
             try:
                 self._documents[key] = containers.read(kind, file.content)
                 self._size += file.size
+            except HubError:
+                raise
             except (ActstoreError, OSError, MemoryError) as error:
                 self._documents[key] = None
                 if not self.problem and containers.sniff(file.content) in (kind, None):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from actstore.errors import ActstoreError, UnreadableFileError, UnsafeFileError
-from actstore.ingestion import containers
+from actstore.ingestion import containers, fetching
 from actstore.ingestion.discovery import Discovery
 from actstore.ingestion.report import Refusal
 from actstore.ingestion.sidecars import Sidecars
@@ -34,7 +34,9 @@ def damaged(found: Discovery) -> list[Refusal]:
     """
     suffixes = {file.path.suffix for file in found.files if not file.pattern.folder}
     alike = [
-        entry for entry in found.others if entry.path.suffix in suffixes and entry.size <= _LARGEST
+        entry
+        for entry in found.others
+        if entry.path.suffix in suffixes and entry.size <= _LARGEST and fetching.is_here(entry.path)
     ]
     refused = []
     for entry in alike[:_MOST]:

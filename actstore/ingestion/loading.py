@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actstore.ingestion import containers
+from actstore.ingestion import containers, fetching
 from actstore.ingestion.discovery import SourceFile
 from actstore.ingestion.recipe import Recipe
 
@@ -64,6 +64,7 @@ class _Loader:
                 loaded, weight = self._ready.popleft()
             yield loaded
             # Only now: the document that was handed out counts until the next is asked for.
+            fetching.release(loaded.file.content)
             with self._changed:
                 self._weight -= weight
                 self._changed.notify_all()
@@ -77,7 +78,8 @@ class _Loader:
 
     def _run(self) -> None:
         for file in self._files:
-            weight = file.size if file.size < _MAPPED_BYTES else 0
+            mapped = file.size >= _MAPPED_BYTES and fetching.is_here(file.content)
+            weight = 0 if mapped else file.size
             with self._changed:
                 while not self._stopped and not self._room(weight):
                     self._changed.wait()
@@ -98,6 +100,7 @@ class _Loader:
 
     def _load(self, file: SourceFile) -> Loaded:
         try:
+            fetching.ensure(file.content, hold=True)
             return Loaded(file, open_file(self._recipe, file))
         except Exception as error:  # the main thread tells a bad file from a bug
             return Loaded(file, error=error)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from actstore.errors import ActstoreError, LayoutError, UsageError
+from actstore.errors import ActstoreError, HubError, LayoutError, UsageError
 from actstore.ingestion.discovery import SourceFile, evenly
 from actstore.ingestion.loading import open_file
 from actstore.ingestion.readers import Reader
@@ -75,6 +75,8 @@ def probe(reader: Reader, files: Sequence[SourceFile]) -> Widths:
             found = _widths(reader, file)
         except UsageError as error:
             problems.append(error)
+        except HubError:
+            raise
         except (ActstoreError, OSError, MemoryError):
             continue  # read again later, and refused with its reason
         else:

@@ -19,12 +19,13 @@ _PACKAGES = ("actstore", "numpy", "pyarrow", "torch")
 
 
 def describe(
-    sources: Sequence[Path], recipe: Recipe, options: Options, **further: str | bool | None
+    sources: Sequence[str | Path], recipe: Recipe, options: Options, **further: str | bool | None
 ) -> Run:
     """Return the record of a new run; settings that were left alone are left out.
 
     Args:
-        sources: as the user named them; of an absolute path the last part is kept.
+        sources: as the user named them; of an absolute path the last part is kept, and a
+            text as it is.
         recipe: its name and text are kept, so that a run can be repeated.
         options: what the user chose.
         further: settings beside the options.
@@ -51,8 +52,10 @@ def describe(
     )
 
 
-def _shown(path: Path) -> str:
+def _shown(path: str | Path) -> str:
     """Return a path as others may read it: a push publishes the settings of every run."""
+    if isinstance(path, str):
+        return path
     return path.name if path.is_absolute() else str(path)
 
 

@@ -15,11 +15,13 @@ from actstore.errors import (
     CommitError,
     CorruptStoreError,
     ForeignFileError,
+    HubError,
     RefusedError,
 )
 from actstore.ingestion import contract as contracts
 from actstore.ingestion import (
     discovery,
+    fetching,
     leftovers,
     loading,
     precision,
@@ -67,6 +69,7 @@ def ingest(
     sidecars: Mapping[str, str | Path] | None = None,
     map: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
+    called: Mapping[Path, str] | None = None,
 ) -> IngestSummary:
     """Turn folders of activation files into rows of a store.
 
@@ -97,6 +100,7 @@ def ingest(
         sidecars: name of a recipe's sidecar: the file to read for it.
         map: schema column: key or expression that says where the source holds it.
         progress: called after each file.
+        called: what the record of the run calls a source, where that is not its path.
 
     Raises:
         UsageError: an option cannot work, or the source does not exist.
@@ -130,7 +134,7 @@ def ingest(
     )
     return _Ingest(
         found=found,
-        sources=paths,
+        sources=[(called or {}).get(path, path) for path in paths],
         store=Path(store),
         options=options,
         labels=table,
@@ -178,7 +182,7 @@ class _Ingest:
     """One run."""
 
     found: Discovery
-    sources: list[Path]
+    sources: list[str | Path]
     store: Path
     options: Options
     labels: Labels | None
@@ -208,7 +212,7 @@ class _Ingest:
         with self._sink(run, whole) as sink:
             try:
                 read = self._files(reader, files, widths, sink, tally, counts, refused, unmatched)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, HubError):
                 # What is whole is kept; the same command goes on from there.
                 if not whole:
                     sink.commit(operation="ingest", message=f"{self._message()} (interrupted)")
@@ -338,6 +342,8 @@ class _Ingest:
         except (CommitError, CorruptStoreError, ForeignFileError):
             raise
         except ActstoreError as error:
+            if fetching.ends_the_run(error):
+                raise
             return _reason(error, loaded.file)
         except (_ReadingError, MemoryError) as error:
             return _reason(error.__cause__ or error, loaded.file)
@@ -386,7 +392,7 @@ class _Ingest:
             )
 
     def _message(self) -> str:
-        names = ", ".join(path.name or str(path) for path in self.sources[:3])
+        names = ", ".join(Path(each).name or str(each) for each in self.sources[:3])
         more = f" and {len(self.sources) - 3} more" if len(self.sources) > 3 else ""
         return f"ingest {names}{more} ({self.found.recipe.name})"
 

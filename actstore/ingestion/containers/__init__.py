@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actstore.errors import UnreadableFileError, UsageError
+from actstore.ingestion import fetching
 from actstore.ingestion.containers.sniffing import describe, sniff
 
 __all__ = ["DEFAULT_MEMORY_LIMIT", "KINDS", "Tree", "describe", "read", "sniff"]
@@ -36,6 +37,7 @@ def read(kind: str, path: Path, *, memory_limit: int = DEFAULT_MEMORY_LIMIT) -> 
     if kind not in KINDS:
         raise UsageError(f"container {kind!r} is unknown; expected one of {', '.join(KINDS)}")
     path = Path(path)
+    fetching.ensure(path)
     try:
         size = path.stat().st_size
     except OSError as error:

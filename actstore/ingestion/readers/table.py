@@ -16,6 +16,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import ForeignFileError, LayoutError, UnreadableFileError
+from actstore.ingestion import fetching
 from actstore.ingestion.axes import CHUNK_BYTES, pooled
 from actstore.ingestion.containers.parquet import TableSource
 from actstore.ingestion.documents import to_json
@@ -379,6 +380,7 @@ def _rows_before(file: SourceFile) -> int:
                 f"shard {number} of {shards} is missing, so its rows cannot be numbered; "
                 "fetch it, or name ids with --map example_id=COLUMN"
             )
+        fetching.ensure_end(earlier[number])
         try:
             rows += pq.read_metadata(earlier[number]).num_rows
         except (OSError, pa.ArrowException) as error:
