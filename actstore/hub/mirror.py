@@ -24,7 +24,6 @@ KEPT = 256 << 20
 _TABLES = frozenset(
     {".csv", ".json", ".jsonl", ".ndjson", ".tsv", ".txt", ".toml", ".yaml", ".yml"}
 )
-_TENSORS = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".safetensors", ".npz", ".npy"})
 _LARGEST_TABLE = 64 << 20
 _TABLES_AT_ONCE = 8
 _END = 1 << 20
@@ -112,12 +111,10 @@ class Mirror:
         self.root.mkdir(parents=True)
         for path, file in visible.items():
             _place(self.root / path, file.size)
-        suffixes = {Path(path).suffix.lower() for path in visible}
-        wanted = _TABLES | ({".parquet"} if suffixes & _TENSORS else set())
         tables = [
             path
             for path, file in visible.items()
-            if Path(path).suffix.lower() in wanted and file.size <= _LARGEST_TABLE
+            if Path(path).suffix.lower() in _TABLES and file.size <= _LARGEST_TABLE
         ]
         with ThreadPoolExecutor(_TABLES_AT_ONCE, thread_name_prefix="actstore-tables") as pool:
             list(pool.map(lambda path: self._get(path, hold=True), tables))
@@ -201,7 +198,8 @@ class Mirror:
 
     def _make_room(self) -> None:
         """Give up what nobody holds, the least recently used first, until it is little."""
-        free = [name for name, holders in self._here.items() if not holders]
+        # Not the last one: whoever asked for it is about to open it.
+        free = [name for name, holders in list(self._here.items())[:-1] if not holders]
         excess = sum(self.files[name].size for name in free) - KEPT
         for name in free:
             if excess <= 0:

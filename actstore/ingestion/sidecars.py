@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actstore.errors import SidecarError, UsageError
+from actstore.ingestion import fetching
 from actstore.ingestion.expression import Expression, compile_expression
 from actstore.ingestion.recipe import Recipe, SidecarSpec
 from actstore.ingestion.template import part_value
@@ -238,6 +239,7 @@ def read_records(path: Path, spec: SidecarSpec | None = None) -> list[Record]:
             f"{path}: the format of {path.suffix or 'a file without suffix'} is not known; "
             "use .csv, .jsonl, .json or .parquet"
         )
+    fetching.ensure(path)
     try:
         if kind == "parquet":
             records = _read_parquet(path)
