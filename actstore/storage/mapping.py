@@ -124,7 +124,10 @@ class MappedShard:
         return found
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        return Gatherer(self.matrices, 0).take(rows)
+        first = self.matrices[0].vectors
+        out = np.empty((len(rows), first.shape[1]), first.dtype)
+        Gatherer(self.matrices, 0).take(rows, out)
+        return out
 
     def fetch(self, rows: np.ndarray) -> None:
         pass  # the system reads ahead by itself
@@ -200,8 +203,9 @@ class Gatherer:
         counts = [len(matrix.vectors) for matrix in matrices]
         self._starts = np.cumsum([start, *counts[:-1]], dtype=np.int64)
         first = matrices[0].vectors
-        self._dtype = first.dtype
-        self._row_bytes = first.shape[1] * first.itemsize
+        self.width = first.shape[1]
+        self.dtype: schema.VectorType = "float16" if first.dtype == np.float16 else "float32"
+        self._row_bytes = self.width * first.itemsize
         addresses = np.array([matrix.address for matrix in matrices], np.int64)
         low, high = int(addresses.min()), int(addresses.max())
         unit = int(np.gcd.reduce([self._row_bytes, *(addresses - low).tolist()]))
@@ -216,20 +220,16 @@ class Gatherer:
         size = unit if self._in_units else self._row_bytes
         self._memory: np.ndarray = np.asarray(_Memory(low, units, unit, size))
 
-    def can_fill(self, out: np.ndarray | None, count: int) -> bool:
-        """Say whether :meth:`take` of ``count`` rows can fill ``out``, or make a matrix."""
-        return out is None or (
-            out.shape == (count, self._row_bytes // self._dtype.itemsize)
-            and out.dtype == self._dtype
-            and out.flags.c_contiguous
-        )
+    def can_fill(self, out: np.ndarray) -> bool:
+        """Say whether :meth:`take` can fill ``out``."""
+        return out.shape[1:] == (self.width,) and out.dtype == self.dtype and out.flags.c_contiguous
 
-    def take(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the given rows, ``[len(rows), width]``.
+    def take(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Copy the given rows into ``out``.
 
         Args:
             rows: row numbers in any order, int64.
-            out: C-contiguous matrix to fill instead of a new one, of the same type.
+            out: C-contiguous ``[len(rows), width]`` of the matrices' type.
         """
         owner = np.searchsorted(self._starts, rows, "right") - 1
         local = rows - self._starts[owner]
@@ -238,22 +238,16 @@ class Gatherer:
             # Touched one by one they would come one by one: many at a time is 15 times as fast.
             for number, row in zip(owner.tolist(), local.tolist(), strict=True):
                 self._matrices[number].prefetch(row, 1)
+        target = out.view(np.uint8)
         if self._in_units:
-            if out is None:
-                out = np.empty((len(rows), self._row_bytes // self._dtype.itemsize), self._dtype)
             if self._step > 1:
                 where = (where[:, None] + np.arange(self._step)).reshape(-1)
-            target = out.view(np.uint8).reshape(-1, self._memory.shape[1])
+            target = target.reshape(-1, self._memory.shape[1])
             np.take(self._memory, where, axis=0, out=target, mode="clip")
-            return out
-        if out is None:
-            picked: np.ndarray = self._memory[where].view(self._dtype)
-            return picked
+            return
         block = max(1, _BLOCK // self._row_bytes)
         for start in range(0, len(where), block):
-            part = self._memory[where[start : start + block]]
-            out[start : start + block] = part.view(self._dtype)
-        return out
+            target[start : start + block] = self._memory[where[start : start + block]]
 
 
 class _Memory:

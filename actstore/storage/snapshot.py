@@ -17,6 +17,7 @@ from actstore.storage import metadata
 from actstore.storage.files import LocalFiles, StoreFiles
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy
+from actstore.storage.memory import Memory
 
 _OPEN_SHARDS = 256
 """Shards kept open at a time, well below the usual limit of 1,024 files per process."""
@@ -52,6 +53,7 @@ class Snapshot:
         np.cumsum([shard.rows for shard in self.shards], out=self.offsets[1:])
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
         self._last_gatherer: tuple[int, int, Gatherer | None] | None = None
+        self._memory = Memory()
         self._lock = Lock()
 
     @property
@@ -80,6 +82,7 @@ class Snapshot:
                 reader.close()
             self._readers.clear()
             self._last_gatherer = None
+            self._memory.close()
 
     def metadata_file(self) -> Path:
         """Return a Parquet file with one row per row of the store, in row order.
@@ -135,8 +138,12 @@ class Snapshot:
             wrong = low if low < 0 else high
             raise UsageError(f"row numbers go from 0 to {self.rows - 1}, got {wrong}")
         run = high - low == count - 1 and bool((np.diff(ids) == 1).all())
-        if not run and (mapped := self._gatherer(low, high)) and mapped.can_fill(out, count):
-            return mapped.take(ids, out)
+        mapped = None if run else self._gatherer(low, high)
+        if mapped and out is None:
+            out = self._memory.matrix(count, mapped.width, mapped.dtype)
+        if mapped and out is not None and len(out) == count and mapped.can_fill(out):
+            mapped.take(ids, out)
+            return out
         numbers = np.searchsorted(self.offsets, (low, high) if run else ids, "right") - 1
         if run and count:
             involved = list(range(numbers[0], numbers[1] + 1))
@@ -147,7 +154,7 @@ class Snapshot:
             raise UsageError(f"out has shape {out.shape}, the rows need {(count, width)}")
         if count == 0:
             return np.empty((0, width), dtype) if out is None else out
-        target = np.empty((count, width), dtype) if out is None else out
+        target = self._memory.matrix(count, width, dtype) if out is None else out
         if run:
             self._gather_run(low, target)
             return target
