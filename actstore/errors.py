@@ -35,6 +35,7 @@
         ├── OfflineError (ConnectionError)   the Hub cannot be reached, or HF_HUB_OFFLINE is set
         ├── TransferError (ConnectionError)  a transfer failed again and again, or came damaged
         ├── RemoteStoreError (ValueError)    what the repository holds is no store, or a broken one
+        │   └── NoRemoteStoreError           it holds other files
         ├── RemoteChangedError (RuntimeError)   others changed what this push would overwrite
         └── CardError (ValueError)           the Hub refuses the data-set card
 
@@ -210,6 +211,10 @@ class TransferError(HubError, ConnectionError):
 
 class RemoteStoreError(HubError, ValueError):
     """What the repository holds is not a store, or a damaged or hostile one."""
+
+
+class NoRemoteStoreError(RemoteStoreError):
+    """The repository holds other files than a store; they may be ingested."""
 
 
 class RemoteChangedError(HubError, RuntimeError):

@@ -163,11 +163,12 @@ def command(
     if as_json:
         output.print_json(summary.as_dict())
     else:
-        _print(summary)
+        print_summary(summary)
     return Exit.REFUSED if summary.refused else Exit.DONE
 
 
-def _print(summary: IngestSummary) -> None:
+def print_summary(summary: IngestSummary) -> None:
+    """Print what an ingest did."""
     rows = output.count(summary.rows_written, "row")
     files = output.count(summary.files_read, "file")
     output.print_pairs(

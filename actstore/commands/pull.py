@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from actstore.commands import output
-from actstore.commands.options import json_option
+from actstore.commands.exits import Exit
+from actstore.commands.ingest import print_summary
+from actstore.commands.options import json_option, pairs
 from actstore.commands.progress import bar
+from actstore.errors import NoRemoteStoreError
 
 if TYPE_CHECKING:
     from actstore.hub.pull import Pulled
@@ -42,6 +45,19 @@ _UNKNOWN = "unknown"
     metavar="N",
     help="The store as its commit N left it, looked for in the repository's history.",
 )
+@click.option(
+    "--map",
+    "mapping",
+    multiple=True,
+    metavar="COLUMN=KEY",
+    help="Where a data set that is no store holds a column of the schema; may be repeated.",
+)
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Model of all rows, where a data set that is no store says none.",
+)
+@click.option("--recipe", metavar="NAME|FILE", help="The layout of a data set that is no store.")
 @json_option
 def command(
     source: str,
@@ -52,14 +68,21 @@ def command(
     where: str | None,
     revision: str | None,
     at: int | None,
+    mapping: tuple[str, ...],
+    model: str | None,
+    recipe: str | None,
     as_json: bool,
-) -> None:
+) -> int:
     """Pull the store in the data set ORG/NAME on the Hugging Face Hub into FOLDER.
 
     FOLDER becomes a store like any other. Only the shards that are needed are fetched, each
     is checked, and an interrupted pull goes on when it is run again. A later pull brings
     FOLDER up to date, for all that was pulled into it before; rows and labels of your own
     stay.
+
+    A data set that is no store (Parquet with a column of vectors, a SAELens or lmprobe cache,
+    raw .pt files) is ingested into FOLDER; `actstore ingest hf://datasets/ORG/NAME` does the
+    same, with more options.
 
     The access token is the one of `hf auth login`, or the variable HF_TOKEN.
 
@@ -68,25 +91,61 @@ def command(
       actstore pull org/llava-amber-activations amber.store
       actstore pull org/llava-amber-activations amber.store --layers 12,18
       actstore pull org/runs runs.store --where "label = 'unfaithful'" --revision v1.0
+      actstore pull org/other-activations other.store --map label=answer --model gpt2
     """
     from actstore.hub.pull import pull
 
-    with bar("pulling") as report:
-        done = pull(
-            source,
-            folder,
-            layers=layers,
-            models=_names(models),
-            sites=_names(sites),
-            where=where,
-            revision=revision,
-            at=at,
-            progress=lambda here, total: report(here, total=total),
-        )
+    part: dict[str, Any] = {
+        "layers": layers,
+        "models": _names(models),
+        "sites": _names(sites),
+        "where": where,
+        "at": at,
+    }
+    other = {"map": pairs(mapping, "--map"), "model": model, "recipe": recipe}
+    try:
+        with bar("pulling") as report:
+            done = pull(
+                source,
+                folder,
+                revision=revision,
+                progress=lambda here, total: report(here, total=total),
+                **part,
+            )
+    except NoRemoteStoreError:
+        if any(part.values()):
+            raise
+        return _adopt(source, folder, revision, other, as_json)
     if as_json:
         output.print_json(dataclasses.asdict(done))
     else:
         _print(done)
+        if any(other.values()):
+            output.note("it is a store: --map, --model and --recipe were not needed")
+    return Exit.DONE
+
+
+def _adopt(
+    source: str, folder: Path, revision: str | None, other: dict[str, Any], as_json: bool
+) -> int:
+    """Make a store of what is none."""
+    from actstore.hub.address import parse
+    from actstore.ingesting import ingest
+
+    address = parse(source)
+    address = dataclasses.replace(address, revision=revision or address.revision)
+    with bar("ingesting") as report:
+        summary = ingest(
+            str(address),
+            folder,
+            progress=lambda done: report(done.bytes, done.rows, done.bytes_total),
+            **other,
+        )
+    if as_json:
+        output.print_json(summary.as_dict())
+    else:
+        print_summary(summary)
+    return Exit.REFUSED if summary.refused else Exit.DONE
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from actstore.errors import (
     CorruptStoreError,
+    NoRemoteStoreError,
     RemoteFileError,
     RemoteStoreError,
     SnapshotNotFoundError,
@@ -65,7 +66,8 @@ def look_up(
         memory: where what was found is remembered; then only the revision's commit is asked for.
 
     Raises:
-        RemoteStoreError: there is no store in it, or a damaged or hostile one.
+        NoRemoteStoreError: there is no store in it.
+        RemoteStoreError: it is damaged or hostile.
         SnapshotNotFoundError: no commit ``at`` is found.
         HubError: as :meth:`Client.call`.
     """
@@ -82,7 +84,7 @@ def look_up(
         files = client.files(repository, commit)
         numbers = held_numbers(files)
     if not numbers:
-        raise RemoteStoreError(no_store(address, files))
+        raise NoRemoteStoreError(_no_store(address, files))
     manifest = read_manifest(client, repository, commit, numbers[-1] if at is None else at)
     check(manifest, files, f"{address.repository} at {commit[:8]}")
     if memory is not None:
@@ -124,7 +126,7 @@ def held_numbers(paths: Iterable[str]) -> tuple[int, ...]:
     return tuple(sorted(int(found[1]) for found in map(_MANIFEST.fullmatch, paths) if found))
 
 
-def no_store(address: Address, files: dict[str, RemoteFile]) -> str:
+def _no_store(address: Address, files: dict[str, RemoteFile]) -> str:
     """Return the message for a repository without a store: what it has, and how to bring it in."""
     kinds = Counter("." + path.rpartition(".")[2] for path in files if "." in path.lstrip("."))
     kinds.pop(".md", None)
@@ -212,6 +214,9 @@ def _search(client: Client, address: Address, at: int) -> str:
 
     def ask() -> list[str]:
         commits = client.api.list_repo_commits(repository, repo_type=KIND, revision=revision)
+        # A push says which commit of the store it is; those that say the right one first.
+        said = re.compile(rf"^actstore-commit: {at}$", re.MULTILINE)
+        commits = sorted(commits, key=lambda commit: not said.search(commit.message or ""))
         return [commit.commit_id for commit in commits]
 
     history = client.call(
