@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,13 @@ class Corpus:
     examples: int = 1004
     layers: int = 31
     width: int = 4096
+
+    @property
+    def large(self) -> Corpus:
+        """One layer that no processor cache holds."""
+        folder = self.folder / "large"
+        folder.mkdir(exist_ok=True)
+        return replace(self, folder=folder, examples=512 if self.quick else 16_384, layers=1)
 
     @property
     def layer(self) -> int:
