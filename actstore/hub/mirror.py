@@ -123,22 +123,22 @@ class Mirror:
         for name in self._below(path):
             self._get(name, hold=hold)
 
-    def fetch_end(self, path: Path) -> None:
+    def fetch_end(self, path: Path) -> bool:
         name = path.relative_to(self.root).as_posix()
         file = self.files[name]
         with self._lock:
             if name in self._here:
-                return
+                # Held, or it could be given up before it is read.
+                self._here[name] += 1
+                return True
             start = max(0, file.size - _END)
-            if start == 0:
-                self._get(name, hold=False)
-                return
             repository = self.address.repository
             data = self.client.read_range(repository, name, self.commit, start, file.size)
             self.received += len(data)
             with path.open("r+b") as place:
                 place.seek(start)
                 place.write(data)
+        return False
 
     def release(self, path: Path) -> None:
         with self._lock:

@@ -30,8 +30,10 @@ class Fetcher(Protocol):
             HubError: it cannot be had; the leaf says why.
         """
 
-    def fetch_end(self, path: Path) -> None:
+    def fetch_end(self, path: Path) -> bool:
         """Bring the end of a file, where formats keep their table of contents.
+
+        Returns whether the file is now held, to be released.
 
         Raises:
             HubError: it cannot be had.
@@ -75,15 +77,20 @@ def ensure(path: Path, *, hold: bool = False) -> None:
         fetcher.fetch(path, hold=hold)
 
 
-def ensure_end(path: Path) -> None:
-    """See to it that the end of a file is there.
+@contextmanager
+def end_of(path: Path) -> Iterator[None]:
+    """See to it that the end of a file is there while the block reads it.
 
     Raises:
         HubError: it cannot be had.
     """
     fetcher = of(path)
-    if fetcher is not None:
-        fetcher.fetch_end(path)
+    held = fetcher is not None and fetcher.fetch_end(path)
+    try:
+        yield
+    finally:
+        if fetcher is not None and held:
+            fetcher.release(path)
 
 
 def release(path: Path) -> None:

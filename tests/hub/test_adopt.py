@@ -64,7 +64,7 @@ def both(hub: Hub, folder: Path, tmp_path: Path, **options: Any) -> tuple[Any, A
     hub.reset()
     far = actstore.ingest(RAW, tmp_path / "far", **options)
     rows, expected = stored_rows(tmp_path / "far"), stored_rows(tmp_path / "here")
-    assert len(rows) == len(expected) > 0
+    assert len(rows) == len(expected) > 0, far.refused
     for row, wanted in zip(rows, expected, strict=True):
         row.pop("run_id"), wanted.pop("run_id")
         assert row.pop("activation").tobytes() == wanted.pop("activation").tobytes()

@@ -380,9 +380,9 @@ def _rows_before(file: SourceFile) -> int:
                 f"shard {number} of {shards} is missing, so its rows cannot be numbered; "
                 "fetch it, or name ids with --map example_id=COLUMN"
             )
-        fetching.ensure_end(earlier[number])
         try:
-            rows += pq.read_metadata(earlier[number]).num_rows
+            with fetching.end_of(earlier[number]):
+                rows += pq.read_metadata(earlier[number]).num_rows
         except (OSError, pa.ArrowException) as error:
             raise UnreadableFileError(
                 f"{earlier[number].name}, which comes before it, cannot be read: {error}"
