@@ -229,7 +229,7 @@ def test_what_the_user_fixes_holds(tmp_path: Path) -> None:
         tmp_path / "store",
         model="mine/model",
         dataset="numbers",
-        site="blocks.3.hook_resid_mid",
+        site="hook_resid_mid",
         first_k=2,
         map={"mode": "{path.layer}"},
     )
@@ -237,7 +237,7 @@ def test_what_the_user_fixes_holds(tmp_path: Path) -> None:
     assert [row["label"] for row in rows] == ["faithful"] * 2 + ["unfaithful"] * 2
     fixed = ("model", "dataset", "site", "layer", "mode")
     assert {tuple(row[name] for name in fixed) for row in rows} == {
-        ("mine/model", "numbers", "resid_mid", 3, "6")
+        ("mine/model", "numbers", "resid_mid", 6, "6")
     }
 
 
