@@ -8,7 +8,7 @@ import numpy as np
 _RESCALE = np.float32(2.0**112)
 # After sign-extending to 32 bits and shifting by 13, bits 28-30 are copies of the sign.
 _KEEP = np.int32(-0x70000001)  # 0x8fffffff
-_HALF_EXPONENT = np.uint16(0x7C00)
+_HALF_INFINITY, _HALF_SIGN = 0x7C00, 0x8000
 # Values per block: 256 KiB of float32, which stays in the second-level cache.
 _BLOCK = 1 << 16
 
@@ -45,8 +45,11 @@ def widen(source: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 
 def _finite_halves(half: np.ndarray) -> bool:
-    exponents = half.view(np.uint16) & _HALF_EXPONENT
-    return not bool((exponents == _HALF_EXPONENT).any())
+    # Infinity and NaN are the largest numbers of either sign, read as integers of 16 bits.
+    if not half.size:
+        return True
+    positive, negative = half.view(np.int16).max(), half.view(np.uint16).max()
+    return bool(positive < _HALF_INFINITY and negative < _HALF_INFINITY + _HALF_SIGN)
 
 
 def finite(values: np.ndarray) -> bool:

@@ -9,7 +9,7 @@ import os
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 GROUP_BYTES = 32 << 20
 """Vector bytes per row group: readers that do not map cannot split a page."""
 _CHUNK = 1 << 20
+_SYNC_BYTES = 8 << 20
+"""Bytes after which the disk is asked to take what was placed."""
 # Long texts would put their minimum and maximum into every footer and help no filter.
 NO_STATISTICS = frozenset({"question", "oracle", "prediction", "extra", "source"})
 
@@ -84,7 +86,10 @@ class ShardWriter:
         self._norms: deque[np.ndarray] = deque()  # of the rows placed and not flushed
         self._sums: dict[int, _Sum] = {}
         self._descriptor = -1
+        self._unsynced = 0  # bytes placed since the disk was last asked to take them
+        self._syncing: Future[None] | None = None
         self._metadata: pq.ParquetWriter | None = None
+        self._memory: pa.BufferOutputStream | None = None  # instead of the metadata file
 
     def append(self, vectors: np.ndarray, fragment: Fragment) -> None:
         """Add ``vectors`` ``[n, width]`` of the shard's dtype and their metadata.
@@ -200,12 +205,11 @@ class ShardWriter:
         assert self._metadata is not None
         self._metadata.close()
         groups = self._write_pages()
-        metadata_path = self._metadata_path()
-        self._write_metadata(metadata_path.read_bytes(), groups)
-        metadata_path.unlink()
-        synced = _syncing().submit(os.fsync, self._descriptor)
+        self._write_metadata(self._metadata_bytes(), groups)
+        self._wait_for_disk()
+        self._syncing = _disk().submit(os.fsync, self._descriptor)
         digest, size = _sha256(self._descriptor)
-        synced.result()
+        self._wait_for_disk()
         self._close()
         return Written(self.rows, size, digest, [(page.values, page.rows) for page in groups])
 
@@ -220,12 +224,30 @@ class ShardWriter:
             self.path.unlink(missing_ok=True)
 
     def _close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._wait_for_disk()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def _metadata_path(self) -> Path:
         return self.path.with_suffix(".metadata")
+
+    def _metadata_bytes(self) -> bytes:
+        """Return the finished file of the metadata columns, and remove it."""
+        if self._memory is not None:
+            content: bytes = self._memory.getvalue().to_pybytes()
+            return content
+        path = self._metadata_path()
+        content = path.read_bytes()
+        path.unlink()
+        return content
+
+    def _wait_for_disk(self) -> None:
+        """Wait until what the disk was asked to take is there, and raise what went wrong."""
+        if self._syncing is not None:
+            waiting, self._syncing = self._syncing, None
+            waiting.result()  # an error is reported once: this is the place to see it
 
     def _offset(self, row: int) -> int:
         """Return where the values of ``row`` start."""
@@ -266,6 +288,12 @@ class ShardWriter:
             self._add_sum(self._placed + start, stop - start, crc)
         self._norms.append(norms)
         self._placed += len(vectors)
+        self._unsynced += vectors.nbytes
+        if self._unsynced >= _SYNC_BYTES:
+            # The disk can begin while more comes, so that there is less to wait for at the end.
+            self._wait_for_disk()
+            self._syncing = _disk().submit(os.fdatasync, self._descriptor)
+            self._unsynced = 0
 
     def _add_sum(self, row: int, rows: int, crc: int) -> None:
         """Extend the checksum of a row group's values by that of the rows that follow."""
@@ -277,6 +305,7 @@ class ShardWriter:
             self._sums[group] = _Sum(crc, within + rows)
 
     def _flush_metadata(self, rows: int) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         if self._placed < self._flushed + rows:
@@ -292,8 +321,10 @@ class ShardWriter:
             missing -= len(fragment.rows)
         if self._metadata is None:
             names = schema.metadata_names()
+            if rows == self.rows:  # all there is to come: no need of a file
+                self._memory = pa.BufferOutputStream()
             self._metadata = pq.ParquetWriter(
-                self._metadata_path(),
+                self._memory or self._metadata_path(),
                 schema.metadata_schema(),
                 compression="zstd",
                 use_dictionary=True,
@@ -400,17 +431,19 @@ def _cells(name: str, fragments: Sequence[Fragment]) -> list[Any]:
         if column is None:
             cells += [constants.get(name)] * len(rows)
         else:
-            cells += [column[row] for row in rows]
+            plain = isinstance(rows, range) and rows.step == 1 and len(rows) > 0
+            chosen = column[rows[0] : rows[-1] + 1] if plain else [column[row] for row in rows]
+            cells += chosen
     return cells
 
 
 @cache
-def _syncing() -> ThreadPoolExecutor:
+def _disk() -> ThreadPoolExecutor:
     """Return threads that wait for the disk, so that hashing goes on meanwhile."""
     return ThreadPoolExecutor(8, thread_name_prefix="actstore-sync")
 
 
-os.register_at_fork(after_in_child=_syncing.cache_clear)
+os.register_at_fork(after_in_child=_disk.cache_clear)
 
 
 def _write_at(descriptor: int, data: memoryview, offset: int) -> None:

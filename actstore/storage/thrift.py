@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
+_INTEGERS = frozenset({I16, I32, I64})
 _DEEPEST = 64
 
 
@@ -109,7 +110,7 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
 def _read(data: bytes, at: int, type_: int, depth: int) -> tuple[Any, int]:
     if depth > _DEEPEST:
         raise ValueError("not a Thrift structure: nested too deeply")
-    if type_ in (I16, I32, I64):
+    if type_ in _INTEGERS:
         number, at = _read_varint(data, at)
         return (number >> 1) ^ -(number & 1), at
     if type_ == BINARY:
@@ -161,7 +162,11 @@ def _read_struct(data: bytes, at: int, depth: int) -> tuple[Struct, int]:
         else:
             raw, at = _read_varint(data, at)
             number = (raw >> 1) ^ -(raw & 1)
-        if type_ in (TRUE, FALSE):
+        if type_ in _INTEGERS and data[at] < 128:  # most fields: saves two calls
+            raw = data[at]
+            at += 1
+            fields[number] = Field(type_, (raw >> 1) ^ -(raw & 1))
+        elif type_ in (TRUE, FALSE):
             fields[number] = Field(TRUE, type_ == TRUE)
         else:
             value, at = _read(data, at, type_, depth + 1)
@@ -173,8 +178,11 @@ def _zigzag(number: int) -> int:
 
 
 def _write(out: bytearray, type_: int, value: Any) -> None:
-    if type_ in (I16, I32, I64):
-        out += varint(_zigzag(value))
+    if type_ in _INTEGERS:
+        if -64 <= value < 64:
+            out.append((value << 1) ^ (value >> 63))
+        else:
+            out += varint(_zigzag(value))
     elif type_ == BINARY:
         out += varint(len(value)) + value
     elif type_ == STRUCT:
