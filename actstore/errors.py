@@ -26,18 +26,29 @@
     │   ├── SqlError (ValueError)            the SQL was refused or failed
     │   ├── NotInStoreError (LookupError)    that layer, site, model, label … is not there
     │   └── MixedVectorsError (ValueError)   a matrix was asked of vectors that differ in width
-    └── HubError
-        ├── RepositoryNotFoundError (LookupError)   no such repository, or none that the token sees
-        ├── RevisionError (LookupError)      the repository has no such branch, tag or commit
-        ├── RemoteFileError (FileNotFoundError)     the repository has no such file
-        ├── AccessError (PermissionError)    gated, a token that may not, or one that is not valid
-        ├── RateLimitError (ConnectionError) the Hub asks for more patience than we have
-        ├── OfflineError (ConnectionError)   the Hub cannot be reached, or HF_HUB_OFFLINE is set
-        ├── TransferError (ConnectionError)  a transfer failed again and again, or came damaged
-        ├── RemoteStoreError (ValueError)    what the repository holds is no store, or a broken one
-        │   └── NoRemoteStoreError           it holds other files
-        ├── RemoteChangedError (RuntimeError)   others changed what this push would overwrite
-        └── CardError (ValueError)           the Hub refuses the data-set card
+    ├── HubError
+    │   ├── RepositoryNotFoundError (LookupError)   no such repository, or none that the token sees
+    │   ├── RevisionError (LookupError)      the repository has no such branch, tag or commit
+    │   ├── RemoteFileError (FileNotFoundError)     the repository has no such file
+    │   ├── AccessError (PermissionError)    gated, a token that may not, or one that is not valid
+    │   ├── RateLimitError (ConnectionError) the Hub asks for more patience than we have
+    │   ├── OfflineError (ConnectionError)   the Hub cannot be reached, or HF_HUB_OFFLINE is set
+    │   ├── TransferError (ConnectionError)  a transfer failed again and again, or came damaged
+    │   ├── RemoteStoreError (ValueError)    what the repository holds is no store, or a broken one
+    │   │   └── NoRemoteStoreError           it holds other files
+    │   ├── RemoteChangedError (RuntimeError)   others changed what this push would overwrite
+    │   └── CardError (ValueError)           the Hub refuses the data-set card
+    ├── CaptureError
+    │   ├── ModelError (ValueError)          no blocks found, or a kind that cannot be captured
+    │   ├── ExampleError (ValueError)        the questions' file or one of its rows is malformed
+    │   ├── HookError (RuntimeError)         a hook fired too rarely or saw another shape
+    │   ├── SelfCheckError (RuntimeError)    what the hooks see is not what the model computes
+    │   ├── MixedRunError (ValueError)       the rows would come from a run unlike the earlier one
+    │   └── DiskSpaceError (OSError)         the disk cannot hold what the run would write
+    ├── AnalysisError
+    │   ├── TooFewRowsError (ValueError)     too few rows or groups, or a single class
+    │   └── MismatchError (ValueError)       a probe or vector made for another model, site or layer
+    └── ExportError (ValueError)             the rows do not make up the layout that was asked for
 
 A message says what failed, where, what was found against what was expected, and
 what to do next. Each leaf is also the builtin that a caller would expect.
@@ -223,3 +234,47 @@ class RemoteChangedError(HubError, RuntimeError):
 
 class CardError(HubError, ValueError):
     """The Hub does not accept the card's metadata."""
+
+
+class CaptureError(ActstoreError):
+    """Activations could not be captured."""
+
+
+class ModelError(CaptureError, ValueError):
+    """The model's blocks were not found, or it is of a kind that cannot be captured."""
+
+
+class ExampleError(CaptureError, ValueError):
+    """The file of questions, or one of its rows, does not hold what it should."""
+
+
+class HookError(CaptureError, RuntimeError):
+    """A hook fired too rarely or too often, or saw something of another shape."""
+
+
+class SelfCheckError(CaptureError, RuntimeError):
+    """What the hooks see differs from what the model computes; the message has the numbers."""
+
+
+class MixedRunError(CaptureError, ValueError):
+    """The store holds rows of the same model and data set from a run with other settings."""
+
+
+class DiskSpaceError(CaptureError, OSError):
+    """The disk cannot hold what the run would write."""
+
+
+class AnalysisError(ActstoreError):
+    """An analysis could not be made."""
+
+
+class TooFewRowsError(AnalysisError, ValueError):
+    """There are too few rows or groups, or rows of one class only."""
+
+
+class MismatchError(AnalysisError, ValueError):
+    """A probe or vector was made for another model, site, layer or width."""
+
+
+class ExportError(ActstoreError, ValueError):
+    """The rows do not make up the layout that was asked for."""

@@ -10,6 +10,7 @@ from functools import cache
 from typing import NamedTuple
 
 from actstore.errors import RemoteStoreError, TransferError
+from actstore.hub.cache import Range
 from actstore.hub.client import KIND, Client
 from actstore.storage.files import Traffic
 
@@ -19,8 +20,6 @@ PIECE = 8 << 20
 """Bytes of one request: longer ranges are fetched as several pieces side by side."""
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
 """What storage answers to a link that has grown too old."""
-
-Range = tuple[int, int]
 
 
 class Meter:

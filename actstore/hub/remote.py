@@ -98,11 +98,6 @@ class RemoteFiles:
         return str(self._address)
 
     @property
-    def commit(self) -> str:
-        """The repository's commit, which later pushes do not change."""
-        return self._held.commit
-
-    @property
     def root(self) -> Path:
         raise UsageError(
             f"{self._address} is on the Hub, and this needs a store on this machine: fetch it "

@@ -28,6 +28,7 @@ from actstore.ingestion import (
     probing,
     provenance,
     report,
+    residency,
 )
 from actstore.ingestion import recipe as recipes
 from actstore.ingestion.discovery import Discovery, SourceFile
@@ -142,6 +143,7 @@ def ingest(
         dry_run=dry_run,
         strict=strict,
         progress=progress,
+        memory=residency.Residency(Path(store)),
     ).run()
 
 
@@ -190,6 +192,7 @@ class _Ingest:
     dry_run: bool
     strict: bool
     progress: Callable[[Progress], None] | None
+    memory: residency.Residency
 
     def run(self) -> IngestSummary:
         started = time.monotonic()
@@ -337,6 +340,7 @@ class _Ingest:
                     ready = self._ready(batch, own)
                     widths.check(ready)
                     own.add(ready, sink.add(ready))
+                    self.memory.read(loaded.file.content, ready.vectors.nbytes)
                     if self.contract is not None:
                         kept.update(contracts.count_rows(ready))
         except (CommitError, CorruptStoreError, ForeignFileError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import mmap
 import os
 import struct
 from collections import deque
@@ -454,13 +453,17 @@ def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
 
 
 def _sha256(descriptor: int) -> tuple[str, int]:
-    with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as mapped:
-        return hashlib.sha256(mapped).hexdigest(), len(mapped)
+    # Read, not mapped: pages of a map count as memory of this process.
+    digest = hashlib.sha256()
+    buffer = bytearray(_CHUNK)
+    size = 0
+    while count := os.preadv(descriptor, [buffer], size):
+        digest.update(memoryview(buffer)[:count])
+        size += count
+    return digest.hexdigest(), size
 
 
 def sha256_of(path: Path) -> tuple[str, int]:
     """Return a file's SHA-256 and size in bytes."""
     with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return hashlib.sha256().hexdigest(), 0
         return _sha256(file.fileno())

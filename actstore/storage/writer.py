@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -427,7 +427,16 @@ def _by_partition(
     found: dict[_PartitionKey, list[int]] = {}
     for row, key in enumerate(zip(*cells, strict=True)):
         found.setdefault(key, []).append(row)
-    return {_plain(*key): chosen for key, chosen in found.items()}
+    # Files with one row per layer are the rule, and each row of each is kept until the commit.
+    return {
+        _plain(*key): _one_row(chosen[0]) if len(chosen) == 1 else chosen
+        for key, chosen in found.items()
+    }
+
+
+@lru_cache(maxsize=4096)
+def _one_row(row: int) -> range:
+    return range(row, row + 1)
 
 
 def _plain(model: str, site: str, layer: Any) -> _PartitionKey:
