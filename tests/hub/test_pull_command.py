@@ -18,6 +18,7 @@ from tests.hub.publishing import ADDRESS
 from tests.hub.pushing import ID, push_to
 from tests.hub_server import Hub, hub_env
 from tests.hub_server.clients import CHECKOUT
+from tests.layouts import amber
 from tests.storage.stores import batch, content, write
 
 
@@ -157,3 +158,47 @@ def test_no_secret_is_shown_or_written(hub: Hub, store: Path, tmp_path: Path, ho
     for data in (*shown, *(path.read_bytes() for path in written)):
         assert b"hf_read" not in data
         assert b"X-Amz-Signature" not in data
+
+
+def test_what_was_pushed_by_xet_is_pulled_and_read(tmp_path: Path) -> None:
+    """Whole files and byte ranges come over plain HTTP, whatever the uploader used."""
+    pytest.importorskip("hf_xet")
+    root = tmp_path / "origin.store"
+    write(root, *(batch(0, 40, layer=layer, width=64, label="x") for layer in (0, 1)))
+    with Hub(tmp_path / "hub", xet="http") as hub:
+        extra = {"ACTSTORE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(CHECKOUT)}
+        env = hub_env(hub, tmp_path / "home", xet=True, extra=extra)
+
+        def child(*words: str) -> None:
+            command = [sys.executable, "-m", "actstore", *words]
+            subprocess.run(command, env=env, cwd=tmp_path, check=True, capture_output=True)
+
+        child("push", str(root), ID)
+        assert hub.log.entries(method="PUT") == []
+        child("select", ADDRESS, "--layer", "1", "-o", "x.npz")
+        child("pull", ID, "p")
+        assert hub.crashes == []
+    assert content(tmp_path / "p") == content(root)
+    with np.load(tmp_path / "x.npz") as saved:
+        assert np.array_equal(saved["activation"], actstore.open(root).select(layer=1).numpy())
+
+
+def test_the_amber_store_opened_from_afar_and_pulled_by_layer(here: Hub, tmp_path: Path) -> None:
+    """31 layers: what is asked of some moves nothing of the others."""
+    amber.write_samples(tmp_path / "source", samples=24, layers=31, width=256)
+    root = tmp_path / "amber.store"
+    actstore.ingest(tmp_path / "source", root, model=amber.MODEL)
+    push_to(here, root)
+    local, far = actstore.open(root), actstore.open(ADDRESS)
+    for layer in (0, 12, 30):
+        assert np.array_equal(far.select(layer=layer).numpy(), local.select(layer=layer).numpy())
+    found = far.traffic
+    assert found is not None
+    assert found.received == 3 * 24 * 256 * 2
+    assert far.select().table().drop(["run_id"]).equals(local.select().table().drop(["run_id"]))
+    assert run("pull", ID, tmp_path / "p", "--layers", "12,18") == 0
+    part = actstore.open(tmp_path / "p")
+    assert part.layers == [12, 18]
+    assert np.array_equal(part.select(layer=18).numpy(), local.select(layer=18).numpy())
+    assert run("pull", ID, tmp_path / "p") == 0
+    assert content(tmp_path / "p") == content(root)
