@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from actstore.errors import (
     ActstoreError,
@@ -38,8 +38,9 @@ from actstore.ingestion.readers import Context, Reader, create
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.report import IngestSummary, Progress, Refusal, Tally
 from actstore.ingestion.sidecars import Sidecars
+from actstore.ingestion.sink import Nowhere, Sink
 from actstore.storage.manifest import Run
-from actstore.storage.rows import Added, RowBatch
+from actstore.storage.rows import RowBatch
 from actstore.storage.writer import CHECKPOINT_BYTES, StoreWriter
 
 _NAMES = 100
@@ -147,38 +148,6 @@ def ingest(
     ).run()
 
 
-class _Sink(Protocol):
-    """What takes the rows: a StoreWriter, or nothing in a dry run."""
-
-    commits: list[int]
-    overtaken: int
-
-    def file(self) -> AbstractContextManager[None]: ...
-    def add(self, batch: RowBatch) -> Added: ...
-    def checkpoint(self) -> int | None: ...
-    def commit(self, *, operation: str, message: str) -> int | None: ...
-
-
-class _Nowhere:
-    """Counts rows and keeps none."""
-
-    def __init__(self) -> None:
-        self.commits: list[int] = []
-        self.overtaken = 0
-
-    def file(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def add(self, batch: RowBatch) -> Added:
-        return Added(len(batch), 0)
-
-    def checkpoint(self) -> int | None:
-        return None
-
-    def commit(self, *, operation: str, message: str) -> int | None:
-        return None
-
-
 @dataclass(slots=True, kw_only=True)
 class _Ingest:
     """One run."""
@@ -252,9 +221,9 @@ class _Ingest:
             reader.arrange(files)
         return reader
 
-    def _sink(self, run: Run, whole: bool) -> AbstractContextManager[_Sink]:
+    def _sink(self, run: Run, whole: bool) -> AbstractContextManager[Sink]:
         if self.dry_run:
-            return nullcontext(_Nowhere())
+            return nullcontext(Nowhere())
         return StoreWriter(
             self.store, run=run, checkpoint_bytes=None if whole else CHECKPOINT_BYTES
         )
@@ -279,7 +248,7 @@ class _Ingest:
         reader: Reader,
         files: Sequence[SourceFile],
         widths: probing.Widths,
-        sink: _Sink,
+        sink: Sink,
         tally: Tally,
         counts: Counter[contracts.Count],
         refused: list[Refusal],
@@ -325,7 +294,7 @@ class _Ingest:
         reader: Reader,
         loaded: loading.Loaded,
         widths: probing.Widths,
-        sink: _Sink,
+        sink: Sink,
         tally: Tally,
         counts: Counter[contracts.Count],
     ) -> str | None:
