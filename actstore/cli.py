@@ -23,6 +23,7 @@ COMMANDS = (
     "queries",
     "select",
     "nearest",
+    "stats",
     "label",
     "compact",
     "verify",

@@ -67,6 +67,11 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.name!r}, commit {self.commit}, {self.rows} rows)"
 
+    def _repr_html_(self) -> str:
+        from actstore.analysis import notebook
+
+        return notebook.store_html(self)
+
     @property
     def name(self) -> str:
         """The store's path, or its address on the Hub."""

@@ -63,9 +63,19 @@ class Selection:
         chosen = f", {self._description}" if self._description else ""
         return f"Selection({len(self)} rows{vectors}{chosen})"
 
+    def _repr_html_(self) -> str:
+        from actstore.analysis import notebook
+
+        return notebook.selection_html(self)
+
     def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> Selection:
         """Return part of the selection: a slice, positions, or a mask of booleans."""
         return self.take(index)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The commit that the rows are of."""
+        return self._snapshot
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,0 +1,1 @@
+"""What stored activations tell: statistics, comparisons, probes, pictures, reports."""
