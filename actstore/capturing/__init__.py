@@ -1,0 +1,1 @@
+"""Captures activations while a model answers questions."""
