@@ -97,6 +97,11 @@ class Store:
         return self._snapshot.manifest.number
 
     @property
+    def fingerprint(self) -> str:
+        """Hash of what the store holds at this commit, its vectors and labels."""
+        return self._snapshot.manifest.fingerprint
+
+    @property
     def rows(self) -> int:
         """Rows at this commit."""
         return self._snapshot.rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -99,6 +100,12 @@ class Manifest:
     def rows(self) -> int:
         """Rows in all shards."""
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all content: the SHA-256 of the hashes of shards and labels, sorted."""
+        hashes = sorted(entry.sha256 for entry in (*self.shards, *self.labels))
+        return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
     def next(
         self,
