@@ -24,6 +24,8 @@ COMMANDS = (
     "select",
     "nearest",
     "stats",
+    "compare",
+    "diff",
     "label",
     "compact",
     "verify",
@@ -71,7 +73,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 an error, 2 a wrong option, 3 some files were refused, "
-    "4 damage was found, 130 interrupted.",
+    "4 damage was found, 5 two stores differ, 130 interrupted.",
 )
 @click.option(
     "--version",

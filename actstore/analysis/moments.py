@@ -52,11 +52,7 @@ class Moments:
         if not len(stored):
             return
         self.rows += len(stored)
-        unsigned, magnitude = (
-            (np.uint16, 0x7FFF) if stored.dtype == np.float16 else (np.uint32, 0x7FFFFFFF)
-        )
-        bits = np.ascontiguousarray(stored).view(unsigned)
-        self.zeros += bits.size - int(np.count_nonzero(bits & unsigned(magnitude)))
+        self.zeros += stored.size - int(np.count_nonzero(_magnitudes(stored)))
         block = floats.widen(stored).astype(np.float64)
         if floats.finite(stored):
             counts = np.full(self.width, float(len(block)))
@@ -88,12 +84,12 @@ class Moments:
     @property
     def std(self) -> np.ndarray:
         """Standard deviation of each dimension (divided by n), float64 ``[width]``."""
-        return np.sqrt(self.squares / np.maximum(self.counts, 1))
+        return np.asarray(np.sqrt(self.squares / np.maximum(self.counts, 1)))
 
     @property
     def rms(self) -> np.ndarray:
         """Root mean square of each dimension, float64 ``[width]``."""
-        return np.sqrt(self.squares / np.maximum(self.counts, 1) + self.mean**2)
+        return np.asarray(np.sqrt(self.squares / np.maximum(self.counts, 1) + self.mean**2))
 
     def pooled(self) -> tuple[float, float, float]:
         """Return number, mean and sum of squared deviations of all values together."""
@@ -102,6 +98,14 @@ class Moments:
             return 0.0, float("nan"), 0.0
         mean = float((self.counts * self.mean).sum() / count)
         return count, mean, float((self.squares + self.counts * (self.mean - mean) ** 2).sum())
+
+
+def _magnitudes(stored: np.ndarray) -> np.ndarray:
+    """Return the bits without the sign: minus zero is zero, and integers compare fast."""
+    flat = np.ascontiguousarray(stored)
+    if flat.dtype == np.float16:
+        return flat.view(np.uint16) & np.uint16(0x7FFF)
+    return flat.view(np.uint32) & np.uint32(0x7FFFFFFF)
 
 
 def measure(

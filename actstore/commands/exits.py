@@ -17,5 +17,7 @@ class Exit(IntEnum):
     """Some source files were refused; everything else was stored."""
     DAMAGED = 4
     """`actstore verify` found damage, or a contract that is not kept."""
+    DIFFERENT = 5
+    """`actstore diff` found that the stores differ."""
     INTERRUPTED = 130
     """Ctrl-C; the store is whole."""

@@ -108,6 +108,10 @@ class Selection:
             rows = self.rows[index]
         except (IndexError, TypeError) as error:
             raise UsageError(f"{error}: the selection has {len(self)} rows") from error
+        return self.at(rows)
+
+    def at(self, rows: np.ndarray) -> Selection:
+        """Return rows of the same commit by their numbers in it: int64, any order."""
         return Selection(
             self._snapshot,
             self._metadata,

@@ -1,0 +1,135 @@
+"""`actstore compare`: two selections, two examples or two stores side by side, layer by layer."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from actstore.commands import output
+from actstore.commands.options import (
+    filter_options,
+    given_filters,
+    json_option,
+    place,
+    readable_store_argument,
+    report_traffic,
+)
+
+if TYPE_CHECKING:
+    from actstore.analysis.comparison import Comparison, LayerComparison
+
+
+@click.command("compare")
+@readable_store_argument
+@click.argument("other", required=False)
+@click.option("--a", "where_a", metavar="SQL", help="Condition on the rows of A.")
+@click.option("--b", "where_b", metavar="SQL", help="Condition on the rows of B.")
+@click.option(
+    "--example",
+    "examples",
+    multiple=True,
+    metavar="ID",
+    help="Twice: compare these two examples, by example_id.",
+)
+@filter_options
+@json_option
+def command(
+    store: str | Path,
+    other: str | None,
+    where_a: str | None,
+    where_b: str | None,
+    examples: tuple[str, ...],
+    as_json: bool,
+    **filters: Any,
+) -> None:
+    """Compare A with B, layer by layer: cosine, distance and linear CKA.
+
+    A are the rows of STORE that meet --a, B those that meet --b; or all rows of STORE and
+    of OTHER. Rows are matched by example, leaving out the columns in which the two sides
+    have nothing in common. Options such as --layer apply to both.
+
+    \b
+    Examples:
+      actstore compare runs.store --a "label = 'faithful'" --b "label = 'unfaithful'"
+      actstore compare runs.store --a "mode = 'tqa'" --b "mode = 'vqa'" --json
+      actstore compare runs.store --example num_000 --example num_001
+      actstore compare before.store after.store
+    """
+    import actstore
+    from actstore.analysis.comparison import compare
+
+    if examples and (len(examples) != 2 or other is not None):
+        raise click.UsageError("two examples of one store are compared: give --example twice")
+    if not examples and other is None and (where_a is None or where_b is None):
+        raise click.UsageError("say what to compare: --a and --b, --example twice, or OTHER")
+    given = given_filters(filters)
+    extra: list[dict[str, Any]] = [{"example_id": each} for each in examples] or [{}, {}]
+    with contextlib.ExitStack() as stack:
+        left = stack.enter_context(actstore.open(store))
+        right = left if other is None else stack.enter_context(actstore.open(place(other)))
+        found = compare(
+            left.select(where_a, **{**given, **extra[0]}),
+            right.select(where_b, **{**given, **extra[1]}),
+        )
+        for opened in dict.fromkeys((left, right)):
+            report_traffic(opened.traffic)
+    if as_json:
+        output.print_json(found.as_dict())
+        return
+    _print(found)
+
+
+def _print(found: Comparison) -> None:
+    matched = [each for each in found.matched_by if each != "example_id"]
+    click.echo(
+        f"matched by {', '.join(['example_id'] * ('example_id' in found.matched_by) + matched)}"
+        + (f"; A and B differ in {', '.join(found.across)}" if found.across else "")
+    )
+    click.echo()
+    columns = [
+        key
+        for key in ("model", "site", "layer")
+        if key == "layer" or len({(one.a[key], one.b[key]) for one in found.layers}) > 1
+    ]
+    header = (*columns, "rows A", "rows B", "matched", "cosine", "distance", "cosine of means")
+    output.print_table(
+        (*header, "distance of means", "CKA", "CKA debiased"),
+        [_row(columns, one) for one in found.layers],
+    )
+    for side, left in (("A", found.only_a), ("B", found.only_b)):
+        if left:
+            count = output.count(len(left), "other group")
+            click.echo(f"only {side} has {count} of model, site and layer")
+    unmatched = sum(one.rows_a + one.rows_b - 2 * one.matched for one in found.layers)
+    if unmatched:
+        ambiguous = sum(one.ambiguous for one in found.layers)
+        why = f", {ambiguous:,} of them because others share their key" if ambiguous else ""
+        click.echo(f"{output.count(unmatched, 'row')} without a counterpart{why}")
+    sampled = [one for one in found.layers if one.cka is not None and one.cka_rows < one.matched]
+    if sampled:
+        click.echo(f"CKA is of {sampled[0].cka_rows:,} matched rows, evenly spread")
+
+
+def _row(columns: list[str], one: LayerComparison) -> list[object]:
+    def side_by_side(key: str) -> object:
+        a, b = one.a[key], one.b[key]
+        return a if a == b else f"{output.cell(a)} / {output.cell(b)}"
+
+    def short(value: float | None) -> object:
+        return "-" if value is None else float(f"{value:.4g}")
+
+    return [
+        *(side_by_side(key) for key in columns),
+        one.rows_a,
+        one.rows_b,
+        one.matched,
+        short(one.cosine.mean if one.cosine else None),
+        short(one.distance.mean if one.distance else None),
+        short(one.mean_cosine),
+        short(one.mean_distance),
+        short(one.cka),
+        short(one.cka_debiased),
+    ]

@@ -1,0 +1,54 @@
+"""`actstore compare`: tables, JSON and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.commands.conftest import LAYERS, Command, vectors
+
+
+def test_two_conditions(actstore: Command, store: Path) -> None:
+    sides = ("--a", "label = 'faithful'", "--b", "label = 'unfaithful'")
+    document = json.loads(actstore("compare", store, *sides, "--json").out)
+    assert [one["a"]["layer"] for one in document["layers"]] == list(LAYERS)
+    matrix = vectors(3).astype(np.float64)
+    apart = np.linalg.norm(matrix[::2].mean(axis=0) - matrix[1::2].mean(axis=0))
+    assert document["layers"][0]["mean_distance"] == pytest.approx(apart)
+    out = actstore("compare", store, *sides).out
+    assert out.startswith("matched by example_id")
+    assert "40 rows without a counterpart" in out
+
+
+def test_two_examples_and_two_stores(actstore: Command, store: Path) -> None:
+    document = json.loads(
+        actstore("compare", store, "--example", "e1", "--example", "e2", "--json").out
+    )
+    a, b = vectors(7)[1:3].astype(np.float64)
+    assert document["layers"][1]["distance"]["mean"] == pytest.approx(np.linalg.norm(a - b))
+    document = json.loads(actstore("compare", store, store, "--layer", 3, "--json").out)
+    (one,) = document["layers"]
+    assert one["matched"] == 20
+    assert one["cka"] == pytest.approx(1)
+    assert one["cosine"]["minimum"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ((), 2, "say what to compare"),
+        (("--example", "e1"), 2, "give --example twice"),
+        (("--a", "layer = 3"), 2, "say what to compare"),
+        (("--a", "false", "--b", "true"), 1, "A has no rows"),
+        (("--example", "e1", "--example", "nobody"), 1, "nobody"),
+    ],
+)
+def test_what_is_refused(
+    actstore: Command, store: Path, words: tuple[str, ...], code: int, told: str
+) -> None:
+    done = actstore("compare", store, *words)
+    assert done.code == code
+    assert told in done.err

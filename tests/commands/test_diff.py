@@ -1,0 +1,54 @@
+"""`actstore diff`: what it tells, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from actstore.commands.exits import Exit
+from tests.commands.conftest import Command
+from tests.querying import stores
+
+
+def test_equal_stores(actstore: Command, store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store, tmp_path / "copy.store")
+    done = actstore("diff", store, tmp_path / "copy.store")
+    assert done.code == Exit.DONE
+    assert done.out == "equal: 40 rows with the same vectors and labels\n"
+
+
+def test_labels_of_two_commits(actstore: Command, store: Path) -> None:
+    words = ("--set", "'doubtful'", "--where", "example_id = 'e0'")
+    assert actstore("label", store, *words).code == 0
+    done = actstore("diff", store, store, "--at-a", 1)
+    assert done.code == Exit.DIFFERENT
+    assert "label faithful in A, doubtful in B" in done.out
+    document = json.loads(actstore("diff", store, store, "--at-a", 1, "--json").out)
+    assert document["equal"] is False
+    assert [one["columns"] for one in document["partitions"]] == [{"label": 1}, {"label": 1}]
+
+
+def test_rows_and_vectors(actstore: Command, tmp_path: Path) -> None:
+    a = stores.vectors(30, 4, "float32", 0)
+    b = a.copy()
+    b[3] += 1
+    stores.add(tmp_path / "a", a, label=["x"] * 30)
+    stores.add(tmp_path / "b", b[:12], label=["x"] * 12, task=["maze"] * 12)
+    done = actstore("diff", tmp_path / "a", tmp_path / "b")
+    assert done.code == Exit.DIFFERENT
+    assert "… and 8 more" in done.out  # of the 18 rows that only A has
+    assert "vectors that differ most:" in done.out
+    assert "max abs 1, relative" in done.out
+
+
+def test_a_value_that_is_no_number_is_json_all_the_same(actstore: Command, tmp_path: Path) -> None:
+    a = stores.vectors(3, 4, "float32", 0)
+    b = a.copy()
+    b[1, 1] = np.nan
+    stores.add(tmp_path / "a", a)
+    stores.add(tmp_path / "b", b)
+    document = json.loads(actstore("diff", tmp_path / "a", tmp_path / "b", "--json").out)
+    assert document["vectors"][0]["max_abs"] == "NaN"
