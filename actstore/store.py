@@ -20,7 +20,7 @@ from actstore.querying.scoring import Metric
 from actstore.querying.selection import Selection, describe
 from actstore.querying.sql import Database, Parameters
 from actstore.storage.files import Traffic
-from actstore.storage.snapshot import Snapshot, open_snapshot
+from actstore.storage.snapshot import Snapshot, latest_snapshot, open_snapshot
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from actstore.hub.push import Pushed
+    from actstore.writing import WriteSummary
 
 
 class Store:
@@ -294,6 +295,25 @@ class Store:
             columns=None if columns is None else list(columns),
         )
 
+    def write(self, activations: Any, metadata: Any = None, **options: Any) -> WriteSummary:
+        """Store activations that are in memory, as one commit; the store is then open at it.
+
+        Args:
+            activations: ``{name or (site, layer): array}``, or a cache of TransformerLens or
+                nnsight; an array is ``[examples, width]`` or ``[examples, tokens, width]``.
+            metadata: columns, records or a table; ``example_id`` is required.
+            options: ``model``, ``dataset``, ``pool``, ``mask``, ``token_ids`` and the others
+                that :func:`actstore.writing.write` describes.
+
+        Raises:
+            as :func:`actstore.writing.write`.
+        """
+        from actstore.writing import write
+
+        done = write(self.path, activations, metadata, **options)
+        self.refresh()
+        return done
+
     def push(
         self,
         to: str,
@@ -419,8 +439,10 @@ def _several(example: str, found: Selection) -> str:
     )
 
 
-def open(path: str | Path, at: int | None = None) -> Store:
+def open(path: str | Path, at: int | None = None, *, create: bool = False) -> Store:
     """Open the store at ``path``, at commit ``at`` or the latest.
+
+    With ``create`` a store that is not there yet is made; it has no rows and no commit.
 
     ``hf://datasets/org/name`` opens the store in a repository on the Hugging Face Hub, with
     ``@revision`` that of a branch, tag or commit. Nothing but its manifest is fetched then;
@@ -432,10 +454,15 @@ def open(path: str | Path, at: int | None = None) -> Store:
         SnapshotNotFoundError: the store has no such commit.
         CorruptStoreError: the commit's manifest is damaged.
         HubError: the repository cannot be read, or holds no sound store; the leaf says why.
+        UsageError: ``create`` was asked for with a commit, or on the Hub.
     """
     name = str(path)
     if isinstance(path, Path) and name.startswith("hf:/"):
         name = name.replace("hf:/", "hf://", 1)  # a Path keeps one slash of two
+    if create and (at is not None or is_address(name)):
+        raise UsageError("a store is created in a folder, without a commit to open it at")
+    if create:
+        return Store(latest_snapshot(path), partial(latest_snapshot, path))
     if not is_address(name):
         return Store(open_snapshot(path, at))
     from actstore.hub.remote import open_remote

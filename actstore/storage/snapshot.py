@@ -18,6 +18,7 @@ from actstore.storage.files import LocalFiles, StoreFiles
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy
 from actstore.storage.memory import Memory
+from actstore.storage.staging import prepare
 
 _OPEN_SHARDS = 256
 """Shards kept open at a time, well below the usual limit of 1,024 files per process."""
@@ -35,6 +36,19 @@ def open_snapshot(root: Path | str, at: int | None = None) -> Snapshot:
     """
     path = Path(root)
     return Snapshot(LocalFiles(path), manifests.load(path, at))
+
+
+def latest_snapshot(root: Path | str) -> Snapshot:
+    """Pin the latest commit of the store at ``root``; a new, empty store where there is none.
+
+    Raises:
+        StoreError: the path is a file, or a folder that holds other things.
+        CommitError: it cannot be written.
+        CorruptStoreError: the manifest is damaged.
+    """
+    path = Path(root)
+    prepare(path)
+    return Snapshot(LocalFiles(path), manifests.latest(path))
 
 
 class Snapshot:
