@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,15 +20,24 @@ if TYPE_CHECKING:
 
     from actstore import schema
     from actstore.storage.snapshot import Snapshot
+    from actstore.training.batches import Batches
+    from actstore.training.normalisation import Kind, Normalisation
+    from actstore.training.torch_dataset import SelectionDataset
 
 
 class Batch(NamedTuple):
     """Some rows of a selection."""
 
     vectors: np.ndarray
-    """As stored, ``[rows, width]``."""
+    """As stored, or as asked for: ``[rows, width]``."""
     table: pa.Table
     """Their metadata, one row each."""
+
+    def tensor(self, device: torch.device | str | None = None) -> torch.Tensor:
+        """Return the vectors as a tensor; to a GPU they travel while the program goes on."""
+        import torch
+
+        return torch.from_numpy(self.vectors).to(device, non_blocking=True)
 
 
 class Selection:
@@ -202,43 +211,105 @@ class Selection:
         self,
         size: int,
         *,
-        shuffle: bool = False,
+        shuffle: bool | Literal["exact", "blocks"] = False,
         seed: int = 0,
         columns: Sequence[str] | None = None,
-    ) -> Iterator[Batch]:
-        """Yield all rows, ``size`` at a time, the last batch being what is left.
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+        epoch: int | None = None,
+        epochs: int | None = 1,
+        state: Mapping[str, Any] | None = None,
+        block: int | None = None,
+        dtype: schema.VectorType | None = None,
+        normalise: Kind | Normalisation | None = None,
+        prefetch: int | None = None,
+        pin_memory: bool | None = None,
+    ) -> Batches:
+        """Return an iterator over all rows, ``size`` at a time, the last batch being what is left.
+
+        Its ``state()`` says where it stands; given as ``state=`` it goes on there exactly.
 
         Args:
             size: rows per batch.
-            shuffle: in an order drawn from ``seed`` instead of the selection's own; the
-                same seed gives the same order.
-            seed: where the order comes from.
+            shuffle: in an order drawn from ``seed`` and the pass's number instead of the
+                selection's own. ``True`` is ``"exact"`` for a store on this machine: one
+                random order of all rows; of a store on the Hub it is ``"blocks"``: runs of
+                neighbouring rows in random order, mixed within 64 MiB at a time.
+            seed: where the order comes from; the same one gives the same order.
             columns: metadata columns of each batch's table; all when missing. Fewer are
-                faster, and ``["row_id"]`` reads no metadata to speak of.
+                faster, and ``["row_id"]`` reads no metadata at all.
+            rank: which of several processes this is; each row goes to one of them.
+            world_size: how many there are.
+            drop_last: leave out the rows that make no full batch for every rank.
+            epoch: number of the first pass; 0, or that of ``state``, when missing.
+            epochs: how many passes, each in another order; None for passes without end.
+            state: what ``state()`` returned, for the same rows, shuffle and seed.
+            block: rows in a block that is shuffled as one; 1 MiB of vectors when missing.
+            dtype: ``"float32"`` widens float16 vectors; as stored when missing.
+            normalise: ``"norm"`` scales all vectors by one factor so that their mean norm is
+                the square root of their width, ``"mean-norm"`` takes their mean away first;
+                computed once, then kept in the store's cache. Or one that was computed.
+            prefetch: batches made ahead in threads; 2 when shuffled, else none.
+            pin_memory: put vectors where a GPU copies from directly; when missing, if torch
+                is loaded and sees one.
 
         Raises:
-            UsageError: ``size`` is not positive.
+            UsageError: an argument that cannot work.
             MixedVectorsError: the vectors differ in width.
+            TooFewRowsError: there would be no batch at all, and more than a plain pass over
+                the rows was asked for.
+            MismatchError: ``state`` or ``normalise`` belongs to other rows.
+            AnalysisError: there is no norm to scale to.
         """
-        if size < 1:
-            raise UsageError(f"a batch holds at least one row, got size={size}")
-        self._vector_shape()
-        return self._batches(size, shuffle, seed, columns)
+        from actstore.training import batches as training
 
-    def _batches(
-        self, size: int, shuffle: bool, seed: int, columns: Sequence[str] | None
-    ) -> Iterator[Batch]:
-        table = self.table(columns)
-        order = np.random.default_rng(seed).permutation(len(self)) if shuffle else None
-        for start in range(0, len(self), size):
-            if order is None:
-                rows = self.rows[start : start + size]
-                part = table.slice(start, size)
-            else:
-                chosen = order[start : start + size]
-                rows = self.rows[chosen]
-                part = table.take(chosen)
-            yield Batch(self._stored_type(self._snapshot.gather(rows)), part)
+        settings = training.Settings(
+            size=size,
+            shuffle=shuffle,
+            seed=seed,
+            columns=columns,
+            rank=rank,
+            world_size=world_size,
+            drop_last=drop_last,
+            epoch=epoch,
+            epochs=epochs,
+            block=block,
+            dtype=dtype,
+            normalise=normalise,
+            prefetch=prefetch,
+            pin_memory=pin_memory,
+        )
+        return training.Batches(self, settings, state)
+
+    def torch_dataset(self, size: int, **settings: Any) -> SelectionDataset:
+        """Return the batches as a ``torch.utils.data.IterableDataset``.
+
+        For ``DataLoader(dataset, batch_size=None, num_workers=…)``: each item is a batch.
+
+        Args:
+            size: rows per batch.
+            settings: as :meth:`batches` takes them; ``columns`` has none when missing.
+
+        Raises:
+            UsageError, MixedVectorsError, TooFewRowsError, MismatchError: as there.
+        """
+        from actstore.training.torch_dataset import SelectionDataset
+
+        return SelectionDataset(self, size, **settings)
+
+    def normalisation(self, kind: Kind = "mean-norm") -> Normalisation:
+        """Return what ``batches(normalise=kind)`` does to each vector, and can undo.
+
+        Raises:
+            UsageError: there is no such kind.
+            TooFewRowsError: nothing is selected.
+            MixedVectorsError: the vectors differ in width.
+            AnalysisError: there is no norm to scale to.
+        """
+        from actstore.training.normalisation import normalisation
+
+        return normalisation(self._snapshot, self.rows, kind, name=repr(self))
 
     def save(self, path: str | Path, columns: Sequence[str] | None = None) -> Path:
         """Write vectors and metadata to one file, in one step: whole or not at all.
@@ -271,10 +342,6 @@ class Selection:
         if not len(self):
             return np.empty(self.shape, self.dtype)
         return self._snapshot.gather(self.rows)
-
-    def _stored_type(self, vectors: np.ndarray) -> np.ndarray:
-        """Give every part of the selection the type of the whole."""
-        return floats.widen(vectors) if vectors.dtype != self.dtype else vectors
 
     def _widened(self, out: np.ndarray) -> np.ndarray:
         """Fill float32 ``out`` from float16 rows, block by block."""

@@ -1,0 +1,322 @@
+"""Batches of a selection: shuffled, dealt out to ranks, normalised, left and taken up again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from actstore import schema
+from actstore.errors import MismatchError, UsageError
+from actstore.querying.metadata import ROW_ID, check_columns
+from actstore.querying.selection import Batch
+from actstore.training import normalisation as normalising
+from actstore.training import state as states
+from actstore.training.normalisation import Normalisation
+from actstore.training.order import Ordering
+from actstore.training.plan import Place, Plan, Step
+from actstore.training.prefetch import Ahead
+from actstore.training.reading import Reader, Vectors, default_block, default_window
+from actstore.training.state import Lane
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from actstore.querying.selection import Selection
+
+Shuffled = bool | Literal["exact", "blocks"]
+_PREFETCH = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What :meth:`Selection.batches` takes, all but the state."""
+
+    size: int
+    shuffle: Shuffled = False
+    seed: int = 0
+    columns: Sequence[str] | None = None
+    rank: int = 0
+    world_size: int = 1
+    drop_last: bool = False
+    epoch: int | None = None
+    epochs: int | None = 1
+    block: int | None = None
+    dtype: schema.VectorType | None = None
+    normalise: normalising.Kind | Normalisation | None = None
+    prefetch: int | None = None
+    pin_memory: bool | None = None
+
+
+class Made(NamedTuple):
+    """A batch, and where the pass stands after it."""
+
+    batch: Batch
+    after: Place
+
+
+class Batches(Iterator[Batch]):
+    """Batches one after the other; what is left of them can be saved at any point.
+
+    Made by :meth:`Selection.batches`. ``len()`` is how many batches are still to come.
+
+    Args:
+        selection: whose rows.
+        settings: as :meth:`Selection.batches` takes them.
+        state: where to go on.
+        lane: the worker that this is, of several that take turns.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        settings: Settings,
+        state: Mapping[str, Any] | None = None,
+        lane: Lane | None = None,
+    ) -> None:
+        if (settings.prefetch or 0) < 0:
+            raise UsageError(f"prefetch is a number of batches, got {settings.prefetch}")
+        self._selection = selection
+        self._settings = settings
+        self._lane = lane or Lane()
+        self._names = check_columns(settings.columns)
+        self._table: pa.Table | None = None
+        self._hash: str | None = None
+        self._lock = Lock()
+        snapshot = selection._snapshot
+        width, stored = selection.shape[1], selection.dtype
+        self._plan = Plan(
+            rows=len(selection),
+            size=settings.size,
+            ordering=ordering(
+                settings.shuffle,
+                settings.seed,
+                settings.block,
+                remote=snapshot.files.portion is not None,
+                width=width,
+                dtype=stored,
+            ),
+            rank=settings.rank,
+            world_size=settings.world_size,
+            drop_last=settings.drop_last,
+            first_epoch=settings.epoch or 0,
+            epochs=settings.epochs,
+        )
+        self.normalisation = _normalisation(selection, settings.normalise)
+        """What was done to each vector; None where nothing was."""
+        self._reader = Reader(
+            snapshot,
+            selection.rows,
+            self._plan.ordering,
+            Vectors(
+                snapshot,
+                width=width,
+                dtype=_dtype(settings.dtype, stored, self.normalisation),
+                normalisation=self.normalisation,
+                pinned=_pinned(settings.pin_memory),
+            ),
+            end=self._plan.end,
+        )
+        self._place = self._plan.start
+        self._ahead: Ahead[Made] | None = None
+        if state is not None:
+            self.load_state_dict(state)
+
+    def __iter__(self) -> Batches:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._ahead is None:
+            self._ahead = self._begin()
+        batch, self._place = next(self._ahead)
+        self._lane = self._lane._replace(skip=self._lane.workers - 1)
+        return batch
+
+    def __len__(self) -> int:
+        left = self._plan.left(self._place)
+        if left is None:
+            raise TypeError("passes without end (epochs=None) have no length")
+        return len(range(self._lane.skip, left, self._lane.workers))
+
+    def __repr__(self) -> str:
+        epoch, position = self._place
+        return f"Batches(of {self._selection!r}, epoch {epoch}, position {position})"
+
+    @property
+    def place(self) -> Place:
+        """The pass, and how far it is, after the last batch that was taken."""
+        return self._place
+
+    def state(self) -> dict[str, Any]:
+        """Return where the iteration stands after the last batch that was taken.
+
+        Plain JSON values, to be saved beside the model. Given to ``state=`` of batches of
+        the same rows in the same order, these go on with the next batch, bit for bit as if
+        there had been no break. ``size`` may differ then, and ``world_size`` too unless
+        blocks are shuffled.
+        """
+        lane = self._lane if self._lane.workers > 1 else None
+        return states.pack(
+            self._plan,
+            self._place,
+            rows_hash=self._fingerprint(),
+            commit=self._selection._snapshot.manifest.number,
+            lane=lane,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return :meth:`state`, under the name that torch uses."""
+        return self.state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state.
+
+        Raises:
+            UsageError: it is no state.
+            MismatchError: it belongs to other rows, another order or another worker.
+        """
+        found = states.unpack(
+            state,
+            self._plan,
+            rows_hash=self._fingerprint(),
+            commit=self._selection._snapshot.manifest.number,
+        )
+        mine = self._lane
+        if found.lane is None:
+            lane = Lane(mine.worker, mine.workers, mine.worker)
+        elif found.lane[:2] == mine[:2]:
+            lane = found.lane
+        else:
+            raise MismatchError(
+                f"the state is of worker {found.lane.worker} of {found.lane.workers}, this is "
+                f"worker {mine.worker} of {mine.workers}: use as many workers as when it was saved"
+            )
+        self.close()
+        if self._settings.epoch is None:
+            self._plan = replace(self._plan, first_epoch=found.first_epoch)
+        self._place, self._lane, self._ahead = found.place, lane, None
+
+    def close(self) -> None:
+        """Begin no further batches ahead of time."""
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def _begin(self) -> Ahead[Made]:
+        depth = self._settings.prefetch
+        if depth is None:
+            depth = _PREFETCH if self._plan.ordering.shuffle != "none" else 0
+        steps = self._plan.steps(self._place, self._lane.skip, self._lane.workers)
+        return Ahead(map(self._task, steps), depth)
+
+    def _task(self, step: Step) -> Callable[[], Made]:
+        return partial(self._make, step)
+
+    def _make(self, step: Step) -> Made:
+        chosen, vectors = self._reader.read(step.epoch, step.start, step.stop)
+        return Made(Batch(vectors, self._metadata(chosen)), step.after)
+
+    def _metadata(self, chosen: np.ndarray) -> pa.Table:
+        import pyarrow as pa
+
+        if set(self._names) <= {ROW_ID}:
+            rows = np.asarray(self._selection.rows[chosen])
+            return pa.table({ROW_ID: pa.array(rows)}).select(self._names)
+        with self._lock:
+            if self._table is None:
+                table = self._selection.table(self._names)
+                # Rows picked from one piece come much faster than from many.
+                in_order = self._plan.ordering.shuffle == "none"
+                self._table = table if in_order else table.combine_chunks()
+        if self._plan.ordering.shuffle == "none":
+            return self._table.slice(int(chosen[0]), len(chosen))
+        return self._table.take(pa.array(chosen))
+
+    def _fingerprint(self) -> str:
+        if self._hash is None:
+            snapshot = self._selection._snapshot
+            self._hash = states.fingerprint(snapshot, [self._selection.rows])
+        return self._hash
+
+
+def ordering(
+    shuffle: Shuffled,
+    seed: int,
+    block: int | None,
+    *,
+    remote: bool,
+    width: int,
+    dtype: schema.VectorType,
+) -> Ordering:
+    """Return the order that was asked for; by default blocks are shuffled in remote stores.
+
+    Raises:
+        UsageError: there is no such way to shuffle, or ``block`` is given for another.
+    """
+    if shuffle is True:
+        shuffle = "blocks" if remote or block is not None else "exact"
+    if shuffle not in (False, "exact", "blocks"):
+        raise UsageError(f"shuffle is True, False, 'exact' or 'blocks', got {shuffle!r}")
+    if shuffle != "blocks":
+        if block is not None:
+            raise UsageError(f"block={block} goes with shuffle='blocks', got shuffle={shuffle!r}")
+        return Ordering(shuffle=shuffle or "none", seed=seed)
+    block = default_block(width, dtype) if block is None else block
+    if block < 1:
+        raise UsageError(f"a block holds at least one row, got block={block}")
+    window = default_window(block, width, dtype)
+    return Ordering(shuffle="blocks", seed=seed, block=block, window=window)
+
+
+def _normalisation(
+    selection: Selection, wanted: normalising.Kind | Normalisation | None
+) -> Normalisation | None:
+    if wanted is None:
+        return None
+    if not isinstance(wanted, Normalisation):
+        return normalising.normalisation(
+            selection._snapshot, selection.rows, wanted, name=repr(selection)
+        )
+    width = selection.shape[1]
+    if wanted.mean is not None and wanted.mean.shape != (width,):
+        raise MismatchError(
+            f"the normalisation is for vectors of width {wanted.mean.shape[-1]}, the selection's "
+            f"have {width}: compute it from the rows that are trained on"
+        )
+    return wanted
+
+
+def _dtype(
+    wanted: schema.VectorType | None,
+    stored: schema.VectorType,
+    normalisation: Normalisation | None,
+) -> schema.VectorType:
+    if wanted not in (None, "float16", "float32"):
+        raise UsageError(f"batches are of float16 or float32, got dtype={wanted!r}")
+    made: schema.VectorType = stored if normalisation is None else "float32"
+    if wanted == "float16" and made == "float32":
+        raise UsageError(
+            "these vectors are float32 and would lose bits as float16: leave dtype= out and "
+            "convert the tensor where that is wanted"
+        )
+    return wanted or made
+
+
+def _pinned(wanted: bool | None) -> bool:
+    """Say whether to use pinned memory: by default where torch is in use and sees a GPU."""
+    if wanted is None:
+        if "torch" not in sys.modules:
+            return False
+        import torch
+
+        return torch.cuda.is_available()
+    if wanted:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UsageError("pin_memory=True needs a GPU that torch sees: leave it out")
+    return wanted

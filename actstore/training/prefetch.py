@@ -1,0 +1,74 @@
+"""Makes batches in threads before they are asked for, and gives them in their order."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from typing import Generic, TypeVar
+
+from actstore.storage.threads import workers
+
+_Item = TypeVar("_Item")
+
+
+@cache
+def batch_pool() -> ThreadPoolExecutor:
+    """Return the threads that make batches: they copy, which releases Python's lock."""
+    return ThreadPoolExecutor(workers(), thread_name_prefix="actstore-batches")
+
+
+@cache
+def window_pool() -> ThreadPoolExecutor:
+    """Return the threads that bring whole windows of rows, for which batches wait."""
+    return ThreadPoolExecutor(2, thread_name_prefix="actstore-windows")
+
+
+# A forked process (a data loader's worker) has none of its parent's threads.
+os.register_at_fork(after_in_child=batch_pool.cache_clear)
+os.register_at_fork(after_in_child=window_pool.cache_clear)
+
+
+class Ahead(Generic[_Item]):
+    """Does tasks in order, ``depth`` of them ahead of the one that is asked for.
+
+    What a task raises is raised in its turn, and ends everything. Nothing runs on for long
+    when this is abandoned: no task starts unless one is asked for.
+
+    Args:
+        tasks: each makes one item.
+        depth: how many to begin before they are asked for; 0 does each when it is.
+    """
+
+    def __init__(self, tasks: Iterator[Callable[[], _Item]], depth: int) -> None:
+        self._tasks = tasks
+        self._depth = depth
+        self._begun: deque[Future[_Item]] = deque()
+
+    def __iter__(self) -> Iterator[_Item]:
+        return self
+
+    def __next__(self) -> _Item:
+        if not self._depth:
+            return next(self._tasks)()
+        while len(self._begun) <= self._depth:
+            task = next(self._tasks, None)
+            if task is None:
+                break
+            self._begun.append(batch_pool().submit(task))
+        if not self._begun:
+            raise StopIteration
+        try:
+            return self._begun.popleft().result()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._tasks = iter(())
+        for future in self._begun:
+            future.cancel()
+        self._begun.clear()

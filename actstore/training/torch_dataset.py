@@ -1,0 +1,166 @@
+"""Batches of a selection as a data set for torch's loaders, with any number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from actstore import schema
+from actstore.errors import UsageError
+from actstore.querying.metadata import ROW_ID
+from actstore.training.batches import Batches, Settings
+from actstore.training.state import Lane
+
+if TYPE_CHECKING:
+    from actstore.querying.selection import Batch, Selection
+
+Item = dict[str, Any]
+
+
+class SelectionDataset(IterableDataset[Item]):
+    """Batches for ``DataLoader(dataset, batch_size=None, num_workers=…)``.
+
+    Each item is a batch: ``activation`` is a tensor ``[size, width]``, ``row_id`` int64
+    ``[size]``, asked-for columns are tensors where they hold numbers and lists otherwise;
+    ``epoch`` and ``position`` are integers that :meth:`state_after` turns into a state.
+
+    Workers take turns, and a loader gives their batches in turn, so the batches are the same
+    ones in the same order for any number of them. Each worker opens the store anew. Call
+    :meth:`set_epoch` before each pass, as for torch's ``DistributedSampler``: a pass is
+    always the same for one seed and epoch.
+
+    Args:
+        selection: whose rows.
+        size: rows per batch.
+        state: where to go on; it is used in the pass it was saved in.
+        settings: as :meth:`Selection.batches` takes them; no columns when missing.
+
+    Raises:
+        UsageError, MixedVectorsError, TooFewRowsError, MismatchError: as there.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        size: int,
+        *,
+        state: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        columns = settings.pop("columns", None) or []
+        names = [ROW_ID, *(name for name in columns if name != ROW_ID)]
+        try:
+            self._settings = Settings(size=size, columns=names, **settings)
+        except TypeError as error:
+            raise UsageError(f"{error}: see help(Selection.batches)") from error
+        snapshot = selection._snapshot
+        remote = snapshot.files.portion is not None
+        self._name = snapshot.name if remote else str(snapshot.root.resolve())
+        self._commit = snapshot.manifest.number
+        self._rows = selection.rows
+        self._selection: Selection | None = selection
+        # Shared, so that workers that outlive a pass hear of the next one.
+        self._epoch = torch.tensor(settings.get("epoch") or 0).share_memory_()  # type: ignore[no-untyped-call]
+        self._state: dict[str, Any] | None = None
+        self._live: Batches | None = None
+        whole = Batches(selection, replace(self._settings, pin_memory=False))
+        # Computed here once, and not by each worker.
+        self._settings = replace(self._settings, normalise=whole.normalisation)
+        self._origin = whole.state()
+        self._length = None if self._settings.epochs is None else len(whole)
+        if state is not None:
+            self.load_state_dict(state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What a spawned worker gets; it opens the store itself.
+        return {**self.__dict__, "_selection": None, "_live": None}
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError("passes without end (epochs=None) have no length")
+        return self._length
+
+    def __iter__(self) -> Iterator[Item]:
+        worker = get_worker_info()
+        epoch = int(self._epoch)
+        settings = replace(self._settings, epoch=epoch)
+        lane = Lane()
+        if worker is not None:
+            lane = Lane(worker.id, worker.num_workers, worker.id)
+            # A GPU is not to be touched in a worker: the loader pins what comes from them.
+            settings = replace(settings, pin_memory=False)
+        state = self._state
+        if state is not None and state.get("first_epoch") != epoch:
+            state = None
+        # Now and not at the first item: loaders ask for the state before that.
+        self._live = Batches(self._own(worker is not None), settings, state, lane)
+        return self._items(self._live)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which pass comes next; each is in another order."""
+        if epoch < 0:
+            raise UsageError(f"passes are counted from 0, got {epoch}")
+        self._epoch.fill_(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the iteration in this process stands.
+
+        That is the whole state where there are no workers; with workers, torchdata's
+        ``StatefulDataLoader`` collects each one's, and :meth:`state_after` needs none.
+        """
+        if self._live is not None:
+            return self._live.state()
+        return dict(self._state or {**self._origin, "first_epoch": int(self._epoch)})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state when next iterated; it also sets the pass.
+
+        Raises:
+            UsageError: it is no state. One of other rows is refused when it is used.
+        """
+        try:
+            self._epoch.fill_(int(state["first_epoch"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"this is no state of batches ({error!r}): pass what .state_dict() or "
+                ".state_after() returned, unchanged"
+            ) from error
+        self._state, self._live = dict(state), None
+
+    def state_after(self, item: Item) -> dict[str, Any]:
+        """Return the state in which the given batch, and all before it, are done.
+
+        Right for any number of workers, however far these are ahead.
+        """
+        place = {"epoch": item["epoch"], "position": item["position"]}
+        return {**self._origin, "first_epoch": int(self._epoch), **place}
+
+    def _items(self, batches: Batches) -> Iterator[Item]:
+        for batch in batches:
+            yield _item(batch, batches)
+
+    def _own(self, in_worker: bool) -> Selection:
+        """Return the selection, in a worker over files and threads of its own."""
+        if not in_worker and self._selection is not None:
+            return self._selection
+        from actstore.store import open as open_store
+
+        store = open_store(self._name, at=self._commit)
+        self._selection = store.rows_at(self._rows)
+        return self._selection
+
+
+def _item(batch: Batch, batches: Batches) -> Item:
+    item: Item = {schema.VECTOR: batch.tensor()}
+    for field, column in zip(batch.table.schema, batch.table.columns, strict=True):
+        number = field.type != "string" and not column.null_count
+        # Copied, because Arrow's memory must not be written to.
+        item[field.name] = torch.tensor(column.to_numpy()) if number else column.to_pylist()
+    place = batches.place
+    item["epoch"], item["position"] = place.epoch, place.position
+    return item
