@@ -118,7 +118,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         ):
             inner = model.module
         if not isinstance(inner, nn.Module) and hasattr(model, "peft_config"):
-            inner = model.get_base_model() if hasattr(model, "get_base_model") else None
+            inner = _asked(model, "get_base_model")
         if not isinstance(inner, nn.Module) or inner is model:
             return model
         model = inner
