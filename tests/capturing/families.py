@@ -1,0 +1,155 @@
+"""Tiny models with random weights of every family that capture is tested on, and a tokenizer."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+LANGUAGE = (
+    "llama", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3", "mistral", "mixtral", "phi3",
+    "gpt2", "gpt_neox", "opt", "falcon", "olmo2", "mamba", "qwen3_next", "granite",
+)  # fmt: skip
+VOCAB = 96
+WIDTH = 32
+BLOCKS = 3
+PAD, BOS, EOS = 0, 1, 2
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "<|{{ message['role'] }}|>"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""Roles are single special tokens; an image part becomes ``<image>``."""
+
+_COMMON = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": BLOCKS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+_MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "llama": _COMMON,
+    "qwen2": _COMMON,
+    "qwen3": {**_COMMON, "head_dim": 8},
+    "qwen3_moe": {**_COMMON, **_MOE, "head_dim": 8},
+    "gemma2": {**_COMMON, "head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8},
+    "gemma3": {**_COMMON, "head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8},
+    "mistral": {**_COMMON, "head_dim": 8, "sliding_window": 8},
+    "mixtral": {**_COMMON, "num_local_experts": 4},
+    "phi3": _COMMON,
+    "gpt2": {"n_embd": WIDTH, "n_layer": BLOCKS, "n_head": 4, "n_positions": 256},
+    "gpt_neox": _COMMON,
+    "opt": {**_COMMON, "ffn_dim": 48, "word_embed_proj_dim": WIDTH},
+    "falcon": {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": BLOCKS,
+        "num_attention_heads": 4,
+        "num_kv_heads": 2,
+        "new_decoder_architecture": True,
+    },
+    "olmo2": _COMMON,
+    "mamba": {"hidden_size": WIDTH, "num_hidden_layers": BLOCKS, "state_size": 4},
+    "qwen3_next": {
+        **_COMMON,
+        **_MOE,
+        "head_dim": 8,
+        "shared_expert_intermediate_size": 24,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    },
+    "granite": {**_COMMON, "residual_multiplier": 0.5, "embedding_multiplier": 3.0},
+}
+
+
+def build(name: str, seed: int = 0, *, dtype: torch.dtype = torch.float32) -> Any:
+    """Return a causal model of the family, in evaluation mode.
+
+    Weights are several times larger than at a usual start, so that attention and experts do
+    something, and one token does not simply repeat for ever in generation.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = {**_SETTINGS[name], "vocab_size": VOCAB}
+    kind = "gemma3_text" if name == "gemma3" else name
+    config = AutoConfig.for_model(
+        kind, **settings, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS
+    )
+    torch.manual_seed(seed)
+    return enliven(AutoModelForCausalLM.from_config(config), seed).to(dtype)
+
+
+def enliven(model: Any, seed: int) -> Any:
+    """Give matrices and norms values that make every part of the model matter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2 and "A_log" not in name:
+                fan = parameter.shape[-1]
+                noise = torch.randn(parameter.shape, generator=generator)
+                scale = 1.0 if "embed" in name or "wte" in name else 1.2 / fan**0.5
+                parameter.copy_(noise * scale)
+            elif "norm" in name or "bias" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    model.eval()
+    generation = model.generation_config
+    generation.do_sample = False
+    generation.pad_token_id, generation.bos_token_id, generation.eos_token_id = PAD, BOS, EOS
+    return model
+
+
+@functools.cache
+def _vocabulary() -> dict[str, int]:
+    special = ["<pad>", "<bos>", "<eos>", "<unk>", "<|system|>", "<|user|>", "<|assistant|>"]
+    special += ["<|end|>", "<image>", "<|vision_start|>", "<|vision_end|>", "<fake>", "<row>"]
+    special += ["<global>", "<video>"]
+    words = (
+        "what is larger smaller which the of two numbers answer a b c yes no or and you be brief"
+    )
+    marks = list("0123456789:?.,!+-*/=()")
+    return {word: number for number, word in enumerate(special + words.split() + marks)}
+
+
+def tokenizer(*, padding_side: str = "left", bos: bool = True) -> Any:
+    """Return a fast tokenizer of words and single digits, which begins texts with ``<bos>``."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = _vocabulary()
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\s+"), "removed"),
+            pre_tokenizers.Split(Regex(r"\d|[^\w\s]"), "isolated"),
+        ]
+    )
+    if bos:
+        inner.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", BOS)]
+        )
+    special = [word for word in vocabulary if word.startswith("<") and len(word) > 1]
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        additional_special_tokens=[word for word in special if word not in _NAMED],
+        padding_side=padding_side,
+    )
+    found.chat_template = CHAT_TEMPLATE
+    return found
+
+
+_NAMED = ("<pad>", "<bos>", "<eos>", "<unk>")
