@@ -27,6 +27,8 @@ COMMANDS = (
     "compare",
     "diff",
     "label",
+    "probe",
+    "score",
     "compact",
     "verify",
     "log",

@@ -1,0 +1,294 @@
+"""The rows of a store that one probe or vector is made of: one model, site, layer and pooling."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from actstore import schema
+from actstore.analysis.classes import Classes
+from actstore.errors import NotInStoreError, TooFewRowsError, UsageError
+from actstore.storage import floats
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from actstore.querying.selection import Selection
+    from actstore.store import Store
+
+_LISTED = 5
+
+
+class Place(NamedTuple):
+    """What tells cells apart."""
+
+    model: str
+    site: str
+    layer: int | None
+    pooling: str
+    region: str | None
+
+    @property
+    def text(self) -> str:
+        """For messages: ``layer 6 of resid_post (last)``."""
+        region = f" over {self.region}" if self.region else ""
+        return f"{layer_text(self.layer)} of {self.site} ({self.pooling}{region})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """Rows of one place with their classes and groups, in the store's order."""
+
+    place: Place
+    selection: Selection
+    table: pa.Table
+    """Their metadata: key columns, question and label."""
+    positive: np.ndarray
+    """Bool ``[rows]``."""
+    groups: np.ndarray
+    """Text of each row's group, object ``[rows]``: what must stay on one side."""
+
+    def __len__(self) -> int:
+        return len(self.positive)
+
+    def vectors(self) -> np.ndarray:
+        """Return the vectors as float32 ``[rows, width]``.
+
+        Raises:
+            TooFewRowsError: some are not finite.
+            MixedVectorsError: they differ in width.
+        """
+        return finite_vectors(self.selection, self.place)
+
+    def part(self, keep: np.ndarray) -> Cell:
+        """Return the rows for which ``keep``, a bool array, is true."""
+        import pyarrow as pa
+
+        return Cell(
+            place=self.place,
+            selection=self.selection.take(keep),
+            table=self.table.filter(pa.array(keep)),
+            positive=self.positive[keep],
+            groups=self.groups[keep],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which rows of a store are meant; every field narrows them down."""
+
+    where: str | None = None
+    layers: Sequence[int | None] | None = None
+    model: str | None = None
+    site: str | None = None
+    pooling: str | None = None
+
+    @property
+    def equals(self) -> dict[str, Any]:
+        """The conditions on columns, as ``Store.select`` takes them."""
+        given = {
+            "model": self.model,
+            "site": self.site,
+            "pooling": self.pooling,
+            "layer": None if self.layers is None else list(self.layers),
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    def and_where(self, condition: str | None) -> Choice:
+        """Return the choice with one condition more."""
+        if condition is None:
+            return self
+        # The line breaks end comments, so that the parentheses are always closed.
+        both = f"({self.where}\n) AND ({condition}\n)" if self.where else condition
+        return Choice(
+            where=both,
+            layers=self.layers,
+            model=self.model,
+            site=self.site,
+            pooling=self.pooling,
+        )
+
+    @property
+    def text(self) -> str:
+        """The conditions, for lineage."""
+        parts = [f"{name} = {value!r}" for name, value in self.equals.items()]
+        return " AND ".join(parts + ([f"({self.where})"] if self.where else []))
+
+
+def choose(store: Store, choice: Choice) -> Selection:
+    """Select the rows, of one model.
+
+    Raises:
+        NotInStoreError: nothing is selected, or a value does not occur.
+        UsageError: the rows are of several models.
+    """
+    selection = store.select(choice.where, **choice.equals)
+    if not len(selection):
+        raise NotInStoreError(f"no row of {store.name} fits {choice.text or 'anything'}")
+    models = selection.table(["model"])["model"].unique().to_pylist()
+    if len(models) > 1:
+        raise UsageError(
+            f"{store.name} has rows of {len(models)} models ({', '.join(sorted(models))}), and "
+            "vectors of different models are no one's business together: choose one with --model"
+        )
+    return selection
+
+
+def cells(
+    selection: Selection,
+    classes: Classes,
+    group_by: str | None = None,
+    notes: list[str] | None = None,
+) -> list[Cell]:
+    """Divide rows with a class into cells, ordered by site, pooling, region and layer.
+
+    Args:
+        selection: rows of one model.
+        classes: rows of neither class are left out.
+        group_by: column whose equal values must stay on one side. By default ``question``;
+            rows without one go by their example, and so do all where there is one question.
+        notes: takes remarks on what was decided.
+
+    Raises:
+        NotInStoreError: there is no such column.
+        TooFewRowsError: no row has a class.
+    """
+    names = [*schema.key_names(), "question", "label", "row_id"]
+    extra = [name for name in (classes.column, group_by) if name and name not in names]
+    table = selection.table([*names, *extra])
+    values = table[classes.column].cast("string").to_numpy(zero_copy_only=False)
+    positive = np.isin(values.astype(object), list(classes.positive))
+    known = positive | np.isin(values.astype(object), list(classes.negative))
+    if not known.any():
+        raise TooFewRowsError(
+            f"no row here has {classes.column} {' or '.join(classes.positive + classes.negative)}"
+        )
+    if notes is not None and not known.all():
+        notes.append(
+            f"{int((~known).sum()):,} of {len(known):,} rows are of neither class and left out"
+        )
+    groups = group_keys(table, group_by, notes)
+    codes, places = places_of(table)
+    found = []
+    for number in sorted(range(len(places)), key=lambda each: _order(places[each])):
+        rows = np.flatnonzero((codes == number) & known)
+        if len(rows):
+            found.append(
+                Cell(
+                    place=places[number],
+                    selection=selection.take(rows),
+                    table=table.take(rows),
+                    positive=positive[rows],
+                    groups=groups[rows],
+                )
+            )
+    return found
+
+
+def finite_vectors(selection: Selection, place: Place) -> np.ndarray:
+    """Return vectors as float32 ``[rows, width]``.
+
+    Raises:
+        TooFewRowsError: some are not finite.
+    """
+    matrix = selection.numpy(copy=None)
+    vectors = floats.widen(matrix) if matrix.dtype == np.float16 else np.array(matrix, np.float32)
+    if not floats.finite(vectors):
+        wrong = np.flatnonzero(~np.isfinite(vectors).all(1))
+        rows = ", ".join(map(str, selection.rows[wrong[:_LISTED]].tolist()))
+        raise TooFewRowsError(
+            f"{place.text}: {len(wrong)} of {len(vectors)} vectors hold NaN or infinity (row_id "
+            f"{rows}{', …' if len(wrong) > _LISTED else ''}): leave them out with "
+            '--where "isfinite(norm)"'
+        )
+    return vectors
+
+
+def labels_of(store: Store, choice: Choice, column: str) -> tuple[Selection, list[Any]]:
+    """Return the chosen rows and the distinct-by-row values of a column of theirs.
+
+    Raises:
+        NotInStoreError: there is no such column.
+    """
+    selection = choose(store, choice)
+    return selection, selection.table([column])[column].to_pylist()
+
+
+def rows_hash(cell: Cell) -> str:
+    """Return a hash of the rows' keys and labels, in order."""
+    import pyarrow.csv as csv
+
+    sink = io.BytesIO()
+    csv.write_csv(cell.table.select([*schema.key_names(), "label"]), sink)
+    return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+def layer_text(layer: int | None) -> str:
+    """Return ``layer 6``, ``the embeddings`` or ``the unnumbered layer``."""
+    if layer is None:
+        return "the unnumbered layer"
+    return "the embeddings" if layer < 0 else f"layer {layer}"
+
+
+def layer_word(layer: int | None) -> str:
+    """Return the layer as file names have it: ``6``, ``-1`` or ``unknown``."""
+    return "unknown" if layer is None else str(layer)
+
+
+def store_name(store: Store) -> str:
+    """Return what lineage calls the store: an address, or the folder's name without its place."""
+    return store.name if "://" in store.name else PurePosixPath(store.name).name
+
+
+def _order(place: Place) -> tuple[Any, ...]:
+    return (
+        place.model,
+        place.site,
+        place.pooling,
+        place.region or "",
+        place.layer is None,
+        place.layer or 0,
+    )
+
+
+def places_of(table: pa.Table) -> tuple[np.ndarray, list[Place]]:
+    """Return the number of each row's place, int64 ``[rows]``, and the places."""
+    codes = np.zeros(len(table), np.int64)
+    for name in Place._fields:
+        column = table[name].combine_chunks().dictionary_encode()
+        part = column.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1
+        codes = codes * (len(column.dictionary) + 1) + part
+    _, first, numbers = np.unique(codes, return_index=True, return_inverse=True)
+    rows = table.select(list(Place._fields)).take(first).to_pylist()
+    return numbers, [Place(**row) for row in rows]
+
+
+def group_keys(
+    table: pa.Table, column: str | None = None, notes: list[str] | None = None
+) -> np.ndarray:
+    """Return the text of each row's group, object ``[rows]``."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    by_example = pc.binary_join_element_wise(
+        pc.fill_null(table["dataset"], ""), table["example_id"], "\x00"
+    )
+    if column is None:
+        questions = table["question"]
+        distinct = pc.count_distinct(questions).as_py()
+        column = "question" if distinct > 1 else "example_id"
+        if distinct == 1 and len(pc.unique(by_example)) > 1 and notes is not None:
+            notes.append("all rows have one question: folds go by example_id")
+    if column == "example_id":
+        keys = by_example
+    else:
+        own = pc.binary_join_element_wise(pa.scalar("example"), by_example, "\x00")
+        keys = pc.coalesce(table[column].cast("string"), own)
+    found: np.ndarray = keys.to_numpy(zero_copy_only=False).astype(object)
+    return found

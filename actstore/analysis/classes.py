@@ -1,0 +1,90 @@
+"""The two classes that a probe or vector tells apart, found among the values of a column."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from actstore.errors import NotInStoreError, TooFewRowsError, UsageError
+
+_LISTED = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classes:
+    """Which values of a column are the positive class, and which the negative one."""
+
+    column: str
+    """The metadata column, ``label`` as a rule."""
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Both classes in short, the positive one first."""
+        return " or ".join(self.positive), " or ".join(self.negative)
+
+
+def find(
+    column: str,
+    values: Iterable[object],
+    positive: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] | None = None,
+) -> Classes:
+    """Decide on the classes.
+
+    Where neither is named there must be two values; the second in alphabetical order is
+    positive, as in scikit-learn. Where one is named, all other values are the other class.
+
+    Args:
+        column: name of the column, for messages.
+        values: its values, one per row; None does not count.
+        positive: value or values of the positive class.
+        negative: the same for the negative class.
+
+    Raises:
+        TooFewRowsError: there is one value only, or none.
+        NotInStoreError: a named value does not occur.
+        UsageError: more than two values and none is named, or one is in both classes.
+    """
+    counts = Counter(str(value) for value in values if value is not None)
+    wanted, others = _listed(positive), _listed(negative)
+    both = set(wanted) & set(others)
+    if both:
+        raise UsageError(f"{sorted(both)[0]!r} is named as positive and as negative")
+    for value in (*wanted, *others):
+        if value not in counts:
+            raise NotInStoreError(
+                f"no row has {column} {value!r}: {column} has {_told(counts) or 'no values'}"
+            )
+    if len(counts) < 2:
+        raise TooFewRowsError(
+            f"two classes are needed, and the rows have {_told(counts) or 'no ' + column}: give "
+            "them labels with `actstore label`, or name another column with --label"
+        )
+    if not wanted and not others:
+        if len(counts) > 2:
+            raise UsageError(
+                f"{column} has more than two values, {_told(counts)}: name one with --positive "
+                "(all others are then negative), or both with --negative too"
+            )
+        others, wanted = ((value,) for value in sorted(counts))
+    wanted = wanted or tuple(sorted(set(counts) - set(others)))
+    others = others or tuple(sorted(set(counts) - set(wanted)))
+    if not wanted or not others:
+        raise TooFewRowsError(
+            f"every row with a {column} is of one class: {column} has {_told(counts)}"
+        )
+    return Classes(column=column, positive=wanted, negative=others)
+
+
+def _listed(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _told(counts: Counter[str]) -> str:
+    told = [f"{value} ({count:,})" for value, count in counts.most_common(_LISTED)]
+    return ", ".join(told) + (", …" if len(counts) > _LISTED else "")

@@ -1,0 +1,242 @@
+"""Trains and tests the probes of cells: folds, scores, shuffled labels, the probe to keep."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from actstore.analysis import cells, linear, metrics
+from actstore.analysis.cells import Cell
+from actstore.analysis.folds import Fold
+from actstore.analysis.linear import Linear, Method, Perceptron, Space, Standard
+from actstore.analysis.results import Permuted, Probe, Result
+from actstore.errors import MismatchError
+
+Progress = Callable[[int, int, int], None]
+"""Is told the bytes of vectors done, the rows done and the bytes there are."""
+
+_LARGE = 1 << 30
+"""Bytes of one matrix from which on one cell is worked on at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How probes are trained and tested."""
+
+    method: Method = "logistic"
+    strength: float = 1.0
+    """Inverse of the L2 penalty: scikit-learn's ``C``, and ``1 / alpha`` of ridge and MLP."""
+    folds: int = 5
+    permutations: int = 100
+    seed: int = 0
+
+
+class Job(NamedTuple):
+    """One cell with its divisions, ready to be worked on."""
+
+    cell: Cell
+    other: Cell | None
+    """Rows of another store, tested on; they follow the cell's own."""
+    divisions: list[Fold]
+    shuffled: np.ndarray | None
+    """Bool ``[rows, permutations]``."""
+
+
+def evaluate(jobs: Sequence[Job], setting: Settings, progress: Progress | None) -> list[Result]:
+    """Work on all cells, several at a time where they are small."""
+    sizes = [4 * len(job.cell) * job.cell.selection.shape[1] for job in jobs]
+    workers = min(
+        len(jobs), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    )
+    if max(sizes, default=0) > _LARGE:
+        workers = 1
+    results = []
+    done = rows = 0
+    # One thread of arithmetic for each cell: cells side by side use processors better.
+    with (
+        linear.threads(1 if workers > 1 else None),
+        ThreadPoolExecutor(max(1, workers)) as pool,
+    ):
+        try:
+            for job, size, result in zip(
+                jobs, sizes, pool.map(lambda job: _evaluate(job, setting), jobs), strict=True
+            ):
+                results.append(result)
+                done, rows = done + size, rows + len(job.cell)
+                if progress is not None:
+                    progress(done, rows, sum(sizes))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return results
+
+
+def _evaluate(job: Job, setting: Settings) -> Result:
+    cell, other = job.cell, job.other
+    vectors = cell.vectors()
+    if other is not None:
+        tested = other.vectors()
+        if tested.shape[1] != vectors.shape[1]:
+            raise MismatchError(
+                f"{cell.place.text}: vectors of {vectors.shape[1]} values to train on, but of "
+                f"{tested.shape[1]} in the other store"
+            )
+        vectors = np.concatenate([vectors, tested])
+    positive = joined(cell.positive, None if other is None else other.positive)
+    groups = numbers(joined(cell.groups, None if other is None else other.groups))
+    parts = [division.train for division in job.divisions]
+    if len(job.divisions) > 1:
+        parts.append(np.arange(len(vectors)))
+    standards = linear.standards(vectors, parts)
+    scores = np.full(len(vectors), np.nan)
+    shuffled_scores = None
+    if job.shuffled is not None:
+        shuffled_scores = np.zeros((len(vectors), job.shuffled.shape[1] + 1), np.float32)
+    ready = np.empty_like(vectors)
+    trained = None
+    for division, standard in zip(job.divisions, standards, strict=False):
+        space = _space(vectors, standard, division, ready)
+        trained = _fit(space, positive[division.train], setting)
+        scores[division.test] = trained[1]
+        if shuffled_scores is not None and job.shuffled is not None:
+            labels = np.column_stack([positive, job.shuffled])[division.train]
+            shuffled_scores[division.test] = _fit_shuffled(space, labels, setting, trained[1])
+    if len(job.divisions) > 1:
+        everything = Fold(parts[-1], np.empty(0, np.int64))
+        space = _space(vectors, standards[-1], everything, ready)
+        trained = _fit(space, positive, setting)
+    assert trained is not None
+    return _result(job, setting, positive, groups, scores, shuffled_scores, trained[0], standards)
+
+
+def _space(vectors: np.ndarray, standard: Standard, division: Fold, ready: np.ndarray) -> Space:
+    """Return the division's rows standardised, in memory that the next one will use again."""
+    np.subtract(vectors, standard.mean, out=ready)
+    np.multiply(ready, 1 / standard.scale, out=ready)
+    return Space(ready, division.train, division.test)
+
+
+def _fit(
+    space: Space, positive: np.ndarray, setting: Settings
+) -> tuple[tuple[np.ndarray | Perceptron, float], np.ndarray]:
+    """Return the model in terms of dimensions, and the scores of the test rows."""
+    if setting.method == "mlp":
+        network = linear.perceptron(space, positive, setting.strength, setting.seed)
+        return (network, network.intercept), network.scores(space.test)
+    if setting.method == "logistic":
+        model = linear.logistic(space, positive, setting.strength, setting.seed)
+    elif setting.method == "ridge":
+        model = linear.ridge(space, positive[:, None], setting.strength)
+    else:
+        model = linear.mean_difference(space, positive[:, None])
+    offset = float(model.intercepts[0])
+    scores = space.scores(model.weights)[:, 0].astype(np.float64) + offset
+    return (space.primal(model.weights[:, 0]), offset), scores
+
+
+def _fit_shuffled(
+    space: Space, labels: np.ndarray, setting: Settings, own: np.ndarray
+) -> np.ndarray:
+    """Return the test rows' scores for each column of labels, the first being the real ones."""
+    if setting.method == "mlp":
+        columns = [own]
+        for column in range(1, labels.shape[1]):
+            network = linear.perceptron(space, labels[:, column], setting.strength, setting.seed)
+            columns.append(network.scores(space.test))
+        return np.column_stack(columns)
+    model: Linear
+    if setting.method == "logistic":
+        model = linear.newton_step(space, labels, setting.strength)
+    elif setting.method == "ridge":
+        model = linear.ridge(space, labels, setting.strength)
+    else:
+        model = linear.mean_difference(space, labels)
+    found: np.ndarray = space.scores(model.weights) + model.intercepts
+    return found
+
+
+def _result(
+    job: Job,
+    setting: Settings,
+    positive: np.ndarray,
+    groups: np.ndarray,
+    scores: np.ndarray,
+    shuffled_scores: np.ndarray | None,
+    model: tuple[np.ndarray | Perceptron, float],
+    standards: Sequence[Standard],
+) -> Result:
+    import pyarrow as pa
+
+    tested = np.sort(np.concatenate([division.test for division in job.divisions]))
+    right = (scores > 0) == positive
+    truth = positive[tested]
+    table = job.cell.table
+    digest = cells.rows_hash(job.cell)
+    if job.other is not None:
+        table = pa.concat_tables([table, job.other.table])
+        digest = f"{digest} {cells.rows_hash(job.other)}"
+    crossed = len(job.divisions) > 1
+    permuted = None
+    if shuffled_scores is not None and job.shuffled is not None:
+        permuted = _permuted(job.divisions, positive, job.shuffled, shuffled_scores)
+    return Result(
+        place=job.cell.place,
+        method=setting.method,
+        width=len(standards[0].mean),
+        rows=len(tested),
+        trained_rows=len(positive) if crossed else len(job.divisions[0].train),
+        positives=int(truth.sum()),
+        groups=len(np.unique(groups[tested])),
+        folds=len(job.divisions),
+        auroc=metrics.auroc_interval(scores, positive, groups, job.divisions),
+        auroc_pooled=float(metrics.auroc(scores[tested], truth)),
+        accuracy=metrics.accuracy_interval(right, groups, job.divisions),
+        balanced_accuracy=float((right[tested][truth].mean() + right[tested][~truth].mean()) / 2),
+        majority=max(float(truth.mean()), 1 - float(truth.mean())),
+        permuted=permuted,
+        probe=Probe(
+            place=job.cell.place,
+            method=setting.method,
+            standard=standards[-1],
+            model=model[0],
+            intercept=model[1],
+        ),
+        table=table.take(pa.array(tested)),
+        scores=scores[tested],
+        rows_hash=digest,
+    )
+
+
+def _permuted(
+    divisions: Sequence[Fold], positive: np.ndarray, shuffled: np.ndarray, scores: np.ndarray
+) -> Permuted:
+    labels = np.column_stack([positive, shuffled])
+    areas = np.zeros(labels.shape[1])
+    right = 0
+    for division in divisions:
+        areas += metrics.auroc(scores[division.test], labels[division.test]) / len(divisions)
+        right += ((scores[division.test] > 0) == labels[division.test]).sum(0)
+    tested = sum(len(division.test) for division in divisions)
+    drawn = areas[1:]
+    return Permuted(
+        runs=len(drawn),
+        auroc_mean=float(np.nanmean(drawn)),
+        auroc_95=float(np.nanquantile(drawn, 0.95)),
+        accuracy_mean=float(np.mean(np.asarray(right)[1:]) / tested),
+        p_value=float((1 + (drawn >= areas[0] - 1e-12).sum()) / (1 + len(drawn))),
+    )
+
+
+def joined(one: np.ndarray, other: np.ndarray | None) -> np.ndarray:
+    return one if other is None else np.concatenate([one, other])
+
+
+def numbers(groups: np.ndarray) -> np.ndarray:
+    """Return texts as numbers."""
+    known: dict[object, int] = {}
+    return np.array([known.setdefault(group, len(known)) for group in groups.tolist()], np.int64)

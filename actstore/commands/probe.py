@@ -1,0 +1,206 @@
+"""`actstore probe`: how well a label can be read off each layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from actstore.commands import output, progress
+from actstore.commands.analysis_options import (
+    choice_options,
+    class_options,
+    interval,
+    layer_cell,
+)
+from actstore.commands.options import at_option, json_option, place, readable_store_argument
+
+if TYPE_CHECKING:
+    from actstore.analysis.results import Report
+
+_METHODS = ("logistic", "mean-difference", "ridge", "mlp")
+
+
+@click.command("probe")
+@readable_store_argument
+@class_options
+@choice_options
+@click.option(
+    "--method",
+    type=click.Choice(_METHODS),
+    default="logistic",
+    show_default=True,
+    help="What is trained, on vectors standardised by the training rows.",
+)
+@click.option(
+    "--strength",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Inverse of the L2 penalty: scikit-learn's C, and 1 / alpha of ridge and mlp.",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    default=5,
+    show_default=True,
+    help="Folds of the cross-validation, stratified, groups kept whole.",
+)
+@click.option("--train", metavar="SQL", help="Train on rows that meet this condition, with --test.")
+@click.option("--test", metavar="SQL", help="Test on these rows instead of on folds.")
+@click.option(
+    "--test-store",
+    callback=lambda ctx, param, text: None if text is None else place(text),
+    metavar="STORE",
+    help="Test on the rows of this store instead of on folds.",
+)
+@click.option(
+    "--group-by",
+    metavar="COLUMN",
+    help="Rows with the same value here stay on one side; the question by default, "
+    "row_id to keep nothing together.",
+)
+@click.option(
+    "--permutations",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Runs with shuffled labels that the result is held against; mlp does 20 at most.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of folds and shuffles.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder for the probes, report.json, scores by question and the picture.",
+)
+@at_option
+@json_option
+def command(
+    store: str | Path,
+    label: str,
+    positive: tuple[str, ...],
+    negative: tuple[str, ...],
+    layers: list[int | None] | None,
+    where: str | None,
+    model: str | None,
+    site: str | None,
+    pooling: str | None,
+    method: Any,
+    strength: float,
+    folds: int,
+    train: str | None,
+    test: str | None,
+    test_store: str | Path | None,
+    group_by: str | None,
+    permutations: int,
+    seed: int,
+    out: Path,
+    at: int | None,
+    as_json: bool,
+) -> None:
+    """Train one probe per layer, site and pooling of STORE, and say what it is worth.
+
+    AUROC and accuracy are those of rows that the probe was not trained on, nor any other
+    row of the same question, with 95 % intervals. Beside them stand the accuracy of always
+    naming the more frequent class, and what shuffled labels come to.
+
+    \b
+    Examples:
+      actstore probe runs.store --label label --positive faithful --out probes
+      actstore probe runs.store --layers 6,12 --method ridge --folds 10 --out probes
+      actstore probe runs.store --train "split = 'train'" --test "split = 'val'" --out probes
+      actstore probe train.store --test-store other.store --out probes
+    """
+    import actstore
+    from actstore.analysis import auroc_plot, probe_files, probing
+    from actstore.analysis.cells import Choice
+    from actstore.analysis.evaluating import Settings
+
+    with actstore.open(store, at=at) as opened:
+        other = None if test_store is None else actstore.open(test_store)
+        with progress.bar("probing", hidden=as_json) as bar:
+            report = probing.probe(
+                opened,
+                label,
+                positive=positive or None,
+                negative=negative or None,
+                choice=Choice(where=where, layers=layers, model=model, site=site, pooling=pooling),
+                settings=Settings(
+                    method=method,
+                    strength=strength,
+                    folds=folds,
+                    permutations=permutations,
+                    seed=seed,
+                ),
+                train=train,
+                test=test,
+                test_store=other,
+                group_by=group_by,
+                progress=bar,
+            )
+        if other is not None:
+            other.close()
+    written = probe_files.save(report, out)
+    picture = None
+    if auroc_plot.available():
+        picture = out / "auroc.png"
+        points = [
+            auroc_plot.Point(
+                result.place,
+                result.auroc,
+                None if result.permuted is None else result.permuted.auroc_95,
+            )
+            for result in report.results
+        ]
+        first, second = report.classes.names
+        drawn = auroc_plot.figure(points, f"{method} probe: {first} against {second}")
+        auroc_plot.save(drawn, picture)
+        auroc_plot.save(drawn, out / "auroc.svg")
+    if as_json:
+        output.print_json([probe_files.summary(result, report) for result in report.results])
+        return
+    _show(report)
+    for note in report.notes:
+        output.note(f"note: {note}")
+    shown = f", {picture.name}" if picture else ""
+    output.note(
+        f"{output.count(len(report.results), 'probe')} written to {out}: "
+        f"{written[0].name}, probes/, probe_stats_layer*.csv{shown}"
+    )
+    if picture is None:
+        output.note("no picture: pip install 'actstore[plot]' draws it")
+
+
+def _show(report: Report) -> None:
+    first, second = report.classes.names
+    folds = report.results[0].folds
+    tested = f"{folds} folds" if folds > 1 else "one test part"
+    click.echo(
+        f"{report.method} probe, {first} (positive) against {second}, {tested}, 95 % intervals"
+    )
+    output.print_table(
+        (
+            *("site", "pooling", "layer", "rows", "auroc", "interval", "accuracy"),
+            *("interval", "majority", "shuffled", "p", "verdict"),
+        ),
+        [
+            (
+                result.place.site,
+                result.place.pooling,
+                layer_cell(result.place.layer),
+                result.rows,
+                round(result.auroc.value, 3),
+                interval(result.auroc.low, result.auroc.high),
+                round(result.accuracy.value, 3),
+                interval(result.accuracy.low, result.accuracy.high),
+                round(result.majority, 3),
+                None if result.permuted is None else round(result.permuted.auroc_mean, 3),
+                None if result.permuted is None else round(result.permuted.p_value, 3),
+                f"{result.band}: {result.verdict}",
+            )
+            for result in report.results
+        ],
+    )

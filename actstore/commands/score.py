@@ -1,0 +1,122 @@
+"""`actstore score`: what saved probes say about the rows of a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from actstore.commands import formats, output
+from actstore.commands.analysis_options import choice_options, interval, layer_cell
+from actstore.commands.options import json_option, output_option, readable_store_argument
+from actstore.errors import UsageError
+
+
+@click.command("score")
+@readable_store_argument
+@click.option(
+    "--probe",
+    required=True,
+    type=click.Path(path_type=Path, exists=True),
+    metavar="DIR",
+    help="Folder that `actstore probe` wrote, or one of its .safetensors files.",
+)
+@choice_options
+@click.option(
+    "--label-column",
+    metavar="COLUMN",
+    help="Column that says what is right; the one that the probe was trained on by default.",
+)
+@click.option(
+    "--write-label",
+    type=click.Choice(("class", "score")),
+    help="Make the probe's class, or its score, the rows' label, in a new commit.",
+)
+@output_option("Write scores and metadata of the rows to FILE (csv, jsonl, json, parquet).")
+@json_option
+def command(
+    store: str | Path,
+    probe: Path,
+    layers: list[int | None] | None,
+    where: str | None,
+    model: str | None,
+    site: str | None,
+    pooling: str | None,
+    label_column: str | None,
+    write_label: Any,
+    target: Path | None,
+    as_json: bool,
+) -> None:
+    """Apply saved probes to the rows of STORE that they were made for.
+
+    A probe is for one model, site, layer and pooling, and for vectors of one width; a store
+    that has no such rows is refused. Where rows are labelled, AUROC and accuracy are shown.
+
+    \b
+    Examples:
+      actstore score new.store --probe probes
+      actstore score new.store --probe probes --layers 12 -o scores.csv
+      actstore score new.store --probe probes --layers 12 --write-label class
+    """
+    import actstore
+    from actstore.analysis import scoring
+    from actstore.analysis.cells import Choice
+
+    if write_label and not isinstance(store, Path):
+        raise UsageError("labels are written to a store on this machine: pull it first")
+    choice = Choice(where=where, layers=layers, model=model, site=site, pooling=pooling)
+    commit = None
+    with actstore.open(store) as opened:
+        scored = scoring.score(opened, probe, choice=choice, label=label_column)
+        rows = sum(len(one.rows) for one in scored)
+        if target is not None:
+            formats.write_rows(scoring.table(opened, scored).to_reader(), None, target)
+        if write_label:
+            commit = scoring.write_labels(opened, scored, write_label)
+    if as_json:
+        output.print_json(
+            [
+                {
+                    **one.place._asdict(),
+                    "probe": one.probe.name,
+                    "rows": len(one.rows),
+                    "mean_score": float(one.scores.mean()),
+                    "auroc": None if one.auroc is None else one.auroc.value,
+                    "auroc_interval": None
+                    if one.auroc is None
+                    else [one.auroc.low, one.auroc.high],
+                    "accuracy": None if one.accuracy is None else one.accuracy.value,
+                    "commit": commit,
+                }
+                for one in scored
+            ]
+        )
+        return
+    output.print_table(
+        ("site", "pooling", "layer", "rows", "mean score", "auroc", "interval", "accuracy"),
+        [
+            (
+                one.place.site,
+                one.place.pooling,
+                layer_cell(one.place.layer),
+                len(one.rows),
+                float(one.scores.mean()),
+                None if one.auroc is None else round(one.auroc.value, 3),
+                None if one.auroc is None else interval(one.auroc.low, one.auroc.high),
+                None if one.accuracy is None else round(one.accuracy.value, 3),
+            )
+            for one in scored
+        ],
+    )
+    if any(one.trained_here and one.auroc for one in scored):
+        output.note(
+            "note: these are the rows that the probes were trained on, so that the figures "
+            "flatter them; `actstore probe` has the honest ones"
+        )
+    if target is not None:
+        output.note(f"{output.count(rows, 'score')} written to {target}")
+    if write_label:
+        output.note(
+            f"commit {commit}: {output.count(rows, 'row')} labelled with the probe's {write_label}"
+        )
