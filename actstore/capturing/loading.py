@@ -259,26 +259,28 @@ def default_device() -> str:
 
 
 def _explained(name: str, action: Any) -> Any:
-    """Run ``action``; what transformers and the Hub raise becomes one of our errors."""
-    from huggingface_hub import errors as hub
+    """Run ``action``; what transformers and the Hub raise becomes one of our errors.
 
+    The Hub client's errors are told by name: only ``hub/`` imports that client.
+    """
     try:
         return action()
     except Exception as problem:
         for cause in _causes(problem):
-            if isinstance(cause, hub.GatedRepoError):
+            kinds = {each.__name__ for each in type(cause).__mro__}
+            if "GatedRepoError" in kinds:
                 raise AccessError(
                     f"{name} is gated: accept its terms on the Hub, then log in with `hf auth "
                     "login` or set HF_TOKEN"
                 ) from None
-            if isinstance(cause, hub.RevisionNotFoundError):
+            if "RevisionNotFoundError" in kinds:
                 raise RevisionError(f"{name} has no such revision: {_line(cause)}") from None
-            if isinstance(cause, hub.RepositoryNotFoundError):
+            if "RepositoryNotFoundError" in kinds:
                 raise RepositoryNotFoundError(
                     f"{name}: no such model on the Hub, or it is private and no token opens it; "
                     "a folder must exist on this machine"
                 ) from None
-            if isinstance(cause, hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError):
+            if kinds & {"OfflineModeIsEnabled", "LocalEntryNotFoundError"}:
                 raise OfflineError(
                     f"{name} is not in the cache and the Hub cannot be reached (or "
                     "HF_HUB_OFFLINE is set)"

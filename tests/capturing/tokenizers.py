@@ -29,7 +29,8 @@ CHATML = (
 
 TURNS = (
     "{{ bos_token }}{%- for m in messages -%}"
-    "{%- if m['role'] == 'system' -%}{{ raise_exception('System role not supported') }}{%- endif -%}"
+    "{%- if m['role'] == 'system' -%}"
+    "{{ raise_exception('System role not supported') }}{%- endif -%}"
     "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] | trim + '<|im_end|>\n' }}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|im_start|>model\n' }}{%- endif -%}"
 )
