@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from actstore.hub.push import Pushed
+    from actstore.training.clt import CltBatches
     from actstore.writing import WriteSummary
 
 
@@ -240,6 +241,27 @@ class Store:
             )
         shards = np.arange(len(self._snapshot.shards))
         return Selection(self._open(), self._metadata, rows, shards=shards, description="by row_id")
+
+    def clt_batches(
+        self, size: int = 1024, where: str | None = None, *, n_targets: int = 16, **options: Any
+    ) -> CltBatches:
+        """Return batches of ``mlp_in`` and of later layers' ``mlp_out``, joined by token.
+
+        Args:
+            size: tokens per batch.
+            where: an SQL condition on the rows.
+            n_targets: how many layers after its own a layer has as targets, at most.
+            options: ``layers`` of ``mlp_in`` (all that have a target when missing), and
+                what :meth:`Selection.batches` and :meth:`select` take.
+
+        Raises:
+            ActstoreError: as :class:`~actstore.training.clt.CltBatches` says.
+        """
+        from actstore.training import clt
+
+        settings, own, equals = clt.separate(size, options)
+        rows = self.select(where, site=list(clt.SITES), **equals)
+        return clt.CltBatches(rows, settings, n_targets=n_targets, **own)
 
     def nearest(
         self,

@@ -21,7 +21,7 @@ from actstore.training.normalisation import Normalisation
 from actstore.training.order import Ordering
 from actstore.training.plan import Place, Plan, Step
 from actstore.training.prefetch import Ahead
-from actstore.training.reading import Reader, Vectors, default_block, default_window
+from actstore.training.reading import BLOCK_BYTES, WINDOW_BYTES, Reader, Vectors
 from actstore.training.state import Lane
 
 if TYPE_CHECKING:
@@ -90,16 +90,15 @@ class Batches(Iterator[Batch]):
         self._lock = Lock()
         snapshot = selection._snapshot
         width, stored = selection.shape[1], selection.dtype
+        row_bytes = max(1, width * np.dtype(stored).itemsize)
         self._plan = Plan(
             rows=len(selection),
             size=settings.size,
             ordering=ordering(
-                settings.shuffle,
-                settings.seed,
-                settings.block,
+                settings,
                 remote=snapshot.files.portion is not None,
-                width=width,
-                dtype=stored,
+                block=max(1, BLOCK_BYTES // row_bytes),
+                window=max(1, WINDOW_BYTES // row_bytes),
             ),
             rank=settings.rank,
             world_size=settings.world_size,
@@ -116,9 +115,9 @@ class Batches(Iterator[Batch]):
             Vectors(
                 snapshot,
                 width=width,
-                dtype=_dtype(settings.dtype, stored, self.normalisation),
+                dtype=check_dtype(settings.dtype, stored, self.normalisation),
                 normalisation=self.normalisation,
-                pinned=_pinned(settings.pin_memory),
+                pinned=use_pinned(settings.pin_memory),
             ),
             end=self._plan.end,
         )
@@ -243,33 +242,33 @@ class Batches(Iterator[Batch]):
         return self._hash
 
 
-def ordering(
-    shuffle: Shuffled,
-    seed: int,
-    block: int | None,
-    *,
-    remote: bool,
-    width: int,
-    dtype: schema.VectorType,
-) -> Ordering:
+def ordering(settings: Settings, *, remote: bool, block: int, window: int) -> Ordering:
     """Return the order that was asked for; by default blocks are shuffled in remote stores.
+
+    Args:
+        settings: what was asked for.
+        remote: whether the store is on another machine.
+        block: rows of a block where none is given.
+        window: rows that are mixed with one another, where they make up a block at least.
 
     Raises:
         UsageError: there is no such way to shuffle, or ``block`` is given for another.
     """
+    shuffle, seed = settings.shuffle, settings.seed
     if shuffle is True:
-        shuffle = "blocks" if remote or block is not None else "exact"
+        shuffle = "blocks" if remote or settings.block is not None else "exact"
     if shuffle not in (False, "exact", "blocks"):
         raise UsageError(f"shuffle is True, False, 'exact' or 'blocks', got {shuffle!r}")
     if shuffle != "blocks":
-        if block is not None:
-            raise UsageError(f"block={block} goes with shuffle='blocks', got shuffle={shuffle!r}")
+        if settings.block is not None:
+            raise UsageError(
+                f"block={settings.block} goes with shuffle='blocks', got shuffle={shuffle!r}"
+            )
         return Ordering(shuffle=shuffle or "none", seed=seed)
-    block = default_block(width, dtype) if block is None else block
+    block = block if settings.block is None else settings.block
     if block < 1:
         raise UsageError(f"a block holds at least one row, got block={block}")
-    window = default_window(block, width, dtype)
-    return Ordering(shuffle="blocks", seed=seed, block=block, window=window)
+    return Ordering(shuffle="blocks", seed=seed, block=block, window=max(window, block))
 
 
 def _normalisation(
@@ -290,11 +289,16 @@ def _normalisation(
     return wanted
 
 
-def _dtype(
+def check_dtype(
     wanted: schema.VectorType | None,
     stored: schema.VectorType,
     normalisation: Normalisation | None,
 ) -> schema.VectorType:
+    """Return the type of the batches' vectors.
+
+    Raises:
+        UsageError: there is no such type, or it would lose bits.
+    """
     if wanted not in (None, "float16", "float32"):
         raise UsageError(f"batches are of float16 or float32, got dtype={wanted!r}")
     made: schema.VectorType = stored if normalisation is None else "float32"
@@ -306,7 +310,7 @@ def _dtype(
     return wanted or made
 
 
-def _pinned(wanted: bool | None) -> bool:
+def use_pinned(wanted: bool | None) -> bool:
     """Say whether to use pinned memory: by default where torch is in use and sees a GPU."""
     if wanted is None:
         if "torch" not in sys.modules:

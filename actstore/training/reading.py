@@ -59,13 +59,13 @@ class Vectors:
         self._snapshot = snapshot
         self.width = width
         self.dtype: schema.VectorType = dtype
-        self._normalisation = normalisation
+        self.normalisation = normalisation
         self._pinned = pinned
         self._memory = Memory()
 
     def gather(self, row_ids: np.ndarray) -> np.ndarray:
         """Return the vectors of rows of the store."""
-        if self._pinned and self._normalisation is None:
+        if self._pinned and self.normalisation is None:
             _, stored = self._snapshot.shape(row_ids) if len(row_ids) else (0, self.dtype)
             if stored == self.dtype:
                 return self._snapshot.gather(row_ids, self._matrix(len(row_ids)))
@@ -77,15 +77,15 @@ class Vectors:
 
     def finish(self, stored: np.ndarray) -> np.ndarray:
         """Return vectors as they are stored in the wanted form."""
-        if self._normalisation is None and stored.dtype == self.dtype and not self._pinned:
+        if self.normalisation is None and stored.dtype == self.dtype and not self._pinned:
             return stored
         out = self._matrix(len(stored))
         if stored.dtype == out.dtype:
             np.copyto(out, stored)
         else:
             floats.widen(stored, out)
-        if self._normalisation is not None:
-            self._normalisation.apply(out)
+        if self.normalisation is not None:
+            self.normalisation.apply(out)
         return out
 
     def _matrix(self, rows: int) -> np.ndarray:
@@ -160,14 +160,3 @@ class Reader:
     def _load(self, order: Blocks, number: int) -> Window:
         members = order.members(number)
         return Window(members, self._snapshot.gather(self._rows[members]))
-
-
-def default_block(width: int, dtype: schema.VectorType) -> int:
-    """Return the rows of a block of :data:`BLOCK_BYTES`."""
-    return max(1, BLOCK_BYTES // max(1, width * np.dtype(dtype).itemsize))
-
-
-def default_window(block: int, width: int, dtype: schema.VectorType) -> int:
-    """Return the rows of a window of :data:`WINDOW_BYTES`, in whole blocks."""
-    blocks = WINDOW_BYTES // max(1, block * width * np.dtype(dtype).itemsize)
-    return block * max(1, blocks)
