@@ -112,8 +112,8 @@ def enliven(model: Any, seed: int) -> Any:
 @functools.cache
 def _vocabulary() -> dict[str, int]:
     special = ["<pad>", "<bos>", "<eos>", "<unk>", "<|system|>", "<|user|>", "<|assistant|>"]
-    special += ["<|end|>", "<image>", "<|vision_start|>", "<|vision_end|>", "<fake>", "<row>"]
-    special += ["<global>", "<video>"]
+    special += ["<|end|>", "<image>", "<video>", "<|vision_start|>", "<|vision_end|>"]
+    special += ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
     words = (
         "what is larger smaller which the of two numbers answer a b c yes no or and you be brief"
     )
@@ -121,8 +121,20 @@ def _vocabulary() -> dict[str, int]:
     return {word: number for number, word in enumerate(special + words.split() + marks)}
 
 
-def tokenizer(*, padding_side: str = "left", bos: bool = True) -> Any:
-    """Return a fast tokenizer of words and single digits, which begins texts with ``<bos>``."""
+def build_vlm(name: str, seed: int = 0, *, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Return a vision-language model of the family and its processor; see `vision_families`."""
+    from tests.capturing import vision_families
+
+    return vision_families.build_vlm(name, seed, dtype=dtype)
+
+
+def tokenizer(
+    *, padding_side: str = "left", bos: bool = True, named: dict[str, str] | None = None
+) -> Any:
+    """Return a fast tokenizer of words and single digits, which begins texts with ``<bos>``.
+
+    ``named`` gives tokens a name as attributes, as processors want them (``image_token``).
+    """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -145,8 +157,9 @@ def tokenizer(*, padding_side: str = "left", bos: bool = True) -> Any:
         bos_token="<bos>",
         eos_token="<eos>",
         unk_token="<unk>",
-        additional_special_tokens=[word for word in special if word not in _NAMED],
+        extra_special_tokens=[word for word in special if word not in _NAMED],
         padding_side=padding_side,
+        **(named or {}),
     )
     found.chat_template = CHAT_TEMPLATE
     return found
