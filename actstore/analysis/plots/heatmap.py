@@ -1,0 +1,86 @@
+"""Heatmap of how large each dimension is, layer by layer or class by class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from actstore.analysis import sampling
+from actstore.analysis.moments import measure
+from actstore.analysis.plots import style
+from actstore.analysis.profiles import class_codes
+from actstore.errors import MixedVectorsError, TooFewRowsError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from actstore.querying.selection import Selection
+
+ROWS = 500
+"""Rows of each line at most."""
+_COLUMNS = 400
+
+
+def heatmap(selection: Selection, *, by: str | None = "label", rows: int = ROWS) -> Figure:
+    """Return the root mean square of each dimension, a line per layer.
+
+    Of a single layer there is a line per value of ``by``. Dimensions that share a pixel
+    show the largest of them, so that a single outlier dimension stays visible.
+
+    Raises:
+        TooFewRowsError: no rows, or nothing finite.
+        UsageError: several models, sites or poolings.
+        MixedVectorsError: vectors of several widths.
+    """
+    place = sampling.require_one_place(selection)
+    layers = sampling.layer_values(selection)
+    if len(layers) > 1:
+        codes, names = sampling.layers_of(selection), []
+    else:
+        found = class_codes(selection, by, most=24)
+        codes, names = found.codes, list(found.names)
+    lines, largest = [], 0
+    for number in range(len(names) or len(layers)):
+        part = selection.take(np.flatnonzero(codes == number))
+        sample = sampling.draw(part, rows).selection
+        largest = max(largest, len(sample))
+        moments = measure(sample.snapshot, sample.rows)
+        if len({one.width for one in moments}) > 1:
+            raise MixedVectorsError("the rows have vectors of several widths: select one model")
+        lines.append(moments[0].rms)
+    if len({len(line) for line in lines}) > 1:
+        raise MixedVectorsError("the layers have vectors of several widths: select one model")
+    width = len(lines[0])
+    bins = min(width, _COLUMNS)
+    edges = np.linspace(0, width, bins + 1).astype(int)
+    grid = np.stack([np.maximum.reduceat(line, edges[:-1]) for line in lines])
+    positive = grid[np.isfinite(grid) & (grid > 0)]
+    if not len(positive):
+        raise TooFewRowsError("every value is zero or not finite, so there is nothing to draw")
+    with style.styled():
+        from matplotlib.colors import LogNorm
+
+        figure = style.picture(7.5, min(9, max(2.6, 1.6 + 0.16 * len(lines))))
+        axes = figure.add_subplot()
+        axes.grid(visible=False)
+        low, high = float(np.quantile(positive, 0.01)), float(positive.max())
+        image = axes.imshow(
+            np.where(grid > 0, grid, np.nan),
+            aspect="auto",
+            interpolation="nearest",
+            cmap=style.SEQUENTIAL,
+            norm=LogNorm(low if low < high else high / 10, high),
+            extent=(0, width, len(lines) - 0.5, -0.5),
+        )
+        if names:
+            axes.set_yticks(range(len(names)), [style.plain(name, 28) for name in names])
+        else:
+            style.layer_ticks(axes, layers, axis="y")
+        axes.set_xlabel("dimension")
+        figure.colorbar(image, ax=axes, label="root mean square")
+        note = f"up to {largest:,} rows a line"
+        if bins < width:
+            note += f"; each column shows the largest of {width / bins:.0f} dimensions"
+        style.finish(figure, f"Size of dimensions · {style.subject(place, layers)}", note)
+    return figure

@@ -1,0 +1,123 @@
+"""How well the difference of two classes' means tells them apart: AUROC, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from actstore.analysis import classes, folds, metrics, sampling
+from actstore.errors import TooFewRowsError
+from actstore.storage import floats
+
+if TYPE_CHECKING:
+    from actstore.querying.selection import Selection
+
+FOLDS = 5
+SAMPLE = 2000
+"""Rows of each layer at most."""
+
+
+class Separation(NamedTuple):
+    """One layer's result."""
+
+    layer: int | None
+    auroc: metrics.Estimate
+    rows: int
+    positives: int
+
+
+class Separations(NamedTuple):
+    """All layers' results, and of which classes they are."""
+
+    positive: str
+    negative: str
+    layers: tuple[Separation, ...]
+    note: str
+    """What was done, and with how many rows."""
+
+
+def by_layer(
+    selection: Selection,
+    label: str = "label",
+    *,
+    positive: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] | None = None,
+    most: int = SAMPLE,
+) -> Separations:
+    """Return cross-validated AUROCs along the difference of the class means.
+
+    Each row is scored along a direction found without its fold, and rows of one question
+    (where there is none: of one example) stay in one fold. This is the cheap look; a
+    trained probe with its baselines is what ``actstore probe`` is for.
+
+    Args:
+        selection: of one model, site and pooling.
+        label: column with the classes.
+        positive: as for ``actstore probe``; all others are the other class.
+        negative: the same.
+        most: rows of each layer to look at.
+
+    Raises:
+        TooFewRowsError: one class only, or fewer examples of a class than two.
+        UsageError: more than two classes and none was named.
+    """
+    sampling.require_one_place(selection)
+    values = np.array(selection.table([label])[label].to_pylist(), object)
+    found = classes.find(label, values.tolist(), positive, negative)
+    texts = np.array([None if value is None else str(value) for value in values], object)
+    used = np.isin(texts, [*found.positive, *found.negative])
+    kept, layers = selection.take(used), sampling.layers_of(selection)[used]
+    texts = texts[used]
+    names = sampling.layer_values(selection)
+    results = []
+    for number in np.unique(layers).tolist():
+        places = np.flatnonzero(layers == number)
+        part = sampling.draw(kept.take(places), most).selection
+        # The drawn rows' labels: positions of their row numbers among all.
+        rows = np.searchsorted(kept.rows[places], part.rows)
+        one = _layer(part, np.isin(texts[places][rows], found.positive))
+        if one is not None:
+            results.append(one._replace(layer=names[number]))
+    if not results:
+        raise TooFewRowsError(
+            f"no layer has two examples of each class, {found.names[0]} and {found.names[1]}"
+        )
+    largest = max(result.rows for result in results)
+    return Separations(
+        *found.names,
+        tuple(results),
+        f"difference of means, {FOLDS} folds, up to {largest:,} rows a layer",
+    )
+
+
+def _layer(selection: Selection, positive: np.ndarray) -> Separation | None:
+    vectors = floats.widen(selection.numpy())
+    finite = np.isfinite(vectors).all(axis=1)
+    table = selection.table(["question", "example_id"]).to_pydict()
+    texts = [
+        question if question is not None else f"\0{example}"
+        for question, example in zip(table["question"], table["example_id"], strict=True)
+    ]
+    groups = np.unique(np.array(texts, object)[finite].astype(str), return_inverse=True)[1]
+    vectors, positive = vectors[finite], positive[finite]
+    fewest = min(len(np.unique(groups[positive == side])) for side in (True, False))
+    if fewest < 2:
+        return None
+    divided = folds.grouped(positive, groups, min(FOLDS, fewest), 0)
+    scores = np.zeros(len(vectors))
+    tested = []
+    for fold in divided:
+        train, side = vectors[fold.train], positive[fold.train]
+        if len(np.unique(side)) < 2 or len(np.unique(positive[fold.test])) < 2:
+            continue
+        direction = train[side].mean(axis=0, dtype=np.float64) - train[~side].mean(
+            axis=0, dtype=np.float64
+        )
+        scores[fold.test] = vectors[fold.test] @ direction
+        tested.append(fold)
+    if not tested:
+        return None
+    estimate = metrics.auroc_interval(scores, positive, groups, tested)
+    return Separation(None, estimate, len(vectors), int(positive.sum()))

@@ -1,0 +1,149 @@
+"""`actstore plot`: a picture of a store for a notebook or a paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from actstore.commands import output
+from actstore.commands.options import (
+    at_option,
+    filter_options,
+    given_filters,
+    json_option,
+    readable_store_argument,
+    report_traffic,
+    where_argument,
+)
+from actstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from actstore.querying.selection import Selection
+
+KINDS = ("histogram", "heatmap", "norms", "pca", "similarity", "auroc")
+_SAMPLED = ("histogram", "heatmap", "pca", "similarity")
+
+
+@click.command("plot")
+@readable_store_argument
+@where_argument
+@click.option("--kind", type=click.Choice(KINDS), required=True, help="What to draw.")
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="Where to: a name that ends in .png, .svg or .html.",
+)
+@click.option(
+    "--by",
+    metavar="COLUMN",
+    default="label",
+    show_default=True,
+    help="Metadata column whose values are told apart; an empty text tells none apart.",
+)
+@click.option(
+    "--positive",
+    multiple=True,
+    metavar="VALUE",
+    help="auroc: the positive class, all other values being negative; may be repeated.",
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="DIR|FILE",
+    help="auroc: draw the results of `actstore probe --out DIR` instead of measuring.",
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(min=3),
+    metavar="N",
+    help="How many rows to draw at most (of each layer, but for histogram).",
+)
+@filter_options
+@json_option
+@at_option
+def command(
+    store: str | Path,
+    where: str | None,
+    kind: str,
+    target: Path,
+    by: str,
+    positive: tuple[str, ...],
+    report: Path | None,
+    rows: int | None,
+    as_json: bool,
+    at: int | None,
+    **filters: Any,
+) -> None:
+    """Draw STORE, or its rows that meet WHERE, into FILE.
+
+    \b
+      histogram   how often which value occurs
+      heatmap     how large each dimension is, by layer
+      norms       length of the vectors by layer: median and spread
+      pca         rows along their two directions of largest variance, by layer
+      similarity  linear CKA between layers; of one layer, cosines between rows
+      auroc       how well the label can be read off each layer, with intervals
+
+    A picture is of one model, site and pooling. Rows of large stores are sampled, and the
+    picture says so. The same rows give the same bytes.
+
+    \b
+    Examples:
+      actstore plot runs.store --kind pca -o pca.png
+      actstore plot runs.store --kind norms --by task -o norms.svg
+      actstore plot runs.store --kind pca --layer 12 -o pca.html
+      actstore plot runs.store --kind auroc --report probes -o auroc.svg
+    """
+    import actstore
+    from actstore.analysis import plots
+
+    if target.suffix.lower() not in (".png", ".svg", ".html"):
+        raise click.BadParameter(
+            f"{target.name} should end in .png, .svg or .html", param_hint="-o"
+        )
+    if (positive or report) and kind != "auroc":
+        raise click.UsageError("--positive and --report are for --kind auroc")
+    if rows is not None and kind not in _SAMPLED:
+        raise click.UsageError(f"--rows is for --kind {', '.join(_SAMPLED)}")
+    if report is not None:
+        figure = plots.auroc_of_report(report)
+    else:
+        with actstore.open(store, at=at) as opened:
+            selection = opened.select(where, **given_filters(filters))
+            figure = _draw(kind, selection, by or None, positive, rows)
+            report_traffic(opened.traffic)
+    plots.save(figure, target)
+    if as_json:
+        output.print_json(
+            {"path": str(target), "kind": kind, "title": figure.get_suptitle().replace(r"\$", "$")}
+        )
+    else:
+        click.echo(f"{target}: {figure.get_supxlabel()}")
+
+
+def _draw(
+    kind: str, selection: Selection, by: str | None, positive: tuple[str, ...], rows: int | None
+) -> Figure:
+    from actstore.analysis import plots
+
+    if kind == "auroc":
+        if by is None:
+            raise UsageError("auroc needs a column with the classes: --by label")
+        return plots.auroc(selection, by=by, positive=positive or None)
+    if kind == "norms":
+        return plots.norms(selection, by=by)
+    sampled = {
+        "histogram": plots.histogram,
+        "heatmap": plots.heatmap,
+        "pca": plots.pca,
+        "similarity": plots.similarity,
+    }[kind]
+    return sampled(selection, by=by) if rows is None else sampled(selection, by=by, rows=rows)

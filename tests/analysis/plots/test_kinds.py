@@ -1,0 +1,132 @@
+"""Every kind of picture over every kind of store: drawn, titled, and the same each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import actstore
+from actstore.analysis import plots
+from actstore.errors import TooFewRowsError, UsageError
+from tests.analysis.plots.pictures import make, texts
+from tests.querying import stores
+
+KINDS: list[Callable[..., Figure]] = [
+    plots.histogram,
+    plots.heatmap,
+    plots.norms,
+    plots.pca,
+    plots.similarity,
+    plots.auroc,
+]
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind.__name__))
+
+
+@each_kind
+def test_the_same_rows_give_the_same_bytes(kind: Callable[..., Figure], tmp_path: Path) -> None:
+    with actstore.open(make(tmp_path)) as store:
+        for suffix in (".svg", ".png"):
+            one, other = (plots.render(kind(store.select()), suffix) for _ in range(2))
+            assert one == other
+            assert len(one) > 2000
+
+
+@each_kind
+@pytest.mark.parametrize("layers", [(None,), (5,), (-1, 0, None)], ids=str)
+def test_one_layer_and_layers_not_recorded(
+    kind: Callable[..., Figure], layers: tuple[int | None, ...], tmp_path: Path
+) -> None:
+    with actstore.open(make(tmp_path, layers=layers)) as store:
+        found = " ".join(texts(kind(store.select())))
+    assert "model" in found
+    if layers == (None,) and kind is not plots.auroc:
+        assert "layer not recorded" in found
+    if layers == (5,):
+        assert "5" in found
+
+
+@each_kind
+def test_names_that_mean_something_to_others(kind: Callable[..., Figure], tmp_path: Path) -> None:
+    labels = ("cost $5 or $6 <b>&", "推理正确")
+    with actstore.open(make(tmp_path, labels=labels, layers=(3,))) as store:
+        found = " ".join(texts(kind(store.select())))
+    if kind is not plots.histogram:  # both of its lines are in the legend too, in any case
+        assert "cost $5 or $6 <b>&" in found
+    assert "推理正确" in found
+
+
+@each_kind
+def test_rows_without_label(kind: Callable[..., Figure], tmp_path: Path) -> None:
+    with actstore.open(make(tmp_path, labels=("yes", "no", None))) as store:
+        found = texts(kind(store.select()))
+    if kind in (plots.histogram, plots.norms, plots.pca):
+        assert {"yes", "no", "no label"} <= set(found)
+
+
+@each_kind
+def test_several_sites_are_refused(kind: Callable[..., Figure], tmp_path: Path) -> None:
+    make(tmp_path)
+    stores.add(tmp_path, stores.vectors(4, 12, "float16", 0), site="mlp_out")
+    with actstore.open(tmp_path) as store:
+        with pytest.raises(UsageError, match=r"2 sites \(mlp_out, resid_post\)"):
+            kind(store.select())
+        kind(store.select(site="resid_post"))
+
+
+@each_kind
+def test_no_rows(kind: Callable[..., Figure], tmp_path: Path) -> None:
+    with actstore.open(make(tmp_path)) as store, pytest.raises(TooFewRowsError, match="no rows"):
+        kind(store.select("false"))
+
+
+@each_kind
+def test_values_that_are_not_finite(kind: Callable[..., Figure], tmp_path: Path) -> None:
+    matrix = stores.vectors(20, 6, "float32", 1)
+    matrix[3] = np.nan
+    matrix[4, 0] = np.inf
+    matrix[5] = 0
+    stores.add(tmp_path / "some", matrix, label=["a", "b"] * 10)
+    stores.add(tmp_path / "all", np.full((20, 6), np.nan, np.float32), label=["a", "b"] * 10)
+    with actstore.open(tmp_path / "some") as store:
+        assert len(plots.render(kind(store.select()), ".svg")) > 2000
+    with actstore.open(tmp_path / "all") as store, pytest.raises(TooFewRowsError):
+        kind(store.select())
+
+
+def test_many_labels_share_a_grey(tmp_path: Path) -> None:
+    labels = tuple(f"label {number}" for number in range(30))
+    with actstore.open(make(tmp_path, labels=labels, rows=60)) as store:
+        found = texts(plots.pca(store.select()))
+    assert "other (23 values)" in found
+    assert sum(text.startswith("label ") for text in found) == 7
+
+
+def test_many_layers_are_thinned_out(tmp_path: Path) -> None:
+    root = make(tmp_path, layers=tuple(range(80)), rows=6, width=4)
+    with actstore.open(root) as store:
+        assert "layer 79" in texts(plots.pca(store.select()))
+        ticks = {text for text in texts(plots.norms(store.select())) if text.isdigit()}
+    assert {"0", "5", "75"} <= ticks
+    assert "79" not in ticks
+
+
+def test_a_sample_is_stated(tmp_path: Path) -> None:
+    with actstore.open(make(tmp_path, layers=(0,))) as store:
+        found = texts(plots.pca(store.select(), rows=10))
+        assert "10 of 40 rows, drawn with seed 0" in found
+        assert any("10 of 120" in text or "10 of 40" in text for text in found)
+
+
+def test_a_layer_of_one_row(tmp_path: Path) -> None:
+    stores.add(tmp_path, stores.vectors(1, 4, "float16", 0), label=["a"], task=[None])
+    with actstore.open(tmp_path) as store:
+        for kind in (plots.histogram, plots.heatmap, plots.norms, plots.pca):
+            assert texts(kind(store.select()))
+        with pytest.raises(TooFewRowsError):
+            plots.similarity(store.select())
+        with pytest.raises(TooFewRowsError):
+            plots.auroc(store.select())

@@ -1,0 +1,65 @@
+"""`actstore plot`: files, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from actstore.commands.plot import KINDS
+from tests.commands.conftest import Command
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_drawn(actstore: Command, store: Path, tmp_path: Path, kind: str) -> None:
+    target = tmp_path / f"{kind}.svg"
+    done = actstore("plot", store, "--kind", kind, "-o", target)
+    assert done.code == 0, done.err
+    assert done.out.startswith(f"{target}: ")
+    assert b"<svg" in target.read_bytes()
+
+
+def test_conditions_and_json(actstore: Command, store: Path, tmp_path: Path) -> None:
+    words = ("--kind", "pca", "--layer", 3, "--by", "", "--rows", 5, "-o", tmp_path / "a.html")
+    document = json.loads(actstore("plot", store, "label = 'faithful'", *words, "--json").out)
+    assert document["kind"] == "pca"
+    assert "layer 3" in document["title"]
+    html = (tmp_path / "a.html").read_text()
+    assert "unfaithful" not in html
+    assert html.count("example_id: ") == 5
+
+
+def test_a_probe_s_report(actstore: Command, store: Path, tmp_path: Path) -> None:
+    results = [{"layer": 3, "auroc": 0.8, "rows": 20, "auroc_interval": [0.7, 0.9]}]
+    (tmp_path / "report.json").write_text(json.dumps({"results": results}))
+    words = ("--kind", "auroc", "--report", tmp_path, "-o", tmp_path / "a.svg")
+    assert actstore("plot", store, *words).code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("--kind", "pca", "-o", "a.gif"), 2, ".png, .svg or .html"),
+        (("--kind", "pie", "-o", "a.svg"), 2, "pie"),
+        (("--kind", "pca", "--positive", "x", "-o", "a.svg"), 2, "for --kind auroc"),
+        (("--kind", "norms", "--rows", "5", "-o", "a.svg"), 2, "--rows is for"),
+        (("--kind", "auroc", "--by", "", "-o", "a.svg"), 2, "needs a column"),
+        (("false", "--kind", "pca", "-o", "a.svg"), 1, "no rows"),
+        (("--kind", "auroc", "--report", "nowhere", "-o", "a.svg"), 2, "no report of a probe"),
+    ],
+)
+def test_what_is_refused(
+    actstore: Command,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    code: int,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = actstore("plot", store, *words)
+    assert done.code == code
+    assert told in done.err
+    assert not (tmp_path / "a.svg").exists()
