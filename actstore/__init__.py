@@ -14,12 +14,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from actstore.analysis.intervention import steering
     from actstore.errors import ActstoreError
     from actstore.ingesting import ingest
     from actstore.querying.selection import Selection
     from actstore.store import Store, open
 
-__all__ = ["ActstoreError", "Selection", "Store", "__version__", "ingest", "open"]
+__all__ = ["ActstoreError", "Selection", "Store", "__version__", "ingest", "open", "steering"]
 
 # Found when first used: importing actstore loads neither NumPy nor Arrow.
 _HOMES = {
@@ -28,6 +29,7 @@ _HOMES = {
     "Store": "actstore.store",
     "ingest": "actstore.ingesting",
     "open": "actstore.store",
+    "steering": "actstore.analysis.intervention",
 }
 
 

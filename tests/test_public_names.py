@@ -16,6 +16,7 @@ def test_the_public_names_are_these() -> None:
         "__version__",
         "ingest",
         "open",
+        "steering",
     ]
     for name in actstore.__all__:
         assert getattr(actstore, name) is not None

@@ -79,6 +79,23 @@ def find(
     return Classes(column=column, positive=wanted, negative=others)
 
 
+def alike(wanted: Sequence[str], values: Iterable[object]) -> tuple[str, ...]:
+    """Return the values that mean the same classes: equal, or one word the start of the other.
+
+    Document 002 calls its classes test and deploy in one cache, testing and deployment in
+    the other.
+    """
+    known = sorted({str(value) for value in values if value is not None})
+    equal = tuple(value for value in known if value in wanted)
+    if equal:
+        return equal
+    return tuple(
+        value
+        for value in known
+        if any(value.startswith(one) or one.startswith(value) for one in wanted if one and value)
+    )
+
+
 def _listed(value: str | Sequence[str] | None) -> tuple[str, ...]:
     if value is None:
         return ()

@@ -73,6 +73,8 @@ def probe(
     else:
         rows = chosen.and_where(train)
     selection, values = cells.labels_of(store, rows, label)
+    if test_store is not None:
+        values = values + _values(test_store, chosen.and_where(test), label)
     sides = classes.find(label, values, positive, negative)
     own = cells.cells(selection, sides, group_by, notes)
     if test_store is not None:
@@ -112,6 +114,11 @@ def probe(
         lineage=lineage,
         notes=list(dict.fromkeys(notes)),
     )
+
+
+def _values(store: Store, choice: Choice, label: str) -> list[object]:
+    column: list[object] = store.select(choice.where).table([label])[label].to_pylist()
+    return column
 
 
 def _check(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from actstore.analysis import cells, metrics, probe_files
+from actstore.analysis import cells, classes, metrics, probe_files
 from actstore.analysis.cells import Choice, Place
 from actstore.analysis.folds import Fold
 from actstore.analysis.metrics import Estimate
@@ -135,8 +135,9 @@ def _scored(saved: SavedProbe, selection: Selection, store: Store, label: str | 
     names = [" or ".join(positive), " or ".join(negative)]
     column = label or str(lineage["label"])
     values = selection.table([column])[column].cast("string").to_numpy(zero_copy_only=False)
-    truth = np.isin(values.astype(object), positive)
-    known = np.flatnonzero(truth | np.isin(values.astype(object), negative))
+    there = set(values.tolist())
+    truth = np.isin(values.astype(object), classes.alike(positive, there))
+    known = np.flatnonzero(truth | np.isin(values.astype(object), classes.alike(negative, there)))
     auroc = accuracy = None
     if len(known):
         table = selection.take(known).table(["dataset", "example_id", "question"])

@@ -1,0 +1,221 @@
+"""`actstore steer`: steering vectors of each layer, and their effect on a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from actstore.commands import output
+from actstore.commands.analysis_options import (
+    choice_options,
+    class_options,
+    interval,
+    layer_cell,
+)
+from actstore.commands.options import at_option, json_option, readable_store_argument
+from actstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from actstore.analysis.application import Applied
+    from actstore.analysis.vectors import Vector, Vectors
+
+
+@click.command("steer")
+@readable_store_argument
+@class_options
+@choice_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder for vectors/, normalized_vectors/, steering.safetensors and steering.json.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the folds.")
+@click.option(
+    "--apply",
+    is_flag=True,
+    help="Load the model and show its answers to --prompt before and after steering.",
+)
+@click.option(
+    "--prompt", "prompts", multiple=True, metavar="TEXT", help="What to ask; may be repeated."
+)
+@click.option(
+    "--load",
+    metavar="ID|PATH",
+    help="Where the model is loaded from; what the store calls it by default.",
+)
+@click.option(
+    "--apply-layer",
+    type=int,
+    metavar="N",
+    help="Layer to steer at; by default the one with the largest AUROC.",
+)
+@click.option(
+    "--scale",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Factor of the vector; 1 is the difference of the means, negative steers away.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=40,
+    show_default=True,
+    help="Length of an answer.",
+)
+@click.option(
+    "--chat-template/--no-chat-template",
+    default=True,
+    show_default=True,
+    help="Put prompts into the tokenizer's chat template, where it has one.",
+)
+@at_option
+@json_option
+def command(
+    store: str | Path,
+    label: str,
+    positive: tuple[str, ...],
+    negative: tuple[str, ...],
+    layers: list[int | None] | None,
+    where: str | None,
+    model: str | None,
+    site: str | None,
+    pooling: str | None,
+    out: Path | None,
+    seed: int,
+    apply: bool,
+    prompts: tuple[str, ...],
+    load: str | None,
+    apply_layer: int | None,
+    scale: float,
+    max_new_tokens: int,
+    chat_template: bool,
+    at: int | None,
+    as_json: bool,
+) -> None:
+    """Make a steering vector of each layer of STORE: mean of A minus mean of B.
+
+    Separation (Cohen's d) and AUROC are those of the projection of rows that the vector was
+    not made of; norms and the cosine with the next layer's vector stand beside them.
+
+    \b
+    Examples:
+      actstore steer runs.store --positive deploy --negative test --out steering
+      actstore steer runs.store --positive deploy --layers 12 --apply --scale 4 \\
+                     --prompt "Is this a test?"
+    """
+    import actstore
+    from actstore.analysis import vectors
+    from actstore.analysis.cells import Choice
+
+    if out is None and not apply:
+        raise click.UsageError("say where the vectors go with --out DIR, or --apply them")
+    if apply and not prompts:
+        raise click.UsageError("--apply needs at least one --prompt")
+    with actstore.open(store, at=at) as opened:
+        made = vectors.steer(
+            opened,
+            positive=positive or None,
+            negative=negative or None,
+            label=label,
+            choice=Choice(where=where, layers=layers, model=model, site=site, pooling=pooling),
+            seed=seed,
+        )
+    if out is not None:
+        vectors.save(made, out)
+    chosen = _chosen(made, apply_layer) if apply else None
+    answers = _apply(chosen, load, prompts, scale, max_new_tokens, chat_template) if chosen else []
+    if as_json:
+        document: Any = vectors.summary(made)
+        if chosen:
+            document = {
+                "vectors": document,
+                "layer": chosen.place.layer,
+                "scale": scale,
+                "answers": [
+                    {"prompt": one.prompt, "before": one.before, "after": one.after}
+                    for one in answers
+                ],
+            }
+        output.print_json(document)
+        return
+    _show(made)
+    for note in made.notes:
+        output.note(f"note: {note}")
+    if out is not None:
+        output.note(f"{output.count(len(made.vectors), 'vector')} written to {out}")
+    if chosen:
+        click.echo(f"\nsteered at layer {chosen.place.layer} with scale {scale:g}")
+        for one in answers:
+            click.echo(f"\nprompt  {one.prompt}\nbefore  {one.before}\nafter   {one.after}")
+
+
+def _show(made: Vectors) -> None:
+    first, second = made.classes.names
+    place = made.vectors[0].place
+    click.echo(f"{first} - {second} at {place.site} ({place.pooling}), model {place.model}")
+    output.print_table(
+        (
+            "layer",
+            first,
+            second,
+            "norm",
+            "mean norm",
+            "separation",
+            "auroc",
+            "interval",
+            "cos next",
+        ),
+        [
+            (
+                layer_cell(one.place.layer),
+                *one.rows,
+                round(one.norm, 4),
+                round(one.mean_norm, 4),
+                None if one.separation is None else round(one.separation, 3),
+                None if one.auroc is None else round(one.auroc.value, 3),
+                None if one.auroc is None else interval(one.auroc.low, one.auroc.high),
+                None if one.cosine_next is None else round(one.cosine_next, 3),
+            )
+            for one in made.vectors
+        ],
+    )
+
+
+def _chosen(made: Vectors, layer: int | None) -> Vector:
+    if layer is None:
+        return max(made.vectors, key=lambda one: one.auroc.value if one.auroc else 0.0)
+    for one in made.vectors:
+        if one.place.layer == layer:
+            return one
+    there = ", ".join(layer_cell(one.place.layer) for one in made.vectors)
+    raise UsageError(f"no vector of layer {layer} was made, only of {there}")
+
+
+def _apply(
+    chosen: Vector,
+    load: str | None,
+    prompts: tuple[str, ...],
+    scale: float,
+    max_new_tokens: int,
+    chat_template: bool,
+) -> list[Applied]:
+    from actstore.analysis import application
+    from actstore.capturing import loading
+
+    if chosen.place.layer is None or chosen.place.layer < 0:
+        raise UsageError("a vector is added at a block, and this one's layer has no number")
+    loaded = loading.load(load or chosen.place.model, generate=True)
+    return application.before_and_after(
+        loaded,
+        prompts,
+        chosen.vector,
+        chosen.place.layer,
+        scale,
+        site=chosen.place.site,
+        max_new_tokens=max_new_tokens,
+        chat_template=chat_template,
+    )

@@ -1,0 +1,115 @@
+"""`actstore validate`: the AUROC of steering vectors on validation data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from actstore.commands import output
+from actstore.commands.analysis_options import (
+    choice_options,
+    class_options,
+    interval,
+    layer_cell,
+)
+from actstore.commands.options import at_option, json_option, readable_store_argument
+
+
+@click.command("validate")
+@readable_store_argument
+@click.option(
+    "--vectors",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Folder of layer_L.pt files, or the one that `actstore steer` wrote.",
+)
+@class_options
+@choice_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder for probe_stats_layerL.csv, report.json and the picture.",
+)
+@click.option(
+    "--visualize/--no-visualize",
+    default=True,
+    show_default=True,
+    help="Draw AUROC by layer, where matplotlib is installed.",
+)
+@at_option
+@json_option
+def command(
+    store: str | Path,
+    folder: Path,
+    label: str,
+    positive: tuple[str, ...],
+    negative: tuple[str, ...],
+    layers: list[int | None] | None,
+    where: str | None,
+    model: str | None,
+    site: str | None,
+    pooling: str | None,
+    out: Path | None,
+    visualize: bool,
+    at: int | None,
+    as_json: bool,
+) -> None:
+    """Project the rows of STORE on steering vectors and say how well that tells classes apart.
+
+    An example's score is the mean dot product of its rows with the vector of their layer.
+    probe_stats_layerL.csv has the scores of every example: question_id, question, type,
+    mean_score, max_score, min_score, std_score.
+
+    \b
+    Examples:
+      actstore validate validation.store --vectors steering --positive deployment --out validation
+      actstore validate validation.store --vectors run/normalized_vectors --layers 10,20
+    """
+    import actstore
+    from actstore.analysis import auroc_plot, validation
+    from actstore.analysis.cells import Choice
+
+    with actstore.open(store, at=at) as opened:
+        found = validation.validate(
+            opened,
+            folder,
+            positive=positive or None,
+            negative=negative or None,
+            label=label,
+            choice=Choice(where=where, layers=layers, model=model, site=site, pooling=pooling),
+        )
+    first, second = found.classes.names
+    if out is not None:
+        validation.save(found, out)
+        if visualize and auroc_plot.available():
+            points = [auroc_plot.Point(one.place, one.auroc) for one in found.layers]
+            drawn = auroc_plot.figure(points, f"steering vectors: {first} against {second}")
+            for name in ("auroc.png", "auroc.svg"):
+                auroc_plot.save(drawn, out / name)
+    if as_json:
+        output.print_json(validation.summary(found))
+        return
+    click.echo(f"{first} (positive) against {second}, 95 % intervals")
+    output.print_table(
+        ("site", "pooling", "layer", "examples", first, "auroc", "interval"),
+        [
+            (
+                one.place.site,
+                one.place.pooling,
+                layer_cell(one.place.layer),
+                one.examples,
+                one.positives,
+                round(one.auroc.value, 4),
+                interval(one.auroc.low, one.auroc.high),
+            )
+            for one in found.layers
+        ],
+    )
+    for note in found.notes:
+        output.note(f"note: {note}")
+    if out is not None:
+        output.note(f"written to {out}: probe_stats_layer*.csv, report.json")
