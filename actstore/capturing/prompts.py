@@ -147,7 +147,7 @@ class Prompter:
         for example, each in zip(examples, encoded, strict=True):
             length = len(each.ids)
             if self.sees:
-                length += self._image_tokens(example)
+                length += self._image_tokens(example) - len(example.pictures)
             else:
                 self._ready[id(example)] = (example, each)
             found.append(length)
@@ -300,16 +300,16 @@ class Prompter:
                 extra = {"return_offsets_mapping": True, "return_text_replacement_offsets": True}
                 found = self._processor(**options, **(extra if located else {}))
             except (TypeError, ValueError) as problem:
+                others = f" and {len(examples) - 1} more" if len(examples) > 1 else ""
                 raise ExampleError(
-                    f"{examples[0].where} and {len(examples) - 1} more: the processor refuses "
-                    f"them: {problem}"
+                    f"{examples[0].where}{others}: the processor refuses the prompt: {problem}"
                 ) from problem
-        inputs = dict(found)
+        inputs = {name: value for name, value in dict(found).items() if name != "labels"}
         offsets = inputs.pop("offset_mapping", None)
         replaced = inputs.pop("text_replacement_offsets", None)
+        replaced = replaced if isinstance(replaced, list) else None  # a tensor if all are empty
         inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
         places: list[_Place | None] = [None] * len(examples)
-        # A processor that writes its own prompt around ours says nothing of what it replaced.
         if offsets is not None and (replaced or not any(images)):
             shifts: Sequence[Any] = replaced or [()] * len(examples)
             for row in range(len(examples)):
@@ -337,11 +337,7 @@ class Prompter:
         roles[real] = _ROLE["special"]
         question, answer = np.zeros_like(real), np.zeros_like(real)
         for row, (each, place) in enumerate(zip(rendered, places, strict=True)):
-            finder = (
-                _Offsets(*place, real[row])
-                if place is not None
-                else _Searched(self._text_of, ids[row], real[row])
-            )
+            finder = self._finder(each, place, ids[row], real[row])
             for start, end, role in each.roles:
                 roles[row, finder.tokens((start, end), each.text) & real[row]] = _ROLE[role]
             if each.question is not None:
@@ -369,6 +365,22 @@ class Prompter:
             roles=roles,
             rendered=[each.text for each in rendered],
         )
+
+    def _finder(
+        self, rendered: Rendered, place: _Place | None, ids: np.ndarray, real: np.ndarray
+    ) -> _Offsets | _Searched:
+        """Return what finds tokens by characters: by offsets if they can be believed."""
+        searched = _Searched(self._text_of, ids, real)
+        if place is None:
+            return searched
+        finder = _Offsets(*place, real)
+        if self.sees:
+            # Some processors write more around our prompt than they tell (PaliGemma's BOS).
+            for start, end, _ in rendered.roles:
+                found = self._text_of(ids[finder.tokens((start, end), rendered.text) & real])
+                if _bare(rendered.text[start:end]) not in _bare(found):
+                    return searched
+        return finder
 
     def _text_of(self, ids: np.ndarray) -> str:
         return str(self.tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False))

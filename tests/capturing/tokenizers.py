@@ -13,7 +13,20 @@ TEXTS = [
     "Describe this image: is the sky blue, grey or black?",
     "user system assistant model USER ASSISTANT",
 ]
-SPECIALS = ["<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>", "<image>"]
+SPECIALS = ["<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>"]
+IMAGES = {
+    "image_token": "<image>",
+    "context_image_token": "<image>",
+    "boi_token": "<boi>",
+    "start_image_token": "<boi>",
+    "eoi_token": "<eoi>",
+    "end_image_token": "<eoi>",
+    "video_token": "<video>",
+    "fake_image_token": "<fake>",
+    "global_image_token": "<global>",
+    "end_of_utterance_token": "<|im_end|>",
+}
+"""The names by which processors look for their tokens."""
 
 CHATML = (
     "{%- if messages[0]['role'] != 'system' -%}"
@@ -66,7 +79,9 @@ def tokenizer(
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=[AddedToken(each, special=True) for each in SPECIALS],
+        special_tokens=[
+            AddedToken(each, special=True) for each in dict.fromkeys([*SPECIALS, *IMAGES.values()])
+        ],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -86,7 +101,8 @@ def tokenizer(
     made = PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token="</s>",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>", "<image>"],
+        extra_special_tokens=["<|im_start|>", "<|im_end|>"],
+        model_specific_special_tokens=IMAGES,
         **options,
     )
     made.chat_template = template
