@@ -47,7 +47,8 @@ class Field(NamedTuple):
     """A compiled text."""
 
     text: str
-    pieces: tuple[str | Part, ...]
+    pieces: tuple[Any, ...]
+    """Parts to fill, and what stands there as it is."""
 
     def value(self, record: Mapping[str, Any], where: str) -> Any:
         """Return the text filled from ``record``; None where an optional part is missing.
@@ -56,7 +57,7 @@ class Field(NamedTuple):
             ExampleError: the record lacks a column; the message has those that there are.
         """
         found = [
-            piece if isinstance(piece, str) else _filled(piece, record, where)
+            _filled(piece, record, where) if isinstance(piece, Part) else piece
             for piece in self.pieces
         ]
         if len(found) == 1:

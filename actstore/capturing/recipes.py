@@ -126,13 +126,13 @@ def load(name: str | Path) -> CaptureRecipe:
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
         return read(path)
-    packaged = resources.folder("ingest") / "capture" / f"{name}.toml"
-    if not packaged.is_file() or packaged.parent.name != "capture":
-        names = sorted(each.stem for each in packaged.parent.glob("*.toml"))
+    folder = resources.folder("ingest") / "capture"
+    names = sorted(each.stem for each in folder.glob("*.toml"))
+    if str(name) not in names:
         raise RecipeError(
             f"no capture recipe {str(name)!r}: there are {', '.join(names)}, or give a TOML file"
         )
-    return read(packaged)
+    return read(folder / f"{name}.toml")
 
 
 def read(path: Path) -> CaptureRecipe:
