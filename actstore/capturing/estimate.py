@@ -1,0 +1,133 @@
+"""What a capture will take: rows, bytes on disk, memory and minutes; and whether the disk has it."""
+
+from __future__ import annotations
+
+import io
+import resource
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from actstore import schema
+from actstore.errors import DiskSpaceError
+from actstore.storage.rows import RowBatch
+
+_SHARD_BYTES = 20_000
+"""What a shard has besides rows: its schema, statistics and footer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What the whole run takes, from a first batch that was timed."""
+
+    examples: int
+    rows: int
+    bytes: int
+    """On disk, metadata included."""
+    free_bytes: int
+    """On the disk that the store is on."""
+    peak_memory: int
+    """Bytes: of the accelerator where the model is on one, else of this process."""
+    memory_of: str
+    """Whose memory that is: ``cuda:0``, ``cpu``."""
+    seconds: float
+    """Of the model; storing goes on beside it."""
+
+    @property
+    def minutes(self) -> float:
+        """The same in minutes."""
+        return self.seconds / 60
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {**asdict(self), "minutes": round(self.minutes, 2)}
+
+
+def free_bytes(store: Path) -> int:
+    """Return what is free on the disk where ``store`` is, or will be made."""
+    folder = store.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def check_space(store: Path, needed: int, free: int) -> None:
+    """Refuse a run that the disk cannot hold.
+
+    Raises:
+        DiskSpaceError: with both numbers and what makes a run smaller.
+    """
+    if needed > free:
+        raise DiskSpaceError(
+            f"the run would write {size(needed)} to {store}, where {size(free)} are free; capture "
+            "fewer layers, sites or pools (prompt.last instead of prompt.tokens), fewer examples "
+            "(--first-k), in float16 (--storage-dtype), or to another disk"
+        )
+
+
+def size(count: int) -> str:
+    """Return a number of bytes as a person reads it."""
+    number = float(count)
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if number < 1000 or unit == "TB":
+            break
+        number /= 1000
+    return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
+
+
+def bytes_per_example(batches: Sequence[RowBatch], examples: int) -> float:
+    """Return what an example takes on disk, going by the rows of some.
+
+    Vectors are stored as they are; metadata are compressed, and stored with every layer.
+    """
+    if not examples:
+        return 0.0
+    vectors = sum(batch.vectors.nbytes for batch in batches)
+    metadata = 0
+    measured: dict[int, int] = {}
+    for batch in batches:
+        # Batches of all layers share their columns: one of them is measured.
+        key = id(batch.columns)
+        if key not in measured:
+            measured[key] = _metadata_bytes(batch)
+        metadata += measured[key]
+    return (vectors + metadata) / examples
+
+
+def shard_overhead(shards: int) -> int:
+    """Return the bytes that files take besides rows."""
+    return shards * _SHARD_BYTES
+
+
+def _metadata_bytes(batch: RowBatch) -> int:
+    types = schema.metadata_schema()
+    columns = {
+        name: pa.array(cells, types.field(name).type) for name, cells in batch.columns.items()
+    }
+    columns["norm"] = pa.array([float(row) for row in range(len(batch))], pa.float32())
+    written = io.BytesIO()
+    pq.write_table(pa.table(columns), written, compression="zstd")
+    return written.tell()
+
+
+class MemoryWatch:
+    """The most memory that was in use since it was made."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def peak(self) -> int:
+        """Return bytes: of the accelerator, or of this whole process."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
