@@ -1,0 +1,109 @@
+"""`actstore pool`: makes pooled rows of the tokens that a store holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from actstore.commands import output
+from actstore.commands.options import filter_options, given_filters, json_option, store_argument
+from actstore.commands.progress import bar
+
+
+@click.command("pool")
+@store_argument
+@click.option(
+    "--pool",
+    "pools",
+    required=True,
+    metavar="REGION.POOL,…",
+    help="What to make: a region (prompt, question, image, response, answer, all) and last, "
+    "first, mean or max, such as response.mean; several with commas.",
+)
+@click.option(
+    "--exclude",
+    default="bos",
+    show_default=True,
+    metavar="WORD,…",
+    help="What means and maxima leave out: bos, special, sinks (tokens of a norm far above the "
+    "example's median), or none.",
+)
+@click.option(
+    "--sink-factor",
+    type=float,
+    default=10.0,
+    show_default=True,
+    metavar="K",
+    help="A token is a sink if its norm is more than K times the median of its example.",
+)
+@click.option(
+    "--as-variant",
+    metavar="NAME",
+    help="Write NAME into the new rows' column variant, to keep them beside rows of the same "
+    "region and pooling.",
+)
+@click.option("--where", metavar="SQL", help="Pool only the token rows that meet this condition.")
+@filter_options
+@json_option
+def command(
+    store: Path,
+    pools: str,
+    exclude: str,
+    sink_factor: float,
+    as_variant: str | None,
+    where: str | None,
+    as_json: bool,
+    **filters: Any,
+) -> None:
+    """Pool the token rows of STORE anew, as one more commit of the same store.
+
+    Token rows come from `actstore capture --pool prompt.tokens,response.tokens` (or all.tokens)
+    or from ingested sequences. The prompt is every token that was not generated; an example of
+    which tokens are missing is counted and left out. Running the same command again adds
+    nothing.
+
+    \b
+    Examples:
+      actstore pool runs.store --pool response.mean --exclude bos,sinks
+      actstore pool runs.store --pool prompt.mean,prompt.max --layer 12 --as-variant late
+    """
+    import actstore
+
+    with actstore.open(store) as opened:
+        given = given_filters(filters)
+        chosen = opened.select(where, **given).rows if where or given else None
+        at, rows, size = opened.commit, opened.rows, opened.info().vector_bytes
+    mask = None
+    if chosen is not None:
+        import numpy as np
+
+        mask = np.zeros(rows, bool)
+        mask[chosen] = True
+    from actstore.capturing.repooling import repool
+
+    said = [f"{name}={', '.join(map(str, values))}" for name, values in given.items()]
+    with bar("pooling", size, hidden=as_json) as report:
+        done = repool(
+            store,
+            pools,
+            exclude=exclude,
+            sink_factor=sink_factor,
+            variant=as_variant,
+            rows=mask,
+            where=" and ".join([*said, *([where] if where else [])]) or None,
+            at=at,
+            progress=report,
+        )
+    if as_json:
+        output.print_json(dataclasses.asdict(done))
+        return
+    if done.commit is None:
+        click.echo(f"nothing to do: {output.count(done.rows_present, 'row')} stored already")
+    else:
+        there = f", {done.rows_present} stored already" if done.rows_present else ""
+        click.echo(f"commit {done.commit}: {output.count(done.rows_written, 'row')} made{there}")
+    for reason, count in done.skipped.items():
+        output.note(f"left out: {reason}: {output.count(count, 'example')} (of all layers)")
