@@ -49,14 +49,20 @@ SITES = ("resid_post", "resid_pre", "mlp_in", "mlp_out", "attn_out", "embeddings
 # As families call them, over every causal class of transformers 5.23. The first found counts.
 _ATTENTION = (
     "self_attn", "attn", "attention", "self_attention", "linear_attn", "mixer", "mamba",
-    "temporal_block", "rel_attn", "short_conv", "conv", "self_att",
+    "temporal_block", "rel_attn", "short_conv", "conv", "self_att", "multi_head_attention",
+    "mlstm_layer",
 )  # fmt: skip
-_MLP = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "mlp_block", "feedforward", "ff")
+_MLP = (
+    "mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "mlp_block", "feedforward", "ff",
+    "mixer",
+)  # fmt: skip
+_MLP_CLASS = re.compile(r"mlp|moe|feed_?forward|experts", re.IGNORECASE)
+"""Tells what a ``mixer`` is: NemotronH calls attention, Mamba and MLP alike."""
 _MLP_PAIRS = (("fc1", "fc2"), ("linear1", "linear2"))
 _LISTS = ("layers", "h", "blocks", "block", "layer")
 _NORMS = (
     "norm", "final_layernorm", "ln_f", "final_layer_norm", "norm_f", "final_norm", "layernorm",
-    "layer_norm", "ln_out", "norm_final",
+    "layer_norm", "ln_out", "norm_final", "embedding_norm",
 )  # fmt: skip
 _STREAMS = {  # settings that give the residual stream one more axis
     "hc_mult": "hyper-connections keep several residual streams per token",
@@ -98,7 +104,7 @@ def find(model: nn.Module, *, blocks: str | None = None) -> Anatomy:
     norm_path, norm = _final_norm(model, holder, path)
     return Anatomy(
         model=model,
-        base=_base(model),
+        base=_base(model, path),
         decoder=holder,
         blocks=found,
         blocks_path=path,
@@ -226,35 +232,39 @@ def _inside(block: nn.Module, site: str) -> tuple[str, Literal["input", "output"
     if site == "resid_pre":
         return "", "input"
     if site == "attn_out":
-        path = _shallowest(block, _ATTENTION)
+        path = _shallowest(block, _ATTENTION, mlp=False)
         return (path, "output") if path else None
     if site in ("mlp_in", "mlp_out"):
         take: Literal["input", "output"] = "input" if site == "mlp_in" else "output"
-        path = _shallowest(block, _MLP)
+        path = _shallowest(block, _MLP, mlp=True)
         for first, second in () if path else _MLP_PAIRS:
-            if _has(block, first) and _has(block, second):
+            if _module(block, first) and _module(block, second):
                 path = first if take == "input" else second
         return (path, take) if path else None
     path, _, ending = site.rpartition(".")
-    if ending == "input" and _has(block, path):
+    if ending == "input" and _module(block, path) is not None:
         return path, "input"
-    return (site, "output") if _has(block, site) else None
+    return (site, "output") if _module(block, site) is not None else None
 
 
-def _shallowest(block: nn.Module, names: Sequence[str]) -> str | None:
+def _shallowest(block: nn.Module, names: Sequence[str], *, mlp: bool) -> str | None:
     """Return the path of the first of ``names``, one level down, or else two levels down."""
     for prefix in ("", *(f"{name}." for name, _ in block.named_children())):
         for name in names:
-            if _has(block, prefix + name):
+            found = _module(block, prefix + name)
+            is_mlp = bool(_MLP_CLASS.search(type(found).__name__))
+            if found is not None and (name != "mixer" or is_mlp is mlp):
                 return prefix + name
     return None
 
 
-def _has(module: nn.Module, path: str) -> bool:
+def _module(module: nn.Module, path: str) -> nn.Module | None:
+    """Return the submodule there, if it is one that runs: a list of modules does not."""
     try:
-        return bool(path) and isinstance(module.get_submodule(path), nn.Module)
+        found = module.get_submodule(path) if path else None
     except AttributeError:
-        return False
+        return None
+    return None if isinstance(found, nn.ModuleList | nn.ModuleDict) else found
 
 
 def _asked(model: nn.Module, method: str) -> nn.Module | None:
@@ -266,9 +276,15 @@ def _asked(model: nn.Module, method: str) -> nn.Module | None:
     return found if isinstance(found, nn.Module) else None
 
 
-def _base(model: nn.Module) -> nn.Module:
+def _base(model: nn.Module, blocks_path: str) -> nn.Module:
     found = getattr(model, "base_model", None)
-    return found if isinstance(found, nn.Module) else model
+    if isinstance(found, nn.Module) and found is not model:
+        return found
+    config = getattr(model, "config", None)
+    sees = any(hasattr(config, name) for name in ("vision_config", "audio_config"))
+    inner = None if sees else _module(model, blocks_path.partition(".")[0])
+    # Llama4ForCausalLM names no base of its own: there it is the part that has the embeddings
+    return inner if inner is not None and hasattr(inner, "get_input_embeddings") else model
 
 
 def _decoder(model: nn.Module) -> nn.Module:
@@ -289,28 +305,19 @@ def _lists(module: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
 
 
 def _blocks(model: nn.Module, decoder: nn.Module) -> tuple[str, tuple[nn.Module, ...]]:
-    """Choose the list of blocks: by its place first, its length and its class decide ties."""
+    """Choose the list of blocks: by length and class, then by place, the shallowest first."""
     prefix = next(path for path, module in model.named_modules() if module is decoder)
     lengths = _text_lengths(model, decoder)
     recorded = _recorded_classes(decoder)
-    ranked: list[tuple[tuple[bool, bool, bool, int, bool], str, nn.ModuleList]] = []
+    ranked: list[tuple[tuple[bool, bool, int], str, nn.ModuleList]] = []
     for path, modules in _lists(decoder):
-        depth = path.count(".")
-        ranked.append(
-            (
-                (
-                    bool(_TOWER.search(path)),
-                    not (len(modules) in lengths or isinstance(modules[0], recorded)),
-                    not isinstance(modules[0], recorded),
-                    depth,
-                    path.rpartition(".")[2] not in _LISTS,
-                ),
-                path,
-                modules,
-            )
-        )
-    if not ranked or (min(ranked, key=lambda entry: entry[0])[0][1] and len(ranked) > 1):
-        listed = ", ".join(f"{prefix}.{path}".strip(".") for _, path, _ in ranked[:8]) or "none"
+        known = isinstance(modules[0], recorded)
+        named = path.rpartition(".")[2] in _LISTS and len(modules) in lengths
+        if known or named:
+            rank = (bool(_TOWER.search(path)), not known, path.count("."))
+            ranked.append((rank, path, modules))
+    if not ranked:
+        listed = ", ".join(f"{prefix}.{path}".strip(".") for path, _ in _lists(decoder)) or "none"
         raise ModelError(
             f"{type(model).__name__}: no list of decoder blocks was recognised (lists of modules: "
             f"{listed}); name it with --blocks PATH (in Python, blocks='path')"
@@ -369,7 +376,11 @@ def _final_norm(
     prefix = blocks_path.rpartition(".")[0]
     children = dict(holder.named_children())
     names = [name for name in _NORMS if name in children]
-    names += [name for name in children if "norm" in type(children[name]).__name__.lower()]
+    names += [
+        name
+        for name, child in children.items()
+        if "norm" in type(child).__name__.lower() and "emb" not in name
+    ]
     for name in names:
         return f"{prefix}.{name}".strip("."), children[name]
     return None, None

@@ -81,7 +81,7 @@ def build(name: str, seed: int = 0, *, dtype: torch.dtype = torch.float32) -> An
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    settings = {**_SETTINGS[name], "vocab_size": VOCAB}
+    settings = {**_SETTINGS[name], "vocab_size": VOCAB, "tie_word_embeddings": False}
     kind = "gemma3_text" if name == "gemma3" else name
     config = AutoConfig.for_model(
         kind, **settings, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS
