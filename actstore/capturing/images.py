@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,14 @@ def open_images(example: Example) -> list[Image]:
             example.
         MissingExtraError: Pillow is not installed.
     """
-    return [_open(picture, example).convert("RGB") for picture in example.pictures]
+    opened = []
+    for picture in example.pictures:
+        with _open(picture, example) as image:
+            try:
+                opened.append(image.convert("RGB"))
+            except (OSError, ValueError, SyntaxError) as problem:
+                raise _no_image(picture, example, problem) from None
+    return opened
 
 
 def image_sizes(example: Example) -> list[tuple[int, int]]:
@@ -37,29 +45,37 @@ def image_sizes(example: Example) -> list[tuple[int, int]]:
     """
     sizes = []
     for picture in example.pictures:
-        width, height = _open(picture, example, whole=False).size
-        sizes.append((height, width))
+        with _open(picture, example) as image:
+            width, height = image.size
+            sizes.append((height, width))
     return sizes
 
 
-def _open(picture: Any, example: Example, *, whole: bool = True) -> Image:
+@contextmanager
+def _open(picture: Any, example: Example) -> Iterator[Image]:
+    """Open an image for the length of the block; one that was open already stays so."""
     try:
         from PIL import Image
     except ImportError:
         raise MissingExtraError("examples with images", "capture") from None
     if isinstance(picture, Image.Image):
-        return picture
+        yield picture
+        return
     name, content = _content(picture, example)
     try:
         image = Image.open(content)
-        if whole:
-            image.load()
     except FileNotFoundError:
         folder = f" (looked in {example.images})" if example.images is not None else ""
         raise ExampleError(f"{example.where}: no image {name}{folder}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise ExampleError(f"{example.where}: {name} is no image: {problem}") from None
-    return image
+        raise _no_image(picture, example, problem) from None
+    with image:
+        yield image
+
+
+def _no_image(picture: Any, example: Example, problem: Exception) -> ExampleError:
+    name, _ = _content(picture, example)
+    return ExampleError(f"{example.where}: {name} is no image: {problem}")
 
 
 def _content(picture: Any, example: Example) -> tuple[str, Path | io.BytesIO]:
