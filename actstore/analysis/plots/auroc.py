@@ -58,12 +58,13 @@ def auroc_of_report(path: str | Path) -> Figure:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         points, rows = points_of(document)
+        title = _title((document["results"] if isinstance(document, dict) else document)[0])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{file}: no report of a probe ({type(error).__name__}: {error}); "
             "`actstore probe STORE --out DIR` writes DIR/report.json"
         ) from error
-    return draw(points, "AUROC of probes", f"up to {rows:,} rows a layer; bars: 95 % intervals")
+    return draw(points, title, f"up to {rows:,} rows a layer; bars: 95 % intervals")
 
 
 def points_of(document: Any) -> tuple[list[Point], int]:
@@ -75,31 +76,28 @@ def points_of(document: Any) -> tuple[list[Point], int]:
     several = [name for name in names if len({str(one.get(name)) for one in results}) > 1]
     points = []
     for one in results:
-        value, low, high = _estimate(one)
+        low, high = one.get("auroc_interval") or (one["auroc"], one["auroc"])
+        shuffled = (one.get("baselines") or {}).get("permutation") or {}
         points.append(
             Point(
                 " ".join(str(one[name]) for name in several if one.get(name) is not None),
                 one["layer"],
-                value,
-                low,
-                high,
+                float(one["auroc"]),
+                float(low),
+                float(high),
+                shuffled.get("auroc_95"),
             )
         )
     return points, max(int(one["rows"]) for one in results)
 
 
-def _estimate(result: dict[str, Any]) -> tuple[float, float, float]:
-    """Return AUROC and interval, which may stand side by side or within one another."""
-    value = result["auroc"]
-    if isinstance(value, dict):
-        return float(value["value"]), float(value["low"]), float(value["high"])
-    if isinstance(value, list):
-        return float(value[0]), float(value[1]), float(value[2])
-    for name in ("auroc_interval", "auroc_ci", "interval"):
-        if name in result:
-            low, high = result[name]
-            return float(value), float(low), float(high)
-    return float(value), float(value), float(value)
+def _title(result: dict[str, Any]) -> str:
+    classes = [" or ".join(result.get(side) or ()) for side in ("positive", "negative")]
+    told = " against ".join(classes) if all(classes) else ""
+    model = str(result.get("model", "")).rsplit("/", 1)[-1]
+    return " · ".join(
+        filter(None, [f"AUROC of probes: {told}" if told else "AUROC of probes", model])
+    )
 
 
 def draw(points: Sequence[Point], title: str, note: str) -> Figure:
@@ -140,6 +138,20 @@ def draw(points: Sequence[Point], title: str, note: str) -> Figure:
                 elinewidth=1,
                 capsize=2.5 if len(layers) <= 40 else 0,
                 label=style.plain(name or "all rows", 32),
+            )
+        for number, name in enumerate(series):
+            known = [
+                (layers.index(one.layer), one.shuffled)
+                for one in points
+                if one.series == name and one.shuffled is not None
+            ]
+            axes.scatter(
+                [place for place, _ in known],
+                [value for _, value in known],
+                marker="_",
+                s=90 if len(layers) <= 40 else 16,
+                color="#777777",
+                label="95 of 100 with shuffled labels" if known and not number else None,
             )
         lowest = min(0.4, *(one.low for one in points))
         axes.set_ylim(max(-0.02, lowest - 0.03), 1.02)

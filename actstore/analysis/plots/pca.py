@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore.analysis import projection, sampling
+from actstore.analysis.hovering import hover_texts
 from actstore.analysis.plots import page, style
 from actstore.analysis.profiles import class_codes
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 ROWS = 1500
 """Rows of each layer at most."""
 PANELS = 6
-_CELL = 160
 
 
 def pca(selection: Selection, *, by: str | None = "label", rows: int = ROWS) -> Figure:
@@ -103,18 +103,3 @@ def pca(selection: Selection, *, by: str | None = "label", rows: int = ROWS) -> 
         title = f"Principal components · {style.subject(place, layers)}"
         style.finish(figure, title, note)
     return figure
-
-
-def hover_texts(selection: Selection) -> list[str]:
-    """Return what a point tells of its row: example, label, question, oracle, prediction."""
-    names = ("example_id", "label", "question", "oracle", "prediction")
-    rows = selection.table(names).to_pylist()
-    return [
-        "\n".join(f"{name}: {_cut(str(row[name]))}" for name in names if row[name] is not None)
-        for row in rows
-    ]
-
-
-def _cut(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _CELL else line[: _CELL - 1] + "…"

@@ -28,10 +28,13 @@ def result(layer: int | None, auroc: float, **more: Any) -> dict[str, Any]:
 
 
 def test_a_report_is_drawn(tmp_path: Path) -> None:
-    results = [result(layer, 0.5 + layer / 20) for layer in range(8)]
+    shuffled = {"baselines": {"permutation": {"auroc_95": 0.6}}}
+    more = {**shuffled, "positive": ["b"], "negative": ["a", "c"]}
+    results = [result(layer, 0.5 + layer / 20, **more) for layer in range(8)]
     (tmp_path / "report.json").write_text(json.dumps(results))
     found = texts(plots.auroc_of_report(tmp_path))
-    assert {"AUROC", "layer", "7", "chance"} <= set(found)
+    assert {"AUROC", "layer", "7", "chance", "95 of 100 with shuffled labels"} <= set(found)
+    assert "AUROC of probes: b against a or c · m" in found
 
 
 def test_sites_are_series_of_their_own() -> None:

@@ -1,0 +1,25 @@
+"""What a point in a picture tells of its row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from actstore.querying.selection import Selection
+
+_CELL = 160
+
+
+def hover_texts(selection: Selection) -> list[str]:
+    """Return what a point tells of its row: example, label, question, oracle, prediction."""
+    names = ("example_id", "label", "question", "oracle", "prediction")
+    rows = selection.table(names).to_pylist()
+    return [
+        "\n".join(f"{name}: {_cut(str(row[name]))}" for name in names if row[name] is not None)
+        for row in rows
+    ]
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _CELL else line[: _CELL - 1] + "…"
