@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore.capturing.pooling import Pool, parse_pools
-from actstore.capturing.token_rows import REGIONS, ROLES, UNKNOWN, Pooled, Tokens, partitions
+from actstore.capturing.token_rows import (
+    REGIONS,
+    ROLES,
+    UNKNOWN,
+    Pooled,
+    Tokens,
+    kept_regions,
+    partitions,
+)
 from actstore.errors import ConflictError, NotInStoreError, UsageError
 from actstore.storage import keys
 from actstore.storage.manifest import Run, now
@@ -262,7 +270,7 @@ class _Worker:
         generates = {
             run.run_id
             for run in self._snapshot.manifest.runs
-            if run.kind == "capture" and run.settings.get("max_new_tokens")
+            if kept_regions(run) is not None and run.settings.get("max_new_tokens") != 0
         }
         count = len(tokens.examples)
         complete = np.zeros(count, bool)
@@ -296,8 +304,7 @@ class _Worker:
         step = max(1, _BATCH_BYTES // (width * np.dtype(dtype).itemsize))
         for start in range(0, len(at), step):
             part = at[start : start + step]
-            columns = {
-                "position": tokens.position[part].tolist(),
+            columns = {  # no position: as a capture, `last` is what it is wherever it stands
                 "token_id": [number if number >= 0 else None for number in tokens.token_id[part]],
                 "token_role": [
                     ROLES[code] if code >= 0 else None for code in tokens.role[part].tolist()

@@ -111,7 +111,8 @@ def test_single_tokens_keep_their_bits_and_place(tmp_path: Path, dtype: str) -> 
         ("image", "last"): 3,
         ("response", "first"): 6,
     }
-    assert {place: row["position"] for place, row in places.items()} == expected
+    assert {place: row["token_id"] - 100 for place, row in places.items()} == expected
+    assert {row["position"] for row in rows} == {None}
     for place, position in expected.items():
         row = places[place]
         assert row["activation"].tobytes() == whole[position].tobytes()
@@ -197,9 +198,9 @@ def test_roles_alone_tell_prompt_from_response(tmp_path: Path) -> None:
     stores.write(tmp_path / "s", regions=(None, None), kind="ingest", layers=[0])
     repool(tmp_path / "s", "prompt.last,response.last,all.mean", exclude="none")
     rows = pooled(tmp_path / "s", example_id="e0")
-    assert {(row["region"], row["position"], row["token_count"]) for row in rows} == {
-        ("prompt", 5, 1),
-        ("response", 8, 1),
+    assert {(row["region"], row["token_id"], row["token_count"]) for row in rows} == {
+        ("prompt", 105, 1),
+        ("response", 108, 1),
         ("all", None, 9),
     }
 

@@ -24,10 +24,10 @@ def test_chosen_rows_as_json(actstore: Command, tmp_path: Path) -> None:
     done = json.loads(finished.out)
     assert (done["commit"], done["rows_written"], done["tokens"]) == (2, 1, 7)
     log = json.loads(actstore("query", tmp_path / "s", _ROWS, "--format", "json").out)
-    assert log == [{"layer": 4, "variant": "x", "position": 5}]
+    assert log == [{"layer": 4, "variant": "x", "token_id": 105}]
 
 
-_ROWS = "SELECT layer, variant, position FROM activations WHERE pooling = 'last'"
+_ROWS = "SELECT layer, variant, token_id FROM activations WHERE pooling = 'last'"
 
 
 def test_what_is_refused(actstore: Command, tmp_path: Path) -> None:
