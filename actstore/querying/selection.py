@@ -250,7 +250,7 @@ class Selection:
             normalise: ``"norm"`` scales all vectors by one factor so that their mean norm is
                 the square root of their width, ``"mean-norm"`` takes their mean away first;
                 computed once, then kept in the store's cache. Or one that was computed.
-            prefetch: batches made ahead in threads; 2 when shuffled, else none.
+            prefetch: batches made ahead in threads; 1 when shuffled, else none.
             pin_memory: put vectors where a GPU copies from directly; when missing, if torch
                 is loaded and sees one.
 

@@ -180,6 +180,13 @@ class Snapshot:
         self._each(take, involved)
         return target
 
+    def matrix(self, rows: int, width: int, dtype: schema.VectorType) -> np.ndarray:
+        """Return an uninitialized matrix ``[rows, width]``, for ``gather`` to fill.
+
+        It is made out of memory that earlier ones have left, which is faster than new memory.
+        """
+        return self._memory.matrix(rows, width, dtype)
+
     def portions(self, row_ids: np.ndarray) -> Iterator[tuple[int, int]]:
         """Yield ``(start, stop)`` of the parts of a list of rows that should be read in turn.
 

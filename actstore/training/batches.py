@@ -21,7 +21,7 @@ from actstore.training.normalisation import Normalisation
 from actstore.training.order import Ordering
 from actstore.training.plan import Place, Plan, Step
 from actstore.training.prefetch import Ahead
-from actstore.training.reading import BLOCK_BYTES, WINDOW_BYTES, Reader, Vectors
+from actstore.training.reading import BLOCK_BYTES, WINDOW_BYTES, Reader, Vectors, stored_type
 from actstore.training.state import Lane
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from actstore.querying.selection import Selection
 
 Shuffled = bool | Literal["exact", "blocks"]
-_PREFETCH = 2
+_PREFETCH = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +115,7 @@ class Batches(Iterator[Batch]):
             Vectors(
                 snapshot,
                 width=width,
+                stored=stored_type(snapshot, selection._touched().tolist()),
                 dtype=check_dtype(settings.dtype, stored, self.normalisation),
                 normalisation=self.normalisation,
                 pinned=use_pinned(settings.pin_memory),

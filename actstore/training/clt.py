@@ -19,7 +19,7 @@ from actstore.training.joining import Joined, Part, join, split
 from actstore.training.normalisation import Normalisation, normalisation
 from actstore.training.plan import Place, Plan, Step
 from actstore.training.prefetch import Ahead
-from actstore.training.reading import Vectors
+from actstore.training.reading import Vectors, stored_type
 
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection
@@ -243,18 +243,23 @@ class CltBatches(Iterator[CltBatch]):
                 "one, 'norm' or 'mean-norm'"
             )
         tokens = np.arange(self.joined.tokens)
-        rows = {part: self.joined.places[part].of(tokens) for part in parts}
-        offsets = self._snapshot.offsets
-        shards = [np.unique(np.searchsorted(offsets, rows[part], "right") - 1) for part in parts]
-        width, stored = self._snapshot.shape(offsets[np.concatenate(shards)])
+        shards: set[int] = set()
+        for part in parts:
+            rows = self.joined.places[part].of(tokens)
+            shards |= set(
+                np.unique(np.searchsorted(self._snapshot.offsets, rows, "right") - 1).tolist()
+            )
+        width, stored = self._snapshot.shape(self._snapshot.offsets[sorted(shards)])
         found = {}
         for part in parts:
             own = None
             if wanted is not None:
-                own = normalisation(self._snapshot, rows[part], wanted, name=str(part))
+                rows = self.joined.places[part].of(tokens)
+                own = normalisation(self._snapshot, rows, wanted, name=str(part))
             found[part] = Vectors(
                 self._snapshot,
                 width=width,
+                stored=stored_type(self._snapshot, shards),
                 dtype=check_dtype(self._settings.dtype, stored, own),
                 normalisation=own,
                 pinned=use_pinned(self._settings.pin_memory),

@@ -88,7 +88,8 @@ def _add(to: np.ndarray, of: np.ndarray, key: np.uint64, size: int) -> None:
     mixed *= np.uint64(size)  # 32 random bits become a number below size: no division
     mixed >>= _HALF
     to += mixed
-    to -= np.uint64(size) * (to >= size)
+    mixed = to - np.uint64(size)  # wraps around to something huge where `to` is below size
+    np.minimum(to, mixed, out=to)
 
 
 class Order(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from concurrent.futures import Future
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.storage import floats
-from actstore.storage.memory import Memory
+from actstore.storage.threads import share
 from actstore.training.order import Blocks, Ordering
 from actstore.training.prefetch import window_pool
 
@@ -23,6 +24,8 @@ BLOCK_BYTES = 1 << 20
 """Vectors in a block that travels as one, where none is asked for."""
 WINDOW_BYTES = 64 << 20
 """Vectors that are in memory at a time and mixed with one another."""
+_PIECE_BYTES = 4 << 20
+"""Vectors that one thread gathers at a time."""
 _WINDOWS = 3
 """Windows held: a batch may need two, and the next is on its way."""
 
@@ -42,6 +45,7 @@ class Vectors:
     Args:
         snapshot: where the vectors are.
         width: of each.
+        stored: the type that all of them are stored in; None where there are two.
         dtype: of what is returned; float16 only where all of them are stored so.
         normalisation: applied to each vector; the result is then float32.
         pinned: in memory that a GPU copies from directly.
@@ -52,50 +56,68 @@ class Vectors:
         snapshot: Snapshot,
         *,
         width: int,
+        stored: schema.VectorType | None,
         dtype: schema.VectorType,
         normalisation: Normalisation | None = None,
         pinned: bool = False,
     ) -> None:
         self._snapshot = snapshot
-        self.width = width
-        self.dtype: schema.VectorType = dtype
+        self._width = width
+        # From afar, rows are best asked for all at once.
+        self._stored = stored if snapshot.files.portion is None else None
+        self._dtype: schema.VectorType = dtype
         self.normalisation = normalisation
         self._pinned = pinned
-        self._memory = Memory()
 
     def gather(self, row_ids: np.ndarray) -> np.ndarray:
         """Return the vectors of rows of the store."""
-        if self._pinned and self.normalisation is None:
-            _, stored = self._snapshot.shape(row_ids) if len(row_ids) else (0, self.dtype)
-            if stored == self.dtype:
-                return self._snapshot.gather(row_ids, self._matrix(len(row_ids)))
-        return self.finish(self._snapshot.gather(row_ids))
-
-    def pick(self, stored: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Return some rows of a matrix that was read."""
-        return self.finish(stored[places])
+        if self._stored is None:
+            return self.finish(self._snapshot.gather(row_ids))
+        done = self._stored == self._dtype
+        out = self._matrix(len(row_ids), self._stored, pinned=done and self._pinned)
+        self._fill(row_ids, out)
+        if not done:
+            return self.finish(out)
+        return out if self.normalisation is None else self.normalisation.apply(out)
 
     def finish(self, stored: np.ndarray) -> np.ndarray:
-        """Return vectors as they are stored in the wanted form."""
-        if self.normalisation is None and stored.dtype == self.dtype and not self._pinned:
+        """Return vectors as they are stored in the wanted form; theirs may be the same memory."""
+        if self.normalisation is None and stored.dtype == self._dtype and not self._pinned:
             return stored
-        out = self._matrix(len(stored))
+        out = self._matrix(len(stored), self._dtype, pinned=self._pinned)
         if stored.dtype == out.dtype:
             np.copyto(out, stored)
         else:
             floats.widen(stored, out)
-        if self.normalisation is not None:
-            self.normalisation.apply(out)
-        return out
+        return out if self.normalisation is None else self.normalisation.apply(out)
 
-    def _matrix(self, rows: int) -> np.ndarray:
-        if not self._pinned:
-            return self._memory.matrix(rows, self.width, self.dtype)
+    def _fill(self, row_ids: np.ndarray, out: np.ndarray) -> None:
+        """Gather in several threads; a run of rows is copied in several anyway."""
+        rows = len(row_ids)
+        step = max(1, _PIECE_BYTES // max(1, self._width * out.itemsize))
+        if rows <= step or row_ids[-1] - row_ids[0] == rows - 1:
+            self._snapshot.gather(row_ids, out)
+            return
+
+        def gather(start: int) -> None:
+            self._snapshot.gather(row_ids[start : start + step], out[start : start + step])
+
+        share(gather, range(0, rows, step))
+
+    def _matrix(self, rows: int, dtype: schema.VectorType, *, pinned: bool) -> np.ndarray:
+        if not pinned:
+            return self._snapshot.matrix(rows, self._width, dtype)
         import torch
 
         # Torch keeps pinned memory that was let go, and hands it out again.
-        dtype = torch.float16 if self.dtype == "float16" else torch.float32
-        return np.asarray(torch.empty((rows, self.width), dtype=dtype, pin_memory=True).numpy())
+        kind = torch.float16 if dtype == "float16" else torch.float32
+        return np.asarray(torch.empty((rows, self._width), dtype=kind, pin_memory=True).numpy())
+
+
+def stored_type(snapshot: Snapshot, shards: Iterable[int]) -> schema.VectorType | None:
+    """Return the type that the vectors of all these shards have; None where there are two."""
+    found = {snapshot.shards[number].dtype for number in shards}
+    return found.pop() if len(found) == 1 else None
 
 
 class Reader:
