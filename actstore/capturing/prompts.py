@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ class Prompter:
         )
         self._bos: int | None = self.tokenizer.bos_token_id
         self._special = _special_ids(self.tokenizer)
-        self._image_ids = _image_ids(model, processor)
+        self._image_ids = _image_ids(model, processor) if self.sees else []
         self._taken = set(inspect.signature(model.forward).parameters)
         config = getattr(model, "config", None)
         text_config = config.get_text_config(decoder=True) if config is not None else None
@@ -294,7 +295,9 @@ class Prompter:
             "padding_side": side,
             "add_special_tokens": adds.pop(),
         }
-        with _pad_token(self.tokenizer):
+        with _pad_token(self.tokenizer), warnings.catch_warnings():
+            # What processors use of NumPy is not our user's to repair.
+            warnings.simplefilter("ignore", DeprecationWarning)
             located = self._fast
             try:
                 extra = {"return_offsets_mapping": True, "return_text_replacement_offsets": True}
