@@ -281,9 +281,9 @@ def group_keys(
     )
     if column is None:
         questions = table["question"]
-        distinct = pc.count_distinct(questions).as_py()
-        column = "question" if distinct > 1 else "example_id"
-        if distinct == 1 and len(pc.unique(by_example)) > 1 and notes is not None:
+        alone = questions.null_count == 0 and pc.count_distinct(questions).as_py() == 1
+        column = "example_id" if alone else "question"
+        if alone and notes is not None and pc.count_distinct(by_example).as_py() > 1:
             notes.append("all rows have one question: folds go by example_id")
     if column == "example_id":
         keys = by_example

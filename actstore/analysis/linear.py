@@ -22,6 +22,7 @@ Method = Literal["logistic", "mean-difference", "ridge", "mlp"]
 METHODS: tuple[Method, ...] = ("logistic", "mean-difference", "ridge", "mlp")
 
 _STEPS = 50
+_EPOCHS, _BATCH = 100, 32
 _BLOCK = 256
 _ENOUGH = 1e-2
 """Change of a training row's score at which Newton's method stops: the error is its square."""
@@ -202,13 +203,10 @@ def logistic(space: Space, positive: np.ndarray, strength: float, seed: int) -> 
     if space.dual:
         weights, intercept = _kernel_logistic(space.gram, positive, 1 / strength)
     else:
-        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
         model = LogisticRegression(C=strength, max_iter=2000, random_state=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # 2,000 steps are near enough
-            model.fit(space.train, positive)
+        model.fit(space.train, positive)
         weights, intercept = model.coef_[0], float(model.intercept_[0])
     return Linear(weights[:, None].astype(np.float32), np.array([intercept]))
 
@@ -325,7 +323,6 @@ def perceptron(space: Space, positive: np.ndarray, strength: float, seed: int) -
     Where rows are fewer than dimensions it is trained on the rows' principal components,
     all of them, which lose nothing.
     """
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
     features, back = space.train, None
@@ -336,11 +333,15 @@ def perceptron(space: Space, positive: np.ndarray, strength: float, seed: int) -
         features = axes[:, kept] * size
         back = space.train.T @ (axes[:, kept] / size)
     model = MLPClassifier(
-        (64,), alpha=1 / strength, max_iter=300, random_state=seed, learning_rate_init=1e-3
+        (64,),
+        alpha=1 / strength,
+        batch_size=min(_BATCH, len(features)),
+        learning_rate_init=3e-3,
+        max_iter=_EPOCHS,
+        tol=1e-3,
+        random_state=seed,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 300 epochs are the setting
-        model.fit(features, positive)
+    model.fit(features, positive)
     first, last = model.coefs_
     hidden = first if back is None else back @ first
     return Perceptron(
@@ -355,9 +356,13 @@ def perceptron(space: Space, positive: np.ndarray, strength: float, seed: int) -
 def threads(count: int | None) -> Iterator[None]:
     """Let arithmetic use ``count`` threads in each caller, or as many as it likes."""
     import scipy.linalg  # noqa: F401  limits reach only the libraries that are loaded
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(count):
+    # Filters are the process's, so they are set before there are threads.
+    with threadpool_limits(count), warnings.catch_warnings():
+        # The number of steps is the setting: scores hardly move any more when it is reached.
+        warnings.simplefilter("ignore", ConvergenceWarning)
         yield
 
 

@@ -144,7 +144,8 @@ def _positive(
     if not found or set(found) == {str(value) for value in values if value is not None}:
         there = ", ".join(sorted({str(value) for value in values if value is not None}))
         raise UsageError(
-            f"the vectors point towards {' or '.join(own)}, and {label} has {there or 'no values'}: "
+            f"the vectors point towards {' or '.join(own)}, and {label} has "
+            f"{there or 'no values'}: "
             "say with --positive which of these should score high"
         )
     if set(found) != set(own):

@@ -1,0 +1,107 @@
+"""AUROC as scikit-learn has it, and intervals that hold what they say."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from actstore.analysis import metrics
+from actstore.analysis.folds import Fold
+
+
+def whole(count: int) -> list[Fold]:
+    return [Fold(np.empty(0, np.int64), np.arange(count))]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=2, max_size=40))
+def test_auroc_is_scikit_learns_ties_too(pairs: list[tuple[int, bool]]) -> None:
+    scores = np.array([float(score) for score, _ in pairs])
+    positive = np.array([side for _, side in pairs])
+    found = metrics.auroc(scores, positive)
+    if positive.all() or not positive.any():
+        assert np.isnan(found)
+        return
+    assert found == pytest.approx(roc_auc_score(positive, scores))
+    columns = metrics.auroc(np.stack([scores, -scores], 1), positive)
+    np.testing.assert_allclose(columns, [found, 1 - found])
+    estimate = metrics.auroc_interval(scores, positive, np.arange(len(scores)), whole(len(scores)))
+    assert estimate.value == pytest.approx(float(found))
+    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+
+
+def test_the_interval_is_delongs() -> None:
+    draw = np.random.default_rng(0)
+    positive = draw.random(80) < 0.4
+    scores = draw.standard_normal(80) + positive
+    up, down = scores[positive], scores[~positive]
+    above = (up[:, None] > down).mean(1)
+    below = (up[:, None] > down).mean(0)
+    area = above.mean()
+    error = np.sqrt(above.var(ddof=1) / len(up) + below.var(ddof=1) / len(down))
+    found = metrics.auroc_interval(scores, positive, np.arange(80), whole(80))
+    logit = np.log(area / (1 - area))
+    reach = 1.959964 * error / (area * (1 - area))
+    assert found.low == pytest.approx(1 / (1 + np.exp(-(logit - reach))), rel=1e-5)
+    assert found.high == pytest.approx(1 / (1 + np.exp(-(logit + reach))), rel=1e-5)
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    draw = np.random.default_rng(1)
+    positive = np.arange(60) < 25
+    truth = 0.7602  # of two normal distributions one deviation apart
+    held = 0
+    for _ in range(400):
+        scores = draw.standard_normal(60) + positive
+        found = metrics.auroc_interval(scores, positive, np.arange(60), whole(60))
+        held += found.low <= truth <= found.high
+    assert 0.92 <= held / 400 <= 0.985
+
+
+def test_rows_of_one_group_count_as_one() -> None:
+    draw = np.random.default_rng(2)
+    positive = np.arange(40) < 20
+    scores = draw.standard_normal(40) + positive
+    single = metrics.auroc_interval(scores, positive, np.arange(40), whole(40))
+    scores, positive, groups = (np.repeat(each, 4) for each in (scores, positive, np.arange(40)))
+    grouped = metrics.auroc_interval(scores, positive, groups, whole(160))
+    naive = metrics.auroc_interval(scores, positive, np.arange(160), whole(160))
+    assert grouped.high - grouped.low == pytest.approx(single.high - single.low, rel=0.05)
+    assert naive.high - naive.low < 0.6 * (single.high - single.low)
+
+
+def test_whole_separation_is_not_taken_for_certainty() -> None:
+    positive = np.arange(20) < 10
+    found = metrics.auroc_interval(positive.astype(float), positive, np.arange(20), whole(20))
+    assert found.value == found.high == 1
+    assert 0.7 < found.low < 0.95
+    worst = metrics.auroc_interval(-positive.astype(float), positive, np.arange(20), whole(20))
+    assert worst.value == worst.low == 0
+    assert worst.high == pytest.approx(1 - found.low, abs=1e-6)
+
+
+def test_folds_widen_intervals() -> None:
+    draw = np.random.default_rng(3)
+    positive = np.arange(60) % 2 == 0
+    scores = draw.standard_normal(60) + positive
+    parts = np.array_split(np.arange(60), 5)
+    folds = [Fold(np.setdiff1d(np.arange(60), part), part) for part in parts]
+    crossed = metrics.auroc_interval(scores, positive, np.arange(60), folds)
+    areas = [roc_auc_score(positive[part], scores[part]) for part in parts]
+    assert crossed.value == pytest.approx(np.mean(areas))
+    apart = [Fold(np.empty(0, np.int64), part) for part in parts]
+    apart = [Fold(np.arange(10**6), fold.test) for fold in apart]
+    assert crossed.high - crossed.low > 1.3 * (lambda found: found.high - found.low)(
+        metrics.auroc_interval(scores, positive, np.arange(60), apart)
+    )
+
+
+def test_accuracy_has_wilsons_interval() -> None:
+    right = np.arange(100) < 80
+    found = metrics.accuracy_interval(right, np.arange(100), whole(100))
+    assert found.value == 0.8
+    assert (found.low, found.high) == pytest.approx((0.7112, 0.8666), abs=1e-3)
+    perfect = metrics.accuracy_interval(np.ones(30, bool), np.arange(30), whole(30))
+    assert perfect.high == 1
+    assert 0.85 < perfect.low < 0.92

@@ -1,0 +1,115 @@
+"""Validation is document 002's own loop, run here with its own code."""
+
+import glob
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import actstore
+from actstore.analysis import validation, vectors
+from actstore.analysis.cells import Choice
+from actstore.errors import MismatchError, TooFewRowsError, UsageError
+from tests.analysis import labelled
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    rows = 40
+    kinds = ["deploy" if number % 2 else "test" for number in range(rows)]
+    positive = np.array(kinds) == "deploy"
+    for layer, signal in ((10, 0.2), (20, 2.0)):
+        matrix = labelled.vectors(positive, 24, signal, layer)
+        labelled.add(tmp_path / "train", matrix, kinds, layer=layer)
+        types = ["deployment" if each else "testing" for each in positive[:30]]
+        matrix = labelled.vectors(positive[:30], 24, signal, layer + 1)
+        labelled.add(tmp_path / "val", matrix, types, layer=layer)
+    with actstore.open(tmp_path / "train") as store:
+        vectors.save(vectors.steer(store, positive="deploy", negative="test"), tmp_path / "run")
+    return tmp_path
+
+
+def the_documents_loop(folder: Path) -> dict[str, float]:
+    """Run the code of document 002, which prints what this returns."""
+    import pandas as pd
+    from sklearn.metrics import roc_auc_score
+
+    found = {}
+    for f in sorted(glob.glob(f"{folder}/probe_stats_layer*.csv")):
+        df = pd.read_csv(f)
+        if len(df[df["type"] == "testing"]) > 0 and len(df[df["type"] == "deployment"]) > 0:
+            auroc = roc_auc_score((df["type"] == "deployment").astype(int), df["mean_score"])
+            layer = f.split("layer")[1].split(".")[0]
+            found[layer] = auroc
+    return found
+
+
+def test_it_gives_what_the_documents_own_code_gives(made: Path) -> None:
+    with actstore.open(made / "val") as store:
+        found = validation.validate(store, made / "run/normalized_vectors")
+    assert found.classes.positive == ("deployment",)
+    assert found.notes == ["deployment is taken for the vectors' deploy"]
+    validation.save(found, made / "out")
+    expected = the_documents_loop(made / "out")
+    assert list(expected) == ["10", "20"]
+    for one in found.layers:
+        assert one.auroc.value == pytest.approx(expected[str(one.place.layer)])
+        assert one.auroc.low <= one.auroc.value <= one.auroc.high
+    assert expected["20"] > 0.95
+    entries = json.loads((made / "out/report.json").read_text())
+    assert [entry["rows"] for entry in entries] == [30, 30]
+
+
+def test_tokens_of_an_example_are_averaged(tmp_path: Path) -> None:
+    matrix = np.array([[1, 0], [3, 0], [0, 9], [-1, 0]], np.float32)
+    labelled.add(
+        tmp_path / "s",
+        matrix,
+        ["yes", "yes", "no", "no"],
+        example_id=["a", "a", "b", "b"],
+        position=[0, 1, 0, 1],
+        pooling="none",
+    )
+    torch.save(torch.tensor([[1.0, 0.0]]), tmp_path / "layer_0.pt")
+    with actstore.open(tmp_path / "s") as store:
+        (one,) = validation.validate(store, tmp_path, positive="yes").layers
+    assert [entry[3:] for entry in one.entries] == [
+        pytest.approx((2, 3, 1, 1)),
+        pytest.approx((-0.5, 0, -1, 0.5)),
+    ]
+    assert one.auroc.value == 1
+
+
+def test_vectors_of_another_model_site_layer_or_width_are_refused(made: Path) -> None:
+    matrix = np.random.default_rng(0).standard_normal((6, 24)).astype(np.float32)
+    labels = ["deployment", "testing"] * 3
+    for name, columns, said in (
+        ("model", {"model": "b/other", "layer": 10}, r"org/model.*b/other"),
+        ("site", {"site": "resid_pre", "layer": 10}, r"resid_post.*resid_pre"),
+        ("layer", {"layer": 11}, r"layer 10.*layer 11"),
+    ):
+        labelled.add(made / name, matrix, labels, **columns)  # type: ignore[arg-type]
+        with actstore.open(made / name) as store, pytest.raises(MismatchError, match=said):
+            validation.validate(store, made / "run")
+    labelled.add(made / "width", matrix[:, :8], labels, layer=10)
+    with actstore.open(made / "width") as store:
+        with pytest.raises(MismatchError, match=r"24 values.*have 8"):
+            validation.validate(store, made / "run", choice=Choice(layers=[10]))
+        with pytest.raises(MismatchError, match="no vector for layer 7"):
+            validation.validate(store, made / "run", choice=Choice(layers=[7]))
+
+
+def test_classes_that_cannot_be_matched_are_asked_for(made: Path) -> None:
+    matrix = np.random.default_rng(0).standard_normal((6, 24)).astype(np.float32)
+    labelled.add(made / "other", matrix, ["a", "b"] * 3, layer=10)
+    labelled.add(made / "one", matrix, ["deployment"] * 6, layer=10)
+    only = Choice(layers=[10])
+    with actstore.open(made / "other") as store:
+        with pytest.raises(UsageError, match=r"towards deploy, and label has a, b.*--positive"):
+            validation.validate(store, made / "run", choice=only)
+        found = validation.validate(store, made / "run", choice=only, positive="b")
+        assert found.layers[0].positives == 3
+    with actstore.open(made / "one") as store, pytest.raises((TooFewRowsError, UsageError)):
+        validation.validate(store, made / "run", choice=only, positive="deployment")
