@@ -28,6 +28,7 @@ COMMANDS = (
     "diff",
     "plot",
     "report",
+    "view",
     "export",
     "label",
     "pool",
