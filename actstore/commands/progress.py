@@ -1,4 +1,4 @@
-"""A progress bar on standard error: bytes, rows per second, time left. Silent off a terminal."""
+"""Progress bars on standard error: what is done, how fast, time left. Silent off a terminal."""
 
 from __future__ import annotations
 
@@ -16,6 +16,46 @@ class Report(Protocol):
     """Takes the bytes and rows done so far, and how many bytes there are once that is known."""
 
     def __call__(self, done: int, rows: int = 0, total: int | None = None) -> None: ...
+
+
+class Count(Protocol):
+    """Takes what is done, of how many, a remark, and something whose speed is shown."""
+
+    def __call__(
+        self, done: int, total: int | None, remark: str, speed_of: int, unit: str
+    ) -> None: ...
+
+
+@contextlib.contextmanager
+def counting(title: str, *, hidden: bool = False) -> Iterator[Count]:
+    """Show a bar of things counted while the block runs."""
+    if hidden or not sys.stderr.isatty():
+        yield _uncounted
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[remark]}"),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(title, total=None, remark="")
+        began = time.monotonic()
+
+        def report(done: int, total: int | None, remark: str, speed_of: int, unit: str) -> None:
+            seconds = time.monotonic() - began
+            speed = f", {speed_of / seconds:,.0f} {unit}/s" if seconds else ""
+            shown.update(task, completed=done, total=total, remark=f"{remark}{speed}")
+
+        yield report
+
+
+def _uncounted(done: int, total: int | None, remark: str, speed_of: int, unit: str) -> None:
+    """Show nothing."""
 
 
 @contextlib.contextmanager

@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 
 @click.command("recipes")
 @click.argument("name", required=False)
+@click.option(
+    "--capture",
+    "for_capture",
+    is_flag=True,
+    help="The recipes of `actstore capture`: how files of questions become examples.",
+)
 @json_option
-def command(name: str | None, as_json: bool) -> None:
+def command(name: str | None, for_capture: bool, as_json: bool) -> None:
     """List the recipes that ingest knows, or print one.
 
     A recipe is a TOML file that says how the files of one layout become rows. Print the
@@ -26,7 +32,11 @@ def command(name: str | None, as_json: bool) -> None:
     Examples:
       actstore recipes
       actstore recipes faithfulness > my.toml
+      actstore recipes --capture contrastive
     """
+    if for_capture:
+        _for_capture(name, as_json)
+        return
     from actstore.ingestion import recipe
 
     if name is not None:
@@ -45,6 +55,24 @@ def command(name: str | None, as_json: bool) -> None:
             [(item.name, item.container, item.title) for item in found],
             limit=output.WIDE,
         )
+
+
+def _for_capture(name: str | None, as_json: bool) -> None:
+    from actstore.capturing import recipes
+
+    if name is not None:
+        chosen = recipes.load(name)
+        if as_json:
+            output.print_json({"name": chosen.name, "title": chosen.title, "text": chosen.text})
+        else:
+            click.echo(chosen.text, nl=not chosen.text.endswith("\n"))
+        return
+    found = recipes.known().values()
+    if as_json:
+        output.print_json([{"name": item.name, "title": item.title} for item in found])
+    else:
+        rows = [(item.name, item.title) for item in found]
+        output.print_table(("recipe", "questions"), rows, limit=output.WIDE)
 
 
 def _summary(item: Recipe) -> dict[str, object]:

@@ -24,3 +24,18 @@ def test_an_unknown_recipe_names_those_there_are(actstore: Command) -> None:
     finished = actstore("recipes", "faithful")
     assert finished.code == 1
     assert "faithfulness" in finished.err
+
+
+def test_recipes_of_capture_are_a_list_of_their_own(actstore: Command) -> None:
+    folder = resources.folder("ingest") / "capture"
+    listed = {line.split()[0] for line in actstore("recipes", "--capture").out.splitlines()[1:]}
+    assert listed == {path.stem for path in folder.glob("*.toml")}
+    found = json.loads(actstore("recipes", "--capture", "--json").out)
+    assert {item["name"] for item in found} == listed
+    printed = actstore("recipes", "--capture", "contrastive")
+    assert printed.out == (folder / "contrastive.toml").read_text()
+    one = json.loads(actstore("recipes", "--capture", "contrastive", "--json").out)
+    assert one["text"] == printed.out
+    refused = actstore("recipes", "--capture", "amber")
+    assert refused.code == 1
+    assert "no capture recipe 'amber'" in refused.err
