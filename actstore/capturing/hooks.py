@@ -178,6 +178,10 @@ class Tap:
         finally:
             self._reset()
 
+    def drop(self) -> None:
+        """Forget the batch that was begun; calls of the model are nobody's until the next."""
+        self._reset()
+
     def _stacked(self, steps: Sequence[torch.Tensor]) -> np.ndarray:
         assert self._plan is not None
         if not steps:

@@ -304,7 +304,9 @@ class _Worker:
         step = max(1, _BATCH_BYTES // (width * np.dtype(dtype).itemsize))
         for start in range(0, len(at), step):
             part = at[start : start + step]
-            columns = {  # no position: as a capture, `last` is what it is wherever it stands
+            columns: dict[
+                str, list[Any]
+            ] = {  # no position: as a capture, `last` is what it is wherever it stands
                 "token_id": [number if number >= 0 else None for number in tokens.token_id[part]],
                 "token_role": [
                     ROLES[code] if code >= 0 else None for code in tokens.role[part].tolist()
