@@ -117,9 +117,15 @@ def _recording(seen: States) -> Iterator[Any]:
             handle.remove()
 
 
-def distance(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest relative L2 distance between rows."""
+def distances(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Return the relative L2 distance of every row."""
     found, expected = np.atleast_2d(found).astype(np.float64), np.atleast_2d(expected)
     assert found.shape == expected.shape
     scale = np.maximum(np.linalg.norm(expected, axis=1), 1e-30)
-    return float((np.linalg.norm(found - expected, axis=1) / scale).max(initial=0.0))
+    apart: np.ndarray = np.linalg.norm(found - expected, axis=1) / scale
+    return apart
+
+
+def noise(rough: States, exact: States) -> np.ndarray:
+    """Return the relative distances of all states of one text."""
+    return np.concatenate([distances(states, exact[key]) for key, states in rough.items()])

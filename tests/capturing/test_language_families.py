@@ -1,0 +1,121 @@
+"""Every language family, in batches with pads on either side, against each text alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from actstore.capturing import blocks
+from actstore.capturing.hooks import Pooled, Tap
+from actstore.capturing.pooling import parse_pools
+from tests.capturing import comparing, families, references
+
+NEAR = 1e-5
+PROMPT = (
+    "prompt.last,prompt.first,prompt.mean,prompt.max,prompt.tokens,prompt.-2,prompt.2,"
+    "question.last,question.mean,all.last,all.mean,all.max,all.tokens"
+)
+RESPONSE = (
+    "response.last,response.first,response.mean,response.max,response.tokens,response.-2,"
+    "response.1,all.last,all.first,all.mean,all.max,all.-3,all.4,prompt.last"
+)
+NEW = 7
+
+
+STEPWISE = {"qwen3_next": 2e-4}
+"""Its step-by-step rule differs that much from its rule for whole texts, without any hook too:
+a gated norm divides by values near zero."""
+
+
+def tapped(name: str, model: Any, pools: str, *, stop_early: bool = False) -> Tap:
+    anatomy = blocks.find(model)
+    wanted = blocks.points(anatomy, references.sites(name), range(len(anatomy.blocks)))
+    return Tap(wanted, parse_pools(pools), anatomy=anatomy, stop_early=stop_early)
+
+
+def forward(name: str, model: Any, prompts: Sequence[Sequence[int]], side: str) -> Pooled:
+    ids, mask = comparing.padded(prompts, side)
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask.long()}
+    if name not in ("mamba",):
+        inputs["position_ids"] = comparing.positions(mask)
+    with torch.inference_mode(), tapped(name, model, PROMPT) as tap:
+        tap.begin(comparing.regions(mask), comparing.first_tokens(mask))
+        tap.call(tap.anatomy.base, **inputs, use_cache=False)
+        return tap.end()
+
+
+@pytest.mark.parametrize("name", families.LANGUAGE)
+def test_prompts_of_mixed_length_match_each_alone(name: str) -> None:
+    model = families.build(name)
+    prompts = comparing.texts()
+    expected = [references.alone(name, model, {"input_ids": torch.tensor([p])}) for p in prompts]
+    spans = comparing.prompt_spans(prompts)
+    for side in ("left", "right"):
+        pooled = forward(name, model, prompts, side)
+        assert comparing.distances(pooled, expected, spans, skip=(0,)).max() < NEAR, side
+        assert pooled.steps == 0
+        assert pooled.response_tokens.tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("name", families.LANGUAGE)
+def test_bfloat16_is_as_near_in_a_batch_as_alone(name: str) -> None:
+    exact = families.build(name)
+    coarse = families.build(name).to(torch.bfloat16)
+    prompts = comparing.texts()
+    true = [references.alone(name, exact, {"input_ids": torch.tensor([p])}) for p in prompts]
+    single = [references.alone(name, coarse, {"input_ids": torch.tensor([p])}) for p in prompts]
+    spans = comparing.prompt_spans(prompts)
+    noise = np.concatenate([references.noise(*pair) for pair in zip(single, true, strict=True)])
+    # medians: a router that chooses another expert throws single tokens far off, alone or not
+    assert 1e-3 < np.median(noise) < 5e-2
+    for side in ("left", "right"):
+        pooled = forward(name, coarse, prompts, side)
+        found = comparing.distances(pooled, true, spans, skip=(0,))
+        assert np.median(found) < 1.5 * np.median(noise), side
+        assert found.max() < 2 * noise.max(), side
+
+
+def generated(name: str, model: Any, prompts: Sequence[Sequence[int]], eos: list[int]) -> Any:
+    """Generate with a tap; return what it kept and the responses as they were returned."""
+    ids, mask = comparing.padded(prompts, "left")
+    with torch.inference_mode(), tapped(name, model, RESPONSE) as tap:
+        tap.begin(comparing.regions(mask), comparing.first_tokens(mask), eos_ids=frozenset(eos))
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            max_new_tokens=NEW,
+            do_sample=False,
+            eos_token_id=eos or None,
+            pad_token_id=families.PAD,
+        )
+        return tap.end(), output[:, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("name", families.LANGUAGE)
+def test_responses_match_teacher_forced_passes(name: str) -> None:
+    model = families.build(name)
+    model.generation_config.eos_token_id = None
+    prompts = comparing.texts()
+    _, free = generated(name, model, prompts, [])
+    # one example stops at once, one in the middle, and others when they happen to
+    for eos in ([], [free[1][0], free[0][3]]):
+        pooled, responses = generated(name, model, prompts, eos)
+        expected, spans = [], []
+        for prompt, response in zip(prompts, responses, strict=True):
+            ends = [place for place, token in enumerate(response) if token in eos]
+            fed = response[: min([*ends, len(response) - 1])]
+            text = torch.tensor([[*prompt, *fed]])
+            expected.append(references.alone(name, model, {"input_ids": text}))
+            start, stop = len(prompt), len(prompt) + len(fed)
+            spans.append({"response": (start, stop), "all": (0, stop), "prompt": (0, start)})
+        lengths = [span["response"][1] - span["response"][0] for span in spans]
+        assert pooled.response_tokens.tolist() == lengths
+        assert pooled.steps == len(responses[0]) - 1
+        if eos:
+            assert lengths[1] == 0
+        near = STEPWISE.get(name, NEAR)
+        assert comparing.distances(pooled, expected, spans, skip=(0,)).max() < near
