@@ -15,20 +15,34 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from actstore.analysis.intervention import steering
+    from actstore.capturing.recording import record
+    from actstore.capturing.run import capture
     from actstore.errors import ActstoreError
     from actstore.ingesting import ingest
     from actstore.querying.selection import Selection
     from actstore.store import Store, open
 
-__all__ = ["ActstoreError", "Selection", "Store", "__version__", "ingest", "open", "steering"]
+__all__ = [
+    "ActstoreError",
+    "Selection",
+    "Store",
+    "__version__",
+    "capture",
+    "ingest",
+    "open",
+    "record",
+    "steering",
+]
 
 # Found when first used: importing actstore loads neither NumPy nor Arrow.
 _HOMES = {
     "ActstoreError": "actstore.errors",
     "Selection": "actstore.querying.selection",
     "Store": "actstore.store",
+    "capture": "actstore.capturing.run",
     "ingest": "actstore.ingesting",
     "open": "actstore.store",
+    "record": "actstore.capturing.recording",
     "steering": "actstore.analysis.intervention",
 }
 

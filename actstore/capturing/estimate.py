@@ -1,4 +1,4 @@
-"""What a capture will take: rows, bytes on disk, memory and minutes; and whether the disk has it."""
+"""What a capture will take: rows, bytes on disk, memory, minutes; and whether the disk has it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,136 @@
+"""How a response is generated: settled before the run, refused where hooks could not follow."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from actstore.errors import ModelError, UsageError
+
+_SINGLE = ("num_beams", "num_return_sequences", "num_beam_groups")
+_UNFOLLOWED = {
+    "prefill_chunk_size": "the prompt would go through the model in pieces",
+    "assistant_model": "assisted decoding feeds several tokens at once and takes some back",
+    "assistant_early_exit": "assisted decoding feeds several tokens at once and takes some back",
+    "prompt_lookup_num_tokens": "assisted decoding feeds several tokens at once",
+    "custom_generate": "what it does to the model's input is not known",
+    "penalty_alpha": "contrastive search runs candidates through the model",
+    "dola_layers": "its steps are not those of the model",
+}
+_OWN = ("max_new_tokens", "max_length", "return_dict_in_generate", "disable_compile")
+# Meaningless unless drawing; a checkpoint's own values would only bring warnings.
+_NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """The settled settings."""
+
+    config: Any
+    """A transformers ``GenerationConfig``."""
+    max_new_tokens: int
+    eos_ids: frozenset[int]
+    """What ends a response without being part of it."""
+    samples: bool
+    """Whether tokens are drawn at random."""
+    stops_at_text: bool
+    """Whether there are stop strings, for which ``generate`` needs the tokenizer."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is really used, for the run's record: everything but the library's defaults."""
+        found: dict[str, Any] = self.config.to_diff_dict()
+        for name in ("transformers_version", "_from_model_config", "disable_compile"):
+            found.pop(name, None)
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "do_sample": self.samples,
+            **{name: value for name, value in sorted(found.items())},
+        }
+
+
+def settle(
+    model: Any, pad_id: int, max_new_tokens: int, options: Mapping[str, Any] | None = None
+) -> Generation | None:
+    """Return how to generate, or None where nothing is to be generated.
+
+    The checkpoint's generation settings hold, except that nothing is drawn at random and
+    there is one beam; ``options`` go before both.
+
+    Raises:
+        UsageError: options that hooks could not follow, or that ``generate`` does not know.
+        ModelError: the model cannot generate.
+    """
+    wanted = dict(options or {})
+    if max_new_tokens < 0:
+        raise UsageError(f"max_new_tokens {max_new_tokens}: 0 for no generation, or more")
+    if max_new_tokens == 0:
+        if wanted:
+            raise UsageError(
+                f"generation options ({', '.join(wanted)}) without generation: give max_new_tokens"
+            )
+        return None
+    if not hasattr(model, "generate") or not getattr(model, "can_generate", lambda: True)():
+        raise ModelError(
+            f"{type(model).__name__} cannot generate: capture it with max_new_tokens=0"
+        )
+    _refuse(wanted)
+    config = copy.deepcopy(model.generation_config)
+    config.update(do_sample=False, num_beams=1, num_return_sequences=1)
+    unknown = config.update(**wanted)
+    if unknown:
+        raise UsageError(f"generation has no option {', '.join(unknown)}")
+    for name in _UNFOLLOWED:
+        if getattr(config, name, None) is not None:
+            setattr(config, name, None)
+    if not config.do_sample:
+        config.update(**_NEUTRAL)
+    config.update(max_new_tokens=max_new_tokens, disable_compile=True, max_length=None)
+    config.return_dict_in_generate = False
+    ends = config.eos_token_id
+    eos = {
+        int(number) for number in (ends if isinstance(ends, list) else [ends]) if number is not None
+    }
+    if config.pad_token_id is None:
+        config.pad_token_id = min(eos) if eos else pad_id
+    stops = bool(config.stop_strings)
+    # An example that has stopped goes on with pads while others of its batch are not done.
+    if eos or stops:
+        eos.add(int(config.pad_token_id))
+    return Generation(
+        config=config,
+        max_new_tokens=max_new_tokens,
+        eos_ids=frozenset(eos),
+        samples=bool(config.do_sample),
+        stops_at_text=stops,
+    )
+
+
+def _refuse(wanted: Mapping[str, Any]) -> None:
+    for name in _SINGLE:
+        if (wanted.get(name) or 1) != 1:
+            raise UsageError(
+                f"{name}={wanted[name]}: several sequences per example cannot be told apart by "
+                "hooks; capture with one, and sample again under another variant for more"
+            )
+    for name, reason in _UNFOLLOWED.items():
+        if wanted.get(name) is not None:
+            raise UsageError(f"{name} cannot be captured: {reason}")
+    own = [name for name in _OWN if name in wanted]
+    if own:
+        raise UsageError(f"generation option {', '.join(own)} is capture's own to set")
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Draw from ``seed`` within the block, and leave the generators as they were."""
+    devices = [device] if device.type not in ("cpu", "mps", "meta") else []
+    kind = device.type if devices else "cuda"
+    with torch.random.fork_rng(devices=devices, device_type=kind):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,129 @@
+"""Writes rows on a thread of its own while the model runs on, and commits now and then."""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from actstore.storage.manifest import Run
+from actstore.storage.rows import RowBatch
+from actstore.storage.writer import StoreWriter
+
+COMMIT_BYTES = 1 << 30
+"""Vector bytes after which a commit is due."""
+COMMIT_ROWS = 250_000
+COMMIT_SECONDS = 60.0
+"""Time after which a commit is due; later on a twentieth of what the run has taken so far."""
+_DEPTH = 2
+"""Windows that may wait: the model waits for the disk rather than fill the memory."""
+
+
+class Part(NamedTuple):
+    """One window's rows, and how far the source is read once they are stored."""
+
+    rows: Callable[[], Iterable[RowBatch]]
+    """Makes the rows; called on the writing thread."""
+    progress: Mapping[str, Any]
+
+
+class Sink:
+    """Takes windows and stores them in order; whole windows only are ever committed.
+
+    A context manager. Leaving it without an error commits everything; leaving it by an error,
+    Ctrl-C among them, commits the windows that were put, so that the next run goes on there.
+    """
+
+    def __init__(self, writer: StoreWriter, *, commit_seconds: float = COMMIT_SECONDS) -> None:
+        """Take over ``writer``: no other thread may use it until the sink is closed."""
+        self.written = 0
+        self.present = 0
+        self.bytes = 0
+        self._writer = writer
+        self._commit_seconds = commit_seconds
+        self._parts: queue.Queue[Part | None] = queue.Queue(_DEPTH)
+        self._error: BaseException | None = None
+        self._finished = False
+        self._thread = threading.Thread(target=self._work, name="actstore-sink", daemon=True)
+
+    def __enter__(self) -> Sink:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        self._finished = kind is None
+        self._offer(None)
+        self._thread.join()
+        if self._error is not None and kind is None:
+            raise self._error
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the writing thread failed with."""
+        return self._error
+
+    @property
+    def commit(self) -> int | None:
+        """Number of the last commit."""
+        return self._writer.commits[-1] if self._writer.commits else None
+
+    def put(self, part: Part) -> None:
+        """Store a window; waits while too many wait already.
+
+        Raises:
+            ActstoreError: an earlier window could not be stored; whatever the writer raises.
+        """
+        self._offer(part)
+        if self._error is not None:
+            raise self._error
+
+    def _offer(self, part: Part | None) -> None:
+        while self._error is None and self._thread.is_alive():
+            try:
+                self._parts.put(part, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+    def _work(self) -> None:
+        try:
+            started = committed = time.monotonic()
+            while (part := self._parts.get()) is not None:
+                self._store(part)
+                now = time.monotonic()
+                if self._due(now - committed, now - started):
+                    self._commit("in progress")
+                    committed = time.monotonic()
+            self._commit(None if self._finished else "broken off")
+        except BaseException as error:  # handed to the thread that waits for it
+            self._error = error
+
+    def _store(self, part: Part) -> None:
+        with self._writer.file():
+            for batch in part.rows():
+                added = self._writer.add(batch)
+                self.written += added.written
+                self.present += added.present
+                self.bytes += added.written * batch.vectors.shape[1] * batch.vectors.itemsize
+        run: Run = self._writer.run
+        self._writer.run = dataclasses.replace(
+            run, settings={**run.settings, "progress": dict(part.progress)}
+        )
+
+    def _due(self, since: float, running: float) -> bool:
+        return (
+            self._writer.pending_bytes >= COMMIT_BYTES
+            or self._writer.pending_rows >= COMMIT_ROWS
+            or since >= max(self._commit_seconds, running / 20)
+        )
+
+    def _commit(self, state: str | None) -> None:
+        settings = self._writer.run.settings
+        what = settings.get("dataset") or "examples"
+        message = f"capture {settings.get('model')} on {what}"
+        self._writer.commit(
+            operation="capture", message=f"{message} ({state})" if state else message
+        )
