@@ -55,6 +55,8 @@ class Batch:
         return sum(len(example.pictures) for example in self.examples)
 
 
+_FORCED = "examples come with an answer: it is appended to the prompt (teacher forcing)"
+
 _Place = tuple[Sequence[Span], Sequence[Mapping[str, Any]]]
 """Characters of each token, and which placeholders were replaced by longer texts."""
 
@@ -197,6 +199,19 @@ class Prompter:
             mask.append(at < end and upto > start and upto > at)
             at = shown
         return mask
+
+    def find(self, text: str, ids: np.ndarray, real: np.ndarray) -> np.ndarray:
+        """Return the last run of tokens of a prompt that holds ``text``: bool ``[T]``."""
+        return _Searched(self._text_of, ids, real).tokens((0, len(text)), text)
+
+    @property
+    def known_ids(self) -> dict[str, Any]:
+        """The ids of special tokens: ``special_ids``, ``bos_id`` (or None) and ``image_ids``."""
+        return {
+            "special_ids": self._special,
+            "bos_id": self._bos,
+            "image_ids": self._image_ids,
+        }
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(
@@ -358,6 +373,8 @@ class Prompter:
         masks = {"prompt": real, "question": question & ~image, "image": image}
         if any(each.answer is not None for each in rendered):
             masks["answer"] = answer
+            if _FORCED not in self.notes:
+                self.notes.append(_FORCED)
         masks["all"] = real
         if "token_type_ids" in inputs and "token_type_ids" not in self._taken:
             del inputs["token_type_ids"]

@@ -1,0 +1,318 @@
+"""Watches somebody's own calls of a model, tells one from the next and prompt from response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from actstore.capturing.blocks import Anatomy, HookPoint
+from actstore.capturing.hooks import Pooled, Tap
+from actstore.capturing.pooling import Pool
+from actstore.capturing.prompts import PAD, ROLES
+from actstore.errors import HookError, UsageError
+
+_ROLE = {name: number for number, name in enumerate(ROLES)}
+
+Locate = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
+"""Of ids and mask ``[B, T]``: masks of further regions of the prompt."""
+Answer = Callable[["Call"], torch.Tensor | None]
+"""Of a call: where in its response the answer stands, bool ``[B, N]``."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One call: a forward pass with the decode steps that follow it, or one ``generate``."""
+
+    prompt: np.ndarray
+    """Ids, int64 ``[B, T]``."""
+    real: np.ndarray
+    """Which are no padding, bool ``[B, T]``."""
+    roles: np.ndarray
+    """Int8 ``[B, T]``, index into the schema's roles; -1 where nothing is known."""
+    ends: frozenset[int]
+    """Ids that end a response."""
+    generates: bool
+    steps: list[torch.Tensor] = field(default_factory=list)
+    """Ids fed after the prompt, ``[B]`` each."""
+    sequences: np.ndarray | None = None
+    """What ``generate`` returned, int64 ``[B, T + N]``."""
+    pooled: Pooled | None = None
+
+    @property
+    def batch(self) -> int:
+        """Rows of the call."""
+        return len(self.prompt)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Prompt and response, int64 ``[B, T + N]``."""
+        width = self.prompt.shape[1]
+        if self.sequences is not None and self.sequences.shape[1] > width:
+            return np.concatenate([self.prompt, self.sequences[:, width:]], axis=1)
+        if not self.steps:
+            return self.prompt
+        fed = torch.stack(self.steps, dim=1).cpu().numpy()
+        return np.concatenate([self.prompt, fed], axis=1)
+
+    @property
+    def responses(self) -> list[list[int]]:
+        """What came after each prompt, without the end token."""
+        found = []
+        for row in self.ids[:, self.prompt.shape[1] :].tolist():
+            stop = next((at for at, number in enumerate(row) if number in self.ends), len(row))
+            found.append(row[:stop])
+        return found
+
+
+class Listener:
+    """Hooks on a model that pool what its owner computes, while it is told to listen.
+
+    A pass is a new call unless it comes from the ``generate`` that is running, or feeds one
+    token with a cache that holds some: then it is a decode step of the call before. Works on
+    the model as it is, whatever accelerate or PEFT put around its ``forward``.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        points: Sequence[HookPoint],
+        pools: Sequence[Pool],
+        *,
+        exclude: frozenset[str],
+        special_ids: Sequence[int],
+        bos_id: int | None,
+        image_ids: Sequence[int],
+    ) -> None:
+        self.anatomy = anatomy
+        self.pools = tuple(pools)
+        self._exclude = exclude
+        self._special = sorted(special_ids)
+        self._bos = bos_id
+        self._image = list(image_ids)
+        self._tap = Tap(points, pools, anatomy=anatomy)
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._listening = False
+        self._inside: nn.Module | None = None
+        self._generating: dict[str, Any] | None = None
+        self._locate: Locate | None = None
+        self._answer: Answer | None = None
+        self._open: Call | None = None
+        self._calls: list[Call] = []
+        self._patched = False
+
+    def __enter__(self) -> Self:
+        try:
+            for module in dict.fromkeys((self.anatomy.model, self.anatomy.base)):
+                # Before the tap's own: a batch must be expected when the tap sees the pass.
+                self._handles.append(
+                    module.register_forward_pre_hook(self._before, with_kwargs=True)
+                )
+                self._handles.append(module.register_forward_hook(self._after, always_call=True))
+            self._patch()
+            self._tap.__enter__()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take every hook off the model again."""
+        self.drop()
+        self._tap.close()
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._patched:
+            del self.anatomy.model.__dict__["generate"]
+            self._patched = False
+
+    def listen(self, locate: Locate | None = None, answer: Answer | None = None) -> None:
+        """Take what the model computes from now on.
+
+        Args:
+            locate: finds regions of a prompt that ids and mask do not show.
+            answer: finds the answer in a response; asked when its call is over.
+        """
+        self._listening, self._locate, self._answer = True, locate, answer
+        self._calls = []
+
+    def finish(self) -> list[Call]:
+        """Stop listening and return the calls there were.
+
+        Raises:
+            HookError: hooks saw something else than the states of the call's tokens.
+        """
+        try:
+            self._complete()
+            return self._calls
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        """Stop listening and forget everything."""
+        self._listening, self._open, self._calls, self._inside = False, None, [], None
+        self._tap.drop()
+
+    def _complete(self) -> None:
+        call, self._open = self._open, None
+        if call is None:
+            return
+        call.pooled = self._tap.end(self._answer(call) if self._answer else None)
+        self._calls.append(call)
+
+    def _patch(self) -> None:
+        """Let ``generate`` tell when it begins and what ends its responses."""
+        model: Any = self.anatomy.model
+        if not callable(getattr(model, "generate", None)) or "generate" in model.__dict__:
+            return  # somebody else's wrapper: passes are told apart by their caches
+        original = model.generate
+
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            if not self._listening or self._generating is not None:
+                return original(*args, **kwargs)
+            self._generating = {"kwargs": kwargs, "call": None}
+            if hasattr(model, "generation_config"):
+                kwargs.setdefault("disable_compile", True)  # hooks do not fire in compiled code
+            try:
+                found = original(*args, **kwargs)
+                call: Call | None = self._generating["call"]
+            finally:
+                self._generating = None
+            if call is not None:
+                sequences = getattr(found, "sequences", found)
+                if isinstance(sequences, torch.Tensor) and len(sequences) == call.batch:
+                    call.sequences = sequences.cpu().numpy()
+            return found
+
+        # Not setattr(): a function among the model's own attributes hides the method.
+        model.__dict__["generate"] = generate
+        self._patched = True
+
+    def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if not self._listening or self._inside is not None:
+            return
+        self._inside = module
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if self._open is not None and self._goes_on(ids, kwargs):
+            if isinstance(ids, torch.Tensor):
+                self._open.steps.append(ids[:, -1])
+            return
+        self._complete()
+        if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.is_floating_point():
+            self._inside = None
+            raise UsageError(
+                f"{type(module).__name__} was called without input_ids [batch, tokens]: record() "
+                "tells tokens from padding by them, also where inputs_embeds are given too"
+            )
+        self._begin(ids, kwargs)
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        if module is self._inside:
+            self._inside = None
+            if output is None:  # the pass failed: there are no states of its last layers
+                self._open = None
+                self._tap.drop()
+
+    def _goes_on(self, ids: Any, kwargs: dict[str, Any]) -> bool:
+        generating = self._generating
+        if generating is not None:
+            return generating["call"] is self._open
+        assert self._open is not None
+        cache = kwargs.get("past_key_values", kwargs.get("cache_params"))
+        if cache is None or not isinstance(ids, torch.Tensor) or ids.shape[1] != 1:
+            return False
+        length = getattr(cache, "get_seq_length", None)
+        return len(ids) == self._open.batch and (length is None or length() > 0)
+
+    def _begin(self, ids: torch.Tensor, kwargs: dict[str, Any]) -> None:
+        generating = self._generating
+        prompt = ids.detach().cpu().numpy()
+        real = self._mask(ids, kwargs)
+        image = np.isin(prompt, self._image) & real
+        kinds = kwargs.get("mm_token_type_ids")
+        if isinstance(kinds, torch.Tensor) and kinds.shape == ids.shape:
+            image |= (kinds.cpu().numpy() == 1) & real
+        roles = np.full(prompt.shape, PAD, np.int8)
+        roles[np.isin(prompt, self._special) & real] = _ROLE["special"]
+        roles[image] = _ROLE["image"]
+        if self._bos is not None and prompt.shape[1]:
+            every, first = np.arange(len(prompt)), real.argmax(1)
+            begins = (prompt[every, first] == self._bos) & real[every, first]
+            roles[every[begins], first[begins]] = _ROLE["bos"]
+        regions = {"prompt": real, "image": image, "all": real}
+        if self._locate is not None:
+            regions |= self._locate(prompt, real)
+        excluded = np.isin(roles, [_ROLE[word] for word in self._exclude])
+        call = Call(
+            prompt=prompt,
+            real=real,
+            roles=roles,
+            ends=self._ends(generating["kwargs"] if generating is not None else {}),
+            generates=generating is not None,
+        )
+        self._tap.begin(
+            {name: torch.from_numpy(mask.copy()) for name, mask in regions.items()},
+            torch.from_numpy(excluded),
+            eos_ids=call.ends,
+            special_ids=frozenset(self._special if "special" in self._exclude else ()),
+        )
+        self._open = call
+        if generating is not None:
+            generating["call"] = call
+
+    def _mask(self, ids: torch.Tensor, kwargs: dict[str, Any]) -> np.ndarray:
+        given = [kwargs.get("attention_mask")]
+        if self._generating is not None:
+            given.append(self._generating["kwargs"].get("attention_mask"))
+        for mask in given:
+            if isinstance(mask, torch.Tensor) and mask.shape == ids.shape:
+                return np.asarray(mask.cpu().numpy().astype(bool))
+        return np.ones(tuple(ids.shape), bool)
+
+    def _ends(self, kwargs: dict[str, Any]) -> frozenset[int]:
+        """Return what ends a response: the end tokens, and the pads that follow them."""
+        own = getattr(self.anatomy.model, "generation_config", None)
+        configs = [kwargs.get("generation_config"), own]
+        found: list[set[int]] = []
+        for name in ("eos_token_id", "pad_token_id"):
+            values = [kwargs.get(name), *(getattr(each, name, None) for each in configs if each)]
+            value = next((each for each in values if each is not None), None)
+            found.append(_numbers(value))
+        eos, pad = found
+        return frozenset(eos | pad) if eos else frozenset()
+
+
+def _numbers(value: Any) -> set[int]:
+    if value is None:
+        return set()
+    if isinstance(value, torch.Tensor):
+        value = value.reshape(-1).tolist()
+    return {int(each) for each in (value if isinstance(value, list | tuple) else [value])}
+
+
+def check_rows(call: Call, examples: int) -> None:
+    """Refuse a call whose rows are not the examples that were named.
+
+    Raises:
+        HookError: says both numbers.
+    """
+    if call.batch != examples:
+        raise HookError(
+            f"the model was called with {call.batch} rows inside a block for {examples} "
+            f"{'example' if examples == 1 else 'examples'}: give rec.example() one id per row, "
+            "id=[...]"
+        )
