@@ -57,6 +57,16 @@ class Questions:
             total *= len(self._recipe.expand)
         return total if self._first_k is None else min(total, self._first_k)
 
+    def __len__(self) -> int:
+        """Return :attr:`count`.
+
+        Raises:
+            TypeError: it is not known, as of an iterator.
+        """
+        if self.count is None:
+            raise TypeError("how many questions are left is known only once they are read")
+        return self.count
+
     @property
     def settings(self) -> dict[str, Any]:
         """What makes the examples what they are, for the run's record: no path is absolute."""
@@ -144,7 +154,9 @@ class Questions:
         extra: dict[str, Any] = {}
         for name, value in given.items():
             field = {"example_id": "id", "example_index": "index"}.get(name, name)
-            if field in FIELDS and field not in self._chosen:
+            # Most data sets call the right answer so; it is appended to prompts only if asked.
+            implied = field in FIELDS and field != "answer"
+            if implied and field not in self._chosen:
                 mapping.setdefault(field, value)
             elif name == "extra" and isinstance(value, Mapping):
                 extra |= value

@@ -244,8 +244,11 @@ def _loaded(name: str, config: str | None, split: str | None) -> Any:
             kinds |= {each.__name__ for each in type(at).__mro__}
             at = at.__cause__ or at.__context__
         said = " ".join(str(problem).split())[:300]
-        if kinds & {"OfflineModeIsEnabled", "ConnectError", "ConnectTimeout"}:
-            raise OfflineError(f"{name}: the Hub cannot be reached: {said}") from None
+        unreachable = {"OfflineModeIsEnabled", "ConnectError", "ConnectTimeout", "ConnectionError"}
+        if kinds & unreachable or said.startswith("Couldn't reach"):
+            raise OfflineError(
+                f"{name}: no such file here, and the Hub cannot be reached ({said})"
+            ) from None
         if "GatedRepoError" in kinds:
             raise AccessError(f"{name} is gated: accept its terms on the Hub and log in") from None
         if "DatasetNotFoundError" in kinds or "RepositoryNotFoundError" in kinds:

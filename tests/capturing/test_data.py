@@ -44,6 +44,14 @@ def test_columns_by_their_own_names_and_by_option(tmp_path: Path) -> None:
     assert (questions.dataset, questions.count) == ("q", 1)
 
 
+def test_an_answer_is_appended_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path, "q.jsonl", [{"id": 1, "question": "2+2?", "answer": "4"}])
+    (plain,) = open_questions(path)
+    assert (plain.answer, plain.extra) == (None, {"answer": "4"})
+    (forced,) = open_questions(path, columns={"answer": "answer"})
+    assert (forced.answer, forced.extra) == ("4", {})
+
+
 def test_a_split_of_all_and_an_id_by_position(tmp_path: Path) -> None:
     path = write(tmp_path, "q.jsonl", [{"question": "a"}, {"question": "b", "split": "own"}])
     found = list(open_questions(path, split="dev"))
@@ -54,7 +62,7 @@ def test_the_first_k(tmp_path: Path) -> None:
     path = write(tmp_path, "q.jsonl", [{"id": n, "question": "a"} for n in range(5)])
     questions = open_questions(path, first_k=2)
     assert [each.id for each in questions] == [each.id for each in questions] == ["0", "1"]
-    assert questions.count == 2
+    assert questions.count == len(questions) == 2
     assert open_questions(path, first_k=9).count == 5
 
 
@@ -64,6 +72,8 @@ def test_only_some(tmp_path: Path) -> None:
     questions = open_questions(path, only={"task": ["x"]})
     assert [each.id for each in questions] == ["0", "2"]
     assert questions.count is None
+    with pytest.raises(TypeError):
+        len(questions)
     with pytest.raises(ExampleError, match="no examples that --only"):
         list(open_questions(path, only={"task": ["z"]}))
 

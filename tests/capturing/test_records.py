@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from actstore.capturing.records import open_records
 from actstore.errors import ExampleError
+from tests.hub_server import Hub, hub_env, run_python
 
 ROWS = [{"id": "a", "question": "Größe?"}, {"id": "b", "question": 'He said "x,\ny"'}]
 
@@ -105,3 +106,63 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     for place in (tmp_path / "q.jsonl", "./nothing/here/at/all", "what is this"):
         with pytest.raises(ExampleError, match="no such file"):
             open_records(place)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """Run Python that reads questions from a Hub of its own, and return what it prints.
+
+    In a child process: `datasets` reads its environment once, on import.
+    """
+    folder = tmp_path_factory.mktemp("published")
+    rows = [{"id": n, "text": f"What is {n}?"} for n in range(3)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    card = (
+        b"---\nconfigs:\n- config_name: tqa\n  data_files:\n  - {split: test, path: tqa.jsonl}\n"
+        b"- config_name: vqa\n  data_files:\n  - {split: test, path: tqa.jsonl}\n"
+        b"  - {split: dev, path: dev.jsonl}\n---\n"
+    )
+    files = {"README.md": card, "tqa.jsonl": lines, "dev.jsonl": lines[: lines.index(b"\n") + 1]}
+    with Hub(folder / "hub") as hub:
+        hub.create("alice/questions", files)
+        hub.create("alice/one", {"train.jsonl": lines})
+        env = hub_env(hub, folder / "home")
+
+        def run(code: str) -> str:
+            prelude = (
+                "from actstore.capturing.records import open_records\n"
+                "from actstore.errors import ActstoreError\n"
+                "def show(place):\n"
+                "    try:\n"
+                "        found = open_records(place)\n"
+                "        where, record = next(found.read())\n"
+                "        print(found.name, found.split, found.count, where, dict(record))\n"
+                "    except ActstoreError as problem:\n"
+                "        print(type(problem).__name__, problem)\n"
+            )
+            return run_python(prelude + code, env).stdout
+
+        yield run
+
+
+def test_data_sets_of_the_hub(published: Callable[[str], str]) -> None:
+    found = published(
+        "show('alice/one')\nshow('alice/one:train')\nshow('alice/questions:tqa:test')\n"
+        "show('alice/questions:vqa:dev')\n"
+    ).splitlines()
+    first = "{'id': 0, 'text': 'What is 0?'}"
+    assert found == [
+        f"alice/one train 3 alice/one[0] {first}",
+        f"alice/one train 3 alice/one:train[0] {first}",
+        f"alice/questions test 3 alice/questions:tqa:test[0] {first}",
+        f"alice/questions dev 1 alice/questions:vqa:dev[0] {first}",
+    ]
+
+
+def test_what_the_hub_does_not_have(published: Callable[[str], str]) -> None:
+    missing, split, config = published(
+        "show('alice/missing')\nshow('alice/one:dev')\nshow('alice/questions:test')\n"
+    ).splitlines()
+    assert missing.startswith("RepositoryNotFoundError alice/missing: no such file here and no")
+    assert split.startswith("ExampleError alice/one: Unknown split")
+    assert config.startswith("ExampleError alice/questions: Config name is missing")

@@ -1,0 +1,490 @@
+"""`actstore capture`: asks a model questions and stores its activations while it answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from actstore.commands import output
+from actstore.commands.exits import Exit
+from actstore.commands.options import json_option, pairs
+from actstore.commands.progress import counting
+from actstore.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from actstore.capturing.data import Questions
+    from actstore.capturing.loading import Loaded
+    from actstore.capturing.recipes import CaptureRecipe
+    from actstore.capturing.summary import CaptureSummary, Progress
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+NAMED = 20
+"""Refused examples that are named on the screen."""
+COLUMNS = {
+    "id": "ids, or positions count",
+    "question": "what is asked",
+    "oracle": "the right answer",
+    "answer": "a text to append to the prompt as if the model had said it",
+    "image": "an image: a path or its bytes",
+    "task": "the task within the data set",
+    "mode": "how the example is presented",
+    "variant": "which version of the example it is",
+    "label": "the class of the example",
+    "split": "the split of the data set",
+    "index": "position within the group that shares the id",
+    "choices": "the options of a multiple-choice question",
+    "system": "a system prompt of its own",
+    "messages": "a whole conversation, in place of the question",
+}
+"""Field of an example: what its column holds."""
+_OPTIONAL = ("index", "choices", "system", "messages")
+
+
+def column_options(command: Command) -> Command:
+    """Add one option per field that a column of the data may hold."""
+    for name, holds in reversed(COLUMNS.items()):
+        word = f"{name}-column" if name in ("split", "system") else name
+        command = click.option(
+            f"--{word}",
+            f"{name}_column",
+            metavar="COLUMN",
+            hidden=name in _OPTIONAL,
+            help=f"Column with {holds}"
+            f"{' (only if it is named)' if name == 'answer' else f' (by default {name})'}.",
+        )(command)
+    return command
+
+
+@click.command("capture")
+@click.option("--model", metavar="ID|FOLDER", required=True, help="The model: Hub id or folder.")
+@click.option(
+    "--data",
+    metavar="FILE|ID",
+    required=True,
+    help="The questions: .jsonl, .json, .csv, .tsv, .parquet, or ORG/NAME[:CONFIG][:SPLIT] on the "
+    "Hub; with --recipe also the folder that it reads from.",
+)
+@click.option(
+    "--store",
+    metavar="FOLDER",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The store to create or to add to.",
+)
+@click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    help="How records become examples (`actstore recipes --capture` lists those there are). Its "
+    "options hold where no option is given here.",
+)
+@column_options
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="FIELD=A,B",
+    help="Only examples whose task, mode, variant … is one of these; may be repeated.",
+)
+@click.option(
+    "--image-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Where relative paths of images start; by default beside the data.",
+)
+@click.option("--split", metavar="NAME", help="Split of all examples that have none.")
+@click.option(
+    "--dataset", metavar="NAME", help="Name of the data set; by default what --data says."
+)
+@click.option(
+    "--first-k", type=click.IntRange(min=1), metavar="N", help="Only the first N examples."
+)
+@click.option(
+    "--layers",
+    default="all",
+    show_default=True,
+    metavar="SPEC",
+    help="all, last, 0,6,12, every-6, or fractions of the depth: 0.25,0.5,0.75.",
+)
+@click.option(
+    "--sites",
+    default="resid_post",
+    show_default=True,
+    metavar="A,B,…",
+    help="resid_post, resid_pre, attn_out, mlp_in, mlp_out, embeddings, final_norm.",
+)
+@click.option(
+    "--pool",
+    default="prompt.last",
+    show_default=True,
+    metavar="A,B,…",
+    help="Region and pooling: prompt, question, image, response, answer or all, with last, first, "
+    "mean, max, tokens, or an offset such as -2.",
+)
+@click.option(
+    "--exclude",
+    default="bos",
+    show_default=True,
+    metavar="A,B",
+    help="Tokens that means and maxima leave out: bos, special; '' for none.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Length of the response; 0 generates nothing.",
+)
+@click.option(
+    "--generation",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Setting of generation, such as do_sample=true or temperature=0.7; may be repeated.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="For sampled responses.")
+@click.option(
+    "--grade",
+    metavar="KIND",
+    help="Label by the response: exact, contains, choice, number, regex:PATTERN, sql:EXPRESSION.",
+)
+@click.option(
+    "--chat-template/--raw",
+    "chat_template",
+    default=True,
+    help="Put questions into the model's chat template (the default), or ask them as they are.",
+)
+@click.option(
+    "--template-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="A Jinja chat template in place of the model's own.",
+)
+@click.option(
+    "--template-option",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Variable of the chat template, such as enable_thinking=false; may be repeated.",
+)
+@click.option("--system", metavar="TEXT", help="System prompt.")
+@click.option(
+    "--batch-size",
+    default="auto",
+    show_default=True,
+    metavar="N|auto",
+    help="Examples per batch; auto goes by tokens.",
+)
+@click.option(
+    "--padding-side",
+    type=click.Choice(("auto", "left", "right")),
+    default="auto",
+    show_default=True,
+    help="Where shorter prompts are filled up.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(("auto", "float32", "bfloat16", "float16")),
+    default="auto",
+    show_default=True,
+    help="What the model computes in; auto keeps the checkpoint's.",
+)
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …; by default the accelerator.")
+@click.option("--device-map", metavar="MAP", help="Spread the model: auto, balanced, or JSON.")
+@click.option("--attn", metavar="NAME", help="Attention implementation; by default the model's.")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of the model on the Hub.")
+@click.option("--model-name", metavar="NAME", help="What the store calls the model.")
+@click.option("--trust-remote-code", is_flag=True, help="Run Python code that the model brings.")
+@click.option(
+    "--lower-blocks-only",
+    is_flag=True,
+    help="Do not load blocks above the last wanted one: the same values in less memory. Not with "
+    "generation or final_norm.",
+)
+@click.option("--blocks", metavar="PATH", help="Where the blocks are, such as model.layers.")
+@click.option(
+    "--storage-dtype",
+    type=click.Choice(("float32", "float16")),
+    help="Type to store; float16 refuses infinities. By default what loses nothing.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Time one batch; say what the run takes; store nothing."
+)
+@click.option(
+    "--resume/--no-resume",
+    default=True,
+    help="Go on where an earlier run stopped (the default), or capture again what is stored.",
+)
+@click.option(
+    "--allow-mixed",
+    is_flag=True,
+    help="Add to rows of the same model and data set that were captured with other settings.",
+)
+@click.option("--self-check/--no-self-check", default=True, help="Check the hooks before the run.")
+@click.option("--strict", is_flag=True, help="Stop at the first example that cannot be captured.")
+@json_option
+def command(store: Path, as_json: bool, **given: Any) -> int:
+    """Ask a model the questions in --data and store its activations.
+
+    Hooks pool the states while the model reads and answers; rows stream into the store. A run
+    that was broken off goes on with the same command and ends as if it had not been. Examples
+    that cannot be captured are named and left out (exit code 3).
+
+    \b
+    Examples:
+      actstore capture --model Qwen/Qwen3-0.6B --data questions.jsonl --store runs.store
+      actstore capture --model ./llama --data q.csv --question prompt --oracle answer \\
+        --layers 0.25,0.5,0.75 --pool prompt.last,response.mean --max-new-tokens 64 \\
+        --grade contains --store runs.store
+      actstore capture --model llava-hf/llava-1.5-7b-hf --data queries.json --image-dir images \\
+        --recipe image-queries --store runs.store --dtype bfloat16 --dry-run
+      actstore capture --model ./llama --data pairs.json --recipe contrastive --store pairs.store
+    """
+    from actstore.capturing import loading, recipes
+    from actstore.capturing.batching import parse_batch_size
+    from actstore.capturing.grading import parse as parse_grade
+    from actstore.capturing.run import capture
+
+    recipe = recipes.load(given["recipe"]) if given["recipe"] is not None else None
+    options = _with_recipe(given, recipe)
+    batch_size = parse_batch_size(options["batch_size"])
+    if options["grade"] is not None:
+        parse_grade(options["grade"])  # a mistyped one shall not wait for the model
+    questions = _questions(options, recipe)
+    with _quiet():
+        loaded, layers = _loaded(options, loading)
+        with counting("capturing", hidden=as_json) as report:
+
+            def progress(done: Progress) -> None:
+                report(done.examples, done.total, f"{done.tokens:,} tokens", done.tokens, "tokens")
+
+            summary = capture(
+                loaded.model,
+                loaded.processor,
+                questions,
+                store=store,
+                layers=layers,
+                sites=_list(options["sites"]),
+                pool=_list(options["pool"]),
+                exclude=_list(options["exclude"]),
+                batch_size=batch_size,
+                max_new_tokens=options["max_new_tokens"],
+                generation=_values(options["generation"], "--generation") or None,
+                seed=options["seed"],
+                chat_template=_template(options),
+                system=options["system"],
+                template_options=options["template_options"] or None,
+                grade=options["grade"],
+                model_name=options["model_name"] or loaded.name,
+                revision=loaded.revision,
+                dataset=options["dataset"] or questions.dataset,
+                blocks=options["blocks"],
+                padding_side=options["padding_side"],
+                storage_dtype=options["storage_dtype"],
+                resume=options["resume"],
+                allow_mixed=options["allow_mixed"],
+                self_check=options["self_check"],
+                strict=options["strict"],
+                dry_run=options["dry_run"],
+                settings={"loading": dict(loaded.settings), "questions": questions.settings},
+                progress=progress,
+            )
+    labels = _label(store, recipe, summary)
+    if as_json:
+        found = summary.as_dict()
+        output.print_json(found | ({"labels": labels} if labels is not None else {}))
+    else:
+        print_summary(summary, store, labels)
+    return Exit.REFUSED if summary.refused else Exit.DONE
+
+
+def _with_recipe(given: Mapping[str, Any], recipe: CaptureRecipe | None) -> dict[str, Any]:
+    """Return the options, those of the recipe where none was typed."""
+    options = dict(given)
+    options["template_options"] = _values(given["template_option"], "--template-option")
+    context = click.get_current_context()
+    if recipe is not None:
+        for name, value in recipe.capture.items():
+            if name == "template_options":
+                options[name] = dict(value) | options[name]
+            elif context.get_parameter_source(name) is ParameterSource.DEFAULT:
+                options[name] = value
+    return options
+
+
+def _questions(options: Mapping[str, Any], recipe: CaptureRecipe | None) -> Questions:
+    from actstore.capturing.data import open_questions
+
+    only = pairs(options["only"], "--only")
+    return open_questions(
+        options["data"],
+        columns={name: options[f"{name}_column"] for name in COLUMNS},
+        recipe=recipe,
+        split=options["split"],
+        images=options["image_dir"],
+        first_k=options["first_k"],
+        only={name: _list(values) for name, values in only.items()},
+    )
+
+
+def _loaded(options: Mapping[str, Any], loading: Any) -> tuple[Loaded, Any]:
+    """Load the model, and say which layers are meant."""
+    layers: Any = options["layers"]
+    needed = None
+    if options["lower_blocks_only"]:
+        layers, needed = _lowest(options, loading)
+    loaded = loading.load(
+        options["model"],
+        revision=options["revision"],
+        dtype=options["dtype"],
+        device=options["device"],
+        device_map=_device_map(options["device_map"]),
+        attn=options["attn"],
+        layers_needed=needed,
+        generate=options["max_new_tokens"] > 0,
+        trust_remote_code=options["trust_remote_code"],
+    )
+    return loaded, layers
+
+
+def _lowest(options: Mapping[str, Any], loading: Any) -> tuple[list[int], int]:
+    from actstore.capturing.blocks import parse_layers
+
+    if options["max_new_tokens"] > 0 or "final_norm" in _list(options["sites"]):
+        raise click.BadParameter(
+            "generation and final_norm need all blocks", param_hint="--lower-blocks-only"
+        )
+    count = loading.block_count(
+        options["model"],
+        revision=options["revision"],
+        trust_remote_code=options["trust_remote_code"],
+    )
+    if count is None:
+        raise click.BadParameter(
+            "the model's configuration does not say how many blocks there are",
+            param_hint="--lower-blocks-only",
+        )
+    layers = parse_layers(options["layers"], count)
+    return layers, max(layers) + 1
+
+
+def _device_map(text: str | None) -> Any:
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as problem:
+        raise click.BadParameter(f"not JSON: {problem}", param_hint="--device-map") from None
+
+
+def _template(options: Mapping[str, Any]) -> bool | str:
+    if options["template_file"] is None:
+        return bool(options["chat_template"])
+    if not options["chat_template"]:
+        raise click.BadParameter("--raw uses no template", param_hint="--template-file")
+    return str(options["template_file"].read_text(encoding="utf-8"))
+
+
+def _list(value: str | Sequence[Any]) -> list[str]:
+    if isinstance(value, str):
+        return [each.strip() for each in value.split(",") if each.strip()]
+    return [str(each) for each in value]
+
+
+def _values(texts: Sequence[str], option: str) -> dict[str, Any]:
+    """Read ``name=value`` with values as JSON where they are JSON, else as text."""
+    found: dict[str, Any] = {}
+    for name, text in pairs(texts, option).items():
+        try:
+            found[name] = json.loads(text.lower() if text.lower() in ("true", "false") else text)
+        except json.JSONDecodeError:
+            found[name] = text
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' own bars and hints off a screen that is not a terminal."""
+    try:
+        from transformers.utils import logging
+    except ImportError:
+        raise MissingExtraError("capturing activations", "capture") from None
+    level = logging.get_verbosity()
+    shown = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _label(
+    store: Path, recipe: CaptureRecipe | None, summary: CaptureSummary
+) -> dict[str, int] | None:
+    """Label the run's rows as the recipe says; return rows by label."""
+    if recipe is None or recipe.label_after is None or summary.dry_run:
+        return None
+    from actstore.labeling import label_by_expression
+
+    labelled = label_by_expression(
+        store,
+        recipe.label_after,
+        where=f"run_id = '{summary.run_id}'",
+        message=f"labels of recipe {recipe.name}",
+    )
+    return dict(labelled.labels)
+
+
+def print_summary(
+    summary: CaptureSummary, store: Path, labels: Mapping[str, int] | None = None
+) -> None:
+    """Print what a capture did, or what it would do."""
+    estimate = summary.estimate
+    if estimate is not None:
+        output.print_pairs(
+            {
+                "examples": f"{estimate.examples:,}",
+                "rows": f"{estimate.rows:,}",
+                "on disk": f"{output.size(estimate.bytes)} of {output.size(estimate.free_bytes)}"
+                " free",
+                "memory": f"{output.size(estimate.peak_memory)} at most ({estimate.memory_of})",
+                "takes": f"about {estimate.minutes:.1f} minutes",
+            }
+        )
+    else:
+        by_label = labels if labels is not None else summary.labels
+        output.print_pairs(
+            {
+                "model": summary.model,
+                "captured": f"{output.count(summary.examples, 'example')}{_skipped(summary)}",
+                "stored": f"{output.count(summary.rows, 'row')}, "
+                f"{output.size(summary.bytes)} of vectors, in {store}",
+                "labels": ", ".join(f"{label} {n:,}" for label, n in by_label.items()) or None,
+                "no row": ", ".join(f"{pool} {n:,}" for pool, n in summary.empty.items()) or None,
+                "commit": summary.commit,
+                "run": f"{summary.run_id}{' (taken up again)' if summary.resumed else ''}",
+                "took": f"{summary.seconds:.1f} s, {summary.examples_per_second:,.1f} examples/s, "
+                f"{summary.tokens_per_second:,.0f} tokens/s",
+            }
+        )
+    for text in summary.notes:
+        output.note(f"note: {text}")
+    if summary.refused:
+        output.note(f"refused: {output.count(len(summary.refused), 'example')}")
+        for refused in summary.refused[:NAMED]:
+            output.note(f"  {refused.example}: {refused.reason}")
+        if len(summary.refused) > NAMED:
+            output.note(f"  … {len(summary.refused) - NAMED:,} more")
+
+
+def _skipped(summary: CaptureSummary) -> str:
+    return f", {summary.skipped:,} were there already" if summary.skipped else ""
