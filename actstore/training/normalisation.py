@@ -157,8 +157,8 @@ def _load(snapshot: Snapshot, file: str, kind: Kind, width: int) -> Normalisatio
     for make in snapshot.files.cache_folders():
         # Derived and perhaps damaged: computed anew then.
         with contextlib.suppress(OSError, EOFError, ValueError, KeyError, BadZipFile):
-            found = np.load(make() / file, allow_pickle=False)
-            with found:
+            with (make() / file).open("rb") as source:
+                found = np.load(source, allow_pickle=False)
                 mean = found.get("mean")
                 if (None if mean is None else mean.shape) == shape:
                     return Normalisation(mean=mean, scale=float(found["scale"]))

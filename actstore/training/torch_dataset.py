@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from actstore.querying.selection import Batch, Selection
 
 Item = dict[str, Any]
+_PLACE = "place"  # the schema has no such column
 
 
 class SelectionDataset(IterableDataset[Item]):
@@ -26,7 +27,7 @@ class SelectionDataset(IterableDataset[Item]):
 
     Each item is a batch: ``activation`` is a tensor ``[size, width]``, ``row_id`` int64
     ``[size]``, asked-for columns are tensors where they hold numbers and lists otherwise;
-    ``epoch`` and ``position`` are integers that :meth:`state_after` turns into a state.
+    ``place`` is what :meth:`state_after` makes a state of.
 
     Workers take turns, and a loader gives their batches in turn, so the batches are the same
     ones in the same order for any number of them. Each worker opens the store anew. Call
@@ -137,8 +138,9 @@ class SelectionDataset(IterableDataset[Item]):
 
         Right for any number of workers, however far these are ahead.
         """
-        place = {"epoch": item["epoch"], "position": item["position"]}
-        return {**self._origin, "first_epoch": int(self._epoch), **place}
+        epoch, position = item[_PLACE]
+        place = {"first_epoch": int(self._epoch), "epoch": epoch, "position": position}
+        return {**self._origin, **place}
 
     def _items(self, batches: Batches) -> Iterator[Item]:
         for batch in batches:
@@ -161,6 +163,5 @@ def _item(batch: Batch, batches: Batches) -> Item:
         number = field.type != "string" and not column.null_count
         # Copied, because Arrow's memory must not be written to.
         item[field.name] = torch.tensor(column.to_numpy()) if number else column.to_pylist()
-    place = batches.place
-    item["epoch"], item["position"] = place.epoch, place.position
+    item[_PLACE] = tuple(batches.place)
     return item
