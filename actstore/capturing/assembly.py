@@ -48,6 +48,9 @@ def assemble(
     answer: torch.Tensor | None,
 ) -> Pooled:
     """Return rows and vectors of a batch; ``groups`` has each point's accumulators, if any."""
+    for device in plan.left | {group.device for group, _ in groups}:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # single tokens are still on their way
     texts = _Texts(plan, fed, answer)
     rows = {pool: texts.rows(pool) for pool in pools}
     vectors: dict[tuple[str, int | None], dict[Pool, np.ndarray]] = {}

@@ -182,6 +182,7 @@ def points(anatomy: Anatomy, sites: Sequence[str], layers: Sequence[int]) -> lis
 
     Raises:
         ModelError: blocks have no such module; the message names them.
+        UsageError: the model has no such layer.
     """
     found: list[HookPoint] = []
     for name in sites:
@@ -199,7 +200,9 @@ def points(anatomy: Anatomy, sites: Sequence[str], layers: Sequence[int]) -> lis
             path = anatomy.final_norm_path
             found.append(HookPoint(site, None, path, "output", anatomy.final_norm))
         else:
-            found.extend(_site_points(anatomy, site, layers if layer is None else [layer]))
+            chosen = layers if layer is None else [layer]
+            parse_layers(chosen, len(anatomy.blocks))
+            found.extend(_site_points(anatomy, site, chosen))
     unique = {(point.site, point.layer): point for point in found}
     return list(unique.values())
 

@@ -49,6 +49,7 @@ class Tap:
         self.pools = tuple(pools)
         self.anatomy = anatomy
         self.stop_early = stop_early
+        self._stops = False
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._fired = [0] * len(self.points)
         self._left = 0
@@ -126,10 +127,11 @@ class Tap:
         """Expect a batch whose padded prompts ``[B, T]`` have these regions, as boolean masks.
 
         ``all`` (or the union of the masks) says which tokens are no pads. A region that is not
-        among them, ``response`` or ``answer``, is looked for in what is generated. ``excluded``
-        are tokens that means and maxima leave out, ``special_ids`` the same for generated ones.
-        The first of ``eos_ids`` that is fed ends an example's response, without being part of it;
-        where pads follow a stop that is no token (stop strings), the pad's id belongs in it.
+        among them, ``response`` or ``answer``, is looked for in what is generated; any other is
+        empty. ``excluded`` are tokens that means and maxima leave out, ``special_ids`` the same
+        for generated ones. The first of ``eos_ids`` that is fed ends an example's response,
+        without being part of it; where pads follow a stop that is no token (stop strings), the
+        pad's id belongs among them.
 
         Raises:
             UsageError: the masks differ in shape, or are not boolean.
@@ -142,11 +144,14 @@ class Tap:
 
     def call(self, module: Callable[..., Any], /, **inputs: Any) -> Any:
         """Call the model or its base; with ``stop_early`` the pass ends early and gives None."""
+        self._stops = self.stop_early
         try:
             return module(**inputs)
         except _Stop:
             self._finish_step()
             return None
+        finally:
+            self._stops = False
 
     def end(self, answer: torch.Tensor | None = None) -> Pooled:
         """Return what was kept of the batch, with one copy off each device.
@@ -292,7 +297,7 @@ class Tap:
         elif self._groups:
             self._slots[number].copy_(states[:, -1])
         self._left -= 1
-        if self.stop_early and self._left == 0:
+        if self._stops and self._left == 0:
             raise _Stop
 
     def _shaped(

@@ -13,6 +13,8 @@ from actstore.errors import UsageError
 
 _CHUNK = 1 << 22
 """Values that one step of a mean may copy: bounds the memory above the bare pass."""
+_MOVED = 1 << 20
+"""Picked values from which on they leave a GPU at once: all tokens of all layers would fill it."""
 
 
 _Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -27,6 +29,12 @@ class PromptStates(NamedTuple):
     """Float32 ``[masks, B, width]``."""
     maxima: torch.Tensor | None
     """``[masks, B, width]`` as the model computed them."""
+
+
+def off_device(states: torch.Tensor) -> torch.Tensor:
+    """Start to copy states from a GPU; synchronize with it before reading them."""
+    host = torch.empty_like(states, device="cpu", pin_memory=True)
+    return host.copy_(states, non_blocking=True)
 
 
 class _Indices(NamedTuple):
@@ -75,6 +83,8 @@ class PromptPlan:
         flat = [examples * self.width + columns for examples, columns in wanted]
         self._flat = np.unique(np.concatenate(flat)) if flat else np.empty(0, np.int64)
         self._indices: dict[torch.device, _Indices] = {}
+        self.left: set[torch.device] = set()
+        """Devices that picked states leave by themselves, without waiting."""
 
     def _regions_of(self, pools: Sequence[Pool], word: str) -> list[str]:
         return sorted({pool.region for pool in pools if pool.pool == word} & set(self.masks))
@@ -115,6 +125,9 @@ class PromptPlan:
         """Pool one hook's states ``[B, T, width]``; nothing returned is a view of them."""
         indices = self._on(states.device)
         picked = states[indices.examples, indices.columns]
+        if picked.is_cuda and picked.numel() >= _MOVED:
+            self.left.add(picked.device)
+            picked = off_device(picked)
         return PromptStates(
             picked,
             _reduce(states, indices.sums, _masked_sum) if len(self.sum_regions) else None,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from actstore.capturing.pooling import Pool
+from actstore.capturing.prefill import off_device
 
 
 class ResponseNeeds(NamedTuple):
@@ -115,7 +116,7 @@ class Responses:
             hits = real & (counts == self._targets)
             self._heads = torch.where(hits[:, None, :, None], stage, self._heads)
         if self.wanted.every:
-            self.kept.append(stage.clone())
+            self.kept.append(off_device(stage) if stage.is_cuda else stage.clone())
 
     def states(self) -> ResponseStates:
         """Return what was accumulated, for all hooks."""
