@@ -336,6 +336,12 @@ class Store:
         self.refresh()
         return done
 
+    def export(self, to: str, folder: str | Path, where: str | None = None, **options: Any) -> Any:
+        """Write rows as the files of a layout; see :func:`actstore.exporting.run.export`."""
+        from actstore.exporting.run import export
+
+        return export(self, to, folder, where, **options)
+
     def push(
         self,
         to: str,

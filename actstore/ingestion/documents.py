@@ -43,6 +43,14 @@ def _collect(node: Any, key: str, found: list[tuple[str, Tensor]], depth: int) -
                 _collect(value, f"{prefix}{name}", found, depth + 1)
 
 
+def has_whole_keys(document: Any) -> bool:
+    """Say whether a document keeps things under whole numbers, at the top or one below."""
+    if not isinstance(document, dict):
+        return False
+    tables = [document, *(value for value in document.values() if isinstance(value, dict))]
+    return any(isinstance(key, int) for table in tables for key in table)
+
+
 def find(document: Any, dotted: str) -> Any:
     """Return the value at a dotted key, or None.
 

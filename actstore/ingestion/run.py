@@ -39,6 +39,7 @@ from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.report import IngestSummary, Progress, Refusal, Tally
 from actstore.ingestion.sidecars import Sidecars
 from actstore.ingestion.sink import Nowhere, Sink
+from actstore.storage.forms import FormNotes
 from actstore.storage.manifest import Run
 from actstore.storage.rows import RowBatch
 from actstore.storage.writer import CHECKPOINT_BYTES, StoreWriter
@@ -174,7 +175,7 @@ class _Ingest:
             contract=self.contract.name if self.contract else None,
             strict=self.strict,
         )
-        context = self._context()
+        context = self._context(run)
         reader = create(recipe, context)
         files, refused, unmatched = self._arranged(reader)
         widths = probing.probe(self._prober(), files)
@@ -207,11 +208,12 @@ class _Ingest:
         path = report.write(self.store, run.run_id, summary.as_dict(), unmatched=unmatched)
         return replace(summary, report=path)
 
-    def _context(self) -> Context:
+    def _context(self, run: Run | None = None) -> Context:
         return Context(
             recipe=self.found.recipe,
             options=self.options,
             sidecars=Sidecars(self.found.recipe, self.options.sidecars),
+            forms=FormNotes(None if run is None else run.settings),
             shapes={} if self.contract is not None else None,
         )
 

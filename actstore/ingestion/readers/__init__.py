@@ -25,6 +25,7 @@ from actstore.errors import RecipeError
 from actstore.ingestion.options import Options
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.sidecars import Sidecars
+from actstore.storage.forms import FormNotes
 from actstore.storage.rows import RowBatch
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Context:
     options: Options
     sidecars: Sidecars
     notes: Notes = field(default_factory=Notes)
+    forms: FormNotes = field(default_factory=FormNotes)
+    """Takes what the rows do not say of their files, so that an export can write them again."""
     shapes: dict[str, tuple[tuple[int, ...], str]] | None = None
     """Where a contract asks for it: ``source`` of a tensor: its shape and type in the file."""
 

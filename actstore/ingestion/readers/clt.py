@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 AXES = {3: ("example", "token", "hidden"), 4: ("example", "batch", "token", "hidden")}
 _KEYS = ("x", "y", "data", "targets", "n_targets")
+_SINGLE = ("x", "y", "data", "")
 
 
 class Held(NamedTuple):
@@ -93,6 +94,15 @@ class Clt(Reader):
         parts = _parts(file, document)
         _check_shapes(parts)
         capture.outputs = {at: held for at, held in capture.outputs.items() if at > layer}
+        targets = {} if parts[0].key in _SINGLE else {"targets": len(parts)}
+        tensor = parts[0].tensor
+        self.context.forms.note(
+            file.relative,
+            kind=file.parts["side"],
+            dtype=tensor.dtype,
+            rank=tensor.ndim,
+            **targets,
+        )
         found: dict[int, Held] = {}
         for part in parts:
             source = f"{file.relative}#{part.key}" if part.key else file.relative

@@ -112,6 +112,9 @@ class Contrastive(Reader):
         grid = _grid(document, pattern, cache)
         indices = [file.parts["index"]] if "index" in file.parts else list(range(grid.count))
         _check_counts(cache, pattern, grid)
+        self.context.forms.note(
+            file.relative, kind=pattern, dtype=document.dtype, rank=document.ndim
+        )
         side = file.parts.get("side")
         region = "all" if side else "question"
         constant = constants(

@@ -112,6 +112,9 @@ class Faithfulness(Reader):
         pairs = self._table(writer, "pairs", file) if rows else None
         self.context.notes.say(f"written by {writer.title}, going by the keys")
         for name, tensor in tensors.items():
+            self.context.forms.note(
+                f"{file.relative}#{name}", dtype=tensor.dtype, keys=tuple(sorted(writer.keys))
+            )
             constant = constants(
                 self.context,
                 file,

@@ -81,6 +81,7 @@ class GenericReader(Reader):
         """Yield the rows of one file, several tensors together in one batch."""
         self.check_required(document)
         found = self._found(file.pattern.name, document)
+        whole = documents.has_whole_keys(document)
         scope = FileScope(file, document, {}, self.context)
         aligned = self._aligned(document, found)
         rest = self._rest(document, found, aligned)
@@ -92,6 +93,10 @@ class GenericReader(Reader):
             if base is None:
                 base = bases[id(each.plan)] = self._base(each.plan, scope, rest)
             source = f"{file.relative}#{each.key}" if each.key else file.relative
+            tensor = each.tensor
+            self.context.forms.note(
+                source, dtype=tensor.dtype, rank=tensor.ndim, **({"keys": "int"} if whole else {})
+            )
             try:
                 for piece in self._pieces(
                     each, scope, _Values(base, {"source": source}, rest, aligned)

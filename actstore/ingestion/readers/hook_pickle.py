@@ -90,9 +90,8 @@ class HookPickle(Reader):
             raise LayoutError(
                 "expected a text under 'prompt' and a dictionary of tensors under 'activations'"
             )
-        grids = {
-            str(key): interpret(tensor, AXES) for key, tensor in document["activations"].items()
-        }
+        tensors = {str(key): tensor for key, tensor in document["activations"].items()}
+        grids = {key: interpret(tensor, AXES) for key, tensor in tensors.items()}
         counts = {grid.tokens for grid in grids.values()}
         if len(counts) > 1:
             found = ", ".join(f"{key} {grid.tokens or 1}" for key, grid in grids.items())
@@ -106,6 +105,8 @@ class HookPickle(Reader):
             region = "prompt"
         for key, grid in grids.items():
             layer, site = _place(key)
+            source = f"{file.relative}#activations.{key}"
+            self.context.forms.note(source, dtype=tensors[key].dtype, rank=tensors[key].ndim)
             constant = constants(
                 self.context,
                 file,
@@ -115,7 +116,7 @@ class HookPickle(Reader):
                 site=site,
                 pooling="last",
                 region="response",
-                source=f"{file.relative}#activations.{key}",
+                source=source,
             )
             yield from batches(
                 self.context,

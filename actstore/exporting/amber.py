@@ -1,0 +1,127 @@
+"""AMBER samples: ``sample_0000.pt`` … with a vector per layer, and the tables around them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actstore.errors import ExportError
+from actstore.exporting.plan import File, Matrices, Text, home, json_lines, json_text, listed
+from actstore.exporting.scene import Piece, Scene, differing
+from actstore.exporting.tensors import save, shape_of, tensor
+
+_ADDED = ("classification", "image")
+"""What the ingest adds to extra out of tables."""
+
+
+def plan(scene: Scene) -> Iterator[File]:
+    """Yield one file per sample, then answers, classes and queries.
+
+    Raises:
+        ExportError: tokens, several vectors of one layer, or layers that a sample lacks.
+    """
+    samples = _samples(scene)
+    _check_layers(samples)
+    for path, layers in samples.items():
+        yield _file(scene, path, layers)
+    folders = list(home(list(samples)))
+    for folder in folders:
+        firsts = [
+            next(iter(layers.values()))
+            for path, layers in samples.items()
+            if len(folders) == 1 or path.startswith(folder)
+        ]
+        yield from _tables(scene, folder, firsts)
+
+
+def _samples(scene: Scene) -> dict[str, dict[int, Piece]]:
+    pieces = scene.pieces
+    known = scene.known(pieces)
+    numbers = {} if known else _numbers(pieces)
+    found: dict[str, dict[int, Piece]] = {}
+    for piece in pieces:
+        if piece.first is not None:
+            raise ExportError(
+                f"example {piece.example_id} is stored token by token; AMBER samples hold one "
+                "vector per layer: ingest with --pool, or choose rows with --where"
+            )
+        if piece.layer is None:
+            raise ExportError(
+                f"example {piece.example_id} has a vector of an unknown layer; leave it out "
+                "with --where 'layer IS NOT NULL'"
+            )
+        name = piece.path if known else f"sample_{numbers[piece.example_id]:04d}.pt"
+        layers = found.setdefault(name, {})
+        if piece.layer in layers:
+            raise ExportError(
+                f"{name}: layer {piece.layer} has several vectors, which differ in "
+                f"{differing([layers[piece.layer], piece])}; choose with --model, --site or --where"
+            )
+        layers[piece.layer] = piece
+    return {name: dict(sorted(found[name].items())) for name in sorted(found)}
+
+
+def _numbers(pieces: Sequence[Piece]) -> dict[str, int]:
+    """Return the number of each sample: the stored one where all have their own, else its rank."""
+    indices = {piece.example_id: piece.example_index for piece in pieces}
+    values = [value for value in indices.values() if value is not None and value >= 0]
+    if len(set(values)) == len(indices):
+        return {name: int(value or 0) for name, value in indices.items()}
+    return {name: number for number, name in enumerate(indices)}
+
+
+def _check_layers(samples: dict[str, dict[int, Piece]]) -> None:
+    every = sorted({layer for layers in samples.values() for layer in layers})
+    for name, layers in samples.items():
+        missing = [layer for layer in every if layer not in layers]
+        if missing:
+            raise ExportError(
+                f"{name} lacks layers {listed(missing)}, which other samples have; choose "
+                "layers that all have with --layers, or samples that have all with --where"
+            )
+
+
+def _file(scene: Scene, path: str, layers: dict[int, Piece]) -> Matrices:
+    pieces = list(layers.values())
+
+    def write(target: Path, matrices: list[np.ndarray]) -> None:
+        table: dict[Any, Any] = {}
+        for piece, vectors in zip(pieces, matrices, strict=True):
+            form = scene.form(piece)
+            whole = form.get("keys", "int" if not form else "str") == "int"
+            shape = shape_of(form.get("rank", 1), vectors.shape[1])
+            value = tensor(vectors, scene.dtype or form.get("dtype"), shape)
+            table[piece.layer if whole else str(piece.layer)] = value
+        flat = scene.known(pieces[:1]) and not pieces[0].key.startswith("activations.")
+        rest = {k: v for k, v in scene.extra(pieces[0]).items() if k not in _ADDED}
+        save({**table, **rest} if flat else {"activations": table, **rest}, target)
+
+    return Matrices(path, [piece.rows for piece in pieces], write)
+
+
+def _tables(scene: Scene, folder: str, pieces: Sequence[Piece]) -> Iterator[Text]:
+    queries: list[dict[str, Any]] = []
+    answers: list[dict[str, Any]] = []
+    classes: dict[str, list[dict[str, Any]]] = {}
+    for piece in pieces:
+        row, extra = scene.details(piece), scene.extra(piece)
+        name = row["example_id"]
+        number = int(name) if name.isdecimal() and str(int(name)) == name else name
+        image = {"image": extra["image"]} if "image" in extra else {}
+        if row["question"] is not None or image:
+            queries.append({"id": number, **image, "query": row["question"]})
+        if row["prediction"] is not None:
+            answers.append({"id": number, "response": row["prediction"]})
+        entry = extra.get("classification")
+        if isinstance(entry, dict) and "class" in entry:
+            rest = {key: value for key, value in entry.items() if key != "class"}
+            classes.setdefault(str(entry["class"]), []).append(rest)
+    if queries:
+        yield Text(f"{folder}data/query/query_generative.json", json_text(queries))
+    if answers:
+        yield Text(f"{folder}results/amber/answer/model_responses.jsonl", json_lines(answers))
+    if classes:
+        yield Text(f"{folder}analysis/amber_classification.json", json_text(classes))

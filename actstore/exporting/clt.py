@@ -1,0 +1,229 @@
+"""Training pairs for cross-layer transcoders: what the store holds once, written out again.
+
+An MLP output stands in as many files as there are targets; padding past the last layer is
+zeros, and ``y`` repeats ``targets[0]`` (one storage in the file).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actstore.errors import ExportError
+from actstore.exporting.plan import File, Matrices, Text, json_text, listed
+from actstore.exporting.scene import Piece, Scene, joined
+from actstore.exporting.tensors import save, tensor
+
+_SOURCE = re.compile(r"(?P<prefix>(?:.*/)?)L(?P<layer>\d+)/batch_(?P<batch>\d+)_(?P<side>[xy])\.pt")
+_TARGETS = 16
+"""How many the original's default is."""
+
+Tensors = dict[tuple[int, int], dict[str, list[Piece]]]
+"""Layer and batch: the pieces of each sample."""
+
+
+@dataclass(slots=True)
+class Capture:
+    """One folder of captures."""
+
+    inputs: Tensors = field(default_factory=dict)
+    outputs: Tensors = field(default_factory=dict)
+    last: int = 0
+    """The last layer that the store has inputs of: what lies past it is padding."""
+
+
+def plan(scene: Scene) -> Iterator[File]:
+    """Yield ``L{layer}/batch_{i}_x.pt`` and ``_y.pt`` batch by batch, then the queries.
+
+    ``--layers`` chooses the folders; later outputs are taken from wherever they are.
+
+    Raises:
+        ExportError: inputs or outputs of a layer are missing, tokens are, or the samples
+            of a batch differ in length.
+    """
+    for prefix, capture in _captures(scene).items():
+        layers = sorted({layer for layer, _ in capture.inputs})
+        batches = sorted({batch for _, batch in capture.inputs})
+        for batch in batches:
+            for layer in layers:
+                samples = capture.inputs.get((layer, batch))
+                if samples is None:
+                    raise ExportError(
+                        f"batch {batch} has no input of layer {layer}, as others have; choose "
+                        "layers and samples that all have, with --layers and --where"
+                    )
+                yield from _files(scene, prefix, capture, layer, batch, samples)
+        yield from _queries(scene, prefix, capture)
+
+
+def _captures(scene: Scene) -> dict[str, Capture]:
+    layers = scene.equals.pop("layer", None)
+    pieces = [piece for piece in scene.pieces if piece.site in ("mlp_in", "mlp_out")]
+    if len(pieces) < len(scene.pieces):
+        scene.notes.say("rows of other sites than mlp_in and mlp_out were left out")
+    if not any(piece.site == "mlp_in" for piece in pieces):
+        raise ExportError(
+            f"there are no inputs of MLPs (site mlp_in) among the rows; the sites are "
+            f"{listed(sorted({piece.site for piece in scene.pieces}))}"
+        )
+    known = scene.known(pieces)
+    models = sorted({piece.model for piece in pieces})
+    if len(models) > 1 and not known:
+        raise ExportError(f"rows of several models ({listed(models)}): choose one with --model")
+    wanted = None if layers is None else {layers} if isinstance(layers, int) else set(layers)
+    numbers: dict[str, int] = {}
+    captures: dict[str, Capture] = {}
+    for piece in pieces:
+        match = _SOURCE.fullmatch(piece.path) if known else None
+        prefix = match["prefix"] if match else ""
+        name = piece.example_id
+        batch = int(match["batch"]) if match else numbers.setdefault(name, len(numbers))
+        capture = captures.setdefault(prefix, Capture())
+        if piece.layer is None:
+            raise ExportError(f"sample {name} has a vector of an unknown layer")
+        if piece.site == "mlp_in":
+            capture.last = max(capture.last, piece.layer)
+            if wanted is not None and piece.layer not in wanted:
+                continue
+        side = capture.inputs if piece.site == "mlp_in" else capture.outputs
+        side.setdefault((piece.layer, batch), {}).setdefault(name, []).append(piece)
+    last = [
+        shard.layer or 0
+        for shard in scene.selection.snapshot.shards
+        if shard.site == "mlp_in" and shard.model in models
+    ]
+    for capture in captures.values():
+        # What a condition left out is missing, not padding; one capture tells for itself.
+        capture.last = max([capture.last, *(last if len(captures) == 1 else ())])
+    return {prefix: each for prefix, each in captures.items() if each.inputs}
+
+
+def _files(
+    scene: Scene,
+    prefix: str,
+    capture: Capture,
+    layer: int,
+    batch: int,
+    samples: Mapping[str, Sequence[Piece]],
+) -> Iterator[Matrices]:
+    rows, count, tokens = _stack(samples, f"L{layer}/batch_{batch}, input")
+    one = next(iter(samples.values()))[0]
+    stem = f"{prefix}L{layer}/batch_{batch}"
+    form = scene.form(one, "x", f"{stem}_x.pt")
+    dtype = scene.dtype or form.get("dtype")
+    shape = (count, 1, tokens) if form.get("rank") == 4 else (count, tokens)
+    known = bool(form)
+    key = one.key if known else "x"
+
+    def write_x(target: Path, matrices: list[np.ndarray]) -> None:
+        value = tensor(matrices[0], dtype, (*shape, matrices[0].shape[1]))
+        save({key: value} if key else value, target)
+
+    yield Matrices(f"{stem}_x.pt", [rows], write_x)
+    later = scene.form(one, "y", f"{stem}_y.pt")
+    single = bool(later) and "targets" not in later
+    number = 1 if single else (scene.targets or later.get("targets") or _TARGETS)
+    found: list[np.ndarray | None] = []
+    for at in range(layer + 1, layer + 1 + number):
+        outputs = capture.outputs.get((at, batch))
+        if outputs is None and at <= capture.last:
+            raise ExportError(
+                f"{stem}_y.pt holds the MLP outputs of layers {layer + 1} to "
+                f"{min(layer + number, capture.last)}, and layer {at} has none; choose "
+                "earlier layers with --layers, or fewer targets with --targets"
+            )
+        if outputs is None:
+            found.append(None)
+            continue
+        where = f"{stem}, output of layer {at}"
+        target_rows, target_count, target_tokens = _stack(outputs, where)
+        if (target_count, target_tokens) != (count, tokens) or list(outputs) != list(samples):
+            raise ExportError(
+                f"{where}: {target_count} samples of {target_tokens} tokens, the input has "
+                f"{count} of {tokens}; choose whole samples with --where"
+            )
+        found.append(target_rows)
+    yield _later(scene, f"{stem}_y.pt", found, rows, shape, later, single, key)
+
+
+def _later(
+    scene: Scene,
+    path: str,
+    targets: Sequence[np.ndarray | None],
+    inputs: np.ndarray,
+    shape: tuple[int, ...],
+    form: Mapping[str, Any],
+    single: bool,
+    key: str,
+) -> Matrices:
+    width, stored_type = scene.selection.snapshot.shape(inputs[:1])
+
+    def write(target: Path, matrices: list[np.ndarray]) -> None:
+        import torch
+
+        dtype = scene.dtype or form.get("dtype")
+        stored = iter(matrices)
+        plain = next((each.dtype for each in matrices), np.dtype(stored_type))
+        kind = getattr(torch, dtype or plain.name)
+        values = [
+            torch.zeros((*shape, width), dtype=kind)
+            if rows is None
+            else tensor(next(stored).astype(plain, copy=False), dtype, (*shape, width))
+            for rows in targets
+        ]
+        if not single:
+            save({"y": values[0], "targets": values, "n_targets": len(values)}, target)
+        elif key:
+            save({"y" if key == "x" else key: values[0]}, target)
+        else:
+            save(values[0], target)
+
+    return Matrices(path, [rows for rows in targets if rows is not None], write)
+
+
+def _stack(samples: Mapping[str, Sequence[Piece]], what: str) -> tuple[np.ndarray, int, int]:
+    """Return the rows of a batch, and how many samples and tokens it has."""
+    parts = []
+    for name, pieces in samples.items():
+        if pieces[0].first is None:
+            raise ExportError(
+                f"{what}: the tokens of sample {name} were pooled; these files hold every "
+                "token: ingest or capture without pooling"
+            )
+        parts.append(joined(pieces, f"{what}, sample {name}"))
+    lengths = sorted({len(part) for part in parts})
+    if len(lengths) > 1:
+        raise ExportError(
+            f"{what}: samples of {listed(lengths)} tokens in one batch, which was padded to "
+            "one length; choose whole samples with --where"
+        )
+    return np.concatenate(parts), len(parts), lengths[0]
+
+
+def _queries(scene: Scene, prefix: str, capture: Capture) -> Iterator[Text]:
+    firsts: dict[int, Piece] = {}
+    for samples in capture.inputs.values():
+        for pieces in samples.values():
+            if pieces[0].example_index is not None:
+                firsts.setdefault(pieces[0].example_index, pieces[0])
+    entries: list[dict[str, Any]] = []
+    for number, piece in sorted(firsts.items()):
+        row, extra = scene.details(piece), scene.extra(piece)
+        name = row["example_id"]
+        own: dict[str, Any] = {}
+        if name != str(number):
+            own["id"] = int(name) if name.isdecimal() and str(int(name)) == name else name
+        own |= {k: v for k, v in extra.items() if k not in ("id", "query")}
+        if row["question"] is not None:
+            own["query"] = row["question"]
+        if number > 1_000_000:
+            return
+        entries += [{} for _ in range(number - len(entries))]
+        entries.append(own)
+    if any(entries):
+        yield Text(f"{prefix}queries.json", json_text(entries))

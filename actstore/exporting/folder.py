@@ -1,0 +1,97 @@
+"""The target of an export: a folder that is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from actstore.errors import ExportError
+
+MARK = ".actstore-export.json"
+"""Says what an exported folder holds, and that it may be replaced."""
+
+
+@contextlib.contextmanager
+def replacing(folder: Path, *, overwrite: bool, needed: int) -> Iterator[Path]:
+    """Yield a new folder beside ``folder`` that takes its place if all goes well.
+
+    Args:
+        folder: where the files are to be.
+        overwrite: whether an earlier export there may be replaced.
+        needed: bytes that will be written at least.
+
+    Raises:
+        ExportError: something else is there, or the disk cannot hold the files.
+    """
+    folder = Path(os.path.abspath(folder))
+    check_free(folder, overwrite=overwrite)
+    parent = folder.parent
+    draft = parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(parent).free
+        if free < needed:
+            raise ExportError(
+                f"{folder}: the files take about {needed:,} bytes, and {free:,} are free "
+                "there; export to another disk or fewer rows"
+            )
+        draft.mkdir()
+        yield draft
+        _swap(draft, folder)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else error.strerror or str(error)
+        raise ExportError(
+            f"{folder}: cannot be written: {reason}; nothing was left there"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a target that holds something.
+
+    Raises:
+        ExportError: a file, or a folder with files that no export wrote; an earlier export
+            without ``overwrite``.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir() or folder.is_symlink():
+        raise ExportError(f"{folder}: is no folder; name one that is empty or not there yet")
+    if not any(folder.iterdir()):
+        return
+    if not (folder / MARK).is_file():
+        raise ExportError(
+            f"{folder}: holds files that no export wrote, which are never replaced; name "
+            "another folder, or empty this one"
+        )
+    if not overwrite:
+        raise ExportError(f"{folder}: holds an earlier export; --overwrite replaces all of it")
+
+
+def mark(folder: Path, content: dict[str, Any]) -> None:
+    """Write what the folder holds."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True)
+    (folder / MARK).write_text(text + "\n", encoding="utf-8")
+
+
+def _swap(draft: Path, folder: Path) -> None:
+    if not folder.exists():
+        draft.rename(folder)
+        return
+    old = draft.with_suffix(".old")
+    folder.rename(old)
+    try:
+        draft.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,161 @@
+"""One file per question with what hooks left behind, as torch files instead of pickles.
+
+A pickle runs code when it is opened. These hold the same dictionary, and
+``torch.load(path, weights_only=True)`` opens them safely.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actstore.errors import ExportError
+from actstore.exporting.plan import File, Matrices, Text, file_name, folder_name, json_text
+from actstore.exporting.scene import Piece, Scene, joined
+from actstore.exporting.tensors import save, shape_of, tensor
+
+_ENDING = re.compile(r"\.(pkl\.gz|pkl|pickle|pt)$")
+_ANSWER = re.compile(r"FINAL ANSWER:\s*.", re.IGNORECASE | re.DOTALL)
+_PLACES = ("embeddings", "resid_post")
+_DERIVED = ("final_answer", "logs")
+"""What the ingest adds to extra out of the response and the result logs."""
+
+
+def plan(scene: Scene) -> Iterator[File]:
+    """Yield one file per question, then the logs of those answered correctly.
+
+    Raises:
+        ExportError: a layer of a question has several vectors, or tokens are missing.
+    """
+    questions = _questions(scene)
+    logs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    labelled = False
+    for path, layers in questions.items():
+        ordered = dict(sorted(layers.items(), key=lambda item: _rank(item[1][0])))
+        yield _file(scene, path, ordered)
+        row, extra = (
+            scene.details(first := next(iter(ordered.values()))[0]),
+            scene.extra(next(iter(ordered.values()))[0]),
+        )
+        labelled |= row["label"] is not None
+        if extra.get("logs"):
+            logs.setdefault((first.model, row["question"]), extra["logs"])
+    for (model, question), entries in logs.items():
+        yield from _logs(model, question, entries)
+    if labelled and not logs:
+        scene.notes.say(
+            "labels are not written: this layout has none in its files, and no result log of "
+            "a correct answer is among the rows"
+        )
+
+
+def _rank(piece: Piece) -> tuple[bool, int]:
+    return piece.site != "embeddings", -1 if piece.layer is None else piece.layer
+
+
+def _questions(scene: Scene) -> dict[str, dict[str, list[Piece]]]:
+    pieces = scene.pieces
+    known = scene.known(pieces)
+    found: dict[str, dict[str, list[Piece]]] = {}
+    for piece in pieces:
+        if piece.pooling not in ("last", "none"):
+            raise ExportError(
+                f"example {piece.example_id} is pooled by {piece.pooling}; these files hold "
+                "tokens or the last one: choose rows with --where \"pooling = 'last'\""
+            )
+        if known:
+            path, key = _ENDING.sub("", piece.path) + ".pt", piece.key.removeprefix("activations.")
+        else:
+            path, key = f"{file_name(piece.example_id)}.pt", _key(piece)
+        layers = found.setdefault(path, {})
+        if key in layers and layers[key][0].model != piece.model:
+            raise ExportError(
+                f"{path}: rows of {layers[key][0].model} and of {piece.model}; choose one "
+                "with --model"
+            )
+        layers.setdefault(key, []).append(piece)
+    return found
+
+
+def _key(piece: Piece) -> str:
+    if piece.site not in _PLACES:
+        raise ExportError(
+            f"example {piece.example_id} has a vector of {piece.site}; these files hold "
+            "'embeddings' and block outputs: choose them with --site resid_post --site embeddings"
+        )
+    return "embeddings" if piece.site == "embeddings" else f"layer_{piece.layer}"
+
+
+def _file(scene: Scene, path: str, layers: dict[str, list[Piece]]) -> Matrices:
+    one = next(iter(layers.values()))[0]
+    rows = [joined(pieces, f"{path}, {key}") for key, pieces in layers.items()]
+
+    def write(target: Path, matrices: list[np.ndarray]) -> None:
+        row, extra = scene.details(one), scene.extra(one)
+        ids = extra.pop("input_ids", None)
+        if one.first is not None and ids is None:
+            ids = _token_ids(scene, rows[0])
+        activations = {}
+        for (key, pieces), vectors in zip(layers.items(), matrices, strict=True):
+            form = scene.form(pieces[0])
+            shape = shape_of(form.get("rank", 3), *vectors.shape)
+            if form.get("rank") == 1:
+                shape = (vectors.shape[1],)
+            activations[key] = tensor(vectors, scene.dtype or form.get("dtype"), shape)
+        document = {
+            "prompt": extra.pop("prompt", row["question"]),
+            "response": row["prediction"],
+            "model": row["model"],
+            "timestamp": extra.pop("timestamp", row["captured_at"]),
+            "input_ids": _as_tensor(ids),
+            "activations": activations,
+        }
+        # What is not there was not there: a null would be one more key.
+        document = {key: value for key, value in document.items() if value is not None}
+        derived = _DERIVED if _ANSWER.search(row["prediction"] or "") else _DERIVED[1:]
+        rest = {k: v for k, v in extra.items() if k not in derived and k not in document}
+        save(document | rest, target)
+
+    return Matrices(path, rows, write)
+
+
+def _token_ids(scene: Scene, rows: np.ndarray) -> list[list[int]] | None:
+    table = scene.store.rows_at(rows).table(["token_id"])
+    found = [value for value in table["token_id"].to_pylist() if value is not None]
+    return [found] if found else None
+
+
+def _as_tensor(ids: Any) -> Any:
+    import torch
+
+    flat = ids[0] if isinstance(ids, list) and ids and isinstance(ids[0], list) else ids
+    if not isinstance(flat, list) or not all(type(each) is int for each in flat):
+        return ids
+    return torch.tensor(ids, dtype=torch.int64)
+
+
+def _logs(model: str, question: str, entries: Sequence[dict[str, Any]]) -> Iterator[Text]:
+    folder = "/".join(file_name(part) for part in model.split("/"))
+    for number, entry in enumerate(entries):
+        content = {"original_question": question}
+        content |= {key: entry[key] for key in entry if key not in ("benchmark", "trial")}
+        places = [
+            folder if "benchmark" in entry else None,
+            *(folder_name(str(entry[key])) for key in ("benchmark", "trial") if key in entry),
+            str(entry.get("category", "initial")),
+        ]
+        concept = file_name(str(entry.get("concept") or "log").split()[0])
+        name = f"{_digest(question)}_{number:03d}_{concept}.json"
+        path = "/".join(("results", *(place for place in places if place), name))
+        yield Text(path, json_text(content))
+
+
+def _digest(question: str) -> str:
+    """Return a name for a question, so that logs of two never meet."""
+    import hashlib
+
+    return hashlib.sha256(question.encode("utf-8", "surrogatepass")).hexdigest()[:8]

@@ -1,0 +1,61 @@
+"""Plain Parquet: one file per model, site and layer, metadata and vectors in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from actstore import schema
+from actstore.errors import ExportError
+from actstore.exporting.places import Place, blocks, places
+from actstore.exporting.plan import File, Gather, Stream
+from actstore.exporting.scene import Scene
+
+_ROW_GROUP = 16 << 20
+"""Bytes of vectors in one row group: what a reader takes in at once."""
+
+
+def plan(scene: Scene) -> Iterator[File]:
+    """Yield one file for each place: the columns of the schema, the vector as a list.
+
+    Raises:
+        ExportError: bfloat16, which Parquet does not have.
+    """
+    if scene.dtype == "bfloat16":
+        raise ExportError("Parquet has no bfloat16: leave out --dtype, or export to safetensors")
+    for place in places(scene):
+        yield Stream(f"{place.stem}.parquet", len(place.rows), _writer(scene, place))
+
+
+def _writer(scene: Scene, place: Place) -> Callable[[Path, Gather], None]:
+    def write(path: Path, gather: Gather) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        names = schema.metadata_names()
+        element = pa.from_numpy_dtype(np.dtype(place.dtype))
+        fields = [schema.metadata_schema().field(name) for name in names]
+        vector = pa.field(schema.VECTOR, pa.list_(pa.field("element", element, False)), False)
+        arrow = pa.schema([*fields, vector])
+        texts = [field.name for field in fields if pa.types.is_string(field.type)]
+        group = max(1, _ROW_GROUP // (place.width * np.dtype(place.dtype).itemsize))
+        with pq.ParquetWriter(
+            path,
+            arrow,
+            compression=scene.compression,
+            use_dictionary=texts,
+            write_statistics=[field.name for field in fields],
+        ) as writer:
+            start = 0
+            for block in blocks(place, gather):
+                rows = place.rows[start : start + len(block)]
+                start += len(block)
+                table = scene.store.rows_at(rows).table(names).cast(pa.schema(fields))
+                ends = np.arange(0, block.size + 1, place.width, dtype=np.int32)
+                values = pa.array(block.reshape(-1))
+                lists = pa.ListArray.from_arrays(pa.array(ends), values, type=vector.type)
+                writer.write_table(table.append_column(vector, lists), row_group_size=group)
+
+    return write

@@ -1,0 +1,130 @@
+"""The export as a whole: conditions, hostile stores, stores on the Hub, older stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import actstore
+from actstore.errors import ExportError, NotInStoreError, SqlError, UsageError
+from actstore.exporting import run as exporting
+from actstore.ingestion.run import ingest
+from actstore.storage.manifest import Run
+from actstore.storage.rows import RowBatch
+from actstore.storage.writer import StoreWriter
+from tests.exporting.trips import assert_same_files, contents, export
+from tests.layouts import amber, clt
+from tests.querying.stores import layered, mixed
+
+
+def test_conditions_are_those_of_select(tmp_path: Path) -> None:
+    mixed(tmp_path / "store")
+    done = export(tmp_path / "store", "npz", tmp_path / "out", model="a/small", layers=0)
+    assert done.rows == 5
+    with pytest.raises(NotInStoreError, match="layer"):
+        export(tmp_path / "store", "npz", tmp_path / "no", layers=99)
+    with pytest.raises(SqlError):
+        export(tmp_path / "store", "npz", tmp_path / "no", "nonsense ===")
+    with pytest.raises(ExportError, match="nothing to export"):
+        export(tmp_path / "store", "npz", tmp_path / "no", "norm < 0")
+    with pytest.raises(UsageError, match="there is no layout 'zip'; export to one of clt"):
+        export(tmp_path / "store", "zip", tmp_path / "no")
+    with pytest.raises(UsageError, match="compression='zip': use one of none, snappy"):
+        export(tmp_path / "store", "parquet", tmp_path / "no", compression="zip")
+    with pytest.raises(UsageError, match="context=0: at least 1"):
+        export(tmp_path / "store", "saelens", tmp_path / "no", context=0)
+    assert not (tmp_path / "no").exists()
+
+
+def test_progress_reaches_the_end(tmp_path: Path) -> None:
+    layered(tmp_path / "store", layers=3, rows=4)
+    for to in ("amber", "npz"):
+        seen: list[tuple[int, int, int]] = []
+        export(
+            tmp_path / "store",
+            to,
+            tmp_path / to,
+            progress=lambda *step, seen=seen: seen.append(step),
+        )
+        assert seen[-1] == (192, 12, 192)
+        assert seen == sorted(seen)
+
+
+def test_small_windows_write_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clt.write_multi_target(tmp_path / "source")
+    ingest(tmp_path / "source", tmp_path / "store", recipe="clt", model="m")
+    export(tmp_path / "store", "clt", tmp_path / "one")
+    monkeypatch.setattr(exporting, "_WINDOW", 1)
+    export(tmp_path / "store", "clt", tmp_path / "two")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_small_chunks_of_metadata_write_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from actstore.exporting import scene
+
+    clt.write_multi_target(tmp_path / "source", batch_size=2)
+    ingest(tmp_path / "source", tmp_path / "store", recipe="clt", model="m")
+    monkeypatch.setattr(scene, "_CHUNK", 2)
+    export(tmp_path / "store", "clt", tmp_path / "out")
+    assert_same_files(tmp_path / "source", tmp_path / "out")
+
+
+@pytest.mark.parametrize("source", ["../escape.pt#0", "/etc/escape.pt#0", "a/../../escape.pt#0"])
+def test_a_hostile_store_writes_nothing_outside(tmp_path: Path, source: str) -> None:
+    run = Run(run_id="r", kind="ingest", started_at="", settings={"recipe": "amber"})
+    with StoreWriter(tmp_path / "store", run=run) as writer:
+        writer.add(
+            RowBatch(
+                vectors=np.ones((1, 4), np.float16),
+                constants={
+                    "model": "../../m",
+                    "site": "../features",
+                    "layer": 0,
+                    "pooling": "unknown",
+                    "example_id": "../x",
+                    "source": source,
+                },
+            )
+        )
+        writer.commit(operation="test", message="")
+    with pytest.raises(ExportError, match="does not lie below a folder"):
+        export(tmp_path / "store", "amber", tmp_path / "deep/out")
+    for to in ("npz", "spatialeval"):
+        export(tmp_path / "store", to, tmp_path / "deep" / to)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "store"]
+    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["npz", "spatialeval"]
+
+
+def test_forms_outlive_other_ingests_and_compaction(tmp_path: Path) -> None:
+    from actstore.storage.compaction import compact
+
+    amber.write_samples(tmp_path / "one", samples=2, layers=2, dtype=torch.bfloat16)
+    amber.write_samples(tmp_path / "two", samples=2, layers=2, first=2, batch_axis=True)
+    for name in ("one", "two"):
+        ingest(tmp_path / name, tmp_path / "store", recipe="amber", model="m")
+    compact(tmp_path / "store")
+    export(tmp_path / "store", "amber", tmp_path / "out")
+    for name in ("one", "two"):
+        assert_same_files(tmp_path / name, tmp_path / "out")
+
+
+def test_files_that_differ_within_a_run_come_back(tmp_path: Path) -> None:
+    amber.write_samples(tmp_path / "source", samples=3, layers=2, dtype=torch.bfloat16)
+    amber.write_samples(tmp_path / "source", samples=1, layers=2, first=3, keys="str")
+    amber.write_samples(
+        tmp_path / "source", samples=1, layers=2, first=4, batch_axis=True, dtype=torch.float32
+    )
+    ingest(tmp_path / "source", tmp_path / "store", recipe="amber", model="m")
+    export(tmp_path / "store", "amber", tmp_path / "out")
+    assert assert_same_files(tmp_path / "source", tmp_path / "out") == 5
+
+
+def test_the_state_before_a_change_can_be_exported(tmp_path: Path) -> None:
+    layered(tmp_path / "store", layers=2)
+    with actstore.open(tmp_path / "store", at=1) as opened:
+        assert opened.export("npz", tmp_path / "out").files == 2
