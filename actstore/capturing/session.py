@@ -193,9 +193,11 @@ class Session:
                     for window in chain([first], upcoming):
                         self._window(window, run, sink)
             except BaseException as error:
+                if sink.error is not None:  # nor is what waited for the disk stored
+                    raise
                 error.add_note(
-                    f"{self._chain.count:,} examples were done; what is whole is stored in "
-                    f"{self.store}: run the same capture again to go on"
+                    f"{self._chain.count:,} examples are done and stored in {self.store}: run the "
+                    "same capture again to go on"
                 )
                 raise
         return self._summary(run, sink, checked, began)

@@ -37,13 +37,13 @@ class Sink:
     Ctrl-C among them, commits the windows that were put, so that the next run goes on there.
     """
 
-    def __init__(self, writer: StoreWriter, *, commit_seconds: float = COMMIT_SECONDS) -> None:
+    def __init__(self, writer: StoreWriter, *, commit_seconds: float | None = None) -> None:
         """Take over ``writer``: no other thread may use it until the sink is closed."""
         self.written = 0
         self.present = 0
         self.bytes = 0
         self._writer = writer
-        self._commit_seconds = commit_seconds
+        self._commit_seconds = COMMIT_SECONDS if commit_seconds is None else commit_seconds
         self._parts: queue.Queue[Part | None] = queue.Queue(_DEPTH)
         self._error: BaseException | None = None
         self._finished = False
