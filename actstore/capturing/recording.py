@@ -21,7 +21,7 @@ from actstore.capturing.example import Example, from_dict
 from actstore.capturing.pooling import parse_exclude, parse_pools
 from actstore.capturing.prompts import Prompter
 from actstore.capturing.sink import Part, Sink
-from actstore.capturing.tables import convert, tabulate
+from actstore.capturing.tables import settle_values, tabulate
 from actstore.errors import StoreError, UsageError
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
@@ -45,7 +45,7 @@ class RecordSummary:
     empty: int
     """Blocks in which the model was not called."""
     dropped: int
-    """Blocks that an exception ended."""
+    """Blocks that an exception ended, and examples with values that are not finite."""
 
 
 class RecordedExample:
@@ -282,11 +282,13 @@ class Recorder:
         self._generated |= any(call.ids.shape != call.prompt.shape for call in recorded.calls)
         self._counts["examples"] += len(recorded.examples)
 
+        # NaN and infinity are not stored; the others of a batch are.
+        refused = [frozenset(settle_values(each, self._storage)) for each in captured]
+        self._counts["dropped"] += sum(map(len, refused))
+
         def rows() -> Iterator[RowBatch]:
-            for each in captured:
-                for batch in tabulate([each], self._pools, self._constants):
-                    vectors = convert(batch.vectors, self._storage)
-                    yield dataclasses.replace(batch, vectors=vectors)
+            for each, bad in zip(captured, refused, strict=True):
+                yield from tabulate([each], self._pools, self._constants, refused=bad)
 
         done = {"examples": self._counts["examples"], "generated": self._generated}
         self._sink.put(Part(rows, done))
