@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +161,7 @@ def command(
         auroc_plot.save(drawn, picture)
         auroc_plot.save(drawn, out / "auroc.svg")
     if as_json:
-        output.print_json([probe_files.summary(result, report) for result in report.results])
+        output.print_json(json.loads(written[0].read_text(encoding="utf-8")))
         return
     _show(report)
     for note in report.notes:

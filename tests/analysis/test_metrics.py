@@ -64,9 +64,9 @@ def test_rows_of_one_group_count_as_one() -> None:
     positive = np.arange(40) < 20
     scores = draw.standard_normal(40) + positive
     single = metrics.auroc_interval(scores, positive, np.arange(40), whole(40))
-    scores, positive, groups = (np.repeat(each, 4) for each in (scores, positive, np.arange(40)))
-    grouped = metrics.auroc_interval(scores, positive, groups, whole(160))
-    naive = metrics.auroc_interval(scores, positive, np.arange(160), whole(160))
+    many, sides = np.repeat(scores, 4), np.repeat(positive, 4)
+    grouped = metrics.auroc_interval(many, sides, np.repeat(np.arange(40), 4), whole(160))
+    naive = metrics.auroc_interval(many, sides, np.arange(160), whole(160))
     assert grouped.high - grouped.low == pytest.approx(single.high - single.low, rel=0.05)
     assert naive.high - naive.low < 0.6 * (single.high - single.low)
 

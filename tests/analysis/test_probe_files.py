@@ -14,9 +14,9 @@ from actstore.errors import MismatchError, UsageError
 from tests.analysis import labelled
 
 
-def report(path: Path, method: str = "logistic", **columns: object) -> Report:
+def report(path: Path, method: str = "logistic") -> Report:
     if not path.exists():
-        labelled.layered(path, {3: 1.0, None: 0.0}, rows=40, width=32, **columns)
+        labelled.layered(path, {3: 1.0, None: 0.0}, rows=40, width=32)
     with actstore.open(path) as store:
         return probing.probe(
             store,

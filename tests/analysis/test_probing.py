@@ -84,6 +84,7 @@ def test_a_clear_direction_is_found_at_its_layer(tmp_path: Path) -> None:
         assert clear.majority == 0.5
         assert none.auroc.low < 0.5 < none.auroc.high
         assert none.verdict != "linear direction"
+    assert isinstance(clear.probe.model, np.ndarray)
     cosine = clear.probe.model @ np.random.default_rng(99).standard_normal(96)
     assert cosine > 0
 

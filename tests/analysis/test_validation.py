@@ -90,7 +90,7 @@ def test_vectors_of_another_model_site_layer_or_width_are_refused(made: Path) ->
         ("site", {"site": "resid_pre", "layer": 10}, r"resid_post.*resid_pre"),
         ("layer", {"layer": 11}, r"layer 10.*layer 11"),
     ):
-        labelled.add(made / name, matrix, labels, **columns)  # type: ignore[arg-type]
+        labelled.add(made / name, matrix, labels, **columns)
         with actstore.open(made / name) as store, pytest.raises(MismatchError, match=said):
             validation.validate(store, made / "run")
     labelled.add(made / "width", matrix[:, :8], labels, layer=10)

@@ -101,7 +101,8 @@ def test_two_rows_are_enough_for_a_vector_but_not_to_judge_it(tmp_path: Path) ->
     labelled.add(tmp_path / "s", np.eye(2, 3, dtype=np.float32), ["yes", "no"])
     with actstore.open(tmp_path / "s") as store:
         (made,) = vectors.steer(store).vectors
-    assert made.separation is made.auroc is None
+    assert made.separation is None
+    assert made.auroc is None
 
 
 def test_files_of_others_are_read_and_wrong_ones_refused(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""`actstore probe`: one probe per layer, with its report, files and picture."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.analysis import labelled
+from tests.commands.conftest import Command
+
+
+@pytest.fixture
+def probed(tmp_path: Path) -> Path:
+    labelled.layered(
+        tmp_path / "s", {3: 2.5, None: 0.0}, rows=60, width=32, split=["train"] * 40 + ["val"] * 20
+    )
+    return tmp_path / "s"
+
+
+def test_table_files_and_picture(actstore: Command, probed: Path, tmp_path: Path) -> None:
+    done = actstore("probe", probed, "--positive", "yes", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0] == "logistic probe, yes (positive) against no, 5 folds, 95 % intervals"
+    assert lines[1].split()[:5] == ["site", "pooling", "layer", "rows", "auroc"]
+    assert "above 65 %: linear direction" in lines[2]
+    assert lines[3].split()[2] == "unknown"
+    written = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")
+    }
+    assert written == {
+        *("report.json", "auroc.png", "auroc.svg"),
+        *("probe_stats_layer3.csv", "probe_stats_layerunknown.csv"),
+        *("probes/layer_3.safetensors", "probes/layer_unknown.safetensors"),
+    }
+
+
+def test_json_is_the_report(actstore: Command, probed: Path, tmp_path: Path) -> None:
+    words = ("--method", "ridge", "--folds", 4, "--permutations", 10, "--layers", "3", "--json")
+    done = actstore("probe", probed, *words, "--out", tmp_path / "out")
+    assert json.loads(done.out) == json.loads((tmp_path / "out/report.json").read_text())
+    (entry,) = json.loads(done.out)
+    assert (entry["method"], entry["folds"], entry["layer"]) == ("ridge", 4, 3)
+    assert entry["baselines"]["permutation"]["runs"] == 10
+
+
+def test_conditions_and_other_stores(actstore: Command, probed: Path, tmp_path: Path) -> None:
+    words = ("--train", "split = 'train'", "--test", "split = 'val'", "--json")
+    done = actstore("probe", probed, *words, "--out", tmp_path / "out")
+    assert [entry["rows"] for entry in json.loads(done.out)] == [20, 20]
+    labelled.layered(
+        tmp_path / "b",
+        {3: 2.5},
+        rows=30,
+        width=32,
+        seed=2,
+        questions=[f"new {number}" for number in range(30)],
+    )
+    labelled.layered(tmp_path / "a", {3: 2.5}, rows=30, width=32)
+    done = actstore(
+        "probe", tmp_path / "a", "--test-store", tmp_path / "b", "--json", "--out", tmp_path / "o"
+    )
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--layers", "3,x"), 2, "'x' is no layer"),
+        (("--layers", "5"), 1, "layer 5 is not in the store"),
+        (("--folds", "50"), 1, "50 folds need 50"),
+        (("--positive", "maybe"), 1, "no row has label 'maybe'"),
+        (("--label", "task"), 1, "two classes are needed"),
+        (("--label", "lable"), 1, "did you mean label"),
+        (("--train", "split = 'train'"), 2, "rows to test on"),
+        (("--where", "norm < 0"), 1, "no row of"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    actstore: Command, probed: Path, tmp_path: Path, words: tuple[str, ...], code: int, said: str
+) -> None:
+    done = actstore("probe", probed, *words, "--out", tmp_path / "out")
+    assert done.code == code
+    assert said in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_models_are_listed(actstore: Command, tmp_path: Path) -> None:
+    for model in ("a/one", "b/two"):
+        labelled.layered(tmp_path / "s", {0: 1.0}, rows=20, width=8, model=model)
+    done = actstore("probe", tmp_path / "s", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "a/one, b/two" in done.err
+    done = actstore("probe", tmp_path / "s", "--model", "b/two", "--out", tmp_path / "out")
+    assert done.code == 0
