@@ -11,6 +11,8 @@ import numpy as np
 
 WIDTH, HEIGHT = 460, 290
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 40
+GREY = 8
+"""Number of the first colour that stands for several values, or for none."""
 _SHAPES = (
     "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0 -7.2 0",
     "M0 -4.4L4.2 3.2L-4.2 3.2Z",
@@ -146,7 +148,7 @@ def _line(
 
 
 def scatter(points: Sequence[Points], *, x_name: str, y_name: str, title: str) -> str:
-    """Return points of several classes; the first classes lie on top."""
+    """Return points of several classes: greys lie lowest, then class 0, and so on."""
     every = np.concatenate([one.xy for one in points]).astype(np.float64)
     low, high = every.min(axis=0), every.max(axis=0)
     pad = np.where(high > low, (high - low) * 0.06, np.maximum(1.0, np.abs(high) * 0.1))
@@ -163,7 +165,7 @@ def scatter(points: Sequence[Points], *, x_name: str, y_name: str, title: str) -
     for value, name in _steps(float(low[0]), float(high[0])):
         parts.append(_text(x(value), HEIGHT - BOTTOM + 16, name))
     parts.append(_text((LEFT + WIDTH) / 2, HEIGHT - 6, x_name, "name"))
-    for one in sorted(points, key=lambda one: -one.place):
+    for one in sorted(points, key=lambda one: (one.place < GREY, one.place)):
         marks = [
             _mark(one.place, x(a), y(b), text, 0.85)
             for (a, b), text in zip(one.xy.tolist(), one.texts, strict=True)

@@ -118,7 +118,12 @@ def compare(
     tables = [side.table(list(schema.key_names())) for side in (a, b)]
     across = _apart(*tables)
     matched_by = [
-        name for name in schema.key_names() if name not in across and name not in grouping.PARTITION
+        name
+        for name in schema.key_names()
+        if name not in across
+        and name not in grouping.PARTITION
+        # What neither side has tells nothing apart.
+        and any(side[name].null_count < len(side) for side in tables)
     ]
     columns = [name for name in grouping.PARTITION if name not in across]
     sides = [

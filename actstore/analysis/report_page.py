@@ -191,9 +191,9 @@ def _place(place: Place, by: str) -> Iterable[str]:
 
 
 def _colours(place: Place) -> list[int]:
-    """Return the number of each class's colour: 8 and 9 are greys."""
+    """Return the number of each class's colour."""
     own = place.classes.own
-    return [*range(own), *range(8, 8 + len(place.classes.names) - own)]
+    return [*range(own), *range(charts.GREY, charts.GREY + len(place.classes.names) - own)]
 
 
 def _legend(place: Place, numbers: Sequence[int]) -> str:

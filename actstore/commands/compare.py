@@ -83,11 +83,8 @@ def command(
 
 
 def _print(found: Comparison) -> None:
-    matched = [each for each in found.matched_by if each != "example_id"]
-    click.echo(
-        f"matched by {', '.join(['example_id'] * ('example_id' in found.matched_by) + matched)}"
-        + (f"; A and B differ in {', '.join(found.across)}" if found.across else "")
-    )
+    across = f"; A and B differ in {', '.join(found.across)}" if found.across else ""
+    click.echo(f"matched by {', '.join(found.matched_by)}{across}")
     click.echo()
     columns = [
         key

@@ -19,7 +19,7 @@ def test_two_conditions(actstore: Command, store: Path) -> None:
     apart = np.linalg.norm(matrix[::2].mean(axis=0) - matrix[1::2].mean(axis=0))
     assert document["layers"][0]["mean_distance"] == pytest.approx(apart)
     out = actstore("compare", store, *sides).out
-    assert out.startswith("matched by example_id")
+    assert out.startswith("matched by example_id, pooling\n")
     assert "40 rows without a counterpart" in out
 
 

@@ -110,10 +110,10 @@ def draw(points: Sequence[Point], title: str, note: str) -> Figure:
         axes.axhline(0.5, color="#666666", linewidth=1, linestyle="--")
         axes.annotate(
             "chance",
-            (0.995, 0.5),
+            (1.005, 0.5),
             xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
+            ha="left",
+            va="center",
             fontsize=7.5,
             color="#666666",
         )

@@ -40,7 +40,7 @@ def pca(selection: Selection, *, by: str | None = "label", rows: int = ROWS) -> 
     )
     found = class_codes(selection, by)
     codes, of_layer = found.codes, sampling.layers_of(selection)
-    columns = min(3, len(chosen))
+    columns = 2 if len(chosen) == 4 else min(3, len(chosen))
     lines = math.ceil(len(chosen) / columns)
     height = 4.4 if len(chosen) == 1 else 0.9 + 2.5 * lines
     with style.styled():
@@ -62,8 +62,9 @@ def pca(selection: Selection, *, by: str | None = "label", rows: int = ROWS) -> 
             points = components.apply(vectors)
             texts = hover_texts(part)
             colours = style.colours(found.own, len(found.names))
-            # Greys go first, so that what has no label does not cover what has one.
-            for each in reversed(range(len(found.names))):
+            # What has no label goes first, then the frequent ones: the rare ones lie on top.
+            classes = range(len(found.names))
+            for each in [*classes[found.own :], *classes[: found.own]]:
                 mine = np.flatnonzero((code == each) & finite)
                 if not len(mine):
                     continue

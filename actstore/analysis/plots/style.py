@@ -22,6 +22,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Text
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C510A")
 """Okabe and Ito's, without the yellow that white paper swallows."""
@@ -97,8 +98,24 @@ def picture(width: float, height: float) -> Picture:
 
 def finish(figure: Figure, title: str, note: str) -> None:
     """Give a figure its title, and in small type what its numbers are of."""
-    figure.suptitle(plain(title), fontsize=11, x=0.01, ha="left")
-    figure.supxlabel(plain(note), fontsize=7.5, color="#555555", x=0.01, ha="left")
+    _fit(figure, figure.suptitle(plain(title), fontsize=11, x=0.01, ha="left"), title)
+    _fit(
+        figure,
+        figure.supxlabel(plain(note), fontsize=7.5, color="#555555", x=0.01, ha="left"),
+        note,
+    )
+
+
+def _fit(figure: Figure, text: Text, words: str) -> None:
+    """Make a line smaller, and then shorter, until it is no wider than the figure."""
+    room = 0.98 * figure.bbox.width
+    smallest = 0.75 * text.get_fontsize()
+    while text.get_window_extent().width > room and len(words) > 1:
+        if text.get_fontsize() > smallest:
+            text.set_fontsize(text.get_fontsize() - 0.5)
+        else:
+            words = words[:-2].rstrip() + "…"
+            text.set_text(plain(words))
 
 
 def render(figure: Figure, suffix: str) -> bytes:

@@ -39,6 +39,18 @@ def test_settings_of_others_are_left_alone(tmp_path: Path) -> None:
         assert plots.render(plots.norms(store.select()), ".svg") == one
 
 
+def test_a_long_title_is_made_to_fit(tmp_path: Path) -> None:
+    root = make(tmp_path, layers=(0,))
+    with actstore.open(root) as store:
+        figure = plots.similarity(store.select())
+    with style.styled():
+        style.finish(figure, "Similarity of " + "many very long words " * 9, "note")
+    title = figure._suptitle  # type: ignore[attr-defined]
+    assert title.get_window_extent().width <= figure.bbox.width
+    assert title.get_text().endswith("…")
+    assert title.get_text().startswith("Similarity of many")
+
+
 def test_text_is_taken_as_it_is() -> None:
     assert style.plain("a $b$\nc") == r"a \$b\$ c"
     assert style.plain("x" * 50, 10) == "x" * 9 + "…"
