@@ -18,6 +18,7 @@ COMMANDS = (
     "ingest",
     "recipes",
     "contracts",
+    "capture",
     "info",
     "query",
     "queries",

@@ -204,7 +204,7 @@ def column_options(command: Command) -> Command:
     "--lower-blocks-only",
     is_flag=True,
     help="Do not load blocks above the last wanted one: the same values in less memory. Not with "
-    "generation or final_norm.",
+    "generation or final_norm; counts as another model beside runs that load all.",
 )
 @click.option("--blocks", metavar="PATH", help="Where the blocks are, such as model.layers.")
 @click.option(
@@ -431,7 +431,7 @@ def _label(
     store: Path, recipe: CaptureRecipe | None, summary: CaptureSummary
 ) -> dict[str, int] | None:
     """Label the run's rows as the recipe says; return rows by label."""
-    if recipe is None or recipe.label_after is None or summary.dry_run:
+    if recipe is None or recipe.label_after is None or not summary.run_id or summary.dry_run:
         return None
     from actstore.labeling import label_by_expression
 
@@ -457,7 +457,9 @@ def print_summary(
                 "on disk": f"{output.size(estimate.bytes)} of {output.size(estimate.free_bytes)}"
                 " free",
                 "memory": f"{output.size(estimate.peak_memory)} at most ({estimate.memory_of})",
-                "takes": f"about {estimate.minutes:.1f} minutes",
+                "takes": f"about {estimate.minutes:.1f} minutes"
+                if estimate.minutes >= 1
+                else f"about {estimate.seconds:.1f} s",
             }
         )
     else:
