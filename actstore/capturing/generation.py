@@ -47,6 +47,8 @@ class Generation:
         found: dict[str, Any] = self.config.to_diff_dict()
         for name in ("transformers_version", "_from_model_config", "disable_compile"):
             found.pop(name, None)
+        for name in () if self.samples else _NEUTRAL:
+            found.pop(name, None)
         return {
             "max_new_tokens": self.max_new_tokens,
             "do_sample": self.samples,

@@ -196,6 +196,8 @@ class _Check:
                             expected[row],
                         )
                     )
+        if self.shift is None and len(states.states) == self.count + 1:
+            self._refuse_misplaced(vectors, states, columns[_LAST])
         if not pairs:
             self.notes.append(
                 "the model does not report hidden states in a known order: hooks were not held "
@@ -464,6 +466,23 @@ class _Check:
                     what = f"{_place(place)}, {pool.text} of {name}"
                     pairs += [_Pair(what, f, e) for f, e in zip(found, expected, strict=True)]
         return pairs
+
+    def _refuse_misplaced(
+        self,
+        vectors: Mapping[Place, Mapping[Pool, np.ndarray]],
+        states: _States,
+        column: torch.Tensor,
+    ) -> None:
+        """Where hidden states begin unlike any family's, none of them may be a hook's either."""
+        for number, reported in enumerate(states.states):
+            for place, kept in vectors.items():
+                if place[0] == "resid_post" and np.array_equal(kept[_LAST], _at(reported, column)):
+                    raise SelfCheckError(
+                        f"the self-check failed before the run (hidden_states): {_place(place)} is "
+                        f"what the model reports as hidden_states[{number}], and the first of them "
+                        f"does not belong to {self.anatomy.blocks_path}.0: the blocks are not the "
+                        "model's, or not in its order; check --blocks"
+                    )
 
     def _refuse_zeros(self, place: Place, vectors: np.ndarray) -> None:
         if not np.isfinite(vectors).all():

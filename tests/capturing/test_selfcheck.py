@@ -1,0 +1,200 @@
+"""The self-check passes what is right, in every family, and catches what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import actstore
+from actstore.capturing import engine as engines
+from actstore.capturing import generation, hooks, selfcheck
+from actstore.capturing.blocks import HookPoint, find, points
+from actstore.capturing.engine import Engine
+from actstore.capturing.example import Example
+from actstore.capturing.pooling import parse_pools
+from actstore.capturing.prompts import Prompter
+from actstore.errors import SelfCheckError
+from actstore.storage.snapshot import open_snapshot
+from tests.capturing import families
+
+EXAMPLES = [
+    Example(id=str(number), question="which is larger " + "1 2 3 " * number)
+    for number in (1, 4, 2, 6)
+]
+_STATE = hooks._state
+SITES = ("embeddings", "resid_pre", "attn_out", "mlp_out", "resid_post", "final_norm")
+
+
+def engine(
+    name: str, *, sites: Any = SITES, pools: str = "prompt.last,prompt.mean", **options: Any
+) -> Engine:
+    model = families.build(name, dtype=options.pop("dtype", torch.float32))
+    anatomy = find(model)
+    prompter = Prompter(model, families.tokenizer())
+    tokens = options.pop("max_new_tokens", 0)
+    return Engine(
+        anatomy,
+        prompter,
+        points(anatomy, sites, range(len(anatomy.blocks))),
+        parse_pools(pools),
+        generation=generation.settle(model, prompter.pad_id, tokens),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "falcon", "qwen3_moe"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_right_captures_pass(name: str, side: Any) -> None:
+    found = selfcheck.check(engine(name, padding_side=side), EXAMPLES)
+    assert found["passed"]
+    assert found["hidden_states"] == 0.0
+    assert found["last_block"]["final_norm"] < 1e-6
+    assert found["last_block"]["logits"] < 1e-5
+    assert found["alone"] < 1e-5
+
+
+def test_a_family_that_counts_hidden_states_otherwise_passes() -> None:
+    found = selfcheck.check(engine("mamba", sites=("resid_post", "final_norm")), EXAMPLES)
+    assert found["hidden_states"] == 0.0
+    assert found["adds_up"] is None
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_generated_tokens_are_checked_against_one_pass(name: str) -> None:
+    pools = "prompt.last,response.mean,response.tokens,all.max"
+    found = selfcheck.check(engine(name, pools=pools, max_new_tokens=6), EXAMPLES)
+    assert found["response"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "holds"), [("llama", True), ("gpt2", True), ("gemma2", False), ("granite", False)]
+)
+def test_whether_the_modules_add_up_is_measured(name: str, holds: bool) -> None:
+    found = selfcheck.check(engine(name, sites=("resid_post",)), EXAMPLES)
+    assert found["adds_up"]["holds"] is holds
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_passes_within_its_noise(dtype: torch.dtype) -> None:
+    found = selfcheck.check(engine("llama", dtype=dtype), EXAMPLES)
+    assert found["hidden_states"] == 0.0
+    assert 0 < found["alone"] <= found["tolerance"]["between batches"] < 0.1
+
+
+def shifted(found: Engine, site: str) -> Engine:
+    """Hook the block below for every layer of a site."""
+    blocks = {point.layer: point for point in found.points if point.site == site}
+    found.points = tuple(
+        HookPoint(
+            site, point.layer, point.path, point.take, blocks[max((point.layer or 0) - 1, 0)].module
+        )
+        if point.site == site
+        else point
+        for point in found.points
+    )
+    found._tap.points = found.points
+    return found
+
+
+@pytest.mark.parametrize("site", ["resid_post", "mlp_out", "attn_out"])
+def test_a_hook_on_the_wrong_block_is_caught(site: str) -> None:
+    with pytest.raises(SelfCheckError, match=rf"{site} of layer 1 is at .* not in block 1"):
+        selfcheck.check(shifted(engine("llama"), site), EXAMPLES)
+
+
+def test_blocks_in_the_wrong_order_are_caught_by_their_values() -> None:
+    found = engine("llama", sites=("resid_post",))
+    blocks = found.anatomy.blocks
+    swapped = (blocks[1], blocks[0], blocks[2])
+    object.__setattr__(found.anatomy, "blocks", swapped)
+    found.points = tuple(point._replace(module=swapped[point.layer or 0]) for point in found.points)
+    with pytest.raises(
+        SelfCheckError, match=r"layer 1 is what the model reports as hidden_states\[1\]"
+    ):
+        selfcheck.check(found, EXAMPLES)
+
+
+def test_a_last_block_that_is_not_the_last_is_caught() -> None:
+    found = engine("llama", sites=("resid_post",))
+    object.__setattr__(found.anatomy, "blocks", found.anatomy.blocks[:2])
+    found.points = found.points[:2]
+    with pytest.raises(SelfCheckError, match="last block"):
+        selfcheck.check(found, EXAMPLES)
+
+
+def first_row(value: Any) -> Any:
+    """Take what a block returns for a tuple, as scripts written for older versions do."""
+    return value[0] if isinstance(value, torch.Tensor) else _STATE(value)
+
+
+def test_the_first_row_of_a_tensor_taken_for_the_states_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hooks, "_state", first_row)
+    with pytest.raises(SelfCheckError, match=r"of model\.layers\.\d.* expected \[4, "):
+        selfcheck.check(engine("llama", sites=("resid_post",)), EXAMPLES)
+
+
+def test_missing_positions_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "_counts_positions", lambda self: False)
+    with pytest.raises(SelfCheckError, match=r"\(alone\).*positions, padding"):
+        selfcheck.check(engine("gpt2", padding_side="left"), EXAMPLES)
+
+
+def test_zeros_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = hooks._state
+    monkeypatch.setattr(hooks, "_state", lambda value: torch.zeros_like(plain(value)))  # type: ignore[arg-type]
+    with pytest.raises(SelfCheckError, match="is zero in all 4 examples"):
+        selfcheck.check(engine("llama"), EXAMPLES)
+
+
+def test_an_overflow_is_caught_with_advice() -> None:
+    found = engine("llama", dtype=torch.float16)
+    with torch.no_grad():
+        found.anatomy.blocks[1].mlp.down_proj.weight.fill_(60000)  # type: ignore[union-attr]
+    with pytest.raises(SelfCheckError, match="NaN or infinity; float16 ends at 65504.*bfloat16"):
+        selfcheck.check(found, EXAMPLES)
+
+
+def test_pads_that_are_not_masked_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Engine.inputs
+
+    def without_mask(self: Engine, batch: Any) -> dict[str, Any]:
+        found = plain(self, batch)
+        found["attention_mask"] = torch.ones_like(found["attention_mask"])
+        return found
+
+    monkeypatch.setattr(engines.Engine, "inputs", without_mask)
+    with pytest.raises(SelfCheckError, match=r"\(alone\)"):
+        selfcheck.check(engine("llama", padding_side="left"), EXAMPLES)
+
+
+def test_examples_of_different_lengths_are_chosen() -> None:
+    given = [Example(id=str(number), question="?") for number in range(9)]
+    lengths = [7, 7, 7, 3, 7, 7, 9, 5000, 7]
+    chosen = [int(example.id) for example in selfcheck.choose(given, lengths)]
+    assert {3, 6} < set(chosen)
+    assert 7 not in chosen
+    assert selfcheck.choose(given[:1], [5000]) == given[:1]
+    assert selfcheck.choose([], []) == []
+
+
+def test_the_numbers_are_kept_with_the_run_and_nothing_is_stored_when_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = families.build("llama")
+    options: dict[str, Any] = {"store": tmp_path / "s", "model_name": "tiny", "layers": "last"}
+    with monkeypatch.context() as patch:
+        patch.setattr(hooks, "_state", first_row)
+        with pytest.raises(SelfCheckError):
+            actstore.capture(model, families.tokenizer(), EXAMPLES, **options)
+    assert not (tmp_path / "s").exists()
+    summary = actstore.capture(model, families.tokenizer(), EXAMPLES, **options)
+    snapshot = open_snapshot(tmp_path / "s")
+    (run,) = snapshot.manifest.runs
+    snapshot.close()
+    assert run.settings["self_check"] == summary.self_check
+    assert run.settings["self_check"]["tolerance"]["between batches"] == 1e-3
