@@ -109,10 +109,12 @@ def finish(figure: Figure, title: str, note: str) -> None:
 def _fit(figure: Figure, text: Text, words: str) -> None:
     """Make a line smaller, and then shorter, until it is no wider than the figure."""
     room = 0.98 * figure.bbox.width
-    smallest = 0.75 * text.get_fontsize()
+    size = float(text.get_fontsize())
+    smallest = 0.75 * size
     while text.get_window_extent().width > room and len(words) > 1:
-        if text.get_fontsize() > smallest:
-            text.set_fontsize(text.get_fontsize() - 0.5)
+        if size > smallest:
+            size -= 0.5
+            text.set_fontsize(size)
         else:
             words = words[:-2].rstrip() + "…"
             text.set_text(plain(words))
