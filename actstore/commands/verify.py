@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,7 @@ from actstore.commands.options import at_option, json_option, store_argument
 from actstore.commands.progress import bar
 
 if TYPE_CHECKING:
+    from actstore.capturing.recompute import Recomputed
     from actstore.ingestion.contract import Count
     from actstore.storage.snapshot import Snapshot
 
@@ -24,19 +26,79 @@ if TYPE_CHECKING:
     metavar="NAME|FILE",
     help="Also hold the rows against a contract (`actstore contracts` lists them).",
 )
+@click.option(
+    "--recompute",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Also capture K random rows again and compare them with what is stored.",
+)
+@click.option(
+    "--model",
+    metavar="ID|FOLDER",
+    help="With --recompute: the model that the rows were captured from.",
+)
+@click.option(
+    "--model-name", metavar="NAME", help="What the store calls it; by default what --model says."
+)
+@click.option(
+    "--data",
+    metavar="FILE|ID",
+    help="With --recompute: the questions, as `actstore capture` takes them, where the rows do not "
+    "hold all that was asked: images, conversations.",
+)
+@click.option(
+    "--recipe", metavar="NAME|FILE", help="How records of --data become examples, as in a capture."
+)
+@click.option(
+    "--image-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Where relative paths of images in --data start.",
+)
+@click.option(
+    "--template-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="The chat template of the capture, where it was not the model's own.",
+)
+@click.option("--device", metavar="NAME", help="With --recompute: cpu, cuda, cuda:1 ….")
+@click.option(
+    "--tolerance",
+    type=float,
+    metavar="X",
+    help="Largest difference allowed, relative to the vector's norm; by default 1e-4 for models in "
+    "float32, 0.05 in bfloat16, 0.01 in float16.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="For the choice of rows to recompute."
+)
+@click.option("--trust-remote-code", is_flag=True, help="Run Python code that the model brings.")
 @at_option
 @json_option
-def command(store: Path, contract: str | None, at: int | None, as_json: bool) -> int:
+def command(
+    store: Path,
+    contract: str | None,
+    recompute: int | None,
+    model: str | None,
+    at: int | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
     """Check STORE: hashes, page checksums, schema, unique keys, finite values.
 
     Every bad file is named with what is wrong with it. With --contract every violation is
-    listed too, with the labels as they are now. Either makes the exit code 4.
+    listed too, with the labels as they are now. With --recompute some rows are captured again,
+    with the settings of their run, and must be what they were but for rounding. Each makes the
+    exit code 4.
 
     \b
     Examples:
       actstore verify runs.store
       actstore verify runs.store --contract faithfulness-v1
+      actstore verify runs.store --recompute 20 --model Qwen/Qwen3-0.6B
     """
+    if (recompute is None) != (model is None):
+        raise click.UsageError("--recompute K and --model belong together")
     from actstore.ingestion import contract as contracts
     from actstore.storage.snapshot import open_snapshot
     from actstore.storage.verification import verify
@@ -47,7 +109,11 @@ def command(store: Path, contract: str | None, at: int | None, as_json: bool) ->
     with bar("verifying", size) as report:
         problems = verify(snapshot, progress=report)
     violations = contracts.check(rules, _counts(snapshot)) if rules is not None else ()
+    again = None
+    if recompute is not None and model is not None and not problems:
+        again = _recompute(snapshot, recompute, model, hidden=as_json, **options)
     snapshot.close()
+    wrong = bool(problems or violations or (again and again.outside))
     if as_json:
         output.print_json(
             {
@@ -57,9 +123,10 @@ def command(store: Path, contract: str | None, at: int | None, as_json: bool) ->
                 "bytes": size,
                 "problems": [problem._asdict() for problem in problems],
                 "violations": violations,
+                **({"recomputed": _plain(again)} if again else {}),
             }
         )
-        return Exit.DAMAGED if problems or violations else Exit.DONE
+        return Exit.DAMAGED if wrong else Exit.DONE
     for problem in problems:
         click.echo(f"{problem.path}: {problem.reason}")
     if not problems:
@@ -71,7 +138,83 @@ def command(store: Path, contract: str | None, at: int | None, as_json: bool) ->
         click.echo(f"{contract}: {violation}")
     if rules is not None and not violations:
         click.echo(f"the contract {rules.name} is kept")
-    return Exit.DAMAGED if problems or violations else Exit.DONE
+    if again is not None:
+        _show(again)
+    elif recompute is not None:
+        output.note("nothing was captured again: repair the files first")
+    return Exit.DAMAGED if wrong else Exit.DONE
+
+
+def _recompute(
+    snapshot: Snapshot, count: int, model: str, *, hidden: bool, **options: Any
+) -> Recomputed:
+    """Load the model as the captures had it, and capture rows again."""
+    from actstore.capturing import loading, recipes
+    from actstore.capturing.data import open_questions
+    from actstore.capturing.recompute import captured_runs, recompute, run_dtype
+    from actstore.commands.capture import _quiet
+
+    # Of a folder the store has the name alone.
+    called = Path(model).resolve().name if Path(model).is_dir() else model
+    runs = captured_runs(snapshot, options["model_name"] or called)
+    examples = None
+    if options["data"] is not None:
+        recipe = None if options["recipe"] is None else recipes.load(options["recipe"])
+        examples = open_questions(options["data"], recipe=recipe, images=options["image_dir"])
+    template = options["template_file"]
+    with _quiet():
+        loaded = loading.load(
+            model,
+            revision=runs[-1].settings.get("revision"),
+            dtype=run_dtype(runs[-1]),
+            device=options["device"],
+            attn=runs[-1].settings.get("values", {}).get("attention"),
+            generate=any(run.settings.get("max_new_tokens") for run in runs),
+            trust_remote_code=options["trust_remote_code"],
+        )
+        return recompute(
+            snapshot,
+            count,
+            model=loaded.model,
+            processor=loaded.processor,
+            runs=runs,
+            examples=examples,
+            chat_template=None if template is None else template.read_text(encoding="utf-8"),
+            seed=options["seed"],
+            tolerance=options["tolerance"],
+        )
+
+
+def _plain(done: Recomputed) -> dict[str, Any]:
+    rows = [{**dataclasses.asdict(row), "ok": row.ok} for row in done.rows]
+    return {
+        "rows": rows,
+        "outside": len(done.outside),
+        "largest": done.largest,
+        "differences": list(done.differences),
+    }
+
+
+def _show(done: Recomputed) -> None:
+    compared = [row for row in done.rows if row.distance is not None]
+    tolerance = max((row.tolerance for row in done.rows), default=0.0)
+    largest = "nothing to compare" if done.largest is None else f"{done.largest:.2g}"
+    click.echo(
+        f"captured {output.count(len(compared), 'row')} again: largest difference {largest}, "
+        f"tolerance {tolerance:.2g}"
+    )
+    for row in done.outside:
+        what = row.reason or f"differs by {row.distance:.3g} (tolerance {row.tolerance:.2g})"
+        layer = "" if row.layer is None else f", layer {row.layer}"
+        click.echo(f"row {row.row_id} ({row.example_id}, {row.site}{layer}, {row.pool}): {what}")
+    for text in done.differences:
+        output.note(f"not as in the stored run: {text}")
+    skipped: dict[str, int] = {}
+    for row in done.rows:
+        if row.skipped and row.reason:
+            skipped[row.reason] = skipped.get(row.reason, 0) + 1
+    for reason, count in skipped.items():
+        output.note(f"not compared: {output.count(count, 'row')}: {reason}")
 
 
 def _counts(snapshot: Snapshot) -> list[Count]:

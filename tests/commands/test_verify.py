@@ -2,6 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.commands.conftest import Command
 
@@ -41,3 +44,54 @@ def test_a_contract_lists_every_violation(actstore: Command, store: Path, tmp_pa
     path.write_text(json.dumps(rules | {"layers": [3, 7]}))
     kept = actstore("verify", store, "--contract", path)
     assert (kept.code, kept.out.splitlines()[1]) == (0, "the contract mine is kept")
+
+
+@pytest.fixture(scope="module")
+def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model, the same with other weights, a store captured from the first, its questions."""
+    import actstore
+    from tests.capturing import families
+
+    folder = tmp_path_factory.mktemp("captures")
+    questions = [{"id": f"q{n}", "question": f"which is larger : {n} or 5 ?"} for n in range(5)]
+    for name, seed in (("tiny", 0), ("other", 1)):
+        families.build("llama", seed).save_pretrained(folder / name)
+        families.tokenizer().save_pretrained(folder / name)
+    model: Any = families.build("llama")
+    actstore.capture(
+        model, families.tokenizer(), questions, store=folder / "s", model_name="tiny", layers=1
+    )
+    lines = [json.dumps(question) for question in questions]
+    (folder / "questions.jsonl").write_text("\n".join(lines))
+    return {name: folder / name for name in ("tiny", "other", "s", "questions.jsonl")}
+
+
+def test_rows_are_captured_again(actstore: Command, captures: dict[str, Path]) -> None:
+    words = ("verify", captures["s"], "--recompute", 3, "--device", "cpu")
+    finished = actstore(*words, "--model", captures["tiny"])
+    assert finished.code == 0
+    assert "captured 3 rows again: largest difference" in finished.out
+    assert "tolerance 0.0001" in finished.out
+    data = ("--data", captures["questions.jsonl"], "--json")
+    again = json.loads(actstore(*words, "--model", captures["tiny"], *data).out)["recomputed"]
+    assert (len(again["rows"]), again["outside"], again["differences"]) == (3, 0, [])
+
+
+def test_rows_of_another_model_are_named(actstore: Command, captures: dict[str, Path]) -> None:
+    words = ("verify", captures["s"], "--recompute", 9, "--device", "cpu")
+    finished = actstore(*words, "--model", captures["other"])
+    assert finished.code == 4
+    assert finished.out.count("differs by") == 5
+    assert "(q0, resid_post, layer 1, prompt.last)" in finished.out
+    assert "not as in the stored run: weights_sha256" in finished.err
+    assert actstore(*words, "--model", captures["other"], "--tolerance", "100").code == 0
+
+
+def test_what_cannot_be_recomputed(
+    actstore: Command, store: Path, captures: dict[str, Path]
+) -> None:
+    assert actstore("verify", captures["s"], "--recompute", 3).code == 2
+    assert actstore("verify", captures["s"], "--model", captures["tiny"]).code == 2
+    finished = actstore("verify", store, "--recompute", 3, "--model", captures["tiny"])
+    assert finished.code == 1
+    assert "no rows of `actstore capture`" in finished.err
