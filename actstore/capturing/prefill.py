@@ -17,9 +17,6 @@ _MOVED = 1 << 20
 """Picked values from which on they leave a GPU at once: all tokens of all layers would fill it."""
 
 
-_Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
-
-
 class PromptStates(NamedTuple):
     """What is kept of one hook's states of the prompt; on the model's device."""
 
@@ -83,6 +80,7 @@ class PromptPlan:
         flat = [examples * self.width + columns for examples, columns in wanted]
         self._flat = np.unique(np.concatenate(flat)) if flat else np.empty(0, np.int64)
         self._indices: dict[torch.device, _Indices] = {}
+        self._runs: dict[str, list[list[tuple[int, int]]]] = {}
         self.left: set[torch.device] = set()
         """Devices that picked states leave by themselves, without waiting."""
 
@@ -130,9 +128,28 @@ class PromptPlan:
             picked = off_device(picked)
         return PromptStates(
             picked,
-            _reduce(states, indices.sums, _masked_sum) if len(self.sum_regions) else None,
-            _reduce(states, indices.maxima, _masked_max) if len(self.max_regions) else None,
+            self._reduced(states, indices.sums, self.sum_regions, _SUM),
+            self._reduced(states, indices.maxima, self.max_regions, _MAX),
         )
+
+    def _reduced(
+        self, states: torch.Tensor, masks: torch.Tensor, regions: Sequence[str], kind: _Reduction
+    ) -> torch.Tensor | None:
+        if not regions:
+            return None
+        if states.device.type == "cpu":
+            return torch.stack([kind.runs(states, self._runs_of(region)) for region in regions])
+        return torch.stack([_masked(states, mask, kind) for mask in masks])
+
+    def _runs_of(self, region: str) -> list[list[tuple[int, int]]]:
+        """Return each example's pieces without a gap: on a CPU they are read where they lie."""
+        if region not in self._runs:
+            edges = np.diff(self.averaged(region).astype(np.int8), axis=1, prepend=0, append=0)
+            self._runs[region] = [
+                list(zip(np.flatnonzero(row == 1), np.flatnonzero(row == -1), strict=True))
+                for row in edges
+            ]
+        return self._runs[region]
 
     def _on(self, device: torch.device) -> _Indices:
         if device not in self._indices:
@@ -152,29 +169,43 @@ class PromptPlan:
         return self._indices[device]
 
 
-def _masked_sum(
-    states: torch.Tensor, mask: torch.Tensor, before: torch.Tensor | None
-) -> torch.Tensor:
-    # where(), not a product: a pad's state may be NaN
-    found = torch.where(mask, states, 0.0).sum(dim=1, dtype=torch.float32)
-    return found if before is None else before.add_(found)
+def _sum_runs(states: torch.Tensor, runs: Sequence[Sequence[tuple[int, int]]]) -> torch.Tensor:
+    result = torch.zeros(len(runs), states.shape[-1])
+    for example, pieces in enumerate(runs):
+        for start, stop in pieces:
+            result[example] += states[example, start:stop].sum(dim=0, dtype=torch.float32)
+    return result
 
 
-def _masked_max(
-    states: torch.Tensor, mask: torch.Tensor, before: torch.Tensor | None
-) -> torch.Tensor:
-    found = torch.where(mask, states, -torch.inf).amax(dim=1)
-    return found if before is None else torch.maximum(before, found)
+def _max_runs(states: torch.Tensor, runs: Sequence[Sequence[tuple[int, int]]]) -> torch.Tensor:
+    result = states.new_full((len(runs), states.shape[-1]), -torch.inf)
+    for example, pieces in enumerate(runs):
+        for start, stop in pieces:
+            highest = states[example, start:stop].amax(dim=0)
+            torch.maximum(result[example], highest, out=result[example])
+    return result
 
 
-def _reduce(states: torch.Tensor, masks: torch.Tensor, step: _Step) -> torch.Tensor:
+class _Reduction(NamedTuple):
+    runs: Callable[[torch.Tensor, Sequence[Sequence[tuple[int, int]]]], torch.Tensor]
+    fill: float
+    """What pads count as."""
+    part: Callable[[torch.Tensor], torch.Tensor]
+    join: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+_SUM = _Reduction(_sum_runs, 0.0, lambda part: part.sum(dim=1, dtype=torch.float32), torch.add)
+_MAX = _Reduction(_max_runs, -torch.inf, lambda part: part.amax(dim=1), torch.maximum)
+
+
+def _masked(states: torch.Tensor, mask: torch.Tensor, kind: _Reduction) -> torch.Tensor:
+    """Reduce in pieces with few kernels, as a GPU likes it."""
     batch, length, width = states.shape
     stride = max(1, _CHUNK // max(1, batch * width))
-    results = []
-    for mask in masks:
-        result: torch.Tensor | None = None
-        for start in range(0, length, stride):
-            stop = start + stride
-            result = step(states[:, start:stop], mask[:, start:stop], result)
-        results.append(result if result is not None else states.new_zeros(batch, width))
-    return torch.stack(results)
+    result: torch.Tensor | None = None
+    for start in range(0, length, stride):
+        stop = start + stride
+        # where(), not a product: a pad's state may be NaN
+        part = kind.part(torch.where(mask[:, start:stop], states[:, start:stop], kind.fill))
+        result = part if result is None else kind.join(result, part)
+    return states.new_zeros(batch, width) if result is None else result

@@ -195,21 +195,6 @@ def test_pads_that_are_not_numbers_do_not_reach_means(model: Any) -> None:
     assert all(np.isfinite(vectors).all() for vectors in found.values())
 
 
-def test_long_texts_are_averaged_in_pieces(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from actstore.capturing import prefill
-
-    inputs, mask = inputs_of(comparing.texts(lengths=(17, 9)))
-    found = []
-    for size in (prefill._CHUNK, 2 * families.WIDTH * 3):  # whole, and three tokens at a time
-        monkeypatch.setattr(prefill, "_CHUNK", size)
-        with torch.inference_mode(), tap_on(model, "prompt.mean,prompt.max") as tap:
-            tap.begin(comparing.regions(mask), comparing.first_tokens(mask))
-            tap.call(tap.anatomy.base, **inputs)
-            found.append(tap.end().vectors["resid_post", 1])
-    for pool, whole in found[0].items():
-        np.testing.assert_allclose(found[1][pool], whole, rtol=1e-5, atol=1e-6)
-
-
 def test_the_pass_ends_after_the_last_wanted_state(model: Any) -> None:
     inputs, mask = inputs_of(comparing.texts())
     ran: list[int] = []
