@@ -29,11 +29,14 @@ class ClassCodes(NamedTuple):
 
 
 def class_codes(selection: Selection, column: str | None, most: int = MOST) -> ClassCodes:
-    """Return the values of ``column``, the rare ones together; without a column one class."""
+    """Return the values of ``column``, the rare ones together; without any, one class."""
+    one = ClassCodes(("all rows",), np.zeros(len(selection), np.int64), 1)
     if column is None:
-        return ClassCodes(("all rows",), np.zeros(len(selection), np.int64), 1)
+        return one
     encoded = selection.table([column])[column].combine_chunks().dictionary_encode()
     values = encoded.dictionary.to_pylist()
+    if not values:
+        return one
     codes = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
     counts = np.bincount(codes[codes >= 0], minlength=len(values))
     # Frequent first, so that colours go where they are needed; then by name, for steadiness.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from actstore.querying.selection import Selection
 
 _LISTED = 6
+_STREAM = ("resid_post", "resid_pre")
 
 
 class Sample(NamedTuple):
@@ -53,6 +54,8 @@ def layer_values(selection: Selection) -> list[int | None]:
 def require_one_place(selection: Selection) -> dict[str, str]:
     """Return model, site and pooling of a selection, of each of which it has one.
 
+    The embeddings, which are layer -1, go with the residual stream that they begin.
+
     Raises:
         TooFewRowsError: it has no rows.
         UsageError: it has several; vectors of different places do not belong in one picture.
@@ -68,6 +71,8 @@ def require_one_place(selection: Selection) -> dict[str, str]:
         "site": sorted({shard.site for shard in shards}),
         "pooling": sorted(selection.table(["pooling"])["pooling"].unique().to_pylist()),
     }
+    if len(values["site"]) == 2 and values["site"][0] == "embeddings":
+        values["site"] = values["site"][1:] if values["site"][1] in _STREAM else values["site"]
     for name, several in values.items():
         if len(several) > 1:
             listed = ", ".join(several[:_LISTED]) + (", …" if len(several) > _LISTED else "")

@@ -25,6 +25,7 @@ def test_rare_values_are_put_together(tmp_path: Path) -> None:
         assert everything.names == ("a", "b", "c", "d", "e", "no label")
         assert everything.own == 5
         assert profiles.class_codes(store.select(), None).names == ("all rows",)
+        assert profiles.class_codes(store.select(), "question").names == ("all rows",)
 
 
 def test_norms_by_layer_and_class(tmp_path: Path) -> None:

@@ -46,3 +46,15 @@ def test_one_place_is_required(tmp_path: Path) -> None:
             sampling.require_one_place(store.select())
         with pytest.raises(TooFewRowsError):
             sampling.require_one_place(store.select("false"))
+
+
+def test_embeddings_go_with_the_stream_that_they_begin(tmp_path: Path) -> None:
+    stores.layered(tmp_path, layers=2, rows=5)
+    stores.add(tmp_path, stores.vectors(5, 8, "float16", 9), layer=-1, site="embeddings")
+    with actstore.open(tmp_path) as store:
+        assert sampling.require_one_place(store.select())["site"] == "resid_post"
+        assert sampling.layer_values(store.select()) == [-1, 0, 1]
+        assert sampling.require_one_place(store.select(layer=-1))["site"] == "embeddings"
+    stores.add(tmp_path, stores.vectors(5, 8, "float16", 9), site="mlp_out")
+    with actstore.open(tmp_path) as store, pytest.raises(UsageError, match="3 sites"):
+        sampling.require_one_place(store.select())

@@ -66,9 +66,10 @@ def _grams(selection: Selection, layers: int, rows: int) -> tuple[np.ndarray, in
     import pyarrow as pa
 
     table = selection.table(list(schema.key_names()))
-    field = table.schema.field("layer")
-    nothing = pa.chunked_array([pa.nulls(len(table), field.type)])
-    hashes = keys.hash_table(table.set_column(table.column_names.index("layer"), "layer", nothing))
+    for name in ("layer", "site"):  # the embeddings are a site of their own
+        nothing = pa.chunked_array([pa.nulls(len(table), table.schema.field(name).type)])
+        table = table.set_column(table.column_names.index(name), name, nothing)
+    hashes = keys.hash_table(table)
     of_layer = sampling.layers_of(selection)
     parts = [np.flatnonzero(of_layer == number) for number in range(layers)]
     common = reduce(np.intersect1d, (hashes[part] for part in parts))

@@ -130,3 +130,14 @@ def test_a_layer_of_one_row(tmp_path: Path) -> None:
             plots.similarity(store.select())
         with pytest.raises(TooFewRowsError):
             plots.auroc(store.select())
+
+
+def test_embeddings_are_drawn_with_the_residual_stream(tmp_path: Path) -> None:
+    make(tmp_path, layers=(0, 1))
+    matrix = stores.vectors(40, 12, "float16", 5)
+    labels = ["yes", "no"] * 20
+    stores.add(tmp_path, matrix, layer=-1, site="embeddings", label=labels, task=[None] * 40)
+    with actstore.open(tmp_path) as store:
+        for kind in KINDS:
+            assert texts(kind(store.select()))
+        assert "40 examples" in " ".join(texts(plots.similarity(store.select())))
