@@ -36,6 +36,8 @@ def test_every_form_comes_back(
     )
     out = round_trip(source, tmp_path, "amber", options=MODEL)
     assert assert_same_files(source, out) == 3
+    ours = contents(out)
+    assert {name: ours[name] for name in contents(source)} == contents(source)
 
 
 def test_tables_come_back(tmp_path: Path) -> None:

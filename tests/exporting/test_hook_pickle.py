@@ -39,6 +39,13 @@ def test_torch_files_keep_even_their_source(tmp_path: Path) -> None:
     assert_same_files(tmp_path / "source", out)
 
 
+def test_names_that_differ_in_case_come_back(tmp_path: Path) -> None:
+    for number, name in enumerate(("a.pkl", "A.pickle")):
+        hook_pickle.write_full_sequence(tmp_path / "source", name=name, seed=number)
+    out = round_trip(tmp_path / "source", tmp_path, "hook-pickle", changed=("source",))
+    assert sorted(path.name for path in out.glob("*.pt")) == ["A.pt", "a.pt"]
+
+
 def test_verdicts_come_back_with_the_logs(tmp_path: Path) -> None:
     source = tmp_path / "project"
     hook_pickle.write_decoded(source / "activations")
