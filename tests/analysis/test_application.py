@@ -14,7 +14,7 @@ from docs import two_choice
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> loading.Loaded:
     folder = tmp_path_factory.mktemp("model")
-    two_choice.make(folder, steps=60)
+    two_choice.make(folder, steps=4)
     return loading.load(folder, generate=True)
 
 

@@ -34,7 +34,7 @@ def test_it_must_be_said_what_to_do(actstore: Command, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    two_choice.make(folder, steps=60)
+    two_choice.make(folder, steps=4)
     return folder
 
 
