@@ -86,8 +86,10 @@ def load(
     name = str(model_id)
     _check_place(name)
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if not os.path.isdir(name) and revision is not None:
-        common["revision"] = revision
+    commit = _commit(name, revision)
+    if commit is not None or (revision is not None and not os.path.isdir(name)):
+        # All files of one commit, even if the branch moves on meanwhile.
+        common["revision"] = commit or revision
     config = _explained(name, lambda: transformers.AutoConfig.from_pretrained(name, **common))
     model_class, is_vlm = _model_class(transformers, config, name)
     options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
@@ -112,7 +114,7 @@ def load(
         model=model,
         processor=processor,
         name=name,
-        revision=getattr(model.config, "_commit_hash", None),
+        revision=commit,
         is_vlm=is_vlm,
         settings={
             "dtype": dtype,
@@ -145,6 +147,21 @@ def block_count(
     config = _explained(name, lambda: transformers.AutoConfig.from_pretrained(name, **options))
     _, count = _counted(config)
     return count
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """Return the commit on the Hub that ``revision`` stands for; None for a folder."""
+    if os.path.isdir(name):
+        return None
+    from transformers.utils import hub
+
+    def look_up() -> str | None:
+        path = hub.cached_file(name, "config.json", revision=revision)
+        found = hub.extract_commit_hash(path, None)
+        return str(found) if found is not None else None
+
+    commit: str | None = _explained(name, look_up)
+    return commit
 
 
 def truncate(config: Any, layers: int, name: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from actstore.capturing import loading
 from actstore.errors import ModelError, UsageError
 from tests.capturing import families, vision_families
+from tests.hub_server import Hub, hub_env, run_python
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +135,27 @@ def test_code_of_the_models_own_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not run unless you trust it"):
         loading.load(tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_model_of_the_hub_comes_with_its_commit(llama: Path, tmp_path: Path) -> None:
+    """In a child process: the Hub's client reads its environment once, on import."""
+    files = {path.name: path.read_bytes() for path in llama.iterdir()}
+    code = (
+        "from actstore.capturing import loading\n"
+        "from actstore.errors import ActstoreError\n"
+        "found = loading.load('alice/tiny', device='cpu', revision='main')\n"
+        "print(found.name, found.revision)\n"
+        "for place, revision in (('alice/missing', None), ('alice/tiny', 'v9')):\n"
+        "    try:\n"
+        "        loading.load(place, revision=revision)\n"
+        "    except ActstoreError as problem:\n"
+        "        print(type(problem).__name__, problem)\n"
+    )
+    with Hub(tmp_path / "hub") as hub:
+        hub.create("alice/tiny", files, kind="model")
+        oid = hub.head("alice/tiny", kind="model").oid
+        env = hub_env(hub, tmp_path / "home")
+        loaded, missing, revision = run_python(code, env).stdout.splitlines()
+    assert loaded == f"alice/tiny {oid}"
+    assert missing.startswith("RepositoryNotFoundError alice/missing: no such model on the Hub")
+    assert revision.startswith("RevisionError alice/tiny has no such revision")
