@@ -47,7 +47,7 @@
     │   └── DiskSpaceError (OSError)         the disk cannot hold what the run would write
     ├── AnalysisError
     │   ├── TooFewRowsError (ValueError)     too few rows or groups, or a single class
-    │   └── MismatchError (ValueError)       a probe or vector made for another model, site or layer
+    │   └── MismatchError (ValueError)       a probe, vector or state made for other rows
     └── ExportError (ValueError)             the rows do not make up the layout that was asked for
 
 A message says what failed, where, what was found against what was expected, and
@@ -273,7 +273,7 @@ class TooFewRowsError(AnalysisError, ValueError):
 
 
 class MismatchError(AnalysisError, ValueError):
-    """A probe or vector was made for another model, site, layer or width."""
+    """A probe or vector is for another model, site, layer or width, a state for other rows."""
 
 
 class ExportError(ActstoreError, ValueError):

@@ -184,9 +184,10 @@ def prepare(folder: Path) -> None:
 
     ``unfaithful-reasoning`` has the files and sizes of the project of that name: four layers,
     30 faithful and 14 unfaithful answers, vectors of 1,536 values, and a pickled object
-    among its results. ``evaluation-awareness`` and ``hooks`` are two other layouts, small.
+    among its results. ``evaluation-awareness``, ``hooks`` and ``activations_clt`` are other
+    layouts, small.
     """
-    from tests.layouts import contrastive, faithfulness, hook_pickle
+    from tests.layouts import clt, contrastive, faithfulness, hook_pickle
 
     project = folder / "unfaithful-reasoning"
     layers = (6, 12, 18, 24)
@@ -196,6 +197,9 @@ def prepare(folder: Path) -> None:
     _write_object(project / "results/probe_results/all_probe_results.pt")
     contrastive.write_stacked(folder / "evaluation-awareness")
     hook_pickle.write_decoded(folder / "hooks")
+    clt.write_multi_target(
+        folder / "activations_clt", layers=8, batches=4, tokens=20, width=64, targets=16
+    )
 
 
 def _write_realistic(path: Path, layer: int) -> None:

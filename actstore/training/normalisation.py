@@ -1,9 +1,9 @@
 """Shifts and scales vectors to a common size, as sparse autoencoders are trained on them.
 
 ``norm`` is ``y = x * sqrt(d) / E|x|``: one factor for all vectors, after which their mean L2
-norm is ``sqrt(d)``. That is what Anthropic's training notes of April 2024 ask for ("a single
-constant such that E|x| = sqrt(n)") and what SAELens calls ``expected_average_only_in``.
-``mean-norm`` first takes the mean vector away: ``y = (x - m) * sqrt(d) / E|x - m|``.
+norm is ``sqrt(d)``. SAELens calls that ``expected_average_only_in``; it estimates ``E|x|``
+from some batches, here it is over all rows. ``mean-norm`` first takes the mean vector away:
+``y = (x - m) * sqrt(d) / E|x - m|``.
 """
 
 from __future__ import annotations
@@ -156,12 +156,12 @@ def _load(snapshot: Snapshot, file: str, kind: Kind, width: int) -> Normalisatio
     shape = (width,) if kind == "mean-norm" else None
     for make in snapshot.files.cache_folders():
         # Derived and perhaps damaged: computed anew then.
-        with contextlib.suppress(OSError, EOFError, ValueError, KeyError, BadZipFile):
-            with (make() / file).open("rb") as source:
-                found = np.load(source, allow_pickle=False)
-                mean = found.get("mean")
-                if (None if mean is None else mean.shape) == shape:
-                    return Normalisation(mean=mean, scale=float(found["scale"]))
+        damaged = contextlib.suppress(OSError, EOFError, ValueError, KeyError, BadZipFile)
+        with damaged, (make() / file).open("rb") as source:
+            found = np.load(source, allow_pickle=False)
+            mean = found.get("mean")
+            if (None if mean is None else mean.shape) == shape:
+                return Normalisation(mean=mean, scale=float(found["scale"]))
     return None
 
 
