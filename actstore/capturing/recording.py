@@ -130,6 +130,7 @@ class Recorder:
             )
         self._grader = None if grade is None else grading.parse(grade)
         identity = provenance.identify(self._anatomy.model, model_name, None)
+        known = _known_ids(self._anatomy.model, self._prompter)
         self._constants: dict[str, Any] = {"model": identity.name, "dataset": dataset}
         self._store = Path(store)
         self._run = Run(
@@ -147,6 +148,7 @@ class Recorder:
                     "layers": numbers,
                     "sites": list(dict.fromkeys(point.site for point in points)),
                     "hooks": provenance.hook_paths(points),
+                    "special_ids": known["special_ids"],
                     "pool": [each.text for each in self._pools],
                     "exclude": sorted(self._exclude),
                     "grade": grade,
@@ -163,7 +165,7 @@ class Recorder:
             points,
             self._pools,
             exclude=self._exclude,
-            **_known_ids(self._anatomy.model, self._prompter),
+            **known,
         )
         self._sink: Sink | None = None
         self._writer: StoreWriter | None = None

@@ -286,6 +286,8 @@ class _Worker:
         drop = np.zeros(len(tokens), bool)
         for word in self._exclude & {"bos", "special"}:
             drop |= tokens.role == ROLES.index(word)
+        if "special" in self._exclude:
+            drop |= self._special(tokens)
         if "sinks" in self._exclude:
             drop |= tokens.norm > self._factor * _medians(tokens)[tokens.group]
         keep = ~drop[chosen.at]
@@ -294,6 +296,16 @@ class _Worker:
         groups, starts = np.unique(tokens.group[at], return_index=True)
         self.skipped[_EXCLUDED] += len(before) - len(groups)
         return _Chosen(at, starts)
+
+    def _special(self, tokens: Tokens) -> np.ndarray:
+        """Say which generated tokens are special, as far as their runs recorded it."""
+        found = np.zeros(len(tokens), bool)
+        for run in self._snapshot.manifest.runs:
+            if not run.settings.get("special_ids"):
+                continue
+            own = np.array([each["run_id"] == run.run_id for each in tokens.examples], bool)
+            found |= own[tokens.group] & np.isin(tokens.token_id, run.settings["special_ids"])
+        return np.asarray(found & (tokens.role == _GENERATED))
 
     def _picked(self, tokens: Tokens, pool: Pool, chosen: _Chosen) -> Iterator[RowBatch]:
         if not len(chosen.at):

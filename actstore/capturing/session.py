@@ -263,6 +263,8 @@ class Session:
             **settings,
             **options.settings,
             "hooks": provenance.hook_paths(self.points),
+            # With these, means without special tokens can be made of stored tokens later.
+            "special_ids": sorted(self.prompter.tokenizer.all_special_ids),
             "fingerprint": provenance.fingerprint(values),
             "continues": provenance.fingerprint(continues),
             "values": dict(values),

@@ -13,6 +13,7 @@ from actstore.capturing import repooling
 from actstore.capturing.repooling import repool
 from actstore.errors import ConflictError, NotInStoreError, UsageError
 from actstore.storage.snapshot import open_snapshot
+from tests.capturing import families
 from tests.capturing import token_stores as stores
 from tests.ingestion.storing import stored_rows
 from tests.storage.stores import assert_sound
@@ -147,6 +148,33 @@ def test_what_a_capture_pooled_itself_counts_as_there(tmp_path: Path) -> None:
     assert beside.rows_written == 2
     assert len(pooled(tmp_path / "s", variant="late")) == 2
     assert repool(tmp_path / "s", "prompt.mean", variant="late").rows_written == 0
+
+
+@pytest.mark.parametrize("exclude", ["bos", "bos,special", "none"])
+def test_a_capture_and_its_tokens_pooled_later_agree(tmp_path: Path, exclude: str) -> None:
+    model, tokenizer = families.build("llama"), families.tokenizer()
+    questions = [
+        {"id": f"q{n}", "question": "which is larger : 3 or 5 ? " * (1 + n % 3)} for n in range(7)
+    ]
+    pools = (
+        "prompt.mean,prompt.max,prompt.last,prompt.first,response.mean,response.max,"
+        "response.last,all.mean,all.last,question.mean"
+    )
+    done = actstore.capture(
+        model,
+        tokenizer,
+        questions,
+        store=tmp_path / "s",
+        model_name="tiny",
+        pool=f"{pools},prompt.tokens,response.tokens,question.tokens",
+        exclude=exclude.replace("none", ""),
+        max_new_tokens=9,
+        batch_size=4,
+        layers=[0, 2],
+        self_check=False,
+    )
+    made = repool(tmp_path / "s", pools, exclude=exclude)
+    assert (made.rows_written, made.rows_present) == (0, 10 * 7 * 2 - sum(done.empty.values()) * 2)
 
 
 def test_a_token_stored_for_two_regions_counts_once(tmp_path: Path) -> None:
