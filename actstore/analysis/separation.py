@@ -101,21 +101,29 @@ def _layer(selection: Selection, positive: np.ndarray) -> Separation | None:
         for question, example in zip(table["question"], table["example_id"], strict=True)
     ]
     groups = np.unique(np.array(texts, object)[finite].astype(str), return_inverse=True)[1]
-    vectors, positive = vectors[finite], positive[finite]
+    positive = positive[finite]
+    if not finite.all():
+        vectors = vectors[finite]
     fewest = min(len(np.unique(groups[positive == side])) for side in (True, False))
     if fewest < 2:
         return None
     divided = folds.grouped(positive, groups, min(FOLDS, fewest), 0)
+    # Each fold's class sums are taken once; a direction needs all but its own fold's.
+    vectors -= vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    belongs = np.zeros((2, len(divided), len(vectors)), np.float32)
+    for number, fold in enumerate(divided):
+        for side in (0, 1):
+            belongs[side, number, fold.test[positive[fold.test] == bool(side)]] = 1
+    counts = belongs.sum(axis=2)
+    sums = (belongs.reshape(-1, len(vectors)) @ vectors).reshape(2, len(divided), -1)
     scores = np.zeros(len(vectors))
     tested = []
-    for fold in divided:
-        train, side = vectors[fold.train], positive[fold.train]
-        if len(np.unique(side)) < 2 or len(np.unique(positive[fold.test])) < 2:
+    for number, fold in enumerate(divided):
+        left = counts.sum(axis=1) - counts[:, number]
+        if not left.all() or not counts[:, number].all():
             continue
-        direction = train[side].mean(axis=0, dtype=np.float64) - train[~side].mean(
-            axis=0, dtype=np.float64
-        )
-        scores[fold.test] = vectors[fold.test] @ direction
+        means = (sums.sum(axis=1) - sums[:, number]) / left[:, None]
+        scores[fold.test] = vectors[fold.test] @ (means[1] - means[0])
         tested.append(fold)
     if not tested:
         return None
