@@ -12,4 +12,6 @@ def test_every_picture_of_the_page_is_drawn(tmp_path: Path) -> None:
     page = (pictures.FOLDER.parent / "plots.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"!\[\]\(pictures/([^)]+)\)", page))
     drawn = {path.name for path in pictures.draw(tmp_path)}
-    assert shown == drawn == {path.name for path in pictures.FOLDER.iterdir()}
+    assert shown == drawn
+    # Other pages keep pictures there too.
+    assert drawn <= {path.name for path in pictures.FOLDER.iterdir()}
