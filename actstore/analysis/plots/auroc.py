@@ -80,7 +80,8 @@ def points_of(document: Any) -> tuple[list[Point], int]:
         shuffled = (one.get("baselines") or {}).get("permutation") or {}
         points.append(
             Point(
-                " ".join(str(one[name]) for name in several if one.get(name) is not None),
+                " ".join(str(one[name]) for name in several if one.get(name) is not None)
+                or "probe",
                 one["layer"],
                 float(one["auroc"]),
                 float(low),
@@ -151,7 +152,7 @@ def draw(points: Sequence[Point], title: str, note: str) -> Figure:
                 marker="_",
                 s=90 if len(layers) <= 40 else 16,
                 color="#777777",
-                label="95 of 100 with shuffled labels" if known and not number else None,
+                label="95 % of shuffled labels stay below" if known and not number else None,
             )
         lowest = min(0.4, *(one.low for one in points))
         axes.set_ylim(max(-0.02, lowest - 0.03), 1.02)

@@ -33,7 +33,9 @@ def test_a_report_is_drawn(tmp_path: Path) -> None:
     results = [result(layer, 0.5 + layer / 20, **more) for layer in range(8)]
     (tmp_path / "report.json").write_text(json.dumps(results))
     found = texts(plots.auroc_of_report(tmp_path))
-    assert {"AUROC", "layer", "7", "chance", "95 of 100 with shuffled labels"} <= set(found)
+    assert {"AUROC", "layer", "7", "chance", "95 % of shuffled labels stay below", "probe"} <= set(
+        found
+    )
     assert "AUROC of probes: b against a or c · m" in found
 
 
