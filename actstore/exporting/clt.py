@@ -100,6 +100,13 @@ def _captures(scene: Scene) -> dict[str, Capture]:
     for capture in captures.values():
         # What a condition left out is missing, not padding; one capture tells for itself.
         capture.last = max([capture.last, *(last if len(captures) == 1 else ())])
+        first = min((layer for layer, _ in capture.inputs), default=0)
+        before = sorted({layer for layer, _ in capture.outputs if layer <= first})
+        if before and wanted is None:
+            scene.notes.say(
+                f"MLP outputs of layer {listed(before)} have no place in this layout, whose "
+                "files hold the outputs of later layers than their own"
+            )
     return {prefix: each for prefix, each in captures.items() if each.inputs}
 
 

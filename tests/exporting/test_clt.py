@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ import torch
 
 from actstore.errors import ExportError
 from actstore.ingestion.run import ingest
+from actstore.storage.manifest import Run
+from actstore.storage.rows import RowBatch
+from actstore.storage.writer import StoreWriter
 from tests.exporting.trips import assert_same_files, export, round_trip
 from tests.layouts import clt
+from tests.querying.stores import vectors
 
 MODEL = {"model": "llava-hf/llava-1.5-7b-hf"}
 
@@ -131,3 +136,26 @@ def test_pooled_tokens_are_no_pairs(tmp_path: Path) -> None:
     ingest(tmp_path / "source", tmp_path / "store", recipe="clt", pool="mean", model=MODEL["model"])
     with pytest.raises(ExportError, match="were pooled"):
         export(tmp_path / "store", "clt", tmp_path / "out")
+
+
+def test_captured_rows_make_batches_of_one_sample(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "store", run=Run(run_id="c", kind="capture", started_at="")) as new:
+        for number, (layer, site, (name, tokens)) in enumerate(
+            itertools.product(range(3), ("mlp_in", "mlp_out"), (("q1", 3), ("q2", 5)))
+        ):
+            matrix = vectors(tokens, 4, "float16", number)
+            constants = {"model": "m", "site": site, "layer": layer, "example_id": name}
+            constants["pooling"] = "none"
+            columns = {"position": list(range(tokens))}
+            new.add(
+                RowBatch(
+                    vectors=matrix, constants={**constants, "pooling": "none"}, columns=columns
+                )
+            )
+        new.commit(operation="capture", message="")
+    done = export(tmp_path / "store", "clt", tmp_path / "out", targets=2)
+    data = torch.load(tmp_path / "out/L1/batch_1_y.pt", weights_only=True)
+    assert data["n_targets"] == 2
+    assert data["targets"][0].numpy().tobytes() == vectors(5, 4, "float16", 11).tobytes()
+    assert data["targets"][1].equal(torch.zeros(1, 5, 4, dtype=torch.float16))
+    assert any("outputs of layer 0 have no place" in note for note in done.notes)
