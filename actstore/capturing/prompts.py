@@ -15,6 +15,7 @@ import torch
 from actstore import schema
 from actstore.capturing.example import Example
 from actstore.capturing.images import image_sizes, open_images
+from actstore.capturing.locating import ByOffsets, BySearch, Place, bare
 from actstore.capturing.rendering import Rendered, Renderer, Span
 from actstore.errors import ExampleError
 
@@ -56,9 +57,6 @@ class Batch:
 
 
 _FORCED = "examples come with an answer: it is appended to the prompt (teacher forcing)"
-
-_Place = tuple[Sequence[Span], Sequence[Mapping[str, Any]]]
-"""Characters of each token, and which placeholders were replaced by longer texts."""
 
 
 class _Encoded(NamedTuple):
@@ -202,7 +200,7 @@ class Prompter:
 
     def find(self, text: str, ids: np.ndarray, real: np.ndarray) -> np.ndarray:
         """Return the last run of tokens of a prompt that holds ``text``: bool ``[T]``."""
-        return _Searched(self._text_of, ids, real).tokens((0, len(text)), text)
+        return BySearch(self._text_of, ids, real).tokens((0, len(text)), text)
 
     @property
     def known_ids(self) -> dict[str, Any]:
@@ -327,7 +325,7 @@ class Prompter:
         replaced = inputs.pop("text_replacement_offsets", None)
         replaced = replaced if isinstance(replaced, list) else None  # a tensor if all are empty
         inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
-        places: list[_Place | None] = [None] * len(examples)
+        places: list[Place | None] = [None] * len(examples)
         if offsets is not None and (replaced or not any(images)):
             shifts: Sequence[Any] = replaced or [()] * len(examples)
             for row in range(len(examples)):
@@ -343,7 +341,7 @@ class Prompter:
         examples: list[Example],
         inputs: dict[str, Any],
         rendered: list[Rendered],
-        places: Sequence[_Place | None],
+        places: Sequence[Place | None],
     ) -> Batch:
         ids: np.ndarray = inputs["input_ids"].numpy()
         real = inputs["attention_mask"].numpy().astype(bool)
@@ -387,100 +385,23 @@ class Prompter:
         )
 
     def _finder(
-        self, rendered: Rendered, place: _Place | None, ids: np.ndarray, real: np.ndarray
-    ) -> _Offsets | _Searched:
+        self, rendered: Rendered, place: Place | None, ids: np.ndarray, real: np.ndarray
+    ) -> ByOffsets | BySearch:
         """Return what finds tokens by characters: by offsets if they can be believed."""
-        searched = _Searched(self._text_of, ids, real)
+        searched = BySearch(self._text_of, ids, real)
         if place is None:
             return searched
-        finder = _Offsets(*place, real)
+        finder = ByOffsets(*place, real)
         if self.sees:
             # Some processors write more around our prompt than they tell (PaliGemma's BOS).
             for start, end, _ in rendered.roles:
                 found = self._text_of(ids[finder.tokens((start, end), rendered.text) & real])
-                if _bare(rendered.text[start:end]) not in _bare(found):
+                if bare(rendered.text[start:end]) not in bare(found):
                     return searched
         return finder
 
     def _text_of(self, ids: np.ndarray) -> str:
         return str(self.tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False))
-
-
-class _Offsets:
-    """Finds tokens by the characters they stand for."""
-
-    def __init__(
-        self, offsets: Sequence[Span], replaced: Sequence[Mapping[str, Any]], real: np.ndarray
-    ) -> None:
-        """Take the offsets of the real tokens, or of the padded row."""
-        self._replaced = replaced
-        given = np.array(offsets, np.int64).reshape(-1, 2)
-        self._table = given
-        if len(given) != len(real):
-            self._table = np.zeros((len(real), 2), np.int64)
-            self._table[real] = given
-
-    def tokens(self, span: Span, text: str) -> np.ndarray:
-        """Return which tokens overlap the characters ``span`` of the prompt, bool ``[T]``."""
-        start, end = (self._moved(character) for character in span)
-        first, last = self._table[:, 0], self._table[:, 1]
-        overlapping = (first < end) & (last > start) & (last > first)
-        # A token of nothing but a space has no width where the tokenizer trims its offsets.
-        within: np.ndarray = overlapping | ((first == last) & (first > start) & (first < end))
-        return within
-
-    def _moved(self, character: int) -> int:
-        """Return where a character of the prompt stands once images are expanded."""
-        gained = 0
-        for each in self._replaced:
-            if each["span"][1] <= character:
-                gained = each["new_span"][1] - each["span"][1]
-        return character + gained
-
-
-class _Searched:
-    """Finds tokens by decoding, from the back, where the tokenizer tells no offsets."""
-
-    def __init__(self, decode: Any, ids: np.ndarray, real: np.ndarray) -> None:
-        self._decode = decode
-        self._ids = ids
-        self._at = np.flatnonzero(real)
-
-    def tokens(self, span: Span, text: str) -> np.ndarray:
-        """Return the shortest, last run of tokens whose text holds ``text[span]``."""
-        found = np.zeros(len(self._ids), bool)
-        wanted = _bare(text[slice(*span)])
-        if not wanted:
-            return found
-        # How often it is said again further on tells which of several places is meant.
-        again = _bare(text[span[1] :]).count(wanted)
-        low, high = 0, len(self._at)
-        while low < high:  # the last start from which it is still held often enough
-            middle = (low + high + 1) // 2
-            if self._count(middle, len(self._at), wanted) > again:
-                low = middle
-            else:
-                high = middle - 1
-        start = low
-        if self._count(start, len(self._at), wanted) <= again:
-            return found
-        low, high = start + 1, len(self._at)
-        while low < high:  # the first end that holds it
-            middle = (low + high) // 2
-            if self._count(start, middle, wanted):
-                high = middle
-            else:
-                low = middle + 1
-        found[self._at[start:low]] = True
-        return found
-
-    def _count(self, start: int, stop: int, wanted: str) -> int:
-        return _bare(self._decode(self._ids[self._at[start:stop]])).count(wanted)
-
-
-def _bare(text: str) -> str:
-    """Return a text without white space, which decoding may add or lose."""
-    return "".join(text.split())
 
 
 @contextmanager
