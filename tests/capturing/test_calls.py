@@ -1,0 +1,122 @@
+"""Calls told apart on models of several kinds: what is recorded is what a capture stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import actstore
+from actstore.capturing.blocks import find, points
+from actstore.capturing.calls import Listener, check_rows
+from actstore.capturing.example import from_dict
+from actstore.capturing.pooling import parse_pools
+from actstore.capturing.prompts import Prompter
+from actstore.errors import HookError
+from tests.capturing import families
+from tests.capturing.pictures import picture
+from tests.ingestion.storing import stored_rows
+
+POOLS = "prompt.last,prompt.mean,response.mean,response.last"
+NEW = {"max_new_tokens": 5, "min_new_tokens": 5}
+
+
+def compare(model: Any, processor: Any, questions: list[dict[str, Any]], folder: Path) -> None:
+    pools = f"{POOLS},image.mean" if "image" in questions[0] else POOLS
+    actstore.capture(
+        model,
+        processor,
+        questions,
+        store=folder / "captured",
+        model_name="m",
+        pool=pools,
+        max_new_tokens=5,
+        generation={"min_new_tokens": 5},
+        self_check=False,
+    )
+    batch = Prompter(model, processor).batch([from_dict(each) for each in questions])
+    with actstore.record(
+        model, folder / "recorded", model_name="m", pool=pools, processor=processor
+    ) as rec:
+        ids = [each["id"] for each in questions]
+        with rec.example(ids, question=[each["question"] for each in questions]):
+            model.generate(**batch.inputs, **NEW)
+    captured, recorded = (stored_rows(folder / name) for name in ("captured", "recorded"))
+    names = ("example_id", "layer", "pooling", "region", "token_id", "token_count", "prediction")
+    assert len(captured) == len(recorded) > 0
+    for one, other in zip(captured, recorded, strict=True):
+        assert [one[name] for name in names] == [other[name] for name in names]
+        # A capture batches by length, and rows of another order may differ in the last bit.
+        np.testing.assert_allclose(one["activation"], other["activation"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mamba", "qwen3_next", "gemma3"])
+def test_a_padded_batch_of_text(name: str, tmp_path: Path) -> None:
+    questions = [
+        {"id": "a", "question": "what is larger ?"},
+        {"id": "b", "question": "which is larger : 31 or 5 ? be brief"},
+    ]
+    compare(families.build(name), families.tokenizer(), questions, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_an_image(name: str, tmp_path: Path) -> None:
+    model, processor = families.build_vlm(name)
+    questions = [{"id": "a", "question": "what is larger ?", "image": picture(tmp_path, "sky.png")}]
+    compare(model, processor, questions, tmp_path)
+
+
+def listener(model: Any, pools: str = "prompt.last") -> Listener:
+    anatomy = find(model)
+    return Listener(
+        anatomy,
+        points(anatomy, ["resid_post"], [0]),
+        parse_pools(pools),
+        exclude=frozenset({"bos"}),
+        special_ids=[0, 1, 2],
+        bos_id=1,
+        image_ids=[],
+    )
+
+
+def test_what_a_call_knows() -> None:
+    model = families.build("llama")
+    ids = torch.tensor([[0, 1, 20, 21], [1, 22, 23, 24]])
+    with listener(model) as heard:
+        heard.listen()
+        model.generate(ids, attention_mask=(ids != 0).long(), **NEW, eos_token_id=[50, 51])
+        with torch.no_grad():
+            model(ids[1:])
+        first, second = heard.finish()
+    assert (first.batch, first.generates, second.generates) == (2, True, False)
+    assert first.ends == {0, 50, 51}
+    assert first.ids.shape == (2, 9)
+    assert first.real.tolist() == [[False, True, True, True], [True] * 4]
+    assert first.roles.tolist() == [[-1, 0, -1, -1], [0, -1, -1, -1]]
+    assert [len(response) for response in first.responses] == [5, 5]
+    assert second.ids.tolist() == [[1, 22, 23, 24]]
+    assert second.responses == [[]]
+    assert first.pooled is not None
+    assert np.isfinite(next(iter(first.pooled.vectors["resid_post", 0].values()))).all()
+    check_rows(first, 2)
+    with pytest.raises(HookError, match="2 rows inside a block for 1 example: give"):
+        check_rows(first, 1)
+
+
+def test_nothing_is_heard_before_and_after() -> None:
+    model = families.build("llama")
+    ids = torch.tensor([[1, 20]])
+    with listener(model) as heard, torch.no_grad():
+        model(ids)
+        heard.listen()
+        assert heard.finish() == []
+        model(ids)
+        heard.listen()
+        model(ids)
+        heard.drop()
+        assert heard.finish() == []
+    assert "generate" not in model.__dict__
+    assert not any(module._forward_hooks for module in model.modules())
