@@ -254,6 +254,22 @@ def _takes_cache(module: torch.nn.Module) -> bool:
     return takes(module, "use_cache") or inspect.Parameter.VAR_KEYWORD in kinds
 
 
+def context_length(model: Any) -> int | None:
+    """Return how many tokens the model takes, if its configuration says so."""
+    config: Any = getattr(model, "config", None)
+    if config is None:
+        return None
+    found = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return found if isinstance(found, int) else None
+
+
+def state_width(model: Any) -> int:
+    """Return about how wide a state is."""
+    config: Any = getattr(model, "config", None)
+    found = getattr(config.get_text_config(decoder=True), "hidden_size", None) if config else None
+    return found if isinstance(found, int) else 4096
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Say whether it is the device's memory that ran out."""
     if isinstance(error, torch.OutOfMemoryError):

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from actstore.capturing.batching import BatchSize, parse_batch_size
 from actstore.capturing.blocks import unwrap
 from actstore.capturing.example import Example
+from actstore.capturing.options import Options, Side, Source
 from actstore.capturing.pooling import parse_exclude, parse_pools
 from actstore.capturing.provenance import identify
-from actstore.capturing.session import Options, Session, Side, Source
+from actstore.capturing.session import Session
 from actstore.capturing.summary import CaptureSummary, Progress
 from actstore.errors import UsageError
 

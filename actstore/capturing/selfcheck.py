@@ -16,9 +16,8 @@ tolerated as the model's type gives cause for.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +29,16 @@ from actstore.capturing.generation import Generation
 from actstore.capturing.hooks import Tap
 from actstore.capturing.pooling import Pool
 from actstore.capturing.prompts import Batch, Prompter
+from actstore.capturing.reference import (
+    Pair,
+    States,
+    advice,
+    as_numpy,
+    at_columns,
+    pooled_plainly,
+    same_values,
+    scaled_logits,
+)
 from actstore.errors import HookError, ModelError, SelfCheckError
 
 SAME_PASS = 1e-6
@@ -48,33 +57,6 @@ _TOKENS = 1024
 _NEW_TOKENS = 12
 _LAST, _FIRST = Pool("prompt", "last"), Pool("prompt", "first")
 Place = tuple[str, int | None]
-
-
-class _States(NamedTuple):
-    """What the model itself reports of one pass."""
-
-    states: tuple[torch.Tensor, ...]
-    """``hidden_states``: one or two more than there are blocks."""
-    logits: torch.Tensor | None
-    shift: int | None
-    """Entry of block i's output less i: 1 as a rule, 0 in some families; None: neither."""
-
-
-class _Pair(NamedTuple):
-    """A vector that hooks kept, and what it should be."""
-
-    name: str
-    found: np.ndarray
-    expected: np.ndarray
-
-    @property
-    def error(self) -> float:
-        expected = self.expected.astype(np.float64)
-        size = float(np.linalg.norm(expected))
-        distance = float(np.linalg.norm(self.found.astype(np.float64) - expected))
-        if not math.isfinite(distance):
-            return math.inf
-        return distance / size if size else (0.0 if distance == 0 else math.inf)
 
 
 def choose(examples: Sequence[Example], lengths: Sequence[int]) -> list[Example]:
@@ -187,10 +169,10 @@ class _Check:
             if entry is None:
                 continue
             for pool, column in columns.items():
-                expected = _at(states.states[entry], column)
+                expected = at_columns(states.states[entry], column)
                 for row, name in enumerate(self._names()):
                     pairs.append(
-                        _Pair(
+                        Pair(
                             f"{_place(place)}, {pool.text} of {name}",
                             vectors[place][pool][row],
                             expected[row],
@@ -211,7 +193,7 @@ class _Check:
         found["adds_up"] = self._adds_up(vectors)
         return found
 
-    def _reported(self, batch: Batch, tap: Tap | None) -> _States:
+    def _reported(self, batch: Batch, tap: Tap | None) -> States:
         """Run the whole model without cache and return what it reports of itself."""
         model = self.anatomy.model
         inputs = self.engine.inputs(batch)
@@ -244,11 +226,11 @@ class _Check:
         states: tuple[torch.Tensor, ...] = tuple(getattr(output, "hidden_states", None) or ())
         shift = None
         if len(states) == self.count + 1 and isinstance(states[0], torch.Tensor):
-            if _same(seen.get("in"), states[0]):
+            if same_values(seen.get("in"), states[0]):
                 shift = 1
-            elif _same(seen.get("out"), states[0]):
+            elif same_values(seen.get("out"), states[0]):
                 shift = 0
-        return _States(states, getattr(output, "logits", None), shift)
+        return States(states, getattr(output, "logits", None), shift)
 
     def _entry(self, place: Place) -> int | None:
         """Return which of ``hidden_states`` a place is; None where none is."""
@@ -266,7 +248,7 @@ class _Check:
         return self.count if site == "final_norm" else None
 
     def _last_block(
-        self, vectors: np.ndarray, states: _States, column: torch.Tensor
+        self, vectors: np.ndarray, states: States, column: torch.Tensor
     ) -> dict[str, Any]:
         """Compare the last block with what comes after it: one of two ways must agree."""
         norm, head = self.anatomy.final_norm, self.anatomy.head
@@ -276,24 +258,24 @@ class _Check:
         errors: list[float] = []
         names = self._names()
         if states.states:
-            end = _at(states.states[-1], column)
+            end = at_columns(states.states[-1], column)
             ways = [vectors]
             if norm is not None:
-                ways.append(_numpy(norm(hooked)))
+                ways.append(as_numpy(norm(hooked)))
             # Where config.tie_last_hidden_states is off, the last entry is before the norm.
             worst = min(
-                max(_Pair(name, way[row], end[row]).error for row, name in enumerate(names))
+                max(Pair(name, way[row], end[row]).error for row, name in enumerate(names))
                 for way in ways
             )
             found["final_norm"] = _rounded(worst)
             errors.append(worst)
         if states.logits is not None and head is not None and norm is not None:
             # The batch is padded on the left: its last column is every example's last token.
-            expected = _numpy(states.logits[:, -1])
-            made = _numpy(self._scaled(head(norm(hooked))))
+            expected = as_numpy(states.logits[:, -1])
+            made = as_numpy(scaled_logits(self.text, head(norm(hooked))))
             if made.shape == expected.shape:
                 worst = max(
-                    _Pair(name, made[row], expected[row]).error for row, name in enumerate(names)
+                    Pair(name, made[row], expected[row]).error for row, name in enumerate(names)
                 )
                 found["logits"] = _rounded(worst)
                 errors.append(worst)
@@ -308,16 +290,6 @@ class _Check:
         if not errors:
             self.notes.append("the model has no final norm and head to hold the last block against")
         return found
-
-    def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
-        """Do what some families do to logits after the head."""
-        if scaling := getattr(self.text, "logits_scaling", None):
-            logits = logits / scaling
-        if scale := getattr(self.text, "logit_scale", None):
-            logits = logits * scale
-        if cap := getattr(self.text, "final_logit_softcapping", None):
-            logits = torch.tanh(logits / cap) * cap
-        return logits
 
     def _addends(self, there: set[Place]) -> list[HookPoint]:
         """Return further points at three layers, for measuring whether modules add up."""
@@ -337,7 +309,7 @@ class _Check:
             parts = [vectors[site, layer][_LAST].astype(np.float64) for site in sites]
             if len({part.shape for part in parts}) > 1:
                 return None
-            errors.append(_Pair("", sum(parts[:3], np.zeros_like(parts[0])), parts[3]).error)
+            errors.append(Pair("", sum(parts[:3], np.zeros_like(parts[0])), parts[3]).error)
         if not errors:
             return None
         limit = max(1e-5, self.tolerance / 3) if self.dtype != "float32" else 1e-5
@@ -349,7 +321,7 @@ class _Check:
         with engine:
             batch = engine.run(self.examples, list(range(len(self.examples))))
             singles = [engine.run([example], [row]) for row, example in enumerate(self.examples)]
-        pairs: list[_Pair] = []
+        pairs: list[Pair] = []
         for row, name in enumerate(self._names()):
             single = self.prompter.batch([self.examples[row]], "right")
             states = self._reported(single, None).states
@@ -396,7 +368,7 @@ class _Check:
         alone: Captured,
         single: Batch,
         states: tuple[torch.Tensor, ...],
-    ) -> list[_Pair]:
+    ) -> list[Pair]:
         left_out = excluded(single, self.engine.exclude)
         pairs = []
         for place, kept in batch.pooled.vectors.items():
@@ -408,7 +380,7 @@ class _Check:
                 found = vectors[batch.pooled.rows[pool].example == row]
                 if entry is not None:
                     mask = single.regions[pool.region][0]
-                    expected = _pooled(pool, states[entry][0], mask, left_out)
+                    expected = pooled_plainly(pool, states[entry][0], mask, left_out)
                 else:
                     expected = alone.pooled.vectors[place][pool]
                 if len(found) != len(expected):
@@ -417,10 +389,10 @@ class _Check:
                         f"{len(found)} rows in a batch and {len(expected)} alone"
                     )
                 what = f"{_place(place)}, {pool.text} of {name}"
-                pairs += [_Pair(what, f, e) for f, e in zip(found, expected, strict=True)]
+                pairs += [Pair(what, f, e) for f, e in zip(found, expected, strict=True)]
         return pairs
 
-    def _response_pairs(self, batch: Captured) -> list[_Pair]:
+    def _response_pairs(self, batch: Captured) -> list[Pair]:
         """Compare generated tokens' states with one pass over prompt and response."""
         pools = [pool for pool in self.engine.pools if pool.region in ("response", "all")]
         if self.prompter.sees or not pools:
@@ -455,7 +427,7 @@ class _Check:
                 entry = self._entry(place)
                 for pool in pools if entry is not None else ():
                     found = kept[pool][batch.pooled.rows[pool].example == row]
-                    expected = _pooled(
+                    expected = pooled_plainly(
                         pool, output.hidden_states[entry][0], mask[pool.region], left_out
                     )
                     if len(found) != len(expected):
@@ -464,19 +436,21 @@ class _Check:
                             f"{len(found)} rows in generation and {len(expected)} in one pass"
                         )
                     what = f"{_place(place)}, {pool.text} of {name}"
-                    pairs += [_Pair(what, f, e) for f, e in zip(found, expected, strict=True)]
+                    pairs += [Pair(what, f, e) for f, e in zip(found, expected, strict=True)]
         return pairs
 
     def _refuse_misplaced(
         self,
         vectors: Mapping[Place, Mapping[Pool, np.ndarray]],
-        states: _States,
+        states: States,
         column: torch.Tensor,
     ) -> None:
         """Where hidden states begin unlike any family's, none of them may be a hook's either."""
         for number, reported in enumerate(states.states):
             for place, kept in vectors.items():
-                if place[0] == "resid_post" and np.array_equal(kept[_LAST], _at(reported, column)):
+                if place[0] == "resid_post" and np.array_equal(
+                    kept[_LAST], at_columns(reported, column)
+                ):
                     raise SelfCheckError(
                         f"the self-check failed before the run (hidden_states): {_place(place)} is "
                         f"what the model reports as hidden_states[{number}], and the first of them "
@@ -500,7 +474,7 @@ class _Check:
     def _names(self) -> list[str]:
         return [f"example {example.id!r}" for example in self.examples]
 
-    def _fail(self, what: str, pairs: Sequence[_Pair], tolerance: float) -> None:
+    def _fail(self, what: str, pairs: Sequence[Pair], tolerance: float) -> None:
         worst = max(pairs, key=lambda pair: pair.error)
         off = [pair for pair in pairs if pair.error > tolerance]
         reason = {
@@ -514,49 +488,6 @@ class _Check:
             f"vectors are off by more than {tolerance:g} ({self.dtype}), the worst by "
             f"{worst.error:.2g}: {worst.name}"
         )
-
-
-def advice(dtype: str) -> str:
-    """Return what to do about values that are not finite."""
-    if dtype == "float16":
-        return (
-            "; float16 ends at 65504, which the residual streams of many models exceed: load the "
-            "model in bfloat16 or float32 (--dtype)"
-        )
-    return "; check the weights, and the attention implementation (--attn eager)"
-
-
-def _pooled(
-    pool: Pool, states: torch.Tensor, mask: torch.Tensor, left_out: torch.Tensor | None
-) -> np.ndarray:
-    """Pool states ``[T, width]`` in the plainest way; ``[n, width]``, n = 0 for nothing."""
-    rows = _numpy(states[mask.to(states.device)])
-    if pool.offset is not None:
-        at = pool.offset if pool.offset >= 0 else len(rows) + pool.offset
-        chosen: np.ndarray = rows[at : at + 1] if 0 <= at < len(rows) else rows[:0]
-        return chosen
-    if pool.picks:
-        return rows
-    kept = mask if left_out is None else mask & ~left_out[0]
-    rows = _numpy(states[kept.to(states.device)])
-    if not len(rows):
-        return rows
-    pooled: np.ndarray = rows.mean(0) if pool.pool == "mean" else rows.max(0)
-    return pooled[None]
-
-
-def _at(states: torch.Tensor, column: torch.Tensor) -> np.ndarray:
-    rows = torch.arange(len(states), device=states.device)
-    return _numpy(states[rows, column.to(states.device)])
-
-
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().float().cpu().numpy()
-    return array
-
-
-def _same(one: torch.Tensor | None, other: torch.Tensor) -> bool:
-    return one is not None and one.shape == other.shape and torch.equal(one.to(other.device), other)
 
 
 def _place(place: Place) -> str:

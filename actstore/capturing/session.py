@@ -3,97 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from actstore.capturing import estimate as estimates
 from actstore.capturing import generation as generations
 from actstore.capturing import grading, provenance, selfcheck
-from actstore.capturing.batching import TOKENS, BatchSize, form
 from actstore.capturing.blocks import find, parse_layers, points
-from actstore.capturing.engine import Captured, Engine, out_of_memory
+from actstore.capturing.engine import (
+    Captured,
+    Engine,
+    context_length,
+    out_of_memory,
+    state_width,
+)
 from actstore.capturing.estimate import Estimate
-from actstore.capturing.example import Example, stream
-from actstore.capturing.pooling import Pool
+from actstore.capturing.example import Example
+from actstore.capturing.options import Options, Source
 from actstore.capturing.prompts import Prompter
 from actstore.capturing.provenance import Identity
+from actstore.capturing.reference import advice
 from actstore.capturing.resume import Chain, Earlier, StoredRows, look
+from actstore.capturing.running import Runner, halves
 from actstore.capturing.sink import Part, Sink
 from actstore.capturing.summary import CaptureSummary, Progress, Refused
-from actstore.capturing.tables import StorageType, settle_values, tabulate
+from actstore.capturing.tables import settle_values, tabulate
 from actstore.capturing.windows import Window, window_size, windows
 from actstore.errors import ExampleError, ModelError, UsageError
 from actstore.storage.manifest import Run
 from actstore.storage.rows import RowBatch
 from actstore.storage.writer import StoreWriter
 
-Side = Literal["auto", "left", "right"]
 _NAMED = 100
 """Refused examples that the run's record names."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the caller chose, parsed; as the arguments of :func:`actstore.capture`."""
-
-    layers: str | int | Sequence[int]
-    sites: tuple[str, ...]
-    pools: tuple[Pool, ...]
-    exclude: frozenset[str]
-    batch_size: BatchSize
-    max_new_tokens: int
-    generation: Mapping[str, Any]
-    seed: int
-    chat_template: bool | str
-    system: str | None
-    template_options: Mapping[str, Any]
-    grade: str | None
-    dataset: str | None
-    blocks: str | None
-    padding_side: Side
-    storage_dtype: StorageType | None
-    resume: bool
-    allow_mixed: bool
-    self_check: bool
-    strict: bool
-    dry_run: bool
-    settings: Mapping[str, Any]
-
-
-class Source:
-    """The examples, with their number where it is known."""
-
-    def __init__(
-        self, examples: Iterable[Example | Mapping[str, Any]], first_k: int | None = None
-    ) -> None:
-        self._given = examples
-        self._first_k = first_k
-        try:
-            self._length: int | None = len(examples)  # type: ignore[arg-type]
-        except TypeError:
-            self._length = None
-
-    @property
-    def total(self) -> int | None:
-        """How many there are, if the source says so."""
-        if self._length is None:
-            return None
-        return self._length if self._first_k is None else min(self._length, self._first_k)
-
-    @property
-    def repeats(self) -> bool:
-        """Whether it can be read a second time."""
-        return iter(self._given) is not self._given
-
-    def read(self) -> Iterator[Example]:
-        """Yield the examples from the first on."""
-        return stream(islice(self._given, self._first_k))
 
 
 class Session:
@@ -125,7 +72,7 @@ class Session:
         self.generation = generations.settle(
             self.anatomy.model, self.prompter.pad_id, options.max_new_tokens, options.generation
         )
-        self._check_options()
+        options.check(generates=self.generation is not None)
         self.layers = parse_layers(options.layers, len(self.anatomy.blocks))
         self.points = points(self.anatomy, options.sites, self.layers)
         self.engine = Engine(
@@ -141,15 +88,20 @@ class Session:
         )
         self._progress = progress
         self._size = window_size(options.batch_size)
-        self._budget: int | None = None
-        """Tokens of a batch after memory ran out."""
         self._chain = Chain()
-        self._context = _context(self.anatomy.model)
-        self._width = _width(self.anatomy.model)
+        self._context = context_length(self.anatomy.model)
+        self._width = state_width(self.anatomy.model)
         self._complete: frozenset[Any] = frozenset()
         self._stored: StoredRows | None = None
         self._notes: list[str] = []
         self._refused: list[Refused] = []
+        self._runner = Runner(
+            self.engine,
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            strict=options.strict,
+            refused=self._refused,
+        )
         self._refused_earlier = 0
         self._empty: Counter[str] = Counter()
         self._labels: Counter[str] = Counter()
@@ -201,23 +153,6 @@ class Session:
                 )
                 raise
         return self._summary(run, sink, checked, began)
-
-    def _check_options(self) -> None:
-        options = self.options
-        if self.generation is None:
-            late = [pool.text for pool in options.pools if pool.region == "response"]
-            if late:
-                raise UsageError(
-                    f"pool {', '.join(late)} needs a response: give max_new_tokens "
-                    "(--max-new-tokens) more than 0"
-                )
-            if options.grade and not options.grade.startswith("sql:"):
-                raise UsageError(
-                    f"grade {options.grade!r} needs a response: give max_new_tokens "
-                    "(--max-new-tokens) more than 0"
-                )
-        elif options.padding_side == "right":
-            raise UsageError("generation pads on the left: leave padding_side on auto")
 
     def _values(self) -> dict[str, Any]:
         """Return everything that decides the values, for the fingerprint."""
@@ -280,7 +215,7 @@ class Session:
             self._chain.add(example)
         if earlier.run is not None and self._chain.digest == earlier.progress["digest"]:
             self._skipped = self._skipped_first = done
-            self._budget = earlier.progress.get("batch_tokens")
+            self._runner.budget = earlier.progress.get("batch_tokens")
             self._refused_earlier = int(earlier.progress.get("refused_count", 0))
             return earlier, rest
         if earlier.run is not None:
@@ -360,11 +295,11 @@ class Session:
         left_out: set[int] = set()
         self._refused += window.refused
         self._skipped += window.skipped
-        for captured in self._batched(window):
+        for captured in self._runner.run(window):
             bad = settle_values(captured, self.options.storage_dtype)
             for row, what in bad.items():
                 dtype = str(getattr(self.anatomy.model, "dtype", "")).removeprefix("torch.")
-                refusal = Refused(captured.examples[row].where, what + selfcheck.advice(dtype))
+                refusal = Refused(captured.examples[row].where, what + advice(dtype))
                 if self.options.strict:
                     raise ModelError(f"{refusal.example}: {refusal.reason}")
                 self._refused.append(refusal)
@@ -397,86 +332,8 @@ class Session:
             "digest": self._chain.digest,
             "refused_count": self._refused_earlier + len(self._refused),
             "refused": [list(each) for each in self._refused[:_NAMED]],
-            "batch_tokens": self._budget,
+            "batch_tokens": self._runner.budget,
         }
-
-    def _batched(self, window: Window) -> Iterator[Captured]:
-        """Run the window's batches; halve them where memory runs out."""
-        waiting = deque(self._groups(window))
-        while waiting:
-            group = waiting.popleft()
-            if len(group) > 1 and self._budget and self._padded(window, group) > self._budget:
-                waiting.extendleft(reversed(_halves(group)))
-                continue
-            examples = [window.examples[at] for at in group]
-            positions = [window.positions[at] for at in group]
-            try:
-                yield self.engine.run(examples, positions)
-            except ExampleError as error:
-                if self.options.strict:
-                    raise
-                waiting.extendleft(self._without_bad(window, group, error))
-                continue
-            except Exception as error:
-                if not out_of_memory(error):
-                    raise
-                self._shrink(window, group, error)
-                if len(group) > 1:
-                    waiting.extendleft(reversed(_halves(group)))
-                continue
-
-    def _groups(self, window: Window) -> list[list[int]]:
-        room = [length + self.options.max_new_tokens for length in window.lengths]
-        return form(
-            room,
-            batch_size=self.options.batch_size,
-            kinds=[self.prompter.kind(example) for example in window.examples],
-            tokens=self._budget or TOKENS,
-        )
-
-    def _padded(self, window: Window, group: Sequence[int]) -> int:
-        longest = max(window.lengths[at] for at in group) + self.options.max_new_tokens
-        return longest * len(group)
-
-    def _without_bad(
-        self, window: Window, group: list[int], error: ExampleError
-    ) -> list[list[int]]:
-        """Refuse the examples whose input cannot be made, and return the others."""
-        bad: dict[int, str] = {}
-        for at in group:
-            try:
-                self.prompter.batch([window.examples[at]], self.engine.padding_side)
-            except ExampleError as reason:
-                bad[at] = str(reason)
-        if not bad:  # only together: each goes alone
-            if len(group) == 1:
-                raise error
-            return [[at] for at in reversed(group)]
-        self._refused += [Refused(window.examples[at].where, bad[at]) for at in bad]
-        good = [at for at in group if at not in bad]
-        return [good] if good else []
-
-    def _shrink(self, window: Window, group: Sequence[int], error: Exception) -> None:
-        import torch
-
-        padded = self._padded(window, group)
-        if self.options.batch_size != "auto":
-            raise ModelError(
-                f"the device's memory does not hold a batch of {len(group)} examples of up to "
-                f"{padded // len(group):,} tokens: use --batch-size auto, or a smaller one than "
-                f"{self.options.batch_size}"
-            ) from error
-        if len(group) == 1:
-            self._refused.append(
-                Refused(
-                    window.examples[group[0]].where,
-                    f"the device's memory does not hold its {padded:,} tokens",
-                )
-            )
-        else:
-            self._budget = max(1, padded // 2)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def _count(self, captured: Captured, bad: Mapping[int, str]) -> None:
         count = len(captured.examples) - len(bad)
@@ -529,7 +386,7 @@ class Session:
         checked: dict[str, Any] | None,
         began: float,
     ) -> CaptureSummary:
-        groups = self._groups(first)
+        groups = self._runner.groups(first)
         if not groups:
             reasons = "; ".join(each.reason for each in first.refused[:3])
             raise ExampleError(f"none of the first examples can be captured: {reasons}")
@@ -539,9 +396,9 @@ class Session:
             first_batch = self._timed(first, groups[0])
             # Batches come longest first: the first one shows the memory, another one the pace.
             timed = self._timed(first, groups[len(groups) // 2])
-        padded = sum(self._padded(first, group) for group in groups)
+        padded = sum(self._runner.padded(first, group) for group in groups)
         captured, seconds, group = timed
-        pace = seconds / self._padded(first, group)
+        pace = seconds / self._runner.padded(first, group)
         total = self.source.total
         if total is None:
             taken = len(first.taken) + sum(len(window.taken) for window in upcoming)
@@ -575,12 +432,12 @@ class Session:
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            self._shrink(window, group, error)
+            self._runner.shrink(window, group, error)
             if len(group) == 1:
                 raise ModelError(
                     f"the device's memory does not hold {window.examples[group[0]].where}"
                 ) from error
-            return self._timed(window, _halves(group)[0])
+            return self._timed(window, halves(group)[0])
         settle_values(captured, self.options.storage_dtype)
         return captured, time.monotonic() - began, group
 
@@ -615,7 +472,7 @@ class Session:
             sites=tuple(sorted({point.site for point in self.points})),
             pools=tuple(pool.text for pool in self.options.pools),
             batches=self._batches,
-            batch_tokens=self._budget,
+            batch_tokens=self._runner.budget,
             tokens=self._tokens,
             bytes=sink.bytes if sink is not None else 0,
             seconds=round(time.monotonic() - began, 3),
@@ -626,8 +483,8 @@ class Session:
 
     def _later_notes(self, sink: Sink | None) -> list[str]:
         notes = []
-        if self._budget is not None:
-            notes.append(f"memory ran out: batches were cut down to {self._budget:,} tokens")
+        if self._runner.budget is not None:
+            notes.append(f"memory ran out: batches were cut down to {self._runner.budget:,} tokens")
         if self.prompter.unlocated:
             notes.append(
                 f"the question was not found in {self.prompter.unlocated:,} prompts: they have no "
@@ -636,22 +493,3 @@ class Session:
         if sink is not None and self._examples and not sink.written and not sink.present:
             notes.append("no example had anything to store: its regions are empty")
         return notes
-
-
-def _halves(group: list[int]) -> list[list[int]]:
-    middle = (len(group) + 1) // 2
-    return [group[:middle], group[middle:]]
-
-
-def _context(model: Any) -> int | None:
-    config: Any = getattr(model, "config", None)
-    if config is None:
-        return None
-    found = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return found if isinstance(found, int) else None
-
-
-def _width(model: Any) -> int:
-    config: Any = getattr(model, "config", None)
-    found = getattr(config.get_text_config(decoder=True), "hidden_size", None) if config else None
-    return found if isinstance(found, int) else 4096

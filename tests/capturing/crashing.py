@@ -19,7 +19,8 @@ def examples(count: int = EXAMPLES) -> list[dict[str, Any]]:
     return [
         {
             "id": f"q{number}",
-            "question": "which is larger " + "1 2 3 "[: draw.randrange(1, 7)] * draw.randrange(1, 9),
+            "question": "which is larger "
+            + "1 2 3 "[: draw.randrange(1, 7)] * draw.randrange(1, 9),
             "oracle": "a",
             "task": ("larger", "smaller")[number % 2],
             "row": number,

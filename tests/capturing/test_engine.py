@@ -142,6 +142,7 @@ def test_the_answer_found_in_a_response_is_pooled() -> None:
     pooled = captured.pooled
     answers = pooled.rows[Pool("answer", "last")]
     assert len(answers.example)
+    assert answers.position is not None
     tokens = pooled.rows[Pool("response", "tokens")]
     for at, (example, position) in enumerate(zip(answers.example, answers.position, strict=True)):
         (same,) = np.flatnonzero((tokens.example == example) & (tokens.position == position))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -56,10 +57,8 @@ class Forks:
         child = int(self._line())
         if after is not None:
             time.sleep(after)
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(child, sign)
-            except ProcessLookupError:
-                pass
         return int(self._line().split()[1])
 
     def close(self) -> None:
@@ -83,7 +82,7 @@ def content(store: Path) -> tuple[dict[str, list[Any]], dict[tuple[str, int | No
     try:
         table = pq.read_table(snapshot.metadata_file())
         metadata = {name: table[name].to_pylist() for name in table.column_names if name != "shard"}
-        vectors = {}
+        vectors: dict[tuple[str, int | None], bytes] = {}
         for number, shard in enumerate(snapshot.shards):
             ids = np.arange(snapshot.offsets[number], snapshot.offsets[number + 1])
             key = (shard.site, shard.layer)

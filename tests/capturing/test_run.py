@@ -306,14 +306,14 @@ def test_when_memory_runs_out_batches_are_halved(
     assert summary.batch_tokens is not None
     assert len(small.shapes) < 2 * summary.batches + 3
     assert run_of(tmp_path / "s").settings["progress"]["batch_tokens"] == summary.batch_tokens
-    found = [actstore.open(tmp_path / name).select().numpy() for name in ("whole", "s")]
-    assert np.allclose(*found, rtol=1e-4, atol=1e-5)
+    one, two = (actstore.open(tmp_path / name).select().numpy() for name in ("whole", "s"))
+    assert np.allclose(one, two, rtol=1e-4, atol=1e-5)
     with monkeypatch.context() as patch:
         Small(patch, 20)
         summary = capture(model, tmp_path / "t", batch_size="auto", layers="last")
         assert 0 < len(summary.refused) < 12
         assert "memory does not hold its" in summary.refused[0].reason
-        with pytest.raises(ModelError, match="does not hold a batch of 4 examples.*auto"):
+        with pytest.raises(ModelError, match=r"does not hold a batch of 4 examples.*auto"):
             capture(model, tmp_path / "u", batch_size=4, layers="last")
 
 

@@ -153,9 +153,10 @@ def test_zeros_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_overflow_is_caught_with_advice() -> None:
     found = engine("llama", dtype=torch.float16)
+    block: Any = found.anatomy.blocks[1]
     with torch.no_grad():
-        found.anatomy.blocks[1].mlp.down_proj.weight.fill_(60000)  # type: ignore[union-attr]
-    with pytest.raises(SelfCheckError, match="NaN or infinity; float16 ends at 65504.*bfloat16"):
+        block.mlp.down_proj.weight.fill_(60000)
+    with pytest.raises(SelfCheckError, match=r"NaN or infinity; float16 ends at 65504.*bfloat16"):
         selfcheck.check(found, EXAMPLES)
 
 

@@ -34,6 +34,15 @@ def writer(store: Path) -> StoreWriter:
     return StoreWriter(store, run=provenance.new_run({"model": "m"}))
 
 
+def put(store: Path, parts: list[Part], then: type[BaseException] | None = None) -> None:
+    """Put parts, with a commit after each, and fail in the end if asked to."""
+    with writer(store) as opened, Sink(opened, commit_seconds=0) as sink:
+        for each in parts:
+            sink.put(each)
+        if then is not None:
+            raise then
+
+
 def stored(store: Path) -> tuple[int, dict[str, Any], list[str]]:
     snapshot = open_snapshot(store)
     try:
@@ -59,24 +68,18 @@ def test_commits_come_at_the_ends_of_windows(tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_model_keeps_the_windows_that_were_put(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), writer(tmp_path / "s") as opened, Sink(opened) as sink:
-        sink.put(part(2, batch(1, 2)))
-        sink.put(part(4, batch(3, 4)))
-        raise KeyboardInterrupt
+    parts = [part(2, batch(1, 2)), part(4, batch(3, 4))]
+    with pytest.raises(KeyboardInterrupt):
+        put(tmp_path / "s", parts, then=KeyboardInterrupt)
     rows, progress, (message,) = stored(tmp_path / "s")
     assert (rows, progress) == (4, {"examples": 4})
     assert message.endswith("(broken off)")
 
 
 def test_a_failure_of_the_store_reaches_the_model(tmp_path: Path) -> None:
-    with (
-        pytest.raises(ConflictError),
-        writer(tmp_path / "s") as opened,
-        Sink(opened, commit_seconds=0) as sink,
-    ):
-        sink.put(part(1, batch(1)))
-        for _ in range(20):
-            sink.put(part(2, batch(1, value=2.0)))
+    parts = [part(1, batch(1)), *[part(2, batch(1, value=2.0))] * 20]
+    with pytest.raises(ConflictError):
+        put(tmp_path / "s", parts)
     assert stored(tmp_path / "s")[:2] == (1, {"examples": 1})
 
 
@@ -85,13 +88,8 @@ def test_half_a_window_is_never_stored(tmp_path: Path) -> None:
         yield batch(7)
         raise ValueError("no more")
 
-    with (
-        pytest.raises(ValueError, match="no more"),
-        writer(tmp_path / "s") as opened,
-        Sink(opened, commit_seconds=0) as sink,
-    ):
-        sink.put(part(1, batch(1)))
-        sink.put(Part(failing, {"examples": 2}))
+    with pytest.raises(ValueError, match="no more"):
+        put(tmp_path / "s", [part(1, batch(1)), Part(failing, {"examples": 2})])
     assert stored(tmp_path / "s")[:2] == (1, {"examples": 1})
 
 
