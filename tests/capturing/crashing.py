@@ -10,6 +10,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import actstore
+
 EXAMPLES = 220
 
 
@@ -31,7 +33,6 @@ def examples(count: int = EXAMPLES) -> list[dict[str, Any]]:
 
 def capture(model: Any, tokenizer: Any, store: str) -> dict[str, Any]:
     """Run the capture that is broken off: tokens are drawn at random, commits come often."""
-    import actstore
     from actstore.capturing import sink
 
     sink.COMMIT_SECONDS = 0.0
@@ -57,7 +58,7 @@ def main() -> None:
     """Fork for every store named on standard input; the child's result goes beside the store."""
     import torch
 
-    import actstore.capturing.run  # or every child would spend its time importing
+    assert actstore.capture  # imported now: every child would spend its time on it
     from tests.capturing import families
 
     torch.set_num_threads(1)

@@ -34,9 +34,14 @@ def writer(store: Path) -> StoreWriter:
     return StoreWriter(store, run=provenance.new_run({"model": "m"}))
 
 
-def put(store: Path, parts: list[Part], then: type[BaseException] | None = None) -> None:
+def put(
+    store: Path,
+    parts: list[Part],
+    then: type[BaseException] | None = None,
+    commit_seconds: float | None = 0,
+) -> None:
     """Put parts, with a commit after each, and fail in the end if asked to."""
-    with writer(store) as opened, Sink(opened, commit_seconds=0) as sink:
+    with writer(store) as opened, Sink(opened, commit_seconds=commit_seconds) as sink:
         for each in parts:
             sink.put(each)
         if then is not None:
@@ -70,7 +75,7 @@ def test_commits_come_at_the_ends_of_windows(tmp_path: Path) -> None:
 def test_an_error_of_the_model_keeps_the_windows_that_were_put(tmp_path: Path) -> None:
     parts = [part(2, batch(1, 2)), part(4, batch(3, 4))]
     with pytest.raises(KeyboardInterrupt):
-        put(tmp_path / "s", parts, then=KeyboardInterrupt)
+        put(tmp_path / "s", parts, then=KeyboardInterrupt, commit_seconds=None)
     rows, progress, (message,) = stored(tmp_path / "s")
     assert (rows, progress) == (4, {"examples": 4})
     assert message.endswith("(broken off)")
