@@ -1,4 +1,4 @@
-# make demo    a short story on the screen: a model's activations become a store
+# make demo    from a model to probes and a shared data set, told on the screen
 # make test    all tests, among them the documents' examples and an installed wheel
 # make check   lint, format, types, then all tests: what CI runs
 # make crashes kill, interrupt and fill the disk at every call of the system, and 100 random ones

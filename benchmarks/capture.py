@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 import actstore
@@ -76,7 +76,13 @@ def make_model(folder: Path, *, small: bool) -> tuple[Any, Any]:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer
+    return _load(folder)
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(
+        folder
+    )
 
 
 def make_prompts(count: int) -> list[str]:
@@ -237,7 +243,7 @@ def _capture(model: Any, tokenizer: Any, prompts: list[str], store: Path) -> Non
 
 
 def _lmprobe(model: Any, tokenizer: Any, prompts: list[str], folder: Path) -> Callable[[], object]:
-    from lmprobe import extract
+    from lmprobe.extract import extract
 
     target = folder / "lmprobe"
 
@@ -257,7 +263,7 @@ def _lmprobe(model: Any, tokenizer: Any, prompts: list[str], folder: Path) -> Ca
 
 
 def _nnsight(model: Any, tokenizer: Any, prompts: list[str], folder: Path) -> Callable[[], object]:
-    from nnsight import NNsight
+    from nnsight import NNsight, save
 
     wrapped = NNsight(model.base_model)
     given = [
@@ -276,7 +282,7 @@ def _nnsight(model: Any, tokenizer: Any, prompts: list[str], folder: Path) -> Ca
             last = inputs["attention_mask"].sum(1) - 1
             rows = torch.arange(len(last))
             with wrapped.trace(**inputs, use_cache=False):
-                states = [layer.output[rows, last].save() for layer in wrapped.layers]
+                states = save([layer.output[rows, last] for layer in wrapped.layers])
             kept.append(states)
         return kept
 
@@ -288,8 +294,9 @@ def _transformer_lens(
 ) -> Callable[[], object]:
     from transformer_lens.model_bridge import TransformerBridge
 
+    own, tokenizer = _load(folder / "model")  # it changes the modules it wraps
     bridge = TransformerBridge.boot_transformers(
-        str(folder / "model"), hf_model=model, tokenizer=tokenizer, device="cpu"
+        str(folder / "model"), hf_model=own, tokenizer=tokenizer, device="cpu"
     )
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(LAYERS)]
     given = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import pickle
 import re
 import shlex
@@ -72,6 +73,8 @@ def main() -> None:
     started = time.perf_counter()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    # The demo leaves nothing behind outside its folder, lists of fonts among it.
+    os.environ["MPLCONFIGDIR"] = str((folder / "home").absolute())
     with contextlib.chdir(folder):
         train()
         capture()
@@ -135,10 +138,7 @@ def ask() -> None:
 def probe() -> None:
     """Look for the answer's correctness in the vectors, and say what was found."""
     say("Can one see from the vectors whether the answer will be right? A probe per layer:")
-    shell(
-        "actstore probe store --label label --positive correct --group-by question "
-        "--out probes"
-    )
+    shell("actstore probe store --label label --positive correct --group-by question --out probes")
     names: dict[str, Any] = {}
     say("The same by hand, from one layer's matrix, straight from the memory map:")
     python(
@@ -194,7 +194,6 @@ def adopt() -> None:
 
 def load() -> None:
     """Load the store as a data set."""
-    # The demo leaves nothing behind outside its folder.
     datasets.config.HF_DATASETS_CACHE = Path("datasets_cache").absolute()
     datasets.disable_progress_bars()
     say("And the folder is a Hugging Face data set as it is.")
@@ -263,7 +262,7 @@ def _write_pickles(folder: Path, count: int) -> int:
             "model": MODEL,
             "timestamp": stamp.isoformat(),
             "input_ids": inputs["input_ids"],
-            "activations": {name: value.half() for name, value in seen.items()},
+            "activations": seen,
         }
         title = re.sub(r"[^\w\s]", "", question)[:50]
         name = f"benchmark_activations_{stamp:%Y%m%d_%H%M%S_%f}_{title}.pkl"

@@ -56,10 +56,12 @@ def test_the_demo_runs_and_stays_in_its_folder(tmp_path: Path) -> None:
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
-    assert "torch.Size([120, 256]) torch.float32" in finished.stdout
-    assert "24 rows; The " in finished.stdout
+    assert "(3000, 64) float32 24" in finished.stdout  # some 2,400 of its answers are right
+    assert "5 probes written" in finished.stderr
+    assert "120 rows from 24 files" in finished.stdout
+    assert "15120 rows; Which is larger:" in finished.stdout
     assert "moved" in finished.stderr  # the query of the repository on loopback
-    assert "pulled: 24 rows" in finished.stdout
+    assert "pulled: 3,024 rows" in finished.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
