@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 # Found when first used: importing actstore loads neither NumPy nor Arrow.
+_MODULES = ("analysis", "errors")
 _HOMES = {
     "ActstoreError": "actstore.errors",
     "Selection": "actstore.querying.selection",
@@ -52,6 +53,8 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("actstore")
+    if name in _MODULES:
+        return importlib.import_module(f"actstore.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'actstore' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
@@ -60,4 +63,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

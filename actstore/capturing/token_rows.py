@@ -103,7 +103,9 @@ def partitions(snapshot: Snapshot, rows: np.ndarray | None = None) -> Iterator[T
 def kept_regions(run: Run) -> frozenset[str] | None:
     """Return the regions of which a run kept every token; None if it kept whatever it had."""
     pools = run.settings.get("pool")
-    if run.kind not in ("capture", "record") or not isinstance(pools, Sequence) or isinstance(pools, str):
+    if run.kind not in ("capture", "record"):
+        return None
+    if not isinstance(pools, Sequence) or isinstance(pools, str):
         return None
     return frozenset(str(pool).partition(".")[0] for pool in pools if str(pool).endswith(".tokens"))
 

@@ -180,7 +180,7 @@ def _tables(scene: Scene, cache: Cache, shapes: Sequence[list[int]]) -> Iterator
     }
     entries = [_entry(scene, index, firsts) for index in range(cache.examples)]
     if any(
-        len(entry) > 1 and set(entry.values()) - {None, index}
+        any(value not in (None, index) for value in entry.values())
         for index, entry in enumerate(entries)
     ):
         yield Text(f"{cache.prefix}metadata.json", json_text(entries))

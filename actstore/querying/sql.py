@@ -42,6 +42,10 @@ def _close_all() -> None:
         database.close()
 
 
+def _let_go(database: Database) -> None:
+    """Do nothing: that this was going to be called kept the database until now."""
+
+
 class Database:
     """DuckDB in memory over one snapshot.
 
@@ -93,6 +97,8 @@ class Database:
                 found = cursor.sql(query, params=_plain(parameters))
         if found is None:
             raise SqlError("the statement returns no rows")
+        # Whoever drops the store may still read the relation, which does not hold us.
+        weakref.finalize(found, _let_go, self).atexit = False
         return found
 
     def table(self, query: str, parameters: Parameters | None = None) -> pa.Table:
@@ -115,11 +121,13 @@ class Database:
         import pyarrow as pa
 
         with explained():
-            reader = self.relation(query, parameters).to_arrow_reader(rows)
+            relation = self.relation(query, parameters)
+            reader = relation.to_arrow_reader(rows)
 
         def batches() -> Iterator[pa.RecordBatch]:
             with explained():
                 yield from reader
+            relation.close()  # until then it keeps the connection
 
         return pa.RecordBatchReader.from_batches(reader.schema, batches())
 
@@ -160,6 +168,9 @@ class Database:
         with self._lock:
             if self._connection is None:
                 self._connection = self._open(path)
+                # Dropped without being closed it takes its functions with it, and what still
+                # runs on it, such as a relation made from one of ours, would crash.
+                weakref.finalize(self, self._connection.close).atexit = False
                 _OPEN.add(self)
             return self._connection
 

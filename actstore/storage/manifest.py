@@ -104,7 +104,9 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """Hash of all content: the SHA-256 of the hashes of shards and labels, sorted."""
-        hashes = sorted(entry.sha256 for entry in (*self.shards, *self.labels))
+        hashes = sorted(
+            [*(each.sha256 for each in self.shards), *(each.sha256 for each in self.labels)]
+        )
         return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
     def next(

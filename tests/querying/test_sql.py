@@ -1,5 +1,6 @@
 """The view, its vector functions, what SQL may not do, and what its errors say."""
 
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -287,6 +288,23 @@ def test_many_query_vectors_stay_right(database: Database, matrices: list[np.nda
         "WHERE b.row_id = a.row_id)) AS same FROM activations a"
     )
     assert table["same"].to_pylist() == pytest.approx([1.0] * 36, rel=1e-6)
+
+
+def test_what_comes_from_a_store_that_nobody_holds_can_be_read(
+    tmp_path: Path, matrices: list[np.ndarray]
+) -> None:
+    """Once it crashed the process: DuckDB ran functions that had gone with the store."""
+    for _ in range(3):
+        relation = Database(open_snapshot(tmp_path / "store")).relation("FROM activations")
+        gc.collect()
+        assert len(relation.fetchall()) == 36
+        chained = Database(open_snapshot(tmp_path / "store")).relation("FROM activations")
+        chained = chained.filter("layer >= 0")
+        gc.collect()
+        assert len(chained.fetchall()) > 0
+        reader = Database(open_snapshot(tmp_path / "store")).reader("FROM activations")
+        gc.collect()
+        assert reader.read_all().num_rows == 36
 
 
 def test_an_empty_result_and_a_vector_of_one(tmp_path: Path) -> None:
