@@ -20,7 +20,8 @@ demo: $(STAMP)
 	$(BIN)/python docs/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS)
+	@# One thread of torch per worker: with more, those of one wait for those of the other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 crashes: $(STAMP)
 	ACTSTORE_CRASHES=all $(BIN)/python -m pytest tests/storage/test_crashes.py
