@@ -29,6 +29,17 @@ def test_nothing_else_is_found() -> None:
     assert not hasattr(actstore, "swallow")
 
 
+def test_analysis_and_errors_are_there_without_an_import_of_their_own() -> None:
+    code = (
+        "import sys, actstore; actstore.errors.UsageError; actstore.analysis.probe; "
+        "actstore.analysis.compare; actstore.analysis.statistics.describe; "
+        "print([name for name in ('torch', 'matplotlib', 'duckdb') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert {"analysis", "errors"} <= set(dir(actstore))
+
+
 def test_importing_loads_nothing_heavy() -> None:
     code = f"import sys, actstore; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
