@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import actstore
 from actstore.errors import ExportError
 from actstore.ingestion.run import ingest
 from tests.exporting.trips import assert_same_files, export, round_trip
@@ -130,3 +132,11 @@ def test_layers_can_be_chosen(tmp_path: Path) -> None:
     export(tmp_path / "store", "contrastive", tmp_path / "out", layers=20)
     assert json.loads((tmp_path / "out/layer_info.json").read_text())["layers"] == [20]
     assert not (tmp_path / "out/layer_10").exists()
+
+
+def test_metadata_that_hold_tables_and_lists_go_into_the_json(tmp_path: Path) -> None:
+    meta = [{"example_id": f"e{n}", "extra": {"tags": ["a", n]}} for n in range(2)]
+    with actstore.open(tmp_path / "s", create=True) as store:
+        store.write({("resid_post", 3): np.ones((2, 4), np.float32)}, meta, model="org/m")
+    export(tmp_path / "s", "contrastive", tmp_path / "out")
+    assert '"tags"' in (tmp_path / "out/metadata.json").read_text()
