@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 ABOVE, BELOW = 0.65, 0.55
 """Accuracies that bound the verdict bands."""
 
+CHANCE = 0.05
+"""Shuffled labels must do as well in no more of their runs."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
@@ -77,6 +80,7 @@ class Result:
     """Over the scores of all folds together."""
     accuracy: Estimate
     balanced_accuracy: float
+    """Mean of the shares of both classes that were classified rightly; 0.5 is chance."""
     majority: float
     """Accuracy of always naming the more frequent class."""
     permuted: Permuted | None
@@ -97,15 +101,28 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """The band in words, unless chance or the majority does as well."""
+        """The band in words, unless chance or the majority does as well.
+
+        An AUROC asks how rows are ordered, an accuracy where the line between the classes
+        is drawn. Where only the order is better than chance, that is what it says.
+        """
+        orders = self.permuted is not None and self.permuted.p_value <= CHANCE
         if self.accuracy.value < BELOW:
+            if orders:
+                return "AUROC above chance, accuracy not"
             return "no linear direction" if self.method != "mlp" else "no signal"
         if self.accuracy.value <= self.majority:
+            if orders:
+                return "AUROC above chance, accuracy no better than the majority"
             return "no better than the majority"
-        if self.permuted is not None and self.permuted.p_value > 0.05:
+        if self.permuted is not None and not orders:
             return "no better than shuffled labels"
+        if self.balanced_accuracy < BELOW:
+            return "AUROC above chance, balanced accuracy not"
         kind = "signal" if self.method == "mlp" else "linear direction"
-        return kind if self.accuracy.value > ABOVE else f"weak {kind.split()[0]} signal"
+        if min(self.accuracy.value, self.balanced_accuracy) > ABOVE:
+            return kind
+        return "weak signal" if self.method == "mlp" else "weak linear signal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

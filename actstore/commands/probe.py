@@ -185,7 +185,7 @@ def _show(report: Report) -> None:
     output.print_table(
         (
             *("site", "pooling", "layer", "rows", "auroc", "interval", "accuracy"),
-            *("interval", "majority", "shuffled", "p", "verdict"),
+            *("interval", "balanced", "majority", "shuffled", "p", "verdict"),
         ),
         [
             (
@@ -197,6 +197,7 @@ def _show(report: Report) -> None:
                 interval(result.auroc.low, result.auroc.high),
                 round(result.accuracy.value, 3),
                 interval(result.accuracy.low, result.accuracy.high),
+                round(result.balanced_accuracy, 3),
                 round(result.majority, 3),
                 None if result.permuted is None else round(result.permuted.auroc_mean, 3),
                 None if result.permuted is None else round(result.permuted.p_value, 3),

@@ -1,5 +1,6 @@
 """Probes measured against scikit-learn, against chance, and against leaks."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -211,3 +212,40 @@ def test_verdicts_are_the_documents_bands_held_against_baselines(tmp_path: Path)
     assert result.band == "above 65 %"
     assert result.verdict == "no better than the majority"
     assert result.balanced_accuracy == 0.5
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "balanced", "majority", "p_value", "expected"),
+    [
+        (0.84, 0.80, 0.81, 0.01, "linear direction"),
+        (0.81, 0.62, 0.81, 0.01, "AUROC above chance, accuracy no better than the majority"),
+        (0.82, 0.53, 0.81, 0.01, "AUROC above chance, balanced accuracy not"),
+        (0.82, 0.60, 0.81, 0.01, "weak linear signal"),
+        (0.60, 0.60, 0.50, 0.01, "weak linear signal"),
+        (0.52, 0.52, 0.50, 0.01, "AUROC above chance, accuracy not"),
+        (0.52, 0.52, 0.50, 0.40, "no linear direction"),
+        (0.81, 0.50, 0.81, 0.40, "no better than the majority"),
+        (0.70, 0.70, 0.50, 0.40, "no better than shuffled labels"),
+        (0.70, 0.70, 0.50, None, "linear direction"),
+    ],
+)
+def test_a_verdict_says_which_of_auroc_and_accuracy_it_is_of(
+    tmp_path: Path,
+    accuracy: float,
+    balanced: float,
+    majority: float,
+    p_value: float | None,
+    expected: str,
+) -> None:
+    labelled.layered(tmp_path / "s", {0: 0.5}, rows=20, width=8)
+    (result,) = run(tmp_path / "s", permutations=3).results
+    assert result.permuted is not None
+    permuted = None if p_value is None else result.permuted._replace(p_value=p_value)
+    changed = dataclasses.replace(
+        result,
+        accuracy=result.accuracy._replace(value=accuracy),
+        balanced_accuracy=balanced,
+        majority=majority,
+        permuted=permuted,
+    )
+    assert changed.verdict == expected
