@@ -83,8 +83,8 @@ def file_name(place: Place) -> str:
 
 def folders(places: list[Place]) -> dict[Place, str]:
     """Return where each place's files go: nowhere special, unless layers occur repeatedly."""
-    kinds = {place._replace(layer=None) for place in places}
-    if len(kinds) <= 1:
+    # Embeddings, numbered -1, lie beside the residual stream of the other layers.
+    if len({place.layer for place in places}) == len(places):
         return dict.fromkeys(places, "")
     found = {}
     for place in places:

@@ -50,6 +50,8 @@ def test_files_have_folders_only_where_layers_come_again() -> None:
     other = place._replace(layer=None)
     assert set(question_scores.folders([place, other]).values()) == {""}
     assert question_scores.file_name(other) == "probe_stats_layerunknown.csv"
+    embedded = place._replace(site="embeddings", layer=-1)
+    assert set(question_scores.folders([embedded, place]).values()) == {""}
     strange = place._replace(site="../blocks.0/x", region="prompt")
     found = question_scores.folders([place, strange])
     assert found[place] == "resid_post-last"
