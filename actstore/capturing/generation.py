@@ -90,7 +90,15 @@ def settle(
     for name in _UNFOLLOWED:
         if getattr(config, name, None) is not None:
             setattr(config, name, None)
+    if not isinstance(config.do_sample, bool):
+        raise UsageError(f"do_sample={config.do_sample}: expected true or false")
     if not config.do_sample:
+        idle = [name for name in _NEUTRAL if wanted.get(name) not in (None, _NEUTRAL[name])]
+        if idle:
+            raise UsageError(
+                f"{', '.join(idle)} changes nothing unless tokens are drawn at random: add "
+                "do_sample=true"
+            )
         config.update(**_NEUTRAL)
     config.update(max_new_tokens=max_new_tokens, disable_compile=True, max_length=None)
     config.return_dict_in_generate = False

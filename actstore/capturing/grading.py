@@ -24,7 +24,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from actstore.capturing.example import Example
-from actstore.errors import UsageError
+from actstore.errors import SqlError, UsageError
 
 CORRECT = "correct"
 INCORRECT = "incorrect"
@@ -149,7 +149,10 @@ def parse(text: str, *, evaluate: Evaluate | None = None) -> Grader:
             from actstore.querying.expressions import evaluate as in_duckdb
 
             evaluate = in_duckdb
-        evaluate(rest, [])  # refused now, not after an hour of generating
+        try:
+            evaluate(rest, [])  # refused now, not after an hour of generating
+        except SqlError as problem:
+            raise SqlError(f"--grade {text}: {problem}") from None
         return Grader(text, kind, expression=rest, evaluate=evaluate)
     raise UsageError(f"grade {text!r} is unknown: use one of {', '.join(KINDS)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Names under which configurations hold the number of blocks.
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+_WANTED = re.compile(
+    r"requires (?:the )?`?(?P<package>[A-Za-z][\w-]*)`?"
+    r"(?: library but it was not found| to be installed)"
+)
+"""How transformers says that a package is missing, which processors of several families want."""
+_PACKAGES = {"pil": "pillow"}
+"""Packages that are installed by another name than transformers calls them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,6 +318,14 @@ def _explained(name: str, action: Any) -> Any:
                     f"{name} brings Python code of its own, which is not run unless you trust it "
                     "(--trust-remote-code)"
                 ) from None
+            wanted = _WANTED.search(_line(problem))
+            if wanted:
+                package = wanted["package"].lower()
+                package = _PACKAGES.get(package, package)
+                raise ModelError(
+                    f"{name} needs the package {package}, which is not installed: pip install "
+                    f"{package}"
+                ) from problem
             raise ModelError(f"{name} cannot be loaded: {_line(problem)}") from problem
         raise
 

@@ -109,8 +109,6 @@ class Prompter:
         self._ready: dict[int, tuple[Example, _Encoded]] = {}
         self.notes: list[str] = list(self._renderer.notes)
         """What the user should know about the prompts."""
-        self.unlocated = 0
-        """Prompts in which the question's own characters were not found."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -358,7 +356,6 @@ class Prompter:
                 roles[row, finder.tokens((start, end), each.text) & real[row]] = _ROLE[role]
             if each.question is not None:
                 question[row] = finder.tokens(each.question, each.text) & real[row]
-            self.unlocated += not question[row].any()
             if each.answer is not None:
                 answer[row] = finder.tokens(each.answer, each.text) & real[row]
         roles[np.isin(ids, self._special) & real] = _ROLE["special"]

@@ -57,11 +57,20 @@ def identify(model: nn.Module, name: str | None, revision: str | None) -> Identi
     snapshot = _SNAPSHOT.search(PurePath(found).as_posix())
     if snapshot:
         return Identity(snapshot["name"].replace("--", "/", 1), revision or snapshot["revision"])
-    path = Path(found)
-    # A push publishes the name, and the folders above it are nobody's business.
-    if path.is_absolute() or found.startswith((".", "~")):
-        found = path.expanduser().resolve().name if not path.is_absolute() else path.name
-    return Identity(found, revision)
+    return Identity(without_folders(found), revision)
+
+
+def without_folders(name: str) -> str:
+    """Return the name of a model's folder alone; ``ORG/NAME`` stays as it is.
+
+    A push publishes the name, and the folders above it are nobody's business.
+    """
+    path = Path(name)
+    if path.is_absolute():
+        return path.name
+    if name.startswith((".", "~")):
+        return path.expanduser().resolve().name
+    return path.name if len(path.parts) > 2 else name
 
 
 def describe_model(anatomy: Anatomy) -> dict[str, Any]:
@@ -152,7 +161,9 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     found = []
     for name in sorted({*ours, *theirs}):
         one, other = theirs.get(name), ours.get(name)
-        if one != other:
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += [f"{name} {each}" for each in differences(other, one)]
+        elif one != other:
             found.append(f"{name} {_short(one)} → {_short(other)}")
     return found
 

@@ -128,8 +128,8 @@ def _unlike(run: Run, values: Mapping[str, Any], settings: Mapping[str, Any]) ->
     of = f"{settings['model']} on {dataset}" if dataset else str(settings["model"])
     return (
         f"the store holds rows of {of} from run {run.run_id}, which was made in another way: "
-        f"{what}{more}; give this one another dataset name (--dataset), or accept the mixture "
-        "(--allow-mixed)"
+        f"{what}{more}; give this one another dataset name (--dataset), or add what the store does "
+        "not have yet and accept the mixture (--allow-mixed)"
     )
 
 

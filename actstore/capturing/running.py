@@ -79,17 +79,17 @@ class Runner:
         self, window: Window, group: list[int], error: ExampleError
     ) -> list[list[int]]:
         """Refuse the examples whose input cannot be made, and return the others."""
-        bad: dict[int, str] = {}
+        bad: dict[int, Refused] = {}
         for at in group:
             try:
                 self.engine.prompter.batch([window.examples[at]], self.engine.padding_side)
             except ExampleError as reason:
-                bad[at] = str(reason)
+                bad[at] = Refused.by(window.examples[at].where, reason)
         if not bad:  # only together: each goes alone
             if len(group) == 1:
                 raise error
             return [[at] for at in reversed(group)]
-        self.refused += [Refused(window.examples[at].where, bad[at]) for at in bad]
+        self.refused += bad.values()
         good = [at for at in group if at not in bad]
         return [good] if good else []
 

@@ -485,11 +485,8 @@ class Session:
         notes = []
         if self._runner.budget is not None:
             notes.append(f"memory ran out: batches were cut down to {self._runner.budget:,} tokens")
-        if self.prompter.unlocated:
-            notes.append(
-                f"the question was not found in {self.prompter.unlocated:,} prompts: they have no "
-                "rows of the region question"
-            )
+        if any(pool.startswith("question.") for pool in self._empty):
+            notes.append("no row of a question whose text does not stand in the prompt as it is")
         if sink is not None and self._examples and not sink.written and not sink.present:
             notes.append("no example had anything to store: its regions are empty")
         return notes

@@ -28,6 +28,11 @@ class Refused(NamedTuple):
     example: str
     reason: str
 
+    @classmethod
+    def by(cls, where: str, error: Exception) -> Refused:
+        """Return an example's refusal; messages that begin with ``where`` lose it."""
+        return cls(where, str(error).removeprefix(where).removeprefix(":").lstrip())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureSummary:

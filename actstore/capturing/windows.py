@@ -127,5 +127,5 @@ def _measured(
         try:
             found.append((example, lengths([example])[0]))
         except ExampleError as error:
-            found.append((example, Refused(example.where, str(error))))
+            found.append((example, Refused.by(example.where, error)))
     return found

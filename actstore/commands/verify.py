@@ -151,12 +151,11 @@ def _recompute(
     """Load the model as the captures had it, and capture rows again."""
     from actstore.capturing import loading, recipes
     from actstore.capturing.data import open_questions
+    from actstore.capturing.provenance import without_folders
     from actstore.capturing.recompute import captured_runs, recompute, run_dtype
     from actstore.commands.capture import _quiet
 
-    # Of a folder the store has the name alone.
-    called = Path(model).resolve().name if Path(model).is_dir() else model
-    runs = captured_runs(snapshot, options["model_name"] or called)
+    runs = captured_runs(snapshot, options["model_name"] or without_folders(model))
     examples = None
     if options["data"] is not None:
         recipe = None if options["recipe"] is None else recipes.load(options["recipe"])

@@ -134,7 +134,7 @@ def test_sql_sees_the_columns_of_the_row() -> None:
 
 @pytest.mark.parametrize("kind", ["sql:missing = 1", "sql:sum(", "sql:1), (2"])
 def test_sql_that_cannot_run_is_refused_at_once(kind: str) -> None:
-    with pytest.raises(SqlError):
+    with pytest.raises(SqlError, match=r"--grade sql:"):
         parse(kind)
 
 

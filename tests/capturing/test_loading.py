@@ -159,3 +159,21 @@ def test_a_model_of_the_hub_comes_with_its_commit(llama: Path, tmp_path: Path) -
     assert loaded == f"alice/tiny {oid}"
     assert missing.startswith("RepositoryNotFoundError alice/missing: no such model on the Hub")
     assert revision.startswith("RevisionError alice/tiny has no such revision")
+
+
+@pytest.mark.parametrize(
+    ("said", "package"),
+    [
+        ("SomeVideoProcessor requires the Torchvision library but it was not found", "torchvision"),
+        ("here/model requires `torchvision` to be installed. Please install it", "torchvision"),
+        ("SomeImageProcessor requires the PIL library but it was not found in your", "pillow"),
+    ],
+)
+def test_a_package_that_a_processor_wants_is_named(said: str, package: str) -> None:
+    def action() -> None:
+        raise ImportError(said)
+
+    with pytest.raises(
+        ModelError, match=f"^it needs the package {package}.*pip install {package}$"
+    ):
+        loading._explained("it", action)

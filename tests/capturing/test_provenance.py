@@ -23,6 +23,7 @@ from tests.capturing import families
         ("org/model", "org/model", None),
         ("/home/somebody/models/llama", "llama", None),
         ("./models/llama", "llama", None),
+        ("private/models/llama", "llama", None),
         (
             "/x/hub/models--org--a-model/snapshots/0123456789abcdef0123456789abcdef01234567",
             "org/a-model",
@@ -84,6 +85,8 @@ def test_differences_are_named_with_both_values() -> None:
     ours: dict[str, Any] = {"a": 1, "hash": "0" * 64, "same": 2}
     theirs: dict[str, Any] = {"hash": "f" * 64, "same": 2}
     assert provenance.differences(ours, theirs) == ["a null → 1", "hash ffffffff → 00000000"]
+    deep = provenance.differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+    assert deep == ["a c 3 → 2"]
 
 
 def test_the_record_of_a_run_has_no_paths_of_the_machine(tmp_path: Path) -> None:

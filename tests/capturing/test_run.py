@@ -160,9 +160,21 @@ def test_an_example_too_long_is_refused_and_the_others_go_on(tmp_path: Path, mod
     (refused,) = summary.refused
     assert "long" in refused.example
     assert "the model takes 256" in refused.reason
+    assert refused.example not in refused.reason
     assert run_of(tmp_path / "s").settings["progress"]["refused_count"] == 1
     with pytest.raises(ExampleError, match="the model takes 256"):
         capture(model, tmp_path / "t", given, layers="last", strict=True)
+
+
+def test_a_question_that_the_prompt_does_not_hold_has_no_row_and_is_told(
+    tmp_path: Path, model: Any
+) -> None:
+    given = [{"id": "none", "question": ""}, *QUESTIONS[:3]]
+    summary = capture(model, tmp_path / "s", given, pool=["prompt.last", "question.last"])
+    assert summary.empty == {"question.last": 1}
+    assert any("does not stand in the prompt" in note for note in summary.notes)
+    other = capture(model, tmp_path / "t", given, pool="prompt.last")
+    assert not any("question" in note for note in other.notes)
 
 
 def test_room_for_the_response_counts(tmp_path: Path, model: Any) -> None:
@@ -262,6 +274,8 @@ def test_no_examples_and_no_example(tmp_path: Path, model: Any) -> None:
         ({"batch_size": 0}, "batch size"),
         ({"max_new_tokens": 2, "padding_side": "right"}, "pads on the left"),
         ({"model_name": ""}, "has no name"),
+        ({"max_new_tokens": 2, "generation": {"do_sample": "maybe"}}, "true or false"),
+        ({"max_new_tokens": 2, "generation": {"temperature": 2.0}}, "add do_sample=true"),
     ],
 )
 def test_options_that_cannot_work(tmp_path: Path, model: Any, options: Any, word: str) -> None:

@@ -1,6 +1,7 @@
 """`actstore verify` names damaged files and says so in its exit code."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,22 @@ def test_rows_of_another_model_are_named(actstore: Command, captures: dict[str, 
     assert "(q0, resid_post, layer 1, prompt.last)" in finished.out
     assert "not as in the stored run: weights_sha256" in finished.err
     assert actstore(*words, "--model", captures["other"], "--tolerance", "100").code == 0
+
+
+def test_of_several_models_the_one_that_is_named_is_recomputed(
+    actstore: Command, captures: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(captures["s"], tmp_path / "s")
+    data = captures["questions.jsonl"]
+    monkeypatch.chdir(captures["tiny"].parent.parent)
+    named = [f"{captures['tiny'].parent.name}/{name}" for name in ("tiny", "other")]
+    for model in named:
+        options = ("--store", tmp_path / "s", "--data", data, "--layers", 1, "--device", "cpu")
+        assert actstore("capture", "--model", model, *options).code == 0
+        found = actstore(
+            "verify", tmp_path / "s", "--recompute", 3, "--model", model, "--device", "cpu"
+        )
+        assert "captured 3 rows again: largest difference 0" in found.out
 
 
 def test_what_cannot_be_recomputed(
