@@ -7,7 +7,9 @@ cross-validation share training rows, and their results vary together; the varia
 multiplied by ``1 + tested rows / training rows * folds`` as Nadeau and Bengio (2003) do.
 The interval is symmetric on the logit scale; where the classes are separated wholly and
 DeLong's variance is zero, it is Newcombe's (2006, method 5). Accuracies have Wilson
-intervals with the number of rows that the same variance amounts to.
+intervals with the number of rows that the same variance amounts to. A few groups of many
+rows say little about how groups vary (of one group, the contributions add up to nothing):
+the interval is then at least as wide as that of one row for each group.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from actstore.analysis.folds import Fold
 
 LEVEL = 0.95
 _Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
+_FEW_IN_FOLD, _FEW = 3, 10
+"""Groups of a class in one fold, and in all, below which their variance is not relied on."""
+_NOTHING = 1e-20
+"""Variances below it are what rounding leaves of zero."""
 
 
 class Estimate(NamedTuple):
@@ -95,13 +101,21 @@ def auroc_interval(
     area = float(np.mean(areas))
     tested = np.concatenate([fold.test for fold in folds])
     variance = _clustered(influence[tested], groups[tested]) * _dependence(folds)
-    if area in (0.0, 1.0) or variance <= 0:
-        sides = [len(np.unique(groups[tested][positive[tested] == side])) for side in (True, False)]
-        factor = _dependence(folds)
-        return Estimate(area, *_newcombe(area, sides[0] / factor, sides[1] / factor))
+    sides = [_groups(groups, positive == side, tested) for side in (True, False)]
+    factor = _dependence(folds)
+    widest = _newcombe(area, sides[0] / factor, sides[1] / factor)
+    if area in (0.0, 1.0) or variance <= _NOTHING:
+        return Estimate(area, *widest)
     logit = math.log(area / (1 - area))
     reach = _Z * math.sqrt(variance) / (area * (1 - area))
-    return Estimate(area, _expit(logit - reach), _expit(logit + reach))
+    low, high = _expit(logit - reach), _expit(logit + reach)
+    if _repeated(groups, tested) and any(
+        _groups(groups, positive == side, fold.test) < _FEW_IN_FOLD
+        for fold in folds
+        for side in (True, False)
+    ):
+        low, high = min(low, widest[0]), max(high, widest[1])
+    return Estimate(area, low, high)
 
 
 def accuracy_interval(right: np.ndarray, groups: np.ndarray, folds: Sequence[Fold]) -> Estimate:
@@ -116,9 +130,12 @@ def accuracy_interval(right: np.ndarray, groups: np.ndarray, folds: Sequence[Fol
     hits = right[tested].astype(float)
     share = float(hits.mean())
     variance = _clustered((hits - share) / len(hits), groups[tested]) * _dependence(folds)
-    number = len(np.unique(groups[tested])) / _dependence(folds)
-    if variance > 0:
+    there = len(np.unique(groups[tested]))
+    number = most = there / _dependence(folds)
+    if variance > _NOTHING:
         number = share * (1 - share) / variance
+    if there < _FEW and _repeated(groups, tested):
+        number = min(number, most)
     return Estimate(share, *wilson(share, number))
 
 
@@ -149,6 +166,14 @@ def _placements(scores: np.ndarray, positive: np.ndarray) -> tuple[float, np.nda
         if size > 1:
             share[positive == side] *= math.sqrt(size / (size - 1))
     return value, share
+
+
+def _groups(groups: np.ndarray, side: np.ndarray, rows: np.ndarray) -> int:
+    return len(np.unique(groups[rows][side[rows]]))
+
+
+def _repeated(groups: np.ndarray, rows: np.ndarray) -> bool:
+    return len(np.unique(groups[rows])) < len(rows)
 
 
 def _clustered(influence: np.ndarray, groups: np.ndarray) -> float:

@@ -105,3 +105,22 @@ def test_accuracy_has_wilsons_interval() -> None:
     perfect = metrics.accuracy_interval(np.ones(30, bool), np.arange(30), whole(30))
     assert perfect.high == 1
     assert 0.85 < perfect.low < 0.92
+
+
+def test_a_few_groups_of_many_rows_do_not_make_an_interval_narrow() -> None:
+    # One group in each fold, of both classes: DeLong's contributions cancel in every group.
+    draw = np.random.default_rng(1)
+    positive = np.tile([True, False], 20)
+    groups = np.repeat(np.arange(4), 10)
+    folds = [Fold(np.flatnonzero(groups != g), np.flatnonzero(groups == g)) for g in range(4)]
+    for _ in range(20):
+        scores = draw.standard_normal(40)
+        found = metrics.auroc_interval(scores, positive, groups, folds)
+        assert found.low < 0.5 < found.high
+        assert found.high - found.low > 0.4
+        right = (scores > 0) == positive
+        share = metrics.accuracy_interval(right, groups, folds)
+        assert share.high - share.low > 0.4
+    alone = np.arange(40)
+    rows = metrics.auroc_interval(scores, positive, alone, folds)
+    assert rows.high - rows.low < found.high - found.low
