@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from actstore.analysis import question_scores
+from actstore.analysis import earlier, question_scores
 from actstore.analysis.cells import Place, layer_word
 from actstore.analysis.linear import METHODS, Perceptron, Standard
 from actstore.analysis.results import Probe, Report, Result
@@ -34,12 +34,14 @@ def save(report: Report, out: Path) -> list[Path]:
     """Write probes, ``report.json`` and the scores by question into a folder.
 
     Where layers come once each, ``probes/layer_6.safetensors`` and
-    ``probe_stats_layer6.csv``; else in a folder for each site and pooling.
+    ``probe_stats_layer6.csv``; else in a folder for each site and pooling. Probes and
+    scores that an earlier run into the same folder reported are removed.
 
     Returns:
         What was written, the report first.
     """
     folders = question_scores.folders([result.place for result in report.results])
+    earlier.remove(out, REPORT, ("probe", "scores"))
     written: list[Path] = []
     entries = []
     for result in report.results:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actstore.analysis import cells, classes, metrics, question_scores, vectors
+from actstore.analysis import cells, classes, earlier, metrics, question_scores, vectors
 from actstore.analysis.cells import Cell, Choice, Place
 from actstore.analysis.classes import Classes
 from actstore.analysis.folds import Fold
@@ -104,8 +104,12 @@ def validate(
 
 
 def save(validation: Validation, out: Path) -> list[Path]:
-    """Write ``probe_stats_layerL.csv`` for each layer, and ``report.json``."""
+    """Write ``probe_stats_layerL.csv`` for each layer, and ``report.json``.
+
+    Scores that an earlier run into the same folder reported are removed.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    earlier.remove(out, "report.json", ("scores",))
     written = []
     for one in validation.layers:
         path = out / question_scores.file_name(one.place)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actstore.analysis import cells, classes, folds, metrics
+from actstore.analysis import cells, classes, earlier, folds, metrics
 from actstore.analysis.cells import Cell, Choice, Place, layer_word
 from actstore.analysis.classes import Classes
 from actstore.analysis.metrics import Estimate
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 RAW, NORMALIZED = "vectors", "normalized_vectors"
 FILE = "steering.safetensors"
+_TABLE = "steering.json"
 _FORMAT = "actstore-steering-1"
 _FOLDS = 5
 
@@ -121,11 +122,16 @@ def save(vectors: Vectors, out: Path) -> list[Path]:
 
     ``vectors/layer_L.pt`` and ``normalized_vectors/layer_L.pt`` are bare float32 tensors
     ``[width]`` that open with ``weights_only=True``; ``steering.safetensors`` holds both
-    and where they came from, ``steering.json`` what is shown on the screen.
+    and where they came from, ``steering.json`` what is shown on the screen. Vectors that an
+    earlier run into the same folder listed there are removed.
     """
     import torch
     from safetensors.numpy import save_file
 
+    for layer in (entry.get("layer") for entry in earlier.entries(out / _TABLE)):
+        if layer is None or isinstance(layer, int):
+            for folder in (RAW, NORMALIZED):
+                (out / folder / f"layer_{layer_word(layer)}.pt").unlink(missing_ok=True)
     tensors: dict[str, np.ndarray] = {}
     written: list[Path] = []
     for one in vectors.vectors:
@@ -143,8 +149,8 @@ def save(vectors: Vectors, out: Path) -> list[Path]:
     }
     save_file(tensors, out / FILE, metadata={"actstore": json.dumps(about, ensure_ascii=False)})
     text = json.dumps(about["layers"], indent=2, ensure_ascii=False, allow_nan=False)
-    (out / "steering.json").write_text(text + "\n", encoding="utf-8")
-    return [*written, out / FILE, out / "steering.json"]
+    (out / _TABLE).write_text(text + "\n", encoding="utf-8")
+    return [*written, out / FILE, out / _TABLE]
 
 
 def summary(vectors: Vectors) -> list[dict[str, Any]]:
