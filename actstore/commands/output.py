@@ -100,8 +100,9 @@ def note(text: str) -> None:
 
 
 def error(text: str) -> None:
-    """Print ``error: …`` on standard error, its first word in red on a terminal."""
-    _echo(f"{click.style('error:', fg='red', bold=True)} {text}", err=True)
+    """Print ``error: …`` on standard error as one line, its first word in red on a terminal."""
+    line = " ".join(part.strip() for part in text.splitlines())
+    _echo(f"{click.style('error:', fg='red', bold=True)} {line}", err=True)
 
 
 def cell(value: object, limit: int = CELL) -> str:

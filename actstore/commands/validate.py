@@ -83,9 +83,10 @@ def command(
             choice=Choice(where=where, layers=layers, model=model, site=site, pooling=pooling),
         )
     first, second = found.classes.names
+    drawing = visualize and auroc_plot.available()
     if out is not None:
         validation.save(found, out)
-        if visualize and auroc_plot.available():
+        if drawing:
             points = [auroc_plot.Point(one.place, one.auroc) for one in found.layers]
             drawn = auroc_plot.figure(points, f"steering vectors: {first} against {second}")
             for name in ("auroc.png", "auroc.svg"):
@@ -112,4 +113,5 @@ def command(
     for note in found.notes:
         output.note(f"note: {note}")
     if out is not None:
-        output.note(f"written to {out}: probe_stats_layer*.csv, report.json")
+        shown = ", auroc.png" if drawing else ""
+        output.note(f"written to {out}: probe_stats_layer*.csv, report.json{shown}")

@@ -137,5 +137,5 @@ def missing_column(name: str, known: Sequence[str]) -> str:
     if name == schema.VECTOR:
         return f"{name} is the vector itself, not metadata: use .numpy() or .tensor()"
     close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"there is no column {name!r}: {hint}The columns are {', '.join(known)}"
+    hint = f"did you mean {close[0]}? The" if close else "the"
+    return f"there is no column {name!r}: {hint} columns are {', '.join(known)}"

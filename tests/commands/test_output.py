@@ -79,3 +79,8 @@ def test_one_is_not_a_plural() -> None:
 def test_pairs_leave_out_what_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_pairs({"rows": 3, "label": None, "commit": 12})
     assert capsys.readouterr().out == "rows    3\ncommit  12\n"
+
+
+def test_an_error_is_one_line_whatever_it_names(capsys: pytest.CaptureFixture[str]) -> None:
+    output.error("example Which gas?\nA. Oxygen\r\n  B. Neon is one vector")
+    assert capsys.readouterr().err == "error: example Which gas? A. Oxygen B. Neon is one vector\n"
