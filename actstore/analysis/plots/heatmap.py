@@ -82,5 +82,7 @@ def heatmap(selection: Selection, *, by: str | None = "label", rows: int = ROWS)
         note = f"up to {largest:,} rows a line"
         if bins < width:
             note += f"; each column shows the largest of {width / bins:.0f} dimensions"
+        if not (grid > 0).all():
+            note += "; white: nothing but zeros" if np.isfinite(grid).all() else "; white: no value"
         style.finish(figure, f"Size of dimensions · {style.subject(place, layers)}", note)
     return figure

@@ -141,3 +141,15 @@ def test_embeddings_are_drawn_with_the_residual_stream(tmp_path: Path) -> None:
         for kind in KINDS:
             assert texts(kind(store.select()))
         assert "40 examples" in " ".join(texts(plots.similarity(store.select())))
+
+
+def test_a_heatmap_says_what_its_white_is(tmp_path: Path) -> None:
+    matrix = np.ones((6, 4), np.float32)
+    meta = [{"example_id": str(n)} for n in range(6)]
+    with actstore.open(tmp_path / "s", create=True) as store:
+        store.write({("resid_post", 1): matrix}, meta, model="org/m")
+        assert not any("white" in text for text in texts(plots.heatmap(store.refresh().select())))
+        matrix[:, 2] = 0
+        store.write({("resid_post", 2): matrix}, meta, model="org/m")
+        shown = texts(plots.heatmap(store.refresh().select()))
+    assert any("white: nothing but zeros" in text for text in shown)
