@@ -184,6 +184,7 @@ class Listener:
         def generate(*args: Any, **kwargs: Any) -> Any:
             if not self._listening or self._generating is not None:
                 return original(*args, **kwargs)
+            _check_single(kwargs, getattr(model, "generation_config", None))
             self._generating = {"kwargs": kwargs, "call": None}
             if hasattr(model, "generation_config"):
                 kwargs.setdefault("disable_compile", True)  # hooks do not fire in compiled code
@@ -294,6 +295,22 @@ class Listener:
             found.append(_numbers(value))
         eos, pad = found
         return frozenset(eos | pad) if eos else frozenset()
+
+
+def _check_single(kwargs: dict[str, Any], own: Any) -> None:
+    """Refuse generations that run several sequences for one example."""
+    for name in ("num_beams", "num_return_sequences"):
+        given = (kwargs.get(name), *(getattr(c, name, None) for c in (_config(kwargs), own)))
+        value = next((each for each in given if each is not None), 1)
+        if value != 1:
+            raise HookError(
+                f"{name}={value}: several sequences per example cannot be told apart by hooks; "
+                "generate one, or do this outside of the block"
+            )
+
+
+def _config(kwargs: dict[str, Any]) -> Any:
+    return kwargs.get("generation_config")
 
 
 def _numbers(value: Any) -> set[int]:

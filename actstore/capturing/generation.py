@@ -126,7 +126,7 @@ def _refuse(wanted: Mapping[str, Any]) -> None:
         if (wanted.get(name) or 1) != 1:
             raise UsageError(
                 f"{name}={wanted[name]}: several sequences per example cannot be told apart by "
-                "hooks; capture with one, and sample again under another variant for more"
+                "hooks; capture with one, and again with another seed under another data set's name"
             )
     for name, reason in _UNFOLLOWED.items():
         if wanted.get(name) is not None:

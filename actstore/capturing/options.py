@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from os import PathLike
+from typing import Any, Literal, get_args
 
 from actstore.capturing.batching import BatchSize
 from actstore.capturing.example import Example, stream
@@ -44,11 +45,18 @@ class Options:
     settings: Mapping[str, Any]
 
     def check(self, *, generates: bool) -> None:
-        """Refuse what needs a response where none is generated.
+        """Refuse what is no choice, or needs a response where none is generated.
 
         Raises:
             UsageError: says what to give.
         """
+        for name, chosen, choices in (
+            ("padding_side", self.padding_side, get_args(Side)),
+            ("storage_dtype", self.storage_dtype, (None, *get_args(StorageType))),
+        ):
+            if chosen not in choices:
+                known = ", ".join(str(each) for each in choices)
+                raise UsageError(f"{name} {chosen!r} is unknown: use one of {known}")
         if not generates:
             late = [pool.text for pool in self.pools if pool.region == "response"]
             if late:
@@ -71,6 +79,13 @@ class Source:
     def __init__(
         self, examples: Iterable[Example | Mapping[str, Any]], first_k: int | None = None
     ) -> None:
+        if isinstance(examples, str | bytes | PathLike | Mapping) or not hasattr(
+            examples, "__iter__"
+        ):
+            raise UsageError(
+                f"examples: got {type(examples).__name__}, expected an iterable of mappings or a "
+                "data set (files are read by `actstore capture --data`)"
+            )
         self._given = examples
         self._first_k = first_k
         try:

@@ -225,6 +225,9 @@ class Renderer:
             )
         except Exception as problem:  # Jinja raises whatever a template's author chose
             said = " ".join(str(problem).split())
+            if type(problem).__name__ == "TemplateSyntaxError":  # nor would any other example do
+                line = getattr(problem, "lineno", "?")
+                raise UsageError(f"the chat template, line {line}: {said}") from problem
             raise ExampleError(
                 f"{example.where}: the chat template refuses the conversation: {said}"
             ) from problem

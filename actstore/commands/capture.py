@@ -463,14 +463,18 @@ def print_summary(
             }
         )
     else:
-        by_label = labels if labels is not None else summary.labels
+        by_label = labels if labels is not None else summary.labels  # those count examples
+        unit = " rows" if labels is not None else ""
         output.print_pairs(
             {
                 "model": summary.model,
                 "captured": f"{output.count(summary.examples, 'example')}{_skipped(summary)}",
                 "stored": f"{output.count(summary.rows, 'row')}, "
                 f"{output.size(summary.bytes)} of vectors, in {store}",
-                "labels": ", ".join(f"{label} {n:,}" for label, n in by_label.items()) or None,
+                "labels": ", ".join(
+                    f"{label} {n:,}{unit}" for label, n in by_label.items() if n or not unit
+                )
+                or None,
                 "no row": ", ".join(f"{pool} {n:,}" for pool, n in summary.empty.items()) or None,
                 "commit": summary.commit,
                 "run": f"{summary.run_id}{' (taken up again)' if summary.resumed else ''}",

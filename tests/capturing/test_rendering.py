@@ -140,6 +140,11 @@ def test_a_template_that_refuses_names_the_example() -> None:
         renderer.render(Example(id="a", question="q"))
 
 
+def test_a_template_that_is_none_stops_everything() -> None:
+    with pytest.raises(UsageError, match=r"the chat template, line 2: "):
+        Renderer(tokenizer("x\n{% for %}")).render(Example(id="a", question="q"))
+
+
 def test_without_a_template_texts_go_in_raw() -> None:
     renderer = Renderer(tokenizer(None))
     assert "no chat template" in renderer.notes[0]
