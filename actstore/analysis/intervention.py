@@ -81,10 +81,11 @@ def steering(
             return (steered(inputs[0]), *inputs[1:]), named
         return inputs, {**named, "hidden_states": steered(named["hidden_states"])}
 
+    # Ahead of other hooks, such as those that collect hidden states: they see what is passed on.
     if point.take == "output":
-        hook = point.module.register_forward_hook(after)
+        hook = point.module.register_forward_hook(after, prepend=True)
     else:
-        hook = point.module.register_forward_pre_hook(before, with_kwargs=True)
+        hook = point.module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
     try:
         yield
     finally:

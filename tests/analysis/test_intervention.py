@@ -55,7 +55,7 @@ def test_the_vector_is_added_at_its_layer_and_taken_away(vector: Any) -> None:
         inside = states(model)
     for layer in (0, 2, 3):
         assert torch.equal(before[layer], inside[layer]) == (layer == 0)
-    # Hooks run in the order in which they were added, steering first.
+    # Steering comes ahead of all other hooks.
     torch.testing.assert_close(inside[1], before[1] + 2.5 * VECTOR)
     for one, other in zip(before, states(model), strict=True):
         assert torch.equal(one, other)
@@ -158,3 +158,14 @@ def test_what_does_not_fit_is_refused_and_leaves_no_hook() -> None:
         pass
     for one, other in zip(before, states(model), strict=True):
         assert torch.equal(one, other)
+
+
+def test_hidden_states_that_a_model_collects_itself_are_steered_too() -> None:
+    model = llama()
+    with torch.no_grad():
+        # From the first call on, transformers' own hooks are there before ours.
+        before = model(IDS, output_hidden_states=True).hidden_states
+        with actstore.steering(model, VECTOR, 1, 2.5):
+            inside = model(IDS, output_hidden_states=True).hidden_states
+    assert torch.equal(before[1], inside[1])
+    torch.testing.assert_close(inside[2], before[2] + 2.5 * VECTOR)
