@@ -99,8 +99,8 @@ def train() -> None:
         first = file.readline().strip()
     say(
         f"""A Llama of {made["parameters"]:,} parameters learned in {made["steps"]} steps
-        ({time.perf_counter() - began:.0f} s) which of two numbers is larger, about as well as a
-        large model masters a hard benchmark. {QUESTIONS:,} new questions wait for it:"""
+        ({time.perf_counter() - began:.0f} s) which of two numbers is larger; not to perfection,
+        or there would be nothing to look for. {QUESTIONS:,} new questions wait for it:"""
     )
     print(first)
 
