@@ -251,7 +251,7 @@ class Listener:
         roles[np.isin(prompt, self._special) & real] = _ROLE["special"]
         roles[image] = _ROLE["image"]
         if self._bos is not None and prompt.shape[1]:
-            every, first = np.arange(len(prompt)), real.argmax(1)
+            every, first = np.arange(len(prompt)), (real & ~image).argmax(1)
             begins = (prompt[every, first] == self._bos) & real[every, first]
             roles[every[begins], first[begins]] = _ROLE["bos"]
         regions = {"prompt": real, "image": image, "all": real}

@@ -361,7 +361,7 @@ class Prompter:
         roles[np.isin(ids, self._special) & real] = _ROLE["special"]
         roles[image] = _ROLE["image"]
         if self._bos is not None:
-            first = real.argmax(1)
+            first = (real & ~image).argmax(1)  # PaliGemma puts images before it
             every = np.arange(len(ids))
             begins = (ids[every, first] == self._bos) & real[every, first]
             roles[every[begins], first[begins]] = _ROLE["bos"]

@@ -14,7 +14,7 @@ from actstore.capturing.blocks import find, points
 from actstore.capturing.calls import Listener, check_rows
 from actstore.capturing.example import from_dict
 from actstore.capturing.pooling import parse_pools
-from actstore.capturing.prompts import Prompter
+from actstore.capturing.prompts import ROLES, Prompter
 from actstore.errors import HookError
 from tests.capturing import families
 from tests.capturing.pictures import picture
@@ -120,3 +120,13 @@ def test_nothing_is_heard_before_and_after() -> None:
         assert heard.finish() == []
     assert "generate" not in model.__dict__
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_bos_behind_an_image_is_bos() -> None:
+    model, processor = families.build_vlm("paligemma")
+    given = {"id": "a", "question": "what is 1 ?", "image": picture(1)}
+    prompter = Prompter(model, processor, chat_template=False)
+    batch = prompter.batch([from_dict(given)])
+    (at,) = np.flatnonzero(batch.inputs["input_ids"][0].numpy() == families.BOS)
+    assert at > 0
+    assert batch.roles[0, at] == ROLES.index("bos")
