@@ -122,9 +122,9 @@ def test_nothing_is_heard_before_and_after() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_bos_behind_an_image_is_bos() -> None:
+def test_bos_behind_an_image_is_bos(tmp_path: Path) -> None:
     model, processor = families.build_vlm("paligemma")
-    given = {"id": "a", "question": "what is 1 ?", "image": picture(1)}
+    given = {"id": "a", "question": "what is 1 ?", "image": picture(tmp_path, "1.png")}
     prompter = Prompter(model, processor, chat_template=False)
     batch = prompter.batch([from_dict(given)])
     (at,) = np.flatnonzero(batch.inputs["input_ids"][0].numpy() == families.BOS)
