@@ -19,7 +19,7 @@ from benchmarks.measure import Outcome, machine
 NAMES = (
     *("full_read", "random_rows", "select", "sql_vectors", "write", "ingest"),
     *("memory", "size", "metadata_sql", "open_many", "cli_start", "hub_bytes", "probes"),
-    "batches",
+    *("batches", "capture"),
 )
 
 

@@ -6,11 +6,16 @@ are of mixed length. nnsight, TransformerLens and lmprobe take part where they a
 
 from __future__ import annotations
 
+import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -46,6 +51,7 @@ def run(corpus: Corpus) -> list[Outcome]:
             *_one_pass(model, tokenizer, prompts, rounds, folder),
             *_generation(model, tokenizer, prompts[:32], rounds),
             *_peers(model, tokenizer, prompts, rounds, folder),
+            *(_memory(folder / "model", length) for length in (256, 1024)),
         ]
 
 
@@ -225,6 +231,39 @@ def _peers(
         for peer in candidates
         if peer != "actstore"
     ]
+
+
+def _memory(folder: Path, length: int) -> Outcome:
+    """Peak memory of one batch with hooks, above that of the same batch without."""
+    # Each tensor in memory of its own, given back at once: what glibc keeps for later varies
+    # by more than is measured here.
+    plain = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    children = ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1)
+    with patch.dict(os.environ, plain), children:
+        bare, hooked = (
+            children.submit(_peak, folder, length, tapped).result() for tapped in (False, True)
+        )
+    return Outcome(
+        point=13,
+        what=f"peak memory above the bare pass, {BATCH} prompts of {length} tokens",
+        value=(hooked - bare) / 1e6,
+        unit=" MB",
+        at_most=100,
+        note=f"{bare / 1e6:.0f} MB without hooks, {hooked / 1e6:.0f} MB with them",
+    )
+
+
+def _peak(folder: Path, length: int, tapped: bool) -> int:
+    torch.set_num_threads(1)
+    model, _ = _load(folder)
+    ids = torch.randint(3, _WORDS, (BATCH, length), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.inference_mode():
+        if tapped:
+            list(_tapped(model, [inputs], list(range(LAYERS)), False))
+        else:
+            model.base_model(**inputs, use_cache=False)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _capture(model: Any, tokenizer: Any, prompts: list[str], store: Path) -> None:
