@@ -70,17 +70,17 @@ def parse_pools(specs: str | Sequence[str]) -> tuple[Pool, ...]:
     return tuple(found)
 
 
-def parse_exclude(specs: str | Sequence[str]) -> frozenset[str]:
-    """Return the kinds of token to leave out of means and maxima: ``bos``, ``special``.
+def parse_exclude(specs: str | Sequence[str], known: Sequence[str] = EXCLUSIONS) -> frozenset[str]:
+    """Return the kinds of token to leave out of means and maxima: words of ``known``.
 
     Raises:
         UsageError: another word.
     """
     words = specs.split(",") if isinstance(specs, str) else list(specs)
     found = frozenset(word.strip() for word in words) - {"", "none"}
-    unknown = sorted(found - set(EXCLUSIONS))
+    unknown = sorted(found - set(known))
     if unknown:
         raise UsageError(
-            f"exclude {', '.join(unknown)!r} is unknown: use {', '.join(EXCLUSIONS)} or none"
+            f"exclude {', '.join(unknown)!r} is unknown: use {', '.join(known)} or none"
         )
     return found

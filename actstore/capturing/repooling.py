@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from actstore.capturing.pooling import Pool, parse_pools
+from actstore.capturing.pooling import Pool, parse_exclude, parse_pools
 from actstore.capturing.token_rows import (
     REGIONS,
     ROLES,
@@ -118,7 +118,7 @@ def repool(
         CommitError: the store cannot be written.
     """
     wanted = _wanted(pools)
-    left_out = parse_exclusions(exclude)
+    left_out = parse_exclude(exclude, EXCLUSIONS)
     if sink_factor <= 1:
         raise UsageError(f"the sink factor must be above 1, got {sink_factor:g}")
     snapshot = open_snapshot(root, at)
@@ -186,22 +186,6 @@ def _wanted(pools: str | Sequence[str]) -> tuple[Pool, ...]:
                 "(single tokens are rows already)"
             )
     return wanted
-
-
-def parse_exclusions(specs: str | Sequence[str]) -> frozenset[str]:
-    """Return what to leave out of means and maxima: ``bos``, ``special``, ``sinks``.
-
-    Raises:
-        UsageError: another word.
-    """
-    words = specs.split(",") if isinstance(specs, str) else list(specs)
-    found = frozenset(word.strip() for word in words) - {"", "none"}
-    unknown = sorted(found - set(EXCLUSIONS))
-    if unknown:
-        raise UsageError(
-            f"exclude {', '.join(unknown)!r} is unknown: use {', '.join(EXCLUSIONS)} or none"
-        )
-    return found
 
 
 class _Worker:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from actstore.capturing import grading
 from actstore.capturing.engine import Captured
 from actstore.capturing.example import Example, ExampleKey
 from actstore.capturing.pooling import Pool
@@ -189,15 +190,7 @@ def describe(example: Example, prediction: str | None, label: str | None) -> dic
     }
     extra = {**example.extra, **{name: each for name, each in further.items() if each is not None}}
     return {
-        "example_id": example.id,
-        "example_index": example.index,
-        "split": example.split,
-        "task": example.task,
-        "mode": example.mode,
-        "variant": example.variant,
-        "question": example.question,
-        "oracle": example.oracle,
-        "prediction": prediction,
+        **grading.columns(example, prediction),
         "label": label,
         "source": example.source,
         "extra": json.dumps(extra, ensure_ascii=False, default=_plain) if extra else None,

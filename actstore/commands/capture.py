@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,8 +13,7 @@ from click.core import ParameterSource
 from actstore.commands import output
 from actstore.commands.exits import Exit
 from actstore.commands.options import json_option, pairs
-from actstore.commands.progress import counting
-from actstore.errors import MissingExtraError
+from actstore.commands.progress import counting, quiet
 
 if TYPE_CHECKING:
     from actstore.capturing.data import Questions
@@ -256,7 +253,7 @@ def command(store: Path, as_json: bool, **given: Any) -> int:
     if options["grade"] is not None:
         parse_grade(options["grade"])  # a mistyped one shall not wait for the model
     questions = _questions(options, recipe)
-    with _quiet():
+    with quiet():
         loaded, layers = _loaded(options, loading)
         with counting("capturing", hidden=as_json) as report:
 
@@ -405,26 +402,6 @@ def _values(texts: Sequence[str], option: str) -> dict[str, Any]:
         except json.JSONDecodeError:
             found[name] = text
     return found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' own bars and hints off a screen that is not a terminal."""
-    try:
-        from transformers.utils import logging
-    except ImportError:
-        raise MissingExtraError("capturing activations", "capture") from None
-    level = logging.get_verbosity()
-    shown = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _label(

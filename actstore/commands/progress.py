@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from actstore.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -96,3 +98,23 @@ def _progress() -> Progress:
         # The result follows on standard output; a finished bar would only stand in its way.
         transient=True,
     )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' own bars and hints off a screen that is not a terminal."""
+    try:
+        from transformers.utils import logging
+    except ImportError:
+        raise MissingExtraError("capturing activations", "capture") from None
+    level = logging.get_verbosity()
+    shown = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()

@@ -11,7 +11,7 @@ import click
 from actstore.commands import output
 from actstore.commands.exits import Exit
 from actstore.commands.options import at_option, json_option, store_argument
-from actstore.commands.progress import bar
+from actstore.commands.progress import bar, quiet
 
 if TYPE_CHECKING:
     from actstore.capturing.recompute import Recomputed
@@ -153,7 +153,6 @@ def _recompute(
     from actstore.capturing.data import open_questions
     from actstore.capturing.provenance import without_folders
     from actstore.capturing.recompute import captured_runs, recompute, run_dtype
-    from actstore.commands.capture import _quiet
 
     runs = captured_runs(snapshot, options["model_name"] or without_folders(model))
     examples = None
@@ -161,7 +160,7 @@ def _recompute(
         recipe = None if options["recipe"] is None else recipes.load(options["recipe"])
         examples = open_questions(options["data"], recipe=recipe, images=options["image_dir"])
     template = options["template_file"]
-    with _quiet():
+    with quiet():
         loaded = loading.load(
             model,
             revision=runs[-1].settings.get("revision"),
