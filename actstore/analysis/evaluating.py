@@ -12,6 +12,7 @@ import numpy as np
 
 from actstore.analysis import cells, linear, metrics
 from actstore.analysis.cells import Cell
+from actstore.analysis.crossing import Crossed
 from actstore.analysis.folds import Fold
 from actstore.analysis.linear import Linear, Method, Perceptron, Space, Standard
 from actstore.analysis.results import Permuted, Probe, Result
@@ -89,36 +90,88 @@ def _evaluate(job: Job, setting: Settings) -> Result:
         vectors = np.concatenate([vectors, tested])
     positive = joined(cell.positive, None if other is None else other.positive)
     groups = numbers(joined(cell.groups, None if other is None else other.groups))
+    crossed = len(job.divisions) > 1
     parts = [division.train for division in job.divisions]
-    if len(job.divisions) > 1:
+    if crossed:
         parts.append(np.arange(len(vectors)))
     standards = linear.standards(vectors, parts)
-    scores = np.full(len(vectors), np.nan)
-    shuffled_scores = None
+    if crossed and len(vectors) <= vectors.shape[1] and setting.method != "mlp":
+        trained = _together(job, setting, vectors, positive, standards)
+    else:
+        trained = _one_by_one(job, setting, vectors, positive, standards)
+    return _result(job, setting, positive, groups, trained, standards)
+
+
+class _Trained(NamedTuple):
+    """What came of a cell's divisions."""
+
+    scores: np.ndarray
+    """Of each row, by a probe that did not see it; NaN where there is none. ``[rows]``."""
+    shuffled: np.ndarray | None
+    """The same for each column of labels, the first being the real ones."""
+    model: np.ndarray | Perceptron
+    """To be kept, in terms of dimensions."""
+    intercept: float
+
+
+def _together(
+    job: Job,
+    setting: Settings,
+    vectors: np.ndarray,
+    positive: np.ndarray,
+    standards: Sequence[Standard],
+) -> _Trained:
+    """Cross-validate linear probes where rows are no more than dimensions."""
+    whole = standards[-1]
+    _standardise(vectors, whole, vectors)
+    crossed = Crossed(vectors, whole, standards[:-1], job.divisions)
+    model = _linear(crossed.whole, positive, setting)
+    fitted = crossed.whole.fitted(model.weights)[:, 0] + np.float32(model.intercepts[0])
+    scores = crossed.scores(positive, setting.method, setting.strength, fitted)
+    shuffled = None
     if job.shuffled is not None:
-        shuffled_scores = np.zeros((len(vectors), job.shuffled.shape[1] + 1), np.float32)
+        labels = np.column_stack([positive, job.shuffled])
+        shuffled = np.zeros(labels.shape, np.float32)
+        for number, division in enumerate(job.divisions):
+            space = crossed.space(number)
+            shuffled[division.test] = _fit_shuffled(space, labels[division.train], setting)
+    weights = crossed.whole.primal(model.weights[:, 0])
+    return _Trained(scores, shuffled, weights, float(model.intercepts[0]))
+
+
+def _one_by_one(
+    job: Job,
+    setting: Settings,
+    vectors: np.ndarray,
+    positive: np.ndarray,
+    standards: Sequence[Standard],
+) -> _Trained:
+    """Train and test each division by itself, then the probe to keep."""
+    scores = np.full(len(vectors), np.nan)
+    shuffled = None
+    if job.shuffled is not None:
+        shuffled = np.zeros((len(vectors), job.shuffled.shape[1] + 1), np.float32)
     ready = np.empty_like(vectors)
     trained = None
     for division, standard in zip(job.divisions, standards, strict=False):
-        space = _space(vectors, standard, division, ready)
+        _standardise(vectors, standard, ready)
+        space = Space.of(ready, division.train, division.test)
         trained = _fit(space, positive[division.train], setting)
         scores[division.test] = trained[1]
-        if shuffled_scores is not None and job.shuffled is not None:
+        if shuffled is not None and job.shuffled is not None:
             labels = np.column_stack([positive, job.shuffled])[division.train]
-            shuffled_scores[division.test] = _fit_shuffled(space, labels, setting, trained[1])
+            shuffled[division.test] = _fit_shuffled(space, labels, setting, trained[1])
     if len(job.divisions) > 1:
-        everything = Fold(parts[-1], np.empty(0, np.int64))
-        space = _space(vectors, standards[-1], everything, ready)
-        trained = _fit(space, positive, setting)
+        _standardise(vectors, standards[-1], ready)
+        every = np.arange(len(vectors))
+        trained = _fit(Space.of(ready, every, every[:0]), positive, setting)
     assert trained is not None
-    return _result(job, setting, positive, groups, scores, shuffled_scores, trained[0], standards)
+    return _Trained(scores, shuffled, *trained[0])
 
 
-def _space(vectors: np.ndarray, standard: Standard, division: Fold, ready: np.ndarray) -> Space:
-    """Return the division's rows standardised, in memory that the next one will use again."""
-    np.subtract(vectors, standard.mean, out=ready)
-    np.multiply(ready, 1 / standard.scale, out=ready)
-    return Space(ready, division.train, division.test)
+def _standardise(vectors: np.ndarray, standard: Standard, out: np.ndarray) -> None:
+    np.subtract(vectors, standard.mean, out=out)
+    np.multiply(out, 1 / standard.scale, out=out)
 
 
 def _fit(
@@ -128,22 +181,29 @@ def _fit(
     if setting.method == "mlp":
         network = linear.perceptron(space, positive, setting.strength, setting.seed)
         return (network, network.intercept), network.scores(space.test)
-    if setting.method == "logistic":
-        model = linear.logistic(space, positive, setting.strength, setting.seed)
-    elif setting.method == "ridge":
-        model = linear.ridge(space, positive[:, None], setting.strength)
-    else:
-        model = linear.mean_difference(space, positive[:, None])
+    model = _linear(space, positive, setting)
     offset = float(model.intercepts[0])
     scores = space.scores(model.weights)[:, 0].astype(np.float64) + offset
     return (space.primal(model.weights[:, 0]), offset), scores
 
 
+def _linear(space: Space, positive: np.ndarray, setting: Settings) -> Linear:
+    if setting.method == "logistic":
+        return linear.logistic(space, positive, setting.strength, setting.seed)
+    if setting.method == "ridge":
+        return linear.ridge(space, positive[:, None], setting.strength)
+    return linear.mean_difference(space, positive[:, None])
+
+
 def _fit_shuffled(
-    space: Space, labels: np.ndarray, setting: Settings, own: np.ndarray
+    space: Space, labels: np.ndarray, setting: Settings, own: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the test rows' scores for each column of labels, the first being the real ones."""
+    """Return the test rows' scores for each column of labels, the first being the real ones.
+
+    Those of an MLP are given as ``own`` and not trained for again.
+    """
     if setting.method == "mlp":
+        assert own is not None
         columns = [own]
         for column in range(1, labels.shape[1]):
             network = linear.perceptron(space, labels[:, column], setting.strength, setting.seed)
@@ -165,13 +225,12 @@ def _result(
     setting: Settings,
     positive: np.ndarray,
     groups: np.ndarray,
-    scores: np.ndarray,
-    shuffled_scores: np.ndarray | None,
-    model: tuple[np.ndarray | Perceptron, float],
+    trained: _Trained,
     standards: Sequence[Standard],
 ) -> Result:
     import pyarrow as pa
 
+    scores = trained.scores
     tested = np.sort(np.concatenate([division.test for division in job.divisions]))
     right = (scores > 0) == positive
     truth = positive[tested]
@@ -182,8 +241,8 @@ def _result(
         digest = f"{digest} {cells.rows_hash(job.other)}"
     crossed = len(job.divisions) > 1
     permuted = None
-    if shuffled_scores is not None and job.shuffled is not None:
-        permuted = _permuted(job.divisions, positive, job.shuffled, shuffled_scores)
+    if trained.shuffled is not None and job.shuffled is not None:
+        permuted = _permuted(job.divisions, positive, job.shuffled, trained.shuffled)
     return Result(
         place=job.cell.place,
         method=setting.method,
@@ -203,8 +262,8 @@ def _result(
             place=job.cell.place,
             method=setting.method,
             standard=standards[-1],
-            model=model[0],
-            intercept=model[1],
+            model=trained.model,
+            intercept=trained.intercept,
         ),
         table=table.take(pa.array(tested)),
         scores=scores[tested],

@@ -12,20 +12,19 @@ import importlib.util
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from actstore.analysis import newton
+from actstore.analysis.cholesky import Factor
 from actstore.errors import MissingExtraError
 
 Method = Literal["logistic", "mean-difference", "ridge", "mlp"]
 METHODS: tuple[Method, ...] = ("logistic", "mean-difference", "ridge", "mlp")
 
-_STEPS = 50
 _EPOCHS, _BATCH = 100, 32
 _BLOCK = 256
-_ENOUGH = 1e-2
-"""Change of a training row's score at which Newton's method stops: the error is its square."""
 
 
 class Standard(NamedTuple):
@@ -55,7 +54,8 @@ def standards(vectors: np.ndarray, parts: Sequence[np.ndarray]) -> list[Standard
         member[number, part] = 1
     counts = member.sum(1, dtype=np.float64)[:, None]
     # Moments about a value in the midst of each dimension: squares of offsets would drown it.
-    centre = vectors[:: max(1, len(vectors) // 64)].mean(0, dtype=np.float64).astype(np.float32)
+    # The median is in the midst even where a few rows are far out.
+    centre = np.median(vectors[:: max(1, len(vectors) // 64)], axis=0).astype(np.float32)
     sums = np.zeros((len(parts), vectors.shape[1]))
     squares = np.zeros_like(sums)
     for start in range(0, len(vectors), _BLOCK):
@@ -64,12 +64,18 @@ def standards(vectors: np.ndarray, parts: Sequence[np.ndarray]) -> list[Standard
         sums += chosen @ block
         squares += chosen @ np.square(block, out=block)
     means = sums / counts
-    deviations = np.sqrt(np.maximum(squares / counts - np.square(means), 0))
+    squares /= counts
+    deviations = np.sqrt(np.maximum(squares - np.square(means), 0))
+    means += centre
+    # Where a part lies far from the midst for its own width, float32 did lose digits.
+    for number, lost in enumerate(deviations < 1e-2 * np.sqrt(squares)):
+        if lost.any():
+            exact = vectors[np.ix_(parts[number], np.flatnonzero(lost))].astype(np.float64)
+            means[number, lost], deviations[number, lost] = exact.mean(0), exact.std(0)
     # A constant comes out with the deviation of its rounding error.
-    varies = deviations > 1e-6 * np.maximum(np.abs(centre), np.sqrt(squares / counts))
-    scales = np.where(varies, deviations, 1).astype(np.float32)
+    scales = np.where(deviations > 1e-6 * np.abs(means), deviations, 1)
     return [
-        Standard((centre + mean).astype(np.float32), scale)
+        Standard(mean.astype(np.float32), scale.astype(np.float32))
         for mean, scale in zip(means, scales, strict=True)
     ]
 
@@ -78,36 +84,63 @@ class Space:
     """Training rows and rows to score, standardised on the former.
 
     Args:
-        vectors: float32 ``[rows, width]``, standardised.
-        train: positions of the training rows.
+        gram: inner products of the training rows, ``[train, train]``; None where rows are so
+            many that they are worked on by dimension.
+        cross: inner products of the rows to score with them, ``[test, train]``.
+        vectors: float32 ``[rows, width]``, standardised; needed for weights of dimensions.
+        train: positions of the training rows among them.
         test: positions of the rows to score.
     """
 
-    def __init__(self, vectors: np.ndarray, train: np.ndarray, test: np.ndarray) -> None:
-        self._vectors = vectors
-        self._train = train
-        self._test = test
-        self.dual = len(train) <= vectors.shape[1]
-        """Whether rows are so few that the Gram matrix is the smaller one."""
-        if self.dual and len(test) <= len(train):
+    def __init__(
+        self,
+        gram: np.ndarray | None,
+        cross: np.ndarray | None,
+        vectors: np.ndarray | None = None,
+        train: np.ndarray | None = None,
+        test: np.ndarray | None = None,
+    ) -> None:
+        self._gram, self._cross = gram, cross
+        self._vectors, self._train, self._test = vectors, train, test
+        self._ridge: tuple[float, Factor] | None = None
+
+    @classmethod
+    def of(cls, vectors: np.ndarray, train: np.ndarray, test: np.ndarray) -> Space:
+        """Return the space of standardised vectors; by rows where those are the fewer."""
+        if len(train) > vectors.shape[1]:
+            return cls(None, None, vectors, train, test)
+        if len(test) <= len(train):
             # One matrix times its own transpose takes half the work of two matrices.
-            gram = vectors @ vectors.T
-            self.gram = gram[np.ix_(train, train)]
-            self.cross = gram[np.ix_(test, train)]
-        elif self.dual:
-            rows = self.train
-            self.gram = rows @ rows.T
-            self.cross = self.test @ rows.T
-        self._ridge: tuple[float, Any] | None = None
+            whole = vectors @ vectors.T
+            gram, cross = _picked(whole, train, train), _picked(whole, test, train)
+        else:
+            rows = _rows(vectors, train)
+            gram, cross = rows @ rows.T, _rows(vectors, test) @ rows.T
+        return cls(gram, cross, vectors, train, test)
+
+    @property
+    def dual(self) -> bool:
+        """Whether models have weights of rows, not of dimensions."""
+        return self._gram is not None
+
+    @property
+    def gram(self) -> np.ndarray:
+        """Inner products of the training rows, where :attr:`dual`."""
+        assert self._gram is not None
+        return self._gram
 
     @property
     def train(self) -> np.ndarray:
         """The training rows, ``[train, width]``."""
+        assert self._vectors is not None
+        assert self._train is not None
         return _rows(self._vectors, self._train)
 
     @property
     def test(self) -> np.ndarray:
         """The rows to score, ``[test, width]``."""
+        assert self._vectors is not None
+        assert self._test is not None
         return _rows(self._vectors, self._test)
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
@@ -116,7 +149,7 @@ class Space:
         Args:
             weights: ``[train, models]`` of the rows where :attr:`dual`, else ``[width, models]``.
         """
-        product: np.ndarray = (self.cross if self.dual else self.test) @ weights
+        product: np.ndarray = (self.test if self._cross is None else self._cross) @ weights
         return product
 
     def fitted(self, weights: np.ndarray) -> np.ndarray:
@@ -136,16 +169,13 @@ class Space:
             targets: float32 ``[train, models]`` with mean 0 in each column.
             penalty: of the squared weights.
         """
-        from scipy.linalg import cho_solve
-
         if self._ridge is None or self._ridge[0] != penalty:
             rows = None if self.dual else self.train
             matrix = self.gram.copy() if rows is None else rows.T @ rows
-            matrix[np.diag_indices_from(matrix)] += penalty + _slack(matrix)
-            self._ridge = penalty, _factor(matrix)
+            matrix[np.diag_indices_from(matrix)] += penalty + newton.slack(matrix)
+            self._ridge = penalty, Factor(matrix)
         right = targets if self.dual else self.train.T @ targets
-        found: np.ndarray = cho_solve(self._ridge[1], right, check_finite=False)
-        return found
+        return self._ridge[1].solve(right)
 
 
 class Linear(NamedTuple):
@@ -164,13 +194,24 @@ def mean_difference(space: Space, positive: np.ndarray) -> Linear:
         space: the rows.
         positive: bool ``[train, models]``.
     """
-    count = positive.sum(0)
-    rows = np.where(positive, 1 / count, -1 / (len(positive) - count)).astype(np.float32)
+    rows = difference_weights(positive)
     weights = rows if space.dual else space.train.T @ rows
-    fitted = space.fitted(weights)
-    sums = np.where(positive, fitted, 0).sum(0)
-    middle = (sums / count + (fitted.sum(0) - sums) / (len(positive) - count)) / 2
-    return Linear(weights, -middle)
+    return Linear(weights, -half_way(space.fitted(weights), positive))
+
+
+def difference_weights(positive: np.ndarray) -> np.ndarray:
+    """Return the rows' weights in the difference of the classes' means, ``[train, models]``."""
+    count = positive.sum(0)
+    found: np.ndarray = np.where(positive, 1 / count, -1 / (len(positive) - count))
+    return found.astype(np.float32)
+
+
+def half_way(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Return the score in the middle between the classes' mean scores, ``[models]``."""
+    count = positive.sum(0)
+    sums = np.where(positive, scores, 0).sum(0)
+    middle: np.ndarray = (sums / count + (scores.sum(0) - sums) / (len(positive) - count)) / 2
+    return middle
 
 
 def ridge(space: Space, positive: np.ndarray, strength: float) -> Linear:
@@ -201,101 +242,25 @@ def logistic(space: Space, positive: np.ndarray, strength: float, seed: int) -> 
         seed: for scikit-learn, where it is used.
     """
     if space.dual:
-        weights, intercept = _kernel_logistic(space.gram, positive, 1 / strength)
-    else:
-        from sklearn.linear_model import LogisticRegression
+        every = np.arange(len(positive))
+        task = newton.Task(every, space.gram, positive)
+        found = newton.solve(
+            [task], lambda weights, _: space.gram @ weights, len(every), 1 / strength
+        )
+        return Linear(found.weights, found.intercepts)
+    from sklearn.linear_model import LogisticRegression
 
-        model = LogisticRegression(C=strength, max_iter=2000, random_state=seed)
-        model.fit(space.train, positive)
-        weights, intercept = model.coef_[0], float(model.intercept_[0])
-    return Linear(weights[:, None].astype(np.float32), np.array([intercept]))
-
-
-def _kernel_logistic(
-    gram: np.ndarray, positive: np.ndarray, penalty: float
-) -> tuple[np.ndarray, float]:
-    """Minimise the logistic loss by Newton's method over the rows' weights."""
-    from scipy.linalg import cho_solve
-
-    rows = len(gram)
-    target = positive.astype(np.float32)
-    sign = 2 * target - 1
-    slack = _slack(gram)
-    # Where rows are nearly orthogonal, all scores end up near the same distance from 0:
-    # starting there saves the steps that lead there from 0.
-    size = float(np.mean(np.diagonal(gram)))
-    reach = _balance(size / penalty)
-    weight = np.full(rows, 1 / (2 + 2 * np.cosh(reach)), np.float32)
-    weights = np.zeros(rows, np.float32)
-    intercept = 0.0
-    scores = np.zeros(rows, np.float32)
-    loss = np.inf
-    ones = np.ones(rows, np.float32)
-    for step in range(_STEPS):
-        if step == 0:
-            residual = weight * sign * reach
-        else:
-            chance = _expit(scores)
-            weight = np.maximum(chance * (1 - chance), 1e-7)
-            residual = target - chance - penalty * weights
-        root = np.sqrt(weight)
-        matrix = gram * root
-        matrix *= root[:, None]
-        matrix[np.diag_indices_from(matrix)] += penalty + slack * weight
-        factor = _factor(matrix)
-        sides = np.stack([residual / root, root * ones], 1)
-        moves = root[:, None] * cho_solve(factor, sides, check_finite=False)
-        shift = (moves[:, 0].sum() + weights.sum()) / moves[:, 1].sum()
-        move = moves[:, 0] - shift * moves[:, 1]
-        change = gram @ move + shift
-        length = 1.0
-        while True:
-            tried = weights + length * move
-            level = scores + length * change
-            inner = float(tried @ (level - (intercept + length * shift)))
-            new = float(np.logaddexp(0, -sign * level).sum() + penalty / 2 * inner)
-            if step == 0 or new <= loss + 1e-6 * abs(loss) or length < 1e-3:
-                break
-            length /= 2
-        weights, scores, intercept, loss = tried, level, intercept + length * float(shift), new
-        if step and length * float(np.abs(change).max(initial=0)) < _ENOUGH * max(1.0, reach):
-            break
-    return weights, intercept
+    model = LogisticRegression(C=strength, max_iter=2000, random_state=seed)
+    model.fit(space.train, positive)
+    return Linear(model.coef_[0][:, None].astype(np.float32), model.intercept_.astype(float))
 
 
 def _rows(vectors: np.ndarray, places: np.ndarray) -> np.ndarray:
     return vectors if len(places) == len(vectors) else vectors[places]
 
 
-def _balance(size: float) -> float:
-    """Return the score ``z`` with ``z = size * expit(-z)``."""
-    low, high = 0.0, max(1.0, np.log1p(size) + 1)
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if middle < size / (1 + np.exp(middle)) else (low, middle)
-    return float(low)
-
-
-def _slack(matrix: np.ndarray) -> float:
-    """Return what float32 rounding may have taken from the smallest eigenvalue."""
-    return 1e-6 * float(np.mean(np.diagonal(matrix))) + 1e-12
-
-
-def _factor(matrix: np.ndarray) -> Any:
-    from scipy.linalg import LinAlgError, cho_factor
-
-    try:
-        return cho_factor(matrix, lower=True, check_finite=False)
-    except LinAlgError:
-        # Rounding went further than foreseen: float64 holds what float32 could not.
-        exact = matrix.astype(np.float64)
-        exact[np.diag_indices_from(exact)] += 1e-4 * float(np.mean(np.diagonal(exact)))
-        return cho_factor(exact, lower=True, check_finite=False)
-
-
-def _expit(values: np.ndarray) -> np.ndarray:
-    result: np.ndarray = 0.5 * (1 + np.tanh(values / 2))
-    return result
+def _picked(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    return matrix if len(rows) == len(columns) == len(matrix) else matrix[np.ix_(rows, columns)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,13 +321,14 @@ def perceptron(space: Space, positive: np.ndarray, strength: float, seed: int) -
 def threads(count: int | None) -> Iterator[None]:
     """Let arithmetic use ``count`` threads in each caller, or as many as it likes."""
     import scipy.linalg  # noqa: F401  limits reach only the libraries that are loaded
-    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     # Filters are the process's, so they are set before there are threads.
     with threadpool_limits(count), warnings.catch_warnings():
         # The number of steps is the setting: scores hardly move any more when it is reached.
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        # Told by its text, because scikit-learn takes two seconds to load and is not always
+        # used.
+        warnings.filterwarnings("ignore", "lbfgs failed to converge|Stochastic Optimizer: Maximum")
         yield
 
 

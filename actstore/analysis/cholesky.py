@@ -1,0 +1,83 @@
+"""Cholesky factors of symmetric matrices, made without holding Python's lock.
+
+SciPy's own wrappers hold it, so threads that factorise would wait for one another. The
+LAPACK routines that SciPy offers to compiled code are the same ones, and ctypes lets
+other threads run while it calls them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+_PREFIX = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
+_LOWER = ctypes.c_char(b"L")
+
+
+class Factor:
+    """The lower Cholesky factor of a matrix that is positive but for rounding.
+
+    Args:
+        matrix: float32, C-contiguous ``[rows, rows]``; its memory is used, what it held is lost.
+    """
+
+    def __init__(self, matrix: np.ndarray) -> None:
+        diagonal = np.diagonal(matrix).copy()
+        if not _factorise(matrix):
+            # Rounding went further than foreseen: float64 holds what float32 could not. What
+            # LAPACK calls the lower triangle is NumPy's upper one; the other is as it was.
+            exact = np.tril(matrix, -1).astype(np.float64)
+            exact += exact.T
+            matrix = exact
+            matrix[np.diag_indices_from(matrix)] = diagonal + 1e-4 * float(diagonal.mean())
+            if not _factorise(matrix):
+                raise ArithmeticError("a matrix of inner products is not positive")
+        self._factor = matrix
+
+    def solve(self, right: np.ndarray) -> np.ndarray:
+        """Return what the matrix makes into ``right``: ``[rows]`` or ``[rows, columns]``."""
+        dtype = self._factor.dtype
+        # LAPACK has columns where NumPy has rows.
+        found = np.array(right.T, dtype, order="C", copy=True)
+        rows = ctypes.c_int64(len(self._factor))
+        columns = ctypes.c_int64(found.size // max(1, len(self._factor)))
+        _call("potrs", dtype, _LOWER, rows, columns, self._factor, rows, found, rows)
+        return found.T
+
+
+def _factorise(matrix: np.ndarray) -> bool:
+    rows = ctypes.c_int64(len(matrix))
+    return _call("potrf", matrix.dtype, _LOWER, rows, matrix, rows) == 0
+
+
+def _call(name: str, dtype: np.dtype[Any], *arguments: Any) -> int:
+    """Call a routine of LAPACK, all of whose arguments are pointers; return its status.
+
+    Integers are given as 64 bits, whose first half is the number where 32 are read.
+    """
+    status = ctypes.c_int64()
+    _routine(_PREFIX[dtype] + name, len(arguments) + 1)(
+        *(
+            each.ctypes.data if isinstance(each, np.ndarray) else ctypes.addressof(each)
+            for each in (*arguments, status)
+        )
+    )
+    return status.value
+
+
+@cache
+def _routine(name: str, arguments: int) -> Callable[..., None]:
+    """Return one of the routines that SciPy documents for Cython."""
+    from scipy.linalg import cython_lapack
+
+    capsule = cython_lapack.__pyx_capi__[name]
+    name_of = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)
+    address_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
+    signature = name_of(("PyCapsule_GetName", ctypes.pythonapi))(capsule)
+    address = address_of(("PyCapsule_GetPointer", ctypes.pythonapi))(capsule, signature)
+    found: Callable[..., None] = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(address)
+    return found
