@@ -204,8 +204,8 @@ def finite_vectors(selection: Selection, place: Place) -> np.ndarray:
         rows = ", ".join(map(str, selection.rows[wrong[:_LISTED]].tolist()))
         raise TooFewRowsError(
             f"{place.text}: {len(wrong)} of {len(vectors)} vectors hold NaN or infinity (row_id "
-            f"{rows}{', …' if len(wrong) > _LISTED else ''}): leave them out with "
-            '--where "isfinite(norm)"'
+            f"{rows}{', …' if len(wrong) > _LISTED else ''}): leave them out with the condition "
+            '"isfinite(norm)" (--where, or where= from Python)'
         )
     return vectors
 

@@ -26,6 +26,7 @@ class Separation(NamedTuple):
     auroc: metrics.Estimate
     rows: int
     positives: int
+    folds: int
 
 
 class Separations(NamedTuple):
@@ -85,10 +86,12 @@ def by_layer(
             f"no layer has two examples of each class, {found.names[0]} and {found.names[1]}"
         )
     largest = max(result.rows for result in results)
+    least, most_folds = (pick(result.folds for result in results) for pick in (min, max))
+    counted = f"{least} folds" if least == most_folds else f"{least} to {most_folds} folds"
     return Separations(
         *found.names,
         tuple(results),
-        f"difference of means, {FOLDS} folds, up to {largest:,} rows a layer",
+        f"difference of means, {counted}, up to {largest:,} rows a layer",
     )
 
 
@@ -128,4 +131,4 @@ def _layer(selection: Selection, positive: np.ndarray) -> Separation | None:
     if not tested:
         return None
     estimate = metrics.auroc_interval(scores, positive, groups, tested)
-    return Separation(None, estimate, len(vectors), int(positive.sum()))
+    return Separation(None, estimate, len(vectors), int(positive.sum()), len(tested))

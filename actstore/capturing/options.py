@@ -79,12 +79,14 @@ class Source:
     def __init__(
         self, examples: Iterable[Example | Mapping[str, Any]], first_k: int | None = None
     ) -> None:
+        if hasattr(examples, "__arrow_c_stream__"):
+            examples = _records(examples)
         if isinstance(examples, str | bytes | PathLike | Mapping) or not hasattr(
             examples, "__iter__"
         ):
             raise UsageError(
-                f"examples: got {type(examples).__name__}, expected an iterable of mappings or a "
-                "data set (files are read by `actstore capture --data`)"
+                f"examples: got {type(examples).__name__}, expected an iterable of mappings, a "
+                "data set or a data frame (files are read by `actstore capture --data`)"
             )
         self._given = examples
         self._first_k = first_k
@@ -108,3 +110,14 @@ class Source:
     def read(self) -> Iterator[Example]:
         """Yield the examples from the first on."""
         return stream(islice(self._given, self._first_k))
+
+
+def _records(frame: Any) -> list[dict[str, Any]]:
+    """Return the rows of a table: of pandas, Polars, Arrow or whatever else speaks Arrow."""
+    import pyarrow as pa
+
+    table = pa.table(frame)
+    # pandas gives its index along; it is no column of the user's.
+    names = [name for name in table.column_names if not name.startswith("__index_level_")]
+    found: list[dict[str, Any]] = table.select(names).to_pylist()
+    return found

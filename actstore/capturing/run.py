@@ -61,7 +61,8 @@ def capture(
         model: a decoder of transformers, text only or with images; on any device.
         processor: its tokenizer, or its processor where it sees images.
         examples: mappings with ``id``, ``question`` and more (the fields of
-            :class:`~actstore.capturing.example.Example`), or a data set of such rows.
+            :class:`~actstore.capturing.example.Example`), or a data set or data frame (pandas,
+            Polars, Arrow) of such rows.
         store: folder of the store, made when missing.
         layers: ``all``, ``last``, ``0,6,12``, ``every-6``, ``0.25,0.5,0.75`` or numbers.
         sites: ``resid_post``, ``resid_pre``, ``mlp_in``, ``mlp_out``, ``attn_out``,

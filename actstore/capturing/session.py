@@ -293,6 +293,7 @@ class Session:
     def _window(self, window: Window, run: Run, sink: Sink) -> None:
         done: list[Captured] = []
         left_out: set[int] = set()
+        earlier = len(self._refused)
         self._refused += window.refused
         self._skipped += window.skipped
         for captured in self._runner.run(window):
@@ -306,6 +307,11 @@ class Session:
                 left_out.add(captured.positions[row])
             self._count(captured, bad)
             done.append(captured)
+        # Batches go by length; a reader looks for them in the order of the file.
+        order = {example.where: place for place, example in enumerate(window.taken)}
+        self._refused[earlier:] = sorted(
+            self._refused[earlier:], key=lambda each: order.get(each.example, 0)
+        )
         for example in window.taken:
             self._chain.add(example)
         sink.put(

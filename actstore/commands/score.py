@@ -24,7 +24,8 @@ from actstore.errors import UsageError
 )
 @choice_options
 @click.option(
-    "--label-column",
+    "--label",
+    "label_column",
     metavar="COLUMN",
     help="Column that says what is right; the one that the probe was trained on by default.",
 )

@@ -64,7 +64,7 @@ def probe(reader: Reader, files: Sequence[SourceFile]) -> Widths:
         files: all files of the run.
 
     Raises:
-        UsageError: every file says so (such as: no model is recorded).
+        UsageError: a file says so (such as: no model is recorded), and none has a row.
     """
     sites: dict[Place, Counter[int]] = {}
     layers: dict[tuple[str, str, int | None], Counter[int]] = {}
@@ -83,7 +83,7 @@ def probe(reader: Reader, files: Sequence[SourceFile]) -> Widths:
             for place, width in found:
                 sites.setdefault(place[:2], Counter())[width] += 1
                 layers.setdefault(place, Counter())[width] += 1
-    if problems and len(problems) == len(chosen):
+    if problems and not sites:
         raise problems[0]
     usual = {}
     for site, widths in sites.items():

@@ -36,6 +36,13 @@ def test_signal_and_none(tmp_path: Path) -> None:
     assert (signal.layer, signal.rows, signal.positives) == (1, 120, 60)
 
 
+def test_the_method_names_the_folds_that_there_were(tmp_path: Path) -> None:
+    with actstore.open(labelled(tmp_path / "many", (3,))) as store:
+        assert "5 folds" in separation.by_layer(store.select()).note
+    with actstore.open(labelled(tmp_path / "few", (3,), rows=6)) as store:
+        assert "3 folds" in separation.by_layer(store.select()).note
+
+
 def test_rows_of_one_question_stay_together(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     own = np.repeat(rng.standard_normal((20, 50)), 6, axis=0)

@@ -210,7 +210,9 @@ def test_float16_storage_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(1e5)
     summary = capture(model, tmp_path / "s", layers="0", storage_dtype="float16")
-    assert len(summary.refused) == 12
+    # In the order of the source, whatever order the batches had.
+    named = [each.example for each in summary.refused]
+    assert named == [f"example 'q{number}'" for number in range(12)]
     assert summary.rows == 0
 
 
@@ -235,6 +237,9 @@ def test_stored_types(tmp_path: Path, dtype: Any, storage: Any, expected: Any) -
 
 def test_examples_may_come_from_anything_that_can_be_iterated(tmp_path: Path, model: Any) -> None:
     import datasets
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
 
     def generated() -> Iterator[dict[str, Any]]:
         yield from QUESTIONS
@@ -245,10 +250,15 @@ def test_examples_may_come_from_anything_that_can_be_iterated(tmp_path: Path, mo
         "dataset": datasets.Dataset.from_list(plain),
         "iterable": datasets.Dataset.from_list(plain).to_iterable_dataset(),
         "tuple": tuple(plain),
+        "pandas": pd.DataFrame(plain, index=range(100, 100 + len(plain))),
+        "polars": pl.DataFrame(plain),
+        "arrow": pa.Table.from_pylist(plain),
     }
     for name, examples in given.items():
         summary = capture(model, tmp_path / name, examples, layers="last", first_k=5)
         assert summary.rows == 5, name
+        table = actstore.open(tmp_path / name).select().table(["extra"])
+        assert name == "generator" or table["extra"].null_count == 5, name
     found = [actstore.open(tmp_path / name).select().numpy() for name in given]
     assert all(np.array_equal(found[0], each) for each in found[1:])
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from actstore.errors import UsageError
 from actstore.ingestion.run import ingest
 from tests.ingestion.storing import Row, assert_rows, round_trip, stored_rows
 from tests.layouts import clt as layout
@@ -126,6 +127,13 @@ def test_queries_of_another_capture_are_refused(tmp_path: Path) -> None:
         "batch_2_y.pt",
     }
     assert "sample 2" in summary.refused[0].reason
+
+
+def test_without_a_model_it_says_so_once(tmp_path: Path) -> None:
+    layout.write_multi_target(tmp_path / "source")
+    with pytest.raises(UsageError, match="name it with --model"):
+        ingest(tmp_path / "source", tmp_path / "store")
+    assert not (tmp_path / "store").exists()
 
 
 def test_pooled_over_the_prompt(tmp_path: Path) -> None:
