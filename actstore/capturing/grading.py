@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -253,9 +254,7 @@ def find_words(text: str, wanted: str) -> tuple[int, int] | None:
         before = r"(?<![\w.,-])" if wanted[-1].isdigit() else before
     if wanted[-1].isdigit():
         after = r"(?!\w|[.,]\d)"  # 12 does not stand in 12.5 nor in 12,000
-    found = None
-    for found in re.finditer(before + re.escape(wanted) + after, "".join(folded)):  # noqa: B007
-        pass
+    found = _last(re.finditer(before + re.escape(wanted) + after, "".join(folded)))
     return (origin[found.start()], origin[found.end() - 1] + 1) if found else None
 
 
@@ -295,10 +294,13 @@ def _last_number(text: str) -> tuple[Fraction, tuple[int, int]] | None:
     return last
 
 
+def _last(matches: Iterator[re.Match[str]]) -> re.Match[str] | None:
+    found = deque(matches, maxlen=1)
+    return found[0] if found else None
+
+
 def _matched(pattern: re.Pattern[str], prediction: str, oracle: str) -> Grade:
-    last = None
-    for last in pattern.finditer(prediction):  # noqa: B007
-        pass
+    last = _last(pattern.finditer(prediction))
     if last is None:
         return Grade(None)
     group = 1 if pattern.groups else 0

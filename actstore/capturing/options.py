@@ -91,7 +91,7 @@ class Source:
         self._given = examples
         self._first_k = first_k
         try:
-            self._length: int | None = len(examples)  # type: ignore[arg-type]
+            self._length: int | None = len(examples)  # type: ignore[arg-type]  # or it raises
         except TypeError:
             self._length = None
 

@@ -51,7 +51,7 @@ class RemoteReader(io.RawIOBase):
         before = bytes(cut - start) if self._blank else self._fetch(start, cut)
         return before + self._from_tail(cut, stop)
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # any buffer
         found = self.read(len(buffer))
         buffer[: len(found)] = found
         return len(found)

@@ -385,6 +385,6 @@ def position(value: object) -> int | None:
     if isinstance(value, bool):
         return None
     try:
-        return operator.index(value)  # type: ignore[arg-type]
+        return operator.index(value)  # type: ignore[arg-type]  # or it raises
     except TypeError:
         return None

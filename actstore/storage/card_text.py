@@ -121,7 +121,7 @@ def _without(text: str, begin: str, end: str) -> tuple[str, str]:
 
 def _keys(front: str) -> dict[str, str] | None:
     """Return the lines of each top-level key as they are written; None where it is no mapping."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml  # type: ignore[import-untyped]  # has no types
 
     try:
         loaded: Any = yaml.safe_load(front)

@@ -66,7 +66,7 @@ class SelectionDataset(IterableDataset[Item]):
         self._rows = selection.rows
         self._selection: Selection | None = selection
         # Shared, so that workers that outlive a pass hear of the next one.
-        self._epoch = torch.tensor(settings.get("epoch") or 0).share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch = torch.tensor(settings.get("epoch") or 0).share_memory_()  # type: ignore[no-untyped-call]  # torch's
         self._state: dict[str, Any] | None = None
         self._live: Batches | None = None
         whole = Batches(selection, replace(self._settings, pin_memory=False))
