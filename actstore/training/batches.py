@@ -133,7 +133,13 @@ class Batches(Iterator[Batch]):
     def __next__(self) -> Batch:
         if self._ahead is None:
             self._ahead = self._begin()
-        batch, self._place = next(self._ahead)
+        try:
+            batch, self._place = next(self._ahead)
+        except StopIteration:
+            raise
+        except BaseException:
+            self._ahead = None  # the next call tries the same batch again
+            raise
         self._lane = self._lane._replace(skip=self._lane.workers - 1)
         return batch
 
@@ -146,6 +152,11 @@ class Batches(Iterator[Batch]):
     def __repr__(self) -> str:
         epoch, position = self._place
         return f"Batches(of {self._selection!r}, epoch {epoch}, position {position})"
+
+    @property
+    def plan(self) -> Plan:
+        """How the rows are dealt out."""
+        return self._plan
 
     @property
     def place(self) -> Place:
@@ -185,6 +196,7 @@ class Batches(Iterator[Batch]):
             self._plan,
             rows_hash=self._fingerprint(),
             commit=self._selection._snapshot.manifest.number,
+            epoch=self._settings.epoch,
         )
         mine = self._lane
         if found.lane is None:

@@ -130,7 +130,13 @@ class CltBatches(Iterator[CltBatch]):
         if self._ahead is None:
             depth = self._settings.prefetch
             self._ahead = Ahead(self._tasks(), _PREFETCH if depth is None else depth)
-        batch, self._moment = next(self._ahead)
+        try:
+            batch, self._moment = next(self._ahead)
+        except StopIteration:
+            raise
+        except BaseException:
+            self._ahead = None  # the next call tries the same batch again
+            raise
         return batch
 
     def __len__(self) -> int:
@@ -159,7 +165,12 @@ class CltBatches(Iterator[CltBatch]):
             rows_hash=self._fingerprint(),
             commit=self._snapshot.manifest.number,
         )
-        return {**found, "layers": self._layers(), "layers_done": self._moment.done}
+        return {
+            **found,
+            "layers": self._layers(),
+            "layers_done": self._moment.done,
+            "size": self._settings.size,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return :meth:`state`, under the name that torch uses."""
@@ -177,16 +188,24 @@ class CltBatches(Iterator[CltBatch]):
             self._plan,
             rows_hash=self._fingerprint(),
             commit=self._snapshot.manifest.number,
+            epoch=self._settings.epoch,
         )
         if state.get("layers") != self._layers():
             raise MismatchError(
                 f"the state belongs to other layers or targets, {state.get('layers')} (layer, its "
                 f"last target), these are {self._layers()}: use the same layers= and n_targets="
             )
+        moment = Moment(found.place, int(state["layers_done"]))
+        theirs = (state.get("size"), state["world_size"])
+        if moment.done and theirs != (self._settings.size, self._settings.world_size):
+            raise MismatchError(
+                f"the state stands between two layers of a batch of size={theirs[0]} with "
+                f"world_size={theirs[1]}: finish that batch with these before changing them"
+            )
         self.close()
         if self._settings.epoch is None:
             self._plan = replace(self._plan, first_epoch=found.first_epoch)
-        self._moment, self._ahead = Moment(found.place, int(state["layers_done"])), None
+        self._moment, self._ahead = moment, None
 
     def close(self) -> None:
         """Begin no further batches ahead of time."""

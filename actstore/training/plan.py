@@ -106,9 +106,10 @@ class Plan:
         number = 0
         position = place.position
         for epoch in epochs:
-            while position < self._limit:
-                start, stop, position = self._take(position)
-                after = Place(epoch + 1, 0) if position >= self._limit else Place(epoch, position)
+            limit = self._limit(position)
+            while position < limit:
+                start, stop, position = self._take(position, limit)
+                after = Place(epoch + 1, 0) if position >= limit else Place(epoch, position)
                 if start < stop:
                     if number % lanes == lane:
                         yield Step(epoch, start, stop, after)
@@ -141,25 +142,24 @@ class Plan:
     def _apart(self) -> bool:
         return self.ordering.shuffle == "blocks"
 
-    @property
-    def _limit(self) -> int:
-        """Position at which a pass ends."""
+    def _limit(self, position: int) -> int:
+        """Return the position at which a pass ends that goes on from the given one."""
+        rows = self.rows
         if self._apart:
             low, high = self._run(self.rank)
             # All runs are cut to the shortest: as many full batches for every rank.
-            return (
-                self.rows // self.world_size // self.size * self.size
-                if self.drop_last
-                else (high - low)
-            )
-        return self.rows // self._all * self._all if self.drop_last else self.rows
+            rows = self.rows // self.world_size if self.drop_last else high - low
+        if not self.drop_last:
+            return rows
+        # Counted from here: a state may come from batches of another size.
+        return position + max(0, rows - position) // self._all * self._all
 
     def _run(self, rank: int) -> tuple[int, int]:
         return rank * self.rows // self.world_size, (rank + 1) * self.rows // self.world_size
 
-    def _take(self, position: int) -> tuple[int, int, int]:
+    def _take(self, position: int, limit: int) -> tuple[int, int, int]:
         """Return this rank's next rows and the position after them."""
-        taken = min(self._all, self._limit - position)
+        taken = min(self._all, limit - position)
         if self._apart:
             first = self._run(self.rank)[0] + position
             return first, first + taken, position + taken
@@ -170,8 +170,9 @@ class Plan:
 
     def _count(self, position: int = 0) -> int:
         """Return how many batches this rank gets in one pass from a position on."""
-        full, rest = divmod(max(0, self._limit - position), self._all)
+        limit = self._limit(position)
+        full, rest = divmod(max(0, limit - position), self._all)
         if not rest:
             return full
-        start, stop, _ = self._take(position + full * self._all)
+        start, stop, _ = self._take(position + full * self._all, limit)
         return full + (start < stop)

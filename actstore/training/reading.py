@@ -172,11 +172,12 @@ class Reader:
     def _window(self, order: Blocks, epoch: int, number: int) -> Future[Window]:
         with self._lock:
             found = self._windows.get((epoch, number))
-            if found is None:
+            if found is None or (found.done() and found.exception()):
                 found = window_pool().submit(self._load, order, number)
                 self._windows[epoch, number] = found
                 while len(self._windows) > _WINDOWS:
-                    self._windows.popitem(last=False)[1].cancel()
+                    # Not cancelled: another batch may be waiting for it.
+                    self._windows.popitem(last=False)
             return found
 
     def _load(self, order: Blocks, number: int) -> Window:

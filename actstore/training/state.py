@@ -85,12 +85,26 @@ def pack(
     }
 
 
-def unpack(state: Mapping[str, Any], plan: Plan, *, rows_hash: str, commit: int) -> Found:
+def unpack(
+    state: Mapping[str, Any],
+    plan: Plan,
+    *,
+    rows_hash: str,
+    commit: int,
+    epoch: int | None = None,
+) -> Found:
     """Return where a state says to go on.
+
+    Args:
+        state: what :func:`pack` returned.
+        plan: how rows are dealt out.
+        rows_hash: :func:`fingerprint` of the rows.
+        commit: number of the store's commit.
+        epoch: number of the first pass, where one was asked for.
 
     Raises:
         UsageError: it is no state, or of another version of actstore.
-        MismatchError: it belongs to other rows or to another order.
+        MismatchError: it belongs to other rows, to another order or to an earlier pass.
     """
     try:
         version = state["version"]
@@ -121,6 +135,11 @@ def unpack(state: Mapping[str, Any], plan: Plan, *, rows_hash: str, commit: int)
         raise MismatchError(
             f"the state was saved with world_size={world_size}, this is {plan.world_size}: where "
             "blocks are shuffled each rank has rows of its own, so go on with as many ranks"
+        )
+    if epoch is not None and place.epoch < epoch:
+        raise MismatchError(
+            f"the state stands in pass {place.epoch}, before the first one that is asked for, "
+            f"epoch={epoch}: leave out epoch= to go on there, or state= to begin pass {epoch}"
         )
     return Found(place, first_epoch, lane)
 

@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from actstore import schema
 from actstore.errors import UsageError
 from actstore.querying.metadata import ROW_ID
+from actstore.training import state as states
 from actstore.training.batches import Batches, Settings
 from actstore.training.state import Lane
 
@@ -65,14 +66,18 @@ class SelectionDataset(IterableDataset[Item]):
         self._commit = snapshot.manifest.number
         self._rows = selection.rows
         self._selection: Selection | None = selection
-        # Shared, so that workers that outlive a pass hear of the next one.
-        self._epoch = torch.tensor(settings.get("epoch") or 0).share_memory_()  # type: ignore[no-untyped-call]  # torch's
-        self._state: dict[str, Any] | None = None
+        # Shared, so that workers that outlive a pass hear of the next one, and of states: the
+        # number of the pass, where to go on (its first pass, pass and position), how many
+        # states were loaded.
+        shared = torch.tensor([settings.get("epoch") or 0, -1, -1, -1, 0])
+        self._shared = shared.share_memory_()  # type: ignore[no-untyped-call]  # torch's
+        self._own_state: tuple[int, dict[str, Any]] | None = None
         self._live: Batches | None = None
         whole = Batches(selection, replace(self._settings, pin_memory=False))
         # Computed here once, and not by each worker.
         self._settings = replace(self._settings, normalise=whole.normalisation)
         self._origin = whole.state()
+        self._plan = whole.plan
         self._length = None if self._settings.epochs is None else len(whole)
         if state is not None:
             self.load_state_dict(state)
@@ -88,14 +93,14 @@ class SelectionDataset(IterableDataset[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
-        epoch = int(self._epoch)
+        epoch = self._epoch
         settings = replace(self._settings, epoch=epoch)
         lane = Lane()
         if worker is not None:
             lane = Lane(worker.id, worker.num_workers, worker.id)
             # A GPU is not to be touched in a worker: the loader pins what comes from them.
             settings = replace(settings, pin_memory=False)
-        state = self._state
+        state = self._loaded()
         if state is not None and state.get("first_epoch") != epoch:
             state = None
         # Now and not at the first item: loaders ask for the state before that.
@@ -106,7 +111,7 @@ class SelectionDataset(IterableDataset[Item]):
         """Say which pass comes next; each is in another order."""
         if epoch < 0:
             raise UsageError(f"passes are counted from 0, got {epoch}")
-        self._epoch.fill_(epoch)
+        self._shared[0] = epoch
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the iteration in this process stands.
@@ -116,31 +121,54 @@ class SelectionDataset(IterableDataset[Item]):
         """
         if self._live is not None:
             return self._live.state()
-        return dict(self._state or {**self._origin, "first_epoch": int(self._epoch)})
+        return dict(self._loaded() or {**self._origin, "first_epoch": self._epoch})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state when next iterated; it also sets the pass.
 
+        Workers that are there already hear of it too. Where nothing is left of the state's
+        pass and a later one was set, that one is next: torchdata's loader hands its states
+        on only when it is iterated, after :meth:`set_epoch`.
+
         Raises:
-            UsageError: it is no state. One of other rows is refused when it is used.
+            UsageError: it is no state.
+            MismatchError: it belongs to other rows or to another order.
         """
-        try:
-            self._epoch.fill_(int(state["first_epoch"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(
-                f"this is no state of batches ({error!r}): pass what .state_dict() or "
-                ".state_after() returned, unchanged"
-            ) from error
-        self._state, self._live = dict(state), None
+        found = states.unpack(
+            state, self._plan, rows_hash=self._origin["fingerprint"], commit=self._commit
+        )
+        plan = replace(self._plan, first_epoch=found.first_epoch)
+        left = plan.left(found.place)
+        _, workers, skip = found.lane or Lane()
+        over = left is not None and not len(range(skip, left, workers))
+        if not over or self._epoch < found.first_epoch + (self._settings.epochs or 0):
+            self._shared[0] = found.first_epoch
+        if get_worker_info() is None and found.lane is None:
+            self._shared[1:4] = torch.tensor([found.first_epoch, *found.place])
+            self._shared[4] += 1
+        self._own_state, self._live = (int(self._shared[4]), dict(state)), None
 
     def state_after(self, item: Item) -> dict[str, Any]:
         """Return the state in which the given batch, and all before it, are done.
 
         Right for any number of workers, however far these are ahead.
         """
-        epoch, position = item[_PLACE]
-        place = {"first_epoch": int(self._epoch), "epoch": epoch, "position": position}
-        return {**self._origin, **place}
+        first, epoch, position = item[_PLACE]
+        return {**self._origin, "first_epoch": first, "epoch": epoch, "position": position}
+
+    @property
+    def _epoch(self) -> int:
+        """Number of the next pass."""
+        return int(self._shared[0])
+
+    def _loaded(self) -> dict[str, Any] | None:
+        """Return the state to go on from: the one loaded here, or later ones for all workers."""
+        _, first, epoch, position, loads = self._shared.tolist()
+        if self._own_state is not None and self._own_state[0] == loads:
+            return self._own_state[1]
+        if first < 0:
+            return None
+        return {**self._origin, "first_epoch": first, "epoch": epoch, "position": position}
 
     def _items(self, batches: Batches) -> Iterator[Item]:
         for batch in batches:
@@ -163,5 +191,5 @@ def _item(batch: Batch, batches: Batches) -> Item:
         number = field.type != "string" and not column.null_count
         # Copied, because Arrow's memory must not be written to.
         item[field.name] = torch.tensor(column.to_numpy()) if number else column.to_pylist()
-    item[_PLACE] = tuple(batches.place)
+    item[_PLACE] = (batches.plan.first_epoch, *batches.place)
     return item

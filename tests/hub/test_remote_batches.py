@@ -10,12 +10,13 @@ import pytest
 from torch.utils.data import DataLoader
 
 import actstore
+from actstore.errors import HubError
 from actstore.hub.cache import RangeCache
 from actstore.querying.selection import Selection
 from actstore.store import Store
 from tests.hub.publishing import moved, publish, remote
 from tests.hub.pushing import push_to
-from tests.hub_server import Hub
+from tests.hub_server import Hub, faults
 from tests.querying.stores import layered
 
 pytestmark = pytest.mark.usefixtures("lfs", "quick_retries")
@@ -81,6 +82,22 @@ def test_a_pass_goes_on_in_the_middle_of_a_window(hub: Hub, root: Path, tmp_path
         np.array_equal(ours, theirs) for (_, ours), (_, theirs) in zip(rest, whole[7:], strict=True)
     )
     assert moved(hub) < 0.9 * BYTES  # two of twelve windows were given out before
+
+
+def test_after_a_broken_connection_the_same_batch_is_next(
+    hub: Hub, root: Path, tmp_path: Path
+) -> None:
+    whole = _batches(_far(hub, tmp_path))
+    begun = _far(hub, tmp_path, "another cache").batches(
+        100, shuffle=True, seed=4, columns=["row_id"]
+    )
+    found = [next(begun).table["row_id"].to_pylist() for _ in range(3)]
+    hub.faults.add(faults.status(500), times=None)
+    with pytest.raises(HubError):
+        found.extend(batch.table["row_id"].to_pylist() for batch in begun)
+    hub.faults.clear()
+    found += [batch.table["row_id"].to_pylist() for batch in begun]
+    assert found == [rows for rows, _ in whole]
 
 
 def test_workers_of_a_loader_open_the_repository_themselves(

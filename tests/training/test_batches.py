@@ -14,6 +14,7 @@ import pytest
 import actstore
 from actstore.errors import MismatchError, MixedVectorsError, TooFewRowsError, UsageError
 from actstore.querying.selection import Batch, Selection
+from actstore.storage.snapshot import Snapshot
 from actstore.training.batches import Batches
 from actstore.training.state import Lane
 from tests.querying import stores
@@ -194,6 +195,46 @@ def test_a_state_of_another_selection_or_seed_is_refused(selection: Selection) -
         _make(selection, state=state)
     with pytest.raises(UsageError, match="no state"):
         _make(selection, state={"step": 3})
+
+
+def test_a_state_of_an_earlier_pass_than_the_one_asked_for_is_refused(
+    selection: Selection,
+) -> None:
+    batches = _make(selection, shuffle=True, epochs=5)
+    for _ in range(25):
+        next(batches)
+    state = batches.state()
+    assert state["epoch"] == 1
+    with pytest.raises(MismatchError, match=r"pass 1, before .* epoch=2"):
+        _make(selection, shuffle=True, epoch=2, state=state)
+    assert len(_make(selection, shuffle=True, epoch=1, state=state)) == 13
+
+
+@pytest.mark.parametrize("order", [{}, {"shuffle": True}, {"shuffle": "blocks", "block": 7}])
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_after_an_error_the_same_batch_is_next(
+    selection: Selection, monkeypatch: pytest.MonkeyPatch, order: dict[str, Any], prefetch: int
+) -> None:
+    """Ctrl-C or a broken connection that is caught must not look like the end of the pass."""
+    monkeypatch.setattr("actstore.training.batches.WINDOW_BYTES", 30 * 16)
+    expected = _ids(_make(selection, **order))
+    gather = Snapshot.gather
+    broken = False
+
+    def reading(self: Snapshot, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        if broken:
+            raise KeyboardInterrupt
+        return gather(self, rows, out)
+
+    monkeypatch.setattr(Snapshot, "gather", reading)
+    batches = _make(selection, **order, prefetch=prefetch)
+    found = [next(batches).table["row_id"].to_pylist() for _ in range(3)]
+    broken = True
+    with pytest.raises(KeyboardInterrupt):
+        found.extend(batch.table["row_id"].to_pylist() for batch in batches)
+    broken = False
+    assert len(batches) == len(expected) - len(found)
+    assert found + _ids(batches) == expected
 
 
 def test_types(tmp_path: Path, selection: Selection) -> None:

@@ -108,6 +108,29 @@ def test_a_resumed_pass_equals_an_unbroken_one(store: actstore.Store, shuffle: b
         assert [(batch.layer, batch.rows.tolist()) for batch in again] == whole[taken:]
 
 
+def test_between_two_layers_of_a_batch_its_size_stays(store: actstore.Store) -> None:
+    """Layers that are done had the tokens of a batch of the old size, the others would not."""
+
+    def make(size: int, **more: Any) -> CltBatches:
+        return store.clt_batches(size, n_targets=2, shuffle=True, **more)
+
+    batches = make(10)
+    seen: Counter[tuple[int, int]] = Counter()
+    for batch in batches:
+        seen.update((batch.layer, row) for row in batch.rows.tolist())
+        state = batches.state()
+        if state["layers_done"]:
+            for other in ({"size": 5}, {"size": 20}, {"size": 10, "world_size": 2}):
+                with pytest.raises(MismatchError, match="between two layers"):
+                    make(**other, state=state)
+        elif state["position"] == 20:
+            break
+    for batch in make(4, state=state):
+        seen.update((batch.layer, row) for row in batch.rows.tolist())
+    assert set(seen.values()) == {1}
+    assert len(seen) == 5 * 37
+
+
 def test_each_matrix_is_read_once_for_all_its_targets(
     store: actstore.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

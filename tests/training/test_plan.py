@@ -121,6 +121,31 @@ def test_more_or_fewer_ranks_may_go_on() -> None:
         assert sorted(done + rest) == list(range(100))
 
 
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize(("size", "world"), [(5, 1), (7, 2), (10, 3), (29, 1)])
+def test_full_batches_only_where_the_size_is_another_now(
+    size: int, world: int, blocks: bool
+) -> None:
+    """As many for each rank, or ranks that wait for one another would wait for ever."""
+    begun = Place(0, 32)
+    counts = set()
+    for rank in range(world):
+        plan = Plan(
+            rows=90 * world if blocks else 90,
+            size=size,
+            ordering=BLOCKS if blocks else EXACT,
+            rank=rank,
+            world_size=world,
+            drop_last=True,
+            epochs=2,
+        )
+        steps = _steps(plan, begun)
+        assert {step.stop - step.start for step in steps} == {size}
+        assert plan.left(begun) == len(steps)
+        counts.add(len(steps))
+    assert len(counts) == 1
+
+
 def test_workers_take_turns_over_several_passes() -> None:
     plan = Plan(rows=50, size=8, ordering=EXACT, epochs=2)
     steps = _steps(plan)

@@ -129,6 +129,52 @@ def test_what_torchdata_asks_of_a_data_set(selection: Selection) -> None:
     assert _ids(again) == _plain(selection)
 
 
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_that_outlive_a_pass_hear_of_a_state(selection: Selection, context: str) -> None:
+    dataset = _dataset(selection)
+    loader = _loader(dataset, 2, persistent_workers=True, multiprocessing_context=context)
+    items = list(loader)
+    dataset.load_state_dict(dataset.state_after(items[3]))
+    assert _ids(loader) == _plain(selection)[4:]
+    dataset.set_epoch(1)
+    assert _ids(loader) == _plain(selection, epoch=1)
+    dataset.load_state_dict(dataset.state_after(items[-2]))  # a batch knows its pass
+    assert _ids(loader) == _plain(selection)[-1:]
+
+
+def test_a_state_at_the_end_of_a_pass_does_not_undo_the_next_one(selection: Selection) -> None:
+    """torchdata's loader loads states when it is iterated, so after set_epoch."""
+    dataset = _dataset(selection)
+    items = list(dataset)
+    for state in (dataset.state_dict(), dataset.state_after(items[-1])):
+        again = _dataset(selection)
+        again.set_epoch(1)
+        again.load_state_dict(state)
+        assert _ids(again) == _plain(selection, epoch=1)
+        again.set_epoch(0)
+        again.load_state_dict(state)
+        assert _ids(again) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.filterwarnings("ignore")  # torchdata's own
+def test_torchdata_goes_on_with_the_next_pass(
+    selection: Selection, workers: int, persistent: bool
+) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    options = {"num_workers": workers, "persistent_workers": persistent and workers > 0}
+    loader = stateful(_dataset(selection), batch_size=None, **options)
+    assert _ids(loader) == _plain(selection)
+    state = loader.state_dict()
+    dataset = _dataset(selection)
+    again = stateful(dataset, batch_size=None, **options)
+    again.load_state_dict(state)
+    for epoch in (1, 2):
+        dataset.set_epoch(epoch)
+        assert _ids(again) == _plain(selection, epoch=epoch)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.filterwarnings("ignore")  # torchdata's own
 def test_torchdata_resumes(selection: Selection, workers: int) -> None:
@@ -181,4 +227,4 @@ def test_errors_come_before_any_worker(selection: Selection) -> None:
     with pytest.raises(UsageError, match="-1"):
         dataset.set_epoch(-1)
     with pytest.raises(MismatchError, match="other rows"):
-        next(iter(_dataset(selection[:-1], state=dataset.state_dict())))
+        _dataset(selection[:-1], state=dataset.state_dict())
