@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from actstore.analysis.wording import readable
+
 WIDTH, HEIGHT = 460, 290
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 40
 GREY = 8
@@ -53,7 +55,7 @@ class Points(NamedTuple):
 
 def clean(text: str) -> str:
     """Return text as HTML: escaped, without characters that HTML does not have."""
-    return escape("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text))
+    return escape(readable(text))
 
 
 def lines(

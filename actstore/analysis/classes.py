@@ -31,6 +31,8 @@ def find(
     values: Iterable[object],
     positive: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
+    *,
+    option: str = "--label",
 ) -> Classes:
     """Decide on the classes.
 
@@ -42,6 +44,7 @@ def find(
         values: its values, one per row; None does not count.
         positive: value or values of the positive class.
         negative: the same for the negative class.
+        option: what names the column on the command line, for messages.
 
     Raises:
         TooFewRowsError: there is one value only, or none.
@@ -61,7 +64,7 @@ def find(
     if len(counts) < 2:
         raise TooFewRowsError(
             f"two classes are needed, and the rows have {_told(counts) or 'no ' + column}: give "
-            "them labels with `actstore label`, or name another column with --label"
+            f"them labels with `actstore label`, or name another column with {option}"
         )
     if not wanted and not others:
         if len(counts) > 2:

@@ -51,9 +51,9 @@ class LayerComparison:
     ambiguous: int
     """Rows that share their key with another row of the same side, and so are not matched."""
     mean_cosine: float | None
-    """Of the mean vectors; None where widths differ or a mean is zero."""
+    """Of the mean vectors; None where widths differ, a mean is zero or not known."""
     mean_distance: float | None
-    """L2, between the mean vectors; None where widths differ."""
+    """L2, between the mean vectors; None where widths differ or a dimension is never finite."""
     cosine: Spread | None
     """Over the matched pairs; None without any, or where widths differ."""
     distance: Spread | None
@@ -219,7 +219,9 @@ def _layer(
     if not finite.all():
         left, right = left[finite], right[finite]
     aligned = linear_cka(left, right)
-    means = [each[0].mean for each in moments]
+    # A dimension without a finite value has no mean: nothing can be said of the whole then.
+    means = [np.where(each[0].counts > 0, each[0].mean, np.nan) for each in moments]
+    apart = float(np.linalg.norm(means[0] - means[1])) if same else np.nan
     return LayerComparison(
         a=_first(a, places[0]),
         b=_first(b, places[1]),
@@ -230,7 +232,7 @@ def _layer(
         matched=len(paired[0]),
         ambiguous=ambiguous,
         mean_cosine=_cosine(*means) if same else None,
-        mean_distance=float(np.linalg.norm(means[0] - means[1])) if same else None,
+        mean_distance=apart if np.isfinite(apart) else None,
         cosine=_spread(cosines),
         distance=_spread(distances),
         cka=aligned.cka,
@@ -300,4 +302,4 @@ def _spread(values: np.ndarray | None) -> Spread | None:
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float | None:
     size = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return min(1.0, max(-1.0, float(a @ b) / size)) if size else None
+    return min(1.0, max(-1.0, float(a @ b) / size)) if np.isfinite(size) and size else None

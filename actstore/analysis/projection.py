@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from actstore.storage.snapshot import Snapshot
 
 _BLOCK = 1 << 20
+_LARGE = 1e37
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +32,12 @@ class Components:
     """Share of the variance along each, float64 ``[components]``."""
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
-        """Return float ``[rows, width]`` as coordinates, float32 ``[rows, components]``."""
-        return np.asarray((floats.widen(vectors) - self.mean) @ self.directions.T)
+        """Return float ``[rows, width]`` as coordinates, float32 ``[rows, components]``.
+
+        A row that is not finite has none, nor has one whose coordinates float32 cannot hold.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray((floats.widen(vectors) - self.mean) @ self.directions.T)
 
 
 def fit(vectors: np.ndarray, count: int = 2) -> Components:
@@ -50,10 +55,14 @@ def fit(vectors: np.ndarray, count: int = 2) -> Components:
     if not rows:
         raise TooFewRowsError("no vector is finite, so there is nothing to project")
     mean = wide.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centred = wide - mean
+    if float(np.abs(wide).max()) > _LARGE:  # the difference may be more than float32 holds
+        centred = np.subtract(wide, mean, dtype=np.float64)
+    else:
+        centred = wide - mean
     # Scaled, so that large values do not leave float32's range when they are squared.
     scale = float(np.abs(centred).max(initial=0)) or 1.0
-    centred /= np.float32(scale)
+    centred /= scale
+    centred = centred.astype(np.float32, copy=False)
     small = centred @ centred.T if rows < width else centred.T @ centred
     values, basis = np.linalg.eigh(small.astype(np.float64))
     values, basis = values[::-1], basis[:, ::-1]

@@ -14,13 +14,14 @@ from actstore.analysis.hovering import hover_texts
 from actstore.analysis.moments import measure
 from actstore.analysis.profiles import ClassCodes, NormProfile, class_codes, norms_by_layer
 from actstore.analysis.statistics import outlier_dimensions
+from actstore.analysis.wording import pooling_text
 from actstore.errors import AnalysisError, NotInStoreError, UsageError
 
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection
 
 PLACES = 6
-"""Models, sites and poolings that are shown."""
+"""Models, sites, poolings and regions that are shown."""
 PANELS = 4
 """Layers whose components are shown."""
 POINTS = 400
@@ -62,7 +63,7 @@ class OutlierDimensions(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """One model, site and pooling."""
+    """One model, site, pooling and region."""
 
     title: str
     rows: int
@@ -91,7 +92,7 @@ class Report:
     composition: list[dict[str, Any]]
     labels: dict[str | None, int]
     table: dict[str | None, dict[str | None, int]]
-    """Rows by task (the largest twelve) and label; empty where there are no tasks."""
+    """Rows by task and label, the largest first; empty where there are no tasks."""
     places: list[Place]
     left_out: int
     """Places that are not shown."""
@@ -117,7 +118,7 @@ def collect(
         NotInStoreError: there is no such column.
     """
     snapshot = selection.snapshot
-    names = ("model", "site", "pooling")
+    names = ("model", "site", "pooling", "region")
     groups = grouping.group(selection, names)
     groups.sort(key=lambda found: -len(found.places))
     shown = groups[:PLACES]
@@ -159,6 +160,9 @@ def _composition(selection: Selection, groups: list[grouping.Group]) -> list[dic
                 "rows": len(part),
             }
         )
+    if all(row["region"] is None for row in rows):
+        for row in rows:
+            del row["region"]
     return rows
 
 
@@ -177,7 +181,7 @@ def layer_list(layers: list[int | None]) -> str:
 def _counts(selection: Selection, column: str) -> dict[str | None, int]:
     found = selection.table([column])[column].value_counts().to_pylist()
     pairs = [(entry["values"], entry["counts"]) for entry in found]
-    pairs.sort(key=lambda pair: (-pair[1], pair[0] is None, pair[0] or ""))
+    pairs.sort(key=lambda pair: (-pair[1], grouping.order([pair[0]])))
     return dict(pairs)
 
 
@@ -191,8 +195,7 @@ def _table(selection: Selection, by: str) -> dict[str | None, dict[str | None, i
     found: dict[str | None, dict[str | None, int]] = {}
     for row in counted:
         found.setdefault(row["task"], {})[row[by]] = row["count_all"]
-    ordered = sorted(found.items(), key=lambda one: (-sum(one[1].values()), str(one[0])))
-    return dict(ordered[:12])
+    return dict(sorted(found.items(), key=lambda one: (-sum(one[1].values()), str(one[0]))))
 
 
 def _place(selection: Selection, by: str, key: dict[str, Any]) -> Place:
@@ -207,7 +210,15 @@ def _place(selection: Selection, by: str, key: dict[str, Any]) -> Place:
     ]
     separated, why_not = _separation(selection, by)
     return Place(
-        title=" · ".join(str(value) for value in key.values()),
+        title=" · ".join(
+            filter(
+                None,
+                (
+                    *(key["model"], key["site"]),
+                    pooling_text(key["pooling"], key["region"]),
+                ),
+            )
+        ),
         rows=len(selection),
         classes=classes,
         layers=layers,
@@ -228,14 +239,17 @@ def _panel(
     drawn = sampling.draw(here, POINTS)
     codes = classes.codes[places[np.searchsorted(here.rows, drawn.selection.rows)]]
     vectors = drawn.selection.numpy()
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.any():
+    if not np.isfinite(vectors).all(axis=1).any():
         return None
     components = projection.fit(vectors)
+    points = components.apply(vectors)
+    finite = np.isfinite(points).all(axis=1)
+    if not finite.any():
+        return None
     texts = hover_texts(drawn.selection)
     return Panel(
         layer,
-        components.apply(vectors[finite]),
+        points[finite],
         codes[finite],
         [texts[at] for at in np.flatnonzero(finite).tolist()],
         (float(components.explained[0]), float(components.explained[1])),
@@ -278,6 +292,7 @@ def _dimensions(
 def _rows_apart(
     selection: Selection, of_layer: np.ndarray, layers: list[int | None], norms: np.ndarray
 ) -> list[OutlierRow]:
+    norms = norms.astype(np.float64)
     medians = np.ones(len(layers))
     for number in range(len(layers)):
         known = norms[(of_layer == number) & np.isfinite(norms)]

@@ -9,12 +9,17 @@ import numpy as np
 
 from actstore.analysis import charts
 from actstore.analysis.charts import clean
+from actstore.analysis.wording import counted, shorten
 
 if TYPE_CHECKING:
     from actstore.analysis.report import Panel, Place, Report
 
 _CUT = 160
 _LABELS = 40
+_NAME = 80
+"""Longest name of a class."""
+_TASKS, _COLUMNS = 12, 8
+"""Tasks and labels that are counted against each other."""
 
 # Okabe and Ito's colours; the light ones are darkened on white, the dark ones lifted on black.
 _STYLE = """
@@ -46,6 +51,7 @@ th, td { text-align: left; padding: .28rem .6rem; border-bottom: 1px solid var(-
 th { background: var(--head); font-weight: 600; white-space: nowrap; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.t { min-width: 9rem; overflow-wrap: anywhere; }
+td, th, .key, h2 { unicode-bidi: plaintext; text-align: left; }
 .bar { background: var(--c0); height: .6rem; border-radius: 2px; min-width: 1px; }
 td.w { width: 40%; min-width: 4rem; vertical-align: middle; }
 .chart { display: block; width: 100%; height: auto; }
@@ -115,7 +121,7 @@ def page(report: Report) -> str:
 def _body(report: Report) -> Iterable[str]:
     yield f"<h1>{clean(report.name)}</h1>"
     yield (
-        f'<p class="soft">{report.rows:,} rows at commit {report.commit} of '
+        f'<p class="soft">{counted(report.rows)} at commit {report.commit} of '
         f"{clean(report.created_at)}</p>"
     )
     yield "<h2>Composition</h2>"
@@ -132,8 +138,8 @@ def _body(report: Report) -> Iterable[str]:
         yield from _place(place, report.by)
     if report.left_out:
         yield (
-            f'<p class="soft">{report.left_out:,} more of model, site and pooling, of fewer rows '
-            "each, are not shown: narrow the report to them.</p>"
+            f'<p class="soft">{report.left_out:,} more of model, site, pooling and region, of '
+            "fewer rows each, are not shown: narrow the report to them.</p>"
         )
 
 
@@ -145,7 +151,7 @@ def _labels(report: Report) -> Iterable[str]:
         bar = f'<div class="bar" style="width:{100 * count / most:.1f}%"></div>'
         share = f"{count / report.rows:.1%}"
         rows.append(
-            f'<tr><td class="t">{_value(name)}</td><td class="n">{count:,}</td>'
+            f'<tr><td class="t">{_value(_name(name))}</td><td class="n">{count:,}</td>'
             f'<td class="n">{share}</td><td class="w">{bar}</td></tr>'
         )
     left = len(report.labels) - len(rows)
@@ -155,20 +161,31 @@ def _labels(report: Report) -> Iterable[str]:
     yield '<div class="cards">'
     yield f'<div class="card">{counts}</div>'
     if report.table:
-        names = list(report.labels)[:8]
-        crossed: list[list[Any]] = [
-            [task, *(counted.get(name, 0) for name in names)]
-            for task, counted in report.table.items()
-        ]
-        header = ["task", *(f"no {report.by}" if name is None else str(name) for name in names)]
-        yield f'<div class="card">{_table(header, crossed)}</div>'
+        yield f'<div class="card">{_crossed(report)}</div>'
     yield "</div>"
+
+
+def _crossed(report: Report) -> str:
+    """Return the table of tasks against labels, and what it leaves out."""
+    names = list(report.labels)[:_COLUMNS]
+    rows: list[list[Any]] = [
+        [_name(task), *(counts.get(name, 0) for name in names)]
+        for task, counts in list(report.table.items())[:_TASKS]
+    ]
+    header = ["task", *(_name(name) or f"no {report.by}" for name in names)]
+    left = []
+    if len(report.table) > len(rows):
+        left.append(counted(len(report.table) - len(rows), "more task"))
+    if len(report.labels) > len(names):
+        left.append(f"{len(report.labels) - len(names):,} more of {report.by}")
+    more = f'<p class="soft">… and {clean(", ".join(left))}</p>' if left else ""
+    return _table(header, rows) + more
 
 
 def _place(place: Place, by: str) -> Iterable[str]:
     yield f"<h2>{clean(place.title)}</h2>"
-    finite = f", {place.nonfinite:,} with values that are not finite" if place.nonfinite else ""
-    yield f'<p class="soft">{place.rows:,} rows{finite}</p>'
+    finite = f", {place.nonfinite:,} with a norm that is not finite" if place.nonfinite else ""
+    yield f'<p class="soft">{counted(place.rows)}{finite}</p>'
     numbers = _colours(place)
     yield _legend(place, numbers)
     yield '<div class="cards">'
@@ -198,7 +215,8 @@ def _colours(place: Place) -> list[int]:
 
 def _legend(place: Place, numbers: Sequence[int]) -> str:
     keys = "".join(
-        charts.key(number, name) for number, name in zip(numbers, place.classes.names, strict=True)
+        charts.key(number, shorten(name, _NAME))
+        for number, name in zip(numbers, place.classes.names, strict=True)
     )
     return f'<div class="legend">{keys}</div>'
 
@@ -219,7 +237,8 @@ def _separation(place: Place) -> str:
         limits=(max(0.0, low), 1.02),
         rule=0.5,
     )
-    told = f"{found.positive} against {found.negative}: {found.note}; bars are 95 % intervals"
+    names = [shorten(name, _NAME) for name in (found.positive, found.negative)]
+    told = f"{' against '.join(names)}: {found.note}; bars are 95 % intervals"
     return _card("AUROC by layer", drawn, told)
 
 
@@ -264,7 +283,7 @@ def _outliers(place: Place) -> Iterable[str]:
             (
                 one.row["example_id"],
                 "?" if one.layer is None else str(one.layer),
-                one.row["label"],
+                _name(one.row["label"]),
                 one.row["question"],
                 one.row["norm"],
                 one.ratio,
@@ -291,6 +310,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         for row in rows
     )
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _name(value: object) -> str | None:
+    """Return a class or task, cut in its middle where it is very long; None where there is none."""
+    return None if value is None else shorten(str(value), _NAME)
 
 
 def _long(value: object) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from actstore.analysis.wording import counted
 from actstore.errors import TooFewRowsError, UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def draw(selection: Selection, most: int, *, seed: int = 0) -> Sample:
     """Return at most ``most`` rows, all equally likely to be among them."""
     total = len(selection)
     if total <= most:
-        return Sample(selection, f"{total:,} row{'' if total == 1 else 's'}")
+        return Sample(selection, counted(total))
     places = np.sort(np.random.default_rng(seed).choice(total, most, replace=False))
     return Sample(selection.take(places), f"{most:,} of {total:,} rows, drawn with seed {seed}")
 
@@ -51,10 +52,12 @@ def layer_values(selection: Selection) -> list[int | None]:
     return sorted(found, key=lambda layer: (layer is None, layer or 0))
 
 
-def require_one_place(selection: Selection) -> dict[str, str]:
-    """Return model, site and pooling of a selection, of each of which it has one.
+def require_one_place(selection: Selection) -> dict[str, str | None]:
+    """Return model, site, pooling and region of a selection, of each of which it has one.
 
     The embeddings, which are layer -1, go with the residual stream that they begin.
+    Vectors of two regions are as far apart as those of two poolings: a picture of both
+    would show the prompt against the response, whatever its title said.
 
     Raises:
         TooFewRowsError: it has no rows.
@@ -62,20 +65,23 @@ def require_one_place(selection: Selection) -> dict[str, str]:
     """
     if not len(selection):
         raise TooFewRowsError("there are no rows to show: loosen the condition")
-    found = {}
+    found: dict[str, str | None] = {}
     snapshot = selection.snapshot
     numbers = np.unique(np.searchsorted(snapshot.offsets, selection.rows, "right") - 1)
     shards = [snapshot.shards[number] for number in numbers.tolist()]
-    values = {
+    table = selection.table(["pooling", "region"])
+    values: dict[str, list[str | None]] = {
         "model": sorted({shard.model for shard in shards}),
         "site": sorted({shard.site for shard in shards}),
-        "pooling": sorted(selection.table(["pooling"])["pooling"].unique().to_pylist()),
+        "pooling": sorted(table["pooling"].unique().to_pylist()),
+        "region": sorted(table["region"].unique().to_pylist(), key=lambda name: name or ""),
     }
     if len(values["site"]) == 2 and values["site"][0] == "embeddings":
         values["site"] = values["site"][1:] if values["site"][1] in _STREAM else values["site"]
     for name, several in values.items():
         if len(several) > 1:
-            listed = ", ".join(several[:_LISTED]) + (", …" if len(several) > _LISTED else "")
+            told = [name or "not recorded" for name in several[:_LISTED]]
+            listed = ", ".join(told) + (", …" if len(several) > _LISTED else "")
             raise UsageError(
                 f"the rows have {len(several)} {name}s ({listed}), and one picture shows one: "
                 f"choose with --{name}, or select({name}=…)"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from actstore.analysis import classes, folds, metrics, sampling
+from actstore.analysis.wording import counted
 from actstore.errors import TooFewRowsError
 from actstore.storage import floats
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 FOLDS = 5
 SAMPLE = 2000
 """Rows of each layer at most."""
+_LARGE = 1e12
 
 
 class Separation(NamedTuple):
@@ -66,7 +68,7 @@ def by_layer(
     """
     sampling.require_one_place(selection)
     values = np.array(selection.table([label])[label].to_pylist(), object)
-    found = classes.find(label, values.tolist(), positive, negative)
+    found = classes.find(label, values.tolist(), positive, negative, option="--by")
     texts = np.array([None if value is None else str(value) for value in values], object)
     used = np.isin(texts, [*found.positive, *found.negative])
     kept, layers = selection.take(used), sampling.layers_of(selection)[used]
@@ -87,11 +89,11 @@ def by_layer(
         )
     largest = max(result.rows for result in results)
     least, most_folds = (pick(result.folds for result in results) for pick in (min, max))
-    counted = f"{least} folds" if least == most_folds else f"{least} to {most_folds} folds"
+    told = f"{least} folds" if least == most_folds else f"{least} to {most_folds} folds"
     return Separations(
         *found.names,
         tuple(results),
-        f"difference of means, {counted}, up to {largest:,} rows a layer",
+        f"difference of means, {told}, up to {counted(largest)} a layer",
     )
 
 
@@ -103,7 +105,10 @@ def _layer(selection: Selection, positive: np.ndarray) -> Separation | None:
         question if question is not None else f"\0{example}"
         for question, example in zip(table["question"], table["example_id"], strict=True)
     ]
-    groups = np.unique(np.array(texts, object)[finite].astype(str), return_inverse=True)[1]
+    texts = [text for text, kept in zip(texts, finite.tolist(), strict=True) if kept]
+    # Not as an array of text, which gives every question the room of the longest.
+    numbers = {text: number for number, text in enumerate(sorted(set(texts)))}
+    groups = np.array([numbers[text] for text in texts], np.int64)
     positive = positive[finite]
     if not finite.all():
         vectors = vectors[finite]
@@ -111,8 +116,12 @@ def _layer(selection: Selection, positive: np.ndarray) -> Separation | None:
     if fewest < 2:
         return None
     divided = folds.grouped(positive, groups, min(FOLDS, fewest), 0)
-    # Each fold's class sums are taken once; a direction needs all but its own fold's.
+    # Scale means nothing to an AUROC, and squares of such values leave float32's range.
+    largest = float(np.abs(vectors).max(initial=0))
+    if largest > _LARGE:
+        vectors /= np.float32(largest)
     vectors -= vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    # Each fold's class sums are taken once; a direction needs all but its own fold's.
     belongs = np.zeros((2, len(divided), len(vectors)), np.float32)
     for number, fold in enumerate(divided):
         for side in (0, 1):

@@ -83,6 +83,8 @@ def command(
 
 
 def _print(found: Comparison) -> None:
+    from actstore.analysis.comparison import SAMPLE
+
     across = f"; A and B differ in {', '.join(found.across)}" if found.across else ""
     click.echo(f"matched by {', '.join(found.matched_by)}{across}")
     click.echo()
@@ -105,9 +107,11 @@ def _print(found: Comparison) -> None:
         ambiguous = sum(one.ambiguous for one in found.layers)
         why = f", {ambiguous:,} of them because others share their key" if ambiguous else ""
         click.echo(f"{output.count(unmatched, 'row')} without a counterpart{why}")
-    sampled = [one for one in found.layers if one.cka is not None and one.cka_rows < one.matched]
-    if sampled:
-        click.echo(f"CKA is of {sampled[0].cka_rows:,} matched rows, evenly spread")
+    if any(one.cka is not None and one.matched > SAMPLE for one in found.layers):
+        click.echo(f"CKA is of {SAMPLE:,} matched rows of a layer at most, evenly spread")
+    broken = sum(min(SAMPLE, one.matched) - one.cka_rows for one in found.layers)
+    if broken:
+        click.echo(f"left out, for they are not finite: {output.count(broken, 'matched pair')}")
 
 
 def _row(columns: list[str], one: LayerComparison) -> list[object]:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-FILTERS = ("model", "dataset", "split", "task", "mode", "variant", "label", "site", "pooling")
+FILTERS = (
+    *("model", "dataset", "split", "task", "mode", "variant", "label", "site", "pooling"),
+    "region",
+)
 """Text columns that select and nearest filter by with an option of the same name."""
 
 

@@ -52,7 +52,13 @@ _SAMPLED = ("histogram", "heatmap", "pca", "similarity")
     "--positive",
     multiple=True,
     metavar="VALUE",
-    help="auroc: the positive class, all other values being negative; may be repeated.",
+    help="auroc: the positive class; may be repeated. Without either, there are two values.",
+)
+@click.option(
+    "--negative",
+    multiple=True,
+    metavar="VALUE",
+    help="auroc: the negative class; by default all other values.",
 )
 @click.option(
     "--report",
@@ -76,6 +82,7 @@ def command(
     target: Path,
     by: str,
     positive: tuple[str, ...],
+    negative: tuple[str, ...],
     report: Path | None,
     rows: int | None,
     as_json: bool,
@@ -92,7 +99,7 @@ def command(
       similarity  linear CKA between layers; of one layer, cosines between rows
       auroc       how well the label can be read off each layer, with intervals
 
-    A picture is of one model, site and pooling. Rows of large stores are sampled, and the
+    A picture is of one model, site, pooling and region. Rows of large stores are sampled, and the
     picture says so. The same rows give the same bytes.
 
     \b
@@ -109,8 +116,8 @@ def command(
         raise click.BadParameter(
             f"{target.name} should end in .png, .svg or .html", param_hint="-o"
         )
-    if (positive or report) and kind != "auroc":
-        raise click.UsageError("--positive and --report are for --kind auroc")
+    if (positive or negative or report) and kind != "auroc":
+        raise click.UsageError("--positive, --negative and --report are for --kind auroc")
     if rows is not None and kind not in _SAMPLED:
         raise click.UsageError(f"--rows is for --kind {', '.join(_SAMPLED)}")
     if report is not None:
@@ -118,7 +125,7 @@ def command(
     else:
         with actstore.open(store, at=at) as opened:
             selection = opened.select(where, **given_filters(filters))
-            figure = _draw(kind, selection, by or None, positive, rows)
+            figure = _draw(kind, selection, by or None, (positive, negative), rows)
             report_traffic(opened.traffic)
     plots.save(figure, target)
     if as_json:
@@ -130,14 +137,19 @@ def command(
 
 
 def _draw(
-    kind: str, selection: Selection, by: str | None, positive: tuple[str, ...], rows: int | None
+    kind: str,
+    selection: Selection,
+    by: str | None,
+    classes: tuple[tuple[str, ...], tuple[str, ...]],
+    rows: int | None,
 ) -> Figure:
     from actstore.analysis import plots
 
     if kind == "auroc":
         if by is None:
             raise UsageError("auroc needs a column with the classes: --by label")
-        return plots.auroc(selection, by=by, positive=positive or None)
+        positive, negative = classes
+        return plots.auroc(selection, by=by, positive=positive or None, negative=negative or None)
     if kind == "norms":
         return plots.norms(selection, by=by)
     sampled = {

@@ -121,7 +121,7 @@ def _fall_back(selection: Selection, target: Path | None, as_json: bool) -> int:
     """Write the report instead, say so in a sentence, and open it where somebody looks on."""
     from actstore.analysis import report
 
-    page = target if target is not None and target.suffix == ".html" else Path("report.html")
+    page = Path("report.html") if target is None else target.with_suffix(".html")
     found = report.collect(selection)
     report.write(found, page)
     output.note(

@@ -132,3 +132,15 @@ def test_values_that_are_not_finite_stay_out_of_cka(tmp_path: Path) -> None:
     assert one.cka == pytest.approx(1)
     assert one.cosine is not None
     assert one.cosine.mean == pytest.approx(1)
+
+
+def test_a_side_that_is_never_finite_has_no_mean(tmp_path: Path) -> None:
+    broken = np.full((6, 4), np.nan, np.float32)
+    stores.add(tmp_path, broken, mode=["a"] * 6)
+    stores.add(tmp_path, stores.vectors(6, 4, "float32", 0), mode=["b"] * 6)
+    with actstore.open(tmp_path) as store:
+        (found,) = compare(store.select(mode="a"), store.select(mode="b")).layers
+    # Not the distance from the origin, which is what a mean of nothing would give.
+    assert found.mean_distance is None
+    assert found.mean_cosine is None
+    assert found.matched == 6

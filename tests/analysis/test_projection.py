@@ -54,3 +54,10 @@ def test_rows_are_projected_in_blocks(tmp_path: Path) -> None:
         )
     np.testing.assert_allclose(points, components.apply(matrix), rtol=1e-5)
     assert sum(rows for _, rows in read) == 50
+
+
+def test_differences_that_float32_does_not_hold() -> None:
+    matrix = np.array([[3.3e38, 0], [3.3e38, 1], [-3.3e38, 0], [3.2e38, 2]], np.float32)
+    found = projection.fit(matrix)
+    assert np.isfinite(found.directions).all()
+    assert abs(found.directions[0, 0]) == pytest.approx(1)

@@ -96,3 +96,47 @@ def test_a_store_is_called_by_its_name_not_its_place(tmp_path: Path) -> None:
 )
 def test_layers_in_short(layers: list[int | None], text: str) -> None:
     assert report.layer_list(layers) == text
+
+
+@pytest.mark.parametrize("column", ["layer", "example_index", "position", "norm", "row_id"])
+def test_by_numbers_zero_among_them(column: str, tmp_path: Path) -> None:
+    numbers = [*range(11), None]
+    for layer in (0, 1):
+        matrix = stores.vectors(12, 6, "float16", layer)
+        stores.add(tmp_path, matrix, layer=layer, example_index=numbers, position=numbers)
+    with actstore.open(tmp_path) as store:
+        found = report.collect(store.select(), column)
+    assert sum(found.labels.values()) == 24
+    if column == "position":
+        assert list(found.labels) == numbers
+
+
+def test_regions_are_shown_apart(tmp_path: Path) -> None:
+    for seed, region in enumerate(("prompt", "response")):
+        stores.add(tmp_path, stores.vectors(12, 6, "float16", seed), region=[region] * 12)
+    with actstore.open(tmp_path) as store:
+        found = report.collect(store.select())
+    assert [place.title for place in found.places] == [
+        "org/model · resid_post · prompt.last",
+        "org/model · resid_post · response.last",
+    ]
+    assert [row["region"] for row in found.composition] == ["prompt", "response"]
+
+
+def test_tokens_are_not_titled_none(tmp_path: Path) -> None:
+    stores.add(tmp_path, stores.vectors(12, 6, "float16", 0), pooling=["none"] * 12)
+    with actstore.open(tmp_path) as store:
+        found = report.collect(store.select())
+    assert found.places[0].title == "org/model · resid_post · tokens"
+    assert "region" not in found.composition[0]
+
+
+def test_values_at_the_end_of_float32(tmp_path: Path) -> None:
+    matrix = np.clip(stores.vectors(40, 24, "float32", 0), -3, 3) * np.float32(1e38)
+    stores.add(tmp_path, matrix)
+    with actstore.open(tmp_path) as store:
+        found = report.collect(store.select())
+        assert report.write(found, tmp_path / "report.html").stat().st_size > 5000
+    (panel,) = found.places[0].panels
+    assert len(panel.points) > 30
+    assert np.isfinite(panel.points).all()

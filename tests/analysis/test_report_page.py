@@ -85,5 +85,32 @@ def test_pages_of_little_and_of_nothing(tmp_path: Path) -> None:
     with actstore.open(tmp_path) as store:
         assert "There are no rows" in page(report.collect(store.select("false")))
         html = page(report.collect(store.select()))
-    assert "3 with values that are not finite" in html
+    assert "3 with a norm that is not finite" in html
     assert "no two values of label" in html
+
+
+def test_what_a_table_leaves_out_is_said(tmp_path: Path) -> None:
+    stores.add(
+        tmp_path,
+        stores.vectors(60, 4, "float16", 0),
+        label=[f"label {number % 10}" for number in range(60)],
+        task=[f"task {number % 15}" for number in range(60)],
+    )
+    with actstore.open(tmp_path) as store:
+        html = page(report.collect(store.select()))
+    assert "… and 3 more tasks, 2 more of label" in html
+
+
+def test_one_row_and_names_that_differ_at_their_ends(tmp_path: Path) -> None:
+    stores.add(tmp_path / "one", stores.vectors(1, 4, "float16", 0))
+    with actstore.open(tmp_path / "one") as store:
+        html = page(report.collect(store.select()))
+    assert "1 row at commit" in html
+    assert "1 rows" not in html
+    long = "the same beginning of both classes " * 9
+    labels = [long + "left", long + "right"] * 6
+    stores.add(tmp_path / "two", stores.vectors(12, 4, "float16", 0), label=labels)
+    with actstore.open(tmp_path / "two") as store:
+        html = page(report.collect(store.select()))
+    cells = re.findall(r"<td[^>]*>(the same[^<]*)</td>", html)
+    assert len(set(cells)) == 2

@@ -41,7 +41,12 @@ def test_one_place_is_required(tmp_path: Path) -> None:
     stores.add(tmp_path, stores.vectors(3, 8, "float16", 0), model="other")
     with actstore.open(tmp_path) as store:
         place = sampling.require_one_place(store.select(model="other"))
-        assert place == {"model": "other", "site": "resid_post", "pooling": "last"}
+        assert place == {
+            "model": "other",
+            "site": "resid_post",
+            "pooling": "last",
+            "region": None,
+        }
         with pytest.raises(UsageError, match=r"2 models \(org/model, other\).*--model"):
             sampling.require_one_place(store.select())
         with pytest.raises(TooFewRowsError):
@@ -58,3 +63,12 @@ def test_embeddings_go_with_the_stream_that_they_begin(tmp_path: Path) -> None:
     stores.add(tmp_path, stores.vectors(5, 8, "float16", 9), site="mlp_out")
     with actstore.open(tmp_path) as store, pytest.raises(UsageError, match="3 sites"):
         sampling.require_one_place(store.select())
+
+
+def test_regions_are_places_too(tmp_path: Path) -> None:
+    for seed, region in enumerate(("prompt", "response")):
+        stores.add(tmp_path, stores.vectors(3, 8, "float16", seed), region=[region] * 3)
+    with actstore.open(tmp_path) as store:
+        with pytest.raises(UsageError, match=r"2 regions \(prompt, response\).*--region"):
+            sampling.require_one_place(store.select())
+        assert sampling.require_one_place(store.select(region="prompt"))["region"] == "prompt"

@@ -76,3 +76,21 @@ def test_a_sample_keeps_rows_and_labels_together(tmp_path: Path) -> None:
         (found,) = separation.by_layer(store.select(), most=100).layers
     assert found.rows == 100
     assert found.auroc.value > 0.99
+
+
+def test_scale_means_nothing(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = ["b" if number % 2 else "a" for number in range(60)]
+    matrix = rng.standard_normal((60, 20)).clip(-3, 3).astype(np.float32)
+    matrix[1::2, 0] += 0.3
+    for layer, scale in ((0, 1.0), (1, 2.0**120)):
+        stores.add(
+            tmp_path,
+            matrix * np.float32(scale),
+            layer=layer,
+            label=labels,
+            task=[None] * 60,
+        )
+    with actstore.open(tmp_path) as store:
+        small, large = separation.by_layer(store.select()).layers
+    assert small.auroc == pytest.approx(large.auroc, abs=0.005)

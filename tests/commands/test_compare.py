@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.commands.conftest import LAYERS, Command, vectors
+from tests.querying import stores
 
 
 def test_two_conditions(actstore: Command, store: Path) -> None:
@@ -52,3 +53,16 @@ def test_what_is_refused(
     done = actstore("compare", store, *words)
     assert done.code == code
     assert told in done.err
+
+
+def test_pairs_that_are_not_finite_are_not_called_a_sample(
+    actstore: Command, tmp_path: Path
+) -> None:
+    matrix = stores.vectors(9, 4, "float32", 0)
+    stores.add(tmp_path, matrix, mode=["a"] * 9)
+    matrix = matrix + 1
+    matrix[2] = np.inf
+    stores.add(tmp_path, matrix, mode=["b"] * 9)
+    out = actstore("compare", tmp_path, "--a", "mode = 'a'", "--b", "mode = 'b'").out
+    assert "left out, for they are not finite: 1 matched pair" in out
+    assert "evenly spread" not in out

@@ -9,6 +9,7 @@ import pytest
 
 from actstore.commands.plot import KINDS
 from tests.commands.conftest import Command
+from tests.querying import stores
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -63,3 +64,27 @@ def test_what_is_refused(
     assert done.code == code
     assert told in done.err
     assert not (tmp_path / "a.svg").exists()
+
+
+def test_both_classes_can_be_named(actstore: Command, tmp_path: Path) -> None:
+    labels = [("a", "b", "c")[number % 3] for number in range(60)]
+    stores.add(tmp_path / "s", stores.vectors(60, 6, "float16", 0), label=labels)
+    words = ("plot", tmp_path / "s", "--kind", "auroc", "-o", tmp_path / "a.svg", "--json")
+    document = json.loads(actstore(*words, "--positive", "c", "--negative", "a").out)
+    assert document["title"].startswith("c against a · ")
+    told = actstore(*words).err
+    assert "--positive" in told
+    assert "--negative" in told
+    assert "another column with --by" in actstore(*words, "label = 'a'").err
+
+
+def test_regions_are_told_apart(actstore: Command, tmp_path: Path) -> None:
+    for seed, region in enumerate(("prompt", "response")):
+        matrix = stores.vectors(12, 6, "float16", seed)
+        stores.add(tmp_path / "s", matrix, region=[region] * 12)
+    words = ("plot", tmp_path / "s", "--kind", "pca", "-o", tmp_path / "a.svg", "--json")
+    refused = actstore(*words)
+    assert refused.code == 2
+    assert "2 regions" in refused.err
+    title = json.loads(actstore(*words, "--region", "prompt").out)["title"]
+    assert "prompt.last" in title

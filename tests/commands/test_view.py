@@ -32,3 +32,6 @@ def test_without_the_viewer_there_is_a_report(
     assert "pip install 'actstore[view]'" in done.err
     assert len(done.err.splitlines()) == 1
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    # What was to be beside others is beside them, under its own name.
+    assert actstore("view", store, "-o", tmp_path / "shared" / "viewer.zip").code == 0
+    assert (tmp_path / "shared" / "viewer.html").exists()

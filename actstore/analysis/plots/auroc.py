@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actstore.analysis import sampling, separation
 from actstore.analysis.plots import style
+from actstore.analysis.wording import counted, shorten
 from actstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +32,11 @@ class Point(NamedTuple):
 
 
 def auroc(
-    selection: Selection, *, by: str = "label", positive: str | Sequence[str] | None = None
+    selection: Selection,
+    *,
+    by: str = "label",
+    positive: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] | None = None,
 ) -> Figure:
     """Return the AUROC by layer along the difference of class means, cross-validated.
 
@@ -40,9 +45,9 @@ def auroc(
         UsageError: several models, sites or poolings, or more than two classes.
     """
     place = sampling.require_one_place(selection)
-    found = separation.by_layer(selection, by, positive=positive)
+    found = separation.by_layer(selection, by, positive=positive, negative=negative)
     points = [Point("", one.layer, *one.auroc) for one in found.layers]
-    title = f"{found.positive} against {found.negative} · {style.subject(place)}"
+    title = f"{_against([found.positive, found.negative])} · {style.subject(place)}"
     return draw(points, title, found.note + "; bars: 95 % intervals")
 
 
@@ -64,7 +69,7 @@ def auroc_of_report(path: str | Path) -> Figure:
             f"{file}: no report of a probe ({type(error).__name__}: {error}); "
             "`actstore probe STORE --out DIR` writes DIR/report.json"
         ) from error
-    return draw(points, title, f"up to {rows:,} rows a layer; bars: 95 % intervals")
+    return draw(points, title, f"up to {counted(rows)} a layer; bars: 95 % intervals")
 
 
 def points_of(document: Any) -> tuple[list[Point], int]:
@@ -94,11 +99,15 @@ def points_of(document: Any) -> tuple[list[Point], int]:
 
 def _title(result: dict[str, Any]) -> str:
     classes = [" or ".join(result.get(side) or ()) for side in ("positive", "negative")]
-    told = " against ".join(classes) if all(classes) else ""
+    told = _against(classes) if all(classes) else ""
     model = str(result.get("model", "")).rsplit("/", 1)[-1]
     return " · ".join(
         filter(None, [f"AUROC of probes: {told}" if told else "AUROC of probes", model])
     )
+
+
+def _against(classes: Sequence[str]) -> str:
+    return " against ".join(shorten(name, 32) for name in classes)
 
 
 def draw(points: Sequence[Point], title: str, note: str) -> Figure:

@@ -10,6 +10,7 @@ from actstore.analysis import sampling
 from actstore.analysis.moments import measure
 from actstore.analysis.plots import style
 from actstore.analysis.profiles import class_codes
+from actstore.analysis.wording import counted
 from actstore.errors import MixedVectorsError, TooFewRowsError
 
 if TYPE_CHECKING:
@@ -48,18 +49,20 @@ def heatmap(selection: Selection, *, by: str | None = "label", rows: int = ROWS)
         moments = measure(sample.snapshot, sample.rows)
         if len({one.width for one in moments}) > 1:
             raise MixedVectorsError("the rows have vectors of several widths: select one model")
-        lines.append(moments[0].rms)
+        # A dimension without a finite value has no size; zero would be a statement about it.
+        lines.append(np.where(moments[0].counts > 0, moments[0].rms, np.nan))
     if len({len(line) for line in lines}) > 1:
         raise MixedVectorsError("the layers have vectors of several widths: select one model")
     width = len(lines[0])
     bins = min(width, _COLUMNS)
     edges = np.linspace(0, width, bins + 1).astype(int)
-    grid = np.stack([np.maximum.reduceat(line, edges[:-1]) for line in lines])
+    grid = np.stack([np.fmax.reduceat(line, edges[:-1]) for line in lines])
     positive = grid[np.isfinite(grid) & (grid > 0)]
     if not len(positive):
         raise TooFewRowsError("every value is zero or not finite, so there is nothing to draw")
     with style.styled():
         from matplotlib.colors import LogNorm
+        from matplotlib.ticker import MaxNLocator
 
         figure = style.picture(7.5, min(9, max(2.6, 1.6 + 0.16 * len(lines))))
         axes = figure.add_subplot()
@@ -78,11 +81,14 @@ def heatmap(selection: Selection, *, by: str | None = "label", rows: int = ROWS)
         else:
             style.layer_ticks(axes, layers, axis="y")
         axes.set_xlabel("dimension")
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         figure.colorbar(image, ax=axes, label="root mean square")
-        note = f"up to {largest:,} rows a line"
+        note = f"up to {counted(largest)} a line"
         if bins < width:
-            note += f"; each column shows the largest of {width / bins:.0f} dimensions"
-        if not (grid > 0).all():
-            note += "; white: nothing but zeros" if np.isfinite(grid).all() else "; white: no value"
+            note += f"; each column shows the largest of up to {-(-width // bins)} dimensions"
+        white = ["nothing but zeros"] if (grid == 0).any() else []
+        white += ["no finite value"] if np.isnan(grid).any() else []
+        if white:
+            note += f"; white: {' or '.join(white)}"
         style.finish(figure, f"Size of dimensions · {style.subject(place, layers)}", note)
     return figure

@@ -11,6 +11,7 @@ import numpy as np
 from actstore.analysis import sampling
 from actstore.analysis.plots import style
 from actstore.analysis.profiles import class_codes
+from actstore.analysis.wording import counted
 from actstore.errors import TooFewRowsError
 from actstore.querying import scoring
 
@@ -43,12 +44,14 @@ def histogram(selection: Selection, *, by: str | None = "label", rows: int = ROW
     found = class_codes(part, by)
     edges = np.linspace(*_limits(part), _BINS + 1)
     counts = np.zeros((len(found.names), _BINS))
-    totals, outside = np.zeros(len(found.names)), 0
+    totals, outside, nonfinite = np.zeros(len(found.names)), 0, 0
     for start, values in _values(part):
         codes = found.codes[start : start + len(values)]
         for code in np.unique(codes).tolist():
             flat = values[codes == code].ravel()
-            flat = flat[np.isfinite(flat)]
+            known = np.isfinite(flat)
+            nonfinite += int(known.size - np.count_nonzero(known))
+            flat = flat[known]
             inside = np.histogram(flat, edges)[0]
             counts[code] += inside
             totals[code] += len(flat)
@@ -71,9 +74,11 @@ def histogram(selection: Selection, *, by: str | None = "label", rows: int = ROW
         axes.set_ylabel("density")
         style.legend(figure, axes)
         layers = sampling.layer_values(part)
-        note = f"{drawn.note}, {len(layers)} layer{'' if len(layers) == 1 else 's'}"
+        note = f"{drawn.note}, {counted(len(layers), 'layer')}"
         if outside:
             note += f"; {outside / totals.sum():.2%} of the values lie outside"
+        if nonfinite:
+            note += f"; {nonfinite:,} not finite"
         style.finish(figure, f"Values · {style.subject(place, layers)}", note)
     return figure
 

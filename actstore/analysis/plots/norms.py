@@ -9,6 +9,7 @@ import numpy as np
 from actstore.analysis import sampling
 from actstore.analysis.plots import style
 from actstore.analysis.profiles import class_codes, norms_by_layer
+from actstore.analysis.wording import counted
 from actstore.errors import TooFewRowsError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def norms(selection: Selection, *, by: str | None = "label") -> Figure:
         figure = style.picture(7, 4)
         axes = figure.add_subplot()
         if len(layers) == 1:
+            shown = [number for number, one in enumerate(profiles) if one.layers[0] is not None]
             boxes = [
                 {
                     "label": style.plain(profile.name, 24),
@@ -51,14 +53,14 @@ def norms(selection: Selection, *, by: str | None = "label") -> Figure:
                     "whislo": one.minimum,
                     "whishi": one.maximum,
                 }
-                for profile in profiles
+                for profile in (profiles[number] for number in shown)
                 if (one := profile.layers[0]) is not None
             ]
             drawn = axes.bxp(
                 boxes, showfliers=False, orientation="horizontal", patch_artist=True, widths=0.5
             )
-            for box, colour in zip(drawn["boxes"], colours, strict=False):
-                box.set(facecolor=colour, alpha=0.6)
+            for box, number in zip(drawn["boxes"], shown, strict=True):
+                box.set(facecolor=colours[number], alpha=0.6)
             for line in drawn["medians"]:
                 line.set(color="black", linewidth=1.6)
             axes.invert_yaxis()
@@ -104,7 +106,7 @@ def norms(selection: Selection, *, by: str | None = "label") -> Figure:
                 axes.set_ylim(bottom=0)
             style.legend(figure, axes)
             note = "line: median, band: 90 % of the rows"
-        style.finish(
-            figure, f"Norms · {style.subject(place, layers)}", f"{len(selection):,} rows; {note}"
-        )
+        left = int((~np.isfinite(selection.table(["norm"])["norm"].to_numpy())).sum())
+        rows = counted(len(selection)) + (f", {left:,} of them not finite" if left else "")
+        style.finish(figure, f"Norms · {style.subject(place, layers)}", f"{rows}; {note}")
     return figure

@@ -11,8 +11,11 @@ from actstore.analysis import projection, sampling
 from actstore.analysis.hovering import hover_texts
 from actstore.analysis.plots import page, style
 from actstore.analysis.profiles import class_codes
+from actstore.analysis.wording import counted
+from actstore.errors import TooFewRowsError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from actstore.querying.selection import Selection
@@ -47,7 +50,7 @@ def pca(selection: Selection, *, by: str | None = "label", rows: int = ROWS) -> 
         figure = style.picture(6.2 if columns == 1 else 3 * columns + 1.2, height)
         panels = figure.subplots(lines, columns, squeeze=False).ravel()
         handles = {}
-        largest = 0
+        largest, left, drawn = 0, 0, 0
         for axes in panels[len(chosen) :]:
             axes.remove()
         for number, axes in zip(chosen.tolist(), panels, strict=False):
@@ -56,10 +59,19 @@ def pca(selection: Selection, *, by: str | None = "label", rows: int = ROWS) -> 
             part = sampling.draw(here, rows).selection
             code = codes[places[np.searchsorted(here.rows, part.rows)]]
             vectors = part.numpy()
-            finite = np.isfinite(vectors).all(axis=1)
             largest = max(largest, len(part))
+            if len(chosen) > 1:
+                layer = layers[number]
+                axes.set_title("layer not recorded" if layer is None else f"layer {layer}")
+            if not np.isfinite(vectors).all(axis=1).any():
+                _empty(axes)
+                left += len(part)
+                continue
             components = projection.fit(vectors)
             points = components.apply(vectors)
+            finite = np.isfinite(points).all(axis=1)
+            left += int((~finite).sum())
+            drawn += int(finite.sum())
             texts = hover_texts(part)
             colours = style.colours(found.own, len(found.names))
             # What has no label goes first, then the frequent ones: the rare ones lie on top.
@@ -81,13 +93,12 @@ def pca(selection: Selection, *, by: str | None = "label", rows: int = ROWS) -> 
                     gid=gid,
                 )
                 page.hover(figure, gid, [texts[at] for at in mine.tolist()])
-            if len(chosen) > 1:
-                layer = layers[number]
-                axes.set_title("layer not recorded" if layer is None else f"layer {layer}")
             axes.set_xlabel(f"PC 1 ({components.explained[0]:.0%})")
             axes.set_ylabel(f"PC 2 ({components.explained[1]:.0%})")
             axes.locator_params(nbins=5)
             axes.margins(0.06)
+        if not drawn:
+            raise TooFewRowsError("no vector is finite, so there is nothing to project")
         if found.names != ("all rows",):
             ordered = [handles[each] for each in sorted(handles)]
             figure.legend(
@@ -96,11 +107,20 @@ def pca(selection: Selection, *, by: str | None = "label", rows: int = ROWS) -> 
                 loc="outside right center",
                 fontsize=8,
             )
-        note = f"up to {largest:,} rows a layer"
+        note = f"up to {counted(largest)} a layer"
         if len(chosen) < len(layers):
             note += f"; {len(chosen)} of {len(layers)} layers"
         if len(layers) == 1:
             note = sampling.draw(selection, rows).note
+        if left:
+            note += f"; {left:,} not finite"
         title = f"Principal components · {style.subject(place, layers)}"
         style.finish(figure, title, note)
     return figure
+
+
+def _empty(axes: Axes) -> None:
+    """Say why there is nothing in a panel."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.text(0.5, 0.5, "no finite vector", transform=axes.transAxes, ha="center", color="#666666")

@@ -11,6 +11,7 @@ from actstore import schema
 from actstore.analysis import sampling
 from actstore.analysis.plots import style
 from actstore.analysis.profiles import class_codes
+from actstore.analysis.wording import counted
 from actstore.errors import TooFewRowsError
 from actstore.storage import floats, keys
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 ROWS = 512
 """Examples that are in every layer, at most."""
+_TOLD = 0.045
+"""Share of the rows that a class needs, so that there is room for its name."""
 
 
 def similarity(selection: Selection, *, by: str | None = "label", rows: int = ROWS) -> Figure:
@@ -42,6 +45,10 @@ def similarity(selection: Selection, *, by: str | None = "label", rows: int = RO
     sizes = np.sqrt(np.einsum("ij,ij->i", grams, grams))
     with np.errstate(invalid="ignore", divide="ignore"):
         matrix = np.clip(grams @ grams.T / np.outer(sizes, sizes), 0, 1)
+    if not sizes.any():
+        raise TooFewRowsError(
+            "in every layer the vectors are all alike or not finite, so there is nothing to compare"
+        )
     with style.styled():
         figure = style.picture(5.6, 4.8)
         axes = figure.add_subplot()
@@ -53,11 +60,10 @@ def similarity(selection: Selection, *, by: str | None = "label", rows: int = RO
         style.layer_ticks(axes, layers, axis="y")
         figure.colorbar(image, ax=axes, label="linear CKA", shrink=0.85)
         drawn = f"{count:,} examples" if count == total else f"{count:,} of {total:,} examples"
-        style.finish(
-            figure,
-            f"Similarity of layers · {style.subject(place)}",
-            f"{drawn} that every layer has; near 1 for any two layers of few examples",
-        )
+        note = f"{drawn} that every layer has; near 1 for any two layers of few examples"
+        if not sizes.all():
+            note += "; white: vectors all alike or not finite"
+        style.finish(figure, f"Similarity of layers · {style.subject(place)}", note)
     return figure
 
 
@@ -75,7 +81,7 @@ def _grams(selection: Selection, layers: int, rows: int) -> tuple[np.ndarray, in
     common = reduce(np.intersect1d, (hashes[part] for part in parts))
     if len(common) < 3:
         raise TooFewRowsError(
-            f"{len(common)} examples are in every one of the {layers} layers, and three are "
+            f"the {layers} layers have {counted(len(common), 'example')} in common, and three are "
             "needed at least: select layers that hold the same examples"
         )
     # Hashes differ from process to process: the first layer's order is the same always.
@@ -94,7 +100,7 @@ def _grams(selection: Selection, layers: int, rows: int) -> tuple[np.ndarray, in
 
 
 def _examples(
-    selection: Selection, place: dict[str, str], layers: list[int | None], by: str | None, rows: int
+    selection: Selection, place: dict[str, str | None], layers: list[int | None], by: str | None, rows: int
 ) -> Figure:
     drawn = sampling.draw(selection, min(rows, 300))
     found = class_codes(drawn.selection, by)
@@ -103,7 +109,7 @@ def _examples(
     codes = found.codes[finite]
     if len(codes) < 3:
         raise TooFewRowsError(
-            f"{len(codes)} rows with finite vectors cannot be compared: three are needed"
+            f"{counted(len(codes))} with finite vectors cannot be compared: three are needed"
         )
     order = np.argsort(codes, kind="stable")
     vectors = vectors[finite][order]
@@ -114,20 +120,26 @@ def _examples(
     sizes = np.bincount(codes, minlength=len(found.names))
     ends = np.cumsum(sizes)
     with style.styled():
-        figure = style.picture(6, 4.9)
+        # A class of few rows has no room for its name.
+        told = [n for n in range(len(sizes)) if sizes[n] >= _TOLD * len(matrix)]
+        texts = [style.plain(f"{found.names[n]} ({sizes[n]:,})", 28) for n in told]
+        figure = style.picture(5 + 0.07 * max(map(len, texts), default=0), 4.7)
         axes = figure.add_subplot()
         axes.grid(visible=False)
-        image = axes.imshow(matrix, cmap=style.DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
+        # Not kept square: the room that names take is not seen then, and they are cut off.
+        image = axes.imshow(
+            matrix,
+            cmap=style.DIVERGING,
+            vmin=-1,
+            vmax=1,
+            interpolation="nearest",
+            aspect="auto",
+        )
         for end in ends[:-1].tolist():
             axes.axhline(end - 0.5, color="black", linewidth=0.7)
             axes.axvline(end - 0.5, color="black", linewidth=0.7)
         axes.set_xticks([])
-        # A class of few rows has no room for its name.
-        told = [n for n in range(len(sizes)) if sizes[n] >= 0.025 * len(matrix)]
-        axes.set_yticks(
-            [float(ends[n] - sizes[n] / 2 - 0.5) for n in told],
-            [style.plain(f"{found.names[n]} ({sizes[n]:,})", 28) for n in told],
-        )
+        axes.set_yticks([float(ends[n] - sizes[n] / 2 - 0.5) for n in told], texts)
         figure.colorbar(image, ax=axes, label="cosine, mean taken off", shrink=0.85)
         title = f"Similarity of examples · {style.subject(place, layers)}"
         style.finish(figure, title, drawn.note)

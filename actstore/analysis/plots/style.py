@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actstore.analysis.wording import pooling_text, shorten
 from actstore.errors import MissingExtraError, UsageError
 from actstore.storage.layout import replace_durably
 
@@ -32,6 +33,8 @@ FORMATS = (".png", ".svg", ".html")
 SEQUENTIAL = "cividis"
 DIVERGING = "RdBu_r"
 _DPI = 150
+_NAME = 32
+"""Longest name of a model, a site or a class in a title."""
 _CJK = (
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
@@ -158,9 +161,7 @@ def colours(own: int, total: int) -> list[str]:
 def plain(text: str, most: int = 200) -> str:
     """Return text that matplotlib takes as it is: no mathematics, one line, not too long."""
     line = "".join(c if c.isprintable() else " " for c in text)
-    if len(line) > most:
-        line = line[: most - 1] + "…"
-    return line.replace("$", r"\$")
+    return shorten(line, most).replace("$", r"\$")
 
 
 def layer_ticks(axes: Axes, layers: list[int | None], *, axis: str = "x", most: int = 16) -> None:
@@ -187,9 +188,13 @@ def legend(figure: Figure, axes: Axes) -> None:
         figure.legend(handles, names, loc="outside right center", fontsize=8, handletextpad=0.4)
 
 
-def subject(place: dict[str, str], layers: list[int | None] | None = None) -> str:
+def subject(place: dict[str, str | None], layers: list[int | None] | None = None) -> str:
     """Return which model, site and layer a picture is of."""
-    parts = [place["model"].rsplit("/", 1)[-1], place["site"], place["pooling"]]
+    parts = [
+        shorten(str(place["model"]).rsplit("/", 1)[-1], _NAME),
+        shorten(str(place["site"]), _NAME),
+        pooling_text(place["pooling"], place["region"]),
+    ]
     if layers is not None and len(layers) == 1:
         parts.append("layer not recorded" if layers[0] is None else f"layer {layers[0]}")
-    return " · ".join(part for part in parts if part not in ("none", "unknown"))
+    return " · ".join(filter(None, parts))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 import actstore
 from actstore.analysis import plots
+from actstore.analysis.plots import style
 from actstore.errors import TooFewRowsError, UsageError
 from tests.analysis.plots.pictures import make, texts
 from tests.querying import stores
@@ -153,3 +155,68 @@ def test_a_heatmap_says_what_its_white_is(tmp_path: Path) -> None:
         store.write({("resid_post", 2): matrix}, meta, model="org/m")
         shown = texts(plots.heatmap(store.refresh().select()))
     assert any("white: nothing but zeros" in text for text in shown)
+
+
+def test_a_layer_without_a_finite_vector_leaves_the_others(tmp_path: Path) -> None:
+    root = make(tmp_path, layers=(0, 1))
+    with actstore.open(root) as store:
+        layer = store.select(layer=0)
+        columns = layer.table(["example_id", "label"]).to_pydict()
+    matrix = np.full((40, 12), np.nan, np.float32)
+    stores.add(root, matrix, layer=2, task=[None] * 40, **columns)
+    with actstore.open(root) as store:
+        found = texts(plots.pca(store.select()))
+        assert {"layer 0", "layer 2", "no finite vector"} <= set(found)
+        assert any("40 not finite" in text for text in found)
+        assert "white: no finite value" in " ".join(texts(plots.heatmap(store.select())))
+        assert "40 of them not finite" in " ".join(texts(plots.norms(store.select())))
+        assert "480 not finite" in " ".join(texts(plots.histogram(store.select())))
+        assert "white: vectors all alike" in " ".join(texts(plots.similarity(store.select())))
+
+
+def test_layers_that_do_not_vary_have_no_similarity(tmp_path: Path) -> None:
+    for layer in (0, 1):
+        stores.add(tmp_path, np.full((9, 4), layer, np.float16), layer=layer)
+    with actstore.open(tmp_path) as store, pytest.raises(TooFewRowsError, match="all alike"):
+        plots.similarity(store.select())
+
+
+def test_names_of_classes_are_not_cut_off(tmp_path: Path) -> None:
+    with actstore.open(make(tmp_path, layers=(3,), rows=30)) as store:
+        figure = plots.similarity(store.select())
+    plots.render(figure, ".png")
+    names = [text for text in figure.axes[0].get_yticklabels() if text.get_text()]
+    assert [name.get_text() for name in names] == ["no (15)", "yes (15)"]
+    assert all(name.get_window_extent().x0 >= 0 for name in names)
+
+
+def test_long_names_that_begin_alike_stay_apart_in_legends(tmp_path: Path) -> None:
+    long = "a name that begins as all the others do "
+    with actstore.open(make(tmp_path, labels=(long + "left", long + "right"))) as store:
+        for kind in (plots.pca, plots.norms, plots.histogram):
+            found = [text for text in texts(kind(store.select())) if text.startswith("a name")]
+            assert len(set(found)) == 2
+        title = plots.auroc(store.select()).get_suptitle()
+        assert "left" in title
+        assert "right" in title
+
+
+def test_dimensions_are_whole_numbers_and_columns_hold_what_is_said(tmp_path: Path) -> None:
+    stores.add(tmp_path / "one", stores.vectors(20, 1, "float16", 0))
+    with actstore.open(tmp_path / "one") as store:
+        ticks = plots.heatmap(store.select()).axes[0].get_xticks()
+    assert all(float(tick).is_integer() for tick in ticks)
+    stores.add(tmp_path / "wide", stores.vectors(5, 500, "float16", 0))
+    with actstore.open(tmp_path / "wide") as store:
+        assert "largest of up to 2 dimensions" in plots.heatmap(store.select()).get_supxlabel()
+
+
+def test_boxes_keep_the_colours_of_their_classes(tmp_path: Path) -> None:
+    matrix = stores.vectors(30, 4, "float32", 0)
+    matrix[:10] = np.nan
+    labels = ["a"] * 10 + ["b"] * 10 + ["c"] * 10
+    stores.add(tmp_path, matrix, label=labels)
+    with actstore.open(tmp_path) as store:
+        boxes = plots.norms(store.select()).axes[0].patches
+    colours = [mpl.colors.to_hex(box.get_facecolor()) for box in boxes]
+    assert colours == [colour.lower() for colour in style.COLOURS[1:3]]

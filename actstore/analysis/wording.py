@@ -1,0 +1,41 @@
+"""Counts, names and poolings in words, as pictures and reports have them."""
+
+from __future__ import annotations
+
+
+def counted(number: int, noun: str = "row") -> str:
+    """Return ``1 row``, ``2,000 rows``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def pooling_text(pooling: str | None, region: str | None) -> str:
+    """Return how tokens became a vector as ``--pool`` has it: ``prompt.last``, ``tokens``.
+
+    Nothing is said of what is not known.
+    """
+    words = {"none": "tokens", "unknown": None, None: None}
+    return ".".join(filter(None, (region, words.get(pooling, pooling))))
+
+
+def shorten(name: str, most: int) -> str:
+    """Return a name in at most so many characters: its start and its end.
+
+    Names of one family (runs, prompts, classes) begin alike and differ at their ends.
+    """
+    if len(name) <= most:
+        return name
+    end = (most - 1) // 3
+    return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
+
+
+def readable(text: str) -> str:
+    """Return text whose blanks are blanks, and whose unprintable characters are seen.
+
+    Joiners stay: Persian words and families of emoji are written with them.
+    """
+    return "".join(
+        c if c.isprintable() or c in _KEPT else " " if c.isspace() else "\ufffd" for c in text
+    )
+
+
+_KEPT = "\n\u200c\u200d"

@@ -1,0 +1,44 @@
+"""Counts, names and poolings in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from actstore.analysis import wording
+
+
+def test_one_row_is_no_rows() -> None:
+    assert wording.counted(1) == "1 row"
+    assert wording.counted(0, "layer") == "0 layers"
+    assert wording.counted(2000) == "2,000 rows"
+
+
+@pytest.mark.parametrize(
+    ("pooling", "region", "text"),
+    [
+        ("last", "prompt", "prompt.last"),
+        ("mean", None, "mean"),
+        ("none", "response", "response.tokens"),
+        ("none", None, "tokens"),
+        ("unknown", None, ""),
+        ("unknown", "answer", "answer"),
+    ],
+)
+def test_poolings_are_what_capture_calls_them(pooling: str, region: str | None, text: str) -> None:
+    assert wording.pooling_text(pooling, region) == text
+
+
+def test_long_names_that_begin_alike_stay_apart() -> None:
+    one, other = ("a common beginning " * 9 + end for end in ("left", "right"))
+    assert wording.shorten(one, 20) != wording.shorten(other, 20)
+    assert wording.shorten(one, 20).endswith("left")
+    for most in range(2, 40):
+        assert len(wording.shorten(one, most)) == most
+    assert wording.shorten("short", 5) == "short"
+
+
+def test_what_is_written_stays_and_what_is_not_is_seen() -> None:
+    family, persian = "👩\u200d👧", "\u0645\u06cc\u200c\u062e\u0648"
+    assert wording.readable(f"{family} {persian}\n") == f"{family} {persian}\n"
+    assert wording.readable("a\xa0b\tc\u3000d") == "a b c d"
+    assert wording.readable("a\u202eb\x00c") == "a\ufffdb\ufffdc"
