@@ -13,8 +13,8 @@ from actstore.exporting.plan import File, Matrices, Text, home, json_lines, json
 from actstore.exporting.scene import Piece, Scene, differing
 from actstore.exporting.tensors import save, shape_of, tensor
 
-_ADDED = ("classification", "image")
-"""What the ingest adds to extra out of tables."""
+_OF_ALL = {"layer", "site", "model", "dataset"}
+"""Conditions that cut the same from every sample."""
 
 
 def plan(scene: Scene) -> Iterator[File]:
@@ -24,7 +24,7 @@ def plan(scene: Scene) -> Iterator[File]:
         ExportError: tokens, several vectors of one layer, or layers that a sample lacks.
     """
     samples = _samples(scene)
-    _check_layers(samples)
+    _check_layers(scene, samples)
     for path, layers in samples.items():
         yield _file(scene, path, layers)
     folders = list(home(list(samples)))
@@ -73,15 +73,29 @@ def _numbers(pieces: Sequence[Piece]) -> dict[str, int]:
     return {name: number for number, name in enumerate(indices)}
 
 
-def _check_layers(samples: dict[str, dict[int, Piece]]) -> None:
-    every = sorted({layer for layers in samples.values() for layer in layers})
+def _check_layers(scene: Scene, samples: dict[str, dict[int, Piece]]) -> None:
+    folders: dict[str, set[int]] = {}
     for name, layers in samples.items():
-        missing = [layer for layer in every if layer not in layers]
-        if missing:
+        folders.setdefault(_folder(name), set()).update(layers)
+    # Without a condition that could have cut some, the files themselves lacked them.
+    pieces = [piece for layers in samples.values() for piece in layers.values()]
+    whole = scene.where is None and set(scene.equals) <= _OF_ALL and scene.known(pieces)
+    for name, layers in samples.items():
+        missing = [layer for layer in sorted(folders[_folder(name)]) if layer not in layers]
+        if missing and not whole:
             raise ExportError(
                 f"{name} lacks layers {listed(missing)}, which other samples have; choose "
                 "layers that all have with --layers, or samples that have all with --where"
             )
+        if missing:
+            scene.notes.say(
+                "some samples lack layers that others have, as the files did that were "
+                f"ingested; one is {name}, without {listed(missing)}"
+            )
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _file(scene: Scene, path: str, layers: dict[int, Piece]) -> Matrices:
@@ -96,10 +110,19 @@ def _file(scene: Scene, path: str, layers: dict[int, Piece]) -> Matrices:
             value = tensor(vectors, scene.dtype or form.get("dtype"), shape)
             table[piece.layer if whole else str(piece.layer)] = value
         flat = scene.known(pieces[:1]) and not pieces[0].key.startswith("activations.")
-        rest = {k: v for k, v in scene.extra(pieces[0]).items() if k not in _ADDED}
+        tables = _of_tables(scene, pieces[0])
+        rest = {k: v for k, v in scene.extra(pieces[0]).items() if k not in tables}
         save({**table, **rest} if flat else {"activations": table, **rest}, target)
 
     return Matrices(path, [piece.rows for piece in pieces], write)
+
+
+def _of_tables(scene: Scene, piece: Piece) -> set[str]:
+    """Return the names in extra that came out of tables, and not of a key of the file."""
+    row, extra = scene.details(piece), scene.extra(piece)
+    entry = extra.get("classification")
+    found = {"image"} & {*extra} if row["question"] is not None else set()
+    return found | ({"classification"} if isinstance(entry, dict) and "class" in entry else set())
 
 
 def _tables(scene: Scene, folder: str, pieces: Sequence[Piece]) -> Iterator[Text]:
@@ -110,13 +133,14 @@ def _tables(scene: Scene, folder: str, pieces: Sequence[Piece]) -> Iterator[Text
         row, extra = scene.details(piece), scene.extra(piece)
         name = row["example_id"]
         number = int(name) if name.isdecimal() and str(int(name)) == name else name
-        image = {"image": extra["image"]} if "image" in extra else {}
-        if row["question"] is not None or image:
+        tables = _of_tables(scene, piece)
+        image = {"image": extra["image"]} if "image" in tables else {}
+        if row["question"] is not None:
             queries.append({"id": number, **image, "query": row["question"]})
         if row["prediction"] is not None:
             answers.append({"id": number, "response": row["prediction"]})
-        entry = extra.get("classification")
-        if isinstance(entry, dict) and "class" in entry:
+        if "classification" in tables:
+            entry = extra["classification"]
             rest = {key: value for key, value in entry.items() if key != "class"}
             classes.setdefault(str(entry["class"]), []).append(rest)
     if queries:

@@ -155,7 +155,8 @@ def _files(
                 f"{count} of {tokens}; choose whole samples with --where"
             )
         found.append(target_rows)
-    yield _later(scene, f"{stem}_y.pt", found, rows, shape, later, single, key)
+    own = later.get("key", "y" if key == "x" else key)
+    yield _later(scene, f"{stem}_y.pt", found, rows, shape, later, own if single else None)
 
 
 def _later(
@@ -165,28 +166,28 @@ def _later(
     inputs: np.ndarray,
     shape: tuple[int, ...],
     form: Mapping[str, Any],
-    single: bool,
-    key: str,
+    key: str | None,
 ) -> Matrices:
+    """Return the file of targets, or with ``key`` of one alone (under no key where it is empty)."""
     width, stored_type = scene.selection.snapshot.shape(inputs[:1])
 
     def write(target: Path, matrices: list[np.ndarray]) -> None:
         import torch
 
-        dtype = scene.dtype or form.get("dtype")
         stored = iter(matrices)
-        plain = next((each.dtype for each in matrices), np.dtype(stored_type))
-        kind = getattr(torch, dtype or plain.name)
+        plain = np.result_type(*matrices) if matrices else np.dtype(stored_type)
+        types = form.get("dtypes") or [form.get("dtype") or plain.name] * len(targets)
+        types = [scene.dtype or name for name in (*types, *types[-1:] * len(targets))]
         values = [
-            torch.zeros((*shape, width), dtype=kind)
+            torch.zeros((*shape, width), dtype=getattr(torch, name))
             if rows is None
-            else tensor(next(stored).astype(plain, copy=False), dtype, (*shape, width))
-            for rows in targets
+            else tensor(next(stored), name, (*shape, width))
+            for rows, name in zip(targets, types, strict=False)
         ]
-        if not single:
+        if key is None:
             save({"y": values[0], "targets": values, "n_targets": len(values)}, target)
         elif key:
-            save({"y" if key == "x" else key: values[0]}, target)
+            save({key: values[0]}, target)
         else:
             save(values[0], target)
 

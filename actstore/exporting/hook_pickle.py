@@ -21,8 +21,6 @@ from actstore.exporting.tensors import save, shape_of, tensor
 _ENDING = re.compile(r"\.(pkl\.gz|pkl|pickle|pt)$")
 _ANSWER = re.compile(r"FINAL ANSWER:\s*.", re.IGNORECASE | re.DOTALL)
 _PLACES = ("embeddings", "resid_post")
-_DERIVED = ("final_answer", "logs")
-"""What the ingest adds to extra out of the response and the result logs."""
 
 
 def plan(scene: Scene) -> Iterator[File]:
@@ -42,7 +40,7 @@ def plan(scene: Scene) -> Iterator[File]:
             scene.extra(next(iter(ordered.values()))[0]),
         )
         labelled |= row["label"] is not None
-        if extra.get("logs"):
+        if _are_logs(extra.get("logs")):
             logs.setdefault((first.model, row["question"]), extra["logs"])
     for (model, question), entries in logs.items():
         yield from _logs(model, question, entries)
@@ -72,6 +70,12 @@ def _questions(scene: Scene) -> dict[str, dict[str, list[Piece]]]:
         else:
             path, key = f"{file_name(piece.example_id)}.pt", _key(piece)
         layers = found.setdefault(path, {})
+        other = next(iter(layers.values()))[0].example_id if layers else piece.example_id
+        if other != piece.example_id:
+            raise ExportError(
+                f"examples {other!r} and {piece.example_id!r} would both become {path}; choose "
+                "one with --where"
+            )
         if key in layers and layers[key][0].model != piece.model:
             raise ExportError(
                 f"{path}: rows of {layers[key][0].model} and of {piece.model}; choose one "
@@ -116,7 +120,8 @@ def _file(scene: Scene, path: str, layers: dict[str, list[Piece]]) -> Matrices:
         }
         # What is not there was not there: a null would be one more key.
         document = {key: value for key, value in document.items() if value is not None}
-        derived = _DERIVED if _ANSWER.search(row["prediction"] or "") else _DERIVED[1:]
+        derived = {"final_answer"} if _ANSWER.search(row["prediction"] or "") else set()
+        derived |= {"logs"} if _are_logs(extra.get("logs")) else set()
         rest = {k: v for k, v in extra.items() if k not in derived and k not in document}
         save(document | rest, target)
 
@@ -136,6 +141,11 @@ def _as_tensor(ids: Any) -> Any:
     if not isinstance(flat, list) or not all(type(each) is int for each in flat):
         return ids
     return torch.tensor(ids, dtype=torch.int64)
+
+
+def _are_logs(value: Any) -> bool:
+    """Say whether these are what the ingest adds out of result logs, and no key of the file."""
+    return isinstance(value, list) and bool(value) and all(isinstance(e, dict) for e in value)
 
 
 def _logs(model: str, question: str, entries: Sequence[dict[str, Any]]) -> Iterator[Text]:

@@ -83,7 +83,7 @@ def checked_path(path: str) -> PurePosixPath:
 def file_name(text: str) -> str:
     """Return text as one part of a path."""
     name = "".join("_" if c in '/\\\0:*?"<>|\n\r\t' else c for c in text).strip()
-    name = name[:200]
+    name = name.encode("utf-8", "replace")[:200].decode("utf-8", "ignore")
     return name if name.strip(".") else f"_{name}"
 
 

@@ -48,7 +48,7 @@ def plan(scene: Scene) -> Iterator[File]:
     size, columns = _contexts(scene, hooks)
     count = len(next(iter(columns.values())))
     snapshot = scene.selection.snapshot
-    kinds = {name: snapshot.shape(contexts[0]) for name, contexts in columns.items()}
+    kinds = {name: snapshot.shape(np.concatenate(rows)) for name, rows in columns.items()}
     types = {name: scene.dtype or kind for name, (_, kind) in kinds.items()}
     ids = _token_ids(scene, next(iter(columns.values())))
     features = _features(

@@ -105,6 +105,8 @@ def _file(scene: Scene, piece: Piece, path: str, index: int) -> Matrices:
             "hidden_states_last": tensor(matrices[0], scene.dtype or form.get("dtype"), shape),
             "hidden_size": width,
         }
+        if form and piece.example_index is None:
+            del document["index"]  # the file had none: it would be read as its number
         rest = {k: v for k, v in extra.items() if k not in _ADDED and k not in document}
         save(document | rest, target)
 

@@ -111,3 +111,28 @@ def test_rows_of_another_origin_get_the_documents_names(tmp_path: Path) -> None:
     sample = torch.load(tmp_path / "out/sample_0001.pt", weights_only=True)["activations"]
     assert sample[1].dtype == torch.float32
     assert np.array_equal(sample[1].numpy(), matrices[1][1].astype(np.float32))
+
+
+def test_samples_with_fewer_layers_come_back(tmp_path: Path) -> None:
+    """Folders of other layers, and within one a sample whose capture broke off."""
+    source = tmp_path / "source"
+    amber.write_samples(source / "one", samples=3, layers=4)
+    amber.write_samples(source / "two", samples=2, layers=2, seed=5)
+    sample = torch.load(source / "one/sample_0001.pt", weights_only=True)
+    del sample["activations"][2]
+    torch.save(sample, source / "one/sample_0001.pt")
+    out = round_trip(source, tmp_path, "amber", options=MODEL)
+    assert assert_same_files(source, out) == 5
+    done = export(tmp_path / "first", "amber", tmp_path / "again", layers=[0, 2])
+    assert any("one/sample_0001.pt, without 2" in note for note in done.notes)
+
+
+def test_keys_of_a_file_that_are_named_like_tables_come_back(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    amber.write_samples(source, samples=2, layers=2)
+    for path in source.glob("*.pt"):
+        own = {"image": "own.jpg", "classification": "none"}
+        torch.save({**torch.load(path, weights_only=True), **own}, path)
+    out = round_trip(source, tmp_path, "amber", options=MODEL)
+    assert_same_files(source, out)
+    assert not (out / "data").exists()

@@ -159,3 +159,52 @@ def test_captured_rows_make_batches_of_one_sample(tmp_path: Path) -> None:
     assert data["targets"][0].numpy().tobytes() == vectors(5, 4, "float16", 11).tobytes()
     assert data["targets"][1].equal(torch.zeros(1, 5, 4, dtype=torch.float16))
     assert any("outputs of layer 0 have no place" in note for note in done.notes)
+
+
+def test_targets_of_several_types_lose_no_bit(tmp_path: Path) -> None:
+    """What one layer holds as float32 must not be rounded because another is float16."""
+    source = tmp_path / "source"
+    clt.write_multi_target(source, layers=5, targets=3, dtype=torch.float16)
+    for path in source.rglob("*_y.pt"):
+        layer = int(path.parent.name[1:])
+        document = torch.load(path, weights_only=True)
+        for number, target in enumerate(document["targets"]):
+            if layer + 1 + number == 3:
+                document["targets"][number] = target.float() * 1.0001
+        document["y"] = document["targets"][0]
+        torch.save(document, path)
+    out = round_trip(source, tmp_path, "clt", options=MODEL)
+    assert_same_files(source, out)
+
+
+def test_captured_targets_of_several_types_lose_no_bit(tmp_path: Path) -> None:
+    given = {}
+    for site, layer, dtype in (
+        ("mlp_in", 0, "float16"),
+        ("mlp_out", 1, "float16"),
+        ("mlp_out", 2, "float32"),
+    ):
+        given[layer] = vectors(4, 8, dtype, layer)
+        with StoreWriter(
+            tmp_path / "store", run=Run(run_id=f"r{layer}", kind="test", started_at="")
+        ) as writer:
+            constants = {"model": "m", "site": site, "layer": layer, "pooling": "none"}
+            columns: dict[str, Any] = {"example_id": ["e"] * 4, "position": list(range(4))}
+            writer.add(RowBatch(vectors=given[layer], constants=constants, columns=columns))
+            writer.commit(operation="test", message="rows")
+    export(tmp_path / "store", "clt", tmp_path / "out", targets=2)
+    found = torch.load(tmp_path / "out/L0/batch_0_y.pt", weights_only=True)["targets"]
+    for target, layer in zip(found, (1, 2), strict=True):
+        assert (target[0].float().numpy() == given[layer]).all()
+
+
+@pytest.mark.parametrize(("x", "y"), [("x", "data"), ("data", "y"), ("x", ""), ("", "y")])
+def test_inputs_and_targets_under_different_keys_come_back(tmp_path: Path, x: str, y: str) -> None:
+    source = tmp_path / "source"
+    clt.write_single_target(source, form="bare")
+    for side, key in (("x", x), ("y", y)):
+        for path in source.rglob(f"*_{side}.pt"):
+            tensor = torch.load(path, weights_only=True)
+            torch.save({key: tensor} if key else tensor, path)
+    out = round_trip(source, tmp_path, "clt", options=MODEL)
+    assert_same_files(source, out)

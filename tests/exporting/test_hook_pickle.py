@@ -117,3 +117,25 @@ def test_a_store_of_the_export_equals_one_of_the_pickles(tmp_path: Path) -> None
     export(tmp_path / "store", "hook-pickle", tmp_path / "out")
     ingest(tmp_path / "out", tmp_path / "again")
     assert_same_rows(tmp_path / "store", tmp_path / "again", ("source",))
+
+
+def test_a_key_named_like_the_logs_is_no_log(tmp_path: Path) -> None:
+    hook_pickle.write_torch(tmp_path / "source")
+    for path in (tmp_path / "source").glob("*.pt"):
+        torch.save({**torch.load(path, weights_only=True), "logs": ["a", "b"]}, path)
+    out = round_trip(tmp_path / "source", tmp_path, "hook-pickle")
+    assert_same_files(tmp_path / "source", out)
+
+
+def test_names_too_long_for_a_file(tmp_path: Path) -> None:
+    """A name counts in bytes; two that are cut to the same one are told apart by nothing."""
+    from tests.querying.stores import add, vectors
+
+    name = "\u8cea" * 100
+    add(tmp_path / "one", vectors(1, 8, "float16", 1), example_id=[name])
+    export(tmp_path / "one", "hook-pickle", tmp_path / "out")
+    (path,) = (tmp_path / "out").glob("*.pt")
+    assert name.startswith(path.stem)
+    add(tmp_path / "two", vectors(2, 8, "float16", 1), example_id=[f"{name}a", f"{name}b"])
+    with pytest.raises(ExportError, match="would both become"):
+        export(tmp_path / "two", "hook-pickle", tmp_path / "out 2")

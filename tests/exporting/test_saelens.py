@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -111,3 +112,25 @@ def test_equal_rows_give_equal_bytes(store: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         export(store, "saelens", tmp_path / name)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_a_hook_of_both_types_is_float32(tmp_path: Path) -> None:
+    from actstore.storage.manifest import Run
+    from actstore.storage.rows import RowBatch
+    from actstore.storage.writer import StoreWriter
+    from tests.querying.stores import vectors
+
+    given = [vectors(4, 8, dtype, number) for number, dtype in enumerate(("float16", "float32"))]
+    for number, matrix in enumerate(given):
+        with StoreWriter(
+            tmp_path / "store", run=Run(run_id=f"r{number}", kind="test", started_at="")
+        ) as writer:
+            constants = {"model": "m", "site": "resid_post", "layer": 0, "pooling": "none"}
+            columns: dict[str, Any] = {"example_id": [f"e{number}"] * 4, "position": list(range(4))}
+            writer.add(RowBatch(vectors=matrix, constants=constants, columns=columns))
+            writer.commit(operation="test", message="rows")
+    export(tmp_path / "store", "saelens", tmp_path / "out")
+    hook = "blocks.0.hook_resid_post"
+    found = datasets.load_from_disk(str(tmp_path / "out")).with_format("numpy")
+    assert found.features[hook].dtype == "float32"
+    assert all((row[hook] == matrix).all() for row, matrix in zip(found, given, strict=True))

@@ -113,3 +113,13 @@ def test_several_layers_are_no_spatialeval_file(tmp_path: Path) -> None:
     layered(tmp_path / "store", layers=2)
     with pytest.raises(ExportError, match="choose one with --site and --layers"):
         export(tmp_path / "store", "spatialeval", tmp_path / "out")
+
+
+def test_a_file_without_its_number_gets_none(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    spatialeval.write_cache(source)
+    for path in source.rglob("*.pt"):
+        document = torch.load(path, weights_only=True)
+        del document["index"]
+        torch.save(document, path)
+    round_trip(source, tmp_path, "spatialeval")

@@ -94,15 +94,7 @@ class Clt(Reader):
         parts = _parts(file, document)
         _check_shapes(parts)
         capture.outputs = {at: held for at, held in capture.outputs.items() if at > layer}
-        targets = {} if parts[0].key in _SINGLE else {"targets": len(parts)}
-        tensor = parts[0].tensor
-        self.context.forms.note(
-            file.relative,
-            kind=file.parts["side"],
-            dtype=tensor.dtype,
-            rank=tensor.ndim,
-            **targets,
-        )
+        self.context.forms.note(file.relative, kind=file.parts["side"], **_form(parts))
         found: dict[int, Held] = {}
         for part in parts:
             source = f"{file.relative}#{part.key}" if part.key else file.relative
@@ -232,6 +224,16 @@ def _parts(file: SourceFile, document: Any) -> list[Part]:
         Part(f"targets.{number}", "mlp_out", layer + 1 + number, target)
         for number, target in enumerate(targets)
     ]
+
+
+def _form(parts: Sequence[Part]) -> dict[str, Any]:
+    """Return how a file holds its tensors, for an export to write it again."""
+    found: dict[str, Any] = {"dtype": parts[0].tensor.dtype, "rank": parts[0].tensor.ndim}
+    if parts[0].key in _SINGLE:
+        return {**found, "key": parts[0].key}
+    types = tuple(part.tensor.dtype for part in parts)
+    different = {"dtypes": types} if len(set(types)) > 1 else {}
+    return {**found, "targets": len(parts), **different}
 
 
 def _targets(document: Mapping[str, Any]) -> Sequence[Tensor]:
