@@ -10,6 +10,7 @@ products with the vectors themselves decide, which are cheap and serve all folds
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -17,20 +18,48 @@ from actstore.analysis import linear, newton
 from actstore.analysis.folds import Fold
 from actstore.analysis.linear import Method, Space, Standard
 
+MOST = 1e5
+"""Ratio of variances up to which all rows' scales leave a fold's digits as they are."""
 _APART = 0.25
 """Change of a dimension's variance from which on it is corrected."""
-_ROUNDS, _ENOUGH = 20, 1e-4
-"""Rounds of ridge regression, and the part of a target that may be missed after the last."""
+_ROUNDS = 20
+"""Of ridge regression."""
+
+
+def ratios(
+    vectors: np.ndarray, whole: Standard, standards: Sequence[Standard], divisions: Sequence[Fold]
+) -> np.ndarray:
+    """Return the variance of each dimension in all rows, in parts of each fold's own.
+
+    A dimension that does not vary in a fold has no weight there: its ratio is given as 0.
+
+    Args:
+        vectors: ``[rows, width]``, not standardised.
+        whole: what all rows are standardised on.
+        standards: what each fold is.
+        divisions: the folds.
+
+    Returns:
+        float64 ``[width, folds]``.
+    """
+    scales = np.column_stack([each.scale for each in standards])
+    found = np.square(whole.scale[:, None] / scales.astype(np.float64))
+    for number, (train, _) in enumerate(divisions):
+        apart = np.flatnonzero(found[:, number] > 1 + _APART)
+        values = vectors[np.ix_(train, apart)]
+        found[apart[(values == values[0]).all(0)], number] = 0
+    return found
 
 
 class Crossed:
     """The folds of a cross-validation with no more rows than dimensions.
 
     Args:
-        ready: float32 ``[rows, width]``, standardised on all rows.
+        ready: ``[rows, width]``, standardised on all rows.
         whole: on what.
         standards: what each fold is standardised on.
         divisions: the folds.
+        ratios: of :func:`ratios`, none above :data:`MOST`.
     """
 
     def __init__(
@@ -39,6 +68,7 @@ class Crossed:
         whole: Standard,
         standards: Sequence[Standard],
         divisions: Sequence[Fold],
+        ratios: np.ndarray,
     ) -> None:
         self._ready = ready
         self._divisions = divisions
@@ -48,7 +78,7 @@ class Crossed:
         self._centres = np.column_stack(
             [(each.mean - whole.mean) / whole.scale for each in standards]
         )
-        self._ratios = np.column_stack([np.square(whole.scale / each.scale) for each in standards])
+        self._ratios = ratios.astype(ready.dtype)
         self._spaces: dict[int, Space] = {}
 
     def scores(
@@ -90,10 +120,8 @@ class Crossed:
         ratio, centre = self._ratios[:, number], self._centres[:, number]
         apart = np.flatnonzero(np.abs(ratio - 1) > _APART)
         if 2 * len(apart) > len(ratio):
-            exact = self._ready - centre
-            found: np.ndarray = (exact * ratio) @ exact[train].T
-            return found
-        found = self.whole.gram[:, train]
+            return self._exact(number)
+        found: np.ndarray = self.whole.gram[:, train]
         changed = self._ready[:, apart]
         if len(apart):
             found -= changed @ changed[train].T
@@ -103,6 +131,15 @@ class Crossed:
         if len(apart):
             changed = changed - centre[apart]
             found += (changed * ratio[apart]) @ changed[train].T
+        return found
+
+    def _exact(self, number: int, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return inner products of rows with the training rows of a fold."""
+        ready = self._ready - self._centres[:, number]
+        train = ready[self._divisions[number].train]
+        found: np.ndarray = (
+            (ready if rows is None else ready[rows]) * self._ratios[:, number]
+        ) @ train.T
         return found
 
     def _product(self, weights: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
@@ -122,6 +159,7 @@ class Crossed:
                 self.space(number).gram,
                 positive[division.train],
                 start[division.train],
+                partial(self._exact, number, division.train),
             )
             for number, division in enumerate(self._divisions)
         ]
@@ -129,33 +167,35 @@ class Crossed:
 
     def _ridge(self, positive: np.ndarray, strength: float) -> np.ndarray:
         numbers = range(len(self._divisions))
-        targets = np.zeros((len(positive), len(numbers)), np.float32)
-        means = np.zeros(len(numbers), np.float32)
+        targets = np.zeros((len(positive), len(numbers)), self._ready.dtype)
+        means = np.zeros(len(numbers), self._ready.dtype)
         for number, (train, _) in enumerate(self._divisions):
-            sides = np.where(positive[train], 1, -1).astype(np.float32)
+            sides = np.where(positive[train], 1, -1).astype(means.dtype)
             means[number] = sides.mean()
             targets[train, number] = sides - means[number]
         weights = np.zeros_like(targets)
         scores = np.zeros_like(targets)
+        spaces = [self.space(number) for number in numbers]
+        enough = float(np.finfo(targets.dtype).eps) ** 0.5 / 3
+        missed, near = np.full(len(numbers), np.inf), np.ones(len(numbers), bool)
         for _ in range(_ROUNDS):
-            missed = 0.0
             for number, (train, _) in enumerate(self._divisions):
-                left = (
-                    targets[train, number]
-                    - scores[train, number]
-                    - weights[train, number] / strength
-                )
-                missed = max(missed, float(np.abs(left).max()))
-                weights[train, number] += self.space(number).ridge(left[:, None], 1 / strength)[
-                    :, 0
-                ]
-            if missed < _ENOUGH:
+                left = targets[train, number] - scores[train, number]
+                left -= weights[train, number] / strength
+                most = float(np.abs(left).max())
+                if near[number] and most > missed[number] / 2:
+                    # Where a tiny penalty bears the weight, near is not near enough.
+                    exact = self._exact(number, train)
+                    spaces[number], near[number] = Space(gram=exact, cross=exact[:0]), False
+                missed[number] = most
+                weights[train, number] += spaces[number].ridge(left[:, None], 1 / strength)[:, 0]
+            if missed.max() < enough:
                 break
             scores = self._product(weights, numbers)
         return scores + means
 
     def _mean_difference(self, positive: np.ndarray) -> np.ndarray:
-        weights = np.zeros((len(positive), len(self._divisions)), np.float32)
+        weights = np.zeros((len(positive), len(self._divisions)), self._ready.dtype)
         for number, (train, _) in enumerate(self._divisions):
             weights[train, number] = linear.difference_weights(positive[train, None])[:, 0]
         scores = self._product(weights, range(len(self._divisions)))

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actstore.analysis import cells, linear, metrics
+from actstore.analysis import cells, crossing, linear, metrics
 from actstore.analysis.cells import Cell
-from actstore.analysis.crossing import Crossed
 from actstore.analysis.folds import Fold
 from actstore.analysis.linear import Linear, Method, Perceptron, Space, Standard
 from actstore.analysis.results import Permuted, Probe, Result
@@ -23,6 +22,8 @@ Progress = Callable[[int, int, int], None]
 
 _LARGE = 1 << 30
 """Bytes of one matrix from which on one cell is worked on at a time."""
+_PRECISE = 1e5
+"""Width times strength from which on rows' weights cancel to more digits than float32 has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +96,7 @@ def _evaluate(job: Job, setting: Settings) -> Result:
     if crossed:
         parts.append(np.arange(len(vectors)))
     standards = linear.standards(vectors, parts)
-    if crossed and len(vectors) <= vectors.shape[1] and setting.method != "mlp":
-        trained = _together(job, setting, vectors, positive, standards)
-    else:
-        trained = _one_by_one(job, setting, vectors, positive, standards)
+    trained = _train(job, setting, vectors, positive, standards)
     return _result(job, setting, positive, groups, trained, standards)
 
 
@@ -114,19 +112,39 @@ class _Trained(NamedTuple):
     intercept: float
 
 
-def _together(
+def _train(
     job: Job,
     setting: Settings,
     vectors: np.ndarray,
     positive: np.ndarray,
     standards: Sequence[Standard],
 ) -> _Trained:
+    """Train and test all divisions in the way that suits them."""
+    width = vectors.shape[1]
+    dual = min(len(division.train) for division in job.divisions) <= width
+    if dual and setting.method in ("logistic", "ridge") and setting.strength * width > _PRECISE:
+        vectors = vectors.astype(np.float64)
+    if len(job.divisions) > 1 and len(vectors) <= width and setting.method != "mlp":
+        ratios = crossing.ratios(vectors, standards[-1], standards[:-1], job.divisions)
+        if ratios.max() <= crossing.MOST:
+            return _together(job, setting, vectors, positive, standards, ratios)
+    return _one_by_one(job, setting, vectors, positive, standards)
+
+
+def _together(
+    job: Job,
+    setting: Settings,
+    vectors: np.ndarray,
+    positive: np.ndarray,
+    standards: Sequence[Standard],
+    ratios: np.ndarray,
+) -> _Trained:
     """Cross-validate linear probes where rows are no more than dimensions."""
     whole = standards[-1]
     _standardise(vectors, whole, vectors)
-    crossed = Crossed(vectors, whole, standards[:-1], job.divisions)
+    crossed = crossing.Crossed(vectors, whole, standards[:-1], job.divisions, ratios)
     model = _linear(crossed.whole, positive, setting)
-    fitted = crossed.whole.fitted(model.weights)[:, 0] + np.float32(model.intercepts[0])
+    fitted = crossed.whole.fitted(model.weights)[:, 0] + float(model.intercepts[0])
     scores = crossed.scores(positive, setting.method, setting.strength, fitted)
     shuffled = None
     if job.shuffled is not None:

@@ -61,19 +61,25 @@ def standards(vectors: np.ndarray, parts: Sequence[np.ndarray]) -> list[Standard
     for start in range(0, len(vectors), _BLOCK):
         block = vectors[start : start + _BLOCK] - centre
         chosen = member[:, start : start + _BLOCK]
-        sums += chosen @ block
-        squares += chosen @ np.square(block, out=block)
+        # Squares of values from 1e19 on are beyond float32.
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums += chosen @ block
+            squares += chosen @ np.square(block, out=block)
+    beyond = ~np.isfinite(squares)
+    squares[beyond] = sums[beyond] = 0
     means = sums / counts
     squares /= counts
     deviations = np.sqrt(np.maximum(squares - np.square(means), 0))
     means += centre
     # Where a part lies far from the midst for its own width, float32 did lose digits.
-    for number, lost in enumerate(deviations < 1e-2 * np.sqrt(squares)):
+    for number, lost in enumerate(beyond | (deviations < 1e-2 * np.sqrt(squares))):
         if lost.any():
             exact = vectors[np.ix_(parts[number], np.flatnonzero(lost))].astype(np.float64)
             means[number, lost], deviations[number, lost] = exact.mean(0), exact.std(0)
-    # A constant comes out with the deviation of its rounding error.
-    scales = np.where(deviations > 1e-6 * np.abs(means), deviations, 1)
+    # A constant comes out with the deviation of its rounding error, which a large one's
+    # deviation must not let loom large.
+    least = 1e-6 * np.abs(means)
+    scales = np.where(deviations > least, deviations, np.maximum(least, 1))
     return [
         Standard(mean.astype(np.float32), scale.astype(np.float32))
         for mean, scale in zip(means, scales, strict=True)
@@ -111,7 +117,9 @@ class Space:
             return cls(None, None, vectors, train, test)
         if len(test) <= len(train):
             # One matrix times its own transpose takes half the work of two matrices.
-            whole = vectors @ vectors.T
+            # Products of rows to score with one another may overflow; nobody asks for them.
+            with np.errstate(over="ignore", invalid="ignore"):
+                whole = vectors @ vectors.T
             gram, cross = _picked(whole, train, train), _picked(whole, test, train)
         else:
             rows = _rows(vectors, train)

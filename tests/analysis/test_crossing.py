@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
 from actstore.analysis import folds, linear, metrics
-from actstore.analysis.crossing import Crossed
+from actstore.analysis.crossing import Crossed, ratios
 from actstore.analysis.linear import Method
 
 
@@ -36,7 +36,8 @@ def crossed(
     every = np.arange(len(vectors))
     standards = linear.standards(vectors, [*(fold.train for fold in divisions), every])
     ready = standards[-1].apply(vectors)
-    return Crossed(ready, standards[-1], standards[:-1], divisions), standards
+    found = ratios(vectors, standards[-1], standards[:-1], divisions)
+    return Crossed(ready, standards[-1], standards[:-1], divisions, found), standards
 
 
 def reference(
