@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import index
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 Shuffled = bool | Literal["exact", "blocks"]
 _PREFETCH = 1
+_WHOLE = ("size", "seed", "rank", "world_size", "epoch", "epochs", "block", "prefetch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,15 @@ class Settings:
     normalise: normalising.Kind | Normalisation | None = None
     prefetch: int | None = None
     pin_memory: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in _WHOLE:
+            value = getattr(self, name)
+            try:
+                # A number of NumPy's would end up in states, and is no JSON.
+                object.__setattr__(self, name, None if value is None else index(value))
+            except TypeError:
+                raise UsageError(f"{name} is a whole number, got {value!r}") from None
 
 
 class Made(NamedTuple):

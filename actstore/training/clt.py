@@ -329,8 +329,10 @@ def _targets(
     """Return the target layers of each layer: those after it, up to the last there is."""
     inputs = sorted(part.layer for part in rows if part.site == INPUT)
     last = max((part.layer for part in rows if part.site == OUTPUT), default=-1)
-    wanted = [layers] if isinstance(layers, int) else layers
-    chosen = [layer for layer in inputs if layer < last] if wanted is None else sorted(set(wanted))
+    wanted = [layers] if isinstance(layers, int | np.integer) else layers
+    chosen = [layer for layer in inputs if layer < last]
+    if wanted is not None:
+        chosen = sorted({int(layer) for layer in wanted})
     found = {layer: tuple(range(layer + 1, min(layer + n_targets, last) + 1)) for layer in chosen}
     for layer in found:
         if layer not in inputs:

@@ -237,6 +237,18 @@ def test_after_an_error_the_same_batch_is_next(
     assert found + _ids(batches) == expected
 
 
+def test_numbers_of_numpy_are_numbers(selection: Selection) -> None:
+    """A size or seed out of an array must not spoil the state, which is to be JSON."""
+    one = np.int64(1)
+    batches = _make(selection, shuffle="blocks", seed=one, block=7 * one, world_size=2 * one)
+    next(batches)
+    state = json.loads(json.dumps(batches.state()))
+    assert len(_make(selection, shuffle="blocks", seed=1, block=7, world_size=2, state=state)) == 9
+    for wrong in ({"seed": "x"}, {"rank": 0.5}, {"epochs": 1.5}):
+        with pytest.raises(UsageError, match=f"{next(iter(wrong))} is a whole number"):
+            _make(selection, **wrong)
+
+
 def test_types(tmp_path: Path, selection: Selection) -> None:
     wide = next(_make(selection, dtype="float32")).vectors
     assert wide.dtype == np.float32

@@ -152,6 +152,10 @@ def test_one_layer_and_its_targets(store: actstore.Store) -> None:
     (batch,) = batches
     assert (batch.layer, batch.x.shape, len(batch.targets)) == (2, (37, 16), 3)
     assert [found.layer for found in store.clt_batches(layers=[3, 1])] == [1, 3]
+    two: Any = np.int64(2)
+    batches = store.clt_batches(50 * two, layers=np.arange(2), n_targets=two)
+    next(batches)
+    assert json.loads(json.dumps(batches.state()))["layers"] == [[0, 2], [1, 3]]
 
 
 def test_ranks_share_the_tokens(store: actstore.Store) -> None:
