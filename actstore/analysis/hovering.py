@@ -11,8 +11,8 @@ _CELL = 160
 
 
 def hover_texts(selection: Selection) -> list[str]:
-    """Return what a point tells of its row: example, label, question, oracle, prediction."""
-    names = ("example_id", "label", "question", "oracle", "prediction")
+    """Return what a point tells of its row: example, token, label, question, answers."""
+    names = ("example_id", "position", "token_role", "label", "question", "oracle", "prediction")
     rows = selection.table(names).to_pylist()
     return [
         "\n".join(f"{name}: {_cut(str(row[name]))}" for name in names if row[name] is not None)

@@ -36,13 +36,20 @@ class Components:
 
         A row that is not finite has none, nor has one whose coordinates float32 cannot hold.
         """
+        found = np.empty((len(vectors), len(self.directions)), np.float32)
+        axes = self.directions.T.astype(np.float64)
+        step = max(1, _BLOCK // len(self.mean))
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.asarray((floats.widen(vectors) - self.mean) @ self.directions.T)
+            for start in range(0, len(vectors), step):
+                wide = vectors[start : start + step].astype(np.float64)
+                found[start : start + step] = (wide - self.mean) @ axes
+        return found
 
 
 def fit(vectors: np.ndarray, count: int = 2) -> Components:
     """Return the first principal components of float16 or float32 ``[rows, width]``.
 
+    Sums are in float64, so that the components do not depend on how many threads add up.
     Rows that are not finite are left out. There are always ``count`` components; those
     that the rows do not have (fewer rows than that) are zero and explain nothing.
 
@@ -63,8 +70,7 @@ def fit(vectors: np.ndarray, count: int = 2) -> Components:
     scale = float(np.abs(centred).max(initial=0)) or 1.0
     centred /= scale
     centred = centred.astype(np.float32, copy=False)
-    small = centred @ centred.T if rows < width else centred.T @ centred
-    values, basis = np.linalg.eigh(small.astype(np.float64))
+    values, basis = np.linalg.eigh(_small(centred))
     values, basis = values[::-1], basis[:, ::-1]
     total = float(np.maximum(values, 0).sum())
     directions = np.zeros((count, width), np.float32)
@@ -72,12 +78,37 @@ def fit(vectors: np.ndarray, count: int = 2) -> Components:
     for number in range(min(count, len(values))):
         if values[number] <= 1e-7 * max(float(values[0]), 1e-30):
             break
-        axis = centred.T @ basis[:, number].astype(np.float32) if rows < width else basis[:, number]
+        axis = _combined(centred, basis[:, number]) if rows < width else basis[:, number]
         axis = axis / np.linalg.norm(axis)
         # A component's sign means nothing; the same data should give the same picture.
         directions[number] = axis * np.sign(axis[np.argmax(np.abs(axis))])
         explained[number] = values[number] / total
     return Components(mean=mean, directions=directions, explained=explained)
+
+
+def _small(centred: np.ndarray) -> np.ndarray:
+    """Return the smaller of the two matrices that have the rows' components, float64."""
+    rows, width = centred.shape
+    side, length = min(rows, width), max(rows, width)
+    # Whichever it is, what is summed over are the columns of this view.
+    view = centred if rows < width else centred.T
+    total = np.zeros((side, side))
+    step = max(1, _BLOCK // side)
+    for start in range(0, length, step):
+        part = view[:, start : start + step].astype(np.float64)
+        total += part @ part.T
+    return total
+
+
+def _combined(centred: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the sum of the rows times their weights, float64 ``[width]``."""
+    rows, width = centred.shape
+    step = max(1, _BLOCK // rows)
+    parts = [
+        weights @ centred[:, start : start + step].astype(np.float64)
+        for start in range(0, width, step)
+    ]
+    return np.concatenate(parts)
 
 
 def project(

@@ -300,7 +300,7 @@ def _rows_apart(
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = np.nan_to_num(norms / medians[of_layer], nan=1.0, posinf=0, neginf=0)
     places = np.argsort(-ratios, kind="stable")[:_LISTED]
-    names = ("example_id", "label", "question", "norm")
+    names = ("example_id", "position", "label", "question", "norm")
     rows = selection.take(places).table(names).to_pylist()
     return [
         OutlierRow(layers[int(of_layer[place])], row, float(ratios[place]))

@@ -277,20 +277,25 @@ def _outliers(place: Place) -> Iterable[str]:
     else:
         table = '<p class="soft">none: no dimension is six times as large as the median one</p>'
     yield f'<div class="card"><h3>Outlier dimensions</h3>{table}</div>'
-    table = _table(
-        ("example", "layer", "label", "question", "norm", "x median"),
+    # Of rows that are tokens it matters which: the first one is where attention sinks.
+    tokens = any(one.row["position"] is not None for one in place.rows_apart)
+    header = ["example", "layer", "label", "question", "norm", "x median"]
+    rows = [
         [
-            (
-                one.row["example_id"],
-                "?" if one.layer is None else str(one.layer),
-                _name(one.row["label"]),
-                one.row["question"],
-                one.row["norm"],
-                one.ratio,
-            )
-            for one in place.rows_apart
-        ],
-    )
+            one.row["example_id"],
+            "?" if one.layer is None else str(one.layer),
+            _name(one.row["label"]),
+            one.row["question"],
+            one.row["norm"],
+            one.ratio,
+        ]
+        for one in place.rows_apart
+    ]
+    if tokens:
+        header.insert(1, "position")
+        for cells, one in zip(rows, place.rows_apart, strict=True):
+            cells.insert(1, one.row["position"])
+    table = _table(header, rows)
     yield f'<div class="card"><h3>Rows of largest norm for their layer</h3>{table}</div></div>'
 
 

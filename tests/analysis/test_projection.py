@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +64,27 @@ def test_differences_that_float32_does_not_hold() -> None:
     found = projection.fit(matrix)
     assert np.isfinite(found.directions).all()
     assert abs(found.directions[0, 0]) == pytest.approx(1)
+
+
+def test_components_do_not_depend_on_how_many_threads_add_up(tmp_path: Path) -> None:
+    program = """
+import sys
+import numpy as np
+from actstore.analysis import projection
+rng = np.random.default_rng(3)
+for shape in ((44, 1536), (900, 300)):
+    matrix = rng.standard_normal(shape).astype(np.float32)
+    points = projection.fit(matrix).apply(matrix)
+    print(" ".join(f"{value:.4f}" for value in points.ravel()))
+"""
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for threads in ("1", "2")
+    }
+    assert len(told) == 1

@@ -114,3 +114,26 @@ def test_one_row_and_names_that_differ_at_their_ends(tmp_path: Path) -> None:
         html = page(report.collect(store.select()))
     cells = re.findall(r"<td[^>]*>(the same[^<]*)</td>", html)
     assert len(set(cells)) == 2
+
+
+def test_of_tokens_it_is_told_which(tmp_path: Path) -> None:
+    matrix = stores.vectors(12, 4, "float16", 0)
+    matrix[7] *= 50
+    stores.add(
+        tmp_path / "tokens",
+        matrix,
+        example_id=["e"] * 12,
+        pooling=["none"] * 12,
+        position=list(range(12)),
+        token_role=["user"] * 12,
+    )
+    with actstore.open(tmp_path / "tokens") as store:
+        html = page(report.collect(store.select()))
+    first = html.split("Rows of largest norm")[1].split("<tr>")[2]
+    assert '<td class="n">7</td>' in first
+    assert "position: 7\ntoken_role: user" in html
+    stores.add(tmp_path / "pooled", matrix)
+    with actstore.open(tmp_path / "pooled") as store:
+        html = page(report.collect(store.select()))
+    assert "position" not in html.split("Rows of largest norm")[1]
+    assert "position: 7" not in html

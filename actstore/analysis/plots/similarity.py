@@ -100,7 +100,11 @@ def _grams(selection: Selection, layers: int, rows: int) -> tuple[np.ndarray, in
 
 
 def _examples(
-    selection: Selection, place: dict[str, str | None], layers: list[int | None], by: str | None, rows: int
+    selection: Selection,
+    place: dict[str, str | None],
+    layers: list[int | None],
+    by: str | None,
+    rows: int,
 ) -> Figure:
     drawn = sampling.draw(selection, min(rows, 300))
     found = class_codes(drawn.selection, by)
