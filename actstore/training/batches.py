@@ -57,11 +57,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in _WHOLE:
             value = getattr(self, name)
-            try:
-                # A number of NumPy's would end up in states, and is no JSON.
-                object.__setattr__(self, name, None if value is None else index(value))
-            except TypeError:
-                raise UsageError(f"{name} is a whole number, got {value!r}") from None
+            object.__setattr__(self, name, None if value is None else whole(name, value))
 
 
 class Made(NamedTuple):
@@ -264,6 +260,18 @@ class Batches(Iterator[Batch]):
             snapshot = self._selection._snapshot
             self._hash = states.fingerprint(snapshot, [self._selection.rows])
         return self._hash
+
+
+def whole(name: str, value: Any) -> int:
+    """Return a whole number, of NumPy's too, as Python's own: it may be part of a state.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    try:
+        return index(value)
+    except TypeError:
+        raise UsageError(f"{name} is a whole number, got {value!r}") from None
 
 
 def ordering(settings: Settings, *, remote: bool, block: int, window: int) -> Ordering:

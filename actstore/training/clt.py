@@ -14,7 +14,7 @@ import numpy as np
 
 from actstore.errors import MismatchError, NotInStoreError, UsageError
 from actstore.training import state as states
-from actstore.training.batches import Settings, check_dtype, ordering, use_pinned
+from actstore.training.batches import Settings, check_dtype, ordering, use_pinned, whole
 from actstore.training.joining import Joined, Part, join, split
 from actstore.training.normalisation import Normalisation, normalisation
 from actstore.training.plan import Place, Plan, Step
@@ -89,7 +89,7 @@ class CltBatches(Iterator[CltBatch]):
         layers: Sequence[int] | int | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        if n_targets < 1:
+        if (n_targets := whole("n_targets", n_targets)) < 1:
             raise UsageError(f"a layer has at least one target, got n_targets={n_targets}")
         self._settings = settings
         self._snapshot = selection._snapshot
@@ -332,7 +332,7 @@ def _targets(
     wanted = [layers] if isinstance(layers, int | np.integer) else layers
     chosen = [layer for layer in inputs if layer < last]
     if wanted is not None:
-        chosen = sorted({int(layer) for layer in wanted})
+        chosen = sorted({whole("each of layers", layer) for layer in wanted})
     found = {layer: tuple(range(layer + 1, min(layer + n_targets, last) + 1)) for layer in chosen}
     for layer in found:
         if layer not in inputs:

@@ -86,6 +86,10 @@ class SelectionDataset(IterableDataset[Item]):
         # What a spawned worker gets; it opens the store itself.
         return {**self.__dict__, "_selection": None, "_live": None}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shared.share_memory_()  # a copy has memory of its own, which is to be shared again
+
     def __len__(self) -> int:
         if self._length is None:
             raise TypeError("passes without end (epochs=None) have no length")

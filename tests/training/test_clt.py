@@ -152,6 +152,9 @@ def test_one_layer_and_its_targets(store: actstore.Store) -> None:
     (batch,) = batches
     assert (batch.layer, batch.x.shape, len(batch.targets)) == (2, (37, 16), 3)
     assert [found.layer for found in store.clt_batches(layers=[3, 1])] == [1, 3]
+    for wrong in ({"layers": "0"}, {"n_targets": 1.5}, {"layers": [0.5]}):
+        with pytest.raises(UsageError, match="whole number"):
+            store.clt_batches(**wrong)
     two: Any = np.int64(2)
     batches = store.clt_batches(50 * two, layers=np.arange(2), n_targets=two)
     next(batches)

@@ -129,6 +129,14 @@ def test_what_torchdata_asks_of_a_data_set(selection: Selection) -> None:
     assert _ids(again) == _plain(selection)
 
 
+def test_workers_of_a_copy_hear_of_the_next_pass(selection: Selection) -> None:
+    dataset = pickle.loads(pickle.dumps(_dataset(selection)))
+    loader = _loader(dataset, 2, persistent_workers=True)
+    assert _ids(loader) == _plain(selection)
+    dataset.set_epoch(1)
+    assert _ids(loader) == _plain(selection, epoch=1)
+
+
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_that_outlive_a_pass_hear_of_a_state(selection: Selection, context: str) -> None:
     dataset = _dataset(selection)
