@@ -12,7 +12,7 @@ import numpy as np
 from actstore.analysis.wording import readable
 
 WIDTH, HEIGHT = 460, 290
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 64, 10, 12, 40
 GREY = 8
 """Number of the first colour that stands for several values, or for none."""
 _SHAPES = (
@@ -224,7 +224,16 @@ def _steps(low: float, high: float) -> list[tuple[float, str]]:
     size = 10 ** math.floor(math.log10(rough))
     step = next(size * times for times in (1, 2, 5, 10) if size * times >= rough)
     values = [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step) + 1)]
-    return [(value, f"{value:.4g}") for value in values]
+    return [(value, _number(value)) for value in values]
+
+
+def _number(value: float) -> str:
+    """Return a number of an axis in so few characters that its name beside it stays free."""
+    text = f"{value:.4g}" if abs(value) < 1e5 else f"{value:.4e}"
+    digits, sign, power = text.partition("e")
+    if not sign:
+        return text
+    return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits}e{int(power)}"
 
 
 def _decades(low: float, high: float) -> list[tuple[float, str]]:
@@ -232,4 +241,4 @@ def _decades(low: float, high: float) -> list[tuple[float, str]]:
     values = [
         n * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for n in times
     ]
-    return [(value, f"{value:.4g}") for value in values if low <= math.log10(value) <= high]
+    return [(value, _number(value)) for value in values if low <= math.log10(value) <= high]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from typing import TYPE_CHECKING
+
+from actstore.analysis.charts import clean
+from actstore.analysis.wording import counted
 
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection
@@ -28,7 +30,7 @@ def store_html(store: Store) -> str:
     ]
     return _page(
         f"Store {found.path}",
-        f"{found.rows:,} rows, commit {found.commit}; labels: {labels or 'none'}{more}",
+        f"{counted(found.rows)}, commit {found.commit}; labels: {labels or 'none'}{more}",
         ("model", "site", "layer", "width", "dtype", "rows"),
         parts,
         len(found.partitions) - len(parts),
@@ -59,18 +61,18 @@ _UNTOLD = frozenset({"run_id", "captured_at", "source", "extra"})
 def _page(
     title: str, text: str, header: Sequence[str], rows: Iterable[Sequence[object]], left: int
 ) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    head = "".join(f"<th>{clean(name)}</th>" for name in header)
     body = "".join(
         "<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>" for row in rows
     )
-    told = f"<p>{escape(text)}</p>" if text else ""
+    told = f"<p>{clean(text)}</p>" if text else ""
     more = f"<p>… and {left:,} more</p>" if left > 0 else ""
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if body else ""
-    return f"<div><p><b>{escape(title)}</b></p>{told}{table}{more}</div>"
+    return f"<div><p><b>{clean(title)}</b></p>{told}{table}{more}</div>"
 
 
 def _cell(value: object) -> str:
     if value is None:
         return ""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return escape(text if len(text) <= _CELL else text[: _CELL - 1] + "…")
+    return clean(text if len(text) <= _CELL else text[: _CELL - 1] + "…")

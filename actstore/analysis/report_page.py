@@ -68,7 +68,8 @@ td.w { width: 40%; min-width: 4rem; vertical-align: middle; }
 .mark { width: 12px; height: 12px; flex: none; }
 @media (max-width: 560px) { th { white-space: normal; } th, td { padding: .25rem .35rem; }
   table { font-size: .82rem; } td.t { min-width: 7rem; } }
-#told { position: fixed; display: none; max-width: min(360px, 92vw); padding: .5rem .7rem;
+#told { position: fixed; display: none; width: max-content; max-width: min(360px, 92vw);
+  padding: .5rem .7rem;
   background: var(--ink); color: var(--paper); font-size: .82rem; line-height: 1.4;
   border-radius: 6px; white-space: pre-line; overflow-wrap: anywhere; pointer-events: none;
   z-index: 9; }
@@ -91,6 +92,8 @@ _SCRIPT = """
     if (last) last.classList.remove('on');
     last = dot; dot.classList.add('on');
     told.textContent = dot.told; told.style.display = 'block';
+    // Where it was is not where it will be, and a box near the edge is narrow.
+    told.style.left = told.style.top = '0';
     var box = told.getBoundingClientRect(), x = event.clientX + 14, y = event.clientY + 14;
     if (x + box.width > innerWidth - 8) x = Math.max(8, innerWidth - box.width - 8);
     if (y + box.height > innerHeight - 8) y = Math.max(8, event.clientY - box.height - 14);

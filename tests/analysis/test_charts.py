@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_every_value_is_a_mark_that_tells_itself() -> None:
 def test_wide_spreads_are_logarithmic_and_all_marks_lie_inside() -> None:
     root = drawn(list(range(80)), line("a", [10.0**n for n in np.linspace(0.5, 4, 80)]))
     ticks = [str(node.text) for node in root.iter("text") if node.get("class") == "left"]
-    assert ticks == ["10", "100", "1000", "1e+04"]
+    assert ticks == ["10", "100", "1000", "1e4"]
     for node in root.iter("path"):
         if node.get("class") == "dot":
             x, y = map(float, str(node.get("transform")).split("(")[1].split(")")[0].split())
@@ -72,3 +73,16 @@ def test_points_that_all_lie_on_one_spot(value: float) -> None:
     text = charts.scatter(points, x_name="x", y_name="y", title="t")
     assert "nan" not in text
     assert len(titles(ET.fromstring(text))) == 3
+
+
+@pytest.mark.parametrize("largest", [3e-7, 0.02, 9, 4e3, 2.1e5, 3e38])
+def test_numbers_leave_room_for_the_axis_name(largest: float) -> None:
+    values = np.array([-largest, largest])
+    points = [charts.Points(0, np.stack([values, values], axis=1), ["a", "b"])]
+    text = charts.scatter(points, x_name="x", y_name="y", title="t")
+    found = re.findall(r'class="left" x="([\d.]+)" y="[\d.]+">([^<]+)<', text)
+    assert len(found) > 2
+    for right, number in found:
+        # Twelve pixels high, and so at most seven wide; the turned name ends at twenty.
+        assert float(right) - 7 * len(number) > 15
+        assert abs(float(number)) <= largest * 1.2

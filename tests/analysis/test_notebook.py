@@ -29,3 +29,11 @@ def test_a_selection_shows_its_first_rows(tmp_path: Path) -> None:
         assert "&lt;script&gt;" in html
         assert "oracle" not in html  # a column without values says nothing
         assert "<table>" not in store.select("false")._repr_html_()
+
+
+def test_one_row_and_characters_that_are_not_seen(tmp_path: Path) -> None:
+    stores.add(tmp_path, stores.vectors(1, 4, "float16", 0), label=["a\u202eb"])
+    with actstore.open(tmp_path) as store:
+        assert "1 row, commit" in store._repr_html_()
+        assert "a\ufffdb" in store._repr_html_()
+        assert "\u202e" not in store.select()._repr_html_()

@@ -134,21 +134,24 @@ def draw(points: Sequence[Point], title: str, note: str) -> Figure:
             )
             shift = (number - (len(series) - 1) / 2) * min(0.12, 0.6 / len(series))
             places = [layers.index(one.layer) + shift for one in mine]
-            axes.errorbar(
-                places,
-                [one.auroc for one in mine],
-                [
-                    [max(0.0, one.auroc - one.low) for one in mine],
-                    [max(0.0, one.high - one.auroc) for one in mine],
-                ],
-                color=style.COLOURS[number % len(style.COLOURS)],
-                marker=style.MARKERS[number % len(style.MARKERS)],
-                markersize=5 if len(layers) <= 40 else 3,
-                linewidth=1.3,
-                elinewidth=1,
-                capsize=2.5 if len(layers) <= 40 else 0,
-                label=style.plain(name or "all rows", 32),
-            )
+            # A layer that is not recorded does not follow the last one that is.
+            end = len(mine) - (len(mine) > 1 and mine[-1].layer is None)
+            for part in filter(None, (range(end), range(end, len(mine)))):
+                axes.errorbar(
+                    [places[at] for at in part],
+                    [mine[at].auroc for at in part],
+                    [
+                        [max(0.0, mine[at].auroc - mine[at].low) for at in part],
+                        [max(0.0, mine[at].high - mine[at].auroc) for at in part],
+                    ],
+                    color=style.COLOURS[number % len(style.COLOURS)],
+                    marker=style.MARKERS[number % len(style.MARKERS)],
+                    markersize=5 if len(layers) <= 40 else 3,
+                    linewidth=1.3,
+                    elinewidth=1,
+                    capsize=2.5 if len(layers) <= 40 else 0,
+                    label=None if part.start else style.plain(name or "all rows", 32),
+                )
         for number, name in enumerate(series):
             known = [
                 (layers.index(one.layer), one.shuffled)

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import actstore
 from actstore.analysis import plots
 from actstore.analysis.plots.auroc import points_of
 from actstore.errors import UsageError
-from tests.analysis.plots.pictures import texts
+from tests.analysis.plots.pictures import make, texts
 
 
 def result(layer: int | None, auroc: float, **more: Any) -> dict[str, Any]:
@@ -53,3 +55,12 @@ def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "report.json").write_text(text)
     with pytest.raises(UsageError, match="no report of a probe"):
         plots.auroc_of_report(tmp_path)
+
+
+def test_a_layer_that_is_not_recorded_follows_none(tmp_path: Path) -> None:
+    with actstore.open(make(tmp_path, layers=(0, 1, None))) as store:
+        figure = plots.auroc(store.select())
+    joined = [
+        np.asarray(line.get_xdata()) for line in figure.axes[0].lines if line.get_marker() == "o"
+    ]
+    assert [len(places) for places in joined] == [2, 1]
