@@ -30,11 +30,13 @@ def grouped(positive: np.ndarray, groups: np.ndarray, count: int, seed: int) -> 
         seed: where the order comes from.
 
     Raises:
-        UsageError: fewer than two folds.
+        UsageError: fewer than two folds, or a negative seed.
         TooFewRowsError: a class occurs in fewer groups than there are folds.
     """
     if count < 2:
         raise UsageError(f"at least two folds are needed, got {count}")
+    if seed < 0:
+        raise UsageError(f"a seed cannot be negative, got {seed}")
     _, codes = np.unique(groups, return_inverse=True)
     number = int(codes.max(initial=-1)) + 1
     sizes = np.zeros((number, 2), np.int64)

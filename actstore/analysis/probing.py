@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from actstore.querying.selection import Selection
     from actstore.store import Store
 
+_WEAKEST, _STRONGEST = 1e-10, 1e10
+"""Strengths beyond which penalties are no numbers for scikit-learn, or lost in rounding."""
 _REFITS = 20
 """Permutations of a method that must be trained anew for each."""
 
@@ -126,8 +128,12 @@ def _check(
 ) -> None:
     if setting.method not in linear.METHODS:
         raise UsageError(f"no method {setting.method!r}: there are {', '.join(linear.METHODS)}")
-    if not setting.strength > 0:
-        raise UsageError(f"the strength must be positive, got {setting.strength}")
+    if not _WEAKEST <= setting.strength <= _STRONGEST:
+        raise UsageError(
+            f"the strength must be between {_WEAKEST:g} and {_STRONGEST:g}, got {setting.strength}"
+        )
+    if setting.seed < 0:
+        raise UsageError(f"a seed cannot be negative, got {setting.seed}")
     if train is not None and test is None and test_store is None:
         raise UsageError("train rows need rows to test on: give a test condition or a test store")
     if setting.permutations < 0:
@@ -229,6 +235,12 @@ def _divided(
         notes.append(
             f"{cell.place.text}: {dropped:,} training rows share their group with a tested row "
             "and are left out"
+        )
+    if dropped and not len(division.train):
+        raise TooFewRowsError(
+            f"{cell.place.text}: every training row shares its group, the question as a rule, with "
+            "a tested row, and none is left to train on: test on other rows, or group them "
+            "otherwise with --group-by"
         )
     _check_divisions(cell.place, positive, [division])
     parts = [division.train, division.test]

@@ -214,18 +214,21 @@ def check_width(vector: LoadedVector, width: int, name: str) -> None:
 
 
 def _read(path: Path) -> np.ndarray:
-    import pickle
-
     import torch
 
     try:
         tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except OSError as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
-    if not isinstance(tensor, torch.Tensor) or tensor.numel() != tensor.shape[-1]:
+    except Exception as error:  # of anything that is no tensor, the unpickler raises anything
+        raise UsageError(f"{path} cannot be read as a tensor that torch saved") from error
+    single = isinstance(tensor, torch.Tensor) and tensor.ndim and tensor.numel() == tensor.shape[-1]
+    if not single:
         shape = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
         raise UsageError(f"{path}: expected one vector as a bare tensor, got {shape}")
     vector: np.ndarray = tensor.detach().reshape(-1).float().numpy()
+    if not np.isfinite(vector).all():
+        raise UsageError(f"{path} holds NaN or infinity")
     return vector
 
 
@@ -333,7 +336,8 @@ def _separated(cell: Cell, vectors: np.ndarray, seed: int) -> tuple[float | None
     distances = []
     for fold in divisions:
         direction = (_weights(cell, fold.train) * signs) @ vectors
-        scores[fold.test] = vectors[fold.test] @ (direction / np.linalg.norm(direction))
+        length = float(np.linalg.norm(direction)) or 1.0  # 0 where the means are the same
+        scores[fold.test] = vectors[fold.test] @ (direction / length)
         first = scores[fold.test][cell.positive[fold.test]]
         second = scores[fold.test][~cell.positive[fold.test]]
         freedom = len(first) + len(second) - 2

@@ -22,7 +22,7 @@ def layers_text(
         span = re.fullmatch(r"\s*(-?\d+)(?:-(\d+))?\s*", word)
         if word.strip() in ("unknown", "null"):
             found.append(None)
-        elif span is None:
+        elif span is None or (span[2] and int(span[2]) < int(span[1])):
             raise click.BadParameter(f"{word.strip()!r} is no layer: give them as 6,12 or 0-31")
         elif span[2] is None:
             found.append(int(span[1]))

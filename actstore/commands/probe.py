@@ -36,7 +36,7 @@ _METHODS = ("logistic", "mean-difference", "ridge", "mlp")
 )
 @click.option(
     "--strength",
-    type=click.FloatRange(min=0, min_open=True),
+    type=float,
     default=1.0,
     show_default=True,
     help="Inverse of the L2 penalty: scikit-learn's C, and 1 / alpha of ridge and mlp.",
@@ -69,7 +69,13 @@ _METHODS = ("logistic", "mean-difference", "ridge", "mlp")
     show_default=True,
     help="Runs with shuffled labels that the result is held against; mlp does 20 at most.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of folds and shuffles.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of folds and shuffles.",
+)
 @click.option(
     "--out",
     required=True,

@@ -32,7 +32,13 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder for vectors/, normalized_vectors/, steering.safetensors and steering.json.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the folds.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the folds.",
+)
 @click.option(
     "--apply",
     is_flag=True,

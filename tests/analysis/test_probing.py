@@ -160,6 +160,34 @@ def test_another_store_is_tested_on(tmp_path: Path) -> None:
         run(tmp_path / "a", test_store=other)
 
 
+def test_a_store_with_the_same_questions_leaves_nothing_to_train_on(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        labelled.layered(tmp_path / name, {0: 1.0}, rows=20, width=8)
+    with (
+        actstore.open(tmp_path / "b") as other,
+        pytest.raises(TooFewRowsError, match=r"every training row shares its group.*--group-by"),
+    ):
+        run(tmp_path / "a", test_store=other)
+
+
+@pytest.mark.parametrize("setting", [{"seed": -1}, {"strength": 0.0}, {"strength": 1e300}])
+def test_settings_that_are_no_settings_are_refused(tmp_path: Path, setting: object) -> None:
+    labelled.layered(tmp_path / "s", {0: 1.0}, rows=20, width=8)
+    with pytest.raises(UsageError, match=r"negative, got -1|between .* got"):
+        run(tmp_path / "s", **setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("strength", [1e-10, 1e10])
+@pytest.mark.parametrize("width", [8, 40])
+def test_the_ends_of_the_strengths_give_figures(
+    tmp_path: Path, strength: float, width: int
+) -> None:
+    labelled.layered(tmp_path / "s", {0: 3.0}, rows=30, width=width)
+    for method in ("logistic", "ridge"):
+        (result,) = run(tmp_path / "s", method=method, strength=strength).results
+        assert result.auroc.value > 0.9
+
+
 def test_what_cannot_be_probed_is_said(tmp_path: Path) -> None:
     labelled.layered(tmp_path / "s", {0: 0, None: 0}, rows=8, width=4)
     with pytest.raises(TooFewRowsError, match=r"4 rows in 4 groups, and 5 folds"):

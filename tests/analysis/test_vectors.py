@@ -119,3 +119,34 @@ def test_files_of_others_are_read_and_wrong_ones_refused(tmp_path: Path) -> None
         vectors.load(tmp_path)
     with pytest.raises(UsageError, match=r"no layer_L.pt"):
         vectors.load(tmp_path / "nothing")
+
+
+def test_a_fold_without_a_direction_says_nothing_of_its_rows(tmp_path: Path) -> None:
+    # One example differs from all others: where it is left out there is no direction.
+    matrix = np.ones((20, 4), np.float32)
+    matrix[3, 1] = 9
+    labelled.add(tmp_path / "s", matrix, ["yes", "no"] * 10)
+    with actstore.open(tmp_path / "s") as store:
+        (made,) = vectors.steer(store, positive="no").vectors
+    assert made.auroc is not None
+    assert made.auroc.value == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (b"hi\n", "cannot be read"),
+        (b"", "cannot be read"),
+        ({"a": 1}, "got dict"),
+        (torch.tensor(1.0), r"got \[\]"),
+        (torch.tensor([1.0, float("nan")]), "NaN or infinity"),
+    ],
+)
+def test_what_is_no_vector_is_refused_by_name(tmp_path: Path, wrong: object, said: str) -> None:
+    path = tmp_path / "layer_3.pt"
+    if isinstance(wrong, bytes):
+        path.write_bytes(wrong)
+    else:
+        torch.save(wrong, path)
+    with pytest.raises(UsageError, match=f"layer_3.pt.*{said}"):
+        vectors.load(tmp_path)
