@@ -35,6 +35,8 @@ class Capture:
     outputs: Tensors = field(default_factory=dict)
     last: int = 0
     """The last layer that the store has inputs of: what lies past it is padding."""
+    dtype: str = "float32"
+    """One that holds all outputs: each stands in several files, which must agree."""
 
 
 def plan(scene: Scene) -> Iterator[File]:
@@ -97,7 +99,15 @@ def _captures(scene: Scene) -> dict[str, Capture]:
         for shard in scene.selection.snapshot.shards
         if shard.site == "mlp_in" and shard.model in models
     ]
+    absent = sorted((wanted or set()) - {at for each in captures.values() for at, _ in each.inputs})
+    if absent:
+        raise ExportError(
+            f"there are no inputs of MLPs (site mlp_in) of layer {listed(absent)} among the rows"
+        )
     for capture in captures.values():
+        samples = (capture.outputs or capture.inputs).values()
+        rows = [piece.row for each in samples for pieces in each.values() for piece in pieces]
+        capture.dtype = scene.selection.snapshot.shape(np.array(rows, np.int64))[1]
         # What a condition left out is missing, not padding; one capture tells for itself.
         capture.last = max([capture.last, *(last if len(captures) == 1 else ())])
         first = min((layer for layer, _ in capture.inputs), default=0)
@@ -156,33 +166,30 @@ def _files(
             )
         found.append(target_rows)
     own = later.get("key", "y" if key == "x" else key)
-    yield _later(scene, f"{stem}_y.pt", found, rows, shape, later, own if single else None)
+    width = scene.selection.snapshot.shape(rows[:1])[0]
+    types = later.get("dtypes") or [later.get("dtype") or capture.dtype] * number
+    types = [scene.dtype or name for name in (*types, *types[-1:] * number)][:number]
+    yield _later(f"{stem}_y.pt", found, (*shape, width), types, own if single else None)
 
 
 def _later(
-    scene: Scene,
     path: str,
     targets: Sequence[np.ndarray | None],
-    inputs: np.ndarray,
     shape: tuple[int, ...],
-    form: Mapping[str, Any],
+    types: Sequence[str],
     key: str | None,
 ) -> Matrices:
     """Return the file of targets, or with ``key`` of one alone (under no key where it is empty)."""
-    width, stored_type = scene.selection.snapshot.shape(inputs[:1])
 
     def write(target: Path, matrices: list[np.ndarray]) -> None:
         import torch
 
         stored = iter(matrices)
-        plain = np.result_type(*matrices) if matrices else np.dtype(stored_type)
-        types = form.get("dtypes") or [form.get("dtype") or plain.name] * len(targets)
-        types = [scene.dtype or name for name in (*types, *types[-1:] * len(targets))]
         values = [
-            torch.zeros((*shape, width), dtype=getattr(torch, name))
+            torch.zeros(shape, dtype=getattr(torch, name))
             if rows is None
-            else tensor(next(stored), name, (*shape, width))
-            for rows, name in zip(targets, types, strict=False)
+            else tensor(next(stored), name, shape)
+            for rows, name in zip(targets, types, strict=True)
         ]
         if key is None:
             save({"y": values[0], "targets": values, "n_targets": len(values)}, target)

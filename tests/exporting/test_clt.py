@@ -181,12 +181,13 @@ def test_captured_targets_of_several_types_lose_no_bit(tmp_path: Path) -> None:
     given = {}
     for site, layer, dtype in (
         ("mlp_in", 0, "float16"),
-        ("mlp_out", 1, "float16"),
-        ("mlp_out", 2, "float32"),
+        ("mlp_in", 1, "float16"),
+        ("mlp_out", 1, "float32"),
+        ("mlp_out", 2, "float16"),
     ):
         given[layer] = vectors(4, 8, dtype, layer)
         with StoreWriter(
-            tmp_path / "store", run=Run(run_id=f"r{layer}", kind="test", started_at="")
+            tmp_path / "store", run=Run(run_id=f"{site}{layer}", kind="test", started_at="")
         ) as writer:
             constants = {"model": "m", "site": site, "layer": layer, "pooling": "none"}
             columns: dict[str, Any] = {"example_id": ["e"] * 4, "position": list(range(4))}
@@ -196,6 +197,10 @@ def test_captured_targets_of_several_types_lose_no_bit(tmp_path: Path) -> None:
     found = torch.load(tmp_path / "out/L0/batch_0_y.pt", weights_only=True)["targets"]
     for target, layer in zip(found, (1, 2), strict=True):
         assert (target[0].float().numpy() == given[layer]).all()
+    again = ingest(tmp_path / "out", tmp_path / "again", recipe="clt", model="m")
+    assert not again.refused  # layer 2 stands in two files, in one type
+    with pytest.raises(ExportError, match="of layer 5, 7 among"):
+        export(tmp_path / "store", "clt", tmp_path / "other", layers=[0, 5, 7])
 
 
 @pytest.mark.parametrize(("x", "y"), [("x", "data"), ("data", "y"), ("x", ""), ("", "y")])
