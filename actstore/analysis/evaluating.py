@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +48,17 @@ class Job(NamedTuple):
     divisions: list[Fold]
     shuffled: np.ndarray | None
     """Bool ``[rows, permutations]``."""
+    stop: Event | None = None
+    """Set when nobody waits for the result any more."""
+
+    def check(self) -> None:
+        """Go no further where nobody waits."""
+        if self.stop is not None and self.stop.is_set():
+            raise _Stopped
+
+
+class _Stopped(Exception):
+    """Ends the work on a cell; whoever set the event has the reason."""
 
 
 def evaluate(jobs: Sequence[Job], setting: Settings, progress: Progress | None) -> list[Result]:
@@ -59,6 +71,8 @@ def evaluate(jobs: Sequence[Job], setting: Settings, progress: Progress | None) 
         workers = 1
     results = []
     done = rows = 0
+    stop = Event()
+    jobs = [job._replace(stop=stop) for job in jobs]
     # One thread of arithmetic for each cell: cells side by side use processors better.
     with (
         linear.threads(1 if workers > 1 else None),
@@ -73,6 +87,7 @@ def evaluate(jobs: Sequence[Job], setting: Settings, progress: Progress | None) 
                 if progress is not None:
                     progress(done, rows, sum(sizes))
         except BaseException:
+            stop.set()
             pool.shutdown(cancel_futures=True)
             raise
     return results
@@ -152,7 +167,7 @@ def _together(
         shuffled = np.zeros(labels.shape, np.float32)
         for number, division in enumerate(job.divisions):
             space = crossed.space(number)
-            shuffled[division.test] = _fit_shuffled(space, labels[division.train], setting)
+            shuffled[division.test] = _fit_shuffled(job, space, labels[division.train], setting)
     weights = crossed.whole.primal(model.weights[:, 0])
     return _Trained(scores, shuffled, weights, float(model.intercepts[0]))
 
@@ -172,13 +187,14 @@ def _one_by_one(
     ready = np.empty_like(vectors)
     trained = None
     for division, standard in zip(job.divisions, standards, strict=False):
+        job.check()
         _standardise(vectors, standard, ready)
         space = Space.of(ready, division.train, division.test)
         trained = _fit(space, positive[division.train], setting)
         scores[division.test] = trained[1]
         if shuffled is not None and job.shuffled is not None:
             labels = np.column_stack([positive, job.shuffled])[division.train]
-            shuffled[division.test] = _fit_shuffled(space, labels, setting, trained[1])
+            shuffled[division.test] = _fit_shuffled(job, space, labels, setting, trained[1])
     if len(job.divisions) > 1:
         _standardise(vectors, standards[-1], ready)
         every = np.arange(len(vectors))
@@ -214,7 +230,7 @@ def _linear(space: Space, positive: np.ndarray, setting: Settings) -> Linear:
 
 
 def _fit_shuffled(
-    space: Space, labels: np.ndarray, setting: Settings, own: np.ndarray | None = None
+    job: Job, space: Space, labels: np.ndarray, setting: Settings, own: np.ndarray | None = None
 ) -> np.ndarray:
     """Return the test rows' scores for each column of labels, the first being the real ones.
 
@@ -224,6 +240,7 @@ def _fit_shuffled(
         assert own is not None
         columns = [own]
         for column in range(1, labels.shape[1]):
+            job.check()
             network = linear.perceptron(space, labels[:, column], setting.strength, setting.seed)
             columns.append(network.scores(space.test))
         return np.column_stack(columns)

@@ -1,6 +1,8 @@
 """Rows that strain arithmetic: probes are still what scikit-learn makes of them in float64."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
 import actstore
-from actstore.analysis import folds, probing
+from actstore.analysis import folds, linear, probing
 from actstore.analysis.evaluating import Settings
 from actstore.analysis.linear import Method
 from actstore.analysis.results import Result
@@ -128,3 +130,33 @@ def test_the_unit_of_the_vectors_does_not_matter(tmp_path: Path, size: float) ->
     vectors = (vectors + 2).astype(np.float32)
     found = probed(tmp_path, vectors * np.float32(size), positive, "logistic", 1.0).scores
     np.testing.assert_allclose(found, expected(vectors, positive, "logistic", 1.0), atol=0.01)
+
+
+def test_what_nobody_waits_for_ends_within_one_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, positive = usual()
+    narrow = vectors[:, :30].astype(np.float32)
+    texts = ["yes" if each else "no" for each in positive]
+    for layer in range(4):
+        labelled.add(tmp_path / "s", narrow, texts, layer=layer)
+    fits: list[int] = []
+    train = linear.perceptron
+
+    def counted(*arguments: Any) -> linear.Perceptron:
+        fits.append(1)
+        return train(*arguments)
+
+    monkeypatch.setattr(linear, "perceptron", counted)
+    done: list[int] = []
+
+    def progress(*_: int) -> None:
+        done.append(len(fits))
+        raise KeyboardInterrupt
+
+    settings = Settings(method="mlp", folds=FOLDS, permutations=20)
+    with actstore.open(tmp_path / "s") as store, pytest.raises(KeyboardInterrupt):
+        probing.probe(store, positive="yes", settings=settings, progress=progress)
+    assert len(done) == 1
+    # One for each thread that was in the midst of one, and one that it had begun meanwhile.
+    assert len(fits) <= done[0] + 2 * (os.cpu_count() or 1)
