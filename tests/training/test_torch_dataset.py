@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 import actstore
 from actstore.errors import MismatchError, TooFewRowsError, UsageError
@@ -170,13 +171,12 @@ def test_a_state_at_the_end_of_a_pass_does_not_undo_the_next_one(selection: Sele
 def test_torchdata_goes_on_with_the_next_pass(
     selection: Selection, workers: int, persistent: bool
 ) -> None:
-    stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
     options = {"num_workers": workers, "persistent_workers": persistent and workers > 0}
-    loader = stateful(_dataset(selection), batch_size=None, **options)
+    loader = StatefulDataLoader(_dataset(selection), batch_size=None, **options)
     assert _ids(loader) == _plain(selection)
     state = loader.state_dict()
     dataset = _dataset(selection)
-    again = stateful(dataset, batch_size=None, **options)
+    again = StatefulDataLoader(dataset, batch_size=None, **options)
     again.load_state_dict(state)
     for epoch in (1, 2):
         dataset.set_epoch(epoch)
@@ -186,14 +186,13 @@ def test_torchdata_goes_on_with_the_next_pass(
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.filterwarnings("ignore")  # torchdata's own
 def test_torchdata_resumes(selection: Selection, workers: int) -> None:
-    stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
     for taken in (0, 1, 5):
-        loader = stateful(_dataset(selection), batch_size=None, num_workers=workers)
+        loader = StatefulDataLoader(_dataset(selection), batch_size=None, num_workers=workers)
         items = iter(loader)
         for _ in range(taken):
             next(items)
         state = loader.state_dict()
-        again = stateful(_dataset(selection), batch_size=None, num_workers=workers)
+        again = StatefulDataLoader(_dataset(selection), batch_size=None, num_workers=workers)
         again.load_state_dict(state)
         assert _ids(again) == _plain(selection)[taken:]
 
