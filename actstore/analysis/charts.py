@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actstore.analysis.wording import readable
+from actstore.wording import readable
 
 WIDTH, HEIGHT = 460, 290
 LEFT, RIGHT, TOP, BOTTOM = 64, 10, 12, 40

@@ -22,7 +22,8 @@ class Factor:
     """The lower Cholesky factor of a matrix that is positive but for rounding.
 
     Args:
-        matrix: float32, C-contiguous ``[rows, rows]``; its memory is used, what it held is lost.
+        matrix: float32 or float64, C-contiguous ``[rows, rows]``; its memory is used, and what
+            it held is lost.
     """
 
     def __init__(self, matrix: np.ndarray) -> None:

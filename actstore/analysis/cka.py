@@ -66,7 +66,7 @@ def _centred(matrix: np.ndarray) -> np.ndarray:
 
 
 def _by_rows(left: np.ndarray, right: np.ndarray) -> tuple[_Sums, _Sums, _Sums]:
-    k, l = _gram(left), _gram(right)  # noqa: E741
+    k, l = _gram(left), _gram(right)  # noqa: E741 - likewise
     return _of(k, l), _of(k, k), _of(l, l)
 
 
@@ -78,7 +78,7 @@ def _gram(matrix: np.ndarray) -> np.ndarray:
     return total
 
 
-def _of(k: np.ndarray, l: np.ndarray) -> _Sums:  # noqa: E741
+def _of(k: np.ndarray, l: np.ndarray) -> _Sums:  # noqa: E741 - likewise
     own_k, own_l = np.diagonal(k), np.diagonal(l)
     rows_k, rows_l = k.sum(axis=1) - own_k, l.sum(axis=1) - own_l
     return _Sums(

@@ -106,13 +106,23 @@ def _evaluate(job: Job, setting: Settings) -> Result:
         vectors = np.concatenate([vectors, tested])
     positive = joined(cell.positive, None if other is None else other.positive)
     groups = numbers(joined(cell.groups, None if other is None else other.groups))
-    crossed = len(job.divisions) > 1
     parts = [division.train for division in job.divisions]
-    if crossed:
+    if len(job.divisions) > 1:
         parts.append(np.arange(len(vectors)))
     standards = linear.standards(vectors, parts)
-    trained = _train(job, setting, vectors, positive, standards)
+    trained = _train(job, setting, _Rows(vectors, positive, standards))
     return _result(job, setting, positive, groups, trained, standards)
+
+
+class _Rows(NamedTuple):
+    """The rows of a job."""
+
+    vectors: np.ndarray
+    """Float32 or float64 ``[rows, width]``; may be written over."""
+    positive: np.ndarray
+    """Bool ``[rows]``."""
+    standards: list[Standard]
+    """Of each division's training rows, then of all rows where there are several divisions."""
 
 
 class _Trained(NamedTuple):
@@ -127,34 +137,24 @@ class _Trained(NamedTuple):
     intercept: float
 
 
-def _train(
-    job: Job,
-    setting: Settings,
-    vectors: np.ndarray,
-    positive: np.ndarray,
-    standards: Sequence[Standard],
-) -> _Trained:
+def _train(job: Job, setting: Settings, rows: _Rows) -> _Trained:
     """Train and test all divisions in the way that suits them."""
+    vectors, _, standards = rows
     width = vectors.shape[1]
     dual = min(len(division.train) for division in job.divisions) <= width
     if dual and setting.method in ("logistic", "ridge") and setting.strength * width > _PRECISE:
         vectors = vectors.astype(np.float64)
+        rows = rows._replace(vectors=vectors)
     if len(job.divisions) > 1 and len(vectors) <= width and setting.method != "mlp":
         ratios = crossing.ratios(vectors, standards[-1], standards[:-1], job.divisions)
         if ratios.max() <= crossing.MOST:
-            return _together(job, setting, vectors, positive, standards, ratios)
-    return _one_by_one(job, setting, vectors, positive, standards)
+            return _together(job, setting, rows, ratios)
+    return _one_by_one(job, setting, rows)
 
 
-def _together(
-    job: Job,
-    setting: Settings,
-    vectors: np.ndarray,
-    positive: np.ndarray,
-    standards: Sequence[Standard],
-    ratios: np.ndarray,
-) -> _Trained:
+def _together(job: Job, setting: Settings, rows: _Rows, ratios: np.ndarray) -> _Trained:
     """Cross-validate linear probes where rows are no more than dimensions."""
+    vectors, positive, standards = rows
     whole = standards[-1]
     _standardise(vectors, whole, vectors)
     crossed = crossing.Crossed(vectors, whole, standards[:-1], job.divisions, ratios)
@@ -172,14 +172,9 @@ def _together(
     return _Trained(scores, shuffled, weights, float(model.intercepts[0]))
 
 
-def _one_by_one(
-    job: Job,
-    setting: Settings,
-    vectors: np.ndarray,
-    positive: np.ndarray,
-    standards: Sequence[Standard],
-) -> _Trained:
+def _one_by_one(job: Job, setting: Settings, rows: _Rows) -> _Trained:
     """Train and test each division by itself, then the probe to keep."""
+    vectors, positive, standards = rows
     scores = np.full(len(vectors), np.nan)
     shuffled = None
     if job.shuffled is not None:

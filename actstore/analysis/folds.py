@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from actstore.errors import TooFewRowsError, UsageError
+from actstore.wording import counted
 
 
 class Fold(NamedTuple):
@@ -45,8 +46,8 @@ def grouped(positive: np.ndarray, groups: np.ndarray, count: int, seed: int) -> 
         having = int((sizes[:, side] > 0).sum())
         if having < count:
             raise TooFewRowsError(
-                f"the {name} class has {int(sizes[:, side].sum())} rows in {having} "
-                f"group{'' if having == 1 else 's'}, and {count} folds need {count} at least: "
+                f"the {name} class has {int(sizes[:, side].sum())} rows in "
+                f"{counted(having, 'group')}, and {count} folds need {count} at least: "
                 "use fewer --folds, more rows, or group them otherwise with --group-by"
             )
     order = np.random.default_rng(seed).permutation(number)

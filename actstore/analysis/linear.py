@@ -93,7 +93,7 @@ class Space:
         gram: inner products of the training rows, ``[train, train]``; None where rows are so
             many that they are worked on by dimension.
         cross: inner products of the rows to score with them, ``[test, train]``.
-        vectors: float32 ``[rows, width]``, standardised; needed for weights of dimensions.
+        vectors: ``[rows, width]``, standardised; needed for weights of dimensions.
         train: positions of the training rows among them.
         test: positions of the rows to score.
     """
@@ -174,7 +174,7 @@ class Space:
         """Return the weights of least squares with an L2 penalty.
 
         Args:
-            targets: float32 ``[train, models]`` with mean 0 in each column.
+            targets: ``[train, models]`` with mean 0 in each column.
             penalty: of the squared weights.
         """
         if self._ridge is None or self._ridge[0] != penalty:
@@ -328,7 +328,7 @@ def perceptron(space: Space, positive: np.ndarray, strength: float, seed: int) -
 @contextlib.contextmanager
 def threads(count: int | None) -> Iterator[None]:
     """Let arithmetic use ``count`` threads in each caller, or as many as it likes."""
-    import scipy.linalg  # noqa: F401  limits reach only the libraries that are loaded
+    import scipy.linalg  # noqa: F401 - limits reach only what is loaded
     from threadpoolctl import threadpool_limits
 
     # Filters are the process's, so they are set before there are threads.

@@ -100,9 +100,9 @@ def auroc_interval(
         influence[fold.test] += share / len(folds)
     area = float(np.mean(areas))
     tested = np.concatenate([fold.test for fold in folds])
-    variance = _clustered(influence[tested], groups[tested]) * _dependence(folds)
-    sides = [_groups(groups, positive == side, tested) for side in (True, False)]
     factor = _dependence(folds)
+    variance = _clustered(influence[tested], groups[tested]) * factor
+    sides = [_groups(groups, positive == side, tested) for side in (True, False)]
     widest = _newcombe(area, sides[0] / factor, sides[1] / factor)
     if area in (0.0, 1.0) or variance <= _NOTHING:
         return Estimate(area, *widest)
@@ -129,9 +129,10 @@ def accuracy_interval(right: np.ndarray, groups: np.ndarray, folds: Sequence[Fol
     tested = np.concatenate([fold.test for fold in folds])
     hits = right[tested].astype(float)
     share = float(hits.mean())
-    variance = _clustered((hits - share) / len(hits), groups[tested]) * _dependence(folds)
+    factor = _dependence(folds)
+    variance = _clustered((hits - share) / len(hits), groups[tested]) * factor
     there = len(np.unique(groups[tested]))
-    number = most = there / _dependence(folds)
+    number = most = there / factor
     if variance > _NOTHING:
         number = share * (1 - share) / variance
     if there < _FEW and _repeated(groups, tested):

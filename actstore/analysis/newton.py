@@ -36,8 +36,8 @@ class Task(NamedTuple):
     rows: np.ndarray
     """Which rows it is trained on, int64 ``[train]``."""
     gram: np.ndarray
-    """Of these rows or near it: the largest eigenvalue of its inverse times the true one, and
-    the smallest, should not be far from 1. ``[train, train]``, of whose type all is."""
+    """Of these rows or near it: the eigenvalues of its inverse times the true one should not be
+    far from 1. ``[train, train]``, of whose type all is."""
     positive: np.ndarray
     """Bool ``[train]``."""
     start: np.ndarray | None = None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from actstore.analysis.charts import clean
-from actstore.analysis.wording import counted
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection

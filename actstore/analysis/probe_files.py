@@ -163,7 +163,7 @@ def _read_probe(path: Path) -> SavedProbe:
     try:
         with safe_open(path, "numpy") as file:
             about = json.loads((file.metadata() or {}).get("actstore", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
         if about.get("format") != _FORMAT or about["method"] not in METHODS:
             raise UsageError(f"{path} is no probe that `actstore probe` wrote")
         place = Place(**{name: about[name] for name in Place._fields})

@@ -14,8 +14,8 @@ from actstore.analysis.hovering import hover_texts
 from actstore.analysis.moments import measure
 from actstore.analysis.profiles import ClassCodes, NormProfile, class_codes, norms_by_layer
 from actstore.analysis.statistics import outlier_dimensions
-from actstore.analysis.wording import pooling_text
 from actstore.errors import AnalysisError, NotInStoreError, UsageError
+from actstore.wording import pooling_text
 
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection

@@ -9,7 +9,7 @@ import numpy as np
 
 from actstore.analysis import charts
 from actstore.analysis.charts import clean
-from actstore.analysis.wording import counted, shorten
+from actstore.wording import counted, shorten
 
 if TYPE_CHECKING:
     from actstore.analysis.report import Panel, Place, Report

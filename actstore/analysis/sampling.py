@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from actstore.analysis.wording import counted
 from actstore.errors import TooFewRowsError, UsageError
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from actstore.analysis import classes, folds, metrics, sampling
-from actstore.analysis.wording import counted
 from actstore.errors import TooFewRowsError
 from actstore.storage import floats
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection

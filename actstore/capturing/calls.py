@@ -299,18 +299,15 @@ class Listener:
 
 def _check_single(kwargs: dict[str, Any], own: Any) -> None:
     """Refuse generations that run several sequences for one example."""
+    configs = (kwargs.get("generation_config"), own)
     for name in ("num_beams", "num_return_sequences"):
-        given = (kwargs.get(name), *(getattr(c, name, None) for c in (_config(kwargs), own)))
+        given = (kwargs.get(name), *(getattr(config, name, None) for config in configs))
         value = next((each for each in given if each is not None), 1)
         if value != 1:
             raise HookError(
                 f"{name}={value}: several sequences per example cannot be told apart by hooks; "
                 "generate one, or do this outside of the block"
             )
-
-
-def _config(kwargs: dict[str, Any]) -> Any:
-    return kwargs.get("generation_config")
 
 
 def _numbers(value: Any) -> set[int]:

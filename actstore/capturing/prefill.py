@@ -173,16 +173,17 @@ def _sum_runs(states: torch.Tensor, runs: Sequence[Sequence[tuple[int, int]]]) -
     result = torch.zeros(len(runs), states.shape[-1])
     stride = max(1, _CHUNK // max(1, states.shape[-1]))
     for example, pieces in enumerate(runs):
-        row, fresh = result[example], True
-        for start, stop in pieces:
-            for at in range(start, stop, stride):
-                # Converted first: sums that convert as they go take four times as long.
-                part = states[example, at : min(at + stride, stop)].float()
-                if fresh:
-                    torch.sum(part, 0, out=row)
-                else:
-                    row += part.sum(0)
-                fresh = False
+        parts = (
+            # Converted first: sums that convert as they go take four times as long.
+            states[example, at : min(at + stride, stop)].float()
+            for start, stop in pieces
+            for at in range(start, stop, stride)
+        )
+        for number, part in enumerate(parts):
+            if number:
+                result[example] += part.sum(0)
+            else:
+                torch.sum(part, 0, out=result[example])
     return result
 
 

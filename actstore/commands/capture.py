@@ -14,6 +14,7 @@ from actstore.commands import output
 from actstore.commands.exits import Exit
 from actstore.commands.options import json_option, pairs
 from actstore.commands.progress import counting, quiet
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.capturing.data import Questions
@@ -445,8 +446,8 @@ def print_summary(
         output.print_pairs(
             {
                 "model": summary.model,
-                "captured": f"{output.count(summary.examples, 'example')}{_skipped(summary)}",
-                "stored": f"{output.count(summary.rows, 'row')}, "
+                "captured": f"{counted(summary.examples, 'example')}{_skipped(summary)}",
+                "stored": f"{counted(summary.rows, 'row')}, "
                 f"{output.size(summary.bytes)} of vectors, in {store}",
                 "labels": ", ".join(
                     f"{label} {n:,}{unit}" for label, n in by_label.items() if n or not unit
@@ -462,7 +463,7 @@ def print_summary(
     for text in summary.notes:
         output.note(f"note: {text}")
     if summary.refused:
-        output.note(f"refused: {output.count(len(summary.refused), 'example')}")
+        output.note(f"refused: {counted(len(summary.refused), 'example')}")
         for refused in summary.refused[:NAMED]:
             output.note(f"  {refused.example}: {refused.reason}")
         if len(summary.refused) > NAMED:

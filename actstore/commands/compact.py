@@ -9,6 +9,7 @@ import click
 from actstore.commands import output
 from actstore.commands.options import json_option, store_argument
 from actstore.commands.progress import bar
+from actstore.wording import counted
 
 
 @click.command("compact")
@@ -59,14 +60,14 @@ def command(store: Path, shard_mb: int, prune: bool, keep: int | None, as_json: 
         )
         return
     if done.commit is None:
-        click.echo(f"nothing to do: {output.count(done.shards_after, 'shard')}, no labels apart")
+        click.echo(f"nothing to do: {counted(done.shards_after, 'shard')}, no labels apart")
     else:
         click.echo(
-            f"commit {done.commit}: {output.count(done.shards_before, 'shard')} became "
-            f"{done.shards_after:,}, {output.count(done.labels_folded, 'label')} folded in"
+            f"commit {done.commit}: {counted(done.shards_before, 'shard')} became "
+            f"{done.shards_after:,}, {counted(done.labels_folded, 'label')} folded in"
         )
     if removed is not None:
         click.echo(
-            f"removed {output.count(removed.commits, 'old commit')}, "
-            f"{output.count(removed.files, 'file')}, {output.size(removed.bytes)}"
+            f"removed {counted(removed.commits, 'old commit')}, "
+            f"{counted(removed.files, 'file')}, {output.size(removed.bytes)}"
         )

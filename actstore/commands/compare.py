@@ -17,6 +17,7 @@ from actstore.commands.options import (
     readable_store_argument,
     report_traffic,
 )
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.analysis.comparison import Comparison, LayerComparison
@@ -100,18 +101,18 @@ def _print(found: Comparison) -> None:
     )
     for side, left in (("A", found.only_a), ("B", found.only_b)):
         if left:
-            count = output.count(len(left), "other group")
+            count = counted(len(left), "other group")
             click.echo(f"only {side} has {count} of model, site and layer")
     unmatched = sum(one.rows_a + one.rows_b - 2 * one.matched for one in found.layers)
     if unmatched:
         ambiguous = sum(one.ambiguous for one in found.layers)
         why = f", {ambiguous:,} of them because others share their key" if ambiguous else ""
-        click.echo(f"{output.count(unmatched, 'row')} without a counterpart{why}")
+        click.echo(f"{counted(unmatched, 'row')} without a counterpart{why}")
     if any(one.cka is not None and one.matched > SAMPLE for one in found.layers):
         click.echo(f"CKA is of {SAMPLE:,} matched rows of a layer at most, evenly spread")
     broken = sum(min(SAMPLE, one.matched) - one.cka_rows for one in found.layers)
     if broken:
-        click.echo(f"left out, for they are not finite: {output.count(broken, 'matched pair')}")
+        click.echo(f"left out, for they are not finite: {counted(broken, 'matched pair')}")
 
 
 def _row(columns: list[str], one: LayerComparison) -> list[object]:

@@ -19,6 +19,7 @@ from actstore.commands.options import (
     report_traffic,
 )
 from actstore.commands.progress import bar
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.analysis.difference import Difference, PartitionDifference
@@ -84,8 +85,8 @@ def command(
     elif found.equal:
         rows = sum(one.rows_a for one in found.partitions)
         types = sum(one.types is not None for one in found.partitions)
-        of_types = f"; the stored type differs in {output.count(types, 'layer')}" if types else ""
-        click.echo(f"equal: {output.count(rows, 'row')} with the same vectors and labels{of_types}")
+        of_types = f"; the stored type differs in {counted(types, 'layer')}" if types else ""
+        click.echo(f"equal: {counted(rows, 'row')} with the same vectors and labels{of_types}")
     else:
         _print(found)
     return Exit.DONE if found.equal else Exit.DIFFERENT
@@ -99,7 +100,7 @@ def _print(found: Difference) -> None:
     )
     same = len(found.partitions) - len(differing)
     if same:
-        click.echo(f"{output.count(same, 'other layer')} equal")
+        click.echo(f"{counted(same, 'other layer')} equal")
     for widths in {one.widths for one in differing if one.widths}:
         click.echo(f"widths differ: {widths[0]} in A, {widths[1]} in B")
     _list("only in A", found.only_a, sum(one.only_a for one in differing))

@@ -15,6 +15,7 @@ from actstore.commands.options import (
     report_traffic,
 )
 from actstore.commands.progress import bar
+from actstore.wording import counted
 
 LAYOUTS = (
     "clt",
@@ -125,8 +126,8 @@ def command(
         return
     output.print_pairs(
         {
-            "wrote": f"{output.count(done.files, 'file')}, {output.size(done.bytes)}",
-            "from": f"{output.count(done.rows, 'row')} of commit {done.commit}",
+            "wrote": f"{counted(done.files, 'file')}, {output.size(done.bytes)}",
+            "from": f"{counted(done.rows, 'row')} of commit {done.commit}",
             "to": done.folder,
         }
     )

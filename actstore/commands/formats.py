@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from actstore.commands import output
 from actstore.errors import UsageError
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -143,7 +144,7 @@ def _table(reader: pa.RecordBatchReader, file: TextIO) -> int:
     with contextlib.redirect_stdout(file):
         output.print_table(reader.schema.names, [list(record.values()) for record in kept])
         hidden = f", the first {TABLE_ROWS} shown; --format csv or jsonl gives all"
-        print(f"({output.count(rows, 'row')}{hidden if rows > len(kept) else ''})")
+        print(f"({counted(rows, 'row')}{hidden if rows > len(kept) else ''})")
     return rows
 
 

@@ -13,6 +13,7 @@ from actstore.commands.options import (
     readable_store_argument,
     report_traffic,
 )
+from actstore.wording import counted
 
 
 @click.command("info")
@@ -44,7 +45,7 @@ def command(store: str | Path, at: int | None, as_json: bool) -> None:
             "store": found.path,
             "rows": f"{found.rows:,}",
             "labels": ", ".join([*labels, f"none {unlabelled:,}"] if unlabelled else labels),
-            "size": f"{output.size(found.bytes)} in {output.count(found.shards, 'shard')}, "
+            "size": f"{output.size(found.bytes)} in {counted(found.shards, 'shard')}, "
             f"{output.size(found.vector_bytes)} of vectors",
             "commit": f"{found.commit} of {found.created_at}, {found.commits:,} can be opened",
         }

@@ -11,6 +11,7 @@ from actstore.commands import output
 from actstore.commands.exits import Exit
 from actstore.commands.options import json_option, pairs, place
 from actstore.commands.progress import bar
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.ingestion.report import IngestSummary, Progress
@@ -169,8 +170,8 @@ def command(
 
 def print_summary(summary: IngestSummary) -> None:
     """Print what an ingest did."""
-    rows = output.count(summary.rows_written, "row")
-    files = output.count(summary.files_read, "file")
+    rows = counted(summary.rows_written, "row")
+    files = counted(summary.files_read, "file")
     output.print_pairs(
         {
             "recipe": f"{summary.recipe}{' (detected)' if summary.detected else ''}",
@@ -201,7 +202,7 @@ def _present(summary: IngestSummary) -> str:
 
 def _name(kind: str, number: int, lines: list[str]) -> None:
     if number:
-        output.note(f"{kind}: {output.count(number, 'file')}")
+        output.note(f"{kind}: {counted(number, 'file')}")
         for line in lines[:NAMED]:
             output.note(f"  {line}")
         if number > NAMED:

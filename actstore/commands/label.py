@@ -9,6 +9,7 @@ import click
 
 from actstore.commands import output
 from actstore.commands.options import json_option, store_argument
+from actstore.wording import counted
 
 
 @click.command("label")
@@ -75,12 +76,12 @@ def command(
         output.print_json(dataclasses.asdict(done))
         return
     if done.commit is None:
-        click.echo(f"nothing to do: {output.count(done.rows, 'row')} had that label already")
+        click.echo(f"nothing to do: {counted(done.rows, 'row')} had that label already")
     else:
-        click.echo(f"commit {done.commit}: {output.count(done.changed, 'label')} changed")
+        click.echo(f"commit {done.commit}: {counted(done.changed, 'label')} changed")
     output.print_table(("label", "rows"), done.labels.items())
     if done.unmatched:
         examples = "; ".join(done.unmatched_examples)
         output.note(
-            f"{output.count(done.unmatched, 'row')} of {table} fit no row of the store: {examples}"
+            f"{counted(done.unmatched, 'row')} of {table} fit no row of the store: {examples}"
         )

@@ -20,6 +20,7 @@ from actstore.commands.options import (
     report_traffic,
 )
 from actstore.errors import UsageError
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +91,7 @@ def command(
         rows = formats.write_rows(table.to_reader(), format, target)
         report_traffic(opened.traffic)
     if target is not None:
-        output.note(f"{output.count(rows, 'row')} written to {target}")
+        output.note(f"{counted(rows, 'row')} written to {target}")
 
 
 def _vector(text: str) -> np.ndarray:

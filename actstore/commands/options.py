@@ -11,6 +11,7 @@ import click
 from actstore.commands import output
 from actstore.commands.formats import FORMATS
 from actstore.hub.address import is_address
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.storage.files import Traffic
@@ -117,8 +118,7 @@ def report_traffic(traffic: Traffic | None) -> None:
     if traffic is not None:
         here = f", {output.size(traffic.cached)} were here" if traffic.cached else ""
         output.note(
-            f"moved {output.size(traffic.received)} in {output.count(traffic.requests, 'request')}"
-            f"{here}"
+            f"moved {output.size(traffic.received)} in {counted(traffic.requests, 'request')}{here}"
         )
 
 

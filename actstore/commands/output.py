@@ -122,11 +122,6 @@ def cell(value: object, limit: int = CELL) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def count(number: int, noun: str) -> str:
-    """Return ``1 row``, ``2,000 rows``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def size(number: float) -> str:
     """Return a number of bytes as people read it: ``136.7 kB``, ``4.1 GB``."""
     for unit in ("bytes", "kB", "MB", "GB"):

@@ -11,6 +11,7 @@ import click
 from actstore.commands import output
 from actstore.commands.options import filter_options, given_filters, json_option, store_argument
 from actstore.commands.progress import bar
+from actstore.wording import counted
 
 
 @click.command("pool")
@@ -101,9 +102,9 @@ def command(
         output.print_json(dataclasses.asdict(done))
         return
     if done.commit is None:
-        click.echo(f"nothing to do: {output.count(done.rows_present, 'row')} stored already")
+        click.echo(f"nothing to do: {counted(done.rows_present, 'row')} stored already")
     else:
         there = f", {done.rows_present} stored already" if done.rows_present else ""
-        click.echo(f"commit {done.commit}: {output.count(done.rows_written, 'row')} made{there}")
+        click.echo(f"commit {done.commit}: {counted(done.rows_written, 'row')} made{there}")
     for reason, count in done.skipped.items():
-        output.note(f"left out: {reason}: {output.count(count, 'example')} (of all layers)")
+        output.note(f"left out: {reason}: {counted(count, 'example')} (of all layers)")

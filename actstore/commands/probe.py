@@ -16,6 +16,7 @@ from actstore.commands.analysis_options import (
     layer_cell,
 )
 from actstore.commands.options import at_option, json_option, place, readable_store_argument
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.analysis.results import Report
@@ -174,7 +175,7 @@ def command(
         output.note(f"note: {note}")
     shown = f", {picture.name}" if picture else ""
     output.note(
-        f"{output.count(len(report.results), 'probe')} written to {out}: "
+        f"{counted(len(report.results), 'probe')} written to {out}: "
         f"{written[0].name}, probes/, probe_stats_layer*.csv{shown}"
     )
     if picture is None:

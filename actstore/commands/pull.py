@@ -14,6 +14,7 @@ from actstore.commands.ingest import print_summary
 from actstore.commands.options import json_option, pairs
 from actstore.commands.progress import bar
 from actstore.errors import NoRemoteStoreError
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.hub.pull import Pulled
@@ -169,19 +170,19 @@ def _print(done: Pulled) -> None:
     output.print_pairs(
         {
             "repository": f"{done.repository}{named} at {done.commit[:8]}, commit {done.number}",
-            "fetched": f"{output.count(done.fetched, 'shard')}, "
+            "fetched": f"{counted(done.fetched, 'shard')}, "
             f"{output.size(done.received)} transferred",
-            "removed": f"{output.count(done.removed, 'shard')} that the repository no longer holds"
+            "removed": f"{counted(done.removed, 'shard')} that the repository no longer holds"
             if done.removed
             else None,
-            "left out": f"{output.count(done.duplicates, 'row')} that were here already"
+            "left out": f"{counted(done.duplicates, 'row')} that were here already"
             if done.duplicates
             else None,
-            "labels": f"{output.count(done.relabelled, 'row')} kept the label set here"
+            "labels": f"{counted(done.relabelled, 'row')} kept the label set here"
             if done.relabelled
             else None,
-            "store": f"{done.store}: {output.count(done.rows, 'row')} in "
-            f"{output.count(done.shards, 'shard')}",
+            "store": f"{done.store}: {counted(done.rows, 'row')} in "
+            f"{counted(done.shards, 'shard')}",
             "commit": done.local_commit if done.changed else f"{done.local_commit}, as before",
         }
     )

@@ -11,6 +11,7 @@ import click
 from actstore.commands import output
 from actstore.commands.options import json_option, store_argument
 from actstore.commands.progress import bar
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.hub.push import Pushed
@@ -79,18 +80,18 @@ def _print(done: Pushed) -> None:
     sent, removed, holds = ("would send", "would remove", "would hold")
     if not done.dry_run:
         sent, removed, holds = ("sent", "removed", "holds")
-    others = output.count(done.duplicates, "row")
-    labels = output.count(done.folded, "row")
+    others = counted(done.duplicates, "row")
+    labels = counted(done.folded, "row")
     output.print_pairs(
         {
             "repository": f"{done.url}{' (new)' if done.created else ''}",
             "branch": done.revision if done.revision != "main" else None,
             "pull request": done.pull_request,
             "commit": done.commit,
-            sent: f"{output.count(done.sent, 'shard')}, {output.size(done.sent_bytes)}",
-            removed: output.count(done.removed, "file") if done.removed else None,
-            holds: f"{output.count(done.rows, 'row')} in {output.count(done.shards, 'shard')}",
-            "from others": output.count(done.theirs, "shard") if done.theirs else None,
+            sent: f"{counted(done.sent, 'shard')}, {output.size(done.sent_bytes)}",
+            removed: counted(done.removed, "file") if done.removed else None,
+            holds: f"{counted(done.rows, 'row')} in {counted(done.shards, 'shard')}",
+            "from others": counted(done.theirs, "shard") if done.theirs else None,
             "left out": f"{others} that others had pushed before" if done.duplicates else None,
             "labels": f"of {labels} written into the shards" if done.folded else None,
         }

@@ -16,6 +16,7 @@ from actstore.commands.options import (
     readable_store_argument,
     report_traffic,
 )
+from actstore.wording import counted
 
 
 @click.command("query")
@@ -74,4 +75,4 @@ def command(
         rows = formats.write_rows(reader, format, target)
         report_traffic(opened.traffic)
     if target is not None:
-        output.note(f"{output.count(rows, 'row')} written to {target}")
+        output.note(f"{counted(rows, 'row')} written to {target}")

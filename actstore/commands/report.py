@@ -17,6 +17,7 @@ from actstore.commands.options import (
     report_traffic,
     where_argument,
 )
+from actstore.wording import counted
 
 
 @click.command("report")
@@ -75,4 +76,4 @@ def command(
             {"path": str(target), "bytes": size, "rows": found.rows, "places": len(found.places)}
         )
     else:
-        click.echo(f"{target}: {output.count(found.rows, 'row')}, {output.size(size)}")
+        click.echo(f"{target}: {counted(found.rows, 'row')}, {output.size(size)}")

@@ -11,6 +11,7 @@ from actstore.commands import formats, output
 from actstore.commands.analysis_options import choice_options, interval, layer_cell
 from actstore.commands.options import json_option, output_option, readable_store_argument
 from actstore.errors import UsageError
+from actstore.wording import counted
 
 
 @click.command("score")
@@ -116,8 +117,8 @@ def command(
             "flatter them; `actstore probe` has the honest ones"
         )
     if target is not None:
-        output.note(f"{output.count(rows, 'score')} written to {target}")
+        output.note(f"{counted(rows, 'score')} written to {target}")
     if write_label:
         output.note(
-            f"commit {commit}: {output.count(rows, 'row')} labelled with the probe's {write_label}"
+            f"commit {commit}: {counted(rows, 'row')} labelled with the probe's {write_label}"
         )

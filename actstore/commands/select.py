@@ -19,6 +19,7 @@ from actstore.commands.options import (
     report_traffic,
     where_argument,
 )
+from actstore.wording import counted
 
 MATRIX_SUFFIXES = (".safetensors", ".npz", ".pt", ".parquet")
 
@@ -75,4 +76,4 @@ def command(
             rows = len(selection)
         report_traffic(opened.traffic)
     if target is not None:
-        output.note(f"{output.count(rows, 'row')} written to {target}")
+        output.note(f"{counted(rows, 'row')} written to {target}")

@@ -16,6 +16,7 @@ from actstore.commands.analysis_options import (
 )
 from actstore.commands.options import at_option, json_option, readable_store_argument
 from actstore.errors import UsageError
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.analysis.application import Applied
@@ -152,7 +153,7 @@ def command(
     for note in made.notes:
         output.note(f"note: {note}")
     if out is not None:
-        output.note(f"{output.count(len(made.vectors), 'vector')} written to {out}")
+        output.note(f"{counted(len(made.vectors), 'vector')} written to {out}")
     if chosen:
         click.echo(f"\nsteered at layer {chosen.place.layer} with scale {scale:g}")
         for one in answers:

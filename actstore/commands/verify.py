@@ -12,6 +12,7 @@ from actstore.commands import output
 from actstore.commands.exits import Exit
 from actstore.commands.options import at_option, json_option, store_argument
 from actstore.commands.progress import bar, quiet
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.capturing.recompute import Recomputed
@@ -131,8 +132,8 @@ def command(
         click.echo(f"{problem.path}: {problem.reason}")
     if not problems:
         click.echo(
-            f"sound: {output.count(len(snapshot.shards), 'shard')}, "
-            f"{output.count(snapshot.rows, 'row')}, {output.size(size)} checked"
+            f"sound: {counted(len(snapshot.shards), 'shard')}, "
+            f"{counted(snapshot.rows, 'row')}, {output.size(size)} checked"
         )
     for violation in violations:
         click.echo(f"{contract}: {violation}")
@@ -198,7 +199,7 @@ def _show(done: Recomputed) -> None:
     tolerance = max((row.tolerance for row in done.rows), default=0.0)
     largest = "nothing to compare" if done.largest is None else f"{done.largest:.2g}"
     click.echo(
-        f"captured {output.count(len(compared), 'row')} again: largest difference {largest}, "
+        f"captured {counted(len(compared), 'row')} again: largest difference {largest}, "
         f"tolerance {tolerance:.2g}"
     )
     for row in done.outside:
@@ -212,7 +213,7 @@ def _show(done: Recomputed) -> None:
         if row.skipped and row.reason:
             skipped[row.reason] = skipped.get(row.reason, 0) + 1
     for reason, count in skipped.items():
-        output.note(f"not compared: {output.count(count, 'row')}: {reason}")
+        output.note(f"not compared: {counted(count, 'row')}: {reason}")
 
 
 def _counts(snapshot: Snapshot) -> list[Count]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from actstore.errors import ExportError
 from actstore.exporting.plan import File, Matrices, Text, home, json_lines, json_text, listed
-from actstore.exporting.scene import Piece, Scene, differing
+from actstore.exporting.scene import Piece, Scene, as_extra, differing
 from actstore.exporting.tensors import save, shape_of, tensor
 
 _OF_ALL = {"layer", "site", "model", "dataset"}
@@ -110,16 +110,17 @@ def _file(scene: Scene, path: str, layers: dict[int, Piece]) -> Matrices:
             value = tensor(vectors, scene.dtype or form.get("dtype"), shape)
             table[piece.layer if whole else str(piece.layer)] = value
         flat = scene.known(pieces[:1]) and not pieces[0].key.startswith("activations.")
-        tables = _of_tables(scene, pieces[0])
-        rest = {k: v for k, v in scene.extra(pieces[0]).items() if k not in tables}
+        row = scene.details(pieces[0])
+        extra = as_extra(row["extra"])
+        tables = _of_tables(row, extra)
+        rest = {k: v for k, v in extra.items() if k not in tables}
         save({**table, **rest} if flat else {"activations": table, **rest}, target)
 
     return Matrices(path, [piece.rows for piece in pieces], write)
 
 
-def _of_tables(scene: Scene, piece: Piece) -> set[str]:
+def _of_tables(row: Mapping[str, Any], extra: Mapping[str, Any]) -> set[str]:
     """Return the names in extra that came out of tables, and not of a key of the file."""
-    row, extra = scene.details(piece), scene.extra(piece)
     entry = extra.get("classification")
     found = {"image"} & {*extra} if row["question"] is not None else set()
     return found | ({"classification"} if isinstance(entry, dict) and "class" in entry else set())
@@ -130,10 +131,11 @@ def _tables(scene: Scene, folder: str, pieces: Sequence[Piece]) -> Iterator[Text
     answers: list[dict[str, Any]] = []
     classes: dict[str, list[dict[str, Any]]] = {}
     for piece in pieces:
-        row, extra = scene.details(piece), scene.extra(piece)
+        row = scene.details(piece)
+        extra = as_extra(row["extra"])
         name = row["example_id"]
         number = int(name) if name.isdecimal() and str(int(name)) == name else name
-        tables = _of_tables(scene, piece)
+        tables = _of_tables(row, extra)
         image = {"image": extra["image"]} if "image" in tables else {}
         if row["question"] is not None:
             queries.append({"id": number, **image, "query": row["question"]})

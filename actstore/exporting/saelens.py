@@ -168,7 +168,7 @@ def _writer(
                 arrays = []
                 for field in arrow:
                     if field.name == _TOKENS:
-                        arrays.append(pa.array(ids[start : start + step], field.type))  # type: ignore[index]
+                        arrays.append(pa.array(ids[start : start + step], field.type))  # type: ignore[index]  # there are ids
                         continue
                     contexts = columns[field.name][start : start + step]
                     arrays.append(_array(field, contexts, gather, types[field.name]))

@@ -76,7 +76,7 @@ class Client:
             endpoint=endpoint and endpoint.rstrip("/"), token=token, library_name="actstore"
         )
         self.endpoint: str = self.api.endpoint
-        self.token: str | None = get_token() if token in (None, True) else (token or None)  # type: ignore[assignment]
+        self.token: str | None = get_token() if token in (None, True) else (token or None)  # type: ignore[assignment]  # True is gone
         """The token in use, if any. Never to be shown."""
 
     def __repr__(self) -> str:

@@ -167,7 +167,7 @@ class RemoteObject:
         return b"".join(blocks)
 
     def _check(self, answer: object, start: int, stop: int) -> None:
-        status, headers = answer.status_code, answer.headers  # type: ignore[attr-defined]
+        status, headers = answer.status_code, answer.headers  # type: ignore[attr-defined]  # httpx's
         if status != 206:
             raise TransferError(
                 f"the Hub sends all of {self.path} of {self._repository} where a part was asked "

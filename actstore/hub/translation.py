@@ -120,7 +120,7 @@ def _from_xet(error: BaseException) -> bool:
 
 def _by_answer(error: BaseException, scene: Scene) -> Verdict:
     verdict = _of_answer(error, scene)
-    verdict.error.status = error.response.status_code  # type: ignore[attr-defined]
+    verdict.error.status = error.response.status_code  # type: ignore[attr-defined]  # it has one
     return verdict
 
 
@@ -209,7 +209,7 @@ def _rate_limit(error: BaseException, scene: Scene) -> Verdict:
 def _wait(error: BaseException) -> float | None:
     from huggingface_hub.utils import parse_ratelimit_headers
 
-    headers = error.response.headers  # type: ignore[attr-defined]
+    headers = error.response.headers  # type: ignore[attr-defined]  # it has one
     limit = parse_ratelimit_headers(headers)
     if limit is not None and limit.remaining == 0:
         return float(limit.reset_in_seconds) + 1
@@ -237,7 +237,7 @@ def _token_hint(scene: Scene) -> str:
 def _said(error: BaseException, scene: Scene) -> str:
     """Return what the server said, on one line."""
     text = getattr(error, "server_message", None) or ""
-    text = text or error.response.headers.get("X-Error-Message", "")  # type: ignore[attr-defined]
+    text = text or error.response.headers.get("X-Error-Message", "")  # type: ignore[attr-defined]  # it has one
     return redact(_first(text), scene.token)
 
 

@@ -139,14 +139,11 @@ class Batches(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         if self._ahead is None:
-            self._ahead = self._begin()
-        try:
-            batch, self._place = next(self._ahead)
-        except StopIteration:
-            raise
-        except BaseException:
-            self._ahead = None  # the next call tries the same batch again
-            raise
+            depth = self._settings.prefetch
+            if depth is None:
+                depth = _PREFETCH if self._plan.ordering.shuffle != "none" else 0
+            self._ahead = Ahead(self._tasks, depth)
+        batch, self._place = next(self._ahead)
         self._lane = self._lane._replace(skip=self._lane.workers - 1)
         return batch
 
@@ -225,15 +222,9 @@ class Batches(Iterator[Batch]):
         if self._ahead is not None:
             self._ahead.close()
 
-    def _begin(self) -> Ahead[Made]:
-        depth = self._settings.prefetch
-        if depth is None:
-            depth = _PREFETCH if self._plan.ordering.shuffle != "none" else 0
-        steps = self._plan.steps(self._place, self._lane.skip, self._lane.workers)
-        return Ahead(map(self._task, steps), depth)
-
-    def _task(self, step: Step) -> Callable[[], Made]:
-        return partial(self._make, step)
+    def _tasks(self) -> Iterator[Callable[[], Made]]:
+        for step in self._plan.steps(self._place, self._lane.skip, self._lane.workers):
+            yield partial(self._make, step)
 
     def _make(self, step: Step) -> Made:
         chosen, vectors = self._reader.read(step.epoch, step.start, step.stop)

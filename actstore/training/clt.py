@@ -129,14 +129,8 @@ class CltBatches(Iterator[CltBatch]):
     def __next__(self) -> CltBatch:
         if self._ahead is None:
             depth = self._settings.prefetch
-            self._ahead = Ahead(self._tasks(), _PREFETCH if depth is None else depth)
-        try:
-            batch, self._moment = next(self._ahead)
-        except StopIteration:
-            raise
-        except BaseException:
-            self._ahead = None  # the next call tries the same batch again
-            raise
+            self._ahead = Ahead(self._tasks, _PREFETCH if depth is None else depth)
+        batch, self._moment = next(self._ahead)
         return batch
 
     def __len__(self) -> int:

@@ -34,16 +34,18 @@ os.register_at_fork(after_in_child=window_pool.cache_clear)
 class Ahead(Generic[_Item]):
     """Does tasks in order, ``depth`` of them ahead of the one that is asked for.
 
-    What a task raises is raised in its turn, and ends everything. Nothing runs on for long
-    when this is abandoned: no task starts unless one is asked for.
+    What a task raises is raised in its turn; the next call then begins again, so that the
+    same item can be tried once more. Nothing runs on for long when this is abandoned: no task
+    starts unless one is asked for.
 
     Args:
-        tasks: each makes one item.
+        begin: returns the tasks that are still to be done; each makes one item.
         depth: how many to begin before they are asked for; 0 does each when it is.
     """
 
-    def __init__(self, tasks: Iterator[Callable[[], _Item]], depth: int) -> None:
-        self._tasks = tasks
+    def __init__(self, begin: Callable[[], Iterator[Callable[[], _Item]]], depth: int) -> None:
+        self._begin = begin
+        self._tasks: Iterator[Callable[[], _Item]] | None = None
         self._depth = depth
         self._begun: deque[Future[_Item]] = deque()
 
@@ -51,24 +53,32 @@ class Ahead(Generic[_Item]):
         return self
 
     def __next__(self) -> _Item:
-        if not self._depth:
-            return next(self._tasks)()
-        while len(self._begun) <= self._depth:
-            task = next(self._tasks, None)
-            if task is None:
-                break
-            self._begun.append(batch_pool().submit(task))
-        if not self._begun:
-            raise StopIteration
+        if self._tasks is None:
+            self._tasks = self._begin()
         try:
+            if not self._depth:
+                return next(self._tasks)()
+            while len(self._begun) <= self._depth:
+                task = next(self._tasks, None)
+                if task is None:
+                    break
+                self._begun.append(batch_pool().submit(task))
+            if not self._begun:
+                raise StopIteration
             return self._begun.popleft().result()
+        except StopIteration:
+            raise
         except BaseException:
-            self.close()
+            self._cancel()
+            self._tasks = None
             raise
 
     def close(self) -> None:
         """Begin nothing more."""
+        self._cancel()
         self._tasks = iter(())
+
+    def _cancel(self) -> None:
         for future in self._begun:
             future.cancel()
         self._begun.clear()

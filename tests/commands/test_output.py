@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 
 from actstore.commands import output
+from actstore.wording import counted
 
 
 def test_numbers_stand_to_the_right_and_texts_to_the_left(
@@ -73,7 +74,7 @@ def test_sizes(number: int, text: str) -> None:
 
 
 def test_one_is_not_a_plural() -> None:
-    assert [output.count(n, "row") for n in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
+    assert [counted(n, "row") for n in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
 
 
 def test_pairs_leave_out_what_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,14 +24,14 @@ def _tasks(count: int, begun: list[int]) -> Iterator[Callable[[], int]]:
 
 @pytest.mark.parametrize("depth", [0, 1, 2, 5, 40])
 def test_items_come_in_order(depth: int) -> None:
-    assert list(Ahead(_tasks(20, []), depth)) == list(range(20))
-    assert list(Ahead(_tasks(0, []), depth)) == []
+    assert list(Ahead(lambda: _tasks(20, []), depth)) == list(range(20))
+    assert list(Ahead(lambda: _tasks(0, []), depth)) == []
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_nothing_is_begun_further_ahead(depth: int) -> None:
     begun: list[int] = []
-    ahead = Ahead(_tasks(20, begun), depth)
+    ahead = Ahead(lambda: _tasks(20, begun), depth)
     assert begun == []
     for number in range(5):
         assert next(ahead) == number
@@ -41,7 +41,7 @@ def test_nothing_is_begun_further_ahead(depth: int) -> None:
 def test_work_is_done_in_other_threads_meanwhile() -> None:
     done = threading.Event()
     tasks = iter([lambda: "first", lambda: done.set() or threading.current_thread().name])  # type: ignore[func-returns-value]
-    ahead = Ahead(tasks, 1)
+    ahead = Ahead(lambda: tasks, 1)
     assert next(ahead) == "first"
     assert done.wait(10)
     assert next(ahead).startswith("actstore-batches")
@@ -53,22 +53,32 @@ def test_an_error_comes_in_its_turn(depth: int) -> None:
         raise ValueError("no third")
 
     tasks = [lambda: 1, lambda: 2, fail, lambda: 4]
-    ahead = Ahead(iter(tasks), depth)
+    ahead = Ahead(lambda: iter(tasks), depth)
     assert [next(ahead), next(ahead)] == [1, 2]
     with pytest.raises(ValueError, match="no third"):
         next(ahead)
 
 
-def test_after_an_error_or_when_closed_nothing_comes() -> None:
-    def fail() -> int:
+@pytest.mark.parametrize("depth", [0, 3])
+def test_after_an_error_it_begins_again(depth: int) -> None:
+    failed: list[int] = []
+
+    def once() -> int:
+        if failed:
+            return 1
+        failed.append(1)
         raise ValueError("first")
 
-    ahead = Ahead(iter([fail, lambda: 2]), 3)
+    ahead = Ahead(lambda: iter([once, lambda: 2]), depth)
     with pytest.raises(ValueError, match="first"):
         next(ahead)
+    assert list(ahead) == [1, 2]
     assert list(ahead) == []
+
+
+def test_when_closed_nothing_comes() -> None:
     begun: list[int] = []
-    ahead = Ahead(_tasks(20, begun), 2)
+    ahead = Ahead(lambda: _tasks(20, begun), 2)
     next(ahead)
     ahead.close()
     assert list(ahead) == []

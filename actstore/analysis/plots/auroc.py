@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actstore.analysis import sampling, separation
 from actstore.analysis.plots import style
-from actstore.analysis.wording import counted, shorten
 from actstore.errors import UsageError
+from actstore.wording import counted, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,8 @@ from actstore.analysis import sampling
 from actstore.analysis.moments import measure
 from actstore.analysis.plots import style
 from actstore.analysis.profiles import class_codes
-from actstore.analysis.wording import counted
 from actstore.errors import MixedVectorsError, TooFewRowsError
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

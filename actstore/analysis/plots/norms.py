@@ -9,8 +9,8 @@ import numpy as np
 from actstore.analysis import sampling
 from actstore.analysis.plots import style
 from actstore.analysis.profiles import class_codes, norms_by_layer
-from actstore.analysis.wording import counted
 from actstore.errors import TooFewRowsError
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -60,4 +60,4 @@ def hover(figure: Figure, name: str, lines: list[str]) -> None:
     """Note the hover texts of a scatter whose gid is ``name``, in the order of its points."""
     texts: dict[str, list[str]] = getattr(figure, "hover_texts", {})
     clean = ["".join(c if c.isprintable() or c == "\n" else " " for c in line) for line in lines]
-    figure.hover_texts = {**texts, name: clean}  # type: ignore[attr-defined]
+    figure.hover_texts = {**texts, name: clean}  # type: ignore[attr-defined]  # ours

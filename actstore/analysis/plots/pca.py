@@ -11,8 +11,8 @@ from actstore.analysis import projection, sampling
 from actstore.analysis.hovering import hover_texts
 from actstore.analysis.plots import page, style
 from actstore.analysis.profiles import class_codes
-from actstore.analysis.wording import counted
 from actstore.errors import TooFewRowsError
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,9 +11,9 @@ from actstore import schema
 from actstore.analysis import sampling
 from actstore.analysis.plots import style
 from actstore.analysis.profiles import class_codes
-from actstore.analysis.wording import counted
 from actstore.errors import TooFewRowsError
 from actstore.storage import floats, keys
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actstore.analysis.wording import pooling_text, shorten
 from actstore.errors import MissingExtraError, UsageError
 from actstore.storage.layout import replace_durably
+from actstore.wording import pooling_text, shorten
 
 try:
     import matplotlib as mpl
@@ -86,7 +86,7 @@ def styled() -> Iterator[None]:
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()
         for name, value in settings.items():
-            mpl.rcParams[name] = value  # type: ignore[index]
+            mpl.rcParams[name] = value  # type: ignore[index]  # any of its names
         # A script without its font shows as boxes; that is no reason to fail.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actstore.analysis import wording
+from actstore import wording
 
 
 def test_one_row_is_no_rows() -> None:

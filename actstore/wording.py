@@ -1,4 +1,4 @@
-"""Counts, names and poolings in words, as pictures and reports have them."""
+"""Counts, names and poolings in words, as messages, pictures and reports have them."""
 
 from __future__ import annotations
 
