@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actstore.analysis import cells, classes, folds, linear
+from actstore.analysis import cells, classes, folds, kinship, linear
 from actstore.analysis.cells import Cell, Choice, Place
 from actstore.analysis.classes import Classes
-from actstore.analysis.evaluating import Job, Progress, Settings, evaluate, joined, numbers
+from actstore.analysis.evaluating import Job, Progress, Settings, evaluate, joined
 from actstore.analysis.folds import Fold
+from actstore.analysis.kinship import Kinship
 from actstore.analysis.results import Report
 from actstore.errors import MismatchError, TooFewRowsError, UsageError
 
@@ -55,7 +56,8 @@ def probe(
         train: SQL condition on the training rows, given with ``test``.
         test: SQL condition on the rows to test on. Either replaces the folds.
         test_store: store whose rows are tested on, instead of folds.
-        group_by: column whose equal values stay on one side; ``question`` when missing,
+        group_by: column, ``extra.FIELD`` or SQL expression whose equal values stay on one
+            side; when missing, rows that share their example or their question do;
             ``row_id`` for no groups at all.
         progress: is told how far it has come.
 
@@ -63,6 +65,7 @@ def probe(
         TooFewRowsError: too few rows or groups of a class, one class only, or NaN.
         UsageError: several models, more than two labels, or contradicting arguments.
         NotInStoreError: a layer, site, label or column is not there.
+        SqlError: a condition or ``group_by`` is refused or fails.
         MismatchError: the other store has no rows of the same model, site and layer.
         MissingExtraError: scikit-learn is not installed.
     """
@@ -78,9 +81,16 @@ def probe(
     if test_store is not None:
         values = values + _values(test_store, chosen.and_where(test), label)
     sides = classes.find(label, values, positive, negative)
-    own = cells.cells(selection, sides, group_by, notes)
+    others = None
     if test_store is not None:
-        jobs = _across(own, test_store, chosen.and_where(test), sides, group_by, setting, notes)
+        others = test_store.select(chosen.and_where(test).where)
+    both = [selection] if others is None else [selection, others]
+    used = np.concatenate([cells.known_rows(each, sides) for each in both])
+    kin = kinship.groups_of(both, group_by, used=used, notes=notes)
+    own = cells.cells(selection, sides, notes=notes, kin=kin.part(slice(0, len(selection))))
+    if test_store is not None and others is not None:
+        theirs = kin.part(slice(len(selection), None))
+        jobs = _across(own, test_store, others, theirs, sides, setting, notes)
     elif test is not None:
         held = cells.choose(store, chosen.and_where(test)).rows
         kept = cells.choose(store, chosen.and_where(train)).rows if train is not None else None
@@ -99,7 +109,7 @@ def probe(
         "label": label,
         "positive": list(sides.positive),
         "negative": list(sides.negative),
-        "group_by": group_by or "question",
+        "group_by": kin.grouped_by,
         "method": setting.method,
         "strength": setting.strength,
         "folds": setting.folds if test is None and test_store is None else None,
@@ -142,7 +152,7 @@ def _check(
 
 def _crossed(cell: Cell, setting: Settings, known: dict[bytes, Job]) -> Job:
     """Divide a cell into folds; cells of the same examples get the same ones."""
-    groups = numbers(cell.groups)
+    groups = cell.groups
     key = groups.tobytes() + cell.positive.tobytes()
     if key not in known:
         try:
@@ -166,18 +176,18 @@ def _split(
 def _across(
     own: Sequence[Cell],
     store: Store,
-    choice: Choice,
+    others: Selection,
+    kin: Kinship,
     sides: Classes,
-    group_by: str | None,
     setting: Settings,
     notes: list[str],
 ) -> list[Job]:
     places = [cell.place for cell in own]
-    others = matching(store, places, choice)
+    fitting = _matching(store, others, places)
     jobs = []
     for cell in own:
-        found = cells.cells(others[cell.place], sides, group_by, notes)
-        (other,) = found
+        rows = fitting[cell.place]
+        (other,) = cells.cells(others.take(rows), sides, notes=notes, kin=kin.part(rows))
         tested = np.arange(len(cell) + len(other)) >= len(cell)
         jobs.append(_divided(cell, other, ~tested, tested, setting, notes))
     return jobs
@@ -192,6 +202,14 @@ def matching(store: Store, places: Sequence[Place], choice: Choice) -> dict[Plac
         MismatchError: there are none; the message names both sides.
     """
     selection = store.select(choice.where)
+    rows = _matching(store, selection, places)
+    return {place: selection.take(rows[place]) for place in places}
+
+
+def _matching(
+    store: Store, selection: Selection, places: Sequence[Place]
+) -> dict[Place, np.ndarray]:
+    """Return which rows of a selection are those of each place, bool ``[rows]``."""
     table = selection.table(list(Place._fields))
     codes, there = cells.places_of(table)
     found = {}
@@ -206,7 +224,7 @@ def matching(store: Store, places: Sequence[Place], choice: Choice) -> dict[Plac
                 "rows of the same model, site, layer and pooling, or name the layers that both "
                 "have with --layers"
             )
-        found[place] = selection.take(codes == fitting[0])
+        found[place] = codes == fitting[0]
     return found
 
 
@@ -229,7 +247,7 @@ def _divided(
     notes: list[str],
 ) -> Job:
     positive = joined(cell.positive, None if other is None else other.positive)
-    groups = numbers(joined(cell.groups, None if other is None else other.groups))
+    groups = joined(cell.groups, None if other is None else other.groups)
     division, dropped = folds.divided(trained, tested, groups)
     if dropped:
         notes.append(

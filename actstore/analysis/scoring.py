@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from actstore.analysis import cells, classes, metrics, probe_files
+from actstore.analysis import cells, classes, kinship, metrics, probe_files
 from actstore.analysis.cells import Choice, Place
 from actstore.analysis.folds import Fold
 from actstore.analysis.metrics import Estimate
@@ -140,8 +140,7 @@ def _scored(saved: SavedProbe, selection: Selection, store: Store, label: str | 
     known = np.flatnonzero(truth | np.isin(values.astype(object), classes.alike(negative, there)))
     auroc = accuracy = None
     if len(known):
-        table = selection.take(known).table(["dataset", "example_id", "question"])
-        groups = np.unique(cells.group_keys(table), return_inverse=True)[1]
+        groups = kinship.groups_of(selection.take(known)).groups
         everything = [Fold(np.empty(0, np.int64), np.arange(len(known)))]
         right = (scores[known] > 0) == truth[known]
         accuracy = metrics.accuracy_interval(right, groups, everything)
