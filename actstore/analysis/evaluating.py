@@ -1,22 +1,23 @@
-"""Trains and tests the probes of cells: folds, scores, shuffled labels, the probe to keep."""
+"""Trains and tests the probes of cells: scores, shuffled labels, the probe to keep."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Event
 from typing import NamedTuple
 
 import numpy as np
 
-from actstore.analysis import cells, crossing, linear, metrics
-from actstore.analysis.cells import Cell
+from actstore.analysis import crossing, folds, linear, metrics, nesting, words
 from actstore.analysis.folds import Fold
-from actstore.analysis.linear import Linear, Method, Perceptron, Space, Standard
-from actstore.analysis.results import Permuted, Probe, Result
-from actstore.errors import MismatchError
+from actstore.analysis.linear import Linear, Perceptron, Space, Standard
+from actstore.analysis.planning import Job as Job
+from actstore.analysis.planning import Settings as Settings
+from actstore.analysis.results import Probe
+from actstore.analysis.words import Words
+from actstore.errors import MismatchError, TooFewRowsError
 
 Progress = Callable[[int, int, int], None]
 """Is told the bytes of vectors done, the rows done and the bytes there are."""
@@ -27,73 +28,58 @@ _PRECISE = 1e5
 """Width times strength from which on rows' weights cancel to more digits than float32 has."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How probes are trained and tested."""
+class Evaluated(NamedTuple):
+    """What came of one cell."""
 
-    method: Method = "logistic"
-    strength: float = 1.0
-    """Inverse of the L2 penalty: scikit-learn's ``C``, and ``1 / alpha`` of ridge and MLP."""
-    folds: int = 5
-    permutations: int = 100
-    seed: int = 0
-
-
-class Job(NamedTuple):
-    """One cell with its divisions, ready to be worked on."""
-
-    cell: Cell
-    other: Cell | None
-    """Rows of another store, tested on; they follow the cell's own."""
-    divisions: list[Fold]
-    shuffled: np.ndarray | None
-    """Bool ``[rows, permutations]``."""
-    stop: Event | None = None
-    """Set when nobody waits for the result any more."""
-
-    def check(self) -> None:
-        """Go no further where nobody waits."""
-        if self.stop is not None and self.stop.is_set():
-            raise _Stopped
+    probe: Probe
+    scores: np.ndarray
+    """Float64 ``[rows]``: of each by a probe that was not trained on it; NaN of untested rows."""
+    areas: np.ndarray | None
+    """AUROC of the real labels and of each shuffled run, float64 ``[1 + runs]``."""
+    shuffled_accuracy: float
+    """Mean accuracy of the shuffled runs."""
+    choosing: np.ndarray | None
+    """By what each fold's layer is chosen, float64 ``[folds]``."""
 
 
-class _Stopped(Exception):
-    """Ends the work on a cell; whoever set the event has the reason."""
-
-
-def evaluate(jobs: Sequence[Job], setting: Settings, progress: Progress | None) -> list[Result]:
-    """Work on all cells, several at a time where they are small."""
+def evaluate(
+    jobs: Sequence[Job], setting: Settings, progress: Progress | None
+) -> tuple[list[Evaluated], list[Words | None]]:
+    """Work on all cells, several at a time where they are small, and on the questions' words."""
     sizes = [4 * len(job.cell) * job.cell.selection.shape[1] for job in jobs]
     workers = min(
         len(jobs), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
     )
     if max(sizes, default=0) > _LARGE:
         workers = 1
-    results = []
+    found = []
     done = rows = 0
     stop = Event()
-    jobs = [job._replace(stop=stop) for job in jobs]
+    jobs = [job._replace(stop=stop, choose=len(jobs) > 1) for job in jobs]
+    texts, places = words.distinct(jobs)
     # One thread of arithmetic for each cell: cells side by side use processors better.
     with (
         linear.threads(1 if workers > 1 else None),
         ThreadPoolExecutor(max(1, workers)) as pool,
     ):
         try:
+            told = [None if each is None else pool.submit(words.fit, *each) for each in texts]
             for job, size, result in zip(
                 jobs, sizes, pool.map(lambda job: _evaluate(job, setting), jobs), strict=True
             ):
-                results.append(result)
+                found.append(result)
                 done, rows = done + size, rows + len(job.cell)
                 if progress is not None:
                     progress(done, rows, sum(sizes))
+            baselines = [None if each is None else each.result() for each in told]
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-    return results
+    return found, [baselines[place] for place in places]
 
 
-def _evaluate(job: Job, setting: Settings) -> Result:
+def _evaluate(job: Job, setting: Settings) -> Evaluated:
     cell, other = job.cell, job.other
     vectors = cell.vectors()
     if other is not None:
@@ -104,14 +90,39 @@ def _evaluate(job: Job, setting: Settings) -> Result:
                 f"{tested.shape[1]} in the other store"
             )
         vectors = np.concatenate([vectors, tested])
-    positive = joined(cell.positive, None if other is None else other.positive)
-    groups = joined(cell.groups, None if other is None else other.groups)
+    positive = job.positive
     parts = [division.train for division in job.divisions]
     if len(job.divisions) > 1:
         parts.append(np.arange(len(vectors)))
     standards = linear.standards(vectors, parts)
     trained = _train(job, setting, _Rows(vectors, positive, standards))
-    return _result(job, setting, positive, groups, trained, standards)
+    probe = Probe(
+        place=cell.place,
+        method=setting.method,
+        standard=standards[-1],
+        model=trained.model,
+        intercept=trained.intercept,
+    )
+    areas, accuracy = None, 0.0
+    if trained.shuffled is not None and job.shuffled is not None:
+        labels = np.column_stack([positive, job.shuffled.columns()])
+        areas, accuracy = _of_shuffled(job.divisions, labels, trained.shuffled)
+    return Evaluated(probe, trained.scores, areas, accuracy, trained.choosing)
+
+
+def _of_shuffled(
+    divisions: Sequence[Fold], labels: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Return the AUROC for each column of labels, and the mean accuracy of all but the first."""
+    areas = np.zeros(labels.shape[1])
+    right = np.zeros(labels.shape[1])
+    for division in divisions:
+        found = metrics.auroc(scores[division.test], labels[division.test])
+        # Where labels shared with other cells leave one class here, nothing can be told.
+        areas += np.where(np.isnan(found), 0.5, found) / len(divisions)
+        right += ((scores[division.test] > 0) == labels[division.test]).sum(0)
+    tested = sum(len(division.test) for division in divisions)
+    return areas, float(right[1:].mean() / tested)
 
 
 class _Rows(NamedTuple):
@@ -135,6 +146,8 @@ class _Trained(NamedTuple):
     model: np.ndarray | Perceptron
     """To be kept, in terms of dimensions."""
     intercept: float
+    choosing: np.ndarray | None
+    """By what each fold's layer is chosen, where one is to be chosen."""
 
 
 def _train(job: Job, setting: Settings, rows: _Rows) -> _Trained:
@@ -163,39 +176,74 @@ def _together(job: Job, setting: Settings, rows: _Rows, ratios: np.ndarray) -> _
     scores = crossed.scores(positive, setting.method, setting.strength, fitted)
     shuffled = None
     if job.shuffled is not None:
-        labels = np.column_stack([positive, job.shuffled])
+        labels = np.column_stack([positive, job.shuffled.columns()])
         shuffled = np.zeros(labels.shape, np.float32)
         for number, division in enumerate(job.divisions):
             space = crossed.space(number)
             shuffled[division.test] = _fit_shuffled(job, space, labels[division.train], setting)
     weights = crossed.whole.primal(model.weights[:, 0])
-    return _Trained(scores, shuffled, weights, float(model.intercepts[0]))
+    choosing = _choosing(job, setting, crossed.whole) if job.choose else None
+    return _Trained(scores, shuffled, weights, float(model.intercepts[0]), choosing)
 
 
 def _one_by_one(job: Job, setting: Settings, rows: _Rows) -> _Trained:
     """Train and test each division by itself, then the probe to keep."""
     vectors, positive, standards = rows
     scores = np.full(len(vectors), np.nan)
-    shuffled = None
+    shuffled = labels = None
     if job.shuffled is not None:
-        shuffled = np.zeros((len(vectors), job.shuffled.shape[1] + 1), np.float32)
+        labels = np.column_stack([positive, job.shuffled.columns()])
+        shuffled = np.zeros(labels.shape, np.float32)
     ready = np.empty_like(vectors)
-    trained = None
+    trained = space = None
     for division, standard in zip(job.divisions, standards, strict=False):
         job.check()
         _standardise(vectors, standard, ready)
         space = Space.of(ready, division.train, division.test)
         trained = _fit(space, positive[division.train], setting)
         scores[division.test] = trained[1]
-        if shuffled is not None and job.shuffled is not None:
-            labels = np.column_stack([positive, job.shuffled])[division.train]
-            shuffled[division.test] = _fit_shuffled(job, space, labels, setting, trained[1])
+        if shuffled is not None and labels is not None:
+            given = labels[division.train]
+            shuffled[division.test] = _fit_shuffled(job, space, given, setting, trained[1])
     if len(job.divisions) > 1:
         _standardise(vectors, standards[-1], ready)
         every = np.arange(len(vectors))
-        trained = _fit(Space.of(ready, every, every[:0]), positive, setting)
+        space = Space.of(ready, every, every[:0])
+        trained = _fit(space, positive, setting)
     assert trained is not None
-    return _Trained(scores, shuffled, *trained[0])
+    assert space is not None
+    choosing = _choosing(job, setting, space) if job.choose else None
+    return _Trained(scores, shuffled, *trained[0], choosing)
+
+
+def _choosing(job: Job, setting: Settings, space: Space) -> np.ndarray | None:
+    """Return by what the layer of each fold is chosen; None where that cannot be told.
+
+    Args:
+        job: the cell.
+        setting: method and penalty.
+        space: all rows of a cross-validation, or the training rows of one division.
+    """
+    if setting.method == "mlp":
+        return None
+    how = setting.method, setting.strength
+    if len(job.divisions) > 1:
+        if len(job.divisions) < nesting.FEWEST or not job.shared:
+            return None
+        assigned = np.empty(len(job.positive), np.int64)
+        for number, division in enumerate(job.divisions):
+            assigned[division.test] = number
+        return nesting.crossed(space, job.positive, assigned, *how)
+    train = job.divisions[0].train
+    positive = job.positive[train]
+    try:
+        inner = folds.grouped(positive, job.groups[train], setting.folds, setting.seed)
+    except TooFewRowsError:
+        return None
+    assigned = np.empty(len(train), np.int64)
+    for number, division in enumerate(inner):
+        assigned[division.test] = number
+    return np.array([nesting.within(space, positive, assigned, *how)])
 
 
 def _standardise(vectors: np.ndarray, standard: Standard, out: np.ndarray) -> None:
@@ -229,8 +277,14 @@ def _fit_shuffled(
 ) -> np.ndarray:
     """Return the test rows' scores for each column of labels, the first being the real ones.
 
-    Those of an MLP are given as ``own`` and not trained for again.
+    Those of an MLP are given as ``own`` and not trained for again. Where shuffled labels are
+    all of one class, scores are 0.
     """
+    lone = labels.all(0) | ~labels.any(0)
+    if lone.any():
+        found = _fit_shuffled(job, space, np.where(lone, labels[:, :1], labels), setting, own)
+        found[:, lone] = 0
+        return found
     if setting.method == "mlp":
         assert own is not None
         columns = [own]
@@ -246,81 +300,5 @@ def _fit_shuffled(
         model = linear.ridge(space, labels, setting.strength)
     else:
         model = linear.mean_difference(space, labels)
-    found: np.ndarray = space.scores(model.weights) + model.intercepts
-    return found
-
-
-def _result(
-    job: Job,
-    setting: Settings,
-    positive: np.ndarray,
-    groups: np.ndarray,
-    trained: _Trained,
-    standards: Sequence[Standard],
-) -> Result:
-    import pyarrow as pa
-
-    scores = trained.scores
-    tested = np.sort(np.concatenate([division.test for division in job.divisions]))
-    right = (scores > 0) == positive
-    truth = positive[tested]
-    table = job.cell.table
-    digest = cells.rows_hash(job.cell)
-    if job.other is not None:
-        table = pa.concat_tables([table, job.other.table])
-        digest = f"{digest} {cells.rows_hash(job.other)}"
-    crossed = len(job.divisions) > 1
-    permuted = None
-    if trained.shuffled is not None and job.shuffled is not None:
-        permuted = _permuted(job.divisions, positive, job.shuffled, trained.shuffled)
-    return Result(
-        place=job.cell.place,
-        method=setting.method,
-        width=len(standards[0].mean),
-        rows=len(tested),
-        trained_rows=len(positive) if crossed else len(job.divisions[0].train),
-        positives=int(truth.sum()),
-        groups=len(np.unique(groups[tested])),
-        folds=len(job.divisions),
-        auroc=metrics.auroc_interval(scores, positive, groups, job.divisions),
-        auroc_pooled=float(metrics.auroc(scores[tested], truth)),
-        accuracy=metrics.accuracy_interval(right, groups, job.divisions),
-        balanced_accuracy=float((right[tested][truth].mean() + right[tested][~truth].mean()) / 2),
-        majority=max(float(truth.mean()), 1 - float(truth.mean())),
-        permuted=permuted,
-        probe=Probe(
-            place=job.cell.place,
-            method=setting.method,
-            standard=standards[-1],
-            model=trained.model,
-            intercept=trained.intercept,
-        ),
-        table=table.take(pa.array(tested)),
-        scores=scores[tested],
-        rows_hash=digest,
-    )
-
-
-def _permuted(
-    divisions: Sequence[Fold], positive: np.ndarray, shuffled: np.ndarray, scores: np.ndarray
-) -> Permuted:
-    labels = np.column_stack([positive, shuffled])
-    areas = np.zeros(labels.shape[1])
-    right = 0
-    for division in divisions:
-        areas += metrics.auroc(scores[division.test], labels[division.test]) / len(divisions)
-        right += ((scores[division.test] > 0) == labels[division.test]).sum(0)
-    tested = sum(len(division.test) for division in divisions)
-    drawn = areas[1:]
-    return Permuted(
-        runs=len(drawn),
-        auroc_mean=float(np.nanmean(drawn)),
-        auroc_95=float(np.nanquantile(drawn, 0.95)),
-        accuracy_mean=float(np.mean(np.asarray(right)[1:]) / tested),
-        p_value=float((1 + (drawn >= areas[0] - 1e-12).sum()) / (1 + len(drawn))),
-    )
-
-
-def joined(one: np.ndarray, other: np.ndarray | None) -> np.ndarray:
-    """Return a cell's values followed by those of the rows of another store, if there are any."""
-    return one if other is None else np.concatenate([one, other])
+    scores: np.ndarray = space.scores(model.weights) + model.intercepts
+    return scores

@@ -1,8 +1,7 @@
-"""Folds that keep each group on one side, and permutations that respect groups and folds."""
+"""Folds that keep each group on one side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,9 +49,21 @@ def grouped(positive: np.ndarray, groups: np.ndarray, count: int, seed: int) -> 
                 f"{counted(having, 'group')}, and {count} folds need {count} at least: "
                 "use fewer --folds, more rows, or group them otherwise with --group-by"
             )
+    return divisions(dealt(sizes, count, seed)[codes], count)
+
+
+def dealt(sizes: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Return the fold of each group, int64 ``[groups]``: how :func:`grouped` deals them out.
+
+    Args:
+        sizes: int64 ``[groups, 2]``, the rows of the negative and the positive class in each.
+        count: how many folds.
+        seed: where the order of groups of one size comes from.
+    """
+    number = len(sizes)
     order = np.random.default_rng(seed).permutation(number)
     order = order[np.argsort(-sizes[order].sum(1), kind="stable")]
-    weight = 1 / np.square(sizes.sum(0).astype(float))
+    weight = 1 / np.square(np.maximum(sizes.sum(0), 1).astype(float))
     held = [[0, 0] for _ in range(count)]
     fold_of = np.empty(number, np.int64)
     for group in order.tolist():
@@ -67,7 +78,11 @@ def grouped(positive: np.ndarray, groups: np.ndarray, count: int, seed: int) -> 
         held[fold][0] += negatives
         held[fold][1] += positives
         fold_of[group] = fold
-    assigned = fold_of[codes]
+    return fold_of
+
+
+def divisions(assigned: np.ndarray, count: int) -> list[Fold]:
+    """Return folds by each row's number of the one that it is tested in, int64 ``[rows]``."""
     return [
         Fold(np.flatnonzero(assigned != k), np.flatnonzero(assigned == k)) for k in range(count)
     ]
@@ -86,42 +101,3 @@ def divided(train: np.ndarray, test: np.ndarray, groups: np.ndarray) -> tuple[Fo
     """
     shared = train & np.isin(groups, groups[test])
     return Fold(np.flatnonzero(train & ~shared), np.flatnonzero(test)), int(shared.sum())
-
-
-def permutations(
-    positive: np.ndarray, groups: np.ndarray, parts: Sequence[np.ndarray], count: int, seed: int
-) -> np.ndarray:
-    """Return labels shuffled as they might be if they had nothing to do with the vectors.
-
-    Within each part, groups of one class exchange their classes, and rows of a group that
-    has both exchange theirs. So folds stay as even as they were, which makes the test
-    that compares with these labels exact.
-
-    Args:
-        positive: bool ``[rows]``.
-        groups: int64 ``[rows]``.
-        parts: positions of the rows among which labels are exchanged: the tested rows of
-            each fold, or the training rows and the tested rows of one division.
-        count: how many.
-        seed: where they come from.
-
-    Returns:
-        bool ``[rows, count]``.
-    """
-    generator = np.random.default_rng([seed, 1])
-    shuffled = np.repeat(positive[:, None], count, axis=1)
-    for part in parts:
-        _, codes = np.unique(groups[part], return_inverse=True)
-        size = np.bincount(codes)
-        positives = np.bincount(codes, positive[part])
-        pure = (positives == 0) | (positives == size)
-        if pure.any():
-            drawn = np.repeat((positives[pure] > 0)[:, None], count, axis=1)
-            drawn = generator.permuted(drawn, axis=0)
-            place = np.cumsum(pure) - 1
-            rows = pure[codes]
-            shuffled[part[rows]] = drawn[place[codes[rows]]]
-        for group in np.flatnonzero(~pure).tolist():
-            rows = part[codes == group]
-            shuffled[rows] = generator.permuted(shuffled[rows], axis=0)
-    return shuffled

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore.querying import keys
+from actstore.querying.metadata import ROW_ID
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,7 +87,7 @@ def groups_of(
     several = selections if isinstance(selections, Sequence) else [selections]
     tables = [selection.table(list(COLUMNS)) for selection in several]
     given = None
-    if group_by is not None and group_by.strip() != EXAMPLE:
+    if group_by is not None and group_by.strip() not in (EXAMPLE, ROW_ID):
         given = np.concatenate([keys.texts(selection, group_by) for selection in several])
     return of_table(pa.concat_tables(tables), group_by, given, used=used, notes=notes)
 
@@ -105,12 +106,15 @@ def of_table(
         table: the rows.
         group_by: its name in the result; None for the default.
         given: the text of each row's group, object ``[rows]``, where ``group_by`` is given and
-            is not ``example_id``.
+            is neither ``example_id`` nor ``row_id``, by which nothing stays together.
         used: as in :func:`groups_of`.
         notes: as in :func:`groups_of`.
     """
     units = _units(table)
     examples = units[:, 0]
+    if group_by is not None and group_by.strip() == ROW_ID:
+        # A row's number is another at each layer; what it is a vector of is not.
+        return Kinship(groups=_from_zero(units[:, 2]), units=units, grouped_by=ROW_ID)
     if group_by is not None:
         if given is None:
             groups = examples

@@ -1,21 +1,30 @@
 """AUROC and accuracy with confidence intervals that know about groups and folds.
 
-The AUROC is the mean over the folds' own, as scikit-learn's ``cross_val_score`` has it.
-Its variance is DeLong's, the contributions of a group's rows added up before they are
-squared (so that many rows of one question do not count as many questions). The folds of a
-cross-validation share training rows, and their results vary together; the variance is
-multiplied by ``1 + tested rows / training rows * folds`` as Nadeau and Bengio (2003) do.
-The interval is symmetric on the logit scale; where the classes are separated wholly and
-DeLong's variance is zero, it is Newcombe's (2006, method 5). Accuracies have Wilson
-intervals with the number of rows that the same variance amounts to. A few groups of many
-rows say little about how groups vary (of one group, the contributions add up to nothing):
-the interval is then at least as wide as that of one row for each group.
+What an interval is for is the mean AUROC (or accuracy) on new data of probes that are trained
+on as many rows as those of the folds were. The AUROC is the mean over the folds' own, as
+scikit-learn's ``cross_val_score`` has it. Its variance is DeLong's, the contributions of a
+group's rows added up before they are squared (Obuchowski 1997), so that many rows of one
+question do not count as many questions.
+
+The folds of a cross-validation share training rows, and their results vary together. Without
+signal what row i teaches about row j is what j teaches about i, so each product is counted
+twice: the variance is twice DeLong's, however many folds there are. With signal less of what
+varies comes from training, the less so the fewer dimensions there are to be misled by. The
+factor is ``1 + (2 * min(a, 1 - a)) ** p`` with ``p`` the training rows for each dimension, 1 at
+most: simulations gave the power (``benchmarks/coverage.py``); Nadeau and Bengio's (2003) would
+be 2.25 for five folds whatever the AUROC. Since it depends on the AUROC, each end of the
+interval is where the value just lies within its own reach, on the logit scale, as in Wilson's
+interval for a share. Where the classes are separated wholly and DeLong's variance is zero, it
+is Newcombe's (2006, method 5). Accuracies have Wilson intervals with the number of rows that
+the same variance amounts to. A few groups of many rows say little about how groups vary (of one
+group, the contributions add up to nothing): the interval is then at least as wide as that of
+one row for each group.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -81,8 +90,37 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     return found
 
 
+class Influence(NamedTuple):
+    """An AUROC and what each row adds to its error."""
+
+    area: float
+    rows: np.ndarray
+    """Float64 ``[rows]``, 0 of rows that are not tested."""
+
+
+def influence(scores: np.ndarray, positive: np.ndarray, folds: Sequence[Fold]) -> Influence:
+    """Return the mean AUROC of the folds, and each row's part in its error (DeLong's).
+
+    Args:
+        scores: float ``[rows]``; of each row, by the probe that did not see it.
+        positive: bool ``[rows]``.
+        folds: each with both classes among its tested rows.
+    """
+    rows = np.zeros(len(scores))
+    areas = []
+    for fold in folds:
+        value, share = _placements(scores[fold.test], positive[fold.test])
+        areas.append(value)
+        rows[fold.test] += share / len(folds)
+    return Influence(float(np.mean(areas)), rows)
+
+
 def auroc_interval(
-    scores: np.ndarray, positive: np.ndarray, groups: np.ndarray, folds: Sequence[Fold]
+    scores: np.ndarray,
+    positive: np.ndarray,
+    groups: np.ndarray,
+    folds: Sequence[Fold],
+    width: int | None = None,
 ) -> Estimate:
     """Return the mean AUROC of the folds with its interval.
 
@@ -91,24 +129,23 @@ def auroc_interval(
         positive: bool ``[rows]``.
         groups: int64 ``[rows]``.
         folds: each with both classes among its tested rows.
+        width: dimensions that the probes had; where it is missing, the interval is that of
+            probes with many more dimensions than rows.
     """
-    influence = np.zeros(len(scores))
-    areas = []
-    for fold in folds:
-        value, share = _placements(scores[fold.test], positive[fold.test])
-        areas.append(value)
-        influence[fold.test] += share / len(folds)
-    area = float(np.mean(areas))
+    area, shares = influence(scores, positive, folds)
     tested = np.concatenate([fold.test for fold in folds])
-    factor = _dependence(folds)
-    variance = _clustered(influence[tested], groups[tested]) * factor
+    factor = Dependence.of(folds, width)
+    variance = _clustered(shares[tested], groups[tested])
     sides = [_groups(groups, positive == side, tested) for side in (True, False)]
-    widest = _newcombe(area, sides[0] / factor, sides[1] / factor)
+    widest = _newcombe(area, sides[0], sides[1], factor)
     if area in (0.0, 1.0) or variance <= _NOTHING:
         return Estimate(area, *widest)
     logit = math.log(area / (1 - area))
     reach = _Z * math.sqrt(variance) / (area * (1 - area))
-    low, high = _expit(logit - reach), _expit(logit + reach)
+    low, high = (
+        _bound(area, outer, lambda value: abs(logit - _logit(value)) < reach * factor.root(value))
+        for outer in (0.0, 1.0)
+    )
     if _repeated(groups, tested) and any(
         _groups(groups, positive == side, fold.test) < _FEW_IN_FOLD
         for fold in folds
@@ -118,34 +155,95 @@ def auroc_interval(
     return Estimate(area, low, high)
 
 
-def accuracy_interval(right: np.ndarray, groups: np.ndarray, folds: Sequence[Fold]) -> Estimate:
+class Difference(NamedTuple):
+    """How much larger one AUROC is than another on the same rows."""
+
+    value: float
+    low: float
+    high: float
+    shares: np.ndarray
+    """What each group adds to its error, float64 ``[groups]`` by the groups' numbers."""
+
+
+def auroc_difference(
+    scores: np.ndarray,
+    other: np.ndarray,
+    positive: np.ndarray,
+    groups: np.ndarray,
+    folds: Sequence[Fold],
+    width: int | None = None,
+) -> Difference:
+    """Return the difference of two AUROCs with its interval, paired by row and group.
+
+    Args:
+        scores: float ``[rows]``; of each row, by the probe that did not see it.
+        other: those that they are compared with.
+        positive: bool ``[rows]``.
+        groups: int64 ``[rows]``.
+        folds: of both.
+        width: dimensions that the probes had.
+    """
+    one, two = influence(scores, positive, folds), influence(other, positive, folds)
+    factor = Dependence.of(folds, width)
+    # Of two factors the larger one: what both have in common is not known.
+    root = max(factor.root(one.area), factor.root(two.area))
+    shares = np.bincount(groups, one.rows - two.rows) * root
+    value = one.area - two.area
+    reach = _Z * math.sqrt(float(np.square(shares).sum()))
+    return Difference(value, value - reach, value + reach, shares)
+
+
+def accuracy_interval(
+    right: np.ndarray, groups: np.ndarray, folds: Sequence[Fold], width: int | None = None
+) -> Estimate:
     """Return the share of rows that were classified rightly with its interval.
 
     Args:
         right: bool ``[rows]``.
         groups: int64 ``[rows]``.
         folds: which of them were tested.
+        width: dimensions that the probes had.
     """
     tested = np.concatenate([fold.test for fold in folds])
     hits = right[tested].astype(float)
     share = float(hits.mean())
-    factor = _dependence(folds)
-    variance = _clustered((hits - share) / len(hits), groups[tested]) * factor
+    factor = Dependence.of(folds, width)
+    variance = _clustered((hits - share) / len(hits), groups[tested])
     there = len(np.unique(groups[tested]))
-    number = most = there / factor
+    number = float(there)
     if variance > _NOTHING:
         number = share * (1 - share) / variance
     if there < _FEW and _repeated(groups, tested):
-        number = min(number, most)
-    return Estimate(share, *wilson(share, number))
+        number = min(number, there)
+
+    def near(value: float) -> bool:
+        error = _Z * factor.root(value) * math.sqrt(value * (1 - value) / number)
+        return abs(value - share) < error
+
+    # Wilson's interval, whose ends are where a value's own error just reaches the share.
+    return Estimate(share, _bound(share, 0.0, near), _bound(share, 1.0, near))
 
 
-def wilson(share: float, number: float) -> tuple[float, float]:
-    """Return Wilson's interval of a share among ``number`` rows."""
-    square = _Z * _Z / number
-    middle = (share + square / 2) / (1 + square)
-    reach = math.sqrt(share * (1 - share) / number * _Z * _Z + square * square / 4) / (1 + square)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+class Dependence(NamedTuple):
+    """By how much more the result of all folds varies than folds without common rows would."""
+
+    folds: int
+    power: float
+    """Training rows for each dimension, 1 at most; less with fewer than four folds."""
+
+    @classmethod
+    def of(cls, folds: Sequence[Fold], width: int | None) -> Dependence:
+        """Return it for these folds, and probes with ``width`` dimensions."""
+        trained = sum(len(fold.train) for fold in folds) / len(folds)
+        # Of two folds each probe has its own rows: what varies with them is not averaged out.
+        most = min(1.0, (len(folds) - 2) / 2)
+        return cls(len(folds), 0.0 if not width else most * min(1.0, trained / width))
+
+    def root(self, value: float) -> float:
+        """Return the factor of a standard deviation where the true AUROC or accuracy is this."""
+        if self.folds == 1:
+            return 1.0
+        return math.sqrt(1 + (2 * min(value, 1 - value)) ** self.power)
 
 
 def _placements(scores: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
@@ -182,36 +280,33 @@ def _clustered(influence: np.ndarray, groups: np.ndarray) -> float:
     return float(np.square(np.bincount(codes, influence)).sum())
 
 
-def _dependence(folds: Sequence[Fold]) -> float:
-    if len(folds) == 1:
-        return 1.0
-    tested = sum(len(fold.test) for fold in folds)
-    trained = sum(len(fold.train) for fold in folds)
-    return 1 + len(folds) * tested / trained
-
-
-def _newcombe(area: float, positives: float, negatives: float) -> tuple[float, float]:
-    """Return the values whose Hanley-McNeil error just reaches from ``area``, by bisection."""
+def _newcombe(
+    area: float, positives: float, negatives: float, factor: Dependence
+) -> tuple[float, float]:
+    """Return the values whose Hanley-McNeil error just reaches from ``area``."""
     positives, negatives = max(positives, 1.0), max(negatives, 1.0)
     steady = (positives + negatives) / 2 - 1
 
-    def error(value: float) -> float:
+    def near(value: float) -> bool:
         spread = value * (1 - value) / (positives * negatives)
         bracket = 1 + steady * (1 - value) / (2 - value) + steady * value / (1 + value)
-        return _Z * math.sqrt(max(spread * bracket, 0.0))
+        return abs(area - value) < _Z * factor.root(value) * math.sqrt(max(spread * bracket, 0.0))
 
-    def bound(outer: float) -> float:
-        inside, outside = area, outer
-        for _ in range(60):
-            middle = (inside + outside) / 2
-            if abs(middle - area) < error(middle):
-                inside = middle
-            else:
-                outside = middle
-        return (inside + outside) / 2
-
-    return bound(0.0), bound(1.0)
+    return _bound(area, 0.0, near), _bound(area, 1.0, near)
 
 
-def _expit(value: float) -> float:
-    return 1 / (1 + math.exp(-value)) if value > -700 else 0.0
+def _bound(inside: float, outside: float, near: Callable[[float], bool]) -> float:
+    """Return where values stop being near on the way from one to the other, by bisection."""
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        if near(middle):
+            inside = middle
+        else:
+            outside = middle
+    return (inside + outside) / 2
+
+
+def _logit(value: float) -> float:
+    if value <= 0 or value >= 1:
+        return math.copysign(math.inf, value - 0.5)
+    return math.log(value / (1 - value))

@@ -12,6 +12,7 @@ import numpy as np
 
 from actstore.analysis import earlier, question_scores
 from actstore.analysis.cells import Place, layer_word
+from actstore.analysis.family import Best
 from actstore.analysis.linear import METHODS, Perceptron, Standard
 from actstore.analysis.results import Probe, Report, Result
 from actstore.errors import MismatchError, UsageError
@@ -67,7 +68,7 @@ def save(report: Report, out: Path) -> list[Path]:
 
 def summary(result: Result, report: Report) -> dict[str, Any]:
     """Return what ``report.json`` says of one probe."""
-    permuted = result.permuted
+    permuted, words = result.permuted, result.words
     return {
         **result.place._asdict(),
         "method": result.method,
@@ -76,6 +77,7 @@ def summary(result: Result, report: Report) -> dict[str, Any]:
         "negative": list(report.classes.negative),
         "rows": result.rows,
         "positives": result.positives,
+        "grouped_by": result.grouped_by,
         "groups": result.groups,
         "trained_rows": result.trained_rows,
         "folds": result.folds,
@@ -88,12 +90,42 @@ def summary(result: Result, report: Report) -> dict[str, Any]:
         "baselines": {
             "majority_accuracy": result.majority,
             "permutation": None if permuted is None else permuted._asdict(),
+            "words": None
+            if words is None
+            else {
+                "auroc": words.auroc.value,
+                "auroc_interval": [words.auroc.low, words.auroc.high],
+                "p_family": words.p_family,
+                "text": "question",
+            },
         },
+        "p_family": None if permuted is None else permuted.p_family,
+        "effect": {
+            "over": result.effect.baseline,
+            "auroc": result.effect.value,
+            "auroc_interval": [result.effect.low, result.effect.high],
+        },
+        "best": _best(result, report.best),
         "band": result.band,
         "verdict": result.verdict,
-        "interval_method": "DeLong by group, folds correlated (Nadeau-Bengio), 95 %",
+        "interval_method": "DeLong by group, folds correlated, 95 %",
         "lineage": {**report.lineage, "rows_hash": result.rows_hash},
         "notes": report.notes,
+    }
+
+
+def _best(result: Result, best: Best | None) -> dict[str, Any] | None:
+    """Return what choosing this cell as the best is worth; None of all others."""
+    if best is None or best.place != result.place:
+        return None
+    nested = best.nested
+    return {
+        "cells": best.cells,
+        "optimistic": best.optimistic,
+        "nested_auroc": None if nested is None else nested.value,
+        "nested_auroc_interval": None if nested is None else [nested.low, nested.high],
+        "chosen": [place._asdict() for place in best.chosen],
+        "reason": best.reason,
     }
 
 

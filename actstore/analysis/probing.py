@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actstore.analysis import cells, classes, folds, kinship, linear
-from actstore.analysis.cells import Cell, Choice, Place
-from actstore.analysis.classes import Classes
-from actstore.analysis.evaluating import Job, Progress, Settings, evaluate, joined
-from actstore.analysis.folds import Fold
-from actstore.analysis.kinship import Kinship
+from actstore.analysis import (
+    cells,
+    classes,
+    judging,
+    kinship,
+    linear,
+    near_copies,
+    planning,
+    words,
+)
+from actstore.analysis.cells import Choice, Place
+from actstore.analysis.evaluating import Progress, evaluate
+from actstore.analysis.planning import Job, Settings
 from actstore.analysis.results import Report
-from actstore.errors import MismatchError, TooFewRowsError, UsageError
+from actstore.errors import MismatchError, UsageError
 
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection
@@ -22,8 +29,6 @@ if TYPE_CHECKING:
 
 _WEAKEST, _STRONGEST = 1e-10, 1e10
 """Strengths beyond which penalties are no numbers for scikit-learn, or lost in rounding."""
-_REFITS = 20
-"""Permutations of a method that must be trained anew for each."""
 
 
 def probe(
@@ -89,16 +94,18 @@ def probe(
     kin = kinship.groups_of(both, group_by, used=used, notes=notes)
     own = cells.cells(selection, sides, notes=notes, kin=kin.part(slice(0, len(selection))))
     if test_store is not None and others is not None:
+        fitting = _matching(test_store, others, [cell.place for cell in own])
         theirs = kin.part(slice(len(selection), None))
-        jobs = _across(own, test_store, others, theirs, sides, setting, notes)
+        jobs = planning.across(own, others, fitting, theirs, sides, setting, notes)
     elif test is not None:
         held = cells.choose(store, chosen.and_where(test)).rows
         kept = cells.choose(store, chosen.and_where(train)).rows if train is not None else None
-        jobs = [_split(cell, held, kept, setting, notes) for cell in own]
+        jobs = planning.split(own, held, kept, setting, notes)
     else:
-        known: dict[bytes, Job] = {}
-        jobs = [_crossed(cell, setting, known) for cell in own]
-    results = evaluate(jobs, setting, progress)
+        jobs = planning.crossed(own, setting)
+    notes += _near_copies(jobs)
+    evaluated, told = evaluate(jobs, setting, progress)
+    results, best = judging.judge(jobs, evaluated, told, setting, notes)
     lineage: dict[str, object] = {
         "store": cells.store_name(store),
         "commit": store.commit,
@@ -121,6 +128,7 @@ def probe(
         lineage["test_store_fingerprint"] = test_store.fingerprint
     return Report(
         results=results,
+        best=best,
         classes=sides,
         method=setting.method,
         lineage=lineage,
@@ -150,47 +158,16 @@ def _check(
         raise UsageError(f"permutations cannot be negative, got {setting.permutations}")
 
 
-def _crossed(cell: Cell, setting: Settings, known: dict[bytes, Job]) -> Job:
-    """Divide a cell into folds; cells of the same examples get the same ones."""
-    groups = cell.groups
-    key = groups.tobytes() + cell.positive.tobytes()
-    if key not in known:
-        try:
-            divisions = folds.grouped(cell.positive, groups, setting.folds, setting.seed)
-        except TooFewRowsError as error:
-            raise TooFewRowsError(f"{cell.place.text}: {error}") from error
-        _check_divisions(cell.place, cell.positive, divisions)
-        parts = [fold.test for fold in divisions]
-        known[key] = _job(cell, None, cell.positive, groups, divisions, parts, setting)
-    return known[key]._replace(cell=cell)
-
-
-def _split(
-    cell: Cell, held: np.ndarray, kept: np.ndarray | None, setting: Settings, notes: list[str]
-) -> Job:
-    tested = np.isin(cell.selection.rows, held)
-    trained = ~tested if kept is None else np.isin(cell.selection.rows, kept) & ~tested
-    return _divided(cell, None, trained, tested, setting, notes)
-
-
-def _across(
-    own: Sequence[Cell],
-    store: Store,
-    others: Selection,
-    kin: Kinship,
-    sides: Classes,
-    setting: Settings,
-    notes: list[str],
-) -> list[Job]:
-    places = [cell.place for cell in own]
-    fitting = _matching(store, others, places)
-    jobs = []
-    for cell in own:
-        rows = fitting[cell.place]
-        (other,) = cells.cells(others.take(rows), sides, notes=notes, kin=kin.part(rows))
-        tested = np.arange(len(cell) + len(other)) >= len(cell)
-        jobs.append(_divided(cell, other, ~tested, tested, setting, notes))
-    return jobs
+def _near_copies(jobs: Sequence[Job]) -> list[str]:
+    """Return what should be said of questions that are nearly those of another group."""
+    # Groups and questions are those of the run, and cells have the same ones as a rule.
+    largest = max(jobs, key=lambda job: len(job.positive))
+    texts = words.texts_of(largest)
+    if not texts.some:
+        return []
+    found = near_copies.find(texts.texts, texts.codes, largest.groups)
+    remark = near_copies.note(found, largest.cell.kin.grouped_by)
+    return [] if remark is None else [remark]
 
 
 def matching(store: Store, places: Sequence[Place], choice: Choice) -> dict[Place, Selection]:
@@ -236,58 +213,3 @@ def _told(there: Sequence[Place], wanted: Place) -> str:
             told = ", ".join(str(value) for value in sorted(values, key=str)[:8])
             return f"{name} {told}"
     return ", ".join(place.text for place in there[:4])
-
-
-def _divided(
-    cell: Cell,
-    other: Cell | None,
-    trained: np.ndarray,
-    tested: np.ndarray,
-    setting: Settings,
-    notes: list[str],
-) -> Job:
-    positive = joined(cell.positive, None if other is None else other.positive)
-    groups = joined(cell.groups, None if other is None else other.groups)
-    division, dropped = folds.divided(trained, tested, groups)
-    if dropped:
-        notes.append(
-            f"{cell.place.text}: {dropped:,} training rows share their group with a tested row "
-            "and are left out"
-        )
-    if dropped and not len(division.train):
-        raise TooFewRowsError(
-            f"{cell.place.text}: every training row shares its group, the question as a rule, with "
-            "a tested row, and none is left to train on: test on other rows, or group them "
-            "otherwise with --group-by"
-        )
-    _check_divisions(cell.place, positive, [division])
-    parts = [division.train, division.test]
-    return _job(cell, other, positive, groups, [division], parts, setting)
-
-
-def _job(
-    cell: Cell,
-    other: Cell | None,
-    positive: np.ndarray,
-    groups: np.ndarray,
-    divisions: list[Fold],
-    parts: list[np.ndarray],
-    setting: Settings,
-) -> Job:
-    count = setting.permutations
-    if setting.method == "mlp":
-        count = min(count, _REFITS)
-    shuffled = folds.permutations(positive, groups, parts, count, setting.seed) if count else None
-    return Job(cell, other, divisions, shuffled)
-
-
-def _check_divisions(place: Place, positive: np.ndarray, divisions: Sequence[Fold]) -> None:
-    for division in divisions:
-        for part, name in ((division.train, "training"), (division.test, "test")):
-            count = int(positive[part].sum())
-            if not 0 < count < len(part):
-                raise TooFewRowsError(
-                    f"{place.text}: the {name} part has {len(part)} rows, {count} of them "
-                    "positive, and both classes are needed in it: use fewer --folds, other "
-                    "conditions, or more rows"
-                )

@@ -9,6 +9,7 @@ import numpy as np
 
 from actstore.analysis.cells import Place
 from actstore.analysis.classes import Classes
+from actstore.analysis.family import Best
 from actstore.analysis.linear import Method, Perceptron, Standard
 from actstore.analysis.metrics import Estimate
 
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ABOVE, BELOW = 0.65, 0.55
-"""Accuracies that bound the verdict bands."""
+"""Accuracies that bound document 001's bands."""
 
 CHANCE = 0.05
-"""Shuffled labels must do as well in no more of their runs."""
+"""Baselines must do as well in no more of their runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,33 @@ class Permuted(NamedTuple):
     accuracy_mean: float
     p_value: float
     """Share of runs, the real one included, whose AUROC is at least the real one's."""
+    p_family: float
+    """The same of the largest AUROC among all cells of the run."""
+    p_below: float
+    """Share of runs whose smallest AUROC among all cells is at most the real one's."""
+
+    @property
+    def enough(self) -> bool:
+        """Whether so many runs can show anything at all."""
+        return 1 / (1 + self.runs) <= CHANCE
+
+
+class WordsAlone(NamedTuple):
+    """What the questions' words alone come to, in the same folds."""
+
+    auroc: Estimate
+    p_family: float
+    """Of the probe's AUROC being no larger, among all cells of the run."""
+
+
+class Effect(NamedTuple):
+    """How far the AUROC is above that of the strongest baseline."""
+
+    baseline: str
+    """``words`` or ``chance``."""
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +99,12 @@ class Result:
     """Rows that the saved probe was trained on."""
     positives: int
     """Tested rows of the positive class."""
+    grouped_by: str
+    """What kept rows on one side."""
     groups: int
     """Groups among the tested rows."""
+    cells: int
+    """Cells of the run, this one included: among so many may chance choose."""
     folds: int
     """1 where there is one training part and one test part."""
     auroc: Estimate
@@ -84,6 +116,9 @@ class Result:
     majority: float
     """Accuracy of always naming the more frequent class."""
     permuted: Permuted | None
+    words: WordsAlone | None
+    """None where no row has a question."""
+    effect: Effect
     probe: Probe
     table: pa.Table
     """Metadata of the tested rows."""
@@ -94,35 +129,45 @@ class Result:
 
     @property
     def band(self) -> str:
-        """The accuracy's band: ``above 65 %``, ``55-65 %`` or ``below 55 %``."""
+        """Document 001's band of the accuracy: ``above 65 %``, ``55-65 %`` or ``below 55 %``."""
         if self.accuracy.value > ABOVE:
             return "above 65 %"
         return "55-65 %" if self.accuracy.value >= BELOW else "below 55 %"
 
     @property
-    def verdict(self) -> str:
-        """The band in words, unless chance or the majority does as well.
+    def below_chance(self) -> bool:
+        """Whether the AUROC is further below 0.5 than chance would put it.
 
-        An AUROC asks how rows are ordered, an accuracy where the line between the classes
-        is drawn. Where only the order is better than chance, that is what it says.
+        Its interval is wholly below, and so is the AUROC itself for shuffled labels, the
+        smallest of all cells.
         """
-        orders = self.permuted is not None and self.permuted.p_value <= CHANCE
-        if self.accuracy.value < BELOW:
-            if orders:
-                return "AUROC above chance, accuracy not"
-            return "no linear direction" if self.method != "mlp" else "no signal"
-        if self.accuracy.value <= self.majority:
-            if orders:
-                return "AUROC above chance, accuracy no better than the majority"
-            return "no better than the majority"
-        if self.permuted is not None and not orders:
-            return "no better than shuffled labels"
-        if self.balanced_accuracy < BELOW:
-            return "AUROC above chance, balanced accuracy not"
+        if self.auroc.high >= 0.5:
+            return False
+        permuted = self.permuted
+        return permuted is None or not permuted.enough or permuted.p_below <= CHANCE
+
+    @property
+    def verdict(self) -> str:
+        """What the figures allow to say, held against the strongest baselines.
+
+        The AUROC against shuffled labels (the largest of all cells) and against the questions'
+        words, the accuracy against the majority. An AUROC asks how rows are ordered, an
+        accuracy where the line between the classes is drawn.
+        """
         kind = "signal" if self.method == "mlp" else "linear direction"
-        if min(self.accuracy.value, self.balanced_accuracy) > ABOVE:
-            return kind
-        return "weak signal" if self.method == "mlp" else "weak linear signal"
+        if self.below_chance:
+            return "suspicious: AUROC below chance"
+        if self.permuted is None or not self.permuted.enough:
+            return "too few shuffles to tell"
+        if self.permuted.p_family > CHANCE:
+            if self.permuted.p_value <= CHANCE:
+                return f"no better than the best of {self.cells} on shuffled labels"
+            return "no better than shuffled labels"
+        if self.words is not None and self.words.p_family > CHANCE:
+            return "no better than words"
+        if self.accuracy.low <= self.majority:
+            return f"{kind}, accuracy no better than the majority"
+        return kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +175,8 @@ class Report:
     """All probes of one run."""
 
     results: list[Result]
+    best: Best | None
+    """The best of several cells, and what choosing it is worth."""
     classes: Classes
     method: Method
     lineage: dict[str, object]

@@ -58,11 +58,15 @@ def _named(value: Any) -> Any:
 
 
 def print_table(
-    header: Sequence[str], rows: Iterable[Sequence[object]], *, limit: int = CELL
+    header: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    limit: int = CELL,
+    whole: Sequence[str] = (),
 ) -> None:
     """Print aligned columns, numbers to the right, on standard output.
 
-    Cells are cut at ``limit`` characters.
+    Cells are cut at ``limit`` characters, but for those of the columns in ``whole``.
 
     On a terminal that is too narrow cells are cut further; then middle columns give way, and
     a column ``…`` stands for them.
@@ -75,11 +79,18 @@ def print_table(
     ]
     room = terminal_width()
     for tried in (limit, *(each for each in (32, 20) if each < limit)):
-        cells = [list(header), *([cell(value, tried) for value in row] for row in table)]
+        limits = [WIDE if name in whole else tried for name in header]
+        cells = [
+            list(header),
+            *(
+                [cell(value, most) for value, most in zip(row, limits, strict=True)]
+                for row in table
+            ),
+        ]
         widths = [max(_width(row[i]) for row in cells) for i in range(len(header))]
         if room is None or _total(widths) <= room:
             break
-    shown = _fitting(widths, room)
+    shown = _fitting(widths, room, last=bool(whole) and header[-1] in whole)
     for position, row in enumerate(cells):
         parts = ["…" if i is None else _pad(row[i], widths[i], right=numeric[i]) for i in shown]
         line = _GAP.join(parts).rstrip()
@@ -141,13 +152,16 @@ def _echo(text: str, *, err: bool = False) -> None:
     click.echo(text, err=err, color=False if os.environ.get("NO_COLOR") else None)
 
 
-def _fitting(widths: Sequence[int], room: int | None) -> list[int | None]:
-    """Return the positions of the columns that fit, None where some were left out."""
+def _fitting(widths: Sequence[int], room: int | None, *, last: bool = False) -> list[int | None]:
+    """Return the positions of the columns that fit, None where some were left out.
+
+    With ``last`` the last column is among them whatever its width.
+    """
     everything: list[int | None] = list(range(len(widths)))
     if room is None or _total(widths) <= room:
         return everything
-    front, back = 0, 0
-    left = room - 1
+    front, back = 0, int(last)
+    left = room - 1 - (widths[-1] + len(_GAP) if last else 0)
     while front + back < len(widths):
         # The first and last columns say most: names lead, counts and labels close.
         from_front = front <= back

@@ -59,9 +59,10 @@ _METHODS = ("logistic", "mean-difference", "ridge", "mlp")
 )
 @click.option(
     "--group-by",
-    metavar="COLUMN",
-    help="Rows with the same value here stay on one side; the question by default, "
-    "row_id to keep nothing together.",
+    metavar="WHAT",
+    help="Rows with the same value here stay on one side: a column, extra.FIELD or an SQL "
+    "expression; row_id keeps nothing together. By default rows that share their example or "
+    "their question, and all that are connected so.",
 )
 @click.option(
     "--permutations",
@@ -112,8 +113,9 @@ def command(
     """Train one probe per layer, site and pooling of STORE, and say what it is worth.
 
     AUROC and accuracy are those of rows that the probe was not trained on, nor any other
-    row of the same question, with 95 % intervals. Beside them stand the accuracy of always
-    naming the more frequent class, and what shuffled labels come to.
+    row of the same example or question, with 95 % intervals. Beside them stand what the words
+    of the questions alone come to, the accuracy of always naming the more frequent class, and
+    what shuffled labels come to: p of the row's own AUROC, p_family of the largest of all rows.
 
     \b
     Examples:
@@ -171,6 +173,8 @@ def command(
         output.print_json(json.loads(written[0].read_text(encoding="utf-8")))
         return
     _show(report)
+    for line in _told(report):
+        output.note(line)
     for note in report.notes:
         output.note(f"note: {note}")
     shown = f", {picture.name}" if picture else ""
@@ -191,8 +195,9 @@ def _show(report: Report) -> None:
     )
     output.print_table(
         (
-            *("site", "pooling", "layer", "rows", "auroc", "interval", "accuracy"),
-            *("interval", "balanced", "majority", "shuffled", "p", "verdict"),
+            *("site", "pooling", "layer", "rows", "groups", "auroc", "interval", "words"),
+            *("over baseline", "accuracy", "interval", "balanced", "majority", "shuffled"),
+            *("p", "p_family", "band", "verdict"),
         ),
         [
             (
@@ -200,16 +205,47 @@ def _show(report: Report) -> None:
                 result.place.pooling,
                 layer_cell(result.place.layer),
                 result.rows,
+                result.groups,
                 round(result.auroc.value, 3),
                 interval(result.auroc.low, result.auroc.high),
+                None if result.words is None else round(result.words.auroc.value, 3),
+                f"{result.effect.value:+.3f} ({result.effect.low:+.3f} to "
+                f"{result.effect.high:+.3f}) {result.effect.baseline}",
                 round(result.accuracy.value, 3),
                 interval(result.accuracy.low, result.accuracy.high),
                 round(result.balanced_accuracy, 3),
                 round(result.majority, 3),
                 None if result.permuted is None else round(result.permuted.auroc_mean, 3),
                 None if result.permuted is None else round(result.permuted.p_value, 3),
-                f"{result.band}: {result.verdict}",
+                None if result.permuted is None else round(result.permuted.p_family, 3),
+                result.band,
+                result.verdict,
             )
             for result in report.results
         ],
+        whole=("verdict",),
     )
+
+
+def _told(report: Report) -> list[str]:
+    """Return what belongs to all rows of the table: what kept rows together, the best layer."""
+    result = max(report.results, key=lambda each: each.groups)
+    lines = [
+        f"kept together by {result.grouped_by}: {counted(result.groups, 'group')} of "
+        f"{counted(result.rows)}"
+    ]
+    best = report.best
+    if best is None:
+        return lines
+    head = f"best of {best.cells}: {best.place.text}, AUROC {best.auroc.value:.3f}"
+    if best.nested is None:
+        lines.append(
+            f"{head}: optimistic, since it was chosen for being the largest ({best.reason})"
+        )
+        return lines
+    places = list(dict.fromkeys(place.text for place in best.chosen))
+    lines.append(
+        f"{head}; chosen without the fold that judges (nested): {best.nested.value:.3f}, "
+        f"{interval(best.nested.low, best.nested.high)}, by {', '.join(places)}"
+    )
+    return lines
