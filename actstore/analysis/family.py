@@ -76,7 +76,7 @@ def differences(values: np.ndarray, influences: np.ndarray, seed: int) -> np.nda
     return found
 
 
-class Tested(NamedTuple):
+class Contender(NamedTuple):
     """What a cell brings to the choice of the best."""
 
     place: Place
@@ -111,7 +111,7 @@ class Best(NamedTuple):
         return self.nested is None
 
 
-def best(tested: Sequence[Tested], reason: str | None) -> Best | None:
+def best(tested: Sequence[Contender], reason: str | None) -> Best | None:
     """Return the best of several cells, and what a choice among them is worth.
 
     Args:

@@ -8,7 +8,7 @@ import numpy as np
 
 from actstore.analysis import cells, family, metrics
 from actstore.analysis.evaluating import Evaluated
-from actstore.analysis.family import Best, Tested
+from actstore.analysis.family import Best, Contender
 from actstore.analysis.metrics import Difference
 from actstore.analysis.nesting import FEWEST
 from actstore.analysis.planning import REFITS, Job, Settings
@@ -58,7 +58,7 @@ def judge(
         )
     ]
     tested = [
-        Tested(
+        Contender(
             job.cell.place,
             auroc,
             each.scores,
@@ -169,7 +169,7 @@ def _result(
         folds=len(job.divisions),
         auroc=auroc,
         auroc_pooled=float(metrics.auroc(scores[tested], truth)),
-        accuracy=metrics.accuracy_interval(right, groups, job.divisions, width),
+        accuracy=metrics.accuracy_interval(right, groups, job.divisions, width, positive),
         balanced_accuracy=float((right[tested][truth].mean() + right[tested][~truth].mean()) / 2),
         majority=max(float(truth.mean()), 1 - float(truth.mean())),
         permuted=permuted,

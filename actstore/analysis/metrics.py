@@ -10,15 +10,17 @@ The folds of a cross-validation share training rows, and their results vary toge
 signal what row i teaches about row j is what j teaches about i, so each product is counted
 twice: the variance is twice DeLong's, however many folds there are. With signal less of what
 varies comes from training, the less so the fewer dimensions there are to be misled by. The
-factor is ``1 + (2 * min(a, 1 - a)) ** p`` with ``p`` the training rows for each dimension, 1 at
-most: simulations gave the power (``benchmarks/coverage.py``); Nadeau and Bengio's (2003) would
-be 2.25 for five folds whatever the AUROC. Since it depends on the AUROC, each end of the
-interval is where the value just lies within its own reach, on the logit scale, as in Wilson's
-interval for a share. Where the classes are separated wholly and DeLong's variance is zero, it
-is Newcombe's (2006, method 5). Accuracies have Wilson intervals with the number of rows that
-the same variance amounts to. A few groups of many rows say little about how groups vary (of one
-group, the contributions add up to nothing): the interval is then at least as wide as that of
-one row for each group.
+factor is ``1 + (2 * min(a, 1 - a)) ** p`` with ``p`` a fifth of the training groups for each
+dimension, 1 at most: simulations gave the power (``benchmarks/coverage.py``); Nadeau and
+Bengio's (2003) would be 2.25 for five folds whatever the AUROC. Since it depends on the AUROC,
+each end of the interval is where the value just lies within its own reach, on the logit scale,
+as in Wilson's interval for a share.
+
+Where the classes are separated wholly and DeLong's variance is zero, the interval is Newcombe's
+(2006, method 5). Accuracies have Wilson intervals with the number of rows that the same variance
+amounts to. A few groups of many rows say little about how groups vary (of one group, the
+contributions add up to nothing): the interval is then at least as wide as that of one row for
+each group.
 """
 
 from __future__ import annotations
@@ -36,6 +38,10 @@ LEVEL = 0.95
 _Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 _FEW_IN_FOLD, _FEW = 3, 10
 """Groups of a class in one fold, and in all, below which their variance is not relied on."""
+_PLENTY = 5
+"""Groups for each dimension from which on training is no longer misled much."""
+_LINE = 0.8
+"""Part of what training adds to the variance of an AUROC that it adds to an accuracy's."""
 _NOTHING = 1e-20
 """Variances below it are what rounding leaves of zero."""
 
@@ -98,18 +104,21 @@ class Influence(NamedTuple):
     """Float64 ``[rows]``, 0 of rows that are not tested."""
 
 
-def influence(scores: np.ndarray, positive: np.ndarray, folds: Sequence[Fold]) -> Influence:
+def influence(
+    scores: np.ndarray, positive: np.ndarray, groups: np.ndarray, folds: Sequence[Fold]
+) -> Influence:
     """Return the mean AUROC of the folds, and each row's part in its error (DeLong's).
 
     Args:
         scores: float ``[rows]``; of each row, by the probe that did not see it.
         positive: bool ``[rows]``.
+        groups: int64 ``[rows]``.
         folds: each with both classes among its tested rows.
     """
     rows = np.zeros(len(scores))
     areas = []
     for fold in folds:
-        value, share = _placements(scores[fold.test], positive[fold.test])
+        value, share = _placements(scores[fold.test], positive[fold.test], groups[fold.test])
         areas.append(value)
         rows[fold.test] += share / len(folds)
     return Influence(float(np.mean(areas)), rows)
@@ -132,9 +141,9 @@ def auroc_interval(
         width: dimensions that the probes had; where it is missing, the interval is that of
             probes with many more dimensions than rows.
     """
-    area, shares = influence(scores, positive, folds)
+    area, shares = influence(scores, positive, groups, folds)
     tested = np.concatenate([fold.test for fold in folds])
-    factor = Dependence.of(folds, width)
+    factor = Dependence.of(folds, groups, width, positive)
     variance = _clustered(shares[tested], groups[tested])
     sides = [_groups(groups, positive == side, tested) for side in (True, False)]
     widest = _newcombe(area, sides[0], sides[1], factor)
@@ -183,18 +192,32 @@ def auroc_difference(
         folds: of both.
         width: dimensions that the probes had.
     """
-    one, two = influence(scores, positive, folds), influence(other, positive, folds)
-    factor = Dependence.of(folds, width)
+    one = influence(scores, positive, groups, folds)
+    two = influence(other, positive, groups, folds)
+    factor = Dependence.of(folds, groups, width, positive)
     # Of two factors the larger one: what both have in common is not known.
     root = max(factor.root(one.area), factor.root(two.area))
     shares = np.bincount(groups, one.rows - two.rows) * root
     value = one.area - two.area
     reach = _Z * math.sqrt(float(np.square(shares).sum()))
-    return Difference(value, value - reach, value + reach, shares)
+    low, high = value - reach, value + reach
+    certain = [float(np.square(each.rows).sum()) <= _NOTHING for each in (one, two)]
+    if any(certain):
+        # Wholly separated classes are not certain, and scores that are all one have no error.
+        first = auroc_interval(scores, positive, groups, folds, width)
+        second = auroc_interval(other, positive, groups, folds, width)
+        if two.area == 0.5 and certain[1]:
+            second = Estimate(0.5, 0.5, 0.5)
+        low, high = min(low, first.low - second.high), max(high, first.high - second.low)
+    return Difference(value, low, high, shares)
 
 
 def accuracy_interval(
-    right: np.ndarray, groups: np.ndarray, folds: Sequence[Fold], width: int | None = None
+    right: np.ndarray,
+    groups: np.ndarray,
+    folds: Sequence[Fold],
+    width: int | None = None,
+    positive: np.ndarray | None = None,
 ) -> Estimate:
     """Return the share of rows that were classified rightly with its interval.
 
@@ -203,12 +226,20 @@ def accuracy_interval(
         groups: int64 ``[rows]``.
         folds: which of them were tested.
         width: dimensions that the probes had.
+        positive: bool ``[rows]``; the interval is then for new data with as large a part of
+            the positive class, as the accuracy of naming the more frequent class is.
     """
     tested = np.concatenate([fold.test for fold in folds])
     hits = right[tested].astype(float)
     share = float(hits.mean())
-    factor = Dependence.of(folds, width)
-    variance = _clustered((hits - share) / len(hits), groups[tested])
+    factor = Dependence.of(folds, groups, width, positive)
+    apart = hits - share
+    for side in () if positive is None else (True, False):
+        own = positive[tested] == side
+        size = _groups(groups, positive == side, tested)
+        if size > 1:
+            apart[own] = (hits[own] - hits[own].mean()) * math.sqrt(size / (size - 1))
+    variance = _clustered(apart / len(hits), groups[tested])
     there = len(np.unique(groups[tested]))
     number = float(there)
     if variance > _NOTHING:
@@ -217,7 +248,7 @@ def accuracy_interval(
         number = min(number, there)
 
     def near(value: float) -> bool:
-        error = _Z * factor.root(value) * math.sqrt(value * (1 - value) / number)
+        error = _Z * factor.root(value, _LINE) * math.sqrt(value * (1 - value) / number)
         return abs(value - share) < error
 
     # Wilson's interval, whose ends are where a value's own error just reaches the share.
@@ -229,24 +260,49 @@ class Dependence(NamedTuple):
 
     folds: int
     power: float
-    """Training rows for each dimension, 1 at most; less with fewer than four folds."""
+    """A fifth of the training groups for each dimension, 1 at most; less with fewer than four
+    folds."""
 
     @classmethod
-    def of(cls, folds: Sequence[Fold], width: int | None) -> Dependence:
-        """Return it for these folds, and probes with ``width`` dimensions."""
-        trained = sum(len(fold.train) for fold in folds) / len(folds)
+    def of(
+        cls,
+        folds: Sequence[Fold],
+        groups: np.ndarray,
+        width: int | None,
+        positive: np.ndarray | None,
+    ) -> Dependence:
+        """Return it for these folds, and probes with ``width`` dimensions.
+
+        Of unequal classes the groups count as many as two equal ones of the same error.
+        """
+        if len(folds) < 3 or not width:
+            return cls(len(folds), 0.0)
+        trained = np.mean([len(np.unique(groups[fold.train])) for fold in folds])
+        if positive is not None:
+            one, other = (
+                np.mean([_groups(groups, positive == side, fold.train) for fold in folds])
+                for side in (True, False)
+            )
+            trained = min(trained, 4 * one * other / max(one + other, 1))
         # Of two folds each probe has its own rows: what varies with them is not averaged out.
         most = min(1.0, (len(folds) - 2) / 2)
-        return cls(len(folds), 0.0 if not width else most * min(1.0, trained / width))
+        return cls(len(folds), most * min(1.0, float(trained) / width / _PLENTY))
 
-    def root(self, value: float) -> float:
-        """Return the factor of a standard deviation where the true AUROC or accuracy is this."""
+    def root(self, value: float, part: float = 1.0) -> float:
+        """Return the factor of a standard deviation where the true AUROC or accuracy is this.
+
+        Args:
+            value: the AUROC or accuracy.
+            part: of what training adds to the variance, how much there is.
+        """
         if self.folds == 1:
             return 1.0
-        return math.sqrt(1 + (2 * min(value, 1 - value)) ** self.power)
+        return math.sqrt(1 + part * (2 * min(value, 1 - value)) ** self.power)
 
 
-def _placements(scores: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
+def _placements(
+    scores: np.ndarray, positive: np.ndarray, groups: np.ndarray
+) -> tuple[float, np.ndarray]:
     """Return the AUROC and what each row adds to its error (DeLong's placements)."""
     count = int(positive.sum())
     others = len(positive) - count
@@ -260,8 +316,10 @@ def _placements(scores: np.ndarray, positive: np.ndarray) -> tuple[float, np.nda
     share = np.where(
         positive, (below / others - value) / count, (1 - below / count - value) / others
     )
-    # Placements are compared with their own mean; n / (n - 1) makes the variance unbiased.
-    for side, size in ((True, count), (False, others)):
+    # Placements are compared with their own mean: n / (n - 1) of groups makes the variance
+    # unbiased.
+    for side in (True, False):
+        size = len(np.unique(groups[positive == side]))
         if size > 1:
             share[positive == side] *= math.sqrt(size / (size - 1))
     return value, share

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from actstore.analysis import metrics
+from actstore.analysis import folds, metrics
 from actstore.analysis.folds import Fold
 
 
@@ -86,15 +86,67 @@ def test_folds_widen_intervals() -> None:
     positive = np.arange(60) % 2 == 0
     scores = draw.standard_normal(60) + positive
     parts = np.array_split(np.arange(60), 5)
-    folds = [Fold(np.setdiff1d(np.arange(60), part), part) for part in parts]
-    crossed = metrics.auroc_interval(scores, positive, np.arange(60), folds)
+    parted = [Fold(np.setdiff1d(np.arange(60), part), part) for part in parts]
+    crossed = metrics.auroc_interval(scores, positive, np.arange(60), parted)
     areas = [roc_auc_score(positive[part], scores[part]) for part in parts]
     assert crossed.value == pytest.approx(np.mean(areas))
-    apart = [Fold(np.empty(0, np.int64), part) for part in parts]
-    apart = [Fold(np.arange(10**6), fold.test) for fold in apart]
-    assert crossed.high - crossed.low > 1.3 * (lambda found: found.high - found.low)(
-        metrics.auroc_interval(scores, positive, np.arange(60), apart)
+    # Probes with many dimensions vary more with their training rows than those with few.
+    reaches = [
+        found.high - found.low
+        for width in (1, 20, 2000)
+        for found in [metrics.auroc_interval(scores, positive, np.arange(60), parted, width)]
+    ]
+    assert reaches == sorted(reaches)
+    assert 1.05 < reaches[2] / reaches[0] < 1.42
+    assert crossed.high - crossed.low == pytest.approx(reaches[2], rel=0.02)
+
+
+def test_the_folds_of_noise_vary_together_twice_as_much_as_they_seem_to() -> None:
+    # What row i teaches about j is what j teaches about i: two folds are one result.
+    draw = np.random.default_rng(4)
+    areas, shares = [], []
+    positive = np.arange(40) % 2 == 0
+    for _ in range(400):
+        vectors = draw.standard_normal((40, 60))
+        assigned = np.empty(40, np.int64)
+        for side in (True, False):
+            assigned[positive == side] = draw.permutation(20) % 4
+        scores = np.empty(40)
+        parts = folds.divisions(assigned, 4)
+        for train, test in parts:
+            rows, side = vectors[train], positive[train]
+            scores[test] = vectors[test] @ (rows[side].mean(0) - rows[~side].mean(0))
+        found = metrics.influence(scores, positive, np.arange(40), parts)
+        areas.append(found.area)
+        shares.append(np.square(found.rows).sum())
+    assert 1.6 < np.var(areas, ddof=1) / np.mean(shares) < 2.4
+
+
+def test_differences_are_paired() -> None:
+    draw = np.random.default_rng(5)
+    positive = np.arange(80) % 2 == 0
+    scores = draw.standard_normal(80) + positive
+    groups = np.arange(80)
+    near = metrics.auroc_difference(
+        scores, scores + 0.05 * draw.standard_normal(80), positive, groups, whole(80)
     )
+    far = metrics.auroc_difference(
+        scores, draw.standard_normal(80) + positive, positive, groups, whole(80)
+    )
+    assert near.low < 0 < near.high
+    assert near.high - near.low < 0.3 * (far.high - far.low)
+    held = 0
+    for _ in range(300):
+        one, two = draw.standard_normal((2, 80)) + positive + 0.5 * draw.standard_normal(80)
+        found = metrics.auroc_difference(one, two, positive, groups, whole(80))
+        held += found.low <= 0 <= found.high
+    assert 0.91 <= held / 300 <= 0.99
+    # Whole separation is not certain, and no words have no error.
+    sure = metrics.auroc_difference(
+        positive.astype(float), np.zeros(80), positive, groups, whole(80)
+    )
+    assert sure.value == 0.5
+    assert 0.35 < sure.low < 0.5
 
 
 def test_accuracy_has_wilsons_interval() -> None:

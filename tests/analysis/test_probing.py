@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import actstore
-from actstore.analysis import evaluating, probing
+from actstore.analysis import cells, classes, evaluating, planning, probing
 from actstore.analysis.cells import Choice
 from actstore.analysis.evaluating import Settings
 from actstore.analysis.folds import Fold
@@ -42,7 +42,7 @@ def divisions(monkeypatch: pytest.MonkeyPatch) -> list[list[Fold]]:
     seen: list[list[Fold]] = []
     real = evaluating._evaluate
 
-    def watched(job: evaluating.Job, setting: Settings) -> object:
+    def watched(job: planning.Job, setting: Settings) -> object:
         seen.append(job.divisions)
         return real(job, setting)
 
@@ -144,11 +144,17 @@ def test_conditions_divide_rows_and_shared_questions_leave_training(tmp_path: Pa
 def test_another_store_is_tested_on(tmp_path: Path) -> None:
     labelled.layered(tmp_path / "a", {1: 2.0, 2: 2.0}, rows=60)
     labelled.layered(
-        tmp_path / "b", {1: 2.0, 2: 0.0}, rows=50, seed=5, questions=[f"new {n}" for n in range(50)]
+        tmp_path / "b",
+        {1: 2.0, 2: 0.0},
+        rows=50,
+        seed=5,
+        questions=[f"new {n}" for n in range(50)],
+        dataset=["other"] * 50,
     )
     with actstore.open(tmp_path / "b") as other:
         found = run(tmp_path / "a", test_store=other)
         assert [result.rows for result in found.results] == [50, 50]
+        assert [result.trained_rows for result in found.results] == [60, 60]
         assert found.results[0].auroc.value > 0.9
         assert found.results[1].auroc.value < 0.8
         assert found.lineage["test_store_fingerprint"] == other.fingerprint
@@ -238,42 +244,197 @@ def test_verdicts_are_the_documents_bands_held_against_baselines(tmp_path: Path)
     assert result.majority == pytest.approx(70 / 90)
     assert result.accuracy.value > 0.65
     assert result.band == "above 65 %"
-    assert result.verdict == "no better than the majority"
+    assert result.verdict == "no better than shuffled labels"
     assert result.balanced_accuracy == 0.5
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "balanced", "majority", "p_value", "expected"),
+    ("changes", "expected"),
     [
-        (0.84, 0.80, 0.81, 0.01, "linear direction"),
-        (0.81, 0.62, 0.81, 0.01, "AUROC above chance, accuracy no better than the majority"),
-        (0.82, 0.53, 0.81, 0.01, "AUROC above chance, balanced accuracy not"),
-        (0.82, 0.60, 0.81, 0.01, "weak linear signal"),
-        (0.60, 0.60, 0.50, 0.01, "weak linear signal"),
-        (0.52, 0.52, 0.50, 0.01, "AUROC above chance, accuracy not"),
-        (0.52, 0.52, 0.50, 0.40, "no linear direction"),
-        (0.81, 0.50, 0.81, 0.40, "no better than the majority"),
-        (0.70, 0.70, 0.50, 0.40, "no better than shuffled labels"),
-        (0.70, 0.70, 0.50, None, "linear direction"),
+        ({}, "linear direction"),
+        ({"low": 0.45}, "linear direction, accuracy no better than the majority"),
+        ({"words": 0.3}, "no better than words"),
+        ({"words": None}, "linear direction"),
+        ({"p_family": 0.2}, "no better than the best of 10 on shuffled labels"),
+        ({"p_family": 0.3, "p_value": 0.2}, "no better than shuffled labels"),
+        ({"runs": 18}, "too few shuffles to tell"),
+        ({"runs": 19}, "linear direction"),
+        ({"runs": None}, "too few shuffles to tell"),
+        ({"high": 0.3, "p_below": 0.01}, "suspicious: AUROC below chance"),
+        ({"high": 0.3, "p_below": 0.2, "p_family": 1.0, "p_value": 0.9}, "no better than shuffled"),
+        ({"high": 0.3, "runs": None}, "suspicious: AUROC below chance"),
     ],
 )
-def test_a_verdict_says_which_of_auroc_and_accuracy_it_is_of(
-    tmp_path: Path,
-    accuracy: float,
-    balanced: float,
-    majority: float,
-    p_value: float | None,
-    expected: str,
+def test_a_verdict_holds_each_figure_against_its_strongest_baseline(
+    tmp_path: Path, changes: dict[str, float | None], expected: str
 ) -> None:
     labelled.layered(tmp_path / "s", {0: 0.5}, rows=20, width=8)
     (result,) = run(tmp_path / "s", permutations=3).results
     assert result.permuted is not None
-    permuted = None if p_value is None else result.permuted._replace(p_value=p_value)
+    assert result.words is not None
+    given = {"low": 0.6, "words": 0.01, "p_family": 0.01, "p_value": 0.01, "runs": 99}
+    given |= {"high": 0.9, "p_below": 1.0} | changes  # type: ignore[assignment]
+    permuted = result.permuted._replace(
+        **{name: given[name] for name in ("p_family", "p_value", "p_below", "runs")}
+    )
     changed = dataclasses.replace(
         result,
-        accuracy=result.accuracy._replace(value=accuracy),
-        balanced_accuracy=balanced,
-        majority=majority,
-        permuted=permuted,
+        cells=10,
+        auroc=result.auroc._replace(high=given["high"]),
+        accuracy=result.accuracy._replace(low=given["low"]),
+        majority=0.5,
+        permuted=None if given["runs"] is None else permuted,
+        words=None if given["words"] is None else result.words._replace(p_family=given["words"]),
     )
-    assert changed.verdict == expected
+    assert changed.verdict.startswith(expected)
+
+
+def pairs(root: Path, seed: int, count: int = 40, effect: float = 2.0) -> None:
+    """Store pairs of phrasings of one label each, whose vectors have much in common."""
+    draw = np.random.default_rng(seed)
+    side = draw.permutation(np.arange(count) % 2 == 0)
+    own = effect * draw.standard_normal((count, 24))
+    matrix = np.repeat(own, 2, 0) + draw.standard_normal((2 * count, 24))
+    labelled.add(
+        root,
+        matrix.astype(np.float32),
+        ["yes" if each else "no" for each in np.repeat(side, 2)],
+        questions=[f"phrasing {number}?" for number in range(2 * count)],
+        example_id=[f"pair {number // 2}" for number in range(2 * count)],
+        variant=["q1", "q2"] * count,
+    )
+
+
+def test_pairs_that_mean_nothing_are_not_taken_for_a_signal(tmp_path: Path) -> None:
+    p_values, leaking, areas = [], [], []
+    for seed in range(24):
+        pairs(tmp_path / str(seed), seed)
+        given = {"permutations": 19, "seed": seed, "method": "mean-difference"}
+        (result,) = run(tmp_path / str(seed), **given).results
+        assert (result.grouped_by, result.groups) == ("example_id or question", 40)
+        assert result.permuted is not None
+        p_values.append(result.permuted.p_value)
+        areas.append(result.auroc.value)
+        (before,) = run(tmp_path / str(seed), group_by="question", **given).results
+        assert before.permuted is not None
+        assert before.groups == 80
+        leaking.append(before.permuted.p_value)
+    # By question alone, as folds went before, most of them are.
+    assert np.mean(np.array(leaking) <= 0.05) > 0.4
+    assert np.mean(np.array(p_values) <= 0.05) <= 0.2
+    assert abs(np.mean(areas) - 0.5) < 0.06
+
+
+def test_labels_balanced_within_a_split_group_are_called_suspicious(tmp_path: Path) -> None:
+    # A true and a false statement of each city: what is learned from one is wrong of the other.
+    draw = np.random.default_rng(0)
+    city = draw.standard_normal((60, 32))
+    matrix = np.repeat(city, 2, 0) + 0.1 * draw.standard_normal((120, 32))
+    labelled.add(
+        tmp_path / "s",
+        matrix.astype(np.float32),
+        ["yes", "no"] * 60,
+        extra=[f'{{"city": "{number // 2}"}}' for number in range(120)],
+    )
+    report = run(tmp_path / "s")
+    (result,) = report.results
+    assert result.auroc.value < 0.3
+    assert result.verdict == "suspicious: AUROC below chance"
+    assert any("hidden group" in note and "--group-by" in note for note in report.notes)
+    (together,) = run(tmp_path / "s", group_by="extra.city").results
+    assert together.verdict != result.verdict
+    assert together.groups == 60
+
+
+def test_layers_share_folds_and_shuffles_even_where_rows_are_missing(tmp_path: Path) -> None:
+    draw = np.random.default_rng(5)
+    labels = draw.permutation(["yes", "no"] * 40).tolist()
+    for layer, rows in ((0, range(80)), (1, range(80)), (2, range(10, 75))):
+        labelled.add(
+            tmp_path / "s",
+            draw.standard_normal((len(rows), 16)).astype(np.float32),
+            [labels[row] for row in rows],
+            layer=layer,
+            example_id=[f"e{row}" for row in rows],
+            questions=[f"number {row}?" for row in rows],
+        )
+    for group_by in (None, "row_id"):
+        with actstore.open(tmp_path / "s") as store:
+            sides = classes.find("label", labels)
+            own = cells.cells(store.select(), sides, group_by)
+            jobs = planning.crossed(own, Settings(permutations=7))
+        folds_of: dict[str, int] = {}
+        labels_of: dict[str, list[bool]] = {}
+        for job in jobs:
+            assert job.shared
+            assert job.shuffled is not None
+            names = job.cell.table["example_id"].to_pylist()
+            for number, fold in enumerate(job.divisions):
+                for row in fold.test.tolist():
+                    assert folds_of.setdefault(names[row], number) == number
+            for name, each in zip(names, job.shuffled.columns().tolist(), strict=True):
+                assert labels_of.setdefault(name, each) == each
+
+
+def test_many_layers_are_held_against_their_best_and_the_best_is_judged_apart(
+    tmp_path: Path,
+) -> None:
+    labelled.layered(tmp_path / "s", {0: 0.0, 1: 0.0, 2: 2.5, 3: 0.0}, rows=80)
+    report = run(tmp_path / "s", permutations=39)
+    for result in report.results:
+        assert result.permuted is not None
+        assert result.permuted.p_family >= result.permuted.p_value
+        assert result.cells == 4
+    assert report.best is not None
+    assert report.best.place.layer == 2
+    assert report.best.nested is not None
+    assert {place.layer for place in report.best.chosen} == {2}
+    assert report.best.nested.value == pytest.approx(report.best.auroc.value)
+    alone = run(tmp_path / "s", folds=2, permutations=19)
+    assert alone.best is not None
+    assert alone.best.optimistic
+    split = run(tmp_path / "s", test="example_id < 'e4'", permutations=19)
+    assert split.best is not None
+    assert split.best.nested is not None
+    assert {place.layer for place in split.best.chosen} == {2}
+
+
+def test_answers_that_words_give_away_are_no_finding(tmp_path: Path) -> None:
+    draw = np.random.default_rng(6)
+    count = 80
+    side = draw.permutation(np.arange(count) % 2 == 0)
+    told = np.where(draw.random(count) < 0.8, side, ~side)
+    questions = [
+        f"{'surely' if each else 'hardly'} number {draw.integers(1000)} of {number}?"
+        for number, each in enumerate(told.tolist())
+    ]
+    matrix = draw.standard_normal((count, 20))
+    matrix[:, 0] += np.where(told, 2, -2)
+    labels = ["yes" if each else "no" for each in side]
+    labelled.add(tmp_path / "s", matrix.astype(np.float32), labels, questions=questions)
+    (result,) = run(tmp_path / "s").results
+    assert result.permuted is not None
+    assert result.permuted.p_family <= 0.05
+    assert result.words is not None
+    assert result.words.auroc.value > 0.65
+    assert result.effect.baseline == "words"
+    assert result.effect.low < 0 < result.effect.high
+    assert result.verdict == "no better than words"
+    matrix[:, 1] += np.where(side, 3, -3)
+    labelled.add(tmp_path / "t", matrix.astype(np.float32), labels, questions=questions)
+    (result,) = run(tmp_path / "t").results
+    assert result.effect.low > 0
+    assert result.verdict == "linear direction"
+
+
+def test_near_copies_and_too_few_shuffles_are_told(tmp_path: Path) -> None:
+    questions = [f"what about {number} and {number * 7}" for number in range(58)]
+    questions += ["Who wrote the old book of songs?", "who wrote the old book of songs"]
+    labelled.layered(tmp_path / "s", {0: 1.0}, rows=60, width=8, questions=questions)
+    notes = run(tmp_path / "s", permutations=5).notes
+    assert any("2 questions of 60 share almost all words" in note for note in notes)
+    assert any("5 shuffles cannot show" in note for note in notes)
+    assert any("steps of 0.025" in note for note in run(tmp_path / "s", permutations=39).notes)
+    labelled.layered(tmp_path / "t", {0: 1.0}, rows=16, width=4)
+    notes = run(tmp_path / "t", method="mlp", permutations=50, folds=2).notes
+    assert any("there are 20 of 50" in note for note in notes)

@@ -41,6 +41,17 @@ def test_middle_columns_give_way_first(room: int | None, expected: list[int | No
     assert output._fitting([5, 5, 5, 5], room) == expected
 
 
+def test_a_column_that_is_whole_is_never_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = "no better than the best of 31 on shuffled labels, and then some more words"
+    for room in (None, 120, 80, 20):
+        monkeypatch.setattr(output, "terminal_width", lambda room=room: room)
+        rows = [("x" * 70, 1, verdict)]
+        output.print_table(("text", "n", "verdict"), rows, whole=("verdict",))
+        assert verdict in capsys.readouterr().out
+
+
 def test_a_vector_is_shortened_and_says_its_length() -> None:
     assert output.cell([0.5, -1.25, 3.0, 4.0]) == "[0.5, -1.25, 3, … 4]"
     assert output.cell([0.5, 1.0]) == "[0.5, 1]"

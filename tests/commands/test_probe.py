@@ -22,9 +22,13 @@ def test_table_files_and_picture(actstore: Command, probed: Path, tmp_path: Path
     assert done.code == 0, done.err
     lines = done.out.splitlines()
     assert lines[0] == "logistic probe, yes (positive) against no, 5 folds, 95 % intervals"
-    assert lines[1].split()[:5] == ["site", "pooling", "layer", "rows", "auroc"]
-    assert "above 65 %: linear direction" in lines[2]
+    assert lines[1].split()[:6] == ["site", "pooling", "layer", "rows", "groups", "auroc"]
+    assert lines[1].split()[-5:] == ["shuffled", "p", "p_family", "band", "verdict"]
+    assert lines[2].endswith("above 65 %  linear direction")
     assert lines[3].split()[2] == "unknown"
+    assert "kept together by example_id or question: 60 groups of 60 rows" in done.err
+    assert "best of 2: layer 3 of resid_post (last), AUROC" in done.err
+    assert "(nested):" in done.err
     written = {
         path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")
     }
@@ -42,6 +46,26 @@ def test_json_is_the_report(actstore: Command, probed: Path, tmp_path: Path) -> 
     (entry,) = json.loads(done.out)
     assert (entry["method"], entry["folds"], entry["layer"]) == ("ridge", 4, 3)
     assert entry["baselines"]["permutation"]["runs"] == 10
+    assert entry["baselines"]["permutation"]["p_family"] == entry["p_family"]
+    assert entry["baselines"]["words"]["auroc_interval"][0] <= entry["baselines"]["words"]["auroc"]
+    assert (entry["grouped_by"], entry["groups"]) == ("example_id or question", 60)
+    assert entry["effect"]["over"] in ("words", "chance")
+    assert entry["best"] is None
+
+
+def test_what_stays_together_may_be_anything_of_a_row(actstore: Command, tmp_path: Path) -> None:
+    cities = [f'{{"city": "c{number // 2}"}}' for number in range(60)]
+    labelled.layered(tmp_path / "s", {0: 1.0}, rows=60, width=8, extra=cities)
+    for by in ("extra.city", "json_extract_string(extra, '$.city')", "row_id // 2"):
+        words = ("--group-by", by, "--permutations", 20, "--json")
+        done = actstore("probe", tmp_path / "s", *words, "--out", tmp_path / "out")
+        (entry,) = json.loads(done.out)
+        assert (entry["grouped_by"], entry["groups"]) == (by, 30)
+    for by, message in (("extra.town", "no row here has a field 'town'"), ("1 +", "error: ")):
+        done = actstore("probe", tmp_path / "s", "--group-by", by, "--out", tmp_path / "out")
+        assert done.code != 0
+        assert message in done.err
+        assert len(done.err.splitlines()) == 1
 
 
 def test_conditions_and_other_stores(actstore: Command, probed: Path, tmp_path: Path) -> None:
@@ -55,6 +79,7 @@ def test_conditions_and_other_stores(actstore: Command, probed: Path, tmp_path: 
         width=32,
         seed=2,
         questions=[f"new {number}" for number in range(30)],
+        dataset=["other"] * 30,
     )
     labelled.layered(tmp_path / "a", {3: 2.5}, rows=30, width=32)
     done = actstore(
