@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actstore.analysis import cells, classes, folds, linear
+from actstore.analysis import cells, classes, folds, linear, making
 from actstore.analysis.cells import Cell, Choice, Place
 from actstore.analysis.classes import Classes
 from actstore.analysis.evaluating import Job, Progress, Settings, evaluate, joined, numbers
 from actstore.analysis.folds import Fold
+from actstore.analysis.matching import matching
 from actstore.analysis.results import Report
-from actstore.errors import MismatchError, TooFewRowsError, UsageError
+from actstore.errors import TooFewRowsError, UsageError
 
 if TYPE_CHECKING:
-    from actstore.querying.selection import Selection
     from actstore.store import Store
 
 _WEAKEST, _STRONGEST = 1e-10, 1e10
@@ -63,7 +64,8 @@ def probe(
         TooFewRowsError: too few rows or groups of a class, one class only, or NaN.
         UsageError: several models, more than two labels, or contradicting arguments.
         NotInStoreError: a layer, site, label or column is not there.
-        MismatchError: the other store has no rows of the same model, site and layer.
+        MismatchError: the other store has no rows of the same model, site, layer, pooling
+            and region.
         MissingExtraError: scikit-learn is not installed.
     """
     linear.require()
@@ -88,7 +90,10 @@ def probe(
     else:
         known: dict[bytes, Job] = {}
         jobs = [_crossed(cell, setting, known) for cell in own]
-    results = evaluate(jobs, setting, progress)
+    results = [
+        replace(result, made_of=_made_of(job, group_by))
+        for job, result in zip(jobs, evaluate(jobs, setting, progress), strict=True)
+    ]
     lineage: dict[str, object] = {
         "store": cells.store_name(store),
         "commit": store.commit,
@@ -116,6 +121,14 @@ def probe(
         lineage=lineage,
         notes=list(dict.fromkeys(notes)),
     )
+
+
+def _made_of(job: Job, group_by: str | None) -> np.ndarray:
+    """Return the keys of the rows that the kept probe is trained on."""
+    selection = job.cell.selection
+    if len(job.divisions) == 1:
+        selection = selection.take(job.divisions[0].train)
+    return making.keys(selection, questions=group_by is None)
 
 
 def _values(store: Store, choice: Choice, label: str) -> list[object]:
@@ -181,43 +194,6 @@ def _across(
         tested = np.arange(len(cell) + len(other)) >= len(cell)
         jobs.append(_divided(cell, other, ~tested, tested, setting, notes))
     return jobs
-
-
-def matching(store: Store, places: Sequence[Place], choice: Choice) -> dict[Place, Selection]:
-    """Return the rows of ``store`` for each place: same model, site, layer and pooling.
-
-    The region must be the same only where a pooling comes with several.
-
-    Raises:
-        MismatchError: there are none; the message names both sides.
-    """
-    selection = store.select(choice.where)
-    table = selection.table(list(Place._fields))
-    codes, there = cells.places_of(table)
-    found = {}
-    for place in places:
-        fitting = [each for each in range(len(there)) if there[each][:4] == place[:4]]
-        if len(fitting) > 1:
-            fitting = [each for each in fitting if there[each].region == place.region]
-        if not fitting:
-            raise MismatchError(
-                f"made for {place.text} of model {place.model}, but {store.name} "
-                f"{'has ' + _told(there, place) if there else 'has no such rows at all'}: use "
-                "rows of the same model, site, layer and pooling, or name the layers that both "
-                "have with --layers"
-            )
-        found[place] = selection.take(codes == fitting[0])
-    return found
-
-
-def _told(there: Sequence[Place], wanted: Place) -> str:
-    """Return the places nearest to the wanted one, in words."""
-    for name in ("model", "site", "pooling", "layer"):
-        values = {getattr(place, name) for place in there}
-        if getattr(wanted, name) not in values:
-            told = ", ".join(str(value) for value in sorted(values, key=str)[:8])
-            return f"{name} {told}"
-    return ", ".join(place.text for place in there[:4])
 
 
 def _divided(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import actstore
-from actstore.analysis import validation, vectors
+from actstore.analysis import validation, vector_files, vectors
 from actstore.analysis.cells import Choice
 from actstore.errors import MismatchError, TooFewRowsError, UsageError
 from tests.analysis import labelled
@@ -27,7 +27,9 @@ def made(tmp_path: Path) -> Path:
         matrix = labelled.vectors(positive[:30], 24, signal, layer + 1)
         labelled.add(tmp_path / "val", matrix, types, layer=layer)
     with actstore.open(tmp_path / "train") as store:
-        vectors.save(vectors.steer(store, positive="deploy", negative="test"), tmp_path / "run")
+        vector_files.save(
+            vectors.steer(store, positive="deploy", negative="test"), tmp_path / "run"
+        )
     return tmp_path
 
 
