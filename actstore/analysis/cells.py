@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from actstore import schema
+from actstore.analysis import kinship
 from actstore.analysis.classes import Classes
+from actstore.analysis.kinship import Kinship
 from actstore.errors import NotInStoreError, TooFewRowsError, UsageError
 from actstore.storage import floats
 
@@ -51,8 +53,13 @@ class Cell:
     """Their metadata: key columns, question and label."""
     positive: np.ndarray
     """Bool ``[rows]``."""
-    groups: np.ndarray
-    """Text of each row's group, object ``[rows]``: what must stay on one side."""
+    kin: Kinship
+    """What must stay on one side."""
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Number of each row's group, int64 ``[rows]``, the same in all cells of a run."""
+        return self.kin.groups
 
     def __len__(self) -> int:
         return len(self.positive)
@@ -75,7 +82,7 @@ class Cell:
             selection=self.selection.take(keep),
             table=self.table.filter(pa.array(keep)),
             positive=self.positive[keep],
-            groups=self.groups[keep],
+            kin=self.kin.part(keep),
         )
 
 
@@ -145,26 +152,26 @@ def cells(
     classes: Classes,
     group_by: str | None = None,
     notes: list[str] | None = None,
+    kin: Kinship | None = None,
 ) -> list[Cell]:
     """Divide rows with a class into cells, ordered by site, pooling, region and layer.
 
     Args:
         selection: rows of one model.
         classes: rows of neither class are left out.
-        group_by: column whose equal values must stay on one side. By default ``question``;
-            rows without one go by their example, and so do all where there is one question.
+        group_by: what must stay on one side, as :func:`kinship.groups_of` takes it.
         notes: takes remarks on what was decided.
+        kin: what must stay on one side, where that is known already.
 
     Raises:
         NotInStoreError: there is no such column.
+        SqlError: ``group_by`` is an expression that fails.
         TooFewRowsError: no row has a class.
     """
     names = [*schema.key_names(), "question", "label", "row_id"]
-    extra = [name for name in (classes.column, group_by) if name and name not in names]
+    extra = [classes.column] if classes.column not in names else []
     table = selection.table([*names, *extra])
-    values = table[classes.column].cast("string").to_numpy(zero_copy_only=False)
-    positive = np.isin(values.astype(object), list(classes.positive))
-    known = positive | np.isin(values.astype(object), list(classes.negative))
+    positive, known = _classified(table, classes)
     if not known.any():
         raise TooFewRowsError(
             f"no row here has {classes.column} {' or '.join(classes.positive + classes.negative)}"
@@ -173,7 +180,8 @@ def cells(
         notes.append(
             f"{int((~known).sum()):,} of {len(known):,} rows are of neither class and left out"
         )
-    groups = group_keys(table, group_by, notes)
+    if kin is None:
+        kin = kinship.groups_of(selection, group_by, used=known, notes=notes)
     codes, places = places_of(table)
     found = []
     for number in sorted(range(len(places)), key=lambda each: _order(places[each])):
@@ -185,10 +193,22 @@ def cells(
                     selection=selection.take(rows),
                     table=table.take(rows),
                     positive=positive[rows],
-                    groups=groups[rows],
+                    kin=kin.part(rows),
                 )
             )
     return found
+
+
+def known_rows(selection: Selection, classes: Classes) -> np.ndarray:
+    """Return which rows have a class, bool ``[rows]``."""
+    return _classified(selection.table([classes.column]), classes)[1]
+
+
+def _classified(table: pa.Table, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rows are positive, and which have a class at all; bool ``[rows]``."""
+    values = table[classes.column].cast("string").to_numpy(zero_copy_only=False).astype(object)
+    positive = np.isin(values, list(classes.positive))
+    return positive, positive | np.isin(values, list(classes.negative))
 
 
 def finite_vectors(selection: Selection, place: Place) -> np.ndarray:
@@ -267,28 +287,3 @@ def places_of(table: pa.Table) -> tuple[np.ndarray, list[Place]]:
     _, first, numbers = np.unique(codes, return_index=True, return_inverse=True)
     rows = table.select(list(Place._fields)).take(first).to_pylist()
     return numbers, [Place(**row) for row in rows]
-
-
-def group_keys(
-    table: pa.Table, column: str | None = None, notes: list[str] | None = None
-) -> np.ndarray:
-    """Return the text of each row's group, object ``[rows]``."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    by_example = pc.binary_join_element_wise(
-        pc.fill_null(table["dataset"], ""), table["example_id"], "\x00"
-    )
-    if column is None:
-        questions = table["question"]
-        alone = questions.null_count == 0 and pc.count_distinct(questions).as_py() == 1
-        column = "example_id" if alone else "question"
-        if alone and notes is not None and pc.count_distinct(by_example).as_py() > 1:
-            notes.append("all rows have one question: folds go by example_id")
-    if column == "example_id":
-        keys = by_example
-    else:
-        own = pc.binary_join_element_wise(pa.scalar("example"), by_example, "\x00")
-        keys = pc.coalesce(table[column].cast("string"), own)
-    found: np.ndarray = keys.to_numpy(zero_copy_only=False).astype(object)
-    return found

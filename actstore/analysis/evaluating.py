@@ -105,7 +105,7 @@ def _evaluate(job: Job, setting: Settings) -> Result:
             )
         vectors = np.concatenate([vectors, tested])
     positive = joined(cell.positive, None if other is None else other.positive)
-    groups = numbers(joined(cell.groups, None if other is None else other.groups))
+    groups = joined(cell.groups, None if other is None else other.groups)
     parts = [division.train for division in job.divisions]
     if len(job.divisions) > 1:
         parts.append(np.arange(len(vectors)))
@@ -322,10 +322,5 @@ def _permuted(
 
 
 def joined(one: np.ndarray, other: np.ndarray | None) -> np.ndarray:
+    """Return a cell's values followed by those of the rows of another store, if there are any."""
     return one if other is None else np.concatenate([one, other])
-
-
-def numbers(groups: np.ndarray) -> np.ndarray:
-    """Return texts as numbers."""
-    known: dict[object, int] = {}
-    return np.array([known.setdefault(group, len(known)) for group in groups.tolist()], np.int64)

@@ -9,12 +9,14 @@ SHA-256 of compact JSON lists in UTF-8, which are the same on every machine and 
   something within its own run alone, which copies, commits and compaction leave as it is;
 - ``["unnamed", example_id, whether it has a question]`` there too, so that rows without a
   question on either side go by their id;
-- ``["question", text]``, unless all rows of the making have one question, or what belongs
-  together was named (``group_by``).
+- ``["question", text]``, where questions kept rows together in the making, as by default;
+- ``["group", expression, value]`` where ``--group-by`` named something else.
 
 A row that shares a key with the making counts as one of it, also where only the question or
 only the example is shared: the other phrasing of a pair, or the same question in another
-data set, is a row whose answer the making has seen.
+data set, is a row whose answer the making has seen. So the same rows are left out here as
+are kept on one side of every fold (:mod:`actstore.analysis.kinship`), but for examples
+without the name of a data set, which two stores may number alike.
 """
 
 from __future__ import annotations
@@ -24,13 +26,16 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from actstore.analysis import cells, classes
+from actstore.analysis import cells, classes, kinship
 from actstore.analysis.cells import Choice, Place
-from actstore.errors import ActstoreError, TooFewRowsError
+from actstore.errors import ActstoreError, QueryError, TooFewRowsError
+from actstore.querying import keys as columns
+from actstore.querying.metadata import ROW_ID
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
 
 TENSOR = "made_of"
 """Name of the tensor that holds the keys, beside the weights."""
+_NO_GROUP = 0
 _COLUMNS = ("dataset", "split", "example_id", "run_id", "question")
 _CONDITION = re.compile(
     r"(model|site|pooling|layer) = ('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\[[^\]]*\])"
@@ -48,33 +54,34 @@ _CONDITION = re.compile(
 )
 
 
-def keys(selection: Selection, *, questions: bool = True) -> np.ndarray:
+def keys(selection: Selection, grouped_by: str) -> np.ndarray:
     """Return the keys of rows that something is made of, uint64 ``[keys]``, ascending.
 
     Args:
         selection: the rows.
-        questions: whether rows of one question belong together.
+        grouped_by: what kept rows together, as :class:`actstore.analysis.kinship.Kinship`
+            has it.
     """
     examples, _ = _examples(selection)
-    texts = {question for *_, question in examples}
-    found = set()
+    found = set(_groups(selection, grouped_by).tolist()) - {_NO_GROUP}
     for dataset, split, example, run, question in examples:
         if dataset is not None:
             found.add(_hash("example", dataset, split, example))
         else:
             found.add(_hash("example", run, example))
             found.add(_hash("unnamed", example, question is not None))
-        if questions and question is not None and len(texts) > 1:
+        if grouped_by == kinship.DEFAULT and question is not None:
             found.add(_hash("question", question))
     return np.array(sorted(found), np.uint64)
 
 
-def shared(selection: Selection, made_of: np.ndarray) -> np.ndarray:
+def shared(selection: Selection, made_of: np.ndarray, grouped_by: str) -> np.ndarray:
     """Return which rows share an example or a question with the making, bool ``[rows]``.
 
     Args:
         selection: the rows.
         made_of: keys as :func:`keys` returns them.
+        grouped_by: what kept rows together in the making.
     """
     known = set(made_of.tolist())
     examples, numbers = _examples(selection)
@@ -89,7 +96,9 @@ def shared(selection: Selection, made_of: np.ndarray) -> np.ndarray:
         if question is not None:
             own.append(_hash("question", question))
         flags[number] = not known.isdisjoint(own)
-    return flags[numbers]
+    groups = _groups(selection, grouped_by)
+    found: np.ndarray = flags[numbers] | np.isin(groups, made_of)
+    return found
 
 
 class InSample(NamedTuple):
@@ -111,24 +120,20 @@ class InSample(NamedTuple):
         return {"in_sample": self.rows, "in_sample_shown": self.shown}
 
 
-def left_out(
-    selection: Selection, made_of: np.ndarray | None, *, shown: bool, place: Place, what: str
-) -> tuple[np.ndarray, InSample]:
-    """Return which rows to keep, bool ``[rows]``, and how many are of the making.
+def count(own: np.ndarray | None, *, shown: bool, place: Place, what: str) -> InSample:
+    """Return how many rows of the making there are.
 
     Args:
-        selection: the rows that figures are asked of.
-        made_of: keys; None where they are not known, and every row is kept.
-        shown: keep the rows of the making too.
+        own: which rows are, bool ``[rows]``; None where nobody knows.
+        shown: they stay among the figures.
         place: of the rows, for messages.
         what: ``vector`` or ``probe``.
 
     Raises:
         TooFewRowsError: no row is left.
     """
-    if made_of is None:
-        return np.ones(len(selection), bool), InSample(None, shown)
-    own = shared(selection, made_of)
+    if own is None:
+        return InSample(None, shown)
     if own.all() and len(own) and not shown:
         command = "steer" if what == "vector" else "probe"
         part = "--where" if what == "vector" else "--test"
@@ -139,7 +144,7 @@ def left_out(
             '"hash(example_id) % 2 = 0" --out DIR`; the other part is then left to look at), use '
             "another store, or see the figures as what they are with --in-sample"
         )
-    return np.ones(len(own), bool) if shown else ~own, InSample(int(own.sum()), shown)
+    return InSample(int(own.sum()), shown)
 
 
 def notes(found: Sequence[InSample], what: str) -> list[str]:
@@ -174,12 +179,32 @@ def title(found: Sequence[InSample]) -> str:
     return "IN-SAMPLE" if any(one.marked for one in found) else ""
 
 
-def recovered(store: Store, lineage: Mapping[str, Any], place: Place | None) -> np.ndarray | None:
-    """Return the keys of what was made before files carried them; None where nobody knows.
+def own_rows(
+    selection: Selection,
+    store: Store,
+    made_of: np.ndarray | None,
+    lineage: Mapping[str, Any],
+    place: Place | None,
+) -> np.ndarray | None:
+    """Return which rows are of the making of something saved, bool ``[rows]``, or None.
 
-    Their lineage names a store by its fingerprint, and the query. Where ``store`` is that
-    store, now or at that commit, the query finds the rows again.
+    Args:
+        selection: rows of ``store``.
+        store: where they are.
+        made_of: its keys; None in files that older versions or others wrote. Where their
+            lineage names this store by its fingerprint, now or at the commit it tells, its
+            query finds the rows again.
+        lineage: what the file says of its origin.
+        place: what it was made for.
     """
+    grouped_by = str(lineage.get("group_by") or kinship.DEFAULT)
+    if made_of is None:
+        grouped_by = kinship.DEFAULT
+        made_of = _recovered(store, lineage, place)
+    return None if made_of is None else shared(selection, made_of, grouped_by)
+
+
+def _recovered(store: Store, lineage: Mapping[str, Any], place: Place | None) -> np.ndarray | None:
     if place is None or not lineage.get("store_fingerprint"):
         return None
     try:
@@ -189,7 +214,7 @@ def recovered(store: Store, lineage: Mapping[str, Any], place: Place | None) -> 
         choice = choice.and_where(lineage.get("train") or _outside(lineage.get("test")))
         if store.fingerprint == lineage["store_fingerprint"]:
             return _of_query(store, choice, lineage, place)
-        from actstore import open as open_store
+        from actstore.store import open as open_store
 
         with open_store(store.name, at=int(lineage["commit"])) as earlier:
             if earlier.fingerprint != lineage["store_fingerprint"]:
@@ -205,7 +230,7 @@ def _of_query(store: Store, choice: Choice, lineage: Mapping[str, Any], place: P
         str(lineage["label"]), values, list(lineage["positive"]), list(lineage["negative"])
     )
     (cell,) = (cell for cell in cells.cells(selection, sides) if cell.place == place)
-    return keys(cell.selection)
+    return keys(cell.selection, kinship.DEFAULT)
 
 
 def _choice(text: str) -> Choice | None:
@@ -242,10 +267,31 @@ def _examples(selection: Selection) -> tuple[list[tuple[Any, ...]], np.ndarray]:
         codes = np.unique(codes * (len(column.dictionary) + 1) + part, return_inverse=True)[1]
     _, first, numbers = np.unique(codes, return_index=True, return_inverse=True)
     distinct: pa.Table = table.take(first)
-    columns = [distinct[name].to_pylist() for name in _COLUMNS]
-    return list(zip(*columns, strict=True)), numbers
+    values = [distinct[name].to_pylist() for name in _COLUMNS]
+    return list(zip(*values, strict=True)), numbers
 
 
+def _groups(selection: Selection, grouped_by: str) -> np.ndarray:
+    """Return the key of each row's group, uint64 ``[rows]``; 0 where it has none.
+
+    Only where something else than examples and questions was named. Rows of a store where
+    that does not exist have none.
+    """
+    found = np.full(len(selection), _NO_GROUP, np.uint64)
+    # The number of a row means nothing in another store.
+    if grouped_by in (kinship.DEFAULT, kinship.EXAMPLE, ROW_ID):
+        return found
+    try:
+        texts = columns.texts(selection, grouped_by)
+    except QueryError:
+        return found
+    for row, text in enumerate(texts.tolist()):
+        if text is not None:
+            found[row] = _hash("group", grouped_by, text)
+    return found
+
+
+@lru_cache(maxsize=1 << 17)
 def _hash(*parts: object) -> int:
     text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from actstore.analysis import cells
 from actstore.analysis.cells import Choice, Place
 from actstore.errors import MismatchError
@@ -23,12 +25,22 @@ def matching(store: Store, places: Sequence[Place], choice: Choice) -> dict[Plac
         MismatchError: there are none; the message names both sides.
     """
     selection = store.select(choice.where)
+    rows = places_in(selection, places, store.name)
+    return {place: selection.take(rows[place]) for place in places}
+
+
+def places_in(selection: Selection, places: Sequence[Place], name: str) -> dict[Place, np.ndarray]:
+    """Return which rows of a selection are those of each place, bool ``[rows]``.
+
+    Raises:
+        MismatchError: there are none; the message names both sides.
+    """
     codes, there = cells.places_of(selection.table(list(Place._fields)))
     found = {}
     for place in places:
         if place not in there:
-            raise mismatch(place, there, store.name)
-        found[place] = selection.take(codes == there.index(place))
+            raise mismatch(place, there, name)
+        found[place] = codes == there.index(place)
     return found
 
 

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actstore.analysis import cells, classes, folds, linear, making
+from actstore.analysis import cells, classes, folds, kinship, linear, making
 from actstore.analysis.cells import Cell, Choice, Place
 from actstore.analysis.classes import Classes
-from actstore.analysis.evaluating import Job, Progress, Settings, evaluate, joined, numbers
+from actstore.analysis.evaluating import Job, Progress, Settings, evaluate, joined
 from actstore.analysis.folds import Fold
-from actstore.analysis.matching import matching
+from actstore.analysis.kinship import Kinship
+from actstore.analysis.matching import places_in
 from actstore.analysis.results import Report
 from actstore.errors import TooFewRowsError, UsageError
 
 if TYPE_CHECKING:
+    from actstore.querying.selection import Selection
     from actstore.store import Store
 
 _WEAKEST, _STRONGEST = 1e-10, 1e10
@@ -56,7 +58,8 @@ def probe(
         train: SQL condition on the training rows, given with ``test``.
         test: SQL condition on the rows to test on. Either replaces the folds.
         test_store: store whose rows are tested on, instead of folds.
-        group_by: column whose equal values stay on one side; ``question`` when missing,
+        group_by: column, ``extra.FIELD`` or SQL expression whose equal values stay on one
+            side; when missing, rows that share their example or their question do;
             ``row_id`` for no groups at all.
         progress: is told how far it has come.
 
@@ -64,6 +67,7 @@ def probe(
         TooFewRowsError: too few rows or groups of a class, one class only, or NaN.
         UsageError: several models, more than two labels, or contradicting arguments.
         NotInStoreError: a layer, site, label or column is not there.
+        SqlError: a condition or ``group_by`` is refused or fails.
         MismatchError: the other store has no rows of the same model, site, layer, pooling
             and region.
         MissingExtraError: scikit-learn is not installed.
@@ -80,9 +84,16 @@ def probe(
     if test_store is not None:
         values = values + _values(test_store, chosen.and_where(test), label)
     sides = classes.find(label, values, positive, negative)
-    own = cells.cells(selection, sides, group_by, notes)
+    others = None
     if test_store is not None:
-        jobs = _across(own, test_store, chosen.and_where(test), sides, group_by, setting, notes)
+        others = test_store.select(chosen.and_where(test).where)
+    both = [selection] if others is None else [selection, others]
+    used = np.concatenate([cells.known_rows(each, sides) for each in both])
+    kin = kinship.groups_of(both, group_by, used=used, notes=notes)
+    own = cells.cells(selection, sides, notes=notes, kin=kin.part(slice(0, len(selection))))
+    if test_store is not None and others is not None:
+        theirs = kin.part(slice(len(selection), None))
+        jobs = _across(own, test_store, others, theirs, sides, setting, notes)
     elif test is not None:
         held = cells.choose(store, chosen.and_where(test)).rows
         kept = cells.choose(store, chosen.and_where(train)).rows if train is not None else None
@@ -91,7 +102,7 @@ def probe(
         known: dict[bytes, Job] = {}
         jobs = [_crossed(cell, setting, known) for cell in own]
     results = [
-        replace(result, made_of=_made_of(job, group_by))
+        replace(result, made_of=_made_of(job, kin.grouped_by))
         for job, result in zip(jobs, evaluate(jobs, setting, progress), strict=True)
     ]
     lineage: dict[str, object] = {
@@ -104,7 +115,7 @@ def probe(
         "label": label,
         "positive": list(sides.positive),
         "negative": list(sides.negative),
-        "group_by": group_by or "question",
+        "group_by": kin.grouped_by,
         "method": setting.method,
         "strength": setting.strength,
         "folds": setting.folds if test is None and test_store is None else None,
@@ -123,12 +134,12 @@ def probe(
     )
 
 
-def _made_of(job: Job, group_by: str | None) -> np.ndarray:
+def _made_of(job: Job, grouped_by: str) -> np.ndarray:
     """Return the keys of the rows that the kept probe is trained on."""
     selection = job.cell.selection
     if len(job.divisions) == 1:
         selection = selection.take(job.divisions[0].train)
-    return making.keys(selection, questions=group_by is None)
+    return making.keys(selection, grouped_by)
 
 
 def _values(store: Store, choice: Choice, label: str) -> list[object]:
@@ -155,7 +166,7 @@ def _check(
 
 def _crossed(cell: Cell, setting: Settings, known: dict[bytes, Job]) -> Job:
     """Divide a cell into folds; cells of the same examples get the same ones."""
-    groups = numbers(cell.groups)
+    groups = cell.groups
     key = groups.tobytes() + cell.positive.tobytes()
     if key not in known:
         try:
@@ -179,18 +190,18 @@ def _split(
 def _across(
     own: Sequence[Cell],
     store: Store,
-    choice: Choice,
+    others: Selection,
+    kin: Kinship,
     sides: Classes,
-    group_by: str | None,
     setting: Settings,
     notes: list[str],
 ) -> list[Job]:
     places = [cell.place for cell in own]
-    others = matching(store, places, choice)
+    fitting = places_in(others, places, store.name)
     jobs = []
     for cell in own:
-        found = cells.cells(others[cell.place], sides, group_by, notes)
-        (other,) = found
+        rows = fitting[cell.place]
+        (other,) = cells.cells(others.take(rows), sides, notes=notes, kin=kin.part(rows))
         tested = np.arange(len(cell) + len(other)) >= len(cell)
         jobs.append(_divided(cell, other, ~tested, tested, setting, notes))
     return jobs
@@ -205,7 +216,7 @@ def _divided(
     notes: list[str],
 ) -> Job:
     positive = joined(cell.positive, None if other is None else other.positive)
-    groups = numbers(joined(cell.groups, None if other is None else other.groups))
+    groups = joined(cell.groups, None if other is None else other.groups)
     division, dropped = folds.divided(trained, tested, groups)
     if dropped:
         notes.append(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from actstore.analysis import cells, classes, making, metrics, probe_files
+from actstore.analysis import cells, classes, kinship, making, metrics, probe_files
 from actstore.analysis.cells import Choice, Place
 from actstore.analysis.folds import Fold
 from actstore.analysis.making import InSample
@@ -147,13 +147,10 @@ def _scored(
 ) -> Scored:
     probe, lineage = saved.probe, saved.lineage
     probe_files.check_width(probe, selection.shape[1], store.name)
-    made_of = saved.made_of
-    if made_of is None:
-        made_of = making.recovered(store, lineage, probe.place)
-    keep, in_sample = making.left_out(
-        selection, made_of, shown=shown, place=probe.place, what="probe"
-    )
-    selection = selection.take(keep)
+    own = making.own_rows(selection, store, saved.made_of, lineage, probe.place)
+    in_sample = making.count(own, shown=shown, place=probe.place, what="probe")
+    if own is not None and not shown:
+        selection, own = selection.take(~own), own[~own]
     scores = probe.scores(cells.finite_vectors(selection, probe.place))
     positive, negative = list(lineage["positive"]), list(lineage["negative"])
     names = [" or ".join(positive), " or ".join(negative)]
@@ -164,8 +161,7 @@ def _scored(
     known = np.flatnonzero(truth | np.isin(values.astype(object), classes.alike(negative, there)))
     auroc = accuracy = None
     if len(known):
-        table = selection.take(known).table(["dataset", "example_id", "question"])
-        groups = np.unique(cells.group_keys(table), return_inverse=True)[1]
+        groups = kinship.groups_of(selection.take(known)).groups
         everything = [Fold(np.empty(0, np.int64), np.arange(len(known)))]
         right = (scores[known] > 0) == truth[known]
         accuracy = metrics.accuracy_interval(right, groups, everything)
@@ -180,5 +176,5 @@ def _scored(
         auroc=auroc,
         accuracy=accuracy,
         in_sample=in_sample,
-        own=None if made_of is None else making.shared(selection, made_of),
+        own=own,
     )

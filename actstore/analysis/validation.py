@@ -115,16 +115,11 @@ def validate(
     layers = []
     for one in loaded:
         cell = _rows_for(one, rows, store, other_pooling)
-        made_of = one.made_of
-        if made_of is None:
-            made_of = making.recovered(store, one.lineage, one.place)
-        keep, own = making.left_out(
-            cell.selection, made_of, shown=in_sample, place=cell.place, what="vector"
-        )
-        flags = (
-            making.shared(cell.selection, made_of) if in_sample and made_of is not None else None
-        )
-        layers.append(_validated(one, cell.part(keep), sides, own, flags))
+        own = making.own_rows(cell.selection, store, one.made_of, one.lineage, one.place)
+        counted = making.count(own, shown=in_sample, place=cell.place, what="vector")
+        if own is not None and not in_sample:
+            cell, own = cell.part(~own), None
+        layers.append(_validated(one, cell, sides, counted, own))
     notes += [*making.notes([one.in_sample for one in layers], "vector"), *_elsewhere(layers)]
     lineage = {
         "store": cells.store_name(store),
@@ -257,16 +252,16 @@ def _elsewhere(layers: Sequence[Validated]) -> list[str]:
 
 
 def _validated(
-    vector: LoadedVector, cell: Cell, sides: Classes, own: InSample, flags: np.ndarray | None
+    vector: LoadedVector, cell: Cell, sides: Classes, counted: InSample, own: np.ndarray | None
 ) -> Validated:
-    """Return what a vector comes to on a cell; ``flags`` are rows of the making that are shown."""
+    """Return what a vector comes to on a cell; ``own`` are rows of the making that are shown."""
     vector_files.check_width(vector, cell.selection.shape[1], f"{cell.place.text}")
     scores = cell.vectors().astype(np.float64) @ vector.vector.astype(np.float64)
     entries = question_scores.by_question(cell.table, scores, sides.column)
     positive = np.array([entry[2] in sides.positive for entry in entries])
     means = np.array([entry[3] for entry in entries], np.float64)
     if not 0 < int(positive.sum()) < len(positive):
-        left = f", {own.rows:,} rows of the making left out" if own.rows and not own.shown else ""
+        left = f", {counted.rows:,} rows of the making left out" if counted.rows else ""
         raise TooFewRowsError(
             f"{cell.place.text}: {int(positive.sum())} of {len(positive)} examples are "
             f"{sides.names[0]}{left}; an AUROC needs both classes"
@@ -275,10 +270,8 @@ def _validated(
     first = np.unique(codes, return_index=True)[1]
     groups = np.unique(cell.groups[first], return_inverse=True)[1]
     everything = [Fold(np.empty(0, np.int64), np.arange(len(entries)))]
-    if flags is not None:
-        entries = [
-            (*entry, flag) for entry, flag in zip(entries, flags[first].tolist(), strict=True)
-        ]
+    if own is not None:
+        entries = [(*entry, flag) for entry, flag in zip(entries, own[first].tolist(), strict=True)]
     return Validated(
         place=cell.place,
         made_for=vector.place,
@@ -286,6 +279,6 @@ def _validated(
         examples=len(entries),
         positives=int(positive.sum()),
         groups=int(groups.max()) + 1,
-        in_sample=own,
+        in_sample=counted,
         entries=entries,
     )

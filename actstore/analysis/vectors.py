@@ -108,7 +108,7 @@ def steer(
         _check_classes(cell)
         vectors = cell.vectors()
         means = part.means(vectors)
-        made.append(_vector(cell, part.positive, means, vectors, group_by))
+        made.append(_vector(cell, part.positive, means, vectors))
         held.append(None if plan is None else held_out.measure(means, part, plan))
     made = [
         _judged(one, one_held, p)
@@ -122,7 +122,7 @@ def steer(
         "label": label,
         "positive": list(sides.positive),
         "negative": list(sides.negative),
-        "group_by": group_by,
+        "group_by": found[0].kin.grouped_by,
         "shuffles": held_out.SHUFFLES,
         "seed": seed,
     }
@@ -143,7 +143,6 @@ def _vector(
     positive: np.ndarray,
     means: np.ndarray,
     vectors: np.ndarray,
-    group_by: str | None,
 ) -> Vector:
     """Return a cell's vector, not yet judged; ``positive`` and ``means`` are its examples'."""
     count = int(cell.positive.sum())
@@ -163,7 +162,7 @@ def _vector(
         cosine_next=None,
         rows=(count, len(cell) - count),
         rows_hash=cells.rows_hash(cell),
-        made_of=making.keys(cell.selection, questions=group_by is None),
+        made_of=making.keys(cell.selection, cell.kin.grouped_by),
     )
 
 

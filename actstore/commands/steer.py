@@ -115,7 +115,7 @@ def command(
                      --prompt "Is this a test?"
     """
     import actstore
-    from actstore.analysis import vectors
+    from actstore.analysis import vector_files, vectors
     from actstore.analysis.cells import Choice
 
     if out is None and not apply:
@@ -132,11 +132,11 @@ def command(
             seed=seed,
         )
     if out is not None:
-        vectors.save(made, out)
+        vector_files.save(made, out)
     chosen = _chosen(made, apply_layer) if apply else None
     answers = _apply(chosen, load, prompts, scale, max_new_tokens, chat_template) if chosen else []
     if as_json:
-        document: Any = vectors.summary(made)
+        document: Any = vector_files.summary(made)
         if chosen:
             document = {
                 "vectors": document,

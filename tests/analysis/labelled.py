@@ -37,13 +37,14 @@ def add(
     site: str = "resid_post",
     layer: int | None = 0,
     pooling: str = "last",
+    first: int = 0,
     **columns: Any,
 ) -> None:
-    """Commit rows of one layer; examples are numbered e0, e1, …"""
-    count = len(matrix)
+    """Commit rows of one layer; examples and questions are numbered from ``first``."""
+    numbers = range(first, first + len(matrix))
     given: dict[str, Any] = {
-        "example_id": [f"e{number}" for number in range(count)],
-        "question": questions or [f"question {number}?" for number in range(count)],
+        "example_id": [f"e{number}" for number in numbers],
+        "question": questions or [f"question {number}?" for number in numbers],
         "label": list(labels),
         **columns,
     }

@@ -25,7 +25,7 @@ def made(tmp_path: Path) -> Path:
         labelled.add(tmp_path / "train", matrix, kinds, layer=layer)
         types = ["deployment" if each else "testing" for each in positive[:30]]
         matrix = labelled.vectors(positive[:30], 24, signal, layer + 1)
-        labelled.add(tmp_path / "val", matrix, types, layer=layer)
+        labelled.add(tmp_path / "val", matrix, types, layer=layer, first=rows)
     with actstore.open(tmp_path / "train") as store:
         vector_files.save(
             vectors.steer(store, positive="deploy", negative="test"), tmp_path / "run"
@@ -95,7 +95,7 @@ def test_vectors_of_another_model_site_layer_or_width_are_refused(made: Path) ->
         labelled.add(made / name, matrix, labels, **columns)
         with actstore.open(made / name) as store, pytest.raises(MismatchError, match=said):
             validation.validate(store, made / "run")
-    labelled.add(made / "width", matrix[:, :8], labels, layer=10)
+    labelled.add(made / "width", matrix[:, :8], labels, layer=10, first=100)
     with actstore.open(made / "width") as store:
         with pytest.raises(MismatchError, match=r"24 values.*have 8"):
             validation.validate(store, made / "run", choice=Choice(layers=[10]))
@@ -105,8 +105,8 @@ def test_vectors_of_another_model_site_layer_or_width_are_refused(made: Path) ->
 
 def test_classes_that_cannot_be_matched_are_asked_for(made: Path) -> None:
     matrix = np.random.default_rng(0).standard_normal((6, 24)).astype(np.float32)
-    labelled.add(made / "other", matrix, ["a", "b"] * 3, layer=10)
-    labelled.add(made / "one", matrix, ["deployment"] * 6, layer=10)
+    labelled.add(made / "other", matrix, ["a", "b"] * 3, layer=10, first=100)
+    labelled.add(made / "one", matrix, ["deployment"] * 6, layer=10, first=100)
     only = Choice(layers=[10])
     with actstore.open(made / "other") as store:
         with pytest.raises(UsageError, match=r"towards deploy, and label has a, b.*--positive"):

@@ -16,7 +16,7 @@ def probes(actstore: Command, tmp_path: Path) -> Path:
     labelled.layered(tmp_path / "train", {3: 2.5, 5: 2.5}, rows=40, width=16)
     words = ("--permutations", 0, "--out", tmp_path / "probes")
     assert actstore("probe", tmp_path / "train", *words).code == 0
-    labelled.layered(tmp_path / "new", {3: 2.5, 5: 2.5}, rows=20, width=16, seed=3)
+    labelled.layered(tmp_path / "new", {3: 2.5, 5: 2.5}, rows=20, width=16, seed=3, first=40)
     return tmp_path / "probes"
 
 

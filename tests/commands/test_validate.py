@@ -9,7 +9,7 @@ from tests.commands.conftest import Command
 
 def test_layers_files_and_picture(actstore: Command, tmp_path: Path) -> None:
     labelled.layered(tmp_path / "a", {10: 2.5, 20: 0.5}, rows=40, width=16)
-    labelled.layered(tmp_path / "b", {10: 2.5, 20: 0.5}, rows=30, width=16, seed=3)
+    labelled.layered(tmp_path / "b", {10: 2.5, 20: 0.5}, rows=30, width=16, seed=3, first=40)
     assert actstore("steer", tmp_path / "a", "--out", tmp_path / "run").code == 0
     words = ("--vectors", tmp_path / "run/normalized_vectors", "--out", tmp_path / "out")
     done = actstore("validate", tmp_path / "b", *words)
