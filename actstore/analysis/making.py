@@ -101,6 +101,11 @@ def shared(selection: Selection, made_of: np.ndarray, grouped_by: str) -> np.nda
     return found
 
 
+def asked(made_of: np.ndarray, question: str) -> bool:
+    """Return whether a text is a question of the making, where questions are among its keys."""
+    return bool(np.isin(np.uint64(_hash("question", question)), made_of))
+
+
 class InSample(NamedTuple):
     """What became of the rows of the making among those that figures are asked of."""
 

@@ -69,6 +69,7 @@ def validate(
     negative: str | Sequence[str] | None = None,
     label: str = "label",
     choice: Choice | None = None,
+    group_by: str | None = None,
     in_sample: bool = False,
     other_pooling: bool = False,
 ) -> Validation:
@@ -86,6 +87,7 @@ def validate(
         negative: the same for those that should score low.
         label: column with the classes.
         choice: which rows; its layers choose among the vectors.
+        group_by: which rows belong together where the interval counts groups, as for probes.
         in_sample: keep the rows that the vectors were made of; the figures then flatter,
             and everything that shows them says so.
         other_pooling: project rows of another pooling or region than the vectors'.
@@ -111,7 +113,7 @@ def validate(
     if positive is None and negative is None and loaded[0].lineage:
         positive = _positive(loaded[0], label, values, notes)
     sides = classes.find(label, values, positive, negative)
-    rows = cells.cells(selection, sides, None, notes)
+    rows = cells.cells(selection, sides, group_by, notes)
     layers = []
     for one in loaded:
         cell = _rows_for(one, rows, store, other_pooling)
@@ -129,6 +131,7 @@ def validate(
         "label": label,
         "positive": list(sides.positive),
         "negative": list(sides.negative),
+        "group_by": rows[0].kin.grouped_by,
         "in_sample": in_sample,
         "other_pooling": other_pooling,
         "vectors": loaded[0].lineage,
@@ -165,6 +168,7 @@ def summary(validation: Validation) -> list[dict[str, Any]]:
             "rows": one.examples,
             "positives": one.positives,
             "groups": one.groups,
+            "grouped_by": validation.lineage["group_by"],
             "made_for": None if one.made_for is None else one.made_for._asdict(),
             **one.in_sample.summary,
             "auroc": one.auroc.value,

@@ -80,6 +80,16 @@ def class_options(command: Command) -> Command:
     return command
 
 
+def group_option(command: Command) -> Command:
+    """Add the option that says which rows belong together."""
+    return click.option(
+        "--group-by",
+        metavar="COLUMN|SQL",
+        help="Rows with the same value of this column, extra.FIELD or SQL expression stay "
+        "together; by default those that share their example or question.",
+    )(command)
+
+
 def in_sample_option(command: Command) -> Command:
     """Add the flag that keeps the rows of a vector's or probe's making."""
     return click.option(

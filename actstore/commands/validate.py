@@ -10,6 +10,7 @@ from actstore.commands import output
 from actstore.commands.analysis_options import (
     choice_options,
     class_options,
+    group_option,
     in_sample_cell,
     in_sample_option,
     interval,
@@ -30,6 +31,7 @@ from actstore.commands.options import at_option, json_option, readable_store_arg
 )
 @class_options
 @choice_options
+@group_option
 @in_sample_option
 @click.option(
     "--other-pooling",
@@ -61,6 +63,7 @@ def command(
     model: str | None,
     site: str | None,
     pooling: str | None,
+    group_by: str | None,
     in_sample: bool,
     other_pooling: bool,
     out: Path | None,
@@ -93,6 +96,7 @@ def command(
             negative=negative or None,
             label=label,
             choice=Choice(where=where, layers=layers, model=model, site=site, pooling=pooling),
+            group_by=group_by,
             in_sample=in_sample,
             other_pooling=other_pooling,
         )
