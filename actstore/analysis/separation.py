@@ -93,7 +93,7 @@ def by_layer(
     return Separations(
         *found.names,
         tuple(results),
-        f"difference of means, {told}, up to {counted(largest)} a layer",
+        f"difference of means, not a trained probe; {told}, up to {counted(largest)} a layer",
     )
 
 
