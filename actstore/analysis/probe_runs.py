@@ -200,8 +200,8 @@ def _curve(entries: Sequence[dict[str, Any]], path: Path, rows: _Rows) -> Curve:
     parts = [f"{first['method']} probes of {folder or path.resolve().name}", _tested(first)]
     parts.append(f"up to {counted(max(int(one['rows']) for one in entries))} a layer")
     if not all(rows.exactly(entry) for entry in entries):
-        told = [str(lineage[name]) for name in ("query", "train", "test") if lineage.get(name)]
-        parts.append(f"of other rows than these ({'; '.join(told) or 'another state'})")
+        told = lineage.get("query") or "another store or state"
+        parts.append(f"of other rows than these ({told})")
     return Curve(
         " or ".join(first["positive"]),
         " or ".join(first["negative"]),
@@ -222,8 +222,10 @@ def _tested(entry: dict[str, Any]) -> str:
     folds = int(entry.get("folds") or 0)
     if folds > 1:
         return f"{folds} folds"
-    store = entry["lineage"].get("test_store")
-    return f"tested on {store}" if store else "tested on one part"
+    lineage = entry["lineage"]
+    if lineage.get("test_store"):
+        return f"tested on {lineage['test_store']}"
+    return f"tested where {lineage['test']}" if lineage.get("test") else "tested on one part"
 
 
 def _is_probe(entry: object) -> bool:

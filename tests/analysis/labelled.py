@@ -76,3 +76,8 @@ def layered(
         matrix = vectors(positive, width, signal, 100 * seed + number, dtype)
         add(root, matrix, labels, layer=layer, **columns)
     return positive
+
+
+def vectors_of_noise(rows: int, width: int) -> np.ndarray:
+    """Return noise that has nothing to do with any class."""
+    return np.random.default_rng(rows).standard_normal((rows, width)).astype(np.float16)

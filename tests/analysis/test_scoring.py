@@ -57,6 +57,7 @@ def test_rows_without_labels_are_scored_too(tmp_path: Path, probes: Path) -> Non
         ({"site": "mlp_out"}, r"resid_post.*mlp_out"),
         ({"layer": 4}, r"layer 3.*layer 4"),
         ({"pooling": "mean"}, r"\(last\).*pooling mean"),
+        ({"region": ["response"] * 4}, r"\(last\), region not recorded.*region response"),
     ],
 )
 def test_rows_of_another_place_are_refused(
