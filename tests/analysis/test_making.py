@@ -54,7 +54,7 @@ def flags(root: Path, run: Path, where: str | None = None) -> list[bool]:
     with actstore.open(root) as store:
         own = making.own_rows(store.select(where), store, one.made_of, one.lineage, one.place)
     assert own is not None
-    return own.tolist()
+    return [bool(each) for each in own]
 
 
 def test_keys_are_as_the_page_says() -> None:
