@@ -1,8 +1,8 @@
 """How well differences of means tell examples apart that they were not made of, layer by layer.
 
 Each fold's examples are scored along the difference of the other folds' class means. Labels
-are shuffled as for probes (:func:`actstore.analysis.folds.permutations`), the same shuffle in
-every layer, and each shuffle's directions are found anew. A layer's family-wise p-value is
+are shuffled as for probes (:mod:`actstore.analysis.shuffling`), the same shuffle in every
+layer, and each shuffle's directions are found anew. A layer's family-wise p-value is
 the share of shuffles whose *best* layer does at least as well as it (Westfall and Young
 1993, the maximum statistic): it allows for the choice among layers, however alike they are.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actstore.analysis import folds, metrics
+from actstore.analysis import folds, metrics, shuffling
 from actstore.analysis.cells import Cell
 from actstore.analysis.folds import Fold
 from actstore.analysis.metrics import Estimate
@@ -41,6 +41,8 @@ class Examples(NamedTuple):
     """Bool ``[examples]``."""
     groups: np.ndarray
     """Int64 ``[examples]``: what must stay on one side, numbered alike in all cells."""
+    units: np.ndarray
+    """Numbers of the example and of its version, int64 ``[examples, 2]``, likewise."""
 
     def means(self, vectors: np.ndarray) -> np.ndarray:
         """Return each example's mean, float32 ``[examples, width]``, of ``[rows, width]``."""
@@ -86,7 +88,9 @@ def examples(cell: Cell) -> Examples:
         np.int64,
     )
     first = np.unique(codes, return_index=True)[1]
-    return Examples(list(numbers), codes, cell.positive[first], cell.groups[first])
+    return Examples(
+        list(numbers), codes, cell.positive[first], cell.groups[first], cell.kin.units[first, :2]
+    )
 
 
 def plan(found: Sequence[Examples], seed: int, shuffles: int = SHUFFLES) -> Plan | None:
@@ -98,21 +102,26 @@ def plan(found: Sequence[Examples], seed: int, shuffles: int = SHUFFLES) -> Plan
         shuffles: how many.
     """
     places: dict[tuple[object, ...], int] = {}
-    kin: list[int] = []
+    kin: list[list[int]] = []
     for one in found:
-        for key, group in zip(one.keys, one.groups.tolist(), strict=True):
+        levels = np.column_stack([one.groups, one.units]).tolist()
+        for key, numbers in zip(one.keys, levels, strict=True):
             if key not in places:
                 places[key] = len(places)
-                kin.append(group)
+                kin.append(numbers)
     positive = np.array([bool(key[-1]) for key in places])
-    groups = np.array(kin, np.int64)
+    together = np.array(kin, np.int64)
+    groups = together[:, 0]
     for count in range(_FOLDS, 1, -1):
         try:
             divisions = folds.grouped(positive, groups, count, seed)
         except TooFewRowsError:
             continue
-        parts = [fold.test for fold in divisions]
-        shuffled = folds.permutations(positive, groups, parts, shuffles, seed)
+        part = np.zeros(len(places), np.int64)
+        for number, fold in enumerate(divisions):
+            part[fold.test] = number
+        levels = np.column_stack([part, together])
+        shuffled = shuffling.exchanged(positive, levels, shuffles, seed)
         return Plan(places, groups, divisions, shuffled)
     return None
 

@@ -1,0 +1,136 @@
+"""Shuffled labels as they might be if they had nothing to do with the vectors.
+
+What exchanges its labels must be alike but for them, so labels move between things of one
+kind within one thing of the kind above: groups of a fold, examples of a group, versions of
+an example, tokens of a version. A thing that is of one class passes on its class as a whole
+(two tokens of one answer are not two witnesses); within one that has both classes, those
+that it is made of exchange theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Shuffled(NamedTuple):
+    """Shuffled labels that all cells of a run share, and where a cell's own are among them."""
+
+    labels: np.ndarray
+    """Bool ``[units, runs]``."""
+    units: np.ndarray
+    """Which of them each row of the cell is, int64 ``[rows]``."""
+
+    @property
+    def runs(self) -> int:
+        """How often labels were shuffled."""
+        return int(self.labels.shape[1])
+
+    def columns(self) -> np.ndarray:
+        """Return the cell's own shuffled labels, bool ``[rows, runs]``."""
+        found: np.ndarray = self.labels[self.units]
+        return found
+
+
+class Labelled(NamedTuple):
+    """The rows of a cell, for :func:`shared`."""
+
+    positive: np.ndarray
+    """Bool ``[rows]``."""
+    part: np.ndarray
+    """Among which rows labels are exchanged, int64 ``[rows]``: the tested rows of a fold, or
+    the training or tested rows of one division. Of the same meaning in all cells."""
+    groups: np.ndarray
+    """Int64 ``[rows]``."""
+    units: np.ndarray
+    """Examples, versions and tokens, int64 ``[rows, 3]``, as ``Kinship`` has them."""
+
+
+def shared(cells: Sequence[Labelled], runs: int, seed: int) -> list[Shuffled]:
+    """Shuffle the labels of a run: an example's are the same in all its cells.
+
+    So the cells' results on one set of shuffled labels hang together as those on the real
+    ones do, also where some cells lack some rows.
+
+    Args:
+        cells: their rows.
+        runs: how many sets of labels.
+        seed: where they come from.
+
+    Returns:
+        One for each cell.
+    """
+    # Layers of the same examples come with the same arrays: one of them stands for all.
+    known: dict[tuple[bytes, ...], int] = {}
+    places = [known.setdefault(tuple(map(np.ndarray.tobytes, each)), len(known)) for each in cells]
+    first = [cells[places.index(number)] for number in range(len(known))]
+    positive = np.concatenate([each.positive for each in first])
+    levels = np.column_stack(
+        [
+            np.concatenate([each.part for each in first]),
+            np.concatenate([each.groups for each in first]),
+            np.concatenate([each.units for each in first]),
+        ]
+    )
+    codes = np.zeros(len(positive), np.int64)
+    for column in (*levels.T, positive):
+        values = np.unique(column, return_inverse=True)[1]
+        codes = np.unique(codes * (int(values.max(initial=0)) + 1) + values, return_inverse=True)[1]
+    _, chosen, units = np.unique(codes, return_index=True, return_inverse=True)
+    labels = exchanged(positive[chosen], levels[chosen], runs, seed)
+    ends = np.cumsum([len(each.positive) for each in first])
+    own = np.split(units.astype(np.int64), ends[:-1])
+    return [Shuffled(labels, own[place]) for place in places]
+
+
+def exchanged(positive: np.ndarray, levels: np.ndarray, runs: int, seed: int) -> np.ndarray:
+    """Return labels shuffled within the finest thing that has both classes.
+
+    Args:
+        positive: bool ``[units]``.
+        levels: int64 ``[units, kinds]``, from the parts that exchange nothing with each other
+            down to the finest thing; units that are equal in all are exchanged last of all.
+        runs: how many sets of labels.
+        seed: where they come from.
+
+    Returns:
+        bool ``[units, runs]``.
+    """
+    generator = np.random.default_rng([seed, 1])
+    found = np.repeat(positive[:, None], runs, axis=1)
+    active = np.arange(len(positive))
+    parents = np.unique(levels[:, 0], return_inverse=True)[1]
+    for kind in (*levels[:, 1:].T, np.arange(len(positive))):
+        if not len(active):
+            break
+        values = np.unique(kind[active], return_inverse=True)[1]
+        children = np.unique(parents * (int(values.max()) + 1) + values, return_inverse=True)[1]
+        sizes = np.bincount(children)
+        positives = np.bincount(children, positive[active])
+        pure = (positives == 0) | (positives == sizes)
+        above = np.empty(len(sizes), np.int64)
+        above[children] = parents
+        drawn = np.empty((len(sizes), runs), bool)
+        for places in _siblings(np.flatnonzero(pure), above):
+            own = np.repeat((positives[places] > 0)[..., None], runs, axis=2)
+            drawn[places] = generator.permuted(own, axis=1)
+        settled = pure[children]
+        found[active[settled]] = drawn[children[settled]]
+        active, parents = active[~settled], children[~settled]
+    return found
+
+
+def _siblings(children: np.ndarray, above: np.ndarray) -> list[np.ndarray]:
+    """Return children of one parent each, parents with as many children together.
+
+    Returns:
+        int64 ``[parents, children]`` for each number of children.
+    """
+    ordered = children[np.argsort(above[children], kind="stable")]
+    _, starts, counts = np.unique(above[ordered], return_index=True, return_counts=True)
+    return [
+        ordered[starts[counts == count][:, None] + np.arange(count)]
+        for count in np.unique(counts).tolist()
+    ]
