@@ -47,6 +47,7 @@
     │   └── DiskSpaceError (OSError)         the disk cannot hold what the run would write
     ├── AnalysisError
     │   ├── TooFewRowsError (ValueError)     too few rows or groups, or a single class
+    │   ├── ChanceError (ValueError)         a vector that is no better than chance was to be used
     │   └── MismatchError (ValueError)       a probe, vector or state made for other rows
     └── ExportError (ValueError)             the rows do not make up the layout that was asked for
 
@@ -270,6 +271,10 @@ class AnalysisError(ActstoreError):
 
 class TooFewRowsError(AnalysisError, ValueError):
     """There are too few rows or groups, or rows of one class only."""
+
+
+class ChanceError(AnalysisError, ValueError):
+    """No layer's vector is better than chance, and none was named to be used all the same."""
 
 
 class MismatchError(AnalysisError, ValueError):

@@ -242,10 +242,15 @@ def labels_of(store: Store, choice: Choice, column: str) -> tuple[Selection, lis
 
 def rows_hash(cell: Cell) -> str:
     """Return a hash of the rows' keys and labels, in order."""
+    return table_hash(cell.table)
+
+
+def table_hash(table: pa.Table) -> str:
+    """Return the same of a table that has the key's columns and ``label``."""
     import pyarrow.csv as csv
 
     sink = io.BytesIO()
-    csv.write_csv(cell.table.select([*schema.key_names(), "label"]), sink)
+    csv.write_csv(table.select([*schema.key_names(), "label"]), sink)
     return hashlib.sha256(sink.getvalue()).hexdigest()
 
 

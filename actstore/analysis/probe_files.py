@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from actstore.analysis import earlier, question_scores
+from actstore.analysis import earlier, making, question_scores
 from actstore.analysis.cells import Place, layer_word
 from actstore.analysis.family import Best
 from actstore.analysis.linear import METHODS, Perceptron, Standard
@@ -28,6 +28,8 @@ class SavedProbe:
 
     probe: Probe
     lineage: Mapping[str, Any]
+    made_of: np.ndarray | None
+    """Keys of the rows it was trained on; None where the file does not say."""
     path: Path
 
 
@@ -176,6 +178,8 @@ def _write_probe(path: Path, result: Result, report: Report) -> None:
     else:
         tensors["weight"] = np.ascontiguousarray(probe.model)
     tensors["bias"] = np.array([probe.intercept], np.float32)
+    if result.made_of is not None:
+        tensors[making.TENSOR] = result.made_of
     about = {
         "format": _FORMAT,
         **probe.place._asdict(),
@@ -215,7 +219,8 @@ def _read_probe(path: Path) -> SavedProbe:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{path} cannot be read as a probe: {error}") from error
-    return SavedProbe(probe=probe, lineage=about["lineage"], path=path)
+    made_of = tensors.get(making.TENSOR)
+    return SavedProbe(probe=probe, lineage=about["lineage"], made_of=made_of, path=path)
 
 
 def _order(place: Place) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,18 +14,19 @@ from actstore.analysis import (
     judging,
     kinship,
     linear,
+    making,
     near_copies,
     planning,
     words,
 )
-from actstore.analysis.cells import Choice, Place
+from actstore.analysis.cells import Choice
 from actstore.analysis.evaluating import Progress, evaluate
+from actstore.analysis.matching import places_in
 from actstore.analysis.planning import Job, Settings
 from actstore.analysis.results import Report
-from actstore.errors import MismatchError, UsageError
+from actstore.errors import UsageError
 
 if TYPE_CHECKING:
-    from actstore.querying.selection import Selection
     from actstore.store import Store
 
 _WEAKEST, _STRONGEST = 1e-10, 1e10
@@ -71,7 +73,8 @@ def probe(
         UsageError: several models, more than two labels, or contradicting arguments.
         NotInStoreError: a layer, site, label or column is not there.
         SqlError: a condition or ``group_by`` is refused or fails.
-        MismatchError: the other store has no rows of the same model, site and layer.
+        MismatchError: the other store has no rows of the same model, site, layer, pooling
+            and region.
         MissingExtraError: scikit-learn is not installed.
     """
     linear.require()
@@ -94,7 +97,7 @@ def probe(
     kin = kinship.groups_of(both, group_by, used=used, notes=notes)
     own = cells.cells(selection, sides, notes=notes, kin=kin.part(slice(0, len(selection))))
     if test_store is not None and others is not None:
-        fitting = _matching(test_store, others, [cell.place for cell in own])
+        fitting = places_in(others, [cell.place for cell in own], test_store.name)
         theirs = kin.part(slice(len(selection), None))
         jobs = planning.across(own, others, fitting, theirs, sides, setting, notes)
     elif test is not None:
@@ -106,6 +109,10 @@ def probe(
     notes += _near_copies(jobs)
     evaluated, told = evaluate(jobs, setting, progress)
     results, best = judging.judge(jobs, evaluated, told, setting, notes)
+    results = [
+        replace(result, made_of=_made_of(job, kin.grouped_by))
+        for job, result in zip(jobs, results, strict=True)
+    ]
     lineage: dict[str, object] = {
         "store": cells.store_name(store),
         "commit": store.commit,
@@ -134,6 +141,14 @@ def probe(
         lineage=lineage,
         notes=list(dict.fromkeys(notes)),
     )
+
+
+def _made_of(job: Job, grouped_by: str) -> np.ndarray:
+    """Return the keys of the rows that the kept probe is trained on."""
+    selection = job.cell.selection
+    if len(job.divisions) == 1:
+        selection = selection.take(job.divisions[0].train)
+    return making.keys(selection, grouped_by)
 
 
 def _values(store: Store, choice: Choice, label: str) -> list[object]:
@@ -168,48 +183,3 @@ def _near_copies(jobs: Sequence[Job]) -> list[str]:
     found = near_copies.find(texts.texts, texts.codes, largest.groups)
     remark = near_copies.note(found, largest.cell.kin.grouped_by)
     return [] if remark is None else [remark]
-
-
-def matching(store: Store, places: Sequence[Place], choice: Choice) -> dict[Place, Selection]:
-    """Return the rows of ``store`` for each place: same model, site, layer and pooling.
-
-    The region must be the same only where a pooling comes with several.
-
-    Raises:
-        MismatchError: there are none; the message names both sides.
-    """
-    selection = store.select(choice.where)
-    rows = _matching(store, selection, places)
-    return {place: selection.take(rows[place]) for place in places}
-
-
-def _matching(
-    store: Store, selection: Selection, places: Sequence[Place]
-) -> dict[Place, np.ndarray]:
-    """Return which rows of a selection are those of each place, bool ``[rows]``."""
-    table = selection.table(list(Place._fields))
-    codes, there = cells.places_of(table)
-    found = {}
-    for place in places:
-        fitting = [each for each in range(len(there)) if there[each][:4] == place[:4]]
-        if len(fitting) > 1:
-            fitting = [each for each in fitting if there[each].region == place.region]
-        if not fitting:
-            raise MismatchError(
-                f"made for {place.text} of model {place.model}, but {store.name} "
-                f"{'has ' + _told(there, place) if there else 'has no such rows at all'}: use "
-                "rows of the same model, site, layer and pooling, or name the layers that both "
-                "have with --layers"
-            )
-        found[place] = codes == fitting[0]
-    return found
-
-
-def _told(there: Sequence[Place], wanted: Place) -> str:
-    """Return the places nearest to the wanted one, in words."""
-    for name in ("model", "site", "pooling", "layer"):
-        values = {getattr(place, name) for place in there}
-        if getattr(wanted, name) not in values:
-            told = ", ".join(str(value) for value in sorted(values, key=str)[:8])
-            return f"{name} {told}"
-    return ", ".join(place.text for place in there[:4])

@@ -22,6 +22,26 @@ COLUMNS = (
 _OF_EXAMPLE = tuple(name for name in schema.key_names() if name != "position")
 
 
+def examples(table: pa.Table, column: str) -> np.ndarray:
+    """Return the number of each row's example and class, int64 ``[rows]``.
+
+    Args:
+        table: metadata of the rows.
+        column: the one that holds the class.
+    """
+    names = [name for name in _OF_EXAMPLE if name in table.column_names]
+    keys = zip(*(table[name].to_pylist() for name in names), strict=True)
+    types = table[column].cast("string").to_pylist()
+    numbers: dict[object, int] = {}
+    return np.array(
+        [
+            numbers.setdefault((key, kind), len(numbers))
+            for key, kind in zip(keys, types, strict=True)
+        ],
+        np.int64,
+    )
+
+
 def by_question(table: pa.Table, scores: np.ndarray, column: str) -> list[tuple[object, ...]]:
     """Return one entry for each example, its tokens taken together.
 
@@ -31,19 +51,10 @@ def by_question(table: pa.Table, scores: np.ndarray, column: str) -> list[tuple[
         column: the one that holds the class.
 
     Returns:
-        In the order of :data:`COLUMNS`; the deviation is that of the example's own rows.
+        In the order of :data:`COLUMNS` and of :func:`examples`; the deviation is that of the
+        example's own rows.
     """
-    names = [name for name in _OF_EXAMPLE if name in table.column_names]
-    keys = zip(*(table[name].to_pylist() for name in names), strict=True)
-    types = table[column].cast("string").to_pylist()
-    numbers: dict[object, int] = {}
-    codes = np.array(
-        [
-            numbers.setdefault((key, kind), len(numbers))
-            for key, kind in zip(keys, types, strict=True)
-        ],
-        np.int64,
-    )
+    codes = examples(table, column)
     order = np.argsort(codes, kind="stable")
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
     if not len(order):
@@ -55,23 +66,25 @@ def by_question(table: pa.Table, scores: np.ndarray, column: str) -> list[tuple[
     deviations = np.sqrt(np.add.reduceat(offsets, starts) / counts)
     highest, lowest = np.maximum.reduceat(ordered, starts), np.minimum.reduceat(ordered, starts)
     first = order[starts]
-    examples = table["example_id"].take(first).to_pylist()
+    named = table["example_id"].take(first).to_pylist()
     questions = table["question"].take(first).to_pylist()
-    return [
-        (example, question, types[row], mean, high, low, deviation)
-        for example, question, row, mean, high, low, deviation in zip(
-            *(examples, questions, first.tolist(), means.tolist()),
-            *(highest.tolist(), lowest.tolist(), deviations.tolist()),
+    types = table[column].cast("string").take(first).to_pylist()
+    return list(
+        zip(
+            *(named, questions, types),
+            *(means.tolist(), highest.tolist(), lowest.tolist(), deviations.tolist()),
             strict=True,
         )
-    ]
+    )
 
 
-def write(path: Path, entries: list[tuple[object, ...]]) -> None:
+def write(
+    path: Path, entries: list[tuple[object, ...]], columns: tuple[str, ...] = COLUMNS
+) -> None:
     """Write entries as CSV with a header; nulls are empty."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
     writer.writerows(entries)
     path.write_text(sink.getvalue(), encoding="utf-8")
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from actstore.analysis import grouping, projection, sampling, separation
+from actstore.analysis import cells, grouping, probe_runs, projection, sampling, separation
 from actstore.analysis.hovering import hover_texts
 from actstore.analysis.moments import measure
+from actstore.analysis.probe_runs import Curve
 from actstore.analysis.profiles import ClassCodes, NormProfile, class_codes, norms_by_layer
 from actstore.analysis.statistics import outlier_dimensions
 from actstore.errors import AnalysisError, NotInStoreError, UsageError
@@ -71,9 +72,12 @@ class Place:
     layers: list[int | None]
     norms: list[NormProfile]
     panels: list[Panel]
+    probes: Curve | None
+    """What trained probes came to, where there are any."""
     separation: separation.Separations | None
+    """By the difference of means, where there are none."""
     why_not: str
-    """Why there is no separation, if there is none."""
+    """Why there is neither, if that is so."""
     dimensions: list[OutlierDimensions]
     rows_apart: list[OutlierRow]
     nonfinite: int
@@ -102,6 +106,7 @@ def collect(
     selection: Selection,
     by: str = "label",
     *,
+    probes: Sequence[str | Path] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Gather what a report tells.
@@ -112,19 +117,25 @@ def collect(
     Args:
         selection: which rows; ``store.select()`` for all.
         by: column whose values are told apart.
+        probes: what ``actstore probe --out`` wrote for these rows, folders or their
+            ``report.json``. Without any, AUROC is that of the difference of means.
         progress: called with the places done and the places there are.
 
     Raises:
         NotInStoreError: there is no such column.
+        MismatchError: the probes are for other rows.
+        UsageError: they are no probes.
     """
     snapshot = selection.snapshot
     names = ("model", "site", "pooling", "region")
     groups = grouping.group(selection, names)
     groups.sort(key=lambda found: -len(found.places))
     shown = groups[:PLACES]
+    curves = probe_runs.curves(probes, selection, by)
     places = []
     for number, found in enumerate(shown):
-        places.append(_place(selection.take(found.places), by, found.key))
+        curve = curves.get(cells.Place(layer=None, **found.key))
+        places.append(_place(selection.take(found.places), by, found.key, curve))
         if progress is not None:
             progress(number + 1, len(shown))
     return Report(
@@ -198,7 +209,7 @@ def _table(selection: Selection, by: str) -> dict[str | None, dict[str | None, i
     return dict(sorted(found.items(), key=lambda one: (-sum(one[1].values()), str(one[0]))))
 
 
-def _place(selection: Selection, by: str, key: dict[str, Any]) -> Place:
+def _place(selection: Selection, by: str, key: dict[str, Any], curve: Curve | None) -> Place:
     classes = class_codes(selection, by)
     layers, norms = norms_by_layer(selection, by)
     of_layer = sampling.layers_of(selection)
@@ -208,7 +219,7 @@ def _place(selection: Selection, by: str, key: dict[str, Any]) -> Place:
         _panel(selection, np.flatnonzero(of_layer == number), classes, layers[number])
         for number in shown.astype(int).tolist()
     ]
-    separated, why_not = _separation(selection, by)
+    separated, why_not = _separation(selection, by) if curve is None else (None, "")
     return Place(
         title=" · ".join(
             filter(
@@ -224,6 +235,7 @@ def _place(selection: Selection, by: str, key: dict[str, Any]) -> Place:
         layers=layers,
         norms=norms,
         panels=[panel for panel in panels if panel is not None],
+        probes=curve,
         separation=separated,
         why_not=why_not,
         dimensions=_dimensions(selection, of_layer, layers),

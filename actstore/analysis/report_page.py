@@ -225,24 +225,29 @@ def _legend(place: Place, numbers: Sequence[int]) -> str:
 
 
 def _separation(place: Place) -> str:
-    found = place.separation
+    """Return the card of AUROC by layer, which says whose figures it shows."""
+    found = place.probes or place.separation
     if found is None:
         return _card("AUROC by layer", "", place.why_not)
+    probed = place.probes is not None
+    whose = "trained probes" if probed else "the mean difference, not a trained probe"
     value, lower, upper = (np.array([one.auroc[part] for one in found.layers]) for part in range(3))
-    line = charts.Line("AUROC", value, lower, upper, bars=True)
+    line = charts.Line("probe" if probed else "mean difference", value, lower, upper, bars=True)
     low = min(0.4, float(np.nanmin(line.low)) - 0.02)
     drawn = charts.lines(
         [one.layer for one in found.layers],
         [line],
         [0],
         y_name="AUROC",
-        title="AUROC by layer",
+        title=f"AUROC by layer of {whose}",
         limits=(max(0.0, low), 1.02),
         rule=0.5,
     )
     names = [shorten(name, _NAME) for name in (found.positive, found.negative)]
     told = f"{' against '.join(names)}: {found.note}; bars are 95 % intervals"
-    return _card("AUROC by layer", drawn, told)
+    if not probed:
+        told += ". Probes of these rows would stand here: actstore probe"
+    return _card(f"AUROC by layer of {whose}", drawn, told)
 
 
 def _panel(panel: Panel, place: Place, numbers: Sequence[int]) -> str:

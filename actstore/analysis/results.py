@@ -126,6 +126,8 @@ class Result:
     """Float64 ``[rows]``: of each by a probe that was not trained on it."""
     rows_hash: str
     """Of keys and labels of all rows used."""
+    made_of: np.ndarray | None = None
+    """Keys of the rows that the kept probe was trained on (:mod:`actstore.analysis.making`)."""
 
     @property
     def band(self) -> str:

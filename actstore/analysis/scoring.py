@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from actstore.analysis import cells, classes, kinship, metrics, probe_files
+from actstore.analysis import cells, classes, kinship, making, metrics, probe_files
 from actstore.analysis.cells import Choice, Place
 from actstore.analysis.folds import Fold
+from actstore.analysis.making import InSample
+from actstore.analysis.matching import matching
 from actstore.analysis.metrics import Estimate
-from actstore.analysis.probing import matching
 from actstore.errors import NotInStoreError, UsageError
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ class Scored:
     """Where the rows have labels of both classes."""
     accuracy: Estimate | None
     """Among rows with such a label."""
-    trained_here: bool
-    """Whether the probe was trained on this very store, so that the figures flatter it."""
+    in_sample: InSample
+    own: np.ndarray | None
+    """Which rows are of the probe's making, bool ``[rows]``; None where nobody knows."""
 
 
 def score(
@@ -52,8 +54,11 @@ def score(
     *,
     choice: Choice | None = None,
     label: str | None = None,
+    in_sample: bool = False,
 ) -> list[Scored]:
-    """Score the rows that probes were made for: same model, site, layer and pooling.
+    """Score the rows that probes were made for: same model, site, layer, pooling and region.
+
+    Rows that a probe was trained on are left out (see :mod:`actstore.analysis.making`).
 
     Args:
         store: any store.
@@ -61,11 +66,13 @@ def score(
         choice: which rows; its layers choose among the probes.
         label: column that says what is right; the one that the probes were trained on
             when missing.
+        in_sample: score the rows that a probe was trained on too; figures then flatter, and
+            everything that shows them says so.
 
     Raises:
         MismatchError: the store has no rows for one of the probes, or of another width.
         NotInStoreError: none of the probes is for a layer that was asked for.
-        TooFewRowsError: vectors that are not finite.
+        TooFewRowsError: no row is left, or vectors that are not finite.
         UsageError: there are no probes.
     """
     saved = probe_files.load(Path(probe))
@@ -74,7 +81,7 @@ def score(
     if not saved:
         raise NotInStoreError(f"{probe} has no probe for {chosen.text}")
     selections = matching(store, [one.probe.place for one in saved], Choice(where=chosen.where))
-    return [_scored(one, selections[one.probe.place], store, label) for one in saved]
+    return [_scored(one, selections[one.probe.place], store, label, in_sample) for one in saved]
 
 
 def write_labels(store: Store, scored: Sequence[Scored], label_as: LabelAs) -> int | None:
@@ -95,17 +102,23 @@ def write_labels(store: Store, scored: Sequence[Scored], label_as: LabelAs) -> i
     texts: list[str | None] = []
     for one in scored:
         texts += one.classes if label_as == "class" else [f"{each:.6g}" for each in one.scores]
+    message = f"{label_as} by probe {Path(scored[0].probe).name}"
+    marked = making.title([one.in_sample for one in scored])
     snapshot = open_snapshot(store.path, store.commit)
     try:
         return set_labels(
-            snapshot, rows, texts, message=f"{label_as} by probe {Path(scored[0].probe).name}"
+            snapshot, rows, texts, message=f"{message} ({marked})" if marked else message
         )
     finally:
         snapshot.close()
 
 
 def table(store: Store, scored: Sequence[Scored]) -> pa.Table:
-    """Return scores beside the rows' metadata, ordered by probe and row."""
+    """Return scores beside the rows' metadata, ordered by probe and row.
+
+    ``in_sample`` says of each row whether the probe was trained on it or its like; null
+    where nobody knows.
+    """
     import pyarrow as pa
 
     parts = []
@@ -114,7 +127,9 @@ def table(store: Store, scored: Sequence[Scored]) -> pa.Table:
             ["row_id", "example_id", "question", "label", "model", "site", "layer", "pooling"]
         )
         part = metadata.append_column("score", pa.array(one.scores))
-        parts.append(part.append_column("class", pa.array(one.classes, pa.string())))
+        part = part.append_column("class", pa.array(one.classes, pa.string()))
+        own = pa.nulls(len(one.rows), pa.bool_()) if one.own is None else pa.array(one.own)
+        parts.append(part.append_column("in_sample", own))
     return pa.concat_tables(parts)
 
 
@@ -127,9 +142,15 @@ def _wanted(place: Place, choice: Choice) -> bool:
     )
 
 
-def _scored(saved: SavedProbe, selection: Selection, store: Store, label: str | None) -> Scored:
+def _scored(
+    saved: SavedProbe, selection: Selection, store: Store, label: str | None, shown: bool
+) -> Scored:
     probe, lineage = saved.probe, saved.lineage
     probe_files.check_width(probe, selection.shape[1], store.name)
+    own = making.own_rows(selection, store, saved.made_of, lineage, probe.place)
+    in_sample = making.count(own, shown=shown, place=probe.place, what="probe")
+    if own is not None and not shown:
+        selection, own = selection.take(~own), own[~own]
     scores = probe.scores(cells.finite_vectors(selection, probe.place))
     positive, negative = list(lineage["positive"]), list(lineage["negative"])
     names = [" or ".join(positive), " or ".join(negative)]
@@ -154,5 +175,6 @@ def _scored(saved: SavedProbe, selection: Selection, store: Store, label: str | 
         classes=[names[0] if each > 0 else names[1] for each in scores.tolist()],
         auroc=auroc,
         accuracy=accuracy,
-        trained_here=lineage.get("store_fingerprint") == store.fingerprint,
+        in_sample=in_sample,
+        own=own,
     )

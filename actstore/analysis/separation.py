@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from actstore.analysis import classes, folds, metrics, sampling
+from actstore.analysis import classes, folds, kinship, metrics, sampling
 from actstore.errors import TooFewRowsError
 from actstore.storage import floats
 from actstore.wording import counted
@@ -51,8 +51,8 @@ def by_layer(
 ) -> Separations:
     """Return cross-validated AUROCs along the difference of the class means.
 
-    Each row is scored along a direction found without its fold, and rows of one question
-    (where there is none: of one example) stay in one fold. This is the cheap look; a
+    Each row is scored along a direction found without its fold, and rows that share their
+    example or question stay in one fold. This is the cheap look; a
     trained probe with its baselines is what ``actstore probe`` is for.
 
     Args:
@@ -93,22 +93,14 @@ def by_layer(
     return Separations(
         *found.names,
         tuple(results),
-        f"difference of means, {told}, up to {counted(largest)} a layer",
+        f"difference of means, not a trained probe; {told}, up to {counted(largest)} a layer",
     )
 
 
 def _layer(selection: Selection, positive: np.ndarray) -> Separation | None:
     vectors = floats.widen(selection.numpy())
     finite = np.isfinite(vectors).all(axis=1)
-    table = selection.table(["question", "example_id"]).to_pydict()
-    texts = [
-        question if question is not None else f"\0{example}"
-        for question, example in zip(table["question"], table["example_id"], strict=True)
-    ]
-    texts = [text for text, kept in zip(texts, finite.tolist(), strict=True) if kept]
-    # Not as an array of text, which gives every question the room of the longest.
-    numbers = {text: number for number, text in enumerate(sorted(set(texts)))}
-    groups = np.array([numbers[text] for text in texts], np.int64)
+    groups = kinship.groups_of(selection).groups[finite]
     positive = positive[finite]
     if not finite.all():
         vectors = vectors[finite]

@@ -10,16 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actstore.analysis import cells, classes, earlier, metrics, question_scores, vectors
+from actstore.analysis import (
+    cells,
+    classes,
+    earlier,
+    making,
+    metrics,
+    question_scores,
+    vector_files,
+)
 from actstore.analysis.cells import Cell, Choice, Place
 from actstore.analysis.classes import Classes
 from actstore.analysis.folds import Fold
+from actstore.analysis.making import InSample
+from actstore.analysis.matching import mismatch
 from actstore.analysis.metrics import Estimate
-from actstore.analysis.probing import matching
 from actstore.errors import MismatchError, TooFewRowsError, UsageError
 
 if TYPE_CHECKING:
-    from actstore.analysis.vectors import LoadedVector
+    from actstore.analysis.vector_files import LoadedVector
     from actstore.store import Store
 
 
@@ -28,11 +37,18 @@ class Validated:
     """What one layer's vector comes to on validation data."""
 
     place: Place
+    """Of the rows; pooling and region may differ from the vector's where that was asked for."""
+    made_for: Place | None
+    """Of the vector; None where its file does not say."""
     auroc: Estimate
     examples: int
     positives: int
+    groups: int
+    """Groups of examples that belong together; the interval counts these."""
+    in_sample: InSample
     entries: list[tuple[object, ...]]
-    """One for each example, in the columns of ``probe_stats_layerL.csv``."""
+    """One for each example, in the columns of ``probe_stats_layerL.csv``; where rows of the
+    making are shown, whether it is one of them stands last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +69,15 @@ def validate(
     negative: str | Sequence[str] | None = None,
     label: str = "label",
     choice: Choice | None = None,
+    group_by: str | None = None,
+    in_sample: bool = False,
+    other_pooling: bool = False,
 ) -> Validation:
     """Score every example by its vectors' dot product with its layer's steering vector.
 
     An example's score is the mean over its rows (its tokens, or its one vector). The AUROC
     is that of these means, as scikit-learn's ``roc_auc_score`` has it, with DeLong's interval.
+    Rows of the vectors' making are left out (see :mod:`actstore.analysis.making`).
 
     Args:
         store: validation data.
@@ -67,14 +87,19 @@ def validate(
         negative: the same for those that should score low.
         label: column with the classes.
         choice: which rows; its layers choose among the vectors.
+        group_by: which rows belong together where the interval counts groups, as for probes.
+        in_sample: keep the rows that the vectors were made of; the figures then flatter,
+            and everything that shows them says so.
+        other_pooling: project rows of another pooling or region than the vectors'.
 
     Raises:
-        MismatchError: the vectors are for another model, site, layer or width.
-        TooFewRowsError: one class only, or vectors that are not finite.
+        MismatchError: the vectors are for another model, site, layer, pooling, region or
+            width.
+        TooFewRowsError: no row is left, one class only, or vectors that are not finite.
         UsageError: there are no vectors, or more than two classes and none is named.
     """
     chosen, notes = choice or Choice(), list[str]()
-    loaded = vectors.load(Path(folder))
+    loaded = vector_files.load(Path(folder))
     if chosen.layers is not None:
         loaded = [one for one in loaded if one.layer in chosen.layers]
         missing = set(chosen.layers) - {one.layer for one in loaded}
@@ -88,8 +113,16 @@ def validate(
     if positive is None and negative is None and loaded[0].lineage:
         positive = _positive(loaded[0], label, values, notes)
     sides = classes.find(label, values, positive, negative)
-    rows = cells.cells(selection, sides, None, notes)
-    layers = [_validated(one, _rows_for(one, rows, store, everything), sides) for one in loaded]
+    rows = cells.cells(selection, sides, group_by, notes)
+    layers = []
+    for one in loaded:
+        cell = _rows_for(one, rows, store, other_pooling)
+        own = making.own_rows(cell.selection, store, one.made_of, one.lineage, one.place)
+        counted = making.count(own, shown=in_sample, place=cell.place, what="vector")
+        if own is not None and not in_sample:
+            cell, own = cell.part(~own), None
+        layers.append(_validated(one, cell, sides, counted, own))
+    notes += [*making.notes([one.in_sample for one in layers], "vector"), *_elsewhere(layers)]
     lineage = {
         "store": cells.store_name(store),
         "commit": store.commit,
@@ -98,6 +131,9 @@ def validate(
         "label": label,
         "positive": list(sides.positive),
         "negative": list(sides.negative),
+        "group_by": rows[0].kin.grouped_by,
+        "in_sample": in_sample,
+        "other_pooling": other_pooling,
         "vectors": loaded[0].lineage,
     }
     return Validation(layers=layers, classes=sides, lineage=lineage, notes=notes)
@@ -113,7 +149,9 @@ def save(validation: Validation, out: Path) -> list[Path]:
     written = []
     for one in validation.layers:
         path = out / question_scores.file_name(one.place)
-        question_scores.write(path, one.entries)
+        marked = one.in_sample.shown and one.in_sample.rows is not None
+        columns = (*question_scores.COLUMNS, "in_sample") if marked else question_scores.COLUMNS
+        question_scores.write(path, one.entries, columns)
         written.append(path)
     text = json.dumps(summary(validation), indent=2, ensure_ascii=False, allow_nan=False)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
@@ -129,6 +167,10 @@ def summary(validation: Validation) -> list[dict[str, Any]]:
             "negative": list(validation.classes.negative),
             "rows": one.examples,
             "positives": one.positives,
+            "groups": one.groups,
+            "grouped_by": validation.lineage["group_by"],
+            "made_for": None if one.made_for is None else one.made_for._asdict(),
+            **one.in_sample.summary,
             "auroc": one.auroc.value,
             "auroc_interval": [one.auroc.low, one.auroc.high],
             "scores": question_scores.file_name(one.place),
@@ -157,16 +199,25 @@ def _positive(
     return found
 
 
-def _rows_for(vector: LoadedVector, rows: Sequence[Cell], store: Store, choice: Choice) -> Cell:
+def _rows_for(
+    vector: LoadedVector, rows: Sequence[Cell], store: Store, other_pooling: bool
+) -> Cell:
     """Return the cell that a vector is for; of vectors without origin, that of its layer."""
     if vector.place is not None:
-        fitting = [cell for cell in rows if cell.place[:3] == vector.place[:3]]
+        fitting = [cell for cell in rows if cell.place == vector.place]
+        if not fitting and other_pooling:
+            fitting = [cell for cell in rows if cell.place[:3] == vector.place[:3]]
         if not fitting:
-            matching(store, [vector.place], choice)  # says what does not match
+            wrong = mismatch(vector.place, [cell.place for cell in rows], store.name)
+            near = any(cell.place[:3] == vector.place[:3] for cell in rows)
+            if near:
+                raise MismatchError(
+                    f"{vector.path}: {wrong}; --other-pooling projects other rows on it all the "
+                    "same, and says so"
+                )
+            raise MismatchError(f"{vector.path}: {wrong}")
     else:
         fitting = [cell for cell in rows if cell.place.layer == vector.layer]
-    same = [cell for cell in fitting if vector.place and cell.place.pooling == vector.place.pooling]
-    fitting = same or fitting
     if not fitting:
         there = ", ".join(dict.fromkeys(cell.place.text for cell in rows))
         raise MismatchError(
@@ -182,26 +233,56 @@ def _rows_for(vector: LoadedVector, rows: Sequence[Cell], store: Store, choice: 
     return fitting[0]
 
 
-def _validated(vector: LoadedVector, cell: Cell, sides: Classes) -> Validated:
-    vectors.check_width(vector, cell.selection.shape[1], f"{cell.place.text}")
+def _elsewhere(layers: Sequence[Validated]) -> list[str]:
+    """Return notes on vectors that are held against other rows than they were made for."""
+    told = []
+    if any(one.made_for is None for one in layers):
+        told.append(
+            "the vectors do not say which model, site and pooling they were made for; only layer "
+            "and width were compared"
+        )
+    pairs = {
+        (one.made_for[3:], one.place[3:])
+        for one in layers
+        if one.made_for is not None and one.made_for != one.place
+    }
+    for made_for, place in sorted(pairs, key=str):
+        words = [
+            f"{pooling} over {region or 'an unrecorded region'}"
+            for pooling, region in (made_for, place)
+        ]
+        told.append(f"OTHER POOLING: vectors made for {words[0]}, rows of {words[1]}")
+    return told
+
+
+def _validated(
+    vector: LoadedVector, cell: Cell, sides: Classes, counted: InSample, own: np.ndarray | None
+) -> Validated:
+    """Return what a vector comes to on a cell; ``own`` are rows of the making that are shown."""
+    vector_files.check_width(vector, cell.selection.shape[1], f"{cell.place.text}")
     scores = cell.vectors().astype(np.float64) @ vector.vector.astype(np.float64)
     entries = question_scores.by_question(cell.table, scores, sides.column)
     positive = np.array([entry[2] in sides.positive for entry in entries])
     means = np.array([entry[3] for entry in entries], np.float64)
     if not 0 < int(positive.sum()) < len(positive):
+        left = f", {counted.rows:,} rows of the making left out" if counted.rows else ""
         raise TooFewRowsError(
             f"{cell.place.text}: {int(positive.sum())} of {len(positive)} examples are "
-            f"{sides.names[0]}; an AUROC needs both classes"
+            f"{sides.names[0]}{left}; an AUROC needs both classes"
         )
-    questions = np.array([str(entry[1] or entry[0]) for entry in entries])
-    groups = np.unique(questions, return_inverse=True)[1]
-    if groups.max() == 0:
-        groups = np.arange(len(entries))
+    codes = question_scores.examples(cell.table, sides.column)
+    first = np.unique(codes, return_index=True)[1]
+    groups = np.unique(cell.groups[first], return_inverse=True)[1]
     everything = [Fold(np.empty(0, np.int64), np.arange(len(entries)))]
+    if own is not None:
+        entries = [(*entry, flag) for entry, flag in zip(entries, own[first].tolist(), strict=True)]
     return Validated(
         place=cell.place,
+        made_for=vector.place,
         auroc=metrics.auroc_interval(means, positive, groups, everything),
         examples=len(entries),
         positives=int(positive.sum()),
+        groups=int(groups.max()) + 1,
+        in_sample=counted,
         entries=entries,
     )

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actstore.analysis import cells, classes, earlier, folds, metrics
-from actstore.analysis.cells import Cell, Choice, Place, layer_word
+from actstore.analysis import cells, classes, held_out, making
+from actstore.analysis.cells import Cell, Choice, Place
 from actstore.analysis.classes import Classes
+from actstore.analysis.held_out import Held
 from actstore.analysis.metrics import Estimate
-from actstore.errors import MismatchError, TooFewRowsError, UsageError
+from actstore.errors import TooFewRowsError, UsageError
 
 if TYPE_CHECKING:
     from actstore.store import Store
-
-RAW, NORMALIZED = "vectors", "normalized_vectors"
-FILE = "steering.safetensors"
-_TABLE = "steering.json"
-_FORMAT = "actstore-steering-1"
-_FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +31,18 @@ class Vector:
     """Mean L2 norm of the vectors it was made of, to judge a scale by."""
     separation: float | None
     """Distance of the classes' means along the vector in standard deviations (Cohen's d),
-    on rows that the vector was not made of; None where they are too few."""
+    on examples that the vector was not made of; None where they are too few."""
     auroc: Estimate | None
-    """Of the projection on the vector, on rows that it was not made of."""
+    """Of the projection on the vector, on examples that it was not made of."""
+    p_family: float | None
+    """Share of runs with shuffled labels whose best layer has at least this AUROC."""
     cosine_next: float | None
     """Cosine with the vector of the next layer that was made."""
     rows: tuple[int, int]
     """Of the positive and the negative class."""
     rows_hash: str
+    made_of: np.ndarray
+    """Keys of the rows (see :mod:`actstore.analysis.making`), uint64 ``[keys]``."""
 
     @property
     def normalized(self) -> np.ndarray:
@@ -75,7 +72,8 @@ def steer(
 ) -> Vectors:
     """Make a steering vector for each layer: mean of ``positive`` minus mean of ``negative``.
 
-    Tokens of one example are averaged first, so that long examples do not count more.
+    Tokens of one example are averaged first, so that long examples do not count more. How
+    well a vector separates the classes is measured on examples that it was not made of.
 
     Args:
         store: where the rows are.
@@ -103,7 +101,19 @@ def steer(
             f"a vector is for one site and pooling, and the rows have {told}: choose with --site, "
             "--pooling or --where"
         )
-    made = [_vector(cell, seed) for cell in found]
+    parts = [held_out.examples(cell) for cell in found]
+    plan = held_out.plan(parts, seed)
+    made, held = [], list[Held | None]()
+    for cell, part in zip(found, parts, strict=True):
+        _check_classes(cell)
+        vectors = cell.vectors()
+        means = part.means(vectors)
+        made.append(_vector(cell, part.positive, means, vectors))
+        held.append(None if plan is None else held_out.measure(means, part, plan))
+    made = [
+        _judged(one, one_held, p)
+        for one, one_held, p in zip(made, held, held_out.family_p(held), strict=True)
+    ]
     lineage = {
         "store": cells.store_name(store),
         "commit": store.commit,
@@ -112,246 +122,57 @@ def steer(
         "label": label,
         "positive": list(sides.positive),
         "negative": list(sides.negative),
+        "group_by": found[0].kin.grouped_by,
+        "shuffles": held_out.SHUFFLES,
         "seed": seed,
     }
     return Vectors(vectors=_with_cosines(made), classes=sides, lineage=lineage, notes=notes)
 
 
-def save(vectors: Vectors, out: Path) -> list[Path]:
-    """Write vectors as document 002's consumers read them, and once as safetensors.
-
-    ``vectors/layer_L.pt`` and ``normalized_vectors/layer_L.pt`` are bare float32 tensors
-    ``[width]`` that open with ``weights_only=True``; ``steering.safetensors`` holds both
-    and where they came from, ``steering.json`` what is shown on the screen. Vectors that an
-    earlier run into the same folder listed there are removed.
-    """
-    import torch
-    from safetensors.numpy import save_file
-
-    for layer in (entry.get("layer") for entry in earlier.entries(out / _TABLE)):
-        if layer is None or isinstance(layer, int):
-            for folder in (RAW, NORMALIZED):
-                (out / folder / f"layer_{layer_word(layer)}.pt").unlink(missing_ok=True)
-    tensors: dict[str, np.ndarray] = {}
-    written: list[Path] = []
-    for one in vectors.vectors:
-        name = f"layer_{layer_word(one.place.layer)}"
-        for folder, values in ((RAW, one.vector), (NORMALIZED, one.normalized)):
-            path = out / folder / f"{name}.pt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(torch.from_numpy(values.copy()), path)
-            tensors[f"{folder}/{name}"] = values
-            written.append(path)
-    about = {
-        "format": _FORMAT,
-        "lineage": vectors.lineage,
-        "layers": [_entry(one) for one in vectors.vectors],
-    }
-    save_file(tensors, out / FILE, metadata={"actstore": json.dumps(about, ensure_ascii=False)})
-    text = json.dumps(about["layers"], indent=2, ensure_ascii=False, allow_nan=False)
-    (out / _TABLE).write_text(text + "\n", encoding="utf-8")
-    return [*written, out / FILE, out / _TABLE]
-
-
-def summary(vectors: Vectors) -> list[dict[str, Any]]:
-    """Return what ``steering.json`` says, one entry for each layer."""
-    return [_entry(one) for one in vectors.vectors]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedVector:
-    """A vector as read from a file, and its origin where the file's folder says it."""
-
-    layer: int | None
-    vector: np.ndarray
-    """Float32 ``[width]``."""
-    place: Place | None
-    """Where it was made; None for files that others wrote."""
-    lineage: dict[str, Any]
-    path: Path
-
-
-def load(folder: Path) -> list[LoadedVector]:
-    """Return the vectors of a folder, ordered by layer.
-
-    Args:
-        folder: one with ``layer_L.pt`` files, ours or document 002's (bare tensors
-            ``[width]`` or ``[1, width]``), or one that holds ``normalized_vectors``.
-
-    Raises:
-        UsageError: there are none, or one is no bare vector.
-    """
-    inside = folder / NORMALIZED if (folder / NORMALIZED).is_dir() else folder
-    paths = {path.stem.removeprefix("layer_"): path for path in inside.glob("layer_*.pt")}
-    if not paths:
-        raise UsageError(
-            f"{folder}: no layer_L.pt here; `actstore steer STORE --out {folder}` would write them"
-        )
-    origins = _origins(inside.parent / FILE)
-    found = []
-    for word, path in paths.items():
-        if word != "unknown" and not word.lstrip("-").isdigit():
-            raise UsageError(f"{path}: the name does not say which layer it is for")
-        layer = None if word == "unknown" else int(word)
-        place, lineage = origins.get(layer, (None, {}))
-        found.append(
-            LoadedVector(layer=layer, vector=_read(path), place=place, lineage=lineage, path=path)
-        )
-    return sorted(found, key=lambda one: (one.layer is None, one.layer or 0))
-
-
-def check_width(vector: LoadedVector, width: int, name: str) -> None:
-    """Refuse vectors of another width.
-
-    Raises:
-        MismatchError: names both sides.
-    """
-    if len(vector.vector) != width:
-        raise MismatchError(
-            f"{vector.path} has {len(vector.vector)} values, the vectors of {name} have {width}: "
-            "it was made for another model or site"
-        )
-
-
-def _read(path: Path) -> np.ndarray:
-    import torch
-
-    try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    except Exception as error:  # of anything that is no tensor, the unpickler raises anything
-        raise UsageError(f"{path} cannot be read as a tensor that torch saved") from error
-    single = isinstance(tensor, torch.Tensor) and tensor.ndim and tensor.numel() == tensor.shape[-1]
-    if not single:
-        shape = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-        raise UsageError(f"{path}: expected one vector as a bare tensor, got {shape}")
-    vector: np.ndarray = tensor.detach().reshape(-1).float().numpy()
-    if not np.isfinite(vector).all():
-        raise UsageError(f"{path} holds NaN or infinity")
-    return vector
-
-
-def _origins(path: Path) -> dict[int | None, tuple[Place | None, dict[str, Any]]]:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        return {}
-    try:
-        with safe_open(path, "numpy") as file:
-            about = json.loads((file.metadata() or {})["actstore"])
-        entries = {entry["layer"]: entry for entry in about["layers"]}
-        return {
-            layer: (Place(**{name: entry[name] for name in Place._fields}), about["lineage"])
-            for layer, entry in entries.items()
-        }
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-
-
-def _entry(one: Vector) -> dict[str, Any]:
-    return {
-        **one.place._asdict(),
-        "width": len(one.vector),
-        "positives": one.rows[0],
-        "negatives": one.rows[1],
-        "norm": one.norm,
-        "mean_activation_norm": one.mean_norm,
-        "separation": one.separation,
-        "auroc": None if one.auroc is None else one.auroc.value,
-        "auroc_interval": None if one.auroc is None else [one.auroc.low, one.auroc.high],
-        "cosine_to_next_layer": one.cosine_next,
-        "rows_hash": one.rows_hash,
-    }
-
-
-def _vector(cell: Cell, seed: int) -> Vector:
+def _check_classes(cell: Cell) -> None:
     count = int(cell.positive.sum())
     if not 0 < count < len(cell):
         raise TooFewRowsError(
             f"{cell.place.text}: {count} rows of the positive class among {len(cell)}; both "
             "classes are needed in every layer"
         )
-    vectors = cell.vectors()
-    weights = _weights(cell)
-    vector = ((weights * np.where(cell.positive, 1, -1)) @ vectors).astype(np.float32)
+
+
+def _vector(
+    cell: Cell,
+    positive: np.ndarray,
+    means: np.ndarray,
+    vectors: np.ndarray,
+) -> Vector:
+    """Return a cell's vector, not yet judged; ``positive`` and ``means`` are its examples'."""
+    count = int(cell.positive.sum())
+    towards, away = (means[positive == side].mean(0, dtype=np.float64) for side in (True, False))
+    vector = (towards - away).astype(np.float32)
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if norm == 0:
         raise TooFewRowsError(f"{cell.place.text}: both classes have the same mean, no direction")
-    separation, auroc = _separated(cell, vectors, seed)
     return Vector(
         place=cell.place,
         vector=vector,
         norm=norm,
         mean_norm=float(np.linalg.norm(vectors, axis=1).mean()),
-        separation=separation,
-        auroc=auroc,
+        separation=None,
+        auroc=None,
+        p_family=None,
         cosine_next=None,
         rows=(count, len(cell) - count),
         rows_hash=cells.rows_hash(cell),
+        made_of=making.keys(cell.selection, cell.kin.grouped_by),
     )
 
 
-def _weights(cell: Cell, rows: np.ndarray | None = None) -> np.ndarray:
-    """Return each row's share in its class's mean: examples count alike, whatever their tokens."""
-    names = ["dataset", "split", "example_id", "mode", "variant"]
-    keys = list(zip(*(cell.table[name].to_pylist() for name in names), strict=True))
-    numbers: dict[object, int] = {}
-    codes = np.array(
-        [
-            numbers.setdefault((k, p), len(numbers))
-            for k, p in zip(keys, cell.positive.tolist(), strict=True)
-        ],
-        np.int64,
-    )
-    used = np.ones(len(codes), bool)
-    if rows is not None:
-        used[:] = False
-        used[rows] = True
-    tokens = np.bincount(codes[used], minlength=len(numbers))
-    weights = np.zeros(len(codes), np.float32)
-    for side in (True, False):
-        chosen = used & (cell.positive == side)
-        examples = len(np.unique(codes[chosen]))
-        weights[chosen] = 1 / (tokens[codes[chosen]] * max(1, examples))
-    return weights
-
-
-def _separated(cell: Cell, vectors: np.ndarray, seed: int) -> tuple[float | None, Estimate | None]:
-    """Return Cohen's d and AUROC along vectors made of the other folds' rows."""
-    groups = np.unique(cell.groups, return_inverse=True)[1]
-    divisions = None
-    for count in range(_FOLDS, 1, -1):
-        try:
-            divisions = folds.grouped(cell.positive, groups, count, seed)
-            break
-        except TooFewRowsError:
-            continue
-    if divisions is None or any(
-        not 0 < int(cell.positive[part].sum()) < len(part) for fold in divisions for part in fold
-    ):
-        return None, None
-    signs = np.where(cell.positive, 1, -1)
-    scores = np.zeros(len(cell))
-    distances = []
-    for fold in divisions:
-        direction = (_weights(cell, fold.train) * signs) @ vectors
-        length = float(np.linalg.norm(direction)) or 1.0  # 0 where the means are the same
-        scores[fold.test] = vectors[fold.test] @ (direction / length)
-        first = scores[fold.test][cell.positive[fold.test]]
-        second = scores[fold.test][~cell.positive[fold.test]]
-        freedom = len(first) + len(second) - 2
-        if freedom > 0:
-            pooled = (first.var() * len(first) + second.var() * len(second)) / freedom
-            if pooled > 0:
-                distances.append((first.mean() - second.mean()) / np.sqrt(pooled))
-    separation = float(np.mean(distances)) if distances else None
-    return separation, metrics.auroc_interval(scores, cell.positive, groups, divisions)
+def _judged(one: Vector, held: Held | None, p_family: float | None) -> Vector:
+    if held is None:
+        return one
+    return replace(one, separation=held.separation, auroc=held.auroc, p_family=p_family)
 
 
 def _with_cosines(made: list[Vector]) -> list[Vector]:
-    from dataclasses import replace
-
     found = []
     for number, one in enumerate(made):
         cosine = None

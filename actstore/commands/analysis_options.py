@@ -80,6 +80,30 @@ def class_options(command: Command) -> Command:
     return command
 
 
+def group_option(command: Command) -> Command:
+    """Add the option that says which rows belong together."""
+    return click.option(
+        "--group-by",
+        metavar="COLUMN|SQL",
+        help="Rows with the same value of this column, extra.FIELD or SQL expression stay "
+        "together; by default those that share their example or question.",
+    )(command)
+
+
+def in_sample_option(command: Command) -> Command:
+    """Add the flag that keeps the rows of a vector's or probe's making."""
+    return click.option(
+        "--in-sample",
+        is_flag=True,
+        help="Keep the rows that it was made of; figures are then in-sample, and say so.",
+    )(command)
+
+
+def in_sample_cell(rows: int | None) -> str | int:
+    """Return how many rows are of the making, for a table."""
+    return "unknown" if rows is None else rows
+
+
 def interval(low: float, high: float) -> str:
     """Return ``0.61-0.83``."""
     return f"{low:.3f}-{high:.3f}"

@@ -17,6 +17,12 @@ from actstore.commands.options import (
     report_traffic,
     where_argument,
 )
+from actstore.commands.probes_shown import (
+    about_places,
+    found_probes,
+    no_probes_option,
+    probes_option,
+)
 from actstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,12 +66,12 @@ _SAMPLED = ("histogram", "heatmap", "pca", "similarity")
     metavar="VALUE",
     help="auroc: the negative class; by default all other values.",
 )
-@click.option(
+@probes_option(
     "--report",
-    type=click.Path(path_type=Path),
-    metavar="DIR|FILE",
-    help="auroc: draw the results of `actstore probe --out DIR` instead of measuring.",
+    help="auroc: draw the results of `actstore probe --out DIR` (or of `actstore validate`); by "
+    "default those of a probe run on these rows that lies beside STORE or FILE.",
 )
+@no_probes_option
 @click.option(
     "--rows",
     type=click.IntRange(min=3),
@@ -83,7 +89,8 @@ def command(
     by: str,
     positive: tuple[str, ...],
     negative: tuple[str, ...],
-    report: Path | None,
+    probes: Path | None,
+    no_probes: bool,
     rows: int | None,
     as_json: bool,
     at: int | None,
@@ -97,7 +104,8 @@ def command(
       norms       length of the vectors by layer: median and spread
       pca         rows along their two directions of largest variance, by layer
       similarity  linear CKA between layers; of one layer, cosines between rows
-      auroc       how well the label can be read off each layer, with intervals
+      auroc       how well the label can be read off each layer, with intervals: by
+                  probes where there are any, else by the difference of means
 
     A picture is of one model, site, pooling and region. Rows of large stores are sampled, and the
     picture says so. The same rows give the same bytes.
@@ -107,7 +115,7 @@ def command(
       actstore plot runs.store --kind pca -o pca.png
       actstore plot runs.store --kind norms --by task -o norms.svg
       actstore plot runs.store --kind pca --layer 12 -o pca.html
-      actstore plot runs.store --kind auroc --report probes -o auroc.svg
+      actstore plot runs.store --kind auroc --probes probes -o auroc.svg
     """
     import actstore
     from actstore.analysis import plots
@@ -116,16 +124,25 @@ def command(
         raise click.BadParameter(
             f"{target.name} should end in .png, .svg or .html", param_hint="-o"
         )
-    if (positive or negative or report) and kind != "auroc":
-        raise click.UsageError("--positive, --negative and --report are for --kind auroc")
+    if (positive or negative or probes or no_probes) and kind != "auroc":
+        raise click.UsageError(
+            "--positive, --negative, --probes and --no-probes are for --kind auroc"
+        )
+    if probes and no_probes:
+        raise click.UsageError("give --probes or --no-probes, not both")
     if rows is not None and kind not in _SAMPLED:
         raise click.UsageError(f"--rows is for --kind {', '.join(_SAMPLED)}")
-    if report is not None:
-        figure = plots.auroc_of_report(report)
+    if probes is not None:
+        figure = plots.auroc_of_report(probes)
     else:
         with actstore.open(store, at=at) as opened:
             selection = opened.select(where, **given_filters(filters))
-            figure = _draw(kind, selection, by or None, (positive, negative), rows)
+            reports = []
+            if kind == "auroc" and by and not no_probes:
+                whole = where is None and about_places(filters)
+                named = positive, negative
+                reports = found_probes(store, target, selection, by, named, whole=whole)
+            figure = _draw(kind, selection, by or None, (positive, negative), rows, reports)
             report_traffic(opened.traffic)
     plots.save(figure, target)
     if as_json:
@@ -142,6 +159,7 @@ def _draw(
     by: str | None,
     classes: tuple[tuple[str, ...], tuple[str, ...]],
     rows: int | None,
+    probes: list[Path],
 ) -> Figure:
     from actstore.analysis import plots
 
@@ -149,7 +167,8 @@ def _draw(
         if by is None:
             raise UsageError("auroc needs a column with the classes: --by label")
         positive, negative = classes
-        return plots.auroc(selection, by=by, positive=positive or None, negative=negative or None)
+        named = {"positive": positive or None, "negative": negative or None}
+        return plots.auroc(selection, by=by, probes=probes, **named)
     if kind == "norms":
         return plots.norms(selection, by=by)
     sampled = {

@@ -17,6 +17,12 @@ from actstore.commands.options import (
     report_traffic,
     where_argument,
 )
+from actstore.commands.probes_shown import (
+    about_places,
+    found_probes,
+    no_probes_option,
+    probes_option,
+)
 from actstore.wording import counted
 
 
@@ -40,6 +46,11 @@ from actstore.wording import counted
     show_default=True,
     help="Metadata column whose values are told apart.",
 )
+@probes_option(
+    help="Show the AUROC of what `actstore probe --out DIR` wrote for these rows; by default of "
+    "such a run that lies beside STORE or FILE.",
+)
+@no_probes_option
 @filter_options
 @json_option
 @at_option
@@ -48,6 +59,8 @@ def command(
     where: str | None,
     target: Path,
     by: str,
+    probes: Path | None,
+    no_probes: bool,
     as_json: bool,
     at: int | None,
     **filters: Any,
@@ -56,24 +69,41 @@ def command(
 
     It shows what the store holds, its labels, norms and AUROC by layer, principal
     components with the question, oracle and prediction of each point, and what stands out.
-    The page holds everything it needs. Of the vectors a sample of each layer is read.
+    AUROC is that of trained probes where there are any for these rows, and otherwise of the
+    difference of means, and the page says which. It holds everything it needs. Of the
+    vectors a sample of each layer is read.
 
     \b
     Examples:
       actstore report runs.store -o report.html
+      actstore report runs.store --probes probes -o report.html
       actstore report runs.store "task = 'mazenav'" --by mode -o mazes.html
     """
     import actstore
     from actstore.analysis import report
 
+    if probes and no_probes:
+        raise click.UsageError("give --probes or --no-probes, not both")
     with actstore.open(store, at=at) as opened:
-        found = report.collect(opened.select(where, **given_filters(filters)), by)
+        selection = opened.select(where, **given_filters(filters))
+        reports = [probes] if probes else []
+        if not probes and not no_probes:
+            whole = where is None and about_places(filters)
+            reports = found_probes(store, target, selection, by, whole=whole)
+        found = report.collect(selection, by, probes=reports)
         report.write(found, target)
         report_traffic(opened.traffic)
     size = target.stat().st_size
+    probed = sum(place.probes is not None for place in found.places)
     if as_json:
         output.print_json(
-            {"path": str(target), "bytes": size, "rows": found.rows, "places": len(found.places)}
+            {
+                "path": str(target),
+                "bytes": size,
+                "rows": found.rows,
+                "places": len(found.places),
+                "probed": probed,
+            }
         )
     else:
         click.echo(f"{target}: {counted(found.rows, 'row')}, {output.size(size)}")

@@ -8,7 +8,13 @@ from typing import Any
 import click
 
 from actstore.commands import formats, output
-from actstore.commands.analysis_options import choice_options, interval, layer_cell
+from actstore.commands.analysis_options import (
+    choice_options,
+    in_sample_cell,
+    in_sample_option,
+    interval,
+    layer_cell,
+)
 from actstore.commands.options import json_option, output_option, readable_store_argument
 from actstore.errors import UsageError
 from actstore.wording import counted
@@ -35,6 +41,7 @@ from actstore.wording import counted
     type=click.Choice(("class", "score")),
     help="Make the probe's class, or its score, the rows' label, in a new commit.",
 )
+@in_sample_option
 @output_option("Write scores and metadata of the rows to FILE (csv, jsonl, json, parquet).")
 @json_option
 def command(
@@ -47,22 +54,26 @@ def command(
     pooling: str | None,
     label_column: str | None,
     write_label: Any,
+    in_sample: bool,
     target: Path | None,
     as_json: bool,
 ) -> None:
     """Apply saved probes to the rows of STORE that they were made for.
 
-    A probe is for one model, site, layer and pooling, and for vectors of one width; a store
-    that has no such rows is refused. Where rows are labelled, AUROC and accuracy are shown.
+    A probe is for one model, site, layer, pooling and region, and for vectors of one width; a
+    store that has no such rows is refused. Where rows are labelled, AUROC and accuracy are
+    shown. Rows that the probe was trained on, and rows that share their example or question
+    with one of these, are left out and counted.
 
     \b
     Examples:
       actstore score new.store --probe probes
       actstore score new.store --probe probes --layers 12 -o scores.csv
       actstore score new.store --probe probes --layers 12 --write-label class
+      actstore score train.store --probe probes --in-sample
     """
     import actstore
-    from actstore.analysis import scoring
+    from actstore.analysis import making, scoring
     from actstore.analysis.cells import Choice
 
     if write_label and not isinstance(store, Path):
@@ -70,7 +81,9 @@ def command(
     choice = Choice(where=where, layers=layers, model=model, site=site, pooling=pooling)
     commit = None
     with actstore.open(store) as opened:
-        scored = scoring.score(opened, probe, choice=choice, label=label_column)
+        scored = scoring.score(
+            opened, probe, choice=choice, label=label_column, in_sample=in_sample
+        )
         rows = sum(len(one.rows) for one in scored)
         if target is not None:
             formats.write_rows(scoring.table(opened, scored).to_reader(), None, target)
@@ -83,6 +96,7 @@ def command(
                     **one.place._asdict(),
                     "probe": one.probe.name,
                     "rows": len(one.rows),
+                    **one.in_sample.summary,
                     "mean_score": float(one.scores.mean()),
                     "auroc": None if one.auroc is None else one.auroc.value,
                     "auroc_interval": None
@@ -96,13 +110,17 @@ def command(
         )
         return
     output.print_table(
-        ("site", "pooling", "layer", "rows", "mean score", "auroc", "interval", "accuracy"),
+        (
+            *("site", "pooling", "layer", "rows", "in-sample" if in_sample else "left out"),
+            *("mean score", "auroc", "interval", "accuracy"),
+        ),
         [
             (
                 one.place.site,
                 one.place.pooling,
                 layer_cell(one.place.layer),
                 len(one.rows),
+                in_sample_cell(one.in_sample.rows),
                 float(one.scores.mean()),
                 None if one.auroc is None else round(one.auroc.value, 3),
                 None if one.auroc is None else interval(one.auroc.low, one.auroc.high),
@@ -111,11 +129,8 @@ def command(
             for one in scored
         ],
     )
-    if any(one.trained_here and one.auroc for one in scored):
-        output.note(
-            "note: these are the rows that the probes were trained on, so that the figures "
-            "flatter them; `actstore probe` has the honest ones"
-        )
+    for note in making.notes([one.in_sample for one in scored], "probe"):
+        output.note(f"note: {note}")
     if target is not None:
         output.note(f"{counted(rows, 'score')} written to {target}")
     if write_label:

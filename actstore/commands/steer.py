@@ -11,6 +11,7 @@ from actstore.commands import output
 from actstore.commands.analysis_options import (
     choice_options,
     class_options,
+    group_option,
     interval,
     layer_cell,
 )
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @readable_store_argument
 @class_options
 @choice_options
+@group_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Seed of the folds.",
+    help="Seed of folds and shuffles.",
 )
 @click.option(
     "--apply",
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
     "--apply-layer",
     type=int,
     metavar="N",
-    help="Layer to steer at; by default the one with the largest AUROC.",
+    help="Layer to steer at; by default the one of the largest AUROC, if it is better than chance.",
 )
 @click.option(
     "--scale",
@@ -91,6 +93,7 @@ def command(
     model: str | None,
     site: str | None,
     pooling: str | None,
+    group_by: str | None,
     out: Path | None,
     seed: int,
     apply: bool,
@@ -105,8 +108,11 @@ def command(
 ) -> None:
     """Make a steering vector of each layer of STORE: mean of A minus mean of B.
 
-    Separation (Cohen's d) and AUROC are those of the projection of rows that the vector was
-    not made of; norms and the cosine with the next layer's vector stand beside them.
+    Separation (Cohen's d) and AUROC are those of the projection of examples that the vector
+    was not made of, p is the share of runs with shuffled labels whose best layer has at least
+    this AUROC; norms and the cosine with the next layer's vector stand beside them. --apply
+    takes the layer of the largest AUROC, says so, and refuses one that is no better than
+    chance (p above 0.05), unless --apply-layer, or a single one of --layers, names it.
 
     \b
     Examples:
@@ -115,7 +121,7 @@ def command(
                      --prompt "Is this a test?"
     """
     import actstore
-    from actstore.analysis import vectors
+    from actstore.analysis import choosing, making, vector_files, vectors
     from actstore.analysis.cells import Choice
 
     if out is None and not apply:
@@ -129,22 +135,36 @@ def command(
             negative=negative or None,
             label=label,
             choice=Choice(where=where, layers=layers, model=model, site=site, pooling=pooling),
+            group_by=group_by,
             seed=seed,
         )
     if out is not None:
-        vectors.save(made, out)
-    chosen = _chosen(made, apply_layer) if apply else None
-    answers = _apply(chosen, load, prompts, scale, max_new_tokens, chat_template) if chosen else []
+        vector_files.save(made, out)
+    chosen = None
+    if apply:
+        named = layers[0] if apply_layer is None and layers and len(layers) == 1 else apply_layer
+        chosen = choosing.choose(made.vectors, named)
+    vector = chosen.vector if chosen else None
+    answers = _apply(vector, load, prompts, scale, max_new_tokens, chat_template) if vector else []
+    known = [vector is not None and making.asked(vector.made_of, text) for text in prompts]
     if as_json:
-        document: Any = vectors.summary(made)
+        document: Any = vector_files.summary(made)
         if chosen:
             document = {
                 "vectors": document,
-                "layer": chosen.place.layer,
+                "layer": chosen.vector.place.layer,
+                "named": chosen.named,
+                "layers": chosen.layers,
+                "why": chosen.why,
                 "scale": scale,
                 "answers": [
-                    {"prompt": one.prompt, "before": one.before, "after": one.after}
-                    for one in answers
+                    {
+                        "prompt": one.prompt,
+                        "in_sample": own,
+                        "before": one.before,
+                        "after": one.after,
+                    }
+                    for one, own in zip(answers, known, strict=True)
                 ],
             }
         output.print_json(document)
@@ -155,9 +175,12 @@ def command(
     if out is not None:
         output.note(f"{counted(len(made.vectors), 'vector')} written to {out}")
     if chosen:
-        click.echo(f"\nsteered at layer {chosen.place.layer} with scale {scale:g}")
-        for one in answers:
-            click.echo(f"\nprompt  {one.prompt}\nbefore  {one.before}\nafter   {one.after}")
+        click.echo(f"\nsteered at layer {chosen.vector.place.layer} with scale {scale:g}")
+        click.echo(f"why: {chosen.why}")
+        for one, own in zip(answers, known, strict=True):
+            marked = "  (IN-SAMPLE: a question that the vector was made of)" if own else ""
+            click.echo(f"\nprompt  {one.prompt}{marked}")
+            click.echo(f"before  {one.before}\nafter   {one.after}")
 
 
 def _show(made: Vectors) -> None:
@@ -174,6 +197,7 @@ def _show(made: Vectors) -> None:
             "separation",
             "auroc",
             "interval",
+            "p",
             "cos next",
         ),
         [
@@ -185,21 +209,12 @@ def _show(made: Vectors) -> None:
                 None if one.separation is None else round(one.separation, 3),
                 None if one.auroc is None else round(one.auroc.value, 3),
                 None if one.auroc is None else interval(one.auroc.low, one.auroc.high),
+                None if one.p_family is None else round(one.p_family, 3),
                 None if one.cosine_next is None else round(one.cosine_next, 3),
             )
             for one in made.vectors
         ],
     )
-
-
-def _chosen(made: Vectors, layer: int | None) -> Vector:
-    if layer is None:
-        return max(made.vectors, key=lambda one: one.auroc.value if one.auroc else 0.0)
-    for one in made.vectors:
-        if one.place.layer == layer:
-            return one
-    there = ", ".join(layer_cell(one.place.layer) for one in made.vectors)
-    raise UsageError(f"no vector of layer {layer} was made, only of {there}")
 
 
 def _apply(

@@ -10,6 +10,9 @@ from actstore.commands import output
 from actstore.commands.analysis_options import (
     choice_options,
     class_options,
+    group_option,
+    in_sample_cell,
+    in_sample_option,
     interval,
     layer_cell,
 )
@@ -28,6 +31,13 @@ from actstore.commands.options import at_option, json_option, readable_store_arg
 )
 @class_options
 @choice_options
+@group_option
+@in_sample_option
+@click.option(
+    "--other-pooling",
+    is_flag=True,
+    help="Project rows of another pooling or region than the vectors were made for.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -53,6 +63,9 @@ def command(
     model: str | None,
     site: str | None,
     pooling: str | None,
+    group_by: str | None,
+    in_sample: bool,
+    other_pooling: bool,
     out: Path | None,
     visualize: bool,
     at: int | None,
@@ -62,15 +75,17 @@ def command(
 
     An example's score is the mean dot product of its rows with the vector of their layer.
     probe_stats_layerL.csv has the scores of every example: question_id, question, type,
-    mean_score, max_score, min_score, std_score.
+    mean_score, max_score, min_score, std_score. Rows that the vectors were made of, and rows
+    that share their example or question with one of these, are left out and counted.
 
     \b
     Examples:
       actstore validate validation.store --vectors steering --positive deployment --out validation
       actstore validate validation.store --vectors run/normalized_vectors --layers 10,20
+      actstore validate train.store --vectors steering --in-sample
     """
     import actstore
-    from actstore.analysis import auroc_plot, validation
+    from actstore.analysis import auroc_plot, making, validation
     from actstore.analysis.cells import Choice
 
     with actstore.open(store, at=at) as opened:
@@ -81,22 +96,31 @@ def command(
             negative=negative or None,
             label=label,
             choice=Choice(where=where, layers=layers, model=model, site=site, pooling=pooling),
+            group_by=group_by,
+            in_sample=in_sample,
+            other_pooling=other_pooling,
         )
     first, second = found.classes.names
+    marked = making.title([one.in_sample for one in found.layers])
     drawing = visualize and auroc_plot.available()
     if out is not None:
         validation.save(found, out)
         if drawing:
             points = [auroc_plot.Point(one.place, one.auroc) for one in found.layers]
-            drawn = auroc_plot.figure(points, f"steering vectors: {first} against {second}")
+            title = f"steering vectors: {first} against {second}"
+            drawn = auroc_plot.figure(points, f"{title} ({marked})" if marked else title)
             for name in ("auroc.png", "auroc.svg"):
                 auroc_plot.save(drawn, out / name)
     if as_json:
         output.print_json(validation.summary(found))
         return
-    click.echo(f"{first} (positive) against {second}, 95 % intervals")
+    heading = f"{first} (positive) against {second}, 95 % intervals"
+    click.echo(f"{heading}, {marked}" if marked else heading)
     output.print_table(
-        ("site", "pooling", "layer", "examples", first, "auroc", "interval"),
+        (
+            *("site", "pooling", "layer", "examples", first),
+            *("in-sample" if in_sample else "left out", "auroc", "interval"),
+        ),
         [
             (
                 one.place.site,
@@ -104,6 +128,7 @@ def command(
                 layer_cell(one.place.layer),
                 one.examples,
                 one.positives,
+                in_sample_cell(one.in_sample.rows),
                 round(one.auroc.value, 4),
                 interval(one.auroc.low, one.auroc.high),
             )

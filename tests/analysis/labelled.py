@@ -37,13 +37,14 @@ def add(
     site: str = "resid_post",
     layer: int | None = 0,
     pooling: str = "last",
+    first: int = 0,
     **columns: Any,
 ) -> None:
-    """Commit rows of one layer; examples are numbered e0, e1, …"""
-    count = len(matrix)
+    """Commit rows of one layer; examples and questions are numbered from ``first``."""
+    numbers = range(first, first + len(matrix))
     given: dict[str, Any] = {
-        "example_id": [f"e{number}" for number in range(count)],
-        "question": questions or [f"question {number}?" for number in range(count)],
+        "example_id": [f"e{number}" for number in numbers],
+        "question": questions or [f"question {number}?" for number in numbers],
         "label": list(labels),
         **columns,
     }
@@ -75,3 +76,8 @@ def layered(
         matrix = vectors(positive, width, signal, 100 * seed + number, dtype)
         add(root, matrix, labels, layer=layer, **columns)
     return positive
+
+
+def vectors_of_noise(rows: int, width: int) -> np.ndarray:
+    """Return noise that has nothing to do with any class."""
+    return np.random.default_rng(rows).standard_normal((rows, width)).astype(np.float16)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import actstore
-from actstore.analysis import earlier, probe_files, probing, validation, vectors
+from actstore.analysis import earlier, probe_files, probing, validation, vector_files, vectors
 from actstore.analysis.cells import Choice
 from actstore.analysis.evaluating import Settings
 from tests.analysis import labelled
@@ -47,9 +47,9 @@ def test_a_second_run_leaves_no_layers_of_the_first(tmp_path: Path) -> None:
             settings = Settings(folds=2, permutations=0)
             probes = probing.probe(store, choice=choice, settings=settings)
             probe_files.save(probes, tmp_path / "probes")
-            vectors.save(vectors.steer(store, positive="yes", choice=choice), run)
-            validation.save(validation.validate(store, run), tested)
+            vector_files.save(vectors.steer(store, positive="yes", choice=choice), run)
+            validation.save(validation.validate(store, run, in_sample=True), tested)
     assert [one.probe.place.layer for one in probe_files.load(tmp_path / "probes")] == [5]
-    assert [one.layer for one in vectors.load(run)] == [5]
+    assert [one.layer for one in vector_files.load(run)] == [5]
     for folder in (tmp_path / "probes", tested):
         assert [path.name for path in folder.glob("*.csv")] == ["probe_stats_layer5.csv"]

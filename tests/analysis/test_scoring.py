@@ -23,27 +23,27 @@ def probes(tmp_path: Path) -> Path:
 
 
 def test_scores_tell_the_classes_of_new_rows(tmp_path: Path, probes: Path) -> None:
-    positive = labelled.layered(tmp_path / "new", {3: 2.0, None: 2.0}, rows=40, width=32, seed=4)
+    positive = labelled.layered(
+        tmp_path / "new", {3: 2.0, None: 2.0}, rows=40, width=32, seed=4, first=60
+    )
     with actstore.open(tmp_path / "new") as store:
         found = scoring.score(store, probes)
         assert [one.place.layer for one in found] == [3, None]
         for one in found:
             assert one.auroc is not None
             assert one.auroc.value > 0.9
-            assert not one.trained_here
+            assert one.in_sample == (0, False)
             assert one.classes == ["yes" if score > 0 else "no" for score in one.scores]
             assert ((one.scores > 0) == positive).mean() > 0.85
         table = scoring.table(store, found)
         assert table.num_rows == 80
         assert table["score"].to_pylist()[:40] == found[0].scores.tolist()
         assert table["row_id"].to_pylist() == list(range(80))
-    with actstore.open(tmp_path / "train") as store:
-        assert all(one.trained_here for one in scoring.score(store, probes))
 
 
 def test_rows_without_labels_are_scored_too(tmp_path: Path, probes: Path) -> None:
     matrix = np.ones((3, 32), np.float32)
-    labelled.add(tmp_path / "new", matrix, [None] * 3, layer=3)
+    labelled.add(tmp_path / "new", matrix, [None] * 3, layer=3, first=60)
     with actstore.open(tmp_path / "new") as store:
         (one,) = scoring.score(store, probes, choice=Choice(layers=[3]))
         assert one.auroc is one.accuracy is None
@@ -57,6 +57,7 @@ def test_rows_without_labels_are_scored_too(tmp_path: Path, probes: Path) -> Non
         ({"site": "mlp_out"}, r"resid_post.*mlp_out"),
         ({"layer": 4}, r"layer 3.*layer 4"),
         ({"pooling": "mean"}, r"\(last\).*pooling mean"),
+        ({"region": ["response"] * 4}, r"\(last\), region not recorded.*region response"),
     ],
 )
 def test_rows_of_another_place_are_refused(
@@ -79,7 +80,7 @@ def test_another_width_and_unknown_layers_are_refused(tmp_path: Path, probes: Pa
 
 
 def test_scores_become_labels(tmp_path: Path, probes: Path) -> None:
-    labelled.layered(tmp_path / "new", {3: 2.0, None: 2.0}, rows=6, width=32, seed=4)
+    labelled.layered(tmp_path / "new", {3: 2.0, None: 2.0}, rows=6, width=32, seed=4, first=60)
     with actstore.open(tmp_path / "new") as store:
         found = scoring.score(store, probes, choice=Choice(layers=[3]))
         commit = scoring.write_labels(store, found, "class")

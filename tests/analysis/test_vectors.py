@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import actstore
-from actstore.analysis import vectors
+from actstore.analysis import vector_files, vectors
 from actstore.analysis.cells import Choice
 from actstore.errors import MismatchError, TooFewRowsError, UsageError
 from tests.analysis import labelled
@@ -43,14 +43,14 @@ def test_files_are_bare_tensors_and_come_back(tmp_path: Path) -> None:
     with actstore.open(tmp_path / "s") as store:
         made = vectors.steer(store, positive="yes")
         fingerprint = store.fingerprint
-    vectors.save(made, tmp_path / "out")
+    vector_files.save(made, tmp_path / "out")
     raw = torch.load(tmp_path / "out/vectors/layer_2.pt", weights_only=True)
     assert raw.shape == (16,)
     assert raw.dtype == torch.float32
     unit = torch.load(tmp_path / "out/normalized_vectors/layer_unknown.pt", weights_only=True)
     assert torch.dot(unit, unit).item() == pytest.approx(1, rel=1e-5)
     for folder in (tmp_path / "out", tmp_path / "out/normalized_vectors"):
-        found = vectors.load(folder)
+        found = vector_files.load(folder)
         assert [one.layer for one in found] == [2, None]
         np.testing.assert_array_equal(found[0].vector, made.vectors[0].normalized)
         assert found[0].place == made.vectors[0].place
@@ -108,17 +108,17 @@ def test_two_rows_are_enough_for_a_vector_but_not_to_judge_it(tmp_path: Path) ->
 def test_files_of_others_are_read_and_wrong_ones_refused(tmp_path: Path) -> None:
     torch.save(torch.ones(1, 8, dtype=torch.bfloat16), tmp_path / "layer_10.pt")
     torch.save(torch.ones(8), tmp_path / "layer_9.pt")
-    found = vectors.load(tmp_path)
+    found = vector_files.load(tmp_path)
     assert [one.layer for one in found] == [9, 10]
     assert found[1].vector.shape == (8,)
     assert found[0].place is None
     with pytest.raises(MismatchError, match=r"8 values.*have 4"):
-        vectors.check_width(found[0], 4, "s")
+        vector_files.check_width(found[0], 4, "s")
     torch.save(torch.ones(2, 8), tmp_path / "layer_11.pt")
     with pytest.raises(UsageError, match=r"layer_11.pt.*\[2, 8\]"):
-        vectors.load(tmp_path)
+        vector_files.load(tmp_path)
     with pytest.raises(UsageError, match=r"no layer_L.pt"):
-        vectors.load(tmp_path / "nothing")
+        vector_files.load(tmp_path / "nothing")
 
 
 def test_a_fold_without_a_direction_says_nothing_of_its_rows(tmp_path: Path) -> None:
@@ -149,4 +149,4 @@ def test_what_is_no_vector_is_refused_by_name(tmp_path: Path, wrong: object, sai
     else:
         torch.save(wrong, path)
     with pytest.raises(UsageError, match=f"layer_3.pt.*{said}"):
-        vectors.load(tmp_path)
+        vector_files.load(tmp_path)

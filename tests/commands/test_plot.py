@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from actstore.commands.plot import KINDS
+from tests.analysis import labelled
 from tests.commands.conftest import Command
 from tests.querying import stores
 
@@ -88,3 +89,21 @@ def test_regions_are_told_apart(actstore: Command, tmp_path: Path) -> None:
     assert "2 regions" in refused.err
     title = json.loads(actstore(*words, "--region", "prompt").out)["title"]
     assert "prompt.last" in title
+
+
+def test_a_probe_run_beside_the_store_is_shown(actstore: Command, tmp_path: Path) -> None:
+    labelled.layered(tmp_path / "s", {3: 1.5, 5: 0.0}, rows=40, width=16)
+    words = ("plot", tmp_path / "s", "--kind", "auroc", "-o", tmp_path / "a.svg")
+    done = actstore(*words)
+    assert "difference of means, not a trained probe" in done.out
+    assert "mean difference (no probe)" in (tmp_path / "a.svg").read_text()
+    assert actstore("probe", tmp_path / "s", "--out", tmp_path / "run").code == 0
+    done = actstore(*words)
+    assert "logistic probes of run, 5 folds" in done.out
+    assert "mean difference" not in (tmp_path / "a.svg").read_text()
+    # Nothing is said of probes that tell other classes apart, or of other rows.
+    assert "not a trained probe" in actstore(*words, "--positive", "no").out
+    assert "not a trained probe" in actstore(*words, "example_id < 'e3'").out
+    assert "not a trained probe" in actstore(*words, "--no-probes").out
+    assert actstore(*words, "--no-probes", "--probes", tmp_path / "run").code == 2
+    assert "logistic" in actstore(*words, "--layer", 3).out

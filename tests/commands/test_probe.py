@@ -80,6 +80,7 @@ def test_conditions_and_other_stores(actstore: Command, probed: Path, tmp_path: 
         seed=2,
         questions=[f"new {number}" for number in range(30)],
         dataset=["other"] * 30,
+        first=30,
     )
     labelled.layered(tmp_path / "a", {3: 2.5}, rows=30, width=32)
     done = actstore(

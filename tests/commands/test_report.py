@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tests.analysis import labelled
 from tests.commands.conftest import Command
 
 
@@ -31,3 +32,23 @@ def test_a_column_that_is_not_there(actstore: Command, store: Path, tmp_path: Pa
     assert done.code == 1
     assert "no column 'nothing'" in done.err
     assert not (tmp_path / "a.html").exists()
+
+
+def test_a_probe_run_beside_the_store_or_by_name_is_shown(
+    actstore: Command, tmp_path: Path
+) -> None:
+    labelled.layered(tmp_path / "s", {3: 1.5}, rows=40, width=16)
+    words = ("report", tmp_path / "s", "-o", tmp_path / "a.html", "--json")
+    assert json.loads(actstore(*words).out)["probed"] == 0
+    assert "of the mean difference, not a trained probe" in (tmp_path / "a.html").read_text()
+    assert actstore("probe", tmp_path / "s", "--out", tmp_path / "x/run").code == 0
+    assert json.loads(actstore(*words).out)["probed"] == 0  # it lies elsewhere
+    done = actstore(*words, "--probes", tmp_path / "x/run")
+    assert json.loads(done.out)["probed"] == 1
+    assert "AUROC by layer of trained probes" in (tmp_path / "a.html").read_text()
+    (tmp_path / "x/run").rename(tmp_path / "run")
+    assert json.loads(actstore(*words).out)["probed"] == 1
+    assert json.loads(actstore(*words, "--no-probes").out)["probed"] == 0
+    refused = actstore(*words, "--probes", tmp_path / "nowhere")
+    assert refused.code == 2
+    assert "no report of a probe" in refused.err

@@ -16,7 +16,7 @@ def probes(actstore: Command, tmp_path: Path) -> Path:
     labelled.layered(tmp_path / "train", {3: 2.5, 5: 2.5}, rows=40, width=16)
     words = ("--permutations", 0, "--out", tmp_path / "probes")
     assert actstore("probe", tmp_path / "train", *words).code == 0
-    labelled.layered(tmp_path / "new", {3: 2.5, 5: 2.5}, rows=20, width=16, seed=3)
+    labelled.layered(tmp_path / "new", {3: 2.5, 5: 2.5}, rows=20, width=16, seed=3, first=40)
     return tmp_path / "probes"
 
 
@@ -36,14 +36,30 @@ def test_scores_go_to_screen_file_and_labels(
     assert "commit 3: 20 rows labelled" in done.err
 
 
-def test_json_and_the_warning_about_training_rows(
+def test_rows_of_the_making_are_left_out_or_marked(
     actstore: Command, probes: Path, tmp_path: Path
 ) -> None:
     done = actstore("score", tmp_path / "new", "--probe", probes, "--json")
-    assert [entry["layer"] for entry in json.loads(done.out)] == [3, 5]
+    entries = json.loads(done.out)
+    assert [entry["layer"] for entry in entries] == [3, 5]
+    assert [(e["in_sample"], e["in_sample_shown"]) for e in entries] == [(0, False)] * 2
+    labelled.layered(tmp_path / "new", {3: 2.5, 5: 2.5}, rows=30, width=16)  # of the making
+    done = actstore("score", tmp_path / "new", "--probe", probes, "-o", tmp_path / "x.csv")
+    assert "note: left out: 30 rows of each layer that share" in done.err
+    assert [line.split()[3:5] for line in done.out.splitlines()[1:]] == [["20", "30"]] * 2
+    rows = list(csv.DictReader((tmp_path / "x.csv").read_text(encoding="utf-8").splitlines()))
+    assert {row["in_sample"].lower() for row in rows} == {"false"}
+    assert len(rows) == 40
+    words = ("--in-sample", "--write-label", "class", "-o", tmp_path / "x.csv")
+    done = actstore("score", tmp_path / "new", "--probe", probes, *words)
+    assert done.out.splitlines()[0].split()[3:5] == ["rows", "in-sample"]
+    assert "note: IN-SAMPLE: 30 rows of each layer" in done.err
+    rows = list(csv.DictReader((tmp_path / "x.csv").read_text(encoding="utf-8").splitlines()))
+    assert sum(row["in_sample"].lower() == "true" for row in rows) == 60
+    assert "IN-SAMPLE" in actstore("log", tmp_path / "new").out
     done = actstore("score", tmp_path / "train", "--probe", probes)
-    assert "flatters" not in done.out
-    assert "the figures flatter them" in done.err
+    assert done.code == 1
+    assert "all 40 rows share their example or question" in done.err
 
 
 def test_another_model_is_refused(actstore: Command, probes: Path, tmp_path: Path) -> None:

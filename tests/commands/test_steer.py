@@ -49,16 +49,41 @@ def test_answers_before_and_after(actstore: Command, tmp_path: Path, model: Path
     found = json.loads(done.out)
     assert found["layer"] == 2
     assert found["answers"][0]["before"] == found["answers"][0]["after"]
+    assert found["answers"][0]["in_sample"] is False
+    assert found["named"] is False
+    assert "layer 2 is the only layer, of held-out AUROC 1.000" in found["why"]
     done = actstore("steer", tmp_path / "s", *words, "--scale", 5)
     assert done.code == 0, done.err
-    assert "steered at layer 2 with scale 5" in done.out
+    assert "steered at layer 2 with scale 5\nwhy: layer 2 is the only layer" in done.out
     before, after = (
         next(line for line in done.out.splitlines() if line.startswith(word))
         for word in ("before", "after")
     )
     assert before.split()[1:] != after.split()[1:]
+    asked = ("--prompt", "question 3?", "--max-new-tokens", 1)
+    done = actstore("steer", tmp_path / "s", "--apply", *asked)
+    assert "IN-SAMPLE: a question that the vector was made of" in done.out
     narrow = labelled.vectors(np.array(labels) == "yes", 8, 1.0, 0)
     labelled.add(tmp_path / "t", narrow, labels, layer=2, model=str(model))
-    done = actstore("steer", tmp_path / "t", *words)
+    done = actstore("steer", tmp_path / "t", *words, "--apply-layer", 2)
     assert done.code == 1
     assert "the vector has 8 values, the states" in done.err
+
+
+@pytest.mark.parametrize("named", [(), ("--apply-layer", 2), ("--layers", "2")])
+def test_a_vector_of_noise_is_applied_only_by_name(
+    actstore: Command, tmp_path: Path, model: Path, named: tuple[object, ...]
+) -> None:
+    signals = {2: 0.0, 3: 0.0}
+    labelled.layered(tmp_path / "s", signals, rows=40, width=64, seed=3, model=str(model))  # type: ignore[arg-type]
+    words = ("--apply", "--prompt", "Which is larger: 12 or 34?", "--max-new-tokens", 1)
+    done = actstore("steer", tmp_path / "s", *words, *named)
+    if named:
+        assert done.code == 0, done.err
+        assert "why: layer 2 was named; its held-out AUROC is" in done.out
+        assert "no better than chance" in done.out
+    else:
+        assert done.code == 1
+        assert "no layer is better than chance: the best of 2 layers" in done.err
+        assert "--apply-layer" in done.err
+        assert "steered at" not in done.out

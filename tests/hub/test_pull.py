@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import actstore
+from actstore.analysis import making, validation, vector_files, vectors
+from actstore.analysis.cells import Choice
 from actstore.errors import (
     CommitError,
     NotInStoreError,
@@ -22,6 +24,7 @@ from actstore.hub import arrival
 from actstore.storage import manifest as manifests
 from actstore.storage.compaction import compact
 from actstore.storage.snapshot import open_snapshot
+from tests.analysis import labelled
 from tests.hub.publishing import moved
 from tests.hub.pulling import assert_whole, of, pull_from, several
 from tests.hub.pushing import ID, client, commits, push_to
@@ -114,6 +117,26 @@ def test_rows_that_meet_a_condition_are_fetched_by_ranges(hub: Hub, tmp_path: Pa
         run.run_id for run in manifests.load(tmp_path / "p").runs
     }
     assert push_to(hub, tmp_path / "p").commit is None
+
+
+def test_rows_that_a_vector_was_made_of_are_known_after_push_and_pull(
+    hub: Hub, tmp_path: Path
+) -> None:
+    root = tmp_path / "s"
+    # Without questions or data sets, their run alone tells examples apart.
+    labelled.layered(root, {1: 0.0}, rows=40, width=32, question=[None] * 40)
+    with actstore.open(root) as opened:
+        made = vectors.steer(opened, choice=Choice(where="example_id < 'e3'"))
+        own = making.shared(opened.select(), made.vectors[0].made_of, made.lineage["group_by"])
+    vector_files.save(made, tmp_path / "run")
+    push_to(hub, root)
+    pull_from(hub, tmp_path / "p")
+    pull_from(hub, tmp_path / "part", where="example_id >= 'e25'")
+    for name, left in (("p", 40 - own.sum()), ("part", None)):
+        with actstore.open(tmp_path / name) as opened:
+            (one,) = validation.validate(opened, tmp_path / "run").layers
+        assert one.in_sample.rows
+        assert left is None or (one.examples, one.in_sample.rows) == (left, own.sum())
 
 
 def test_a_condition_that_all_rows_of_a_shard_meet_takes_the_shard(

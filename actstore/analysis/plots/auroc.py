@@ -1,4 +1,4 @@
-"""AUROC by layer with intervals: from a probe's report, or by the difference of means."""
+"""AUROC by layer with intervals: of probes where they were trained, else of mean differences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from actstore.analysis import sampling, separation
+from actstore.analysis import making, probe_runs, sampling, separation
+from actstore.analysis.making import InSample
 from actstore.analysis.plots import style
 from actstore.errors import UsageError
 from actstore.wording import counted, shorten
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from actstore.querying.selection import Selection
+
+
+_MEANS = "mean difference (no probe)"
 
 
 class Point(NamedTuple):
@@ -37,22 +41,53 @@ def auroc(
     by: str = "label",
     positive: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
+    probes: Sequence[str | Path] = (),
 ) -> Figure:
-    """Return the AUROC by layer along the difference of class means, cross-validated.
+    """Return the AUROC by layer of trained probes, or along the difference of class means.
+
+    Both are of rows that were not trained on, and the picture says which it is.
+
+    Args:
+        selection: of one model, site, pooling and region.
+        by: column with the classes.
+        positive: value or values of the positive class.
+        negative: the same for the negative class.
+        probes: what ``actstore probe --out`` wrote for these rows, folders or their
+            ``report.json``; without any, the difference of means is measured.
 
     Raises:
+        MismatchError: the probes are for other rows.
         TooFewRowsError: no rows, one class only, or too few examples.
         UsageError: several models, sites or poolings, or more than two classes.
     """
     place = sampling.require_one_place(selection)
+    named = tuple(
+        () if one is None else (one,) if isinstance(one, str) else tuple(one)
+        for one in (positive, negative)
+    )
+    curves = list(probe_runs.curves(probes, selection, by, (named[0], named[1])).values())
+    if curves:
+        # More than one where the embeddings go with the residual stream that they begin.
+        points = [
+            Point("probe", one.layer, *one.auroc, one.shuffled_95)
+            for curve in curves
+            for one in curve.layers
+        ]
+        curve = curves[0]
+        told = _against([curve.positive, curve.negative])
+        title = f"AUROC of probes: {told} · {style.subject(place)}"
+        return draw(points, title, curve.note + "; bars: 95 % intervals")
     found = separation.by_layer(selection, by, positive=positive, negative=negative)
-    points = [Point("", one.layer, *one.auroc) for one in found.layers]
-    title = f"{_against([found.positive, found.negative])} · {style.subject(place)}"
+    points = [Point(_MEANS, one.layer, *one.auroc) for one in found.layers]
+    told = _against([found.positive, found.negative])
+    title = f"{told} · {style.subject(place)} · mean difference"
     return draw(points, title, found.note + "; bars: 95 % intervals")
 
 
 def auroc_of_report(path: str | Path) -> Figure:
-    """Return the AUROC by layer that a probe's ``report.json`` tells.
+    """Return the AUROC by layer that the ``report.json`` of probes or of a validation tells.
+
+    The picture says whose figures they are, and whether they are in-sample.
 
     Raises:
         UsageError: the file is no such report.
@@ -63,13 +98,29 @@ def auroc_of_report(path: str | Path) -> Figure:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         points, rows = points_of(document)
-        title = _title((document["results"] if isinstance(document, dict) else document)[0])
+        results = document["results"] if isinstance(document, dict) else document
+        title = _title(results[0])
+        marked = making.title([_in_sample(one) for one in results])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{file}: no report of a probe ({type(error).__name__}: {error}); "
             "`actstore probe STORE --out DIR` writes DIR/report.json"
         ) from error
-    return draw(points, title, f"up to {counted(rows)} a layer; bars: 95 % intervals")
+    note = f"up to {counted(rows)} a layer; bars: 95 % intervals"
+    return draw(points, f"{marked}: {title}" if marked else title, note)
+
+
+def _in_sample(entry: dict[str, Any]) -> InSample:
+    """Return what an entry says of rows of the making; a probe's own report has none."""
+    if not _of_vectors(entry):
+        return InSample(0, False)
+    # Validations of older versions say nothing of it, and left no row out.
+    return InSample(entry.get("in_sample"), bool(entry.get("in_sample_shown")))
+
+
+def _of_vectors(entry: dict[str, Any]) -> bool:
+    """Whether an entry is of `actstore validate`: steering vectors, not probes."""
+    return "vectors" in (entry.get("lineage") or {})
 
 
 def points_of(document: Any) -> tuple[list[Point], int]:
@@ -86,7 +137,7 @@ def points_of(document: Any) -> tuple[list[Point], int]:
         points.append(
             Point(
                 " ".join(str(one[name]) for name in several if one.get(name) is not None)
-                or "probe",
+                or ("steering vector" if _of_vectors(one) else "probe"),
                 one["layer"],
                 float(one["auroc"]),
                 float(low),
@@ -101,9 +152,8 @@ def _title(result: dict[str, Any]) -> str:
     classes = [" or ".join(result.get(side) or ()) for side in ("positive", "negative")]
     told = _against(classes) if all(classes) else ""
     model = str(result.get("model", "")).rsplit("/", 1)[-1]
-    return " · ".join(
-        filter(None, [f"AUROC of probes: {told}" if told else "AUROC of probes", model])
-    )
+    whose = "AUROC of steering vectors" if _of_vectors(result) else "AUROC of probes"
+    return " · ".join(filter(None, [f"{whose}: {told}" if told else whose, model]))
 
 
 def _against(classes: Sequence[str]) -> str:

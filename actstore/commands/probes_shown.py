@@ -1,0 +1,59 @@
+"""Which probe run a picture or report shows: the one that was named, or one that lies beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from actstore.querying.selection import Selection
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_OF_PLACE = ("model", "site", "layer", "pooling", "region")
+
+
+def probes_option(*also: str, help: str) -> Callable[[Command], Command]:
+    """Add ``--probes``, by other names too."""
+    return click.option(
+        "--probes",
+        *also,
+        "probes",
+        type=click.Path(path_type=Path),
+        metavar="DIR|FILE",
+        help=help,
+    )
+
+
+def no_probes_option(command: Command) -> Command:
+    """Add the flag that asks for the difference of means."""
+    return click.option(
+        "--no-probes",
+        is_flag=True,
+        help="AUROC of the difference of means, whatever probe runs there are.",
+    )(command)
+
+
+def about_places(filters: Mapping[str, Any]) -> bool:
+    """Whether filters choose places (model, site, layer, pooling, region) and nothing else."""
+    return not any(value for name, value in filters.items() if name not in _OF_PLACE)
+
+
+def found_probes(
+    store: str | Path,
+    target: Path,
+    selection: Selection,
+    by: str,
+    classes: tuple[Sequence[str], Sequence[str]] = ((), ()),
+    *,
+    whole: bool,
+) -> list[Path]:
+    """Return the reports of probe runs about these rows beside the store and the target."""
+    from actstore.analysis import probe_runs
+
+    folders = [target.resolve().parent]
+    if isinstance(store, Path):
+        folders.append(store.resolve().parent)
+    return probe_runs.beside(dict.fromkeys(folders), selection, by, classes, whole=whole)
