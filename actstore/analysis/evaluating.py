@@ -14,8 +14,9 @@ import numpy as np
 from actstore.analysis import cells, crossing, linear, metrics
 from actstore.analysis.cells import Cell
 from actstore.analysis.folds import Fold
-from actstore.analysis.linear import Linear, Method, Perceptron, Space, Standard
+from actstore.analysis.linear import Linear, Method, Perceptron, Space
 from actstore.analysis.results import Permuted, Probe, Result
+from actstore.analysis.standards import Standard, standards_of
 from actstore.errors import MismatchError
 
 Progress = Callable[[int, int, int], None]
@@ -109,16 +110,16 @@ def _evaluate(job: Job, setting: Settings) -> Result:
     parts = [division.train for division in job.divisions]
     if len(job.divisions) > 1:
         parts.append(np.arange(len(vectors)))
-    standards = linear.standards(vectors, parts)
-    trained = _train(job, setting, _Rows(vectors, positive, standards))
-    return _result(job, setting, positive, groups, trained, standards)
+    found = standards_of(vectors, parts)
+    trained = _train(job, setting, _Rows(vectors, positive, found))
+    return _result(job, setting, positive, groups, trained, found)
 
 
 class _Rows(NamedTuple):
     """The rows of a job."""
 
     vectors: np.ndarray
-    """Float32 or float64 ``[rows, width]``; may be written over."""
+    """Float32 or float64 ``[rows, width]``."""
     positive: np.ndarray
     """Bool ``[rows]``."""
     standards: list[Standard]
@@ -135,6 +136,8 @@ class _Trained(NamedTuple):
     model: np.ndarray | Perceptron
     """To be kept, in terms of dimensions."""
     intercept: float
+    converged: bool
+    """Whether all regressions did, those of the divisions and that of the probe to keep."""
 
 
 def _train(job: Job, setting: Settings, rows: _Rows) -> _Trained:
@@ -155,12 +158,10 @@ def _train(job: Job, setting: Settings, rows: _Rows) -> _Trained:
 def _together(job: Job, setting: Settings, rows: _Rows, ratios: np.ndarray) -> _Trained:
     """Cross-validate linear probes where rows are no more than dimensions."""
     vectors, positive, standards = rows
-    whole = standards[-1]
-    _standardise(vectors, whole, vectors)
-    crossed = crossing.Crossed(vectors, whole, standards[:-1], job.divisions, ratios)
+    crossed = crossing.Crossed(vectors, standards[-1], standards[:-1], job.divisions, ratios)
     model = _linear(crossed.whole, positive, setting)
     fitted = crossed.whole.fitted(model.weights)[:, 0] + float(model.intercepts[0])
-    scores = crossed.scores(positive, setting.method, setting.strength, fitted)
+    scores, converged = crossed.scores(positive, setting.method, setting.strength, fitted)
     shuffled = None
     if job.shuffled is not None:
         labels = np.column_stack([positive, job.shuffled])
@@ -169,7 +170,8 @@ def _together(job: Job, setting: Settings, rows: _Rows, ratios: np.ndarray) -> _
             space = crossed.space(number)
             shuffled[division.test] = _fit_shuffled(job, space, labels[division.train], setting)
     weights = crossed.whole.primal(model.weights[:, 0])
-    return _Trained(scores, shuffled, weights, float(model.intercepts[0]))
+    converged = converged and model.converged
+    return _Trained(scores, shuffled, weights, float(model.intercepts[0]), converged)
 
 
 def _one_by_one(job: Job, setting: Settings, rows: _Rows) -> _Trained:
@@ -179,48 +181,50 @@ def _one_by_one(job: Job, setting: Settings, rows: _Rows) -> _Trained:
     shuffled = None
     if job.shuffled is not None:
         shuffled = np.zeros((len(vectors), job.shuffled.shape[1] + 1), np.float32)
-    ready = np.empty_like(vectors)
-    trained = None
+    kept, converged = None, True
     for division, standard in zip(job.divisions, standards, strict=False):
         job.check()
-        _standardise(vectors, standard, ready)
-        space = Space.of(ready, division.train, division.test)
-        trained = _fit(space, positive[division.train], setting)
-        scores[division.test] = trained[1]
+        space = Space.of(vectors, division.train, division.test, standard)
+        kept = _fit(space, positive[division.train], setting)
+        scores[division.test] = kept.scores
+        converged = converged and kept.converged
         if shuffled is not None and job.shuffled is not None:
             labels = np.column_stack([positive, job.shuffled])[division.train]
-            shuffled[division.test] = _fit_shuffled(job, space, labels, setting, trained[1])
+            shuffled[division.test] = _fit_shuffled(job, space, labels, setting, kept.scores)
     if len(job.divisions) > 1:
-        _standardise(vectors, standards[-1], ready)
         every = np.arange(len(vectors))
-        trained = _fit(Space.of(ready, every, every[:0]), positive, setting)
-    assert trained is not None
-    return _Trained(scores, shuffled, *trained[0])
+        kept = _fit(Space.of(vectors, every, every[:0], standards[-1]), positive, setting)
+    assert kept is not None
+    converged = converged and kept.converged
+    return _Trained(scores, shuffled, kept.model, kept.intercept, converged)
 
 
-def _standardise(vectors: np.ndarray, standard: Standard, out: np.ndarray) -> None:
-    np.subtract(vectors, standard.mean, out=out)
-    np.multiply(out, 1 / standard.scale, out=out)
+class _Fitted(NamedTuple):
+    """What came of one division."""
+
+    model: np.ndarray | Perceptron
+    """In terms of dimensions."""
+    intercept: float
+    scores: np.ndarray
+    """Of the test rows."""
+    converged: bool
 
 
-def _fit(
-    space: Space, positive: np.ndarray, setting: Settings
-) -> tuple[tuple[np.ndarray | Perceptron, float], np.ndarray]:
-    """Return the model in terms of dimensions, and the scores of the test rows."""
+def _fit(space: Space, positive: np.ndarray, setting: Settings) -> _Fitted:
     if setting.method == "mlp":
         network = linear.perceptron(space, positive, setting.strength, setting.seed)
-        return (network, network.intercept), network.scores(space.test)
+        return _Fitted(network, network.intercept, network.scores(space.test.ready()), True)
     model = _linear(space, positive, setting)
     offset = float(model.intercepts[0])
-    scores = space.scores(model.weights)[:, 0].astype(np.float64) + offset
-    return (space.primal(model.weights[:, 0]), offset), scores
+    scores = space.scores(model.weights)[:, 0] + offset
+    return _Fitted(space.primal(model.weights[:, 0]), offset, scores, model.converged)
 
 
 def _linear(space: Space, positive: np.ndarray, setting: Settings) -> Linear:
     if setting.method == "logistic":
-        return linear.logistic(space, positive, setting.strength, setting.seed)
+        return linear.logistic(space, positive, setting.strength)
     if setting.method == "ridge":
-        return linear.ridge(space, positive[:, None], setting.strength)
+        return linear.ridge(space, positive, setting.strength)
     return linear.mean_difference(space, positive[:, None])
 
 
@@ -237,16 +241,16 @@ def _fit_shuffled(
         for column in range(1, labels.shape[1]):
             job.check()
             network = linear.perceptron(space, labels[:, column], setting.strength, setting.seed)
-            columns.append(network.scores(space.test))
+            columns.append(network.scores(space.test.ready()))
         return np.column_stack(columns)
     model: Linear
     if setting.method == "logistic":
         model = linear.newton_step(space, labels, setting.strength)
     elif setting.method == "ridge":
-        model = linear.ridge(space, labels, setting.strength)
+        model = linear.ridges(space, labels, setting.strength)
     else:
         model = linear.mean_difference(space, labels)
-    found: np.ndarray = space.scores(model.weights) + model.intercepts
+    found: np.ndarray = space.many_scores(model.weights) + model.intercepts
     return found
 
 
@@ -288,6 +292,7 @@ def _result(
         balanced_accuracy=float((right[tested][truth].mean() + right[tested][~truth].mean()) / 2),
         majority=max(float(truth.mean()), 1 - float(truth.mean())),
         permuted=permuted,
+        converged=trained.converged,
         probe=Probe(
             place=job.cell.place,
             method=setting.method,

@@ -12,8 +12,9 @@ import numpy as np
 
 from actstore.analysis import earlier, question_scores
 from actstore.analysis.cells import Place, layer_word
-from actstore.analysis.linear import METHODS, Perceptron, Standard
+from actstore.analysis.linear import METHODS, Perceptron
 from actstore.analysis.results import Probe, Report, Result
+from actstore.analysis.standards import Standard
 from actstore.errors import MismatchError, UsageError
 
 FOLDER = "probes"

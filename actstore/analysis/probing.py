@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 _WEAKEST, _STRONGEST = 1e-10, 1e10
 """Strengths beyond which penalties are no numbers for scikit-learn, or lost in rounding."""
+UNSETTLED = (
+    "{place}: the regression has not converged: its weights are not determined to 1 in 10,000, "
+    "and may differ from another program's; a smaller --strength settles them"
+)
+"""Note on a fit that ended before it came to the optimum."""
 _REFITS = 20
 """Permutations of a method that must be trained anew for each."""
 
@@ -89,6 +94,7 @@ def probe(
         known: dict[bytes, Job] = {}
         jobs = [_crossed(cell, setting, known) for cell in own]
     results = evaluate(jobs, setting, progress)
+    notes += [UNSETTLED.format(place=each.place.text) for each in results if not each.converged]
     lineage: dict[str, object] = {
         "store": cells.store_name(store),
         "commit": store.commit,

@@ -9,8 +9,9 @@ import numpy as np
 
 from actstore.analysis.cells import Place
 from actstore.analysis.classes import Classes
-from actstore.analysis.linear import Method, Perceptron, Standard
+from actstore.analysis.linear import Method, Perceptron
 from actstore.analysis.metrics import Estimate
+from actstore.analysis.standards import Standard
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,6 +92,8 @@ class Result:
     """Float64 ``[rows]``: of each by a probe that was not trained on it."""
     rows_hash: str
     """Of keys and labels of all rows used."""
+    converged: bool = True
+    """Whether the weights of every regression are the optimum's, but for one part in 10,000."""
 
     @property
     def band(self) -> str:
