@@ -24,7 +24,7 @@ from actstore.analysis.losses import Loss
 Product = Callable[[np.ndarray, list[int]], np.ndarray]
 """Returns ``K @ weights`` of each regression that is named, float64 ``[rows, named]``."""
 
-ENOUGH = 1e-4
+ENOUGH = 3e-5
 """What is left to go, as a part of the weights' length, when a regression has converged."""
 STEPS = 100
 """Of Newton's method."""
@@ -175,8 +175,7 @@ class _Descent:
             total = _length(self._weights, self._scores[self._rows])
             # The curve of the loss changes by no more than the change of a score.
             left = step.left + size * (1 - length + self._loss.bend * min(1.0, moved))
-            settled = left <= ENOUGH * total if total else moved <= ENOUGH
-            if settled and (begin is None or not self._loss.bend):
+            if settled(left, total, self._loss.bend * moved, after) and (begin is None or not self._loss.bend):
                 return self._end(True)
             if length < _SHORT and step.left <= 1e-3 * size:
                 break
@@ -298,6 +297,18 @@ class _Near:
         move = self._root * self._factor.solve(right / self._root)
         level = float(move.sum() / self._base.sum())
         return move - level * self._base, level
+
+
+def settled(left: float, total: float, moved: float, scores: np.ndarray) -> bool:
+    """Return whether little is left to go, also for the intercept.
+
+    Args:
+        left: length of weights that is left to go.
+        total: length of the weights.
+        moved: by how much a score changed at most; its square may be left.
+        scores: of the training rows.
+    """
+    return left <= ENOUGH * total and moved * moved <= ENOUGH * float(np.abs(scores).max())
 
 
 def slack(matrix: np.ndarray) -> float:

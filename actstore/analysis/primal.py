@@ -14,7 +14,7 @@ import numpy as np
 
 from actstore.analysis.cholesky import Factor
 from actstore.analysis.losses import Loss
-from actstore.analysis.newton import ENOUGH, FORCING, INNER, STEPS, slack
+from actstore.analysis.newton import ENOUGH, FORCING, INNER, STEPS, settled, slack
 from actstore.analysis.rows import Rows
 
 _PATIENCE = 5
@@ -74,7 +74,7 @@ def solve(rows: Rows, loss: Loss, penalty: float) -> Found:
         scores = scores + length * step.change
         total = float(np.linalg.norm(weights[:-1]))
         left = step.left + size * (1 - length + loss.bend * min(1.0, moved))
-        if left <= ENOUGH * total if total else moved <= ENOUGH:
+        if settled(left, total, loss.bend * moved, scores):
             return Found(weights[:-1], float(weights[-1]), True)
         if length < _SHORT:
             break
