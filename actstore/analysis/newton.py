@@ -34,6 +34,8 @@ FORCING = 0.1
 """Part of a step that conjugate gradients may leave to the next one."""
 _PATIENCE = 5
 """Products for one step from which on a new factorisation, or the true matrix, is better."""
+_ROUGH = 0.3
+"""Change of a score from which on the true matrix takes over."""
 _SHORT = 1e-4
 """Part of a step that is not worth going."""
 
@@ -147,6 +149,7 @@ class _Descent:
         self._scores = np.zeros(rows)
         self._factor: _Near | None = None
         self._forcing = FORCING if task.loss.bend else 0.0
+        self._rough = True
 
     def run(self) -> Generator[np.ndarray, np.ndarray, _End]:
         """Yield weights of rows, be sent what K makes of them, and return the end."""
@@ -174,8 +177,16 @@ class _Descent:
             value = reached
             total = _length(self._weights, self._scores[self._rows])
             # The curve of the loss changes by no more than the change of a score.
-            left = step.left + size * (1 - length + self._loss.bend * min(1.0, moved))
-            if settled(left, total, self._loss.bend * moved, after) and (begin is None or not self._loss.bend):
+            left = step.left + size * (1 - length + self._loss.bend / 2 * min(1.0, moved))
+            if self._rough and (not self._loss.bend or moved < _ROUGH or length < _SHORT):
+                # The near matrix has led as far as it can: from here on the true one does.
+                self._rough = False
+                self._scores = (yield self._weights) + self._intercept
+                value = self._value(self._weights, self._scores[self._rows], self._intercept)
+                continue
+            if settled(left, total, self._loss.bend / 2 * moved, after) and (
+                begin is None or not self._loss.bend
+            ):
                 return self._end(True)
             if length < _SHORT and step.left <= 1e-3 * size:
                 break
@@ -196,11 +207,14 @@ class _Descent:
         while True:
             level = self._scores[self._rows] + length * own
             weights = self._weights + length * step.move
-            squared = float(weights @ (level - self._intercept - length * step.shift))
-            reached = self._loss.value(level) + self._penalty / 2 * squared
+            reached = self._value(weights, level, self._intercept + length * step.shift)
             if reached <= value + 1e-13 * abs(value) or length < _SHORT:
                 return length, reached
             length /= 2
+
+    def _value(self, weights: np.ndarray, own: np.ndarray, intercept: float) -> float:
+        """Return the objective for weights of the training rows that give these scores."""
+        return self._loss.value(own) + self._penalty / 2 * float(weights @ (own - intercept))
 
     def _step(self, right: np.ndarray, curve: np.ndarray) -> _Products:
         """Solve ``curve * (K @ move + shift) + penalty * move = right``.
@@ -242,7 +256,12 @@ class _Descent:
             done = energy <= self._forcing**2 * first or step.left <= enough
             if len(known) == INNER or (known and done):
                 return step, len(known)
-            towards = _Direction(ahead, level, (yield ahead) + level)
+            if self._rough:
+                image = np.zeros(len(self._scores))
+                image[self._rows] = guess
+            else:
+                image = yield ahead
+            towards = _Direction(ahead, level, image + level)
             for other in known:
                 towards.take(other, float(towards.image[self._rows] @ other.down) / other.bend)
             own = towards.image[self._rows]

@@ -73,8 +73,8 @@ def solve(rows: Rows, loss: Loss, penalty: float) -> Found:
         weights = weights + length * step.move
         scores = scores + length * step.change
         total = float(np.linalg.norm(weights[:-1]))
-        left = step.left + size * (1 - length + loss.bend * min(1.0, moved))
-        if settled(left, total, loss.bend * moved, scores):
+        left = step.left + size * (1 - length + loss.bend / 2 * min(1.0, moved))
+        if settled(left, total, loss.bend / 2 * moved, scores):
             return Found(weights[:-1], float(weights[-1]), True)
         if length < _SHORT:
             break
