@@ -196,6 +196,8 @@ class _Descent:
                 self._factor = None
             # Far from the end the loss's own curve leads too far.
             cautious = moved > 1
+        if self._rough:
+            self._scores = (yield self._weights) + self._intercept
         return self._end(False)
 
     def _end(self, converged: bool) -> _End:
