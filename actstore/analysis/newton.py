@@ -24,7 +24,7 @@ from actstore.analysis.losses import Loss
 Product = Callable[[np.ndarray, list[int]], np.ndarray]
 """Returns ``K @ weights`` of each regression that is named, float64 ``[rows, named]``."""
 
-ENOUGH = 3e-5
+ENOUGH = 1e-4
 """What is left to go, as a part of the weights' length, when a regression has converged."""
 STEPS = 100
 """Of Newton's method."""

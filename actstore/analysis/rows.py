@@ -13,7 +13,7 @@ import numpy as np
 
 from actstore.analysis.standards import Standard
 
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 1 << 20
 
 
 class Rows:
@@ -104,7 +104,7 @@ class Rows:
     def gram(self, way: int = 0) -> np.ndarray:
         """Return the inner products of the rows, float64 ``[rows, rows]``."""
         found = np.zeros((len(self), len(self)))
-        size = max(64, _BLOCK_BYTES // (8 * max(1, len(self))))
+        size = max(8, _BLOCK_BYTES // (8 * max(1, len(self))))
         vectors = self._vectors if self._places is None else self._vectors[self._places]
         for start in range(0, vectors.shape[1], size):
             part = slice(start, start + size)
@@ -114,7 +114,7 @@ class Rows:
         return found
 
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        size = max(64, _BLOCK_BYTES // (8 * max(1, self._vectors.shape[1])))
+        size = max(8, _BLOCK_BYTES // (8 * max(1, self._vectors.shape[1])))
         for start in range(0, len(self), size):
             part = slice(start, min(start + size, len(self)))
             block = self._vectors[part if self._places is None else self._places[part]]
