@@ -26,14 +26,17 @@ RESPONSE = (
 NEW = 7
 
 
-STEPWISE = {"qwen3_next": 2e-4}
-"""Its step-by-step rule differs that much from its rule for whole texts, without any hook too:
-a gated norm divides by values near zero."""
+STEPWISE = {"qwen3_next": 2e-4, "zamba2": 5e-3, "nemotron_h": 5e-3}
+"""Their step-by-step rule differs that much from their rule for whole texts, without any hook too:
+a gated norm divides by values near zero (Qwen3-Next); only the rule for whole texts has a smallest
+time step (Mamba 2 of Zamba 2 and NemotronH). They are held against steps of one text alone too."""
+LEAKING = ("recurrent_gemma",)
+"""Lets pads before a text into its states; `test_padding` has what a capture makes of that."""
 
 
 def tapped(name: str, model: Any, pools: str, *, stop_early: bool = False) -> Tap:
     anatomy = blocks.find(model)
-    wanted = blocks.points(anatomy, references.sites(name), range(len(anatomy.blocks)))
+    wanted = references.points(name, anatomy)
     return Tap(wanted, parse_pools(pools), anatomy=anatomy, stop_early=stop_early)
 
 
@@ -56,7 +59,8 @@ def test_prompts_of_mixed_length_match_each_alone(name: str) -> None:
     spans = comparing.prompt_spans(prompts)
     for side in ("left", "right"):
         pooled = forward(name, model, prompts, side)
-        assert comparing.distances(pooled, expected, spans, skip=(0,)).max() < NEAR, side
+        worst = comparing.distances(pooled, expected, spans, skip=(0,)).max()
+        assert (worst < NEAR) is not (name in LEAKING and side == "left"), (side, worst)
         assert pooled.steps == 0
         assert pooled.response_tokens.tolist() == [0, 0, 0, 0]
 
