@@ -135,9 +135,7 @@ def alone(name: str, model: Any, inputs: Mapping[str, Any], *, sees: bool = Fals
     return _joined(name, parts, [output.hidden_states])
 
 
-def step_by_step(
-    name: str, model: Any, prompt: Sequence[int], response: Sequence[int]
-) -> States:
+def step_by_step(name: str, model: Any, prompt: Sequence[int], response: Sequence[int]) -> States:
     """Return all states of one text whose response is fed token by token, as in generation."""
     forced = [*response, families.PAD]
     with _recording(name, model) as parts, torch.inference_mode():
