@@ -208,7 +208,12 @@ def build(name: str, seed: int = 0, *, dtype: torch.dtype = torch.float32) -> An
     )
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
-    return enliven(model, seed, gain=_GAIN.get(name, 1.2)).to(dtype)
+    return cast(enliven(model, seed, gain=_GAIN.get(name, 1.2)), dtype)
+
+
+def cast(model: Any, dtype: torch.dtype) -> Any:
+    """Convert a model; complex numbers (Llama 4's rotations) stay what they are."""
+    return model._apply(lambda each: each.to(dtype) if each.is_floating_point() else each)
 
 
 def enliven(model: Any, seed: int, *, gain: float = 1.2) -> Any:
