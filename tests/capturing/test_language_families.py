@@ -12,7 +12,7 @@ import torch
 from actstore.capturing import blocks
 from actstore.capturing.hooks import Pooled, Tap
 from actstore.capturing.pooling import parse_pools
-from tests.capturing import comparing, families, references
+from tests.capturing import comparing, families, recorded, references
 
 NEAR = 1e-5
 PROMPT = (
@@ -57,12 +57,15 @@ def test_prompts_of_mixed_length_match_each_alone(name: str) -> None:
     prompts = comparing.texts()
     expected = [references.alone(name, model, {"input_ids": torch.tensor([p])}) for p in prompts]
     spans = comparing.prompt_spans(prompts)
+    agree = []
     for side in ("left", "right"):
         pooled = forward(name, model, prompts, side)
         worst = comparing.distances(pooled, expected, spans, skip=(0,)).max()
         assert (worst < NEAR) is not (name in LEAKING and side == "left"), (side, worst)
         assert pooled.steps == 0
         assert pooled.response_tokens.tolist() == [0, 0, 0, 0]
+        agree += [side] if worst < NEAR else []
+    recorded.hold(name, model, sites=recorded.sites(name), padding=agree)
 
 
 @pytest.mark.parametrize("name", families.LANGUAGE)
@@ -127,3 +130,5 @@ def test_responses_match_teacher_forced_passes(name: str) -> None:
         assert comparing.distances(pooled, expected, spans, skip=(0,)).max() < near
         if stepped:
             assert comparing.distances(pooled, stepped, spans, skip=(0,)).max() < NEAR
+    padded = len({len(prompt) for prompt in prompts}) > 1
+    recorded.hold(name, model, responses="padded" if padded else "of one length")

@@ -12,7 +12,7 @@ import torch
 from actstore.capturing import blocks
 from actstore.capturing.hooks import Pooled, Tap
 from actstore.capturing.pooling import parse_pools
-from tests.capturing import comparing, families, references, vision_families
+from tests.capturing import comparing, families, recorded, references, vision_families
 
 # PaliGemma's processor makes labels for training with an old way into NumPy
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
@@ -107,6 +107,7 @@ def test_pictures_and_questions_of_mixed_length_match_each_alone(name: str) -> N
     for side in ("left", "right"):
         pooled = forward(name, model, processor, side)
         assert comparing.distances(pooled, expected, places).max() < NEAR, side
+    recorded.hold(name, model, sites=recorded.sites(name), padding=["left", "right"])
 
 
 @pytest.mark.parametrize("name", vision_families.EVERY)
@@ -156,6 +157,7 @@ def test_responses_match_teacher_forced_passes(name: str) -> None:
         expected.append(references.alone(name, model, _extended(name, single, fed), sees=True))
         places.append(place)
     assert comparing.distances(pooled, expected, places).max() < NEAR
+    recorded.hold(name, model, responses="padded")
 
 
 def _extended(name: str, single: Any, fed: Sequence[int]) -> dict[str, Any]:
