@@ -179,7 +179,8 @@ def test_what_is_stored_is_that_of_each_example_alone(
                 output if torch.is_tensor(output) else output[0]
             )
         )
-        prompt = Prompter(model, tokenizer).batch([Example(**question)]).inputs["input_ids"]
+        example = Example(id=question["id"], question=question["question"])
+        prompt = Prompter(model, tokenizer).batch([example]).inputs["input_ids"]
         with torch.no_grad():
             model(prompt)
         handle.remove()
