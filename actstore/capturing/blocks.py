@@ -10,6 +10,18 @@ from typing import Any, Literal, NamedTuple
 from torch import nn
 
 from actstore import schema
+from actstore.capturing.parts import (
+    ATTENTION,
+    ATTENTION_CLASS,
+    MLP,
+    MLP_CLASS,
+    MLP_PAIRS,
+    child_path,
+    lack,
+    module_at,
+    several_mixers,
+    several_mlps,
+)
 from actstore.errors import ModelError, UsageError
 
 
@@ -46,24 +58,6 @@ class HookPoint(NamedTuple):
 SITES = ("resid_post", "resid_pre", "mlp_in", "mlp_out", "attn_out", "embeddings", "final_norm")
 """What can be captured by name. A path inside the block (``self_attn.q_proj``) is a site too."""
 
-# As families call them, over every causal class of transformers 5.23. The first found counts.
-_ATTENTION = (
-    "self_attn", "attn", "attention", "self_attention", "linear_attn", "mixer", "temporal_block",
-    "rel_attn", "self_att", "multi_head_attention",
-)  # fmt: skip
-_MLP = (
-    "mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "mlp_block", "feedforward", "ff",
-    "shared_mlp", "mixer",
-)  # fmt: skip
-_RECURRENT = ("mamba", "conv", "short_conv", "mixer", "temporal_block", "mlstm_layer")
-"""What stands in attention's place without being one: state spaces, convolutions, recurrences."""
-_ANY_KIND = ("mixer", "temporal_block")
-"""Names for attention, recurrence and MLP alike (NemotronH, RecurrentGemma): the class tells."""
-_ATTENTION_CLASS = re.compile(r"att(entio)?n", re.IGNORECASE)
-_MLP_CLASS = re.compile(r"mlp|moe|feed_?forward|experts", re.IGNORECASE)
-_SEVERAL_MLPS = re.compile(r"(^|_)(mlps?|ffns?|feed_?forward|moe|experts)$")
-"""Children of a block that each write to its residual stream as an MLP."""
-_MLP_PAIRS = (("fc1", "fc2"), ("linear1", "linear2"))
 _LISTS = ("layers", "h", "blocks", "block", "layer")
 _NORMS = (
     "norm", "final_layernorm", "ln_f", "final_layer_norm", "norm_f", "final_norm", "layernorm",
@@ -225,42 +219,12 @@ def _site_points(anatomy: Anatomy, site: str, layers: Sequence[int]) -> Iterator
         )
         raise ModelError(
             f"site {site!r}: block {missing[0]} of {anatomy.blocks_path} "
-            f"({type(block).__name__}) {_lack(block, site)}; {advice}"
+            f"({type(block).__name__}) {lack(block, site)}; {advice}"
         )
     for layer in layers:
         path, take = inside[layer] or ("", "output")
         full = f"{anatomy.blocks_path}.{layer}" + (f".{path}" if path else "")
         yield HookPoint(site, layer, full, take, anatomy.model.get_submodule(full))
-
-
-def _lack(block: nn.Module, site: str) -> str:
-    """Say what a block has in place of a site."""
-    modules = [name for name, _ in block.named_children()]
-    several = _several_mlps(block)
-    if site in ("mlp_in", "mlp_out") and several:
-        paths = [name + ".input" * (site == "mlp_in") for name in several]
-        return (
-            f"has several MLPs side by side, so no module's state is what they have in common: "
-            f"capture each by its path ({', '.join(paths)})"
-        )
-    found = f"has no such module among {', '.join(modules)}"
-    path = _shallowest(block, _RECURRENT) if site == "attn_out" else None
-    if path is None:
-        return found
-    kind = type(block.get_submodule(path)).__name__
-    if _MLP_CLASS.search(kind) and path.rpartition(".")[2] in _ANY_KIND:
-        return found
-    return f"{found}: in attention's place stands {path} ({kind}), captured as site {path!r}"
-
-
-def _several_mlps(block: nn.Module) -> list[str]:
-    """Return the MLPs side by side in one block; none where there are not at least two."""
-    found = [
-        name
-        for name, child in block.named_children()
-        if _SEVERAL_MLPS.search(name) and "norm" not in type(child).__name__.lower()
-    ]
-    return found if len(found) > 1 else []
 
 
 def _inside(block: nn.Module, site: str) -> tuple[str, Literal["input", "output"]] | None:
@@ -269,47 +233,21 @@ def _inside(block: nn.Module, site: str) -> tuple[str, Literal["input", "output"
     if site == "resid_pre":
         return "", "input"
     if site == "attn_out":
-        path = _shallowest(block, _ATTENTION, _ATTENTION_CLASS)
+        path = None if several_mixers(block) else child_path(block, ATTENTION, ATTENTION_CLASS)
         return (path, "output") if path else None
     if site in ("mlp_in", "mlp_out"):
-        if _several_mlps(block):
+        if several_mlps(block):
             return None
         take: Literal["input", "output"] = "input" if site == "mlp_in" else "output"
-        path = _shallowest(block, _MLP, _MLP_CLASS)
-        for first, second in () if path else _MLP_PAIRS:
-            if _module(block, first) and _module(block, second):
+        path = child_path(block, MLP, MLP_CLASS)
+        for first, second in () if path else MLP_PAIRS:
+            if module_at(block, first) and module_at(block, second):
                 path = first if take == "input" else second
         return (path, take) if path else None
     path, _, ending = site.rpartition(".")
-    if ending == "input" and _module(block, path) is not None:
+    if ending == "input" and module_at(block, path) is not None:
         return path, "input"
-    return (site, "output") if _module(block, site) is not None else None
-
-
-def _shallowest(
-    block: nn.Module, names: Sequence[str], kind: re.Pattern[str] | None = None
-) -> str | None:
-    """Return the path of the first of ``names``, one level down, or else two levels down.
-
-    ``kind`` is what the class of a module of a name for any kind has to be called.
-    """
-    for prefix in ("", *(f"{name}." for name, _ in block.named_children())):
-        for name in names:
-            found = _module(block, prefix + name)
-            if found is None:
-                continue
-            if kind is None or name not in _ANY_KIND or kind.search(type(found).__name__):
-                return prefix + name
-    return None
-
-
-def _module(module: nn.Module, path: str) -> nn.Module | None:
-    """Return the submodule there, if it is one that runs: a list of modules does not."""
-    try:
-        found = module.get_submodule(path) if path else None
-    except AttributeError:
-        return None
-    return None if isinstance(found, nn.ModuleList | nn.ModuleDict) else found
+    return (site, "output") if module_at(block, site) is not None else None
 
 
 def _asked(model: nn.Module, method: str) -> nn.Module | None:
@@ -327,7 +265,7 @@ def _base(model: nn.Module, blocks_path: str) -> nn.Module:
         return found
     config = getattr(model, "config", None)
     sees = any(hasattr(config, name) for name in ("vision_config", "audio_config"))
-    inner = None if sees else _module(model, blocks_path.partition(".")[0])
+    inner = None if sees else module_at(model, blocks_path.partition(".")[0])
     # Llama4ForCausalLM names no base of its own: there it is the part that has the embeddings
     return inner if inner is not None and hasattr(inner, "get_input_embeddings") else model
 

@@ -54,8 +54,9 @@ _ATTENTION: dict[str, dict[int, str]] = {
     "lfm2_moe": {1: "self_attn"},
     "lfm2_vl": {1: "self_attn"},
     "jamba": {1: "self_attn"},
-    "zamba": dict.fromkeys((1, 3), "shared_transf.self_attn"),
-    "zamba2": dict.fromkeys((1, 3), "shared_transformer.self_attn"),
+    "zamba": {},
+    "zamba2": {},
+    "falcon_h1": {},  # attention and Mamba side by side
     "bamba": {1: "self_attn"},
     "granitemoehybrid": {1: "self_attn"},
     "nemotron_h": {1: "mixer"},
@@ -70,8 +71,8 @@ _MLP: dict[str, dict[int, tuple[str, str]]] = {
             "lfm2", "lfm2_moe", "lfm2_vl", "jamba", "bamba", "falcon_h1", "llama4_text", "llama4",
         )
     },
-    "zamba": dict.fromkeys((1, 3), ("shared_transf.feed_forward",) * 2),
-    "zamba2": dict.fromkeys((1, 3), ("shared_transformer.feed_forward",) * 2),
+    "zamba": {},  # its attention and MLP feed the Mamba of their block
+    "zamba2": {},
     "granitemoehybrid": {},  # two MLPs side by side
     "nemotron_h": dict.fromkeys((2, 3), ("mixer", "mixer")),
     "recurrent_gemma": dict.fromkeys(range(3), ("mlp_block", "mlp_block")),
@@ -82,10 +83,20 @@ _MIXERS: dict[str, dict[str, tuple[int, ...]]] = {
     "lfm2_moe": {"conv": (0, 2)},
     "lfm2_vl": {"conv": (0, 2)},
     "jamba": {"mamba": (0, 2)},
-    "zamba": {"mamba": (0, 2), "mamba_decoder.mamba": (1, 3)},
-    "zamba2": {"mamba": (0, 2), "mamba_decoder.mamba": (1, 3)},
+    "zamba": {
+        "mamba": (0, 2),
+        "mamba_decoder.mamba": (1, 3),
+        "shared_transf.self_attn": (1, 3),
+        "shared_transf.feed_forward": (1, 3),
+    },
+    "zamba2": {
+        "mamba": (0, 2),
+        "mamba_decoder.mamba": (1, 3),
+        "shared_transformer.self_attn": (1, 3),
+        "shared_transformer.feed_forward": (1, 3),
+    },
     "bamba": {"mamba": (0, 2)},
-    "falcon_h1": {"mamba": (0, 1, 2)},
+    "falcon_h1": {"mamba": (0, 1, 2), "self_attn": (0, 1, 2)},
     "granitemoehybrid": {
         "mamba": (0, 2),
         "block_sparse_moe": (0, 1, 2),

@@ -112,7 +112,8 @@ def test_sites_that_blocks_of_a_family_lack_are_refused_with_the_reason(name: st
             # whatever does the work instead is named, with the site to capture it by
             other = {path for path, layers in having.items() if layer in layers} - _NAMED_SITES
             if site == "attn_out" and other - {"block_sparse_moe", "shared_mlp"}:
-                assert any(f"captured as site '{path}'" in str(refused.value) for path in other)
+                assert any(path in str(refused.value) for path in other)
+                assert "captured as site" in str(refused.value) or "path" in str(refused.value)
 
 
 _NAMED_SITES = {*blocks.SITES, "shared_mlp.input"}
@@ -120,7 +121,7 @@ _NAMED_SITES = {*blocks.SITES, "shared_mlp.input"}
 
 def test_mlps_side_by_side_are_refused_and_captured_by_their_paths() -> None:
     anatomy = blocks.find(families.build("granitemoehybrid"))
-    with pytest.raises(ModelError, match=r"several MLPs .*\(block_sparse_moe, shared_mlp\)"):
+    with pytest.raises(ModelError, match=r"side by side.*\(block_sparse_moe, shared_mlp\)"):
         blocks.points(anatomy, ["mlp_out"], [0])
     with pytest.raises(ModelError, match=r"\(block_sparse_moe\.input, shared_mlp\.input\)"):
         blocks.points(anatomy, ["mlp_in"], [0])
@@ -136,9 +137,22 @@ def test_the_one_mlp_of_a_granite_without_experts_is_its_shared_one() -> None:
     assert found[0].path == "model.layers.1.shared_mlp"
 
 
-def test_attention_beside_a_recurrence_is_attention_alone() -> None:
+def test_attention_beside_a_recurrence_is_captured_by_its_path() -> None:
     anatomy = blocks.find(families.build("falcon_h1"))
-    assert blocks.points(anatomy, ["attn_out"], [0])[0].path == "model.layers.0.self_attn"
+    with pytest.raises(ModelError, match=r"self_attn and mamba side by side.*attention: .*path"):
+        blocks.points(anatomy, ["attn_out"], [0])
+
+
+def test_parts_that_do_not_write_to_the_residual_stream_are_captured_by_their_path() -> None:
+    """Zamba's shared attention and MLP feed the Mamba of their block."""
+    anatomy = blocks.find(families.build("zamba"))
+    with pytest.raises(ModelError, match=r"inside shared_transf, .*'shared_transf\.self_attn'"):
+        blocks.points(anatomy, ["attn_out"], [1])
+    with pytest.raises(ModelError, match=r"inside shared_transf, .*'shared_transf\.feed_forward'"):
+        blocks.points(anatomy, ["mlp_out"], [3])
+    shared = blocks.points(anatomy, ["shared_transf.self_attn"], [1, 3])
+    assert [point.layer for point in shared] == [1, 3]
+    assert shared[0].module is not shared[1].module
 
 
 def test_points_of_every_site() -> None:
