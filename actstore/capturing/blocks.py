@@ -10,6 +10,18 @@ from typing import Any, Literal, NamedTuple
 from torch import nn
 
 from actstore import schema
+from actstore.capturing.parts import (
+    ATTENTION,
+    ATTENTION_CLASS,
+    MLP,
+    MLP_CLASS,
+    MLP_PAIRS,
+    child_path,
+    lack,
+    module_at,
+    several_mixers,
+    several_mlps,
+)
 from actstore.errors import ModelError, UsageError
 
 
@@ -46,19 +58,6 @@ class HookPoint(NamedTuple):
 SITES = ("resid_post", "resid_pre", "mlp_in", "mlp_out", "attn_out", "embeddings", "final_norm")
 """What can be captured by name. A path inside the block (``self_attn.q_proj``) is a site too."""
 
-# As families call them, over every causal class of transformers 5.23. The first found counts.
-_ATTENTION = (
-    "self_attn", "attn", "attention", "self_attention", "linear_attn", "mixer", "mamba",
-    "temporal_block", "rel_attn", "short_conv", "conv", "self_att", "multi_head_attention",
-    "mlstm_layer",
-)  # fmt: skip
-_MLP = (
-    "mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "mlp_block", "feedforward", "ff",
-    "mixer",
-)  # fmt: skip
-_MLP_CLASS = re.compile(r"mlp|moe|feed_?forward|experts", re.IGNORECASE)
-"""Tells what a ``mixer`` is: NemotronH calls attention, Mamba and MLP alike."""
-_MLP_PAIRS = (("fc1", "fc2"), ("linear1", "linear2"))
 _LISTS = ("layers", "h", "blocks", "block", "layer")
 _NORMS = (
     "norm", "final_layernorm", "ln_f", "final_layer_norm", "norm_f", "final_norm", "layernorm",
@@ -211,8 +210,7 @@ def _site_points(anatomy: Anatomy, site: str, layers: Sequence[int]) -> Iterator
     inside = {layer: _inside(anatomy.blocks[layer], site) for layer in layers}
     missing = [layer for layer in layers if inside[layer] is None]
     if missing:
-        kind = type(anatomy.blocks[missing[0]]).__name__
-        modules = ", ".join(name for name, _ in anatomy.blocks[missing[0]].named_children())
+        block = anatomy.blocks[missing[0]]
         having = [layer for layer in layers if inside[layer] is not None]
         advice = (
             f"the layers {','.join(map(str, having))} have one: name those"
@@ -220,8 +218,8 @@ def _site_points(anatomy: Anatomy, site: str, layers: Sequence[int]) -> Iterator
             else f"sites are {', '.join(SITES)} or a path inside the block, such as one of these"
         )
         raise ModelError(
-            f"site {site!r}: block {missing[0]} of {anatomy.blocks_path} ({kind}) has no such "
-            f"module among {modules}; {advice}"
+            f"site {site!r}: block {missing[0]} of {anatomy.blocks_path} "
+            f"({type(block).__name__}) {lack(block, site)}; {advice}"
         )
     for layer in layers:
         path, take = inside[layer] or ("", "output")
@@ -235,39 +233,21 @@ def _inside(block: nn.Module, site: str) -> tuple[str, Literal["input", "output"
     if site == "resid_pre":
         return "", "input"
     if site == "attn_out":
-        path = _shallowest(block, _ATTENTION, mlp=False)
+        path = None if several_mixers(block) else child_path(block, ATTENTION, ATTENTION_CLASS)
         return (path, "output") if path else None
     if site in ("mlp_in", "mlp_out"):
+        if several_mlps(block):
+            return None
         take: Literal["input", "output"] = "input" if site == "mlp_in" else "output"
-        path = _shallowest(block, _MLP, mlp=True)
-        for first, second in () if path else _MLP_PAIRS:
-            if _module(block, first) and _module(block, second):
+        path = child_path(block, MLP, MLP_CLASS)
+        for first, second in () if path else MLP_PAIRS:
+            if module_at(block, first) and module_at(block, second):
                 path = first if take == "input" else second
         return (path, take) if path else None
     path, _, ending = site.rpartition(".")
-    if ending == "input" and _module(block, path) is not None:
+    if ending == "input" and module_at(block, path) is not None:
         return path, "input"
-    return (site, "output") if _module(block, site) is not None else None
-
-
-def _shallowest(block: nn.Module, names: Sequence[str], *, mlp: bool) -> str | None:
-    """Return the path of the first of ``names``, one level down, or else two levels down."""
-    for prefix in ("", *(f"{name}." for name, _ in block.named_children())):
-        for name in names:
-            found = _module(block, prefix + name)
-            is_mlp = bool(_MLP_CLASS.search(type(found).__name__))
-            if found is not None and (name != "mixer" or is_mlp is mlp):
-                return prefix + name
-    return None
-
-
-def _module(module: nn.Module, path: str) -> nn.Module | None:
-    """Return the submodule there, if it is one that runs: a list of modules does not."""
-    try:
-        found = module.get_submodule(path) if path else None
-    except AttributeError:
-        return None
-    return None if isinstance(found, nn.ModuleList | nn.ModuleDict) else found
+    return (site, "output") if module_at(block, site) is not None else None
 
 
 def _asked(model: nn.Module, method: str) -> nn.Module | None:
@@ -285,7 +265,7 @@ def _base(model: nn.Module, blocks_path: str) -> nn.Module:
         return found
     config = getattr(model, "config", None)
     sees = any(hasattr(config, name) for name in ("vision_config", "audio_config"))
-    inner = None if sees else _module(model, blocks_path.partition(".")[0])
+    inner = None if sees else module_at(model, blocks_path.partition(".")[0])
     # Llama4ForCausalLM names no base of its own: there it is the part that has the embeddings
     return inner if inner is not None and hasattr(inner, "get_input_embeddings") else model
 
