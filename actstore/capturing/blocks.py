@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ _STREAMS = {  # settings that give the residual stream one more axis
 }
 _STREAM_MODULES = re.compile(r"(^|_)hc$|hyper_connection|altup")
 _TOWER = re.compile(r"vision|visual|image|audio|speech|talker|code2wav|token2wav|encoder|codec")
+_RESIDUAL = re.compile(r"residual(_states|_tensor)?")
 _LENGTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 
 
@@ -236,18 +238,39 @@ def _inside(block: nn.Module, site: str) -> tuple[str, Literal["input", "output"
         return "", "input"
     if site == "attn_out":
         path = _shallowest(block, _ATTENTION, mlp=False)
-        return (path, "output") if path else None
+        return (own_part(block, path), "output") if path else None
     if site in ("mlp_in", "mlp_out"):
         take: Literal["input", "output"] = "input" if site == "mlp_in" else "output"
         path = _shallowest(block, _MLP, mlp=True)
         for first, second in () if path else _MLP_PAIRS:
             if _module(block, first) and _module(block, second):
                 path = first if take == "input" else second
+        if path and take == "output":
+            path = own_part(block, path)
         return (path, take) if path else None
     path, _, ending = site.rpartition(".")
     if ending == "input" and _module(block, path) is not None:
         return path, "input"
     return (site, "output") if _module(block, site) is not None else None
+
+
+def own_part(block: nn.Module, path: str) -> str:
+    """Return where a module's own part is before it adds the residual stream to it.
+
+    Modules that are given the stream as an argument (``residual``) return the sum, as BLOOM's
+    attention and MLP and MPT's MLP do: their part is what the last matrix inside returns.
+    """
+    module = block.get_submodule(path)
+    taken = inspect.signature(module.forward).parameters
+    if not any(_RESIDUAL.fullmatch(name) for name in taken):
+        return path
+    inner = [name for name, child in module.named_children() if _has_matrix(child)]
+    return f"{path}.{inner[-1]}" if inner else path
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return weight is not None and getattr(weight, "ndim", 0) == 2
 
 
 def _shallowest(block: nn.Module, names: Sequence[str], *, mlp: bool) -> str | None:
