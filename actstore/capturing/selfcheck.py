@@ -140,6 +140,11 @@ class _Check:
         vectors = pooled.vectors
         for place in there:
             subject.refuse_zeros(place, vectors[place][_LAST])
+        norm: Place = ("final_norm", None)
+        if norm in there and states.states:
+            width = vectors[norm][_LAST].shape[-1]
+            if states.states[-1].shape[-1] != width:  # projected further, as in OPT-350m
+                subject.unreported.add("final_norm")
         self._note_features_between(vectors, states, columns)
         pairs = [
             Pair(f"{named(place)}, {pool.text} of {name}", mine, expected)
@@ -173,8 +178,6 @@ class _Check:
         if entry is None:
             return []
         mine = vectors[place][pool]
-        if place[0] == "final_norm" and states.states[entry].shape[-1] != mine.shape[-1]:
-            return []  # projected further, as OPT-350m's: its own hook is all there is
         chosen = [row for row, at in enumerate(column.tolist()) if at >= 0]
         expected = at_columns(states.states[entry], column.clamp(min=0))[chosen]
         return [
@@ -189,27 +192,25 @@ class _Check:
         columns: Mapping[Pool, torch.Tensor],
     ) -> None:
         """See whether features of images are added between blocks, at their tokens alone."""
+        between = set()
         for place in vectors:
-            site = place[0]
-            if site not in ("resid_pre", "resid_post") or site in self.subject.between:
-                continue
             text, image = (
                 [
                     Pair("", mine, expected).error <= SAME_PASS
-                    for pool in (_IMAGE if images else (_FIRST, _LAST))
-                    if pool in columns
+                    for pool in set(_IMAGE if images else (_FIRST, _LAST)) & columns.keys()
                     for _, mine, expected in self._reported_pairs(
                         place, pool, columns[pool], vectors, states
                     )
                 ]
                 for images in (False, True)
             )
-            if image and not all(image) and all(text):
-                self.subject.between.add(site)
-        if self.subject.between:
+            if place[0] in ("resid_pre", "resid_post") and all(text) and not all(image):
+                between.add(place[0])
+        if between:
+            self.subject.unreported |= between
             self.subject.notes.append(
-                "the model adds features of images between its blocks: at image tokens "
-                f"{', '.join(sorted(self.subject.between))} was held against the blocks themselves"
+                "the model adds features of images between its blocks: "
+                f"{', '.join(sorted(between))} was held against the blocks themselves"
             )
 
     def _what_follows(

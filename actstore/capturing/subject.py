@@ -50,8 +50,9 @@ class Subject:
         self.text = config.get_text_config(decoder=True) if config is not None else None
         self.experts = any((getattr(self.text, name, None) or 0) > 1 for name in _EXPERTS)
         self.shift: int | None = None
-        self.between: set[str] = set()
-        """Sites at which the model adds features of images that ``hidden_states`` lack."""
+        self.unreported: set[str] = set()
+        """Sites that ``hidden_states`` do not show: features of images are added between blocks,
+        or what follows the final norm is reported in its place."""
         self.notes: list[str] = []
 
     @property
@@ -62,7 +63,7 @@ class Subject:
     def entry(self, place: Place) -> int | None:
         """Return which of ``hidden_states`` a place is; None where none is."""
         site, layer = place
-        if self.shift is None or site in self.between:
+        if self.shift is None or site in self.unreported:
             return None
         if site == "resid_post" and layer is not None:
             entry = layer + self.shift

@@ -1,0 +1,105 @@
+"""The self-check is broken into in every way it claims to notice, in every family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actstore.capturing import generation, selfcheck
+from actstore.capturing.blocks import SITES, find, points
+from actstore.capturing.engine import Engine
+from actstore.capturing.example import Example, from_dict
+from actstore.capturing.pooling import parse_pools
+from actstore.capturing.prompts import Prompter
+from actstore.errors import SelfCheckError
+from tests.capturing import families, odd_families, sabotage, vision_families
+from tests.capturing.sabotage import Break
+
+# PaliGemma's processor makes labels for training with an old way into NumPy
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
+QUESTIONS = ("yes", "which is larger 1 2 3 ? a or b")
+SIZES = ((16, 16), (32, 16))
+PROMPT_POOLS = "prompt.last,prompt.mean,prompt.tokens"
+RESPONSE_POOLS = "prompt.last,response.mean,response.tokens,all.last"
+
+
+def engine(model: Any, processor: Any, pools: str, *, tokens: int = 0, side: Any = None) -> Engine:
+    anatomy = find(model)
+    prompter = Prompter(model, processor)
+    sites = sabotage.sites_of(anatomy, SITES)
+    if tokens:
+        sites = ["resid_post", "attn_out"]
+    return Engine(
+        anatomy,
+        prompter,
+        points(anatomy, sites, range(len(anatomy.blocks))),
+        parse_pools(pools),
+        generation=generation.settle(
+            model, prompter.pad_id, tokens, {"min_new_tokens": tokens} if tokens else None
+        ),
+        padding_side=side,
+    )
+
+
+def hold_to_account(model: Any, processor: Any, examples: list[Example]) -> None:
+    right = engine(model, processor, PROMPT_POOLS, side="right")
+    ends = engine(model, processor, "prompt.last", side="right")
+    left = engine(model, processor, "prompt.last", side="left")
+    answering = engine(model, processor, RESPONSE_POOLS, tokens=3)
+    there = {point.site for point in right.points}
+    for running, breaks in (
+        (right, sabotage.PROMPT),
+        (ends, sabotage.RIGHT),
+        (left, sabotage.LEFT),
+        (answering, sabotage.RESPONSE),
+    ):
+        assert selfcheck.check(running, examples)["passed"]
+        missed = [
+            name for name in relevant(breaks, there) if not caught(running, examples, breaks[name])
+        ]
+        assert missed == []
+
+
+def relevant(breaks: Mapping[str, Break], there: set[str]) -> list[str]:
+    """Leave out what changes nothing: sites and norms that a family does not have."""
+    absent = {site for site in SITES if site not in there}
+    skipped = {name for name in breaks for site in absent if name.endswith(f" at {site}")}
+    if "final_norm" in absent:
+        skipped |= {name for name in breaks if "final norm" in name}
+    return [name for name in breaks if name not in skipped]
+
+
+def caught(running: Engine, examples: list[Example], broken: Break) -> bool:
+    with pytest.MonkeyPatch.context() as patch:
+        broken(patch, running)
+        try:
+            selfcheck.check(running, examples)
+        except SelfCheckError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("name", families.LANGUAGE)
+def test_everything_broken_is_caught_in_language_families(name: str) -> None:
+    examples = [Example(id=str(n), question=text) for n, text in enumerate(QUESTIONS)]
+    hold_to_account(families.build(name), families.tokenizer(), examples)
+
+
+@pytest.mark.parametrize("name", odd_families.ODD)
+def test_everything_broken_is_caught_in_families_with_odd_blocks(name: str) -> None:
+    examples = [Example(id=str(n), question=text) for n, text in enumerate(QUESTIONS)]
+    hold_to_account(odd_families.build(name), families.tokenizer(), examples)
+
+
+@pytest.mark.parametrize("name", vision_families.VISION)
+def test_everything_broken_is_caught_in_vision_families(name: str, tmp_path: Path) -> None:
+    model, processor = families.build_vlm(name)
+    examples = []
+    for number, (text, (width, height)) in enumerate(zip(QUESTIONS, SIZES, strict=True)):
+        path = tmp_path / f"{number}.png"
+        vision_families.picture(number, width=width, height=height).save(path)
+        examples.append(from_dict({"id": number, "question": text, "image": str(path)}))
+    hold_to_account(model, processor, examples)
