@@ -261,11 +261,15 @@ def own_part(block: nn.Module, path: str) -> str:
     attention and MLP and MPT's MLP do: their part is what the last matrix inside returns.
     """
     module = block.get_submodule(path)
-    taken = inspect.signature(module.forward).parameters
-    if not any(_RESIDUAL.fullmatch(name) for name in taken):
+    if not adds_residual(module):
         return path
     inner = [name for name, child in module.named_children() if _has_matrix(child)]
     return f"{path}.{inner[-1]}" if inner else path
+
+
+def adds_residual(module: nn.Module) -> bool:
+    """Say whether a module is given the residual stream beside its input."""
+    return any(_RESIDUAL.fullmatch(name) for name in inspect.signature(module.forward).parameters)
 
 
 def _has_matrix(module: nn.Module) -> bool:

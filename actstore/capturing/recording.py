@@ -148,6 +148,7 @@ class Recorder:
                     "layers": numbers,
                     "sites": list(dict.fromkeys(point.site for point in points)),
                     "hooks": provenance.hook_paths(points),
+                    "corrected": provenance.corrected_sites(self._anatomy, points) or None,
                     "special_ids": known["special_ids"],
                     "pool": [each.text for each in self._pools],
                     "exclude": sorted(self._exclude),
