@@ -156,10 +156,12 @@ class _Judge:
 
     def verdict(self) -> Verdict:
         plain = None
-        if len(self.sites) == len(self.block.marks):
+        if self.sites and len(self.sites) == len(self.block.marks):
             plain = self._error(self.after, [self.before, *self.sites.values()])
         if plain is not None and plain <= self.limit:
             return Verdict(self.block.layer, plain, {site: site for site in self.sites}, {})
+        if len(self.sites) < len(SITES):
+            plain = None  # something else stands where the other part would be
         reached: dict[str, str] = {}
         found = self._follow(self.after, (), reached, _DEEP)
         carriers = self._carriers(reached) if found and _R not in reached else []

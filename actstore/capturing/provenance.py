@@ -130,8 +130,11 @@ def hook_paths(points: Sequence[HookPoint]) -> dict[str, list[str]]:
     return {site: list(paths) for site, paths in found.items()}
 
 
-def corrected_sites(anatomy: Anatomy, points: Sequence[HookPoint]) -> dict[str, str]:
-    """Return which sites were not taken where the module of that name ends, and why."""
+def corrected_sites(anatomy: Anatomy, points: Sequence[HookPoint]) -> dict[str, Any]:
+    """Return, as ``corrected``, which sites were not taken where their module ends, and why.
+
+    Nothing where there is none: settings of other models are what they were.
+    """
     found: dict[str, str] = {}
     for point in points:
         holder, _, name = point.path.rpartition(".")
@@ -140,7 +143,7 @@ def corrected_sites(anatomy: Anatomy, points: Sequence[HookPoint]) -> dict[str, 
         ):
             word = holder.rpartition(".")[2]
             found[point.site] = f"taken at {name}: {word} returns its sum with the residual stream"
-    return found
+    return {"corrected": found} if found else {}
 
 
 def weights_digest(model: nn.Module) -> str | None:

@@ -312,10 +312,13 @@ class _Check:
                         "its path in the block, as a site of its own"
                     )
         errors = [verdict.error for verdict in seen if verdict.error is not None]
-        if not errors:
+        if not seen:
             return None
         limit = balance.LIMITS.get(self.subject.dtype, balance.LIMITS["bfloat16"])
-        found: dict[str, Any] = {"error": rounded(max(errors)), "holds": max(errors) <= limit}
+        found: dict[str, Any] = {
+            "error": rounded(max(errors, default=None)),
+            "holds": max(errors) <= limit if errors else None,
+        }
         for name in ("how", "refused"):
             told: dict[str, dict[str, None]] = {}
             for verdict in seen:
