@@ -9,18 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from actstore.capturing.blocks import points
 from actstore.capturing.engine import Captured, Engine, excluded
 from actstore.capturing.generation import Generation
 from actstore.capturing.pooling import Pool
 from actstore.capturing.prompts import Batch
-from actstore.capturing.reference import Pair, pooled_plainly
+from actstore.capturing.reference import Pair, as_numpy, pooled_plainly
 from actstore.capturing.subject import SAME_PASS, SUMMED, Found, Subject, named, rounded
-from actstore.capturing.witness import watching
+from actstore.capturing.witness import Watch, shaped, watching
+from actstore.errors import ModelError
 
 _FLIPPED = 1 / 3
 """Share of vectors that may be further off in a mixture of experts: a rounding error can send a
 token to another expert, and all later layers differ."""
 _NEW_TOKENS = 12
+_BEFORE = "what goes into the first block's experts"
 
 
 def batched(subject: Subject) -> dict[str, Any]:
@@ -31,7 +34,8 @@ def batched(subject: Subject) -> dict[str, Any]:
     seen: Found = {}
     pools = [pool for pool in engine.pools if _lies_in_prompt(pool, batch, engine)]
     plain = subject.pooling(batch.regions, excluded(batch, engine.exclude), pools, seen)
-    with watching(plain), engine:
+    routed: list[np.ndarray] = []
+    with watching([*plain, *_before_experts(subject, batch, routed)]), engine:
         captured = engine.forward(batch, list(range(len(subject.examples))))
     found: dict[str, Any] = {}
     hooks = list(_against(captured, seen, subject))
@@ -43,7 +47,9 @@ def batched(subject: Subject) -> dict[str, Any]:
     )
     found["hooks"] = rounded(max((each for each in errors if each is not None), default=None))
     allowed = _FLIPPED if subject.experts else 0.0
-    pairs = list(_alone(subject, captured, pools))
+    pairs = list(_alone(subject, captured, pools, routed))
+    before = [pair for pair in pairs if pair.name.startswith(_BEFORE)]
+    subject.worst("alone", before, subject.tolerance)
     found["alone"] = rounded(subject.worst("alone", pairs, subject.tolerance, allowed))
     if engine.generation is not None:
         _check_lengths(subject, captured, engine.generation)
@@ -113,15 +119,48 @@ def _check_count(subject: Subject, what: str, got: int, expected: int, of: str) 
         )
 
 
-def _alone(subject: Subject, captured: Captured, pools: list[Pool]) -> Iterable[Pair]:
-    """Pair what was kept of a batch with one pass over each example alone, unpadded."""
+def _before_experts(subject: Subject, batch: Batch, found: list[np.ndarray]) -> list[Watch]:
+    """Watch what goes into the first block's experts: there no token was routed yet.
+
+    What experts make may be far off where a rounding error sends a token elsewhere. What
+    comes before them may not, in no example.
+    """
+    if not subject.experts:
+        return []
+    try:
+        (point,) = points(subject.anatomy, ["mlp_in"], [0])
+    except ModelError:
+        return []
+    mask = batch.inputs["attention_mask"].bool()
+
+    def keep(tensors: list[torch.Tensor]) -> None:
+        states = shaped(tensors[0], *mask.shape) if tensors else None
+        if states is not None:
+            found.extend(
+                as_numpy(each[row.to(each.device)]) for each, row in zip(states, mask, strict=True)
+            )
+
+    return [(point.module, "input", keep)]
+
+
+def _alone(
+    subject: Subject, captured: Captured, pools: list[Pool], routed: list[np.ndarray]
+) -> Iterable[Pair]:
+    """Pair what was kept of a batch with one pass over each example alone, unpadded.
+
+    ``routed`` is what went into the first block's experts, of each example of the batch.
+    """
     for row, name in enumerate(subject.names):
         single = subject.prompter.batch([subject.examples[row]], "right")
         _check_regions(subject, single)
         left_out = excluded(single, subject.engine.exclude)
         seen: Found = {}
         watches = subject.pooling(single.regions, left_out, pools, seen)
+        unrouted: list[np.ndarray] = []
+        watches += _before_experts(subject, single, unrouted)
         states = subject.reported(single, watches=watches).states
+        if routed and unrouted:
+            yield Pair(f"{_BEFORE} of {name}", routed[row], unrouted[0])
         for place, kept in captured.pooled.vectors.items():
             entry = subject.entry(place)
             for pool in pools:

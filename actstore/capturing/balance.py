@@ -33,7 +33,7 @@ LIMITS: Mapping[str, float] = {
 _SMALL = 8
 """Parts below this many times the limit cannot be told from rounding: nothing is said of them."""
 _DEEP = 4
-_MIXER = re.compile(r"attention|attn|mamba|mixer|ssm|conv|delta", re.IGNORECASE)
+_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 _MLP = re.compile(r"mlp|moe|ffn|feed_?forward|experts", re.IGNORECASE)
 _R = "resid_pre"
 
@@ -295,7 +295,7 @@ class _Judge:
             return False
         name = f"{part} {type(self.block.modules[part]).__name__}"
         is_mlp = bool(_MLP.search(name))
-        return is_mlp if site == "mlp_out" else not is_mlp and bool(_MIXER.search(name))
+        return is_mlp if site == "mlp_out" else not is_mlp and bool(_ATTENTION.search(name))
 
     def _is_small(self, site: str) -> bool:
         """Say whether a site, and what norms make of it, drowns in the stream's rounding."""

@@ -11,7 +11,7 @@ import torch
 
 from actstore.capturing import assembly, hooks
 from actstore.capturing import engine as engines
-from actstore.capturing.blocks import Anatomy, points
+from actstore.capturing.blocks import Anatomy, HookPoint, points
 from actstore.capturing.engine import Engine
 from actstore.capturing.prefill import PromptPlan
 from actstore.errors import ModelError
@@ -229,13 +229,13 @@ RESPONSE: dict[str, Break] = {
 """Of generation."""
 
 
-def sites_of(anatomy: Anatomy, names: Sequence[str]) -> list[str]:
-    """Return those of ``names`` that every block of a model has."""
-    found = []
+def points_of(anatomy: Anatomy, names: Sequence[str]) -> list[HookPoint]:
+    """Return the places of ``names`` that there are: blocks of a hybrid differ."""
+    found: dict[tuple[str, int | None], HookPoint] = {}
     for name in names:
-        try:
-            points(anatomy, [name], range(len(anatomy.blocks)))
-        except ModelError:
-            continue
-        found.append(name)
-    return found
+        for layer in range(len(anatomy.blocks)):
+            try:
+                found |= {(p.site, p.layer): p for p in points(anatomy, [name], [layer])}
+            except ModelError:
+                continue
+    return list(found.values())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from actstore.capturing import generation, selfcheck
-from actstore.capturing.blocks import SITES, find, points
+from actstore.capturing.blocks import SITES, find
 from actstore.capturing.engine import Engine
 from actstore.capturing.example import Example, from_dict
 from actstore.capturing.pooling import parse_pools
@@ -29,13 +29,11 @@ RESPONSE_POOLS = "prompt.last,response.mean,response.tokens,all.last"
 def engine(model: Any, processor: Any, pools: str, *, tokens: int = 0, side: Any = None) -> Engine:
     anatomy = find(model)
     prompter = Prompter(model, processor)
-    sites = sabotage.sites_of(anatomy, SITES)
-    if tokens:
-        sites = ["resid_post", "attn_out"]
+    sites = ("resid_post", "attn_out") if tokens else SITES
     return Engine(
         anatomy,
         prompter,
-        points(anatomy, sites, range(len(anatomy.blocks))),
+        sabotage.points_of(anatomy, sites),
         parse_pools(pools),
         generation=generation.settle(
             model, prompter.pad_id, tokens, {"min_new_tokens": tokens} if tokens else None
