@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,10 +40,9 @@ def _kept(change: Callable[[dict[Any, dict[Any, np.ndarray]], Engine], None]) ->
 
 def _layer_below(vectors: dict[Any, dict[Any, np.ndarray]], engine: Engine, site: str) -> None:
     before = dict(vectors)
-    for place in before:
-        below = (place[0], place[1] - 1) if place[1] is not None else None
-        if place[0] == site and below in before:
-            vectors[place] = before[below]
+    layers = sorted(layer for name, layer in before if name == site)
+    for below, layer in itertools.pairwise(layers):
+        vectors[site, layer] = before[site, below]
 
 
 def layer_below(site: str) -> Break:
