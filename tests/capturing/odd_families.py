@@ -33,7 +33,13 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     # the MLP alone is
     "mpt": (
         "mpt",
-        {"d_model": families.WIDTH, "n_layers": families.BLOCKS, "n_heads": 4, "max_seq_len": 256},
+        {
+            "d_model": families.WIDTH,
+            "n_layers": families.BLOCKS,
+            "n_heads": 4,
+            "max_seq_len": 256,
+            "use_cache": True,
+        },
     ),
     # norms after the sums, embeddings of another width, no final norm
     "opt_350m": ("opt", {**_OPT, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),
