@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ _STREAMS = {  # settings that give the residual stream one more axis
 }
 _STREAM_MODULES = re.compile(r"(^|_)hc$|hyper_connection|altup")
 _TOWER = re.compile(r"vision|visual|image|audio|speech|talker|code2wav|token2wav|encoder|codec")
+_RESIDUAL = re.compile(r"residual(_states|_tensor)?")
 _LENGTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 
 
@@ -234,7 +236,7 @@ def _inside(block: nn.Module, site: str) -> tuple[str, Literal["input", "output"
         return "", "input"
     if site == "attn_out":
         path = None if several_mixers(block) else child_path(block, ATTENTION, ATTENTION_CLASS)
-        return (path, "output") if path else None
+        return (own_part(block, path), "output") if path else None
     if site in ("mlp_in", "mlp_out"):
         if several_mlps(block):
             return None
@@ -243,11 +245,36 @@ def _inside(block: nn.Module, site: str) -> tuple[str, Literal["input", "output"
         for first, second in () if path else MLP_PAIRS:
             if module_at(block, first) and module_at(block, second):
                 path = first if take == "input" else second
+        if path and take == "output":
+            path = own_part(block, path)
         return (path, take) if path else None
     path, _, ending = site.rpartition(".")
     if ending == "input" and module_at(block, path) is not None:
         return path, "input"
     return (site, "output") if module_at(block, site) is not None else None
+
+
+def own_part(block: nn.Module, path: str) -> str:
+    """Return where a module's own part is before it adds the residual stream to it.
+
+    Modules that are given the stream as an argument (``residual``) return the sum, as BLOOM's
+    attention and MLP and MPT's MLP do: their part is what the last matrix inside returns.
+    """
+    module = block.get_submodule(path)
+    if not adds_residual(module):
+        return path
+    inner = [name for name, child in module.named_children() if _has_matrix(child)]
+    return f"{path}.{inner[-1]}" if inner else path
+
+
+def adds_residual(module: nn.Module) -> bool:
+    """Say whether a module is given the residual stream beside its input."""
+    return any(_RESIDUAL.fullmatch(name) for name in inspect.signature(module.forward).parameters)
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return weight is not None and getattr(weight, "ndim", 0) == 2
 
 
 def _asked(model: nn.Module, method: str) -> nn.Module | None:

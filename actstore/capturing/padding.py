@@ -22,7 +22,7 @@ from actstore.capturing.example import Example
 from actstore.capturing.generation import Generation
 from actstore.capturing.pooling import Pool
 from actstore.capturing.prompts import PAD, Batch, Prompter
-from actstore.capturing.selfcheck import TOLERANCES
+from actstore.capturing.subject import TOLERANCES
 from actstore.errors import HookError
 
 _PADS = 5

@@ -164,6 +164,7 @@ class Session:
         found["generation"] = generation.settings if generation else None
         found["seed"] = self.options.seed if generation and generation.samples else None
         found["storage_dtype"] = self.options.storage_dtype
+        found |= provenance.corrected_sites(self.anatomy, self.points)
         if found["weights_sha256"] is None:  # weights on disk: nothing better than the commit
             found["revision"] = self.identity.revision
         return found

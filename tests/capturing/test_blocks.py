@@ -60,8 +60,8 @@ def test_every_decoder_of_transformers_can_be_told_apart() -> None:
     import transformers as t
 
     expected = {
-        "bloom": ("transformer.h", "self_attention", "mlp"),
-        "mpt": ("transformer.blocks", "attn", "ffn"),
+        "bloom": ("transformer.h", "self_attention.dense", "mlp.dense_4h_to_h"),
+        "mpt": ("transformer.blocks", "attn", "ffn.down_proj"),
         "rwkv": ("rwkv.blocks", "attention", "feed_forward"),
         "xglm": ("model.layers", "self_attn", "fc2"),
         "cpmant": ("cpmant.encoder.layers", "self_att", "ffn"),
