@@ -13,11 +13,13 @@ from actstore.commands.options import (
     filter_options,
     given_filters,
     json_option,
+    mixed_option,
     readable_store_argument,
     report_traffic,
     where_argument,
 )
 from actstore.commands.progress import bar
+from actstore.querying.mixture import PLACE
 
 if TYPE_CHECKING:
     from actstore.analysis.statistics import Statistics
@@ -31,21 +33,31 @@ _LISTED = 5
 @click.option(
     "--by",
     metavar="A,B,…",
-    default="model,site,layer",
+    default=",".join(PLACE),
     show_default=True,
     help="Metadata columns to group the rows by; an empty text makes one group of all.",
 )
 @filter_options
+@mixed_option
 @json_option
 @at_option
 def command(
-    store: str | Path, where: str | None, by: str, as_json: bool, at: int | None, **filters: Any
+    store: str | Path,
+    where: str | None,
+    by: str,
+    mixed: bool,
+    as_json: bool,
+    at: int | None,
+    **filters: Any,
 ) -> None:
     """Describe the vectors of STORE, or of its rows that meet WHERE, group by group.
 
     Mean, std, min and max are over all values of a group that are finite; the others are
     counted. Norms are those of its rows. An outlier dimension is one whose root mean square
     is at least six times that of the median dimension. Every vector is read once.
+
+    A group whose rows differ in model, site, pooling, region or layer is refused, unless
+    options list these values (--layer 12 --layer 18) or --mixed takes them as they are.
 
     \b
     Examples:
@@ -69,7 +81,7 @@ def command(
                 done[1] += rows
                 report(done[0], done[1])
 
-            found = statistics.describe(selection, names, progress=progress)
+            found = statistics.describe(selection, names, mixed=mixed, progress=progress)
         report_traffic(opened.traffic)
     if as_json:
         output.print_json(

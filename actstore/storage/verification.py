@@ -97,7 +97,9 @@ def _check_content(root: Path, entry: ShardEntry, nonfinite: bool) -> Iterator[s
             return
         for group in range(file.metadata.num_row_groups):
             file.read_row_group(group)  # checks each page's CRC
-    table = metadata.read_columns(root, entry, ["model", "site", "layer", "pooling", "region", "norm"])
+    table = metadata.read_columns(
+        root, entry, ["model", "site", "layer", "pooling", "region", "norm"]
+    )
     for name, value in zip(("model", "site", "layer"), entry.partition, strict=True):
         others = [found for found in table[name].unique().to_pylist() if found != value]
         if others:
