@@ -14,6 +14,7 @@ from actstore.analysis import grouping
 from actstore.analysis.cka import linear_cka
 from actstore.analysis.moments import measure
 from actstore.errors import TooFewRowsError, UsageError
+from actstore.querying.encoding import OF_SHARD
 from actstore.querying.mixture import PLACE
 from actstore.storage import floats, keys
 
@@ -123,7 +124,7 @@ def compare(
         name
         for name in schema.key_names()
         if name not in across
-        and name not in PLACE
+        and name not in OF_SHARD
         # What neither side has tells nothing apart.
         and any(side[name].null_count < len(side) for side in tables)
     ]

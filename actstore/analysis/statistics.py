@@ -105,7 +105,8 @@ def describe(
     if not mixed and differing(selection, others):
         advice = f"group by it too (--by {','.join([*by, '{column}'])})"
         for found in groups:
-            refuse(selection.take(found.places), columns=others, instead=advice)
+            part = selection.take(found.places)
+            refuse(part, columns=others, instead=advice, any_width=True)
     norms = selection.table(["norm"])["norm"].to_numpy()
     return [
         _summarize(

@@ -102,16 +102,19 @@ def _print(found: list[Statistics]) -> None:
     keys = list(found[0].group)
     same = [key for key in keys if len({group.group[key] for group in found}) == 1]
     if len(found) > 1 and same:
-        click.echo(", ".join(f"{key} {output.cell(found[0].group[key])}" for key in same))
+        first = found[0].group
+        # A region that no row has is nothing to tell.
+        told = [key for key in same if first[key] is not None or key != "region"]
+        click.echo(", ".join(f"{key} {output.cell(first[key])}" for key in told))
         click.echo()
         keys = [key for key in keys if key not in same]
     header = [*keys, "rows", "mean", "std", "min", "max", "norm", "5%", "95%", "zeros"]
     output.print_table([*header, "nonfinite", "outliers"], [_row(keys, group) for group in found])
-    told = [group for group in found if group.outliers]
-    if told:
+    outlying = [group for group in found if group.outliers]
+    if outlying:
         click.echo()
         click.echo("outlier dimensions (times the median dimension's root mean square):")
-    for group in told:
+    for group in outlying:
         name = " ".join(f"{key} {output.cell(group.group[key])}" for key in keys)
         listed = ", ".join(
             f"{one.dimension} ({one.ratio:.0f}x)" for one in group.outliers[:_LISTED]

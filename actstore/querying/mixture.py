@@ -30,6 +30,7 @@ def refuse(
     mixed: bool = False,
     columns: Sequence[str] = PLACE,
     instead: str = ".by({column!r}) or .stack({column!r}) keep them apart",
+    any_width: bool = False,
 ) -> None:
     """Stop if rows differ in their place, and nobody asked for that.
 
@@ -42,6 +43,7 @@ def refuse(
         mixed: everything was asked for.
         columns: what the rows must agree in.
         instead: advice; ``{column}`` becomes the name of a column that differs.
+        any_width: whether ``mixed`` helps where the vectors differ in width too.
 
     Raises:
         MixedVectorsError: they differ; the message tells in what, and how to narrow.
@@ -50,7 +52,7 @@ def refuse(
         return
     found = differing(selection, [name for name in columns if name not in selection.listed])
     if found:
-        raise MixedVectorsError(_message(selection, found, instead), found)
+        raise MixedVectorsError(_message(selection, found, instead, any_width), found)
 
 
 def differing(selection: Selection, columns: Sequence[str] = PLACE) -> dict[str, tuple[Any, ...]]:
@@ -96,7 +98,9 @@ def _pools(selection: Selection) -> set[tuple[str, str | None]] | None:
     return found
 
 
-def _message(selection: Selection, found: Mapping[str, tuple[Any, ...]], instead: str) -> str:
+def _message(
+    selection: Selection, found: Mapping[str, tuple[Any, ...]], instead: str, any_width: bool
+) -> str:
     told = " and ".join(f"{name} ({listing(values)})" for name, values in found.items())
     # One value of each that is not null, for an example that can be typed.
     first = {
@@ -115,7 +119,7 @@ def _message(selection: Selection, found: Mapping[str, tuple[Any, ...]], instead
     if instead:
         text += f"; {instead.format(column=name)}"
     widths = sorted({shard.width for shard in selection.shards})
-    if len(widths) > 1:
+    if len(widths) > 1 and not any_width:
         return f"{text}. Their vectors have widths {listing(widths)}, so no matrix holds them all"
     return f"{text}; mixed=True (--mixed) takes them as they are"
 

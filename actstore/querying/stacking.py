@@ -45,12 +45,12 @@ class Stack(NamedTuple):
 
 def by(selection: Selection, columns: Sequence[str]) -> dict[Any, Selection]:
     """Return the rows by their values of columns; see ``Selection.by``."""
-    names = list(dict.fromkeys(columns))
-    if not names or not all(isinstance(name, str) for name in names):
+    if not columns or not all(isinstance(name, str) for name in columns):
         raise UsageError(
             f"by() takes names of columns one after the other, such as by('layer', 'site'), "
             f"got {columns!r}"
         )
+    names = list(dict.fromkeys(columns))
     encoded = encode(selection, names)
     numbers = combine((column.codes, len(column.values)) for column in encoded)
     order = np.argsort(numbers, kind="stable")
@@ -64,7 +64,7 @@ def by(selection: Selection, columns: Sequence[str]) -> dict[Any, Selection]:
             name: (key[names.index(name)],) if name in names else values
             for name, values in selection.listed.items()
         }
-        found[key if len(columns) > 1 else key[0]] = selection.part(places, listed)
+        found[key if len(names) > 1 else key[0]] = selection.part(places, listed)
     return found
 
 
