@@ -131,7 +131,10 @@ def _uneven(
 ) -> str:
     """Return the message for examples that lack vectors, or have several of one value."""
     parts = []
-    for wrong, verb in ((times == 0, "lack"), (times > 1, "have several rows of")):
+    for wrong, verbs in (
+        (times == 0, ("lacks a vector of some", "lack a vector of some")),
+        (times > 1, ("has several rows of one", "have several rows of one")),
+    ):
         examples = np.flatnonzero(wrong.any(axis=1))
         if not len(examples):
             continue
@@ -144,11 +147,8 @@ def _uneven(
             told.append(f"{keys.describe(key)}: {mixture.listing(which)}")
         more = "; …" if len(examples) > _LISTED else ""
         parts.append(
-            f"{counted(len(examples), 'example')} of {len(times):,} {verb} a vector of some "
-            f"{column} ({'; '.join(told)}{more})"
-            if verb == "lack"
-            else f"{counted(len(examples), 'example')} of {len(times):,} {verb} one {column} "
-            f"({'; '.join(told)}{more})"
+            f"{counted(len(examples), 'example')} of {len(times):,} "
+            f"{verbs[len(examples) > 1]} {column} ({'; '.join(told)}{more})"
         )
     return (
         f"these rows make no array of examples by {column}: {' and '.join(parts)}. Rows are of "

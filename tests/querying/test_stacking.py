@@ -172,7 +172,7 @@ def test_several_rows_of_one_cell_are_named(tmp_path: Path) -> None:
     places.write(tmp_path, places.places(layer=(3, 7)))
     with actstore.open(tmp_path) as store:
         twice = store.select().take([*range(12), 7])
-        with pytest.raises(StackError, match=r"1 example of 6 have several.*example_id=e1: 7\)"):
+        with pytest.raises(StackError, match=r"1 example of 6 has several.*example_id=e1: 7\)"):
             twice.stack("layer")
 
 
