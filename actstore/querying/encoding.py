@@ -84,7 +84,7 @@ def _of_shards(selection: Selection, name: str) -> Column:
     snapshot = selection.snapshot
     shards = np.searchsorted(snapshot.offsets, selection.rows, "right") - 1
     values = [getattr(shard, name) for shard in snapshot.shards]
-    present = list(dict.fromkeys(values[number] for number in np.unique(shards).tolist()))
+    present = list(dict.fromkeys(getattr(shard, name) for shard in selection.shards))
     numbers = {value: number for number, value in enumerate(present)}
     of_shard = np.array([numbers.get(value, -1) for value in values], np.int64)
     return _sorted(present, of_shard[shards])

@@ -13,6 +13,7 @@ from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection
+    from actstore.storage.manifest import Pool, ShardEntry
 
 PLACE = ("model", "site", "pooling", "region", "layer")
 """Columns that say where in a model, and over which tokens, a vector was taken.
@@ -60,10 +61,11 @@ def differing(selection: Selection, columns: Sequence[str] = PLACE) -> dict[str,
     if len(selection) < 2:
         return {}
     found = {}
-    pools = _pools(selection)
+    shards = selection.shards
+    pools = _pools(shards)
     for name in columns:
         if name in OF_SHARD:
-            values = {getattr(shard, name) for shard in selection.shards}
+            values = {getattr(shard, name) for shard in shards}
         else:
             at = ("pooling", "region").index(name)
             values = {pool[at] for pool in pools or ()}
@@ -88,10 +90,10 @@ def listing(values: Sequence[Any], most: int = _LISTED) -> str:
     return ", ".join(told) + more
 
 
-def _pools(selection: Selection) -> set[tuple[str, str | None]] | None:
-    """Return the pairs of pooling and region in the rows' shards; None where one keeps silent."""
-    found: set[tuple[str, str | None]] = set()
-    for shard in selection.shards:
+def _pools(shards: Sequence[ShardEntry]) -> set[Pool] | None:
+    """Return the pairs of pooling and region in some shards; None where one keeps silent."""
+    found: set[Pool] = set()
+    for shard in shards:
         if shard.pools is None:
             return None
         found.update(shard.pools)
