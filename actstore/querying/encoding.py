@@ -29,20 +29,27 @@ class Column(NamedTuple):
 def encode(selection: Selection, names: Sequence[str]) -> list[Column]:
     """Return columns of a selection's rows, in the order of ``names``.
 
-    Nothing is read for model, site and layer; the others are read together.
+    Nothing is read for model, site and layer; columns of few values are kept once they were
+    read, the others are read together.
 
     Raises:
         NotInStoreError: there is no such column.
     """
     check_columns(names)
-    others = [name for name in names if name not in OF_SHARD]
-    table = selection.table(others) if others else None
+    known = {name: selection.codes_of(name) for name in names if name not in OF_SHARD}
+    others = [name for name, codes in known.items() if codes is None]
+    table = selection.table(others)
     found = []
     for name in names:
         if name in OF_SHARD:
             found.append(_of_shards(selection, name))
             continue
-        assert table is not None
+        coded = known[name]
+        if coded is not None:  # null, which is -1, becomes the last value
+            values: list[Any] = [*coded.values, None]
+            codes = coded.codes[selection.rows].astype(np.int64)
+            found.append(_sorted(values, np.where(codes < 0, len(values) - 1, codes)))
+            continue
         encoded = table[name].combine_chunks().dictionary_encode(null_encoding="encode")
         codes = encoded.indices.to_numpy().astype(np.int64)
         found.append(_sorted(encoded.dictionary.to_pylist(), codes))
@@ -91,7 +98,9 @@ def _of_shards(selection: Selection, name: str) -> Column:
 
 
 def _sorted(values: list[Any], codes: np.ndarray) -> Column:
-    order = sorted(range(len(values)), key=lambda at: ranked(values[at]))
+    """Return a column of these values, but for those that no row has."""
+    present = np.flatnonzero(np.bincount(codes, minlength=1)).tolist() if len(codes) else []
+    order = sorted(present, key=lambda at: ranked(values[at]))
     rank = np.empty(len(values), np.int64)
-    rank[order] = np.arange(len(values))
+    rank[order] = np.arange(len(order))
     return Column([values[at] for at in order], rank[codes])

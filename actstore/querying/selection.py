@@ -12,7 +12,7 @@ import numpy as np
 
 from actstore.errors import UsageError
 from actstore.querying import mixture
-from actstore.querying.metadata import Metadata
+from actstore.querying.metadata import Codes, Metadata
 from actstore.storage import floats
 
 if TYPE_CHECKING:
@@ -451,6 +451,10 @@ class Selection:
     def values_of(self, column: str) -> set[str | None]:
         """Return the values that the rows have in a column of few, such as ``pooling``."""
         return self._metadata.distinct(self.rows, column)
+
+    def codes_of(self, column: str) -> Codes | None:
+        """Return a column of few values for all rows of the store; None for other columns."""
+        return self._metadata.codes(column)
 
     def fills_shards(self) -> bool:
         """Say whether these are all rows of their shards, in their order."""
