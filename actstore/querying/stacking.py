@@ -107,7 +107,7 @@ def stack(
     places[cells] = np.arange(len(cells))
     stacked = selection.take(places)
     array = stacked.numpy(mixed=True)  # looked at above
-    table = _table(selection, column, places.reshape(shape), columns)
+    table = _table(selection, column, names, places.reshape(shape), columns)
     return Stack(array.reshape(*shape, array.shape[1]), tuple(along.values), table)
 
 
@@ -168,7 +168,11 @@ def _varying(selection: Selection, names: Sequence[str]) -> set[str]:
 
 
 def _table(
-    selection: Selection, column: str, places: np.ndarray, columns: Sequence[str] | None
+    selection: Selection,
+    column: str,
+    joined_by: Sequence[str],
+    places: np.ndarray,
+    columns: Sequence[str] | None,
 ) -> pa.Table:
     """Return the examples' metadata: of the cells' columns those in which they agree.
 
@@ -177,13 +181,14 @@ def _table(
     wanted = check_columns(columns)
     if columns is None:
         wanted = [name for name in wanted if name not in (column, ROW_ID, "norm")]
-    shared = list(wanted)
+    compared = [name for name in wanted if name not in joined_by]
     if not places.size:
         return selection.take([]).table(wanted)
     table = selection.take(places[:, 0]).table(wanted)
     for number in range(1, places.shape[1]):
-        other = selection.take(places[:, number]).table(shared)
-        shared = [name for name in shared if other[name].equals(table[name])]
+        other = selection.take(places[:, number]).table(compared)
+        compared = [name for name in compared if other[name].equals(table[name])]
+    shared = [name for name in wanted if name in joined_by or name in compared]
     if columns is not None and len(shared) < len(wanted):
         differing = next(name for name in wanted if name not in shared)
         raise UsageError(
