@@ -25,7 +25,8 @@
     ├── QueryError
     │   ├── SqlError (ValueError)            the SQL was refused or failed
     │   ├── NotInStoreError (LookupError)    that layer, site, model, label … is not there
-    │   └── MixedVectorsError (ValueError)   a matrix was asked of vectors that differ in width
+    │   ├── MixedVectorsError (ValueError)   a matrix was asked of rows of several places or widths
+    │   └── StackError (ValueError)          examples of a stack lack a vector, or have several
     ├── HubError
     │   ├── RepositoryNotFoundError (LookupError)   no such repository, or none that the token sees
     │   ├── RevisionError (LookupError)      the repository has no such branch, tag or commit
@@ -57,7 +58,7 @@ what to do next. Each leaf is also the builtin that a caller would expect.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class ActstoreError(Exception):
@@ -179,7 +180,20 @@ class NotInStoreError(QueryError, LookupError):
 
 
 class MixedVectorsError(QueryError, ValueError):
-    """A matrix was asked of vectors that differ in width."""
+    """A matrix was asked of vectors that differ in width, or in where they were taken.
+
+    ``differing`` has the columns in which they differ, each with its values.
+    """
+
+    def __init__(
+        self, message: str, differing: Mapping[str, tuple[object, ...]] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.differing = dict(differing or {})
+
+
+class StackError(QueryError, ValueError):
+    """Examples lack one of the vectors that are to be stacked, or have several of one kind."""
 
 
 class HubError(ActstoreError):

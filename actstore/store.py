@@ -214,7 +214,8 @@ class Store:
         Args:
             where: an SQL condition, such as ``"norm > 50 AND task = 'maze'"``.
             equals: ``column=value``, or several values as a list; None means null. A site
-                may be spelled as TransformerLens or transformers do.
+                may be spelled as TransformerLens or transformers do. Rows whose values of
+                model, site, pooling, region or layer were listed may stand in one matrix.
 
         Raises:
             NotInStoreError: there is no such column, or no row has such a value; the
@@ -223,9 +224,14 @@ class Store:
             SqlError: ``where`` is not one condition.
         """
         snapshot = self._open()
-        rows, shards = filters.rows_where(snapshot, self._sealed, self._metadata, where, equals)
+        chosen = filters.rows_where(snapshot, self._sealed, self._metadata, where, equals)
         return Selection(
-            snapshot, self._metadata, rows, shards=shards, description=describe(where, equals)
+            snapshot,
+            self._metadata,
+            chosen.rows,
+            shards=chosen.shards,
+            description=describe(where, equals),
+            listed=chosen.listed,
         )
 
     def rows_at(self, row_ids: Sequence[int] | np.ndarray) -> Selection:
@@ -272,6 +278,7 @@ class Store:
         metric: Metric = "cosine",
         include_self: bool = False,
         columns: Sequence[str] | None = None,
+        mixed: bool = False,
         **equals: Any,
     ) -> pa.Table:
         """Return the ``k`` rows nearest to a vector or to a row of the store.
@@ -287,6 +294,8 @@ class Store:
             metric: ``cosine`` or ``dot``, the largest first, or ``l2``, the smallest first.
             include_self: whether the row that is the query may be in the result.
             columns: metadata columns of the result; all and ``row_id`` when missing.
+            mixed: search rows of several models, sites, poolings, regions or layers, which
+                no condition listed.
             equals: as in :meth:`select`, for the rows to search; where ``query`` is an
                 ``example_id``, they also say which of its rows is meant.
 
@@ -297,24 +306,25 @@ class Store:
         Raises:
             NotInStoreError: there is no such example, or a condition names what is not there.
             UsageError: the example has several rows under these conditions, or a bad argument.
+            MixedVectorsError: the rows to search are of several places, and nobody asked for
+                that.
         """
         snapshot = self._open()
         row = self._row_of(query, equals)
         selection = self.select(where, **equals)
-        rows = selection.rows
         if row is None:
             vector = scoring.as_query(query)
         else:
             vector = scoring.as_query(snapshot.gather(np.array([row]))[0])
-            rows = rows if include_self else rows[rows != row]
+            if not include_self:
+                selection = selection.take(selection.rows != row)
         return neighbours.nearest(
-            snapshot,
-            self._metadata,
-            rows,
+            selection,
             vector,
             k,
             metric=metric,
             columns=None if columns is None else list(columns),
+            mixed=mixed,
         )
 
     def write(self, activations: Any, metadata: Any = None, **options: Any) -> WriteSummary:
@@ -446,25 +456,10 @@ class Store:
                 return int(found.rows[0])
             if not len(found):
                 raise NotInStoreError(f"example {query!r} has no row with {describe(None, equals)}")
-            raise UsageError(_several(query, found))
+            raise UsageError(neighbours.several(query, found))
         if isinstance(query, int | np.integer) and not isinstance(query, bool):
             return int(self.rows_at([int(query)]).rows[0])
         return None
-
-
-def _several(example: str, found: Selection) -> str:
-    """Return the message for an example with more than one row, saying what tells them apart."""
-    table = found.table()
-    differing = []
-    for name in ("model", "site", "layer", "mode", "variant", "pooling", "region", "position"):
-        values = table[name].unique().to_pylist()
-        if len(values) > 1:
-            shown = ", ".join(map(str, values[:6])) + (", …" if len(values) > 6 else "")
-            differing.append(f"{name} ({shown})")
-    return (
-        f"example {example!r} has {len(found)} rows here: choose by "
-        f"{' or '.join(differing) or 'row_id'}"
-    )
 
 
 def open(path: str | Path, at: int | None = None, *, create: bool = False) -> Store:

@@ -74,7 +74,7 @@ def run(corpus: Corpus) -> list[Outcome]:
 
 
 def _ours(store: actstore.Store, size: int) -> dict[str, Pass]:
-    selection = store.select()
+    selection = store.select(layer=store.layers)
     names = ["row_id"]
 
     def shuffled() -> Iterator[torch.Tensor]:

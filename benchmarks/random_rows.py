@@ -35,7 +35,7 @@ def _warm(corpus: Corpus, rows: np.ndarray) -> list[Outcome]:
         return matrix_of(found["activation"], corpus.width)
 
     candidates: dict[str, Callable[[], np.ndarray]] = {
-        "actstore": lambda: store.rows_at(rows).numpy(),
+        "actstore": lambda: store.rows_at(rows).numpy(mixed=True),
         "NumPy memmap": lambda: np.asarray(mapped[rows]),
         "Lance": lance_take,
         "datasets": lambda: numpy_format[picked]["activation"],
@@ -69,7 +69,7 @@ def _warm(corpus: Corpus, rows: np.ndarray) -> list[Outcome]:
 def _cold(corpus: Corpus, rows: np.ndarray) -> Outcome:
     def ours() -> object:
         with actstore.open(corpus.store()) as store:
-            return store.rows_at(rows).numpy()
+            return store.rows_at(rows).numpy(mixed=True)
 
     times = interleaved(
         {

@@ -1,12 +1,14 @@
 """Writes the parts of the documentation that the code already knows: `make docs`.
 
 docs/commands.md comes whole from the command line's own help, the tables of
-docs/schema.md from schemas/v1/activations.json, and what examples print from running
-them. The tests hold all of it to be current.
+docs/schema.md from schemas/v1/activations.json, the families in docs/capture.md from
+docs/families.json, which the tests of families hold to what they ran, and what examples
+print from running them. The tests hold all of it to be current.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
 import textwrap
 from pathlib import Path
@@ -15,6 +17,7 @@ import click
 import datasets
 
 from actstore import cli, schema
+from actstore.capturing.blocks import SITES
 from actstore.commands.exits import Exit
 from docs import examples
 
@@ -112,6 +115,37 @@ def _type(name: str) -> str:
     return "fixed_size_list of float16 or float32" if name == "vector" else name
 
 
+def family_table() -> str:
+    """Return the table of families that the tests capture, from what they recorded."""
+    known = json.loads((DOCS / "families.json").read_text(encoding="utf-8"))
+    rows = [
+        "| family, as its tests call it | class | `attn_out` | `mlp_in`, `mlp_out` | by path | "
+        "pads | responses |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in known.items():
+        depth, sites = entry["depth"], entry["sites"]
+        paths = [f"`{site}`" for site in sites if site not in SITES]
+        pads = "both sides" if len(entry["padding"]) == 2 else f"{entry['padding'][0]} only"
+        cells = [
+            name,
+            f"`{entry['class']}`",
+            _layers(sites.get("attn_out", []), depth),
+            _layers(sites.get("mlp_out", []), depth),
+            ", ".join(paths),
+            pads,
+            "padded batches" if entry["responses"] == "padded" else "batches of one length",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _layers(layers: list[int], depth: int) -> str:
+    if not layers:
+        return "refused"
+    return "every block" if len(layers) == depth else "blocks that have one"
+
+
 def with_blocks(page: str, blocks: dict[str, str]) -> str:
     """Return ``page`` with each ``<!-- generated: NAME -->`` block filled anew.
 
@@ -134,6 +168,11 @@ def main() -> None:
     page = DOCS / "schema.md"
     page.write_text(
         with_blocks(page.read_text(encoding="utf-8"), schema_tables()), encoding="utf-8"
+    )
+    page = DOCS / "capture.md"
+    page.write_text(
+        with_blocks(page.read_text(encoding="utf-8"), {"families": family_table()}),
+        encoding="utf-8",
     )
     for page in (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))):
         text = page.read_text(encoding="utf-8")

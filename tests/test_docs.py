@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from actstore import cli, schema
 from docs import examples, generate
+from tests.capturing import families, vision_families
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -91,6 +93,18 @@ def test_the_schema_page_is_current() -> None:
     written = (ROOT / "docs" / "schema.md").read_text(encoding="utf-8")
     assert written == generate.with_blocks(written, generate.schema_tables()), "run `make docs`"
     assert all(f"| `{column.name}` |" in written for column in schema.columns())
+
+
+def test_the_table_of_families_has_what_is_tested_and_nothing_else() -> None:
+    page = (ROOT / "docs" / "capture.md").read_text(encoding="utf-8")
+    assert page == generate.with_blocks(page, {"families": generate.family_table()}), (
+        "run `make docs`"
+    )
+    # the tests of each family hold its entry to what they ran: see tests/capturing/recorded.py
+    known = json.loads((ROOT / "docs" / "families.json").read_text(encoding="utf-8"))
+    assert set(known) == {*families.LANGUAGE, *vision_families.EVERY}
+    parts = {"class", "depth", "sites", "padding", "responses"}
+    assert all(set(entry) == parts for entry in known.values())
 
 
 @pytest.mark.parametrize("command", list(commands()), ids=lambda command: str(command.name))

@@ -109,7 +109,7 @@ def test_rows_by_number(tmp_path: Path) -> None:
         numbers = [row for (row,) in store.sql(
             "SELECT row_id FROM activations ORDER BY norm DESC LIMIT 5"
         ).fetchall()]  # fmt: skip
-        found = store.rows_at(numbers).numpy()
+        found = store.rows_at(numbers).numpy(mixed=True)
         assert np.array_equal(found, np.concatenate(matrices)[numbers])
         with pytest.raises(UsageError, match="0 to 35"):
             store.rows_at([36])

@@ -14,6 +14,8 @@ from actstore.analysis import grouping
 from actstore.analysis.cka import linear_cka
 from actstore.analysis.moments import measure
 from actstore.errors import TooFewRowsError, UsageError
+from actstore.querying.encoding import OF_SHARD
+from actstore.querying.mixture import PLACE
 from actstore.storage import floats, keys
 
 if TYPE_CHECKING:
@@ -37,10 +39,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerComparison:
-    """Rows of A and B of one model, site and layer (or of two that are set side by side)."""
+    """Rows of A and B of one place (or of two that are set side by side)."""
 
     a: dict[str, Any]
-    """Model, site and layer of A's rows."""
+    """Model, site, pooling, region and layer of A's rows."""
     b: dict[str, Any]
     rows_a: int
     rows_b: int
@@ -72,7 +74,7 @@ class Comparison:
     across: tuple[str, ...]
     """Columns of the key in which A and B have no value in common: not matched by."""
     only_a: tuple[dict[str, Any], ...]
-    """Models, sites and layers that only A has."""
+    """Places (model, site, pooling, region, layer) that only A has."""
     only_b: tuple[dict[str, Any], ...]
     layers: tuple[LayerComparison, ...]
 
@@ -96,11 +98,12 @@ def compare(
 ) -> Comparison:
     """Compare two selections, of one store or of two, layer by layer.
 
-    Rows are matched by the schema's key without model, site and layer, and without the
+    Rows of several places are divided by model, site, pooling, region and layer, so that no
+    mean is one of a mixture. They are matched by the rest of the schema's key, without the
     columns in which the two sides have nothing in common (``mode='tqa'`` against
     ``mode='vqa'``, say): so two conditions, prompts or models are compared example by
     example. Where each side is a single example, the examples are matched with each other.
-    A side of one layer may be held against one of another layer.
+    A side of one layer (or pooling, …) may be held against one of another.
 
     Args:
         a: some rows.
@@ -110,7 +113,7 @@ def compare(
 
     Raises:
         TooFewRowsError: a side is empty.
-        UsageError: the sides have several layers (sites, models) each and none in common.
+        UsageError: the sides have several layers (sites, poolings, …) and none in common.
     """
     for name, selection in (("A", a), ("B", b)):
         if not len(selection):
@@ -121,11 +124,11 @@ def compare(
         name
         for name in schema.key_names()
         if name not in across
-        and name not in grouping.PARTITION
+        and name not in OF_SHARD
         # What neither side has tells nothing apart.
         and any(side[name].null_count < len(side) for side in tables)
     ]
-    columns = [name for name in grouping.PARTITION if name not in across]
+    columns = [name for name in PLACE if name not in across]
     sides = [
         _Side(
             selection,
@@ -140,8 +143,8 @@ def compare(
     common = sorted(sides[0].groups.keys() & sides[1].groups.keys(), key=grouping.order)
     if not common:
         raise UsageError(
-            "A and B have no model, site and layer in common: narrow both to one layer (and "
-            "site) each to compare different ones"
+            "A and B have no model, site, pooling, region and layer in common: narrow both to "
+            "one of each to compare different ones"
         )
     left, right = (
         tuple(dict(zip(columns, key, strict=True)) for key in one.groups if key not in other.groups)
@@ -169,7 +172,7 @@ def _apart(a: pa.Table, b: pa.Table) -> list[str]:
         # Sides of different examples are no sides of one; two single examples are meant as such.
         if name == "example_id" and not single:
             continue
-        if name in grouping.PARTITION and not single:
+        if name in PLACE and not single:
             shown = " against ".join(
                 ", ".join(
                     "not recorded" if v is None else str(v)
@@ -243,7 +246,7 @@ def _layer(
 
 def _first(side: _Side, places: np.ndarray) -> dict[str, Any]:
     row = int(places[0])
-    return {name: side.table[name][row].as_py() for name in grouping.PARTITION}
+    return {name: side.table[name][row].as_py() for name in PLACE}
 
 
 def _hashes(table: pa.Table, places: np.ndarray, matched_by: Sequence[str]) -> np.ndarray:

@@ -16,14 +16,15 @@ import numpy as np
 
 from actstore.analysis import linear, newton
 from actstore.analysis.folds import Fold
-from actstore.analysis.linear import Method, Space, Standard
+from actstore.analysis.linear import Method, Space
+from actstore.analysis.losses import Logistic, Squares
+from actstore.analysis.rows import Rows
+from actstore.analysis.standards import Standard
 
 MOST = 1e5
 """Ratio of variances up to which all rows' scales leave a fold's digits as they are."""
 _APART = 0.25
 """Change of a dimension's variance from which on it is corrected."""
-_ROUNDS = 20
-"""Of ridge regression."""
 
 
 def ratios(
@@ -55,8 +56,8 @@ class Crossed:
     """The folds of a cross-validation with no more rows than dimensions.
 
     Args:
-        ready: ``[rows, width]``, standardised on all rows.
-        whole: on what.
+        vectors: float32 or float64 ``[rows, width]``, not standardised.
+        whole: what all rows are standardised on.
         standards: what each fold is standardised on.
         divisions: the folds.
         ratios: of :func:`ratios`, none above :data:`MOST`.
@@ -64,26 +65,30 @@ class Crossed:
 
     def __init__(
         self,
-        ready: np.ndarray,
+        vectors: np.ndarray,
         whole: Standard,
         standards: Sequence[Standard],
         divisions: Sequence[Fold],
         ratios: np.ndarray,
     ) -> None:
-        self._ready = ready
+        self._vectors, self._standard = vectors, whole
         self._divisions = divisions
-        every = np.arange(len(ready))
-        self.whole = Space.of(ready, every, every[:0])
+        every = np.arange(len(vectors))
+        self.whole = Space.of(vectors, every, every[:0], whole)
         """All rows, for the probe that is kept."""
         self._centres = np.column_stack(
             [(each.mean - whole.mean) / whole.scale for each in standards]
         )
-        self._ratios = ratios.astype(ready.dtype)
+        self._ratios = ratios.astype(vectors.dtype)
+        inverses = 1 / np.column_stack([each.scale for each in standards]).astype(np.float64)
+        self._means = np.column_stack([each.mean for each in standards])
+        self._inverses = np.where(ratios > 0, inverses, 0)
+        self._rows = Rows(vectors, self._means, self._inverses)
         self._spaces: dict[int, Space] = {}
 
     def scores(
         self, positive: np.ndarray, method: Method, strength: float, start: np.ndarray
-    ) -> np.ndarray:
+    ) -> tuple[np.ndarray, bool]:
         """Return each row's score by the fold that does not train on it, float64 ``[rows]``.
 
         Args:
@@ -91,17 +96,20 @@ class Crossed:
             method: any but the MLP.
             strength: inverse of the penalty.
             start: scores of the probe of all rows, where the logistic regressions begin.
+
+        Returns:
+            The scores, and whether all regressions converged.
         """
-        if method == "logistic":
-            found = self._logistic(positive, strength, start)
-        elif method == "ridge":
-            found = self._ridge(positive, strength)
-        else:
+        converged = True
+        if method == "mean-difference":
             found = self._mean_difference(positive)
+        else:
+            ends = self._regressions(positive, method, strength, start)
+            found, converged = ends.scores, bool(ends.converged.all())
         scores = np.empty(len(positive))
         for number, division in enumerate(self._divisions):
             scores[division.test] = found[division.test, number]
-        return scores
+        return scores, converged
 
     def space(self, number: int) -> Space:
         """Return a fold's rows, near those of its own scales, for many labels at little cost.
@@ -120,82 +128,49 @@ class Crossed:
         ratio, centre = self._ratios[:, number], self._centres[:, number]
         apart = np.flatnonzero(np.abs(ratio - 1) > _APART)
         if 2 * len(apart) > len(ratio):
-            return self._exact(number)
+            ready = self._rows.ready(number)
+            exact: np.ndarray = ready @ ready[train].T
+            return exact
         found: np.ndarray = self.whole.gram[:, train]
-        changed = self._ready[:, apart]
-        if len(apart):
-            found -= changed @ changed[train].T
+        if not len(apart):
+            means = found.mean(1)
+            found -= means[:, None]
+            found -= means[train] - means[train].mean()
+            return found
+        whole = Standard(self._standard.mean[apart], self._standard.scale[apart])
+        changed = whole.apply(self._vectors[:, apart])
+        found -= changed @ changed[train].T
         means = found.mean(1)
         found -= means[:, None]
         found -= means[train] - means[train].mean()
-        if len(apart):
-            changed = changed - centre[apart]
-            found += (changed * ratio[apart]) @ changed[train].T
-        return found
-
-    def _exact(self, number: int, rows: np.ndarray | None = None) -> np.ndarray:
-        """Return inner products of rows with the training rows of a fold."""
-        ready = self._ready - self._centres[:, number]
-        train = ready[self._divisions[number].train]
-        found: np.ndarray = (
-            (ready if rows is None else ready[rows]) * self._ratios[:, number]
-        ) @ train.T
+        changed = changed - centre[apart]
+        found += (changed * ratio[apart]) @ changed[train].T
         return found
 
     def _product(self, weights: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
         """Return what folds' true Gram matrices make of weights of rows, ``[rows, numbers]``."""
-        centres = self._centres[:, numbers]
-        inside = self._ready.T @ weights
-        inside -= centres * weights.sum(0)
-        inside *= self._ratios[:, numbers]
-        product: np.ndarray = self._ready @ inside
-        product -= (centres * inside).sum(0)
-        return product
+        return self._rows.scores(self._rows.combined(weights, numbers), numbers)
 
-    def _logistic(self, positive: np.ndarray, strength: float, start: np.ndarray) -> np.ndarray:
-        tasks = [
-            newton.Task(
-                division.train,
-                self.space(number).gram,
-                positive[division.train],
-                start[division.train],
-                partial(self._exact, number, division.train),
-            )
-            for number, division in enumerate(self._divisions)
-        ]
-        return newton.solve(tasks, self._product, len(positive), 1 / strength).scores
-
-    def _ridge(self, positive: np.ndarray, strength: float) -> np.ndarray:
-        numbers = range(len(self._divisions))
-        targets = np.zeros((len(positive), len(numbers)), self._ready.dtype)
-        means = np.zeros(len(numbers), self._ready.dtype)
+    def _regressions(
+        self, positive: np.ndarray, method: Method, strength: float, start: np.ndarray
+    ) -> newton.Found:
+        tasks, offsets = [], np.zeros(len(self._divisions))
         for number, (train, _) in enumerate(self._divisions):
-            sides = np.where(positive[train], 1, -1).astype(means.dtype)
-            means[number] = sides.mean()
-            targets[train, number] = sides - means[number]
-        weights = np.zeros_like(targets)
-        scores = np.zeros_like(targets)
-        spaces = [self.space(number) for number in numbers]
-        enough = float(np.finfo(targets.dtype).eps) ** 0.5 / 3
-        missed, near = np.full(len(numbers), np.inf), np.ones(len(numbers), bool)
-        for _ in range(_ROUNDS):
-            for number, (train, _) in enumerate(self._divisions):
-                left = targets[train, number] - scores[train, number]
-                left -= weights[train, number] / strength
-                most = float(np.abs(left).max())
-                if near[number] and most > missed[number] / 2:
-                    # Where a tiny penalty bears the weight, near is not near enough.
-                    exact = self._exact(number, train)
-                    spaces[number], near[number] = Space(gram=exact, cross=exact[:0]), False
-                missed[number] = most
-                weights[train, number] += spaces[number].ridge(left[:, None], 1 / strength)[:, 0]
-            if missed.max() < enough:
-                break
-            scores = self._product(weights, numbers)
-        return scores + means
+            gram = self.space(number).gram
+            exact = partial(Rows(self._vectors, self._means, self._inverses, train).gram, number)
+            if method == "logistic":
+                own = start[train]
+                tasks.append(newton.Task(train, gram, Logistic(positive[train]), own, exact))
+                continue
+            sides = np.where(positive[train], 1.0, -1.0)
+            offsets[number] = sides.mean()
+            loss = Squares(sides - offsets[number])
+            tasks.append(newton.Task(train, gram, loss, exact=exact))
+        found = newton.solve(tasks, self._product, len(positive), 1 / strength)
+        return found._replace(scores=found.scores + offsets)
 
     def _mean_difference(self, positive: np.ndarray) -> np.ndarray:
-        weights = np.zeros((len(positive), len(self._divisions)), self._ready.dtype)
+        weights = np.zeros((len(positive), len(self._divisions)))
         for number, (train, _) in enumerate(self._divisions):
             weights[train, number] = linear.difference_weights(positive[train, None])[:, 0]
         scores = self._product(weights, range(len(self._divisions)))

@@ -111,9 +111,10 @@ def diff(
     """Hold all rows of two selections against each other, by their keys.
 
     Vectors are compared bit for bit (float16 as float32 where the stored types differ),
-    metadata column by column but for :data:`IGNORED`. Memory holds 8 bytes per row of one
-    (model, site, layer) and blocks of bounded size. How rows are spread over shards does
-    not matter.
+    metadata column by column but for :data:`IGNORED`. Rows of several poolings or layers may
+    come together: each is held against itself alone, and nothing is averaged. Memory holds 8
+    bytes per row of one (model, site, layer) and blocks of bounded size. How rows are spread
+    over shards does not matter.
 
     Args:
         a: such as ``store.select()``.

@@ -12,10 +12,11 @@ import numpy as np
 
 from actstore.analysis import crossing, folds, linear, metrics, nesting, words
 from actstore.analysis.folds import Fold
-from actstore.analysis.linear import Linear, Perceptron, Space, Standard
+from actstore.analysis.linear import Linear, Perceptron, Space
 from actstore.analysis.planning import Job as Job
 from actstore.analysis.planning import Settings as Settings
 from actstore.analysis.results import Probe
+from actstore.analysis.standards import Standard, standards_of
 from actstore.analysis.words import Words
 from actstore.errors import MismatchError, TooFewRowsError
 
@@ -40,6 +41,8 @@ class Evaluated(NamedTuple):
     """Mean accuracy of the shuffled runs."""
     choosing: np.ndarray | None
     """By what each fold's layer is chosen, float64 ``[folds]``."""
+    converged: bool
+    """Whether all regressions did, those of the divisions and that of the probe to keep."""
 
 
 def evaluate(
@@ -94,7 +97,7 @@ def _evaluate(job: Job, setting: Settings) -> Evaluated:
     parts = [division.train for division in job.divisions]
     if len(job.divisions) > 1:
         parts.append(np.arange(len(vectors)))
-    standards = linear.standards(vectors, parts)
+    standards = standards_of(vectors, parts)
     trained = _train(job, setting, _Rows(vectors, positive, standards))
     probe = Probe(
         place=cell.place,
@@ -107,7 +110,7 @@ def _evaluate(job: Job, setting: Settings) -> Evaluated:
     if trained.shuffled is not None and job.shuffled is not None:
         labels = np.column_stack([positive, job.shuffled.columns()])
         areas, accuracy = _of_shuffled(job.divisions, labels, trained.shuffled)
-    return Evaluated(probe, trained.scores, areas, accuracy, trained.choosing)
+    return Evaluated(probe, trained.scores, areas, accuracy, trained.choosing, trained.converged)
 
 
 def _of_shuffled(
@@ -129,7 +132,7 @@ class _Rows(NamedTuple):
     """The rows of a job."""
 
     vectors: np.ndarray
-    """Float32 or float64 ``[rows, width]``; may be written over."""
+    """Float32 or float64 ``[rows, width]``."""
     positive: np.ndarray
     """Bool ``[rows]``."""
     standards: list[Standard]
@@ -148,6 +151,8 @@ class _Trained(NamedTuple):
     intercept: float
     choosing: np.ndarray | None
     """By what each fold's layer is chosen, where one is to be chosen."""
+    converged: bool
+    """Whether all regressions did, those of the divisions and that of the probe to keep."""
 
 
 def _train(job: Job, setting: Settings, rows: _Rows) -> _Trained:
@@ -168,12 +173,10 @@ def _train(job: Job, setting: Settings, rows: _Rows) -> _Trained:
 def _together(job: Job, setting: Settings, rows: _Rows, ratios: np.ndarray) -> _Trained:
     """Cross-validate linear probes where rows are no more than dimensions."""
     vectors, positive, standards = rows
-    whole = standards[-1]
-    _standardise(vectors, whole, vectors)
-    crossed = crossing.Crossed(vectors, whole, standards[:-1], job.divisions, ratios)
+    crossed = crossing.Crossed(vectors, standards[-1], standards[:-1], job.divisions, ratios)
     model = _linear(crossed.whole, positive, setting)
     fitted = crossed.whole.fitted(model.weights)[:, 0] + float(model.intercepts[0])
-    scores = crossed.scores(positive, setting.method, setting.strength, fitted)
+    scores, converged = crossed.scores(positive, setting.method, setting.strength, fitted)
     shuffled = None
     if job.shuffled is not None:
         labels = np.column_stack([positive, job.shuffled.columns()])
@@ -183,7 +186,8 @@ def _together(job: Job, setting: Settings, rows: _Rows, ratios: np.ndarray) -> _
             shuffled[division.test] = _fit_shuffled(job, space, labels[division.train], setting)
     weights = crossed.whole.primal(model.weights[:, 0])
     choosing = _choosing(job, setting, crossed.whole) if job.choose else None
-    return _Trained(scores, shuffled, weights, float(model.intercepts[0]), choosing)
+    converged = converged and model.converged
+    return _Trained(scores, shuffled, weights, float(model.intercepts[0]), choosing, converged)
 
 
 def _one_by_one(job: Job, setting: Settings, rows: _Rows) -> _Trained:
@@ -194,26 +198,26 @@ def _one_by_one(job: Job, setting: Settings, rows: _Rows) -> _Trained:
     if job.shuffled is not None:
         labels = np.column_stack([positive, job.shuffled.columns()])
         shuffled = np.zeros(labels.shape, np.float32)
-    ready = np.empty_like(vectors)
-    trained = space = None
+    kept = space = None
+    converged = True
     for division, standard in zip(job.divisions, standards, strict=False):
         job.check()
-        _standardise(vectors, standard, ready)
-        space = Space.of(ready, division.train, division.test)
-        trained = _fit(space, positive[division.train], setting)
-        scores[division.test] = trained[1]
+        space = Space.of(vectors, division.train, division.test, standard)
+        kept = _fit(space, positive[division.train], setting)
+        scores[division.test] = kept.scores
+        converged = converged and kept.converged
         if shuffled is not None and labels is not None:
             given = labels[division.train]
-            shuffled[division.test] = _fit_shuffled(job, space, given, setting, trained[1])
+            shuffled[division.test] = _fit_shuffled(job, space, given, setting, kept.scores)
     if len(job.divisions) > 1:
-        _standardise(vectors, standards[-1], ready)
         every = np.arange(len(vectors))
-        space = Space.of(ready, every, every[:0])
-        trained = _fit(space, positive, setting)
-    assert trained is not None
+        space = Space.of(vectors, every, every[:0], standards[-1])
+        kept = _fit(space, positive, setting)
+    assert kept is not None
     assert space is not None
+    converged = converged and kept.converged
     choosing = _choosing(job, setting, space) if job.choose else None
-    return _Trained(scores, shuffled, *trained[0], choosing)
+    return _Trained(scores, shuffled, kept.model, kept.intercept, choosing, converged)
 
 
 def _choosing(job: Job, setting: Settings, space: Space) -> np.ndarray | None:
@@ -246,29 +250,32 @@ def _choosing(job: Job, setting: Settings, space: Space) -> np.ndarray | None:
     return np.array([nesting.within(space, positive, assigned, *how)])
 
 
-def _standardise(vectors: np.ndarray, standard: Standard, out: np.ndarray) -> None:
-    np.subtract(vectors, standard.mean, out=out)
-    np.multiply(out, 1 / standard.scale, out=out)
+class _Fitted(NamedTuple):
+    """What came of one division."""
+
+    model: np.ndarray | Perceptron
+    """In terms of dimensions."""
+    intercept: float
+    scores: np.ndarray
+    """Of the test rows."""
+    converged: bool
 
 
-def _fit(
-    space: Space, positive: np.ndarray, setting: Settings
-) -> tuple[tuple[np.ndarray | Perceptron, float], np.ndarray]:
-    """Return the model in terms of dimensions, and the scores of the test rows."""
+def _fit(space: Space, positive: np.ndarray, setting: Settings) -> _Fitted:
     if setting.method == "mlp":
         network = linear.perceptron(space, positive, setting.strength, setting.seed)
-        return (network, network.intercept), network.scores(space.test)
+        return _Fitted(network, network.intercept, network.scores(space.test.ready()), True)
     model = _linear(space, positive, setting)
     offset = float(model.intercepts[0])
-    scores = space.scores(model.weights)[:, 0].astype(np.float64) + offset
-    return (space.primal(model.weights[:, 0]), offset), scores
+    scores = space.scores(model.weights)[:, 0] + offset
+    return _Fitted(space.primal(model.weights[:, 0]), offset, scores, model.converged)
 
 
 def _linear(space: Space, positive: np.ndarray, setting: Settings) -> Linear:
     if setting.method == "logistic":
-        return linear.logistic(space, positive, setting.strength, setting.seed)
+        return linear.logistic(space, positive, setting.strength)
     if setting.method == "ridge":
-        return linear.ridge(space, positive[:, None], setting.strength)
+        return linear.ridge(space, positive, setting.strength)
     return linear.mean_difference(space, positive[:, None])
 
 
@@ -291,14 +298,14 @@ def _fit_shuffled(
         for column in range(1, labels.shape[1]):
             job.check()
             network = linear.perceptron(space, labels[:, column], setting.strength, setting.seed)
-            columns.append(network.scores(space.test))
+            columns.append(network.scores(space.test.ready()))
         return np.column_stack(columns)
     model: Linear
     if setting.method == "logistic":
         model = linear.newton_step(space, labels, setting.strength)
     elif setting.method == "ridge":
-        model = linear.ridge(space, labels, setting.strength)
+        model = linear.ridges(space, labels, setting.strength)
     else:
         model = linear.mean_difference(space, labels)
-    scores: np.ndarray = space.scores(model.weights) + model.intercepts
+    scores: np.ndarray = space.many_scores(model.weights) + model.intercepts
     return scores

@@ -12,8 +12,6 @@ from actstore.querying.metadata import check_columns
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection
 
-PARTITION = ("model", "site", "layer")
-
 
 class Group(NamedTuple):
     """Rows that share their values of some columns."""

@@ -175,6 +175,7 @@ def _result(
         permuted=permuted,
         words=words,
         effect=effect,
+        converged=evaluated.converged,
         probe=evaluated.probe,
         table=table.take(pa.array(tested)),
         scores=scores[tested],

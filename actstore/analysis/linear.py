@@ -10,80 +10,23 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from actstore.analysis import newton
+from actstore.analysis import newton, primal
 from actstore.analysis.cholesky import Factor
+from actstore.analysis.losses import Logistic, Loss, Squares
+from actstore.analysis.rows import Rows
+from actstore.analysis.standards import Standard, neutral
 from actstore.errors import MissingExtraError
 
 Method = Literal["logistic", "mean-difference", "ridge", "mlp"]
 METHODS: tuple[Method, ...] = ("logistic", "mean-difference", "ridge", "mlp")
 
 _EPOCHS, _BATCH = 100, 32
-_BLOCK = 256
-
-
-class Standard(NamedTuple):
-    """Mean and scale of the training rows, float32 ``[width]``."""
-
-    mean: np.ndarray
-    scale: np.ndarray
-
-    def apply(self, vectors: np.ndarray) -> np.ndarray:
-        """Return float32 vectors standardised."""
-        result: np.ndarray = vectors - self.mean
-        result /= self.scale
-        return result
-
-
-def standards(vectors: np.ndarray, parts: Sequence[np.ndarray]) -> list[Standard]:
-    """Return mean and standard deviation of each dimension over some parts of the rows.
-
-    The deviation is given as 1 where a dimension does not vary.
-
-    Args:
-        vectors: float32 ``[rows, width]``.
-        parts: positions of the rows of each part, none empty.
-    """
-    member = np.zeros((len(parts), len(vectors)), np.float32)
-    for number, part in enumerate(parts):
-        member[number, part] = 1
-    counts = member.sum(1, dtype=np.float64)[:, None]
-    # Moments about a value in the midst of each dimension: squares of offsets would drown it.
-    # The median is in the midst even where a few rows are far out.
-    centre = np.median(vectors[:: max(1, len(vectors) // 64)], axis=0).astype(np.float32)
-    sums = np.zeros((len(parts), vectors.shape[1]))
-    squares = np.zeros_like(sums)
-    for start in range(0, len(vectors), _BLOCK):
-        block = vectors[start : start + _BLOCK] - centre
-        chosen = member[:, start : start + _BLOCK]
-        # Squares of values from 1e19 on are beyond float32.
-        with np.errstate(over="ignore", invalid="ignore"):
-            sums += chosen @ block
-            squares += chosen @ np.square(block, out=block)
-    beyond = ~np.isfinite(squares)
-    squares[beyond] = sums[beyond] = 0
-    means = sums / counts
-    squares /= counts
-    deviations = np.sqrt(np.maximum(squares - np.square(means), 0))
-    means += centre
-    # Where a part lies far from the midst for its own width, float32 did lose digits.
-    for number, lost in enumerate(beyond | (deviations < 1e-2 * np.sqrt(squares))):
-        if lost.any():
-            exact = vectors[np.ix_(parts[number], np.flatnonzero(lost))].astype(np.float64)
-            means[number, lost], deviations[number, lost] = exact.mean(0), exact.std(0)
-    # A constant comes out with the deviation of its rounding error, which a large one's
-    # deviation must not let loom large.
-    least = 1e-6 * np.abs(means)
-    scales = np.where(deviations > least, deviations, np.maximum(least, 1))
-    return [
-        Standard(mean.astype(np.float32), scale.astype(np.float32))
-        for mean, scale in zip(means, scales, strict=True)
-    ]
 
 
 class Space:
@@ -93,38 +36,52 @@ class Space:
         gram: inner products of the training rows, ``[train, train]``; None where rows are so
             many that they are worked on by dimension.
         cross: inner products of the rows to score with them, ``[test, train]``.
-        vectors: ``[rows, width]``, standardised; needed for weights of dimensions.
-        train: positions of the training rows among them.
-        test: positions of the rows to score.
+        train: the training rows; needed for all but many labels at once.
+        test: the rows to score.
     """
 
     def __init__(
         self,
         gram: np.ndarray | None,
         cross: np.ndarray | None,
-        vectors: np.ndarray | None = None,
-        train: np.ndarray | None = None,
-        test: np.ndarray | None = None,
+        train: Rows | None = None,
+        test: Rows | None = None,
     ) -> None:
         self._gram, self._cross = gram, cross
-        self._vectors, self._train, self._test = vectors, train, test
+        self._train, self._test = train, test
         self._ridge: tuple[float, Factor] | None = None
 
     @classmethod
-    def of(cls, vectors: np.ndarray, train: np.ndarray, test: np.ndarray) -> Space:
-        """Return the space of standardised vectors; by rows where those are the fewer."""
+    def of(
+        cls,
+        vectors: np.ndarray,
+        train: np.ndarray,
+        test: np.ndarray,
+        standard: Standard | None = None,
+    ) -> Space:
+        """Return the space of some vectors; by rows where those are the fewer.
+
+        Args:
+            vectors: float32 or float64 ``[rows, width]``.
+            train: positions of the training rows among them.
+            test: positions of the rows to score.
+            standard: what they are to be standardised on; they are already when missing.
+        """
+        ways = [standard] if standard is not None else [neutral(vectors.shape[1])]
+        own, others = Rows.of(vectors, ways, train), Rows.of(vectors, ways, test)
         if len(train) > vectors.shape[1]:
-            return cls(None, None, vectors, train, test)
+            return cls(None, None, own, others)
+        ready = vectors if standard is None else standard.apply(vectors)
         if len(test) <= len(train):
             # One matrix times its own transpose takes half the work of two matrices.
             # Products of rows to score with one another may overflow; nobody asks for them.
             with np.errstate(over="ignore", invalid="ignore"):
-                whole = vectors @ vectors.T
+                whole = ready @ ready.T
             gram, cross = _picked(whole, train, train), _picked(whole, test, train)
         else:
-            rows = _rows(vectors, train)
-            gram, cross = rows @ rows.T, _rows(vectors, test) @ rows.T
-        return cls(gram, cross, vectors, train, test)
+            rows = _rows(ready, train)
+            gram, cross = rows @ rows.T, _rows(ready, test) @ rows.T
+        return cls(gram, cross, own, others)
 
     @property
     def dual(self) -> bool:
@@ -133,23 +90,21 @@ class Space:
 
     @property
     def gram(self) -> np.ndarray:
-        """Inner products of the training rows, where :attr:`dual`."""
+        """Inner products of the training rows, where :attr:`dual`; to float32's digits."""
         assert self._gram is not None
         return self._gram
 
     @property
-    def train(self) -> np.ndarray:
-        """The training rows, ``[train, width]``."""
-        assert self._vectors is not None
+    def train(self) -> Rows:
+        """The training rows."""
         assert self._train is not None
-        return _rows(self._vectors, self._train)
+        return self._train
 
     @property
-    def test(self) -> np.ndarray:
-        """The rows to score, ``[test, width]``."""
-        assert self._vectors is not None
+    def test(self) -> Rows:
+        """The rows to score."""
         assert self._test is not None
-        return _rows(self._vectors, self._test)
+        return self._test
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """Return what linear models give for the rows to score, without their intercepts.
@@ -157,33 +112,61 @@ class Space:
         Args:
             weights: ``[train, models]`` of the rows where :attr:`dual`, else ``[width, models]``.
         """
-        product: np.ndarray = (self.test if self._cross is None else self._cross) @ weights
+        return self.test.scores(self._dimensions(weights))
+
+    def many_scores(self, weights: np.ndarray) -> np.ndarray:
+        """The same at little cost, to the digits of the vectors' type."""
+        if self._cross is None:
+            return self.scores(weights)
+        product: np.ndarray = self._cross @ weights
         return product
 
     def fitted(self, weights: np.ndarray) -> np.ndarray:
-        """The same for the training rows."""
-        product: np.ndarray = (self.gram if self.dual else self.train) @ weights
-        return product
+        """Return the scores of the training rows, to the digits of the vectors' type."""
+        return self.gram @ weights if self.dual else self.train.scores(weights)
 
     def primal(self, weights: np.ndarray) -> np.ndarray:
         """Return the weights of the dimensions, float32 ``[width]``."""
-        found = self.train.T @ weights if self.dual else weights
-        return np.asarray(found, np.float32)
+        return self._dimensions(weights[:, None])[:, 0].astype(np.float32)
 
     def ridge(self, targets: np.ndarray, penalty: float) -> np.ndarray:
-        """Return the weights of least squares with an L2 penalty.
+        """Return the weights of least squares with an L2 penalty, of many targets at once.
 
         Args:
             targets: ``[train, models]`` with mean 0 in each column.
             penalty: of the squared weights.
         """
         if self._ridge is None or self._ridge[0] != penalty:
-            rows = None if self.dual else self.train
-            matrix = self.gram.copy() if rows is None else rows.T @ rows
+            matrix = self.gram.copy() if self.dual else self._moments()
             matrix[np.diag_indices_from(matrix)] += penalty + newton.slack(matrix)
             self._ridge = penalty, Factor(matrix)
-        right = targets if self.dual else self.train.T @ targets
+        right = targets if self.dual else self.train.combined(targets)
         return self._ridge[1].solve(right)
+
+    def fit(self, loss: Loss, penalty: float) -> Linear:
+        """Return the linear model that minimises a loss of the training rows, to 1 in 10,000.
+
+        Args:
+            loss: of their scores.
+            penalty: half of it times the squared weights is added.
+        """
+        if not self.dual:
+            found = primal.solve(self.train, loss, penalty)
+            weights = found.weights[:, None]
+            return Linear(weights, np.array([found.intercept]), found.converged)
+        exact = None
+        if self.gram.dtype != np.float64:
+            exact = self.train.gram
+        task = newton.Task(np.arange(len(self.train)), self.gram, loss, exact=exact)
+        rows = self.train
+        ends = newton.solve([task], lambda w, _: rows.scores(rows.combined(w)), len(rows), penalty)
+        return Linear(ends.weights, ends.intercepts, bool(ends.converged[0]))
+
+    def _dimensions(self, weights: np.ndarray) -> np.ndarray:
+        return self.train.combined(weights) if self.dual else weights
+
+    def _moments(self) -> np.ndarray:
+        return self.train.moments(np.ones(len(self.train)))[:-1, :-1].copy()
 
 
 class Linear(NamedTuple):
@@ -193,6 +176,8 @@ class Linear(NamedTuple):
     """Of rows or dimensions, as :class:`Space` has it: ``[…, models]``."""
     intercepts: np.ndarray
     """``[models]``."""
+    converged: bool = True
+    """Whether the weights are those of the optimum to 1 in 10,000."""
 
 
 def mean_difference(space: Space, positive: np.ndarray) -> Linear:
@@ -203,7 +188,7 @@ def mean_difference(space: Space, positive: np.ndarray) -> Linear:
         positive: bool ``[train, models]``.
     """
     rows = difference_weights(positive)
-    weights = rows if space.dual else space.train.T @ rows
+    weights = rows if space.dual else space.train.combined(rows)
     return Linear(weights, -half_way(space.fitted(weights), positive))
 
 
@@ -223,7 +208,27 @@ def half_way(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
 
 
 def ridge(space: Space, positive: np.ndarray, strength: float) -> Linear:
-    """Return least squares on classes -1 and 1 with penalty ``1 / strength``."""
+    """Return least squares on classes -1 and 1 with penalty ``1 / strength``.
+
+    Args:
+        space: the rows.
+        positive: bool ``[train]``.
+        strength: inverse of the penalty.
+    """
+    targets = np.where(positive, 1.0, -1.0)
+    offset = float(targets.mean())
+    found = space.fit(Squares(targets - offset), 1 / strength)
+    return found._replace(intercepts=found.intercepts + offset)
+
+
+def ridges(space: Space, positive: np.ndarray, strength: float) -> Linear:
+    """Return ridge regressions of many labels at little cost, to the digits of the vectors.
+
+    Args:
+        space: the rows.
+        positive: bool ``[train, models]``.
+        strength: inverse of the penalty.
+    """
     targets = np.where(positive, 1, -1).astype(np.float32)
     offset = targets.mean(0)
     weights = space.ridge(targets - offset, 1 / strength)
@@ -236,31 +241,19 @@ def newton_step(space: Space, positive: np.ndarray, strength: float) -> Linear:
 
     It is a ridge regression whose penalty is four times that of the logistic one.
     """
-    found = ridge(space, positive, strength / 4)
+    found = ridges(space, positive, strength / 4)
     return Linear(2 * found.weights, 2 * found.intercepts)
 
 
-def logistic(space: Space, positive: np.ndarray, strength: float, seed: int) -> Linear:
-    """Return the logistic regression of scikit-learn's default: L2 with ``C = strength``.
+def logistic(space: Space, positive: np.ndarray, strength: float) -> Linear:
+    """Return the logistic regression that scikit-learn has by default: L2 with ``C = strength``.
 
     Args:
         space: the rows.
         positive: bool ``[train]``.
         strength: inverse of the penalty.
-        seed: for scikit-learn, where it is used.
     """
-    if space.dual:
-        every = np.arange(len(positive))
-        task = newton.Task(every, space.gram, positive)
-        found = newton.solve(
-            [task], lambda weights, _: space.gram @ weights, len(every), 1 / strength
-        )
-        return Linear(found.weights, found.intercepts)
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=strength, max_iter=2000, random_state=seed)
-    model.fit(space.train, positive)
-    return Linear(model.coef_[0][:, None].astype(np.float32), model.intercept_.astype(float))
+    return space.fit(Logistic(positive), 1 / strength)
 
 
 def _rows(vectors: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -298,13 +291,14 @@ def perceptron(space: Space, positive: np.ndarray, strength: float, seed: int) -
     """
     from sklearn.neural_network import MLPClassifier
 
-    features, back = space.train, None
+    rows = space.train.ready()
+    features, back = rows, None
     if space.dual:
         values, axes = np.linalg.eigh(space.gram)
         kept = values > max(0.0, float(values[-1])) * 1e-6
         size = np.sqrt(values[kept])
         features = axes[:, kept] * size
-        back = space.train.T @ (axes[:, kept] / size)
+        back = rows.T @ (axes[:, kept] / size)
     model = MLPClassifier(
         (64,),
         alpha=1 / strength,

@@ -77,7 +77,7 @@ def _fits(
 ) -> Iterator[tuple[tuple[int, ...], list[float]]]:
     """Yield folds that were left out together, and the AUROC of each."""
     penalty = 4 / strength if method == "logistic" else 1 / strength
-    rows = None if space.dual else space.train
+    rows = None if space.dual else space.train.ready()
     products = None if rows is None else _Products(rows, positive, assigned)
     for out in left:
         train = np.flatnonzero(~np.isin(assigned, out))

@@ -1,33 +1,43 @@
-"""L2-regularised logistic regression over the rows' weights, by Newton's method.
+"""Regressions over the rows' weights, by Newton's method, as exactly as float64 has them.
 
 The scores of a linear model are ``K @ weights + intercept`` with the rows' Gram matrix K.
 Several regressions advance side by side, so that what multiplies by K may serve all of
-them at once. It does so exactly; the steps may be taken with a matrix near K, which
-changes how many there are and not where they lead.
+them at once. It does so exactly. Each of Newton's steps is found by conjugate gradients,
+which a matrix near K leads there: how near it is changes how many products it takes, and
+not where they lead. A regression has converged when what is left to go is a small part of
+the weights of the dimensions, not of the loss: the loss hardly knows of badly conditioned
+weights.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from actstore.analysis.cholesky import Factor
+from actstore.analysis.losses import Loss
 
 Product = Callable[[np.ndarray, list[int]], np.ndarray]
-"""Returns ``K @ weights`` of each regression that is named, ``[rows, named]``."""
+"""Returns ``K @ weights`` of each regression that is named, float64 ``[rows, named]``."""
 
-_STEPS = 50
-_ENOUGH = 3e-4
-"""Change of a score, as a part of where scores end up, that the next step would not reach."""
-_SLOW = 0.3
-"""A step this much of the one before is not good enough for the old factorisation."""
-_HALTING, _SHORT = 0.1, 1e-3
-"""Part of a step that tells of a matrix that is not near enough, or is not worth going."""
-_FAR = 4
-"""Score of the wrong sign that is far from the right one."""
+ENOUGH = 1e-4
+"""What is left to go, as a part of the weights' length, when a regression has converged."""
+STEPS = 100
+"""Of Newton's method."""
+INNER = 60
+"""Products for one of them."""
+FORCING = 0.1
+"""Part of a step that conjugate gradients may leave to the next one."""
+_PATIENCE = 5
+"""Products for one step from which on a new factorisation, or the true matrix, is better."""
+_ROUGH = 0.3
+"""Change of a score from which on the true matrix takes over."""
+_SHORT = 1e-4
+"""Part of a step that is not worth going."""
 
 
 class Task(NamedTuple):
@@ -37,28 +47,30 @@ class Task(NamedTuple):
     """Which rows it is trained on, int64 ``[train]``."""
     gram: np.ndarray
     """Of these rows or near it: the eigenvalues of its inverse times the true one should not be
-    far from 1. ``[train, train]``, of whose type all is."""
-    positive: np.ndarray
-    """Bool ``[train]``."""
+    far from 1. Float32 or float64 ``[train, train]``."""
+    loss: Loss
+    """Of these rows' scores."""
     start: np.ndarray | None = None
     """Scores of these rows to begin at, from a similar regression."""
     exact: Callable[[], np.ndarray] | None = None
-    """Returns the true matrix, for where one near it leads no further."""
+    """Returns the true matrix in float64, for where one near it leads no further."""
 
 
 class Found(NamedTuple):
     """What the regressions came to."""
 
     weights: np.ndarray
-    """Of each row, 0 where it was not trained on; ``[rows, tasks]``."""
+    """Of each row, 0 where it was not trained on; float64 ``[rows, tasks]``."""
     intercepts: np.ndarray
     """Float64 ``[tasks]``."""
     scores: np.ndarray
-    """Of all rows, trained on or not; ``[rows, tasks]``."""
+    """Of all rows, trained on or not; float64 ``[rows, tasks]``."""
+    converged: np.ndarray
+    """Bool ``[tasks]``: whether the weights are within :data:`ENOUGH`."""
 
 
 def solve(tasks: Sequence[Task], product: Product, rows: int, penalty: float) -> Found:
-    """Minimise the logistic losses plus ``penalty / 2`` times the squared weights of dimensions.
+    """Minimise losses plus ``penalty / 2`` times the squared weights of dimensions.
 
     Args:
         tasks: the regressions.
@@ -66,30 +78,57 @@ def solve(tasks: Sequence[Task], product: Product, rows: int, penalty: float) ->
         rows: how many rows there are, trained on or not.
         penalty: inverse of scikit-learn's ``C``.
     """
-    descents = [_Descent(task, rows, penalty) for task in tasks]
-    active = list(range(len(tasks)))
-    dtype = tasks[0].gram.dtype
-    for _ in range(_STEPS):
-        moves = np.zeros((rows, len(active)), dtype)
-        shifts = np.zeros(len(active), dtype)
+    ends = [_End(np.zeros(0), 0.0, np.zeros(0), False)] * len(tasks)
+    descents = [_Descent(task, rows, penalty).run() for task in tasks]
+    wanted = {number: next(descent) for number, descent in enumerate(descents)}
+    while wanted:
+        active = list(wanted)
+        weights = np.zeros((rows, len(active)))
         for column, number in enumerate(active):
-            moves[tasks[number].rows, column], shifts[column] = descents[number].direction()
-        changes = product(moves, active) + shifts
-        active = [
-            number
-            for column, number in enumerate(active)
-            if not descents[number].advance(changes[:, column])
-        ]
-        if not active:
-            break
-    weights = np.zeros((rows, len(tasks)), dtype)
-    for number, descent in enumerate(descents):
-        weights[tasks[number].rows, number] = descent.weights
+            weights[tasks[number].rows, column] = wanted[number]
+        products = product(weights, active)
+        wanted = {}
+        for column, number in enumerate(active):
+            try:
+                wanted[number] = descents[number].send(products[:, column])
+            except StopIteration as stop:
+                ends[number] = stop.value
+    weights = np.zeros((rows, len(tasks)))
+    for number, end in enumerate(ends):
+        weights[tasks[number].rows, number] = end.weights
     return Found(
         weights,
-        np.array([descent.intercept for descent in descents]),
-        np.column_stack([descent.scores for descent in descents]),
+        np.array([end.intercept for end in ends]),
+        np.column_stack([end.scores for end in ends]),
+        np.array([end.converged for end in ends]),
     )
+
+
+class _End(NamedTuple):
+    """Where one regression came to."""
+
+    weights: np.ndarray
+    intercept: float
+    scores: np.ndarray
+    converged: bool
+
+
+_Products = Generator[np.ndarray, np.ndarray, "_Step"]
+"""Yields weights of rows, is sent what K makes of them for all rows, and returns a step."""
+
+
+@dataclass(slots=True)
+class _Step:
+    """One of Newton's steps."""
+
+    move: np.ndarray
+    """Of the weights, ``[train]``."""
+    shift: float
+    """Of the intercept."""
+    change: np.ndarray
+    """Of the scores of all rows, ``[rows]``."""
+    left: float
+    """Length, in weights of dimensions, that conjugate gradients left to go."""
 
 
 class _Descent:
@@ -97,94 +136,200 @@ class _Descent:
 
     def __init__(self, task: Task, rows: int, penalty: float) -> None:
         self._rows, self._gram, self._penalty = task.rows, task.gram, penalty
-        self._exact = task.exact
-        dtype = task.gram.dtype
-        self._target = task.positive.astype(dtype)
-        self._sign = 2 * self._target - 1
-        size = float(np.mean(np.diagonal(task.gram)))
-        # Where rows are nearly orthogonal, all scores end up near the same distance from 0:
-        # starting there saves the steps that lead there from 0.
-        self._reach = _balance(size / penalty)
-        self._slack = slack(task.gram)
-        self._least = float(np.finfo(dtype).eps)
-        self._others = [np.zeros_like(self._sign), self._sign * self._reach]
-        self._begin: np.ndarray | None = self._others.pop() if task.start is None else task.start
-        self.weights: np.ndarray = np.zeros(len(task.rows), dtype)
-        self.intercept = 0.0
-        self.scores: np.ndarray = np.zeros(rows, dtype)
-        self._loss = np.inf
-        self._last = np.inf
-        self._factor: Factor | None = None
+        self._exact, self._loss = task.exact, task.loss
+        if self._exact is not None and _rounded(task.gram) > penalty:
+            self._gram, self._exact = self._exact(), None
+        reach = task.loss.reach(float(np.mean(np.diagonal(task.gram))) / penalty)
+        # Scores to begin at, the best guess last.
+        self._begins = [np.zeros(len(task.rows)), reach]
+        if task.start is not None:
+            self._begins.append(task.start.astype(np.float64))
+        self._weights = np.zeros(len(task.rows))
+        self._intercept = 0.0
+        self._scores = np.zeros(rows)
+        self._factor: _Near | None = None
+        self._forcing = FORCING if task.loss.bend else 0.0
+        self._rough = True
 
-    def direction(self) -> tuple[np.ndarray, float]:
-        """Return what to add to the weights and to the intercept."""
-        if self._begin is not None:
-            # Scores without weights that give them: the step leads to weights from none.
-            chance = _expit(self._begin)
-            curve = self._curve(self._begin, chance)
-            residual = self._target - chance + curve * self._begin
-        else:
-            chance = _expit(self.scores[self._rows])
-            curve = self._curve(self.scores[self._rows], chance)
-            residual = self._target - chance - self._penalty * self.weights
-        if self._factor is None:
-            root = np.sqrt(curve)
-            matrix = self._gram * root
-            matrix *= root[:, None]
-            matrix[np.diag_indices_from(matrix)] += self._penalty + self._slack * curve
-            self._root, self._factor = root, Factor(matrix)
-            self._base = root * self._factor.solve(root)
-        move = self._root * self._factor.solve(residual / self._root)
-        # The weights of the optimum add up to 0.
-        self._shift = float((move.sum() + self.weights.sum()) / self._base.sum())
-        self._move = move - self._shift * self._base
-        return self._move, self._shift
-
-    def advance(self, change: np.ndarray) -> bool:
-        """Go as far as it helps, given the change of all scores; say whether this is the end."""
-        own, before = change[self._rows], self.scores[self._rows]
-        length = 1.0
-        while True:
-            tried = self.weights + length * self._move
-            level = before + length * own
-            intercept = self.intercept + length * self._shift
-            squared = float(tried @ (level - intercept))
-            loss = float(np.logaddexp(0, -self._sign * level).sum() + self._penalty / 2 * squared)
-            if loss <= self._loss * (1 + 8 * self._least) or length < _SHORT:
+    def run(self) -> Generator[np.ndarray, np.ndarray, _End]:
+        """Yield weights of rows, be sent what K makes of them, and return the end."""
+        value, cautious = math.inf, True
+        for _ in range(STEPS):
+            begin = self._begins.pop() if value == math.inf else None
+            # Without weights yet, scores that no weights give: the step leads from there.
+            own = self._scores[self._rows] if begin is None else begin
+            curve = self._loss.curve(own, cautious)
+            right = self._loss.pull(own) - self._penalty * self._weights
+            if begin is not None:
+                right = right + curve * begin
+            step = yield from self._step(right, curve)
+            length, reached = self._search(step, value)
+            if begin is not None and self._begins and reached > self._loss.idle:
+                # Worse than no weights at all: steps from far away lead anywhere.
+                self._factor = None
+                continue
+            after = self._scores[self._rows] + length * step.change[self._rows]
+            moved = float(np.abs(after - own).max())
+            size = _length(step.move, step.change[self._rows])
+            self._weights = self._weights + length * step.move
+            self._intercept += length * step.shift
+            self._scores = self._scores + length * step.change
+            value = reached
+            total = _length(self._weights, self._scores[self._rows])
+            # The curve of the loss changes by no more than the change of a score.
+            left = step.left + size * (1 - length + self._loss.bend / 2 * min(1.0, moved))
+            if self._rough and (not self._loss.bend or moved < _ROUGH or length < _SHORT):
+                # The near matrix has led as far as it can: from here on the true one does.
+                self._rough = False
+                self._scores = (yield self._weights) + self._intercept
+                value = self._value(self._weights, self._scores[self._rows], self._intercept)
+                continue
+            if settled(left, total, self._loss.bend / 2 * moved, after) and (
+                begin is None or not self._loss.bend
+            ):
+                return self._end(True)
+            if length < _SHORT and step.left <= 1e-3 * size:
                 break
-            length /= 2
-        if self._begin is not None and self._others and loss > math.log(2) * len(own):
-            # Worse than no weights at all: steps from far away lead anywhere.
-            self._begin, self._factor = self._others.pop(), None
-            return False
-        if length < _HALTING and self._exact is not None:
-            # Where few rows' directions hold most of the loss, near is not near enough.
-            self._gram, self._exact, self._factor = self._exact(), None, None
-            self._slack = slack(self._gram)
-            return False
-        moved = level - (before if self._begin is None else self._begin)
-        size = float(np.abs(moved).max(initial=0))
-        self.weights, self.intercept, self._loss = tried, intercept, loss
-        self.scores = self.scores + length * change
-        rate = size / self._last if self._last else 0.0
-        first, self._begin, self._last = self._begin is not None, None, size
-        if length < 1 or rate > _SLOW or size > 1:
-            self._factor = None
-        if length < 1:
-            return length < _SHORT
-        # The next step is shorter by this one's rate, or its size: the curve of the loss
-        # changes by no more than the change of a score.
-        following = size * max(rate, min(1.0, size))
-        return not first and following < _ENOUGH * max(1.0, self._reach)
+            if length < 1:
+                self._forcing *= 0.1
+            if length < 1 or moved > 1:
+                self._factor = None
+            # Far from the end the loss's own curve leads too far.
+            cautious = moved > 1
+        if self._rough:
+            self._scores = (yield self._weights) + self._intercept
+        return self._end(False)
 
-    def _curve(self, level: np.ndarray, chance: np.ndarray) -> np.ndarray:
-        """Return the loss's second derivative, never quite 0."""
-        curve: np.ndarray = np.maximum(chance * (1 - chance), self._least)
-        # Far on the wrong side the loss is a straight line, and steps by its curve go too far.
-        # Jaakkola and Jordan's (2000) is that of a parabola which lies above the loss.
-        wrong = self._sign * level < -_FAR
-        curve[wrong] = np.maximum(curve[wrong], 0.5 / np.abs(level[wrong]))
-        return curve
+    def _end(self, converged: bool) -> _End:
+        return _End(self._weights, self._intercept, self._scores, converged)
+
+    def _search(self, step: _Step, value: float) -> tuple[float, float]:
+        """Return which part of a step helps, and the value of the objective there."""
+        own, length = step.change[self._rows], 1.0
+        while True:
+            level = self._scores[self._rows] + length * own
+            weights = self._weights + length * step.move
+            reached = self._value(weights, level, self._intercept + length * step.shift)
+            if reached <= value + 1e-13 * abs(value) or length < _SHORT:
+                return length, reached
+            length /= 2
+
+    def _value(self, weights: np.ndarray, own: np.ndarray, intercept: float) -> float:
+        """Return the objective for weights of the training rows that give these scores."""
+        return self._loss.value(own) + self._penalty / 2 * float(weights @ (own - intercept))
+
+    def _step(self, right: np.ndarray, curve: np.ndarray) -> _Products:
+        """Solve ``curve * (K @ move + shift) + penalty * move = right``.
+
+        The move is such that the weights add up to 0, as they do at the optimum. So it is a
+        symmetric problem with one constraint, and conjugate gradients stay within it when what
+        leads them does (Gould, Hribar and Nocedal 2001).
+        """
+        fresh = self._factor is None
+        near = self._factor or _Near(self._gram, curve, self._penalty)
+        step, products = yield from self._conjugate(right, curve, near)
+        self._factor = near if products <= _PATIENCE else None
+        if products > _PATIENCE and fresh and self._exact is not None:
+            # Where few rows' directions hold most of the loss, near is not near enough.
+            self._gram, self._exact = self._exact(), None
+        return step
+
+    def _conjugate(
+        self, right: np.ndarray, curve: np.ndarray, near: _Near
+    ) -> Generator[np.ndarray, np.ndarray, tuple[_Step, int]]:
+        """Conjugate gradients in the weights of dimensions, told by weights of rows.
+
+        ``rest`` stands for the gradient ``rows.T @ rest`` of what is left, ``ahead`` for the
+        direction ``rows.T @ ahead``; so their inner product is that of ``rest`` and the scores
+        that the direction gives. Each direction is made conjugate to all before it, because
+        what leads is near the truth only (Notay 2000).
+        """
+        step = _Step(np.zeros(len(right)), 0.0, np.zeros(len(self._scores)), math.inf)
+        known: list[_Direction] = []
+        rest, first = right, 0.0
+        while True:
+            ahead, level = near.solve(rest)
+            guess = self._gram @ ahead.astype(self._gram.dtype)
+            energy = float((guess + level) @ rest)
+            first = first or energy
+            step.left = math.sqrt(max(0.0, float(ahead @ guess)))
+            reached = (self._scores + step.change)[self._rows]
+            enough = 0.1 * ENOUGH * _length(self._weights + step.move, reached)
+            done = energy <= self._forcing**2 * first or step.left <= enough
+            if len(known) == INNER or (known and done):
+                return step, len(known)
+            if self._rough:
+                image = np.zeros(len(self._scores))
+                image[self._rows] = guess
+            else:
+                image = yield ahead
+            towards = _Direction(ahead, level, image + level)
+            for other in known:
+                towards.take(other, float(towards.image[self._rows] @ other.down) / other.bend)
+            own = towards.image[self._rows]
+            towards.down = curve * own + self._penalty * towards.weights
+            towards.bend = float(own @ towards.down)
+            if towards.bend <= 0:
+                return step, len(known)
+            size = float(own @ rest) / towards.bend
+            step.move = step.move + size * towards.weights
+            step.shift += size * towards.level
+            step.change = step.change + size * towards.image
+            rest = rest - size * towards.down
+            known.append(towards)
+
+
+@dataclass(slots=True)
+class _Direction:
+    """A direction that conjugate gradients went."""
+
+    weights: np.ndarray
+    """Of the training rows."""
+    level: float
+    """Of the intercept."""
+    image: np.ndarray
+    """Change of the scores of all rows."""
+    down: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """What the second derivative makes of it, in weights of the training rows."""
+    bend: float = 0.0
+    """The second derivative along it."""
+
+    def take(self, other: _Direction, part: float) -> None:
+        """Take part of another direction off."""
+        self.weights = self.weights - part * other.weights
+        self.level -= part * other.level
+        self.image = self.image - part * other.image
+
+
+class _Near:
+    """Solves what is near the problem of a step."""
+
+    def __init__(self, gram: np.ndarray, curve: np.ndarray, penalty: float) -> None:
+        self._root = np.sqrt(curve)
+        root = self._root.astype(gram.dtype)
+        matrix = gram * root
+        matrix *= root[:, None]
+        matrix[np.diag_indices_from(matrix)] += penalty + slack(gram) * np.square(root)
+        self._factor = Factor(matrix)
+        self._base = self._root * self._factor.solve(self._root)
+
+    def solve(self, right: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return a move that adds up to 0, and the level that goes with it."""
+        move = self._root * self._factor.solve(right / self._root)
+        level = float(move.sum() / self._base.sum())
+        return move - level * self._base, level
+
+
+def settled(left: float, total: float, moved: float, scores: np.ndarray) -> bool:
+    """Return whether little is left to go, also for the intercept.
+
+    Args:
+        left: length of weights that is left to go.
+        total: length of the weights.
+        moved: by how much a score changed at most; its square may be left.
+        scores: of the training rows.
+    """
+    return left <= ENOUGH * total and moved * moved <= ENOUGH * float(np.abs(scores).max())
 
 
 def slack(matrix: np.ndarray) -> float:
@@ -192,15 +337,14 @@ def slack(matrix: np.ndarray) -> float:
     return 8 * float(np.finfo(matrix.dtype).eps) * float(np.mean(np.diagonal(matrix))) + 1e-12
 
 
-def _balance(size: float) -> float:
-    """Return the score ``z`` with ``z = size * expit(-z)``."""
-    low, high = 0.0, max(1.0, np.log1p(size) + 1)
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if middle < size / (1 + np.exp(middle)) else (low, middle)
-    return float(low)
+def _rounded(matrix: np.ndarray) -> float:
+    """Return what rounding may make of the small eigenvalues of a matrix."""
+    return 8 * float(np.finfo(matrix.dtype).eps) * float(np.linalg.norm(matrix))
 
 
-def _expit(values: np.ndarray) -> np.ndarray:
-    result: np.ndarray = 0.5 * (1 + np.tanh(values / 2))
-    return result
+def _length(weights: np.ndarray, scores: np.ndarray) -> float:
+    """Return the length in dimensions of weights of rows that give these scores.
+
+    An intercept in the scores does not matter: the weights add up to 0.
+    """
+    return math.sqrt(max(0.0, float(weights @ scores)))

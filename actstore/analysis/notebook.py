@@ -25,13 +25,16 @@ def store_html(store: Store) -> str:
     )
     more = ", …" if len(found.labels) > _ROWS else ""
     parts = [
-        (part.model, part.site, part.layer, part.width, part.dtype, part.rows)
+        (
+            *(part.model, part.site, part.pooling, part.region),
+            *(part.layer, part.width, part.dtype, part.rows),
+        )
         for part in found.partitions[:_ROWS]
     ]
     return _page(
         f"Store {found.path}",
         f"{counted(found.rows)}, commit {found.commit}; labels: {labels or 'none'}{more}",
-        ("model", "site", "layer", "width", "dtype", "rows"),
+        ("model", "site", "pooling", "region", "layer", "width", "dtype", "rows"),
         parts,
         len(found.partitions) - len(parts),
     )

@@ -13,8 +13,9 @@ import numpy as np
 from actstore.analysis import earlier, making, question_scores
 from actstore.analysis.cells import Place, layer_word
 from actstore.analysis.family import Best
-from actstore.analysis.linear import METHODS, Perceptron, Standard
+from actstore.analysis.linear import METHODS, Perceptron
 from actstore.analysis.results import Probe, Report, Result
+from actstore.analysis.standards import Standard
 from actstore.errors import MismatchError, UsageError
 
 FOLDER = "probes"

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 _WEAKEST, _STRONGEST = 1e-10, 1e10
 """Strengths beyond which penalties are no numbers for scikit-learn, or lost in rounding."""
+UNSETTLED = (
+    "{place}: the regression has not converged: its weights are not determined to 1 in 10,000, "
+    "and may differ from another program's; a smaller --strength settles them"
+)
+"""Note on a fit that ended before it came to the optimum."""
 
 
 def probe(
@@ -113,6 +118,7 @@ def probe(
         replace(result, made_of=_made_of(job, kin.grouped_by))
         for job, result in zip(jobs, results, strict=True)
     ]
+    notes += [UNSETTLED.format(place=each.place.text) for each in results if not each.converged]
     lineage: dict[str, object] = {
         "store": cells.store_name(store),
         "commit": store.commit,

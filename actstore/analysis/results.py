@@ -10,8 +10,9 @@ import numpy as np
 from actstore.analysis.cells import Place
 from actstore.analysis.classes import Classes
 from actstore.analysis.family import Best
-from actstore.analysis.linear import Method, Perceptron, Standard
+from actstore.analysis.linear import Method, Perceptron
 from actstore.analysis.metrics import Estimate
+from actstore.analysis.standards import Standard
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -128,6 +129,8 @@ class Result:
     """Of keys and labels of all rows used."""
     made_of: np.ndarray | None = None
     """Keys of the rows that the kept probe was trained on (:mod:`actstore.analysis.making`)."""
+    converged: bool = True
+    """Whether the weights of every regression are the optimum's, but for one part in 10,000."""
 
     @property
     def band(self) -> str:

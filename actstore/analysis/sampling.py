@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from actstore.errors import TooFewRowsError, UsageError
+from actstore.errors import MixedVectorsError, TooFewRowsError
+from actstore.querying import mixture
 from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection
-
-_LISTED = 6
-_STREAM = ("resid_post", "resid_pre")
 
 
 class Sample(NamedTuple):
@@ -61,30 +59,22 @@ def require_one_place(selection: Selection) -> dict[str, str | None]:
 
     Raises:
         TooFewRowsError: it has no rows.
-        UsageError: it has several; vectors of different places do not belong in one picture.
+        MixedVectorsError: it has several; vectors of different places do not belong in one
+            picture, whether they were listed or not.
     """
     if not len(selection):
         raise TooFewRowsError("there are no rows to show: loosen the condition")
-    found: dict[str, str | None] = {}
-    snapshot = selection.snapshot
-    numbers = np.unique(np.searchsorted(snapshot.offsets, selection.rows, "right") - 1)
-    shards = [snapshot.shards[number] for number in numbers.tolist()]
-    table = selection.table(["pooling", "region"])
-    values: dict[str, list[str | None]] = {
-        "model": sorted({shard.model for shard in shards}),
-        "site": sorted({shard.site for shard in shards}),
-        "pooling": sorted(table["pooling"].unique().to_pylist()),
-        "region": sorted(table["region"].unique().to_pylist(), key=lambda name: name or ""),
-    }
-    if len(values["site"]) == 2 and values["site"][0] == "embeddings":
-        values["site"] = values["site"][1:] if values["site"][1] in _STREAM else values["site"]
-    for name, several in values.items():
-        if len(several) > 1:
-            told = [name or "not recorded" for name in several[:_LISTED]]
-            listed = ", ".join(told) + (", …" if len(several) > _LISTED else "")
-            raise UsageError(
-                f"the rows have {len(several)} {name}s ({listed}), and one picture shows one: "
-                f"choose with --{name}, or select({name}=…)"
-            )
-        found[name] = several[0]
-    return found
+    several = mixture.differing(selection, ("model", "site", "pooling", "region"))
+    sites = several.get("site", ())
+    if mixture.one_stream(sites):
+        del several["site"]
+    for name, values in several.items():
+        raise MixedVectorsError(
+            f"the rows have {len(values)} {name}s ({mixture.listing(values)}), and one picture "
+            f"shows one: choose with --{name}, or select({name}=…)",
+            several,
+        )
+    first = selection[:1]
+    (place,) = first.table(["model", "site", "pooling", "region"]).to_pylist()
+    site = next((site for site in sites if site != "embeddings"), place["site"])
+    return {**place, "site": site}

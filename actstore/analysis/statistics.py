@@ -12,6 +12,7 @@ import numpy as np
 
 from actstore.analysis import grouping
 from actstore.analysis.moments import Moments, measure
+from actstore.querying.mixture import PLACE, differing, refuse
 
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection
@@ -77,8 +78,9 @@ class Statistics:
 
 def describe(
     selection: Selection,
-    by: Sequence[str] = grouping.PARTITION,
+    by: Sequence[str] = PLACE,
     *,
+    mixed: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Statistics]:
     """Return statistics of the vectors of ``selection``, by the values of some columns.
@@ -89,12 +91,22 @@ def describe(
     Args:
         selection: which rows.
         by: metadata columns; without any, all rows are one group.
+        mixed: let a group hold rows of several models, sites, poolings, regions or layers,
+            though nobody listed them.
         progress: called with the bytes and rows read since the last call.
 
     Raises:
         NotInStoreError: there is no such column.
+        MixedVectorsError: a group has rows of several places, and nobody asked for that.
     """
     groups = grouping.group(selection, by)
+    others = [name for name in PLACE if name not in by]
+    # Where all rows are of one place, there is no group to look at.
+    if not mixed and differing(selection, others):
+        advice = f"group by it too (--by {','.join([*by, '{column}'])})"
+        for found in groups:
+            part = selection.take(found.places)
+            refuse(part, columns=others, instead=advice, any_width=True)
     norms = selection.table(["norm"])["norm"].to_numpy()
     return [
         _summarize(

@@ -13,6 +13,7 @@ import numpy as np
 
 from actstore.analysis import grouping, projection, sampling
 from actstore.errors import TooFewRowsError
+from actstore.querying.mixture import PLACE
 
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection
@@ -45,7 +46,7 @@ def export(
 ) -> Exported:
     """Write all metadata of a selection and a projection of its vectors to Parquet.
 
-    Each model, site and layer has principal components of its own. Their clouds lie side
+    Each model, site, pooling, region and layer has components of its own. Their clouds lie side
     by side, scaled to the same size, so that the viewer shows the layers as a row of
     pictures; columns that are wholly null are left out.
 
@@ -66,7 +67,7 @@ def export(
     drawn = sampling.draw(selection, most)
     part = drawn.selection
     points = np.full((len(part), 2), np.nan, np.float32)
-    groups = grouping.group(part, grouping.PARTITION)
+    groups = grouping.group(part, PLACE)
     columns = math.ceil(math.sqrt(len(groups)))
     for number, found in enumerate(groups):
         here = part.take(found.places)
@@ -95,7 +96,9 @@ def export(
     finally:
         beside.unlink(missing_ok=True)
     text = next(name for name in _TEXTS if name in table.column_names)
-    note = drawn.note + (f", {len(groups)} layers side by side" if len(groups) > 1 else "")
+    layers = len({found.key["layer"] for found in groups})
+    what = "layers" if layers == len(groups) else "places (layers, sites, poolings …)"
+    note = drawn.note + (f", {len(groups)} {what} side by side" if len(groups) > 1 else "")
     return Exported(path, len(part), text, note)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,18 @@ from typing import Any, Literal, NamedTuple
 from torch import nn
 
 from actstore import schema
+from actstore.capturing.parts import (
+    ATTENTION,
+    ATTENTION_CLASS,
+    MLP,
+    MLP_CLASS,
+    MLP_PAIRS,
+    child_path,
+    lack,
+    module_at,
+    several_mixers,
+    several_mlps,
+)
 from actstore.errors import ModelError, UsageError
 
 
@@ -46,19 +59,6 @@ class HookPoint(NamedTuple):
 SITES = ("resid_post", "resid_pre", "mlp_in", "mlp_out", "attn_out", "embeddings", "final_norm")
 """What can be captured by name. A path inside the block (``self_attn.q_proj``) is a site too."""
 
-# As families call them, over every causal class of transformers 5.23. The first found counts.
-_ATTENTION = (
-    "self_attn", "attn", "attention", "self_attention", "linear_attn", "mixer", "mamba",
-    "temporal_block", "rel_attn", "short_conv", "conv", "self_att", "multi_head_attention",
-    "mlstm_layer",
-)  # fmt: skip
-_MLP = (
-    "mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "mlp_block", "feedforward", "ff",
-    "mixer",
-)  # fmt: skip
-_MLP_CLASS = re.compile(r"mlp|moe|feed_?forward|experts", re.IGNORECASE)
-"""Tells what a ``mixer`` is: NemotronH calls attention, Mamba and MLP alike."""
-_MLP_PAIRS = (("fc1", "fc2"), ("linear1", "linear2"))
 _LISTS = ("layers", "h", "blocks", "block", "layer")
 _NORMS = (
     "norm", "final_layernorm", "ln_f", "final_layer_norm", "norm_f", "final_norm", "layernorm",
@@ -70,6 +70,7 @@ _STREAMS = {  # settings that give the residual stream one more axis
 }
 _STREAM_MODULES = re.compile(r"(^|_)hc$|hyper_connection|altup")
 _TOWER = re.compile(r"vision|visual|image|audio|speech|talker|code2wav|token2wav|encoder|codec")
+_RESIDUAL = re.compile(r"residual(_states|_tensor)?")
 _LENGTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 
 
@@ -211,8 +212,7 @@ def _site_points(anatomy: Anatomy, site: str, layers: Sequence[int]) -> Iterator
     inside = {layer: _inside(anatomy.blocks[layer], site) for layer in layers}
     missing = [layer for layer in layers if inside[layer] is None]
     if missing:
-        kind = type(anatomy.blocks[missing[0]]).__name__
-        modules = ", ".join(name for name, _ in anatomy.blocks[missing[0]].named_children())
+        block = anatomy.blocks[missing[0]]
         having = [layer for layer in layers if inside[layer] is not None]
         advice = (
             f"the layers {','.join(map(str, having))} have one: name those"
@@ -220,8 +220,8 @@ def _site_points(anatomy: Anatomy, site: str, layers: Sequence[int]) -> Iterator
             else f"sites are {', '.join(SITES)} or a path inside the block, such as one of these"
         )
         raise ModelError(
-            f"site {site!r}: block {missing[0]} of {anatomy.blocks_path} ({kind}) has no such "
-            f"module among {modules}; {advice}"
+            f"site {site!r}: block {missing[0]} of {anatomy.blocks_path} "
+            f"({type(block).__name__}) {lack(block, site)}; {advice}"
         )
     for layer in layers:
         path, take = inside[layer] or ("", "output")
@@ -235,39 +235,46 @@ def _inside(block: nn.Module, site: str) -> tuple[str, Literal["input", "output"
     if site == "resid_pre":
         return "", "input"
     if site == "attn_out":
-        path = _shallowest(block, _ATTENTION, mlp=False)
-        return (path, "output") if path else None
+        path = None if several_mixers(block) else child_path(block, ATTENTION, ATTENTION_CLASS)
+        return (own_part(block, path), "output") if path else None
     if site in ("mlp_in", "mlp_out"):
+        if several_mlps(block):
+            return None
         take: Literal["input", "output"] = "input" if site == "mlp_in" else "output"
-        path = _shallowest(block, _MLP, mlp=True)
-        for first, second in () if path else _MLP_PAIRS:
-            if _module(block, first) and _module(block, second):
+        path = child_path(block, MLP, MLP_CLASS)
+        for first, second in () if path else MLP_PAIRS:
+            if module_at(block, first) and module_at(block, second):
                 path = first if take == "input" else second
+        if path and take == "output":
+            path = own_part(block, path)
         return (path, take) if path else None
     path, _, ending = site.rpartition(".")
-    if ending == "input" and _module(block, path) is not None:
+    if ending == "input" and module_at(block, path) is not None:
         return path, "input"
-    return (site, "output") if _module(block, site) is not None else None
+    return (site, "output") if module_at(block, site) is not None else None
 
 
-def _shallowest(block: nn.Module, names: Sequence[str], *, mlp: bool) -> str | None:
-    """Return the path of the first of ``names``, one level down, or else two levels down."""
-    for prefix in ("", *(f"{name}." for name, _ in block.named_children())):
-        for name in names:
-            found = _module(block, prefix + name)
-            is_mlp = bool(_MLP_CLASS.search(type(found).__name__))
-            if found is not None and (name != "mixer" or is_mlp is mlp):
-                return prefix + name
-    return None
+def own_part(block: nn.Module, path: str) -> str:
+    """Return where a module's own part is before it adds the residual stream to it.
+
+    Modules that are given the stream as an argument (``residual``) return the sum, as BLOOM's
+    attention and MLP and MPT's MLP do: their part is what the last matrix inside returns.
+    """
+    module = block.get_submodule(path)
+    if not adds_residual(module):
+        return path
+    inner = [name for name, child in module.named_children() if _has_matrix(child)]
+    return f"{path}.{inner[-1]}" if inner else path
 
 
-def _module(module: nn.Module, path: str) -> nn.Module | None:
-    """Return the submodule there, if it is one that runs: a list of modules does not."""
-    try:
-        found = module.get_submodule(path) if path else None
-    except AttributeError:
-        return None
-    return None if isinstance(found, nn.ModuleList | nn.ModuleDict) else found
+def adds_residual(module: nn.Module) -> bool:
+    """Say whether a module is given the residual stream beside its input."""
+    return any(_RESIDUAL.fullmatch(name) for name in inspect.signature(module.forward).parameters)
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return weight is not None and getattr(weight, "ndim", 0) == 2
 
 
 def _asked(model: nn.Module, method: str) -> nn.Module | None:
@@ -285,7 +292,7 @@ def _base(model: nn.Module, blocks_path: str) -> nn.Module:
         return found
     config = getattr(model, "config", None)
     sees = any(hasattr(config, name) for name in ("vision_config", "audio_config"))
-    inner = None if sees else _module(model, blocks_path.partition(".")[0])
+    inner = None if sees else module_at(model, blocks_path.partition(".")[0])
     # Llama4ForCausalLM names no base of its own: there it is the part that has the embeddings
     return inner if inner is not None and hasattr(inner, "get_input_embeddings") else model
 

@@ -15,6 +15,7 @@ from actstore.capturing.blocks import Anatomy, HookPoint
 from actstore.capturing.hooks import Pooled, Tap
 from actstore.capturing.pooling import Pool
 from actstore.capturing.prompts import PAD, ROLES
+from actstore.capturing.stopping import Stops, going_on, response_of, watched
 from actstore.errors import HookError, UsageError
 
 _ROLE = {name: number for number, name in enumerate(ROLES)}
@@ -36,10 +37,16 @@ class Call:
     roles: np.ndarray
     """Int8 ``[B, T]``, index into the schema's roles; -1 where nothing is known."""
     ends: frozenset[int]
-    """Ids that end a response."""
+    """The end tokens."""
+    pads: frozenset[int]
+    """What rows of a batch are filled up with in somebody's own loop."""
     generates: bool
+    stops: Stops = field(default_factory=Stops)
+    """What ``generate`` said about the rows' ends; nothing in somebody's own loop."""
     steps: list[torch.Tensor] = field(default_factory=list)
     """Ids fed after the prompt, ``[B]`` each."""
+    masked: list[torch.Tensor] = field(default_factory=list)
+    """Rows that the attention mask left out of each step, bool ``[B]``."""
     sequences: np.ndarray | None = None
     """What ``generate`` returned, int64 ``[B, T + N]``."""
     pooled: Pooled | None = None
@@ -63,11 +70,14 @@ class Call:
     @property
     def responses(self) -> list[list[int]]:
         """What came after each prompt, without the end token."""
-        found = []
-        for row in self.ids[:, self.prompt.shape[1] :].tolist():
-            stop = next((at for at, number in enumerate(row) if number in self.ends), len(row))
-            found.append(row[:stop])
-        return found
+        rows = self.ids[:, self.prompt.shape[1] :].tolist()
+        lengths: list[int] | list[None] = self.stops.lengths or [None] * self.batch
+        if not self.generates and self.steps:
+            fed, masked = (torch.stack(each).cpu().numpy() for each in (self.steps, self.masked))
+            lengths = going_on(fed, masked, self.ends, self.pads).sum(axis=0).tolist()
+        return [
+            response_of(row, length, self.ends) for row, length in zip(rows, lengths, strict=True)
+        ]
 
 
 class Listener:
@@ -185,11 +195,13 @@ class Listener:
             if not self._listening or self._generating is not None:
                 return original(*args, **kwargs)
             _check_single(kwargs, getattr(model, "generation_config", None))
-            self._generating = {"kwargs": kwargs, "call": None}
+            stops = Stops()
+            self._generating = {"kwargs": kwargs, "call": None, "stops": stops}
             if hasattr(model, "generation_config"):
                 kwargs.setdefault("disable_compile", True)  # hooks do not fire in compiled code
             try:
-                found = original(*args, **kwargs)
+                with watched(model, stops):
+                    found = original(*args, **kwargs)
                 call: Call | None = self._generating["call"]
             finally:
                 self._generating = None
@@ -211,6 +223,13 @@ class Listener:
         if self._open is not None and self._goes_on(ids, kwargs):
             if isinstance(ids, torch.Tensor):
                 self._open.steps.append(ids[:, -1])
+                mask = kwargs.get("attention_mask")
+                whole = isinstance(mask, torch.Tensor) and mask.ndim == 2 and len(mask) == len(ids)
+                self._open.masked.append(
+                    mask[:, -1].to(ids.device) == 0
+                    if whole
+                    else torch.zeros_like(ids[:, -1]).bool()
+                )
             return
         self._complete()
         if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.is_floating_point():
@@ -258,17 +277,24 @@ class Listener:
         if self._locate is not None:
             regions |= self._locate(prompt, real)
         excluded = np.isin(roles, [_ROLE[word] for word in self._exclude])
+        settings = generating["kwargs"] if generating is not None else {}
+        ends = self._numbers("eos_token_id", settings)
+        loops = generating is None and bool(ends)
         call = Call(
             prompt=prompt,
             real=real,
             roles=roles,
-            ends=self._ends(generating["kwargs"] if generating is not None else {}),
+            ends=ends,
+            pads=self._numbers("pad_token_id", settings) - ends if loops else frozenset(),
             generates=generating is not None,
+            stops=generating["stops"] if generating is not None else Stops(),
         )
         self._tap.begin(
             {name: torch.from_numpy(mask.copy()) for name, mask in regions.items()},
             torch.from_numpy(excluded),
             eos_ids=call.ends,
+            stops=call.stops,
+            pad_ids=call.pads,
             special_ids=frozenset(self._special if "special" in self._exclude else ()),
         )
         self._open = call
@@ -284,17 +310,12 @@ class Listener:
                 return np.asarray(mask.cpu().numpy().astype(bool))
         return np.ones(tuple(ids.shape), bool)
 
-    def _ends(self, kwargs: dict[str, Any]) -> frozenset[int]:
-        """Return what ends a response: the end tokens, and the pads that follow them."""
+    def _numbers(self, name: str, kwargs: dict[str, Any]) -> frozenset[int]:
+        """Return the ids that a generation setting has, of the call or of the model."""
         own = getattr(self.anatomy.model, "generation_config", None)
         configs = [kwargs.get("generation_config"), own]
-        found: list[set[int]] = []
-        for name in ("eos_token_id", "pad_token_id"):
-            values = [kwargs.get(name), *(getattr(each, name, None) for each in configs if each)]
-            value = next((each for each in values if each is not None), None)
-            found.append(_numbers(value))
-        eos, pad = found
-        return frozenset(eos | pad) if eos else frozenset()
+        values = [kwargs.get(name), *(getattr(each, name, None) for each in configs if each)]
+        return frozenset(_numbers(next((each for each in values if each is not None), None)))
 
 
 def _check_single(kwargs: dict[str, Any], own: Any) -> None:

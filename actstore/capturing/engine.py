@@ -18,6 +18,7 @@ from actstore.capturing.grading import Grade, Grader
 from actstore.capturing.hooks import Pooled, Tap
 from actstore.capturing.pooling import Pool
 from actstore.capturing.prompts import ROLES, Batch, Prompter, Side
+from actstore.capturing.stopping import Stops, response_of, watched
 
 _BOS, _SPECIAL = ROLES.index("bos"), ROLES.index("special")
 _SEED_STEP = 1_000_003
@@ -118,10 +119,12 @@ class Engine:
         """Capture a batch that is ready."""
         generation = self.generation
         inputs = self.inputs(batch)
+        stops = Stops()
         self._tap.begin(
             batch.regions,
             excluded(batch, self.exclude),
             eos_ids=generation.eos_ids if generation else frozenset(),
+            stops=stops,
             special_ids=(
                 frozenset(self.prompter.tokenizer.all_special_ids)
                 if "special" in self.exclude
@@ -135,9 +138,14 @@ class Engine:
             if generation is None:
                 self._tap.call(self.anatomy.base, **inputs, **self._options)
             else:
-                ids = self._generate(inputs, generation, positions[0])
-                new = ids[:, batch.inputs["input_ids"].shape[1] :]
-                responses = [_until(row, generation.eos_ids) for row in new.tolist()]
+                with watched(self.anatomy.model, stops):
+                    ids = self._generate(inputs, generation, positions[0])
+                new = ids[:, batch.inputs["input_ids"].shape[1] :].tolist()
+                lengths: list[int] | list[None] = stops.lengths or [None] * len(new)
+                responses = [
+                    response_of(row, length, generation.eos_ids)
+                    for row, length in zip(new, lengths, strict=True)
+                ]
                 predictions = [self.prompter.decode(response) for response in responses]
             grades = self._grades(batch.examples, predictions)
             pooled = self._tap.end(self._answers(responses, grades))
@@ -278,10 +286,3 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         "out of memory" in text or "can't allocate memory" in text
     )
-
-
-def _until(ids: Sequence[int], ends: frozenset[int]) -> list[int]:
-    for at, number in enumerate(ids):
-        if number in ends:
-            return list(ids[:at])
-    return list(ids)

@@ -35,7 +35,8 @@ class Generation:
     """A transformers ``GenerationConfig``."""
     max_new_tokens: int
     eos_ids: frozenset[int]
-    """What ends a response without being part of it."""
+    """The tokens that end a response without being part of it. The pad's id is none of them:
+    `generate` itself says which rows it fills up."""
     samples: bool
     """Whether tokens are drawn at random."""
     stops_at_text: bool
@@ -108,16 +109,12 @@ def settle(
     }
     if config.pad_token_id is None:
         config.pad_token_id = min(eos) if eos else pad_id
-    stops = bool(config.stop_strings)
-    # An example that has stopped goes on with pads while others of its batch are not done.
-    if eos or stops:
-        eos.add(int(config.pad_token_id))
     return Generation(
         config=config,
         max_new_tokens=max_new_tokens,
         eos_ids=frozenset(eos),
         samples=bool(config.do_sample),
-        stops_at_text=stops,
+        stops_at_text=bool(config.stop_strings),
     )
 
 

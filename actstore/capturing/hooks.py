@@ -16,6 +16,7 @@ from actstore.capturing.pooled import Pooled, Rows
 from actstore.capturing.pooling import Pool
 from actstore.capturing.prefill import PromptPlan, PromptStates
 from actstore.capturing.response import ResponseNeeds, Responses, needs
+from actstore.capturing.stopping import Stops, going_on
 from actstore.errors import HookError
 
 __all__ = ["Pooled", "Rows", "Tap"]
@@ -71,6 +72,10 @@ class Tap:
         self._counts: torch.Tensor | None = None
         self._history: list[torch.Tensor] = []
         self._averaged: list[torch.Tensor] = []
+        self._told: Stops | None = None
+        self._fed: list[torch.Tensor] = []
+        self._masked: list[torch.Tensor] = []
+        self._waiting: list[list[torch.Tensor]] = []
 
     def __enter__(self) -> Self:
         try:
@@ -123,15 +128,19 @@ class Tap:
         *,
         eos_ids: frozenset[int] = frozenset(),
         special_ids: frozenset[int] = frozenset(),
+        stops: Stops | None = None,
+        pad_ids: frozenset[int] = frozenset(),
     ) -> None:
         """Expect a batch whose padded prompts ``[B, T]`` have these regions, as boolean masks.
 
         ``all`` (or the union of the masks) says which tokens are no pads. A region that is not
         among them, ``response`` or ``answer``, is looked for in what is generated; any other is
         empty. ``excluded`` are tokens that means and maxima leave out, ``special_ids`` the same
-        for generated ones. The first of ``eos_ids`` that is fed ends an example's response,
-        without being part of it; where pads follow a stop that is no token (stop strings), the
-        pad's id belongs among them.
+        for generated ones.
+
+        ``stops`` hears from ``generate`` which rows are over. Where it hears nothing, the first
+        of ``eos_ids`` that is fed ends an example's response, without being part of it; in
+        somebody's own loop over a batch, ``pad_ids`` that nothing follows fill a row up.
 
         Raises:
             UsageError: the masks differ in shape, or are not boolean.
@@ -141,6 +150,8 @@ class Tap:
         self._needs: ResponseNeeds = needs(self.pools, frozenset(regions))
         self._eos = sorted(eos_ids)
         self._special = sorted(special_ids)
+        self._told = stops
+        self._pads = sorted(pad_ids) if self._plan.batch > 1 else []
 
     def call(self, module: Callable[..., Any], /, **inputs: Any) -> Any:
         """Call the model or its base; with ``stop_early`` the pass ends early and gives None."""
@@ -171,6 +182,7 @@ class Tap:
                 f"{type(self.anatomy.model).__name__} itself, uncompiled, inside the tap's context"
             )
         try:
+            self._settle()
             return assemble(
                 plan=plan,
                 points=self.points,
@@ -213,7 +225,7 @@ class Tap:
         self._fired = [0] * len(self.points)
         self._left = len(self.points)
         if self._step > 0:
-            self._count(plan, fed)
+            self._count(plan, fed, kwargs.get("attention_mask"))
 
     def _check_call(self, plan: PromptPlan, batch: int, width: int) -> None:
         step = self._step + 1
@@ -233,8 +245,8 @@ class Tap:
                 f"{plan.width + step} without a cache): assisted decoding cannot be captured"
             )
 
-    def _count(self, plan: PromptPlan, fed: torch.Tensor) -> None:
-        """Tell which examples go on: a token counts until one of the end tokens was fed."""
+    def _count(self, plan: PromptPlan, fed: torch.Tensor, mask: Any) -> None:
+        """Tell which examples go on: a token counts as long as its row is not over."""
         if fed.ndim != 2:
             raise HookError(f"decode step {self._step} was fed embeddings, not token ids")
         ids = fed[:, -1]
@@ -243,14 +255,43 @@ class Tap:
             self._counts = torch.zeros(plan.batch, dtype=torch.int64, device=ids.device)
         else:
             self._counts = self._counts + self._alive
-        if self._eos:
-            self._alive = self._alive & ~_among(ids, self._eos)
+        if self._told is not None and self._told.over is not None:
+            # Over with the token that is fed now: it is an end token, or the last one, which
+            # is fed only because other rows go on.
+            self._alive = ~self._told.over.to(ids.device)
+        else:
+            masked = torch.zeros_like(self._alive)
+            if isinstance(mask, torch.Tensor) and mask.ndim == 2 and len(mask) == plan.batch:
+                masked = mask[:, -1].to(ids.device) == 0
+            if self._pads:
+                self._fed.append(ids)
+                self._masked.append(masked)
+            ended = _among(ids, self._eos) | masked if self._eos else masked
+            self._alive = self._alive & ~ended
         self._history.append(self._alive)
         self._averaged.append(
             self._alive & ~_among(ids, self._special) if self._special else self._alive
         )
         if self._needs.any and not self._groups:
             self._make_groups(plan)
+
+    def _settle(self) -> None:
+        """Take in what waited for its end: whether pads fill a row up, or something follows."""
+        if not self._fed:
+            return
+        ids = torch.stack(self._fed).cpu().numpy()
+        masked = np.stack([each.cpu().numpy() for each in self._masked])
+        real = going_on(ids, masked, self._eos, self._pads)
+        averaged = real & ~np.isin(ids, self._special)
+        device = self._fed[0].device
+        self._history = list(torch.from_numpy(real).to(device))
+        self._averaged = list(torch.from_numpy(averaged).to(device))
+        counts = torch.zeros(real.shape[1], dtype=torch.int64, device=device)
+        for step, stages in enumerate(self._waiting):
+            for group, stage in zip(self._groups.values(), stages, strict=True):
+                group.stage.copy_(stage)
+                group.add(self._history[step], self._averaged[step], counts)
+            counts = counts + self._history[step]
 
     def _make_groups(self, plan: PromptPlan) -> None:
         """Lay hooks of one device, type and width side by side: a step then costs a few kernels."""
@@ -330,6 +371,9 @@ class Tap:
             )
         if self._step > 0 and self._groups and self._alive is not None:
             assert self._counts is not None
+            if self._fed:
+                self._waiting.append([group.stage.clone() for group in self._groups.values()])
+                return
             for group in self._groups.values():
                 group.add(self._alive, self._averaged[-1], self._counts)
 

@@ -27,6 +27,8 @@ ROLES: tuple[str, ...] = tuple(schema.document()["token_roles"])
 """Names of the roles; ``Batch.roles`` counts into them."""
 _ROLE = {name: number for number, name in enumerate(ROLES)}
 IMAGE_TOKENS = 256
+_SPLIT = 5
+"""Pieces of an image for Idefics 2, the whole one included."""
 """Guess at the tokens of an image, where its processor cannot say."""
 
 
@@ -264,7 +266,10 @@ class Prompter:
             counted = self._processor._get_num_multimodal_tokens(image_sizes=sizes)
             return int(sum(counted["num_image_tokens"]))
         except Exception:  # not every processor can say; lengths only sort and size batches
-            return IMAGE_TOKENS * len(sizes)
+            each = getattr(self._processor, "image_seq_len", None) or IMAGE_TOKENS
+            tool = getattr(self._processor, "image_processor", None)
+            parts = _SPLIT if getattr(tool, "do_image_splitting", False) else 1
+            return int(each) * parts * len(sizes)
 
     def _tokenized(self, examples: list[Example], side: Side) -> Batch:
         """Pad by hand: the tokenizer stays as its owner configured it."""

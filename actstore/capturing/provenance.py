@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from actstore.capturing.blocks import Anatomy, HookPoint
+from actstore.capturing.blocks import Anatomy, HookPoint, adds_residual
 from actstore.errors import UsageError
 from actstore.storage.manifest import Run, now
 
@@ -128,6 +128,22 @@ def hook_paths(points: Sequence[HookPoint]) -> dict[str, list[str]]:
             path = re.sub(rf"(?<=\.){point.layer}(?=\.|$)", "{layer}", path, count=1)
         found.setdefault(point.site, {})[f"{path} ({point.take})"] = None
     return {site: list(paths) for site, paths in found.items()}
+
+
+def corrected_sites(anatomy: Anatomy, points: Sequence[HookPoint]) -> dict[str, Any]:
+    """Return, as ``corrected``, which sites were not taken where their module ends, and why.
+
+    Nothing where there is none: settings of other models are what they were.
+    """
+    found: dict[str, str] = {}
+    for point in points:
+        holder, _, name = point.path.rpartition(".")
+        if point.site in ("attn_out", "mlp_out") and adds_residual(
+            anatomy.model.get_submodule(holder)
+        ):
+            word = holder.rpartition(".")[2]
+            found[point.site] = f"taken at {name}: {word} returns its sum with the residual stream"
+    return {"corrected": found} if found else {}
 
 
 def weights_digest(model: nn.Module) -> str | None:

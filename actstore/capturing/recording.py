@@ -142,6 +142,7 @@ class Recorder:
                 for name, value in {
                     **provenance.describe_model(self._anatomy),
                     **provenance.describe_device(self._anatomy.model),
+                    **provenance.corrected_sites(self._anatomy, points),
                     "model": identity.name,
                     "revision": identity.revision,
                     "dataset": dataset,

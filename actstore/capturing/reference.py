@@ -30,6 +30,9 @@ class Pair(NamedTuple):
 
     @property
     def error(self) -> float:
+        """Distance relative to what it should be; infinite where the shapes differ."""
+        if self.found.shape != self.expected.shape:
+            return math.inf
         expected = self.expected.astype(np.float64)
         size = float(np.linalg.norm(expected))
         distance = float(np.linalg.norm(self.found.astype(np.float64) - expected))
@@ -53,7 +56,8 @@ def pooled_plainly(
     rows = as_numpy(states[kept.to(states.device)])
     if not len(rows):
         return rows
-    pooled: np.ndarray = rows.mean(0) if pool.pool == "mean" else rows.max(0)
+    mean = pool.pool == "mean"
+    pooled: np.ndarray = rows.mean(0, dtype=np.float64) if mean else rows.max(0)
     return pooled[None]
 
 

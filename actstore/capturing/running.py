@@ -9,6 +9,7 @@ import torch
 
 from actstore.capturing.batching import TOKENS, BatchSize, form
 from actstore.capturing.engine import Captured, Engine, out_of_memory
+from actstore.capturing.padding import Padding, measure
 from actstore.capturing.summary import Refused
 from actstore.capturing.windows import Window
 from actstore.errors import ExampleError, ModelError
@@ -32,6 +33,8 @@ class Runner:
         self.refused = refused
         self.budget: int | None = None
         """Tokens of a batch after memory ran out."""
+        self.padding: Padding | None = None
+        """What pads do to the model's states; measured on the first window that has examples."""
         self._room = max_new_tokens
         self._strict = strict
 
@@ -66,9 +69,30 @@ class Runner:
         return form(
             room,
             batch_size=self.batch_size,
-            kinds=[self.engine.prompter.kind(example) for example in window.examples],
+            kinds=self._measured(window).alike(room, self._kinds(window)),
             tokens=self.budget or TOKENS,
         )
+
+    def comparable(self, window: Window) -> list[int]:
+        """Return the places in a window of the examples that can be compared in one batch."""
+        return self._measured(window).together(window.lengths, self._kinds(window))
+
+    def _kinds(self, window: Window) -> list[bool]:
+        return [self.engine.prompter.kind(example) for example in window.examples]
+
+    def _measured(self, window: Window) -> Padding:
+        """Return what pads do; measured once, on the shortest example that can be read."""
+        order = sorted(range(len(window.examples)), key=window.lengths.__getitem__)
+        for at in order if self.padding is None else ():
+            try:
+                self.padding = measure(self.engine, window.examples[at])
+            except ExampleError:
+                continue  # refused when its turn comes
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+            break
+        return self.padding or Padding()
 
     def padded(self, window: Window, group: Sequence[int]) -> int:
         """Return the tokens that a batch takes, padding and room for responses included."""

@@ -31,7 +31,7 @@ from actstore.capturing.reference import advice
 from actstore.capturing.resume import Chain, Earlier, StoredRows, look
 from actstore.capturing.running import Runner, halves
 from actstore.capturing.sink import Part, Sink
-from actstore.capturing.summary import CaptureSummary, Progress, Refused
+from actstore.capturing.summary import CaptureSummary, Progress, Refused, later_notes
 from actstore.capturing.tables import settle_values, tabulate
 from actstore.capturing.windows import Window, window_size, windows
 from actstore.errors import ExampleError, ModelError, UsageError
@@ -164,6 +164,7 @@ class Session:
         found["generation"] = generation.settings if generation else None
         found["seed"] = self.options.seed if generation and generation.samples else None
         found["storage_dtype"] = self.options.storage_dtype
+        found |= provenance.corrected_sites(self.anatomy, self.points)
         if found["weights_sha256"] is None:  # weights on disk: nothing better than the commit
             found["revision"] = self.identity.revision
         return found
@@ -263,11 +264,12 @@ class Session:
         return rows * len(self.points) * self._width * 4
 
     def _self_check(self, window: Window) -> dict[str, Any] | None:
-        if not self.options.self_check:
+        if not self.options.self_check or not window.examples:
             return None
-        chosen = selfcheck.choose(window.examples, window.lengths)
-        if not chosen:
-            return None
+        places = self._runner.comparable(window)
+        chosen = selfcheck.choose(
+            [window.examples[at] for at in places], [window.lengths[at] for at in places]
+        )
         usable = self._usable(chosen)
         return selfcheck.check(self.engine, usable) if usable else None
 
@@ -455,7 +457,11 @@ class Session:
         began: float,
         estimate: Estimate | None = None,
     ) -> CaptureSummary:
-        notes = [*self._notes, *self.prompter.notes, *self._later_notes(sink)]
+        runner = self._runner
+        notes = [*self._notes, *self.prompter.notes]
+        notes += later_notes(runner.padding, runner.budget, self._empty)
+        if sink is not None and self._examples and not sink.written and not sink.present:
+            notes.append("no example had anything to store: its regions are empty")
         resumed = self._skipped_first > 0
         if run is not None and self._skipped_first and sink is None and estimate is None:
             notes.append(f"everything is stored already (run {run.run_id})")
@@ -486,13 +492,3 @@ class Session:
             estimate=estimate,
             notes=tuple(dict.fromkeys(notes)),
         )
-
-    def _later_notes(self, sink: Sink | None) -> list[str]:
-        notes = []
-        if self._runner.budget is not None:
-            notes.append(f"memory ran out: batches were cut down to {self._runner.budget:,} tokens")
-        if any(pool.startswith("question.") for pool in self._empty):
-            notes.append("no row of a question whose text does not stand in the prompt as it is")
-        if sink is not None and self._examples and not sink.written and not sink.present:
-            notes.append("no example had anything to store: its regions are empty")
-        return notes

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from actstore.capturing.estimate import Estimate
+from actstore.capturing.padding import Padding
 
 
 class Progress(NamedTuple):
@@ -103,3 +104,19 @@ class CaptureSummary:
         found["examples_per_second"] = round(self.examples_per_second, 3)
         found["tokens_per_second"] = round(self.tokens_per_second, 3)
         return found
+
+
+def later_notes(padding: Padding | None, budget: int | None, empty: Collection[str]) -> list[str]:
+    """Return what only the end of a run can tell.
+
+    Args:
+        padding: what pads do to the model's states.
+        budget: tokens of a batch after memory ran out.
+        empty: pools that some examples have no row of.
+    """
+    notes = [padding.note] if padding is not None and padding.note else []
+    if budget is not None:
+        notes.append(f"memory ran out: batches were cut down to {budget:,} tokens")
+    if any(pool.startswith("question.") for pool in empty):
+        notes.append("no row of a question whose text does not stand in the prompt as it is")
+    return notes

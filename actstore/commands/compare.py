@@ -17,6 +17,7 @@ from actstore.commands.options import (
     readable_store_argument,
     report_traffic,
 )
+from actstore.querying.mixture import PLACE
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def command(
     """Compare A with B, layer by layer: cosine, distance and linear CKA.
 
     A are the rows of STORE that meet --a, B those that meet --b; or all rows of STORE and
-    of OTHER. Rows are matched by example, leaving out the columns in which the two sides
-    have nothing in common. Options such as --layer apply to both.
+    of OTHER. Each model, site, pooling, region and layer is compared by itself. Rows are
+    matched by example, leaving out the columns in which the two sides have nothing in
+    common. Options such as --layer apply to both.
 
     \b
     Examples:
@@ -91,7 +93,7 @@ def _print(found: Comparison) -> None:
     click.echo()
     columns = [
         key
-        for key in ("model", "site", "layer")
+        for key in PLACE
         if key == "layer" or len({(one.a[key], one.b[key]) for one in found.layers}) > 1
     ]
     header = (*columns, "rows A", "rows B", "matched", "cosine", "distance", "cosine of means")
@@ -102,7 +104,7 @@ def _print(found: Comparison) -> None:
     for side, left in (("A", found.only_a), ("B", found.only_b)):
         if left:
             count = counted(len(left), "other group")
-            click.echo(f"only {side} has {count} of model, site and layer")
+            click.echo(f"only {side} has {count} of model, site, pooling, region and layer")
     unmatched = sum(one.rows_a + one.rows_b - 2 * one.matched for one in found.layers)
     if unmatched:
         ambiguous = sum(one.ambiguous for one in found.layers)

@@ -21,7 +21,7 @@ from actstore.wording import counted
 @at_option
 @json_option
 def command(store: str | Path, at: int | None, as_json: bool) -> None:
-    """Say what STORE holds: rows, models, sites, layers, widths, labels, bytes, commits.
+    """Say what STORE holds: rows, models, sites, poolings, layers, labels, bytes, commits.
 
     \b
     Examples:
@@ -53,9 +53,12 @@ def command(store: str | Path, at: int | None, as_json: bool) -> None:
     if found.partitions:
         click.echo()
         output.print_table(
-            ("model", "site", "layer", "width", "dtype", "rows", "size"),
+            ("model", "site", "pooling", "region", "layer", "width", "dtype", "rows", "size"),
             [
-                (p.model, p.site, p.layer, p.width, p.dtype, p.rows, output.size(p.bytes))
+                (
+                    *(p.model, p.site, p.pooling, p.region, p.layer, p.width, p.dtype, p.rows),
+                    output.size(p.bytes),
+                )
                 for p in found.partitions
             ],
         )

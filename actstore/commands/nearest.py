@@ -15,6 +15,7 @@ from actstore.commands.options import (
     filter_options,
     format_option,
     given_filters,
+    mixed_option,
     output_option,
     readable_store_argument,
     report_traffic,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 )
 @click.option("--where", metavar="SQL", help="Search only the rows that meet this condition.")
 @filter_options
+@mixed_option
 @columns_option
 @format_option
 @output_option("Write the result to FILE, which appears whole or not at all.")
@@ -59,6 +61,7 @@ def command(
     k: int,
     metric: Any,
     where: str | None,
+    mixed: bool,
     columns: tuple[str, ...] | None,
     format: str | None,
     target: Path | None,
@@ -69,7 +72,8 @@ def command(
 
     The search is exact: every row that meets the conditions is compared. With --example
     they also say which of the example's rows is meant (one per layer, say); the row itself
-    is left out of the result.
+    is left out of the result. Rows of several layers, sites, models, poolings or regions are
+    refused, unless options list these values or --mixed takes them as they are.
 
     \b
     Examples:
@@ -84,7 +88,13 @@ def command(
     query = _vector(vector) if vector is not None else queries[0]
     with actstore.open(store, at=at) as opened:
         table = opened.nearest(
-            query, k, where, metric=metric, columns=columns, **given_filters(filters)
+            query,
+            k,
+            where,
+            metric=metric,
+            columns=columns,
+            mixed=mixed,
+            **given_filters(filters),
         )
         if columns is None:
             table = formats.without_empty(table, format, target)

@@ -108,6 +108,14 @@ def filter_options(command: Command) -> Command:
     )(command)
 
 
+mixed_option = click.option(
+    "--mixed",
+    is_flag=True,
+    help="Take rows of several models, sites, poolings, regions or layers together, though no "
+    "option lists them.",
+)
+
+
 def given_filters(options: dict[str, Any]) -> dict[str, Any]:
     """Return the filters that were used, as ``Store.select`` takes them."""
     return {name: list(options[name]) for name in ("layer", *FILTERS) if options.get(name)}

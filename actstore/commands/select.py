@@ -14,6 +14,7 @@ from actstore.commands.options import (
     filter_options,
     format_option,
     given_filters,
+    mixed_option,
     output_option,
     readable_store_argument,
     report_traffic,
@@ -34,6 +35,7 @@ MATRIX_SUFFIXES = (".safetensors", ".npz", ".pt", ".parquet")
 )
 @format_option
 @columns_option
+@mixed_option
 @at_option
 def command(
     store: str | Path,
@@ -41,6 +43,7 @@ def command(
     target: Path | None,
     format: str | None,
     columns: tuple[str, ...] | None,
+    mixed: bool,
     at: int | None,
     **filters: Any,
 ) -> None:
@@ -48,7 +51,10 @@ def command(
 
     With -o the vectors go to a file as one matrix, rows in the store's order; without it
     the metadata of the rows is printed. A layer, site, model or label that the store does
-    not have is an error that names what it has.
+    not have is an error that names what it has. A matrix (.safetensors, .npz, .pt) holds
+    rows of one model, site, pooling, region and layer, unless options list several values
+    (--layer 12 --layer 18) or --mixed takes them as they are; .parquet is a table and holds
+    any rows.
 
     \b
     Examples:
@@ -72,7 +78,7 @@ def command(
                 table = formats.without_empty(table, format, target)
             rows = formats.write_rows(table.to_reader(), format, target)
         else:
-            selection.save(target, columns)
+            selection.save(target, columns, mixed=mixed)
             rows = len(selection)
         report_traffic(opened.traffic)
     if target is not None:

@@ -13,11 +13,13 @@ from actstore.commands.options import (
     filter_options,
     given_filters,
     json_option,
+    mixed_option,
     readable_store_argument,
     report_traffic,
     where_argument,
 )
 from actstore.commands.progress import bar
+from actstore.querying.mixture import PLACE
 
 if TYPE_CHECKING:
     from actstore.analysis.statistics import Statistics
@@ -31,21 +33,31 @@ _LISTED = 5
 @click.option(
     "--by",
     metavar="A,B,…",
-    default="model,site,layer",
+    default=",".join(PLACE),
     show_default=True,
     help="Metadata columns to group the rows by; an empty text makes one group of all.",
 )
 @filter_options
+@mixed_option
 @json_option
 @at_option
 def command(
-    store: str | Path, where: str | None, by: str, as_json: bool, at: int | None, **filters: Any
+    store: str | Path,
+    where: str | None,
+    by: str,
+    mixed: bool,
+    as_json: bool,
+    at: int | None,
+    **filters: Any,
 ) -> None:
     """Describe the vectors of STORE, or of its rows that meet WHERE, group by group.
 
     Mean, std, min and max are over all values of a group that are finite; the others are
     counted. Norms are those of its rows. An outlier dimension is one whose root mean square
     is at least six times that of the median dimension. Every vector is read once.
+
+    A group whose rows differ in model, site, pooling, region or layer is refused, unless
+    options list these values (--layer 12 --layer 18) or --mixed takes them as they are.
 
     \b
     Examples:
@@ -69,7 +81,7 @@ def command(
                 done[1] += rows
                 report(done[0], done[1])
 
-            found = statistics.describe(selection, names, progress=progress)
+            found = statistics.describe(selection, names, mixed=mixed, progress=progress)
         report_traffic(opened.traffic)
     if as_json:
         output.print_json(
@@ -90,16 +102,19 @@ def _print(found: list[Statistics]) -> None:
     keys = list(found[0].group)
     same = [key for key in keys if len({group.group[key] for group in found}) == 1]
     if len(found) > 1 and same:
-        click.echo(", ".join(f"{key} {output.cell(found[0].group[key])}" for key in same))
+        first = found[0].group
+        # A region that no row has is nothing to tell.
+        told = [key for key in same if first[key] is not None or key != "region"]
+        click.echo(", ".join(f"{key} {output.cell(first[key])}" for key in told))
         click.echo()
         keys = [key for key in keys if key not in same]
     header = [*keys, "rows", "mean", "std", "min", "max", "norm", "5%", "95%", "zeros"]
     output.print_table([*header, "nonfinite", "outliers"], [_row(keys, group) for group in found])
-    told = [group for group in found if group.outliers]
-    if told:
+    outlying = [group for group in found if group.outliers]
+    if outlying:
         click.echo()
         click.echo("outlier dimensions (times the median dimension's root mean square):")
-    for group in told:
+    for group in outlying:
         name = " ".join(f"{key} {output.cell(group.group[key])}" for key in keys)
         listed = ", ".join(
             f"{one.dimension} ({one.ratio:.0f}x)" for one in group.outliers[:_LISTED]

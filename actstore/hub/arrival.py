@@ -20,7 +20,7 @@ from actstore.hub.transfer import download
 from actstore.querying.metadata import Metadata
 from actstore.storage import layout, metadata, pages
 from actstore.storage.manifest import ShardEntry
-from actstore.storage.shard import Fragment, ShardWriter, sha256_of
+from actstore.storage.shard import Fragment, ShardWriter, pools_of, sha256_of
 from actstore.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -208,6 +208,7 @@ class Arrival:
             bytes=written.bytes,
             sha256=written.sha256,
             pages=tuple(written.pages),
+            pools=written.pools,
         )
         return piece, entry, path
 
@@ -261,3 +262,5 @@ def _differences(file: pa.parquet.ParquetFile, path: Path, entry: ShardEntry) ->
         others = [found for found in table[name].unique().to_pylist() if found != value]
         if others:
             yield f"holds rows of {name} {others[0]!r}, its manifest says {value!r}"
+    if entry.pools is not None and pools_of(table) != set(entry.pools):
+        yield "holds rows of another pooling or region than its manifest says"

@@ -129,7 +129,8 @@ def _find(
 ) -> tuple[np.ndarray, np.ndarray]:
     named = {"layer": part.layers, "model": part.models, "site": part.sites}
     equals = {name: list(values) for name, values in named.items() if values}
-    return filters.rows_where(snapshot, database, metadata, part.where, equals)
+    chosen = filters.rows_where(snapshot, database, metadata, part.where, equals)
+    return chosen.rows, chosen.shards
 
 
 def _narrowed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,14 +24,25 @@ _LISTED = 20
 Values = list[Any]
 
 
+class Chosen(NamedTuple):
+    """What conditions leave of a store."""
+
+    rows: np.ndarray
+    """Row numbers, int64, ascending."""
+    shards: np.ndarray
+    """Numbers of the shards that the rows can lie in, int64."""
+    listed: dict[str, tuple[Any, ...]]
+    """Columns whose wanted values came as a list, with these values."""
+
+
 def rows_where(
     snapshot: Snapshot,
     database: Database,
     metadata: Metadata,
     where: str | None,
     equals: Mapping[str, Any],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows that fit, and the shards they can lie in.
+) -> Chosen:
+    """Return the rows that fit, the shards they can lie in, and what was listed.
 
     Args:
         snapshot: what to select from.
@@ -40,28 +51,27 @@ def rows_where(
         where: an SQL condition, or None.
         equals: per column the wanted value, or several of them; None means null.
 
-    Returns:
-        Row numbers, int64 and ascending, and shard numbers, int64.
-
     Raises:
         NotInStoreError: there is no such column, or a wanted value occurs nowhere.
         UsageError: a value of the wrong type.
         SqlError: ``where`` is not one condition.
     """
     wanted = {column: _values(column, value) for column, value in equals.items()}
+    several = {column for column, value in equals.items() if _is_list(value)}
     shards = _shards(snapshot, wanted)
+    listed = _listed(snapshot, {name: wanted[name] for name in wanted if name in several})
     others = {column: values for column, values in wanted.items() if column not in _OF_SHARD}
     if where is None and not others:
         pieces = [np.arange(start, stop) for start, stop in _spans(snapshot, shards)]
-        return (np.concatenate(pieces) if pieces else np.empty(0, np.int64)), shards
+        return Chosen(np.concatenate([np.empty(0, np.int64), *pieces]), shards, listed)
     found = None if where is not None else _rows_by_codes(snapshot, metadata, shards, others)
     if found is not None:
-        return found, shards
+        return Chosen(found, shards, listed)
     rows = _rows_by_sql(snapshot, database, shards, where, others)
     for column, values in others.items():
         if len(values) > 1 or not len(rows):
             _check_present(database, column, values)
-    return rows, shards
+    return Chosen(rows, shards, listed)
 
 
 def _spans(snapshot: Snapshot, shards: np.ndarray) -> list[tuple[int, int]]:
@@ -116,11 +126,33 @@ def _values(column: str, value: Any) -> Values:
         raise NotInStoreError(missing_column(column, list(types)))
     if hasattr(value, "tolist"):  # a NumPy array or scalar, a tensor
         value = value.tolist()
-    several = isinstance(value, Iterable) and not isinstance(value, str | bytes)
-    items = list(value) if several else [value]
+    items = list(value) if _is_list(value) else [value]
     if not items:
         raise UsageError(f"{column}=[] wants no value at all: leave it out or name one")
     return [_typed(column, types[column], item) for item in items]
+
+
+def _is_list(value: Any) -> bool:
+    """Say whether several values were given, be it one; of an iterator nothing is taken."""
+    if hasattr(value, "ndim"):
+        return bool(value.ndim)
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes)
+
+
+def _listed(snapshot: Snapshot, wanted: Mapping[str, Values]) -> dict[str, tuple[Any, ...]]:
+    """Return listed values as the store has them.
+
+    Sites of other libraries name a layer too (``blocks.3.hook_resid_post``): where each of
+    a list does, the layers were listed with them.
+    """
+    found = {column: tuple(dict.fromkeys(values)) for column, values in wanted.items()}
+    if "site" in wanted:
+        present = [*snapshot.shards]
+        pairs = [_site(present, name) for name in wanted["site"]]
+        found["site"] = tuple(dict.fromkeys(site for site, _ in pairs))
+        if all(layer is not None for _, layer in pairs):
+            found.setdefault("layer", tuple(dict.fromkeys(layer for _, layer in pairs)))
+    return found
 
 
 def _typed(column: str, kind: str, value: Any) -> Any:

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from actstore.querying.encoding import ranked
+
 if TYPE_CHECKING:
     from actstore import schema
-    from actstore.storage.manifest import ShardEntry
+    from actstore.storage.manifest import Pool
     from actstore.storage.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionInfo:
-    """One model, site and layer, of one width and type."""
+    """One model, site, layer, pooling and region, of one width and type."""
 
     model: str
     site: str
+    pooling: str
+    region: str | None
     layer: int | None
     width: int
     dtype: schema.VectorType
     rows: int
     bytes: int
+    """Of the shards that hold them; a shard of several poolings is shared out by rows."""
     shards: int
+    """Shards that hold some of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +56,16 @@ class StoreInfo:
     sites: tuple[str, ...]
     layers: tuple[int | None, ...]
     """Ascending, unknown (None) last."""
+    poolings: tuple[str, ...]
+    regions: tuple[str | None, ...]
+    """By name, not recorded (None) last."""
     widths: tuple[int, ...]
     dtypes: tuple[str, ...]
     labels: dict[str | None, int]
     """Rows per label as it stands now, most frequent first; None counts rows without one."""
     runs: int
     partitions: tuple[PartitionInfo, ...] = field(default=())
-    """In row order."""
+    """By model, site and layer as rows go, then by pooling and region."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values; rows without a label under ``unlabelled``."""
@@ -69,6 +81,7 @@ def describe(snapshot: Snapshot) -> StoreInfo:
     manifest = snapshot.manifest
     shards = snapshot.shards
     layers = {shard.layer for shard in shards}
+    partitions = _partitions(snapshot)
     return StoreInfo(
         path=snapshot.name,
         commit=manifest.number,
@@ -81,11 +94,13 @@ def describe(snapshot: Snapshot) -> StoreInfo:
         models=tuple(sorted({shard.model for shard in shards})),
         sites=tuple(sorted({shard.site for shard in shards})),
         layers=tuple(sorted(layers, key=lambda layer: (layer is None, layer or 0))),
+        poolings=tuple(sorted({part.pooling for part in partitions})),
+        regions=tuple(sorted({part.region for part in partitions}, key=ranked)),
         widths=tuple(sorted({shard.width for shard in shards})),
         dtypes=tuple(sorted({shard.dtype for shard in shards})),
         labels=label_counts(snapshot),
         runs=len(manifest.runs),
-        partitions=tuple(_partitions(shards)),
+        partitions=tuple(partitions),
     )
 
 
@@ -101,20 +116,69 @@ def label_counts(snapshot: Snapshot) -> dict[str | None, int]:
     return dict(pairs)
 
 
-def _partitions(shards: tuple[ShardEntry, ...]) -> list[PartitionInfo]:
-    groups: dict[tuple[Any, ...], list[ShardEntry]] = {}
-    for shard in shards:
-        groups.setdefault((*shard.partition, shard.width, shard.dtype), []).append(shard)
+def _partitions(snapshot: Snapshot) -> list[PartitionInfo]:
+    groups: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
+    kinds: dict[tuple[Any, ...], None] = {}
+    for shard, counts in zip(snapshot.shards, _pool_counts(snapshot), strict=True):
+        kind = (*shard.partition, shard.width, shard.dtype)
+        kinds[kind] = None
+        done, given = 0, 0
+        for pool, rows in counts.items():
+            done += rows
+            share = shard.bytes * done // shard.rows - given
+            given += share
+            groups.setdefault((kind, pool), []).append((rows, share))
+    place = {kind: number for number, kind in enumerate(kinds)}
     return [
         PartitionInfo(
-            model=members[0].model,
-            site=members[0].site,
-            layer=members[0].layer,
-            width=members[0].width,
-            dtype=members[0].dtype,
-            rows=sum(shard.rows for shard in members),
-            bytes=sum(shard.bytes for shard in members),
+            model=kind[0],
+            site=kind[1],
+            layer=kind[2],
+            width=kind[3],
+            dtype=kind[4],
+            pooling=pool[0],
+            region=pool[1],
+            rows=sum(rows for rows, _ in members),
+            bytes=sum(share for _, share in members),
             shards=len(members),
         )
-        for members in groups.values()
+        for (kind, pool), members in sorted(
+            groups.items(),
+            key=lambda item: (place[item[0][0]], *map(ranked, item[0][1])),
+        )
     ]
+
+
+def _pool_counts(snapshot: Snapshot) -> list[dict[Pool, int]]:
+    """Return the rows of each shard by pooling and region.
+
+    The metadata are read only if a shard holds several, or does not say which it holds.
+    """
+    found: list[dict[Pool, int]] = [
+        {shard.pools[0]: shard.rows} if shard.pools and len(shard.pools) == 1 else {}
+        for shard in snapshot.shards
+    ]
+    if not all(found):
+        for number, pool, rows in _counted(snapshot):
+            found[number][pool] = rows
+    return found
+
+
+def _counted(snapshot: Snapshot) -> Iterator[tuple[int, Pool, int]]:
+    """Yield the number of each shard, each of its pools and the rows that have it."""
+    import pyarrow.parquet as pq
+
+    names = ["pooling", "region"]
+    with pq.ParquetFile(snapshot.metadata_file(), read_dictionary=names) as file:
+        table = file.read([*names, "shard"])
+    pooling, region = (table[name].unify_dictionaries().combine_chunks() for name in names)
+    poolings = pooling.dictionary.to_pylist()
+    regions = [*region.dictionary.to_pylist(), None]
+    regional = region.indices.fill_null(len(regions) - 1).to_numpy().astype(np.int64)
+    pools = pooling.indices.to_numpy().astype(np.int64) * len(regions) + regional
+    most = len(poolings) * len(regions)
+    values, rows = np.unique(table["shard"].to_numpy() * most + pools, return_counts=True)
+    for value, count in zip(values.tolist(), rows.tolist(), strict=True):
+        number, pool = divmod(value, most)
+        pooled, over = divmod(pool, len(regions))
+        yield number, (poolings[pooled], regions[over]), count

@@ -26,6 +26,8 @@ _CODED = frozenset(
 _CODED_ROWS = 20_000_000
 """Stores of more rows are left to SQL: the codes of a column take four bytes a row."""
 
+_AT_ONCE = 1 << 20
+
 
 class Codes(NamedTuple):
     """A column as numbers into the list of its values."""
@@ -106,6 +108,19 @@ class Metadata:
             array = read.unify_dictionaries().combine_chunks()
             codes = array.indices.fill_null(-1).to_numpy()
             found = self._codes[column] = Codes(array.dictionary.to_pylist(), codes)
+        return found
+
+    def distinct(self, rows: np.ndarray, column: str) -> set[str | None]:
+        """Return the values that ``rows`` (int64) have in a column of few different values."""
+        known = self.codes(column)
+        if known is not None:
+            counts = np.bincount(known.codes[rows] + 1, minlength=1)
+            names = [None, *known.values]
+            return {names[at] for at in np.flatnonzero(counts).tolist()}
+        found: set[str | None] = set()
+        for start in range(0, len(rows), _AT_ONCE):
+            part = self.read(rows[start : start + _AT_ONCE], [column])
+            found.update(part[column].unique().to_pylist())
         return found
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import UsageError
+from actstore.querying import mixture
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +26,9 @@ _BATCH_BYTES = 32 << 20
 _HEADER_BYTES = 90_000_000
 
 
-def save(selection: Selection, path: Path, columns: Sequence[str] | None) -> Path:
+def save(
+    selection: Selection, path: Path, columns: Sequence[str] | None, *, mixed: bool = False
+) -> Path:
     """Write ``selection`` to ``path`` in the format of its ending; see ``Selection.save``."""
     formats = {".parquet": _parquet, ".safetensors": _safetensors, ".npz": _npz, ".pt": _torch}
     write = formats.get(path.suffix.lower())
@@ -39,6 +42,9 @@ def save(selection: Selection, path: Path, columns: Sequence[str] | None) -> Pat
         raise UsageError("a .parquet file always has all columns: leave columns= out")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent} to save {path.name} in")
+    if write is not _parquet:
+        # A Parquet file is a table whose rows say where they are from; the others are a matrix.
+        mixture.refuse(selection, mixed=mixed)
     _ = selection.shape  # mixed widths are refused before anything is written
     with _replacing(path) as draft:
         write(selection, draft, columns)
@@ -74,7 +80,7 @@ def _parquet(selection: Selection, draft: Path, columns: Sequence[str] | None) -
     writer = ShardWriter(draft, width=width, dtype=dtype)
     size = max(1, _BATCH_BYTES // (width * np.dtype(dtype).itemsize))
     try:
-        for vectors, table in selection.batches(size, columns=schema.metadata_names()):
+        for vectors, table in selection.batches(size, columns=schema.metadata_names(), mixed=True):
             writer.append(vectors, Fragment({}, table.to_pydict(), range(len(table))))
         writer.finish()
     except BaseException:
@@ -85,7 +91,7 @@ def _parquet(selection: Selection, draft: Path, columns: Sequence[str] | None) -
 def _safetensors(selection: Selection, draft: Path, columns: Sequence[str] | None) -> None:
     from safetensors.numpy import save_file
 
-    tensors = {schema.VECTOR: selection.numpy()}
+    tensors = {schema.VECTOR: selection.numpy(mixed=True)}
     lists: dict[str, list[Any]] = {}
     for name, column in _each(_columns(selection, columns)):
         if _is_number(column) and not column.null_count:
@@ -104,7 +110,7 @@ def _safetensors(selection: Selection, draft: Path, columns: Sequence[str] | Non
 
 def _npz(selection: Selection, draft: Path, columns: Sequence[str] | None) -> None:
     with zipfile.ZipFile(draft, "w", allowZip64=True) as archive:
-        _member(archive, schema.VECTOR, selection.numpy(), zipfile.ZIP_STORED)
+        _member(archive, schema.VECTOR, selection.numpy(mixed=True), zipfile.ZIP_STORED)
         for name, column in _each(_columns(selection, columns)):
             if column.null_count:
                 nulls = column.is_null().to_numpy()
@@ -126,7 +132,8 @@ def _torch(selection: Selection, draft: Path, columns: Sequence[str] | None) -> 
     import torch
 
     table = _columns(selection, columns)
-    torch.save({schema.VECTOR: selection.tensor(), "metadata": table.to_pydict()}, draft)
+    vectors = selection.tensor(mixed=True)
+    torch.save({schema.VECTOR: vectors, "metadata": table.to_pydict()}, draft)
 
 
 def _each(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from actstore.errors import UsageError
-from actstore.querying.metadata import Metadata
+from actstore.querying import mixture
+from actstore.querying.metadata import Codes, Metadata
 from actstore.storage import floats
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
     from actstore import schema
+    from actstore.querying.stacking import Stack
+    from actstore.storage.manifest import ShardEntry
     from actstore.storage.snapshot import Snapshot
     from actstore.training.batches import Batches
     from actstore.training.normalisation import Kind, Normalisation
@@ -55,11 +58,15 @@ class Selection:
         *,
         shards: np.ndarray,
         description: str = "",
+        listed: Mapping[str, tuple[Any, ...]] | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._metadata = metadata
         self._shards = shards
         self._description = description
+        self.listed: Mapping[str, tuple[Any, ...]] = listed or {}
+        """Columns whose values the caller listed, as in ``layer=[12, 18]``, with these values:
+        a matrix may hold all of them. Every part of the selection keeps that."""
         self.rows = rows
         """Row numbers in the snapshot, int64 ``[len(self)]``: ``row_id`` in SQL."""
 
@@ -119,6 +126,12 @@ class Selection:
             raise UsageError(f"{error}: the selection has {len(self)} rows") from error
         return self.at(rows)
 
+    def part(self, places: np.ndarray, listed: Mapping[str, tuple[Any, ...]]) -> Selection:
+        """Return the rows at some positions (int64), of which these values were listed."""
+        found = self.at(self.rows[places])
+        found.listed = listed
+        return found
+
     def at(self, rows: np.ndarray) -> Selection:
         """Return rows of the same commit by their numbers in it: int64, any order."""
         return Selection(
@@ -127,7 +140,57 @@ class Selection:
             rows,
             shards=self._shards,
             description=f"part of {self._description or 'all'}",
+            listed=self.listed,
         )
+
+    def by(self, *columns: str) -> dict[Any, Selection]:
+        """Return the rows by their values of a column, or of several.
+
+        Args:
+            columns: any metadata columns.
+
+        Returns:
+            A selection for each value, ascending, null last; of several columns the keys are
+            tuples. Rows keep their order.
+
+        Raises:
+            NotInStoreError: there is no such column.
+            UsageError: no column is named.
+        """
+        from actstore.querying import stacking
+
+        return stacking.by(self, columns)
+
+    def stack(
+        self, column: str, *, columns: Sequence[str] | None = None, mixed: bool = False
+    ) -> Stack:
+        """Return the vectors as an array ``[examples, values of column, width]``.
+
+        Rows are joined by their key (example, data set, mode, variant, position and so on)
+        without ``column``, never by their place in the selection. Examples come in the order
+        in which the selection first names them, values ascending, null last.
+
+        Args:
+            column: ``layer``, ``site``, ``pooling``, ``region``, ``position``, ``model``,
+                ``mode`` or ``variant``. With ``layer`` the embeddings (layer -1) go with the
+                residual stream.
+            columns: metadata columns of the examples' table; when missing, all that have one
+                value for each example.
+            mixed: take rows that differ in another column that says where a vector was taken,
+                though nobody listed its values; each of these values makes examples of its own.
+
+        Raises:
+            StackError: an example lacks a vector, or has several of one value; the message
+                names the first few.
+            MixedVectorsError: rows differ in another column that says where a vector was
+                taken, or the vectors differ in width.
+            UsageError: nothing can be stacked along that column, or a column of ``columns``
+                has several values for one example.
+            NotInStoreError: there is no such column.
+        """
+        from actstore.querying import stacking
+
+        return stacking.stack(self, column, columns, mixed=mixed)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows' metadata.
@@ -141,7 +204,9 @@ class Selection:
         """
         return self._metadata.read(self.rows, columns)
 
-    def numpy(self, *, copy: bool | None = True, out: np.ndarray | None = None) -> np.ndarray:
+    def numpy(
+        self, *, copy: bool | None = True, out: np.ndarray | None = None, mixed: bool = False
+    ) -> np.ndarray:
         """Return the vectors as a matrix ``[rows, width]`` in the stored type.
 
         Args:
@@ -149,11 +214,14 @@ class Selection:
                 the rows are one run there, else a copy; False for the view or an error.
             out: C-contiguous matrix to fill, float16 or float32. Filling memory that was
                 used before is about twice as fast as filling fresh memory.
+            mixed: take rows that differ in model, site, pooling, region or layer, though no
+                condition of :meth:`Store.select` listed the values.
 
         Raises:
-            MixedVectorsError: the vectors differ in width.
+            MixedVectorsError: the vectors differ in where they were taken, or in width.
             UsageError: ``copy=False`` and the rows are not one run, or ``out`` does not fit.
         """
+        mixture.refuse(self, mixed=mixed)
         if out is not None:
             if not copy:
                 raise UsageError("out= is filled by copying: leave copy= out")
@@ -176,6 +244,7 @@ class Selection:
         device: torch.device | str | None = None,
         *,
         copy: bool | None = True,
+        mixed: bool = False,
     ) -> torch.Tensor:
         """Return the vectors as a tensor ``[rows, width]``.
 
@@ -184,9 +253,10 @@ class Selection:
             device: where to put it; the CPU when missing.
             copy: as in :meth:`numpy`. A view is read-only memory: writing to it ends the
                 process.
+            mixed: as in :meth:`numpy`.
 
         Raises:
-            MixedVectorsError: the vectors differ in width.
+            MixedVectorsError: the vectors differ in where they were taken, or in width.
             UsageError: there is no such dtype, or ``copy=False`` and no view.
         """
         import torch
@@ -194,10 +264,11 @@ class Selection:
         wanted = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
         if dtype is not None and not isinstance(wanted, torch.dtype):
             raise UsageError(f"torch has no dtype {dtype!r}: use one such as 'float32'")
+        mixture.refuse(self, mixed=mixed)
         if wanted is torch.float32 and copy and self.dtype == "float16":
             matrix = self._widened(np.empty(self.shape, np.float32))
         else:
-            matrix = self.numpy(copy=copy)
+            matrix = self.numpy(copy=copy, mixed=True)  # looked at above
         if matrix.flags.writeable:
             tensor = torch.from_numpy(matrix)
         else:
@@ -225,6 +296,7 @@ class Selection:
         normalise: Kind | Normalisation | None = None,
         prefetch: int | None = None,
         pin_memory: bool | None = None,
+        mixed: bool = False,
     ) -> Batches:
         """Return an iterator over all rows, ``size`` at a time, the last batch being what is left.
 
@@ -253,10 +325,11 @@ class Selection:
             prefetch: batches made ahead in threads; 1 when shuffled, else none.
             pin_memory: put vectors where a GPU copies from directly; when missing, if torch
                 is loaded and sees one.
+            mixed: as in :meth:`numpy`; looked at once, not for each batch.
 
         Raises:
             UsageError: an argument that cannot work.
-            MixedVectorsError: the vectors differ in width.
+            MixedVectorsError: the vectors differ in where they were taken, or in width.
             TooFewRowsError: there would be no batch at all, and more than a plain pass over
                 the rows was asked for.
             MismatchError: ``state`` or ``normalise`` belongs to other rows.
@@ -279,6 +352,7 @@ class Selection:
             normalise=normalise,
             prefetch=prefetch,
             pin_memory=pin_memory,
+            mixed=mixed,
         )
         return training.Batches(self, settings, state)
 
@@ -298,20 +372,27 @@ class Selection:
 
         return SelectionDataset(self, size, **settings)
 
-    def normalisation(self, kind: Kind = "mean-norm") -> Normalisation:
+    def normalisation(self, kind: Kind = "mean-norm", *, mixed: bool = False) -> Normalisation:
         """Return what ``batches(normalise=kind)`` does to each vector, and can undo.
+
+        Args:
+            kind: ``norm`` or ``mean-norm``.
+            mixed: as in :meth:`numpy`: the mean of several layers is that of none.
 
         Raises:
             UsageError: there is no such kind.
             TooFewRowsError: nothing is selected.
-            MixedVectorsError: the vectors differ in width.
+            MixedVectorsError: the vectors differ in where they were taken, or in width.
             AnalysisError: there is no norm to scale to.
         """
         from actstore.training.normalisation import normalisation
 
+        mixture.refuse(self, mixed=mixed)
         return normalisation(self._snapshot, self.rows, kind, name=repr(self))
 
-    def save(self, path: str | Path, columns: Sequence[str] | None = None) -> Path:
+    def save(
+        self, path: str | Path, columns: Sequence[str] | None = None, *, mixed: bool = False
+    ) -> Path:
         """Write vectors and metadata to one file, in one step: whole or not at all.
 
         What the file holds, by its ending:
@@ -329,14 +410,15 @@ class Selection:
             path: the file, replaced if it exists.
             columns: metadata columns to write; all that are not wholly null when missing.
                 A ``.parquet`` file always has all.
+            mixed: as in :meth:`numpy`. A ``.parquet`` file is a table and takes any rows.
 
         Raises:
             UsageError: another ending, nothing selected, or more text than the format holds.
-            MixedVectorsError: the vectors differ in width.
+            MixedVectorsError: the vectors differ in where they were taken, or in width.
         """
         from actstore.querying import saving
 
-        return saving.save(self, Path(path), columns)
+        return saving.save(self, Path(path), columns, mixed=mixed)
 
     def _gather(self) -> np.ndarray:
         if not len(self):
@@ -361,10 +443,34 @@ class Selection:
             return None
         return self._snapshot.view(first, last + 1)
 
+    @property
+    def shards(self) -> list[ShardEntry]:
+        """The shards that the rows lie in; of no rows, those they could have lain in."""
+        return [self._snapshot.shards[number] for number in self._touched().tolist()]
+
+    def values_of(self, column: str) -> set[str | None]:
+        """Return the values that the rows have in a column of few, such as ``pooling``."""
+        return self._metadata.distinct(self.rows, column)
+
+    def codes_of(self, column: str) -> Codes | None:
+        """Return a column of few values for all rows of the store; None for other columns."""
+        return self._metadata.codes(column)
+
+    def fills_shards(self) -> bool:
+        """Say whether these are all rows of their shards, in their order."""
+        rows = sum(shard.rows for shard in self.shards)
+        return rows == len(self) and self._ascending()
+
+    def _ascending(self) -> bool:
+        return bool((self.rows[1:] > self.rows[:-1]).all())
+
     def _touched(self) -> np.ndarray:
         """Return the shards the rows lie in; of none, those they could have lain in."""
         if not len(self):
             return self._shards
+        if self._ascending():  # as selections are: far fewer searches
+            bounds = np.searchsorted(self.rows, self._snapshot.offsets)
+            return np.flatnonzero(np.diff(bounds))
         numbers = np.searchsorted(self._snapshot.offsets, self.rows, "right") - 1
         return np.flatnonzero(np.bincount(numbers))
 

@@ -203,6 +203,7 @@ def _rewrite(
         bytes=written.bytes,
         sha256=written.sha256,
         pages=tuple(written.pages),
+        pools=written.pools,
         since=min(entry.since for entry in merge.entries),
     )
 

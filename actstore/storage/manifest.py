@@ -31,6 +31,10 @@ _MOST = 1 << 48
 """No count or size comes near this; sums of such numbers fit into 64 bits."""
 
 
+Pool = tuple[str, "str | None"]
+"""A pooling and the region that it covered."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardEntry:
     """One live shard."""
@@ -49,6 +53,9 @@ class ShardEntry:
     """Offset of the values and rows per row group; empty when the file cannot be mapped."""
     since: int = 0
     """Number of the commit that brought its oldest rows; 0 before it is committed."""
+    pools: tuple[Pool, ...] | None = None
+    """Pooling and region of its rows, each pair once, ascending, null first; None in manifests
+    written before this was recorded."""
 
     @property
     def vector_bytes(self) -> int:
@@ -192,7 +199,13 @@ def decode(data: bytes, where: str) -> Manifest:
                 f"{VERSION}: upgrade actstore"
             )
         shards = tuple(
-            ShardEntry(**{**entry, "pages": tuple(map(tuple, entry["pages"]))})
+            ShardEntry(
+                **{
+                    **entry,
+                    "pages": tuple(map(tuple, entry["pages"])),
+                    "pools": _pools(entry.get("pools")),
+                }
+            )
             for entry in _list(document, "shards")
         )
         for shard in shards:
@@ -217,6 +230,16 @@ def decode(data: bytes, where: str) -> Manifest:
         if isinstance(error, CorruptStoreError):
             raise
         raise CorruptStoreError(f"{where} is damaged ({error}): restore it from a copy") from error
+
+
+def _pools(pairs: list[list[Any]] | None) -> tuple[Pool, ...] | None:
+    if pairs is None:
+        return None
+    found = tuple((pooling, region) for pooling, region in pairs)
+    for pooling, region in found:
+        if not isinstance(pooling, str) or not isinstance(region, str | None):
+            raise ValueError(f"a shard has the pooling {pooling!r} over {region!r}")
+    return found
 
 
 def _list(document: dict[str, Any], key: str) -> list[dict[str, Any]]:

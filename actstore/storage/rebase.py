@@ -84,7 +84,7 @@ def _without(
     path = root / entry.path
     if not len(kept):
         path.unlink()
-        return dataclasses.replace(entry, rows=0, pages=())
+        return dataclasses.replace(entry, rows=0, pages=(), pools=())
     table = metadata.read_columns(root, entry, list(schema.metadata_names()))
     columns = {name: table[name].to_pylist() for name in table.column_names}
     shard = ShardWriter(staging / path.name, width=entry.width, dtype=entry.dtype)
@@ -98,4 +98,5 @@ def _without(
         bytes=written.bytes,
         sha256=written.sha256,
         pages=tuple(written.pages),
+        pools=written.pools,
     )

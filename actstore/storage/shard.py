@@ -19,6 +19,7 @@ from isal import isal_zlib
 from actstore import schema
 from actstore.errors import CommitError
 from actstore.storage import floats, pages
+from actstore.storage.manifest import Pool
 from actstore.storage.pages import VectorPage
 from actstore.storage.threads import in_parallel
 
@@ -51,6 +52,8 @@ class Written(NamedTuple):
     sha256: str
     pages: list[tuple[int, int]]
     """Offset of the values and number of rows, per row group."""
+    pools: tuple[Pool, ...]
+    """Pooling and region of its rows, each pair once."""
 
 
 class _Sum(NamedTuple):
@@ -89,6 +92,7 @@ class ShardWriter:
         self._syncing: Future[None] | None = None
         self._metadata: pq.ParquetWriter | None = None
         self._memory: pa.BufferOutputStream | None = None  # instead of the metadata file
+        self._pools: set[Pool] = set()
 
     def append(self, vectors: np.ndarray, fragment: Fragment) -> None:
         """Add ``vectors`` ``[n, width]`` of the shard's dtype and their metadata.
@@ -210,7 +214,8 @@ class ShardWriter:
         digest, size = _sha256(self._descriptor)
         self._wait_for_disk()
         self._close()
-        return Written(self.rows, size, digest, [(page.values, page.rows) for page in groups])
+        places = [(page.values, page.rows) for page in groups]
+        return Written(self.rows, size, digest, places, in_order(self._pools))
 
     def abort(self) -> None:
         """Remove everything written."""
@@ -332,9 +337,9 @@ class ShardWriter:
                 version="2.6",
                 store_schema=True,
             )
-        self._metadata.write_table(
-            metadata_table(taken, self._take_norms(rows)), row_group_size=rows
-        )
+        table = metadata_table(taken, self._take_norms(rows))
+        self._pools |= pools_of(table)
+        self._metadata.write_table(table, row_group_size=rows)
         self._flushed += rows
 
     def _take_norms(self, rows: int) -> np.ndarray:
@@ -389,6 +394,26 @@ class ShardWriter:
         _write_at(self._descriptor, memoryview(tail), start + len(body))
         # A group that was rolled back may have left bytes behind the end.
         os.ftruncate(self._descriptor, start + len(body) + len(tail))
+
+
+def pools_of(table: pa.Table) -> set[Pool]:
+    """Return each pair of pooling and region that a table's rows have."""
+    pooling, region = (
+        table[name].combine_chunks().dictionary_encode(null_encoding="encode")
+        for name in ("pooling", "region")
+    )
+    regions = region.dictionary.to_pylist()
+    pairs = pooling.indices.to_numpy().astype(np.int64) * len(regions) + region.indices.to_numpy()
+    words = pooling.dictionary.to_pylist()
+    return {
+        (words[pair // len(regions)], regions[pair % len(regions)])
+        for pair in np.unique(pairs).tolist()
+    }
+
+
+def in_order(pools: Iterable[Pool]) -> tuple[Pool, ...]:
+    """Return pairs of pooling and region as a manifest lists them: ascending, null first."""
+    return tuple(sorted(pools, key=lambda pool: (pool[0], pool[1] or "")))
 
 
 def metadata_table(fragments: Sequence[Fragment], norms: np.ndarray) -> pa.Table:

@@ -13,7 +13,7 @@ from actstore.errors import ActstoreError
 from actstore.storage import floats, keys, metadata, pages
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import open_shard
-from actstore.storage.shard import sha256_of
+from actstore.storage.shard import pools_of, sha256_of
 from actstore.storage.snapshot import Snapshot
 
 _BLOCK_ROWS = 4096
@@ -97,11 +97,15 @@ def _check_content(root: Path, entry: ShardEntry, nonfinite: bool) -> Iterator[s
             return
         for group in range(file.metadata.num_row_groups):
             file.read_row_group(group)  # checks each page's CRC
-    table = metadata.read_columns(root, entry, ["model", "site", "layer", "norm"])
+    table = metadata.read_columns(
+        root, entry, ["model", "site", "layer", "pooling", "region", "norm"]
+    )
     for name, value in zip(("model", "site", "layer"), entry.partition, strict=True):
         others = [found for found in table[name].unique().to_pylist() if found != value]
         if others:
             yield f"it holds {name} {others[0]!r}, the manifest says {value!r}"
+    if entry.pools is not None and pools_of(table) != set(entry.pools):
+        yield "it holds rows of another pooling or region than the manifest says"
     norms = table["norm"].to_numpy()
     reader = open_shard(root, entry)
     for start in range(0, entry.rows, _BLOCK_ROWS):

@@ -412,6 +412,7 @@ class StoreWriter:
             bytes=written.bytes,
             sha256=written.sha256,
             pages=tuple(written.pages),
+            pools=written.pools,
         )
 
 

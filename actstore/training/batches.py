@@ -14,6 +14,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import MismatchError, UsageError
+from actstore.querying import mixture
 from actstore.querying.metadata import ROW_ID, check_columns
 from actstore.querying.selection import Batch
 from actstore.training import normalisation as normalising
@@ -53,6 +54,7 @@ class Settings:
     normalise: normalising.Kind | Normalisation | None = None
     prefetch: int | None = None
     pin_memory: bool | None = None
+    mixed: bool = False
 
     def __post_init__(self) -> None:
         for name in _WHOLE:
@@ -88,6 +90,7 @@ class Batches(Iterator[Batch]):
     ) -> None:
         if (settings.prefetch or 0) < 0:
             raise UsageError(f"prefetch is a number of batches, got {settings.prefetch}")
+        mixture.refuse(selection, mixed=settings.mixed)
         self._selection = selection
         self._settings = settings
         self._lane = lane or Lane()

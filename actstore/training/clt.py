@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from actstore.errors import MismatchError, NotInStoreError, UsageError
+from actstore.querying import mixture
 from actstore.training import state as states
 from actstore.training.batches import Settings, check_dtype, ordering, use_pinned, whole
 from actstore.training.joining import Joined, Part, join, split
@@ -76,7 +77,8 @@ class CltBatches(Iterator[CltBatch]):
         UsageError: an argument that cannot work, several models, or unknown layers.
         NotInStoreError: a layer or one of its targets is not there.
         TooFewRowsError: no token is in all parts, or too few for a batch.
-        MixedVectorsError: the vectors of a site differ in width.
+        MixedVectorsError: rows of several poolings or regions, which nobody listed, or the
+            vectors of a site differ in width.
         MismatchError: the state belongs to something else.
     """
 
@@ -91,6 +93,9 @@ class CltBatches(Iterator[CltBatch]):
     ) -> None:
         if (n_targets := whole("n_targets", n_targets)) < 1:
             raise UsageError(f"a layer has at least one target, got n_targets={n_targets}")
+        # Each site and layer has a matrix of its own here, and keys of different models do not
+        # join. Means beside tokens, or a token twice for two regions, would be a mixture still.
+        mixture.refuse(selection, mixed=settings.mixed, columns=("pooling", "region"), instead="")
         self._settings = settings
         self._snapshot = selection._snapshot
         rows = split(selection)

@@ -10,6 +10,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import NotInStoreError, TooFewRowsError, UsageError
+from actstore.querying.encoding import combine
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -163,16 +164,8 @@ def _match(reference: pa.Table, table: pa.Table) -> np.ndarray:
 
 def _identities(table: pa.Table) -> np.ndarray:
     """Return a number for each row, equal for rows that are equal: int64, no hash."""
-    numbers = np.zeros(len(table), np.int64)
-    different = 1
-    for column in table.columns:
-        encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
-        values = len(encoded.dictionary)
-        if values <= 1:
-            continue
-        if different * values >= 1 << 62:
-            _, numbers = np.unique(numbers, return_inverse=True)
-            different = int(numbers.max()) + 1
-        numbers = numbers * values + encoded.indices.to_numpy()
-        different *= values
-    return np.asarray(numbers, np.int64)
+    encoded = (
+        column.combine_chunks().dictionary_encode(null_encoding="encode")
+        for column in table.columns
+    )
+    return combine((each.indices.to_numpy(), len(each.dictionary)) for each in encoded)

@@ -74,8 +74,8 @@ class SelectionDataset(IterableDataset[Item]):
         self._own_state: tuple[int, dict[str, Any]] | None = None
         self._live: Batches | None = None
         whole = Batches(selection, replace(self._settings, pin_memory=False))
-        # Computed here once, and not by each worker.
-        self._settings = replace(self._settings, normalise=whole.normalisation)
+        # Computed and looked at here once, and not by each worker, which takes rows by number.
+        self._settings = replace(self._settings, normalise=whole.normalisation, mixed=True)
         self._origin = whole.state()
         self._plan = whole.plan
         self._length = None if self._settings.epochs is None else len(whole)

@@ -10,7 +10,7 @@ import pytest
 import actstore
 from actstore.analysis.comparison import compare
 from actstore.errors import TooFewRowsError, UsageError
-from tests.querying import stores
+from tests.querying import places, stores
 
 
 def modes(root: Path, layers: int = 2) -> dict[tuple[int, str], np.ndarray]:
@@ -144,3 +144,26 @@ def test_a_side_that_is_never_finite_has_no_mean(tmp_path: Path) -> None:
     assert found.mean_distance is None
     assert found.mean_cosine is None
     assert found.matched == 6
+
+
+def test_poolings_are_compared_one_by_one(tmp_path: Path) -> None:
+    pools = (("last", "prompt"), ("max", "all"), ("mean", "prompt"), ("mean", "response"))
+    places.write(tmp_path, places.places(pools=pools, layer=(3,)))
+    with actstore.open(tmp_path) as store:
+        found = compare(store.select(label="yes"), store.select(label="no"))
+        assert [(one.a["pooling"], one.a["region"], one.rows_a) for one in found.layers] == [
+            (*pool, 3) for pool in pools
+        ]
+        for one in found.layers:
+            assert one.mean_distance is not None
+            sides = [
+                store.select(label=label, **one.a).numpy().mean(axis=0) for label in ("yes", "no")
+            ]
+            assert one.mean_distance == pytest.approx(np.linalg.norm(sides[0] - sides[1]))
+        # One pooling against another is what was asked for, two against a third is a mixture.
+        (one,) = compare(
+            store.select(pooling="last"), store.select(pooling="mean", region="prompt")
+        ).layers
+        assert (one.a["pooling"], one.b["pooling"], one.matched) == ("last", "mean", 6)
+        with pytest.raises(UsageError, match=r"no pooling in common \(last, mean against max\)"):
+            compare(store.select(region="prompt"), store.select(region="all"))

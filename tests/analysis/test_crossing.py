@@ -8,6 +8,7 @@ from sklearn.preprocessing import StandardScaler
 from actstore.analysis import folds, linear, metrics
 from actstore.analysis.crossing import Crossed, ratios
 from actstore.analysis.linear import Method
+from actstore.analysis.standards import Standard, standards_of
 
 
 def problem(rows: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -30,14 +31,11 @@ def outliers(vectors: np.ndarray) -> np.ndarray:
     return vectors
 
 
-def crossed(
-    vectors: np.ndarray, divisions: list[folds.Fold]
-) -> tuple[Crossed, list[linear.Standard]]:
+def crossed(vectors: np.ndarray, divisions: list[folds.Fold]) -> tuple[Crossed, list[Standard]]:
     every = np.arange(len(vectors))
-    standards = linear.standards(vectors, [*(fold.train for fold in divisions), every])
-    ready = standards[-1].apply(vectors)
+    standards = standards_of(vectors, [*(fold.train for fold in divisions), every])
     found = ratios(vectors, standards[-1], standards[:-1], divisions)
-    return Crossed(ready, standards[-1], standards[:-1], divisions, found), standards
+    return Crossed(vectors, standards[-1], standards[:-1], divisions, found), standards
 
 
 def reference(
@@ -78,9 +76,10 @@ def test_each_fold_is_what_scikit_learn_makes_of_it(
         vectors = outliers(vectors)
     divisions = folds.grouped(positive, np.arange(rows), 4, 0)
     both, _ = crossed(vectors, divisions)
-    whole = linear.logistic(both.whole, positive, strength, 0)
+    whole = linear.logistic(both.whole, positive, strength)
     start = both.whole.fitted(whole.weights)[:, 0] + whole.intercepts[0]
-    found = both.scores(positive, method, strength, start)
+    found, settled = both.scores(positive, method, strength, start)
+    assert settled
     expected = reference(vectors, positive, divisions, method, strength)
     usual = np.abs(expected) < 50 * np.median(np.abs(expected))
     error = np.abs(found - expected) / max(1.0, float(np.abs(expected[usual]).max()))
@@ -99,11 +98,11 @@ def test_where_it_begins_does_not_matter(start: float | str) -> None:
     vectors, positive = problem(90, 200)
     divisions = folds.grouped(positive, np.arange(90), 5, 0)
     both, _ = crossed(vectors, divisions)
-    whole = linear.logistic(both.whole, positive, 1.0, 0)
+    whole = linear.logistic(both.whole, positive, 1.0)
     usual = both.whole.fitted(whole.weights)[:, 0] + whole.intercepts[0]
     begun = -usual if start == "wrong" else np.full(90, start)
-    expected = both.scores(positive, "logistic", 1.0, usual)
-    found = both.scores(positive, "logistic", 1.0, begun.astype(np.float32))
+    expected, _ = both.scores(positive, "logistic", 1.0, usual)
+    found, _ = both.scores(positive, "logistic", 1.0, begun.astype(np.float32))
     np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
 
 
@@ -121,5 +120,5 @@ def test_the_space_for_many_labels_is_near_the_folds_own() -> None:
             weights = np.random.default_rng(number).standard_normal((len(train), 1))
             weights -= weights.mean()
             scores = ready[test] @ (ready[train].T @ weights)
-            found = both.space(number).scores(weights)
+            found = both.space(number).many_scores(weights)
             assert np.corrcoef(found[:, 0], scores[:, 0])[0, 1] > 0.99

@@ -7,6 +7,7 @@ from sklearn.preprocessing import StandardScaler
 
 from actstore.analysis import linear
 from actstore.analysis.linear import Space
+from actstore.analysis.standards import standards_of
 
 
 def problem(rows: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +27,7 @@ SHAPES = [(70, 300), (40, 41), (300, 20), (90, 60)]
 def test_standardising_is_scikit_learns(rows: int, width: int) -> None:
     vectors, _ = problem(rows, width)
     parts = [np.arange(rows), np.arange(5, rows - 7)]
-    for part, found in zip(parts, linear.standards(vectors, parts), strict=True):
+    for part, found in zip(parts, standards_of(vectors, parts), strict=True):
         scaler = StandardScaler().fit(vectors[part].astype(np.float64))
         np.testing.assert_allclose(found.mean, scaler.mean_, rtol=1e-5)
         np.testing.assert_allclose(found.scale[:-1], scaler.scale_[:-1], rtol=1e-4)
@@ -38,17 +39,17 @@ def test_standardising_is_scikit_learns(rows: int, width: int) -> None:
 def test_logistic_and_ridge_are_scikit_learns(rows: int, width: int, strength: float) -> None:
     vectors, positive = problem(rows, width)
     train, test = np.arange(rows - 15), np.arange(rows - 15, rows)
-    (standard,) = linear.standards(vectors, [train])
+    (standard,) = standards_of(vectors, [train])
     ready = standard.apply(vectors)
     space = Space.of(ready, train, test)
     assert space.dual == (len(train) <= width)
     models = {
         "logistic": (
-            linear.logistic(space, positive[train], strength, 0),
+            linear.logistic(space, positive[train], strength),
             LogisticRegression(C=strength, max_iter=20_000, tol=1e-8),
         ),
         "ridge": (
-            linear.ridge(space, positive[train][:, None], strength),
+            linear.ridge(space, positive[train], strength),
             RidgeClassifier(alpha=1 / strength),
         ),
     }
@@ -66,7 +67,7 @@ def test_logistic_and_ridge_are_scikit_learns(rows: int, width: int, strength: f
 @pytest.mark.parametrize(("rows", "width"), SHAPES)
 def test_mean_difference_lies_half_way_between_the_means(rows: int, width: int) -> None:
     vectors, positive = problem(rows, width)
-    (standard,) = linear.standards(vectors, [np.arange(rows)])
+    (standard,) = standards_of(vectors, [np.arange(rows)])
     ready = standard.apply(vectors)
     space = Space.of(ready, np.arange(rows), np.empty(0, np.int64))
     found = linear.mean_difference(space, positive[:, None])
@@ -92,7 +93,7 @@ def test_rows_that_are_the_same_do_not_stop_it() -> None:
     vectors[10:20] = vectors[:10]
     vectors[20:] = 0
     space = Space.of(vectors, np.arange(30), np.empty(0, np.int64))
-    found = linear.logistic(space, positive, 1.0, 0)
+    found = linear.logistic(space, positive, 1.0)
     assert np.isfinite(found.weights).all()
 
 
@@ -107,6 +108,6 @@ def test_the_perceptron_learns_what_no_line_can(width: int) -> None:
         network = linear.perceptron(space, positive[:120], 1.0, 0)
     right = (network.scores(vectors[120:]) > 0) == positive[120:]
     assert right.mean() > 0.9
-    flat = linear.logistic(space, positive[:120], 1.0, 0)
+    flat = linear.logistic(space, positive[:120], 1.0)
     scores = space.scores(flat.weights)[:, 0] + flat.intercepts[0]
     assert ((scores > 0) == positive[120:]).mean() < 0.75

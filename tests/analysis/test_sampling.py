@@ -8,7 +8,7 @@ import pytest
 
 import actstore
 from actstore.analysis import sampling
-from actstore.errors import TooFewRowsError, UsageError
+from actstore.errors import MixedVectorsError, TooFewRowsError
 from tests.querying import stores
 
 
@@ -47,7 +47,7 @@ def test_one_place_is_required(tmp_path: Path) -> None:
             "pooling": "last",
             "region": None,
         }
-        with pytest.raises(UsageError, match=r"2 models \(org/model, other\).*--model"):
+        with pytest.raises(MixedVectorsError, match=r"2 models \(org/model, other\).*--model"):
             sampling.require_one_place(store.select())
         with pytest.raises(TooFewRowsError):
             sampling.require_one_place(store.select("false"))
@@ -61,7 +61,7 @@ def test_embeddings_go_with_the_stream_that_they_begin(tmp_path: Path) -> None:
         assert sampling.layer_values(store.select()) == [-1, 0, 1]
         assert sampling.require_one_place(store.select(layer=-1))["site"] == "embeddings"
     stores.add(tmp_path, stores.vectors(5, 8, "float16", 9), site="mlp_out")
-    with actstore.open(tmp_path) as store, pytest.raises(UsageError, match="3 sites"):
+    with actstore.open(tmp_path) as store, pytest.raises(MixedVectorsError, match="3 sites"):
         sampling.require_one_place(store.select())
 
 
@@ -69,6 +69,6 @@ def test_regions_are_places_too(tmp_path: Path) -> None:
     for seed, region in enumerate(("prompt", "response")):
         stores.add(tmp_path, stores.vectors(3, 8, "float16", seed), region=[region] * 3)
     with actstore.open(tmp_path) as store:
-        with pytest.raises(UsageError, match=r"2 regions \(prompt, response\).*--region"):
+        with pytest.raises(MixedVectorsError, match=r"2 regions \(prompt, response\).*--region"):
             sampling.require_one_place(store.select())
         assert sampling.require_one_place(store.select(region="prompt"))["region"] == "prompt"

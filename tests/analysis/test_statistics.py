@@ -47,7 +47,7 @@ def test_widths_and_types_may_mix_in_a_group(tmp_path: Path) -> None:
     stores.add(tmp_path, one)
     stores.add(tmp_path, other, site="mlp_out")
     with actstore.open(tmp_path) as store:
-        (found,) = statistics.describe(store.select(), ())
+        (found,) = statistics.describe(store.select(), (), mixed=True)
     every = np.concatenate([one.astype(np.float64).ravel(), other.astype(np.float64).ravel()])
     assert found.widths == (4, 6)
     assert found.mean == pytest.approx(every.mean())

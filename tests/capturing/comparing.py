@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,13 +65,14 @@ def pick(states: np.ndarray, pool: Pool, *, start: int, stop: int, skip: Sequenc
 def distances(
     pooled: Pooled,
     expected: Sequence[references.States],
-    spans: Sequence[dict[str, tuple[int, int]]],
+    spans: Sequence[Mapping[str, tuple[int, int] | list[int]]],
     *,
     skip: Sequence[int] = (),
 ) -> np.ndarray:
     """Return the relative distances of all vectors; fail where rows are missing or too many.
 
-    ``spans`` says for each text where its regions lie, ``skip`` which tokens means leave out.
+    ``spans`` says for each text where its regions lie, from where to where or token by token,
+    ``skip`` which tokens means leave out.
     """
     found: list[np.ndarray] = []
     assert pooled.vectors.keys() == expected[0].keys()
@@ -81,8 +82,11 @@ def distances(
             assert len(vectors) == len(rows.example) == len(rows.token_count)
             assert vectors.dtype == np.float32
             for example, states in enumerate(expected):
-                start, stop = spans[example][pool.region]
-                wanted = pick(states[key], pool, start=start, stop=stop, skip=skip)
+                span = spans[example][pool.region]
+                if isinstance(span, tuple):
+                    wanted = pick(states[key], pool, start=span[0], stop=span[1], skip=skip)
+                else:
+                    wanted = pick(states[key][span], pool, start=0, stop=len(span), skip=())
                 chosen = vectors[rows.example == example]
                 if wanted is None:
                     assert len(chosen) == 0, (key, pool, example)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+from actstore.capturing import blocks
+from tests.capturing import families
 
 States = dict[tuple[str, int | None], np.ndarray]
 """By (site, layer), float32 ``[T, width]``."""
@@ -20,22 +23,92 @@ _BLOCKS = {
     "falcon": "transformer.h",
     "mamba": "backbone.layers",
     "smolvlm": "model.text_model.layers",
+    "idefics2": "model.text_model.layers",
+    "idefics3": "model.text_model.layers",
+    "llama4": "language_model.model.layers",
 }
-_ATTENTION = {
-    "gpt2": "attn",
-    "gpt_neox": "attention",
-    "falcon": "self_attention",
-    "mamba": "mixer",
-}
-_MLP: dict[str, tuple[str, str] | None] = {"opt": ("fc1", "fc2"), "mamba": None}
 _NORM = {
     "gpt2": "transformer.ln_f",
     "gpt_neox": "gpt_neox.final_layer_norm",
     "opt": "model.decoder.final_layer_norm",
     "falcon": "transformer.ln_f",
     "mamba": "backbone.norm_f",
-    "smolvlm": "model.text_model.norm",
+    "lfm2": "model.embedding_norm",
+    "lfm2_moe": "model.embedding_norm",
+    "lfm2_vl": "model.language_model.embedding_norm",
+    "jamba": "model.final_layernorm",
+    "zamba": "model.final_layernorm",
+    "zamba2": "model.final_layernorm",
+    "bamba": "model.final_layernorm",
+    "falcon_h1": "model.final_layernorm",
+    "nemotron_h": "model.norm_f",
+    "recurrent_gemma": "model.final_norm",
 }
+_ATTENTION: dict[str, dict[int, str]] = {
+    "gpt2": dict.fromkeys(range(3), "attn"),
+    "gpt_neox": dict.fromkeys(range(3), "attention"),
+    "falcon": dict.fromkeys(range(3), "self_attention"),
+    "qwen3_next": {0: "linear_attn", 1: "self_attn", 2: "linear_attn"},
+    "mamba": {},
+    "lfm2": {1: "self_attn"},
+    "lfm2_moe": {1: "self_attn"},
+    "lfm2_vl": {1: "self_attn"},
+    "jamba": {1: "self_attn"},
+    "zamba": {},
+    "zamba2": {},
+    "falcon_h1": {},  # attention and Mamba side by side
+    "bamba": {1: "self_attn"},
+    "granitemoehybrid": {1: "self_attn"},
+    "nemotron_h": {1: "mixer"},
+    "recurrent_gemma": {1: "temporal_block"},
+}
+_MLP: dict[str, dict[int, tuple[str, str]]] = {
+    "opt": dict.fromkeys(range(3), ("fc1", "fc2")),
+    "mamba": {},
+    **{
+        name: dict.fromkeys(range(3), ("feed_forward", "feed_forward"))
+        for name in (
+            "lfm2", "lfm2_moe", "lfm2_vl", "jamba", "bamba", "falcon_h1", "llama4_text", "llama4",
+        )
+    },
+    "zamba": {},  # its attention and MLP feed the Mamba of their block
+    "zamba2": {},
+    "granitemoehybrid": {},  # two MLPs side by side
+    "nemotron_h": dict.fromkeys((2, 3), ("mixer", "mixer")),
+    "recurrent_gemma": dict.fromkeys(range(3), ("mlp_block", "mlp_block")),
+}  # fmt: skip
+_MIXERS: dict[str, dict[str, tuple[int, ...]]] = {
+    "mamba": {"mixer": (0, 1, 2)},
+    "lfm2": {"conv": (0, 2)},
+    "lfm2_moe": {"conv": (0, 2)},
+    "lfm2_vl": {"conv": (0, 2)},
+    "jamba": {"mamba": (0, 2)},
+    "zamba": {
+        "mamba": (0, 2),
+        "mamba_decoder.mamba": (1, 3),
+        "shared_transf.self_attn": (1, 3),
+        "shared_transf.feed_forward": (1, 3),
+    },
+    "zamba2": {
+        "mamba": (0, 2),
+        "mamba_decoder.mamba": (1, 3),
+        "shared_transformer.self_attn": (1, 3),
+        "shared_transformer.feed_forward": (1, 3),
+    },
+    "bamba": {"mamba": (0, 2)},
+    "falcon_h1": {"mamba": (0, 1, 2), "self_attn": (0, 1, 2)},
+    "granitemoehybrid": {
+        "mamba": (0, 2),
+        "block_sparse_moe": (0, 1, 2),
+        "shared_mlp.input": (0, 1, 2),
+        "shared_mlp": (0, 1, 2),
+    },
+    "nemotron_h": {"mixer": (0,)},
+    "recurrent_gemma": {"temporal_block": (0, 2)},
+}
+"""What is captured by its path: modules that are neither attention nor the block's one MLP."""
+_UNCHAINED = ("mamba", "qwen3_vl")
+"""Entries of ``hidden_states`` shifted; features added between blocks."""
 
 
 def blocks_path(name: str, *, sees: bool = False) -> str:
@@ -43,10 +116,23 @@ def blocks_path(name: str, *, sees: bool = False) -> str:
     return _BLOCKS.get(name, "model.language_model.layers" if sees else "model.layers")
 
 
-def sites(name: str) -> tuple[str, ...]:
-    """Return the sites that a family has."""
-    every = ("resid_post", "resid_pre", "attn_out", "mlp_in", "mlp_out", "embeddings", "final_norm")
-    return every if _MLP.get(name, ("", "")) else tuple(s for s in every if "mlp" not in s)
+def sites(name: str) -> dict[str, tuple[int, ...]]:
+    """Return the sites that a family has, and the layers that have each."""
+    every = tuple(range(families.depth(name)))
+    found = {"resid_post": every, "resid_pre": every, "embeddings": every, "final_norm": every}
+    mlp = tuple(_MLP.get(name, dict.fromkeys(every)))
+    named = {"attn_out": tuple(_ATTENTION.get(name, every)), "mlp_in": mlp, "mlp_out": mlp}
+    named |= _MIXERS.get(name, {})
+    return found | {site: layers for site, layers in named.items() if layers}
+
+
+def points(name: str, anatomy: blocks.Anatomy) -> list[blocks.HookPoint]:
+    """Return where to hook for all of these."""
+    return [
+        point
+        for site, layers in sites(name).items()
+        for point in blocks.points(anatomy, [site], layers)
+    ]
 
 
 def alone(name: str, model: Any, inputs: Mapping[str, Any], *, sees: bool = False) -> States:
@@ -55,54 +141,65 @@ def alone(name: str, model: Any, inputs: Mapping[str, Any], *, sees: bool = Fals
     The residual stream comes from ``output_hidden_states``; hooks are used only for modules,
     for the last block, whose entry transformers overwrites, and where blocks are not chained.
     """
-    path = blocks_path(name, sees=sees)
-    blocks = model.get_submodule(path)
-    count = len(blocks)
-    norm = model.get_submodule(_NORM.get(name, path.rpartition(".")[0] + ".norm"))
-    seen: States = {}
-    with _recording(seen) as record, torch.inference_mode():
-        record(blocks[-1], ("resid_post", count - 1))
-        record(norm, ("final_norm", None))
-        for layer, block in enumerate(blocks):
-            record(_attention(name, block), ("attn_out", layer))
-            if (mlp := _MLP.get(name, ("mlp", "mlp"))) is not None:
-                record(block.get_submodule(mlp[0]), ("mlp_in", layer), takes_input=True)
-                record(block.get_submodule(mlp[1]), ("mlp_out", layer))
-            if name in ("mamba", "qwen3_vl"):  # entries shifted; features added between blocks
-                record(block, ("resid_pre", layer), takes_input=True)
-                record(block, ("resid_post", layer))
+    with _recording(name, model, sees=sees) as parts, torch.inference_mode():
         output = model(**inputs, output_hidden_states=True, use_cache=False)
-    hidden = [state[0].float().numpy() for state in output.hidden_states]
+    return _joined(name, parts, [output.hidden_states])
+
+
+def step_by_step(name: str, model: Any, prompt: Sequence[int], response: Sequence[int]) -> States:
+    """Return all states of one text whose response is fed token by token, as in generation."""
+    forced = [*response, families.PAD]
+    with _recording(name, model) as parts, torch.inference_mode():
+        output = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            prefix_allowed_tokens_fn=lambda _, ids: [forced[len(ids) - len(prompt)]],
+            max_new_tokens=len(forced),
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=families.PAD,
+            output_hidden_states=True,
+            return_dict_in_generate=True,
+        )
+    return _joined(name, parts, output.hidden_states)
+
+
+def _joined(name: str, parts: Mapping[Any, list[np.ndarray]], passes: Sequence[Any]) -> States:
+    """Put the passes of one text behind each other."""
+    seen: States = {key: np.concatenate(found) for key, found in parts.items()}
     if name == "mamba":
         seen["embeddings", -1] = seen["resid_pre", 0]
         return seen
+    hidden = [
+        np.concatenate([each[0].float().numpy() for each in entry])
+        for entry in zip(*passes, strict=True)
+    ]
     seen["embeddings", -1] = hidden[0]
-    for layer in range(count):
+    for layer in range(len(hidden) - 1):
         seen.setdefault(("resid_pre", layer), hidden[layer])
         seen.setdefault(("resid_post", layer), hidden[layer + 1])
     assert np.array_equal(hidden[-1], seen["final_norm", None])
     return seen
 
 
-def _attention(name: str, block: Any) -> Any:
-    if name == "qwen3_next" and hasattr(block, "linear_attn"):
-        return block.linear_attn
-    return block.get_submodule(_ATTENTION.get(name, "self_attn"))
-
-
 @contextmanager
-def _recording(seen: States) -> Iterator[Any]:
+def _recording(
+    name: str, model: Any, *, sees: bool = False
+) -> Iterator[dict[tuple[str, int | None], list[np.ndarray]]]:
+    """Keep what the family's modules take and return, pass by pass."""
+    parts: dict[tuple[str, int | None], list[np.ndarray]] = {}
     handles = []
 
     def record(module: Any, key: tuple[str, int | None], *, takes_input: bool = False) -> None:
         def before(_: Any, args: Any, kwargs: Any) -> None:
-            keep(args[0] if args else kwargs["hidden_states"])
+            keep(args[0] if args else kwargs.get("hidden_states", kwargs.get("x")))
 
         def after(_: Any, __: Any, output: Any) -> None:
             keep(output[0] if isinstance(output, tuple) else output)
 
         def keep(states: torch.Tensor) -> None:
-            seen[key] = states.detach().clone().float().numpy().reshape(-1, states.shape[-1])
+            flat = states.detach().clone().float().numpy().reshape(-1, states.shape[-1])
+            parts.setdefault(key, []).append(flat)
 
         handles.append(
             module.register_forward_pre_hook(before, with_kwargs=True)
@@ -110,8 +207,32 @@ def _recording(seen: States) -> Iterator[Any]:
             else module.register_forward_hook(after)
         )
 
+    path = blocks_path(name, sees=sees)
+    found = model.get_submodule(path)
+    record(found[-1], ("resid_post", len(found) - 1))
+    record(
+        model.get_submodule(_NORM.get(name, path.rpartition(".")[0] + ".norm")),
+        ("final_norm", None),
+    )
+    every = range(len(found))
+    attention = _ATTENTION.get(name, dict.fromkeys(every, "self_attn"))
+    mlp = _MLP.get(name, dict.fromkeys(every, ("mlp", "mlp")))
+    for layer, block in enumerate(found):
+        if layer in attention:
+            record(block.get_submodule(attention[layer]), ("attn_out", layer))
+        if layer in mlp:
+            record(block.get_submodule(mlp[layer][0]), ("mlp_in", layer), takes_input=True)
+            record(block.get_submodule(mlp[layer][1]), ("mlp_out", layer))
+        for site, layers in _MIXERS.get(name, {}).items():
+            inner, is_input, _ = site.partition(".input")
+            if layer in layers:
+                record(block.get_submodule(inner), (site, layer), takes_input=bool(is_input))
+        if name in _UNCHAINED:
+            record(block, ("resid_pre", layer), takes_input=True)
+            if layer < len(found) - 1:
+                record(block, ("resid_post", layer))
     try:
-        yield record
+        yield parts
     finally:
         for handle in handles:
             handle.remove()

@@ -26,7 +26,8 @@ def built(config: Any) -> Any:
 def test_parts_of_language_models(name: str) -> None:
     model = families.build(name)
     anatomy = blocks.find(model)
-    assert anatomy.base is model.base_model
+    # Llama 4 names no base of its own
+    assert anatomy.base is (model.model if name == "llama4_text" else model.base_model)
     assert anatomy.blocks_path == references.blocks_path(name)
     assert anatomy.blocks == tuple(model.get_submodule(anatomy.blocks_path))
     assert anatomy.embeddings is model.get_input_embeddings()
@@ -36,13 +37,13 @@ def test_parts_of_language_models(name: str) -> None:
     assert anatomy.model is model
 
 
-@pytest.mark.parametrize("name", vision_families.VISION)
+@pytest.mark.parametrize("name", vision_families.EVERY)
 def test_parts_of_vision_language_models(name: str) -> None:
     model, _ = families.build_vlm(name)
     anatomy = blocks.find(model)
     assert anatomy.blocks_path == references.blocks_path(name, sees=True)
-    assert anatomy.base is model.model
-    assert anatomy.head is model.lm_head
+    assert anatomy.base is (model if name == "llama4" else model.model)  # has no base of its own
+    assert anatomy.head is model.get_output_embeddings()
     assert len(anatomy.blocks) == families.BLOCKS
 
 
@@ -59,15 +60,13 @@ def test_every_decoder_of_transformers_can_be_told_apart() -> None:
     import transformers as t
 
     expected = {
-        "bloom": ("transformer.h", "self_attention", "mlp"),
-        "mpt": ("transformer.blocks", "attn", "ffn"),
+        "bloom": ("transformer.h", "self_attention.dense", "mlp.dense_4h_to_h"),
+        "mpt": ("transformer.blocks", "attn", "ffn.down_proj"),
         "rwkv": ("rwkv.blocks", "attention", "feed_forward"),
         "xglm": ("model.layers", "self_attn", "fc2"),
-        "recurrent_gemma": ("model.layers", "temporal_block", "mlp_block"),
         "cpmant": ("cpmant.encoder.layers", "self_att", "ffn"),
         "modernbert-decoder": ("model.layers", "attn", "mlp"),
         "llama4_text": ("model.layers", "self_attn", "feed_forward"),
-        "granitemoehybrid": ("model.layers", "mamba", "block_sparse_moe"),
     }
     for kind, (path, attention, mlp) in expected.items():
         anatomy = blocks.find(built(t.AutoConfig.for_model(kind)))
@@ -94,12 +93,66 @@ def test_mixers_are_attention_or_mlp_by_what_they_are() -> None:
         layers_block_type=["mamba", "attention", "moe"], num_hidden_layers=3, hidden_size=64
     )
     anatomy = blocks.find(built(config))
-    assert blocks.points(anatomy, ["attn_out"], [0, 1])[1].path == "model.layers.1.mixer"
+    assert blocks.points(anatomy, ["attn_out"], [1])[0].path == "model.layers.1.mixer"
     assert blocks.points(anatomy, ["mlp_out"], [2])[0].path == "model.layers.2.mixer"
-    with pytest.raises(ModelError, match=r"block 2 .*the layers 0,1 have one"):
-        blocks.points(anatomy, ["attn_out"], [0, 1, 2])
+    with pytest.raises(ModelError, match=r"block 2 .*among norm, mixer; the layers 1 have one"):
+        blocks.points(anatomy, ["attn_out"], [1, 2])
     with pytest.raises(ModelError, match="has no such module among norm, mixer"):
         blocks.points(anatomy, ["mlp_in"], [0])
+
+
+@pytest.mark.parametrize("name", families.LANGUAGE)
+def test_sites_that_blocks_of_a_family_lack_are_refused_with_the_reason(name: str) -> None:
+    anatomy = blocks.find(families.build(name))
+    having = references.sites(name)
+    for site in ("attn_out", "mlp_in", "mlp_out"):
+        for layer in set(range(len(anatomy.blocks))) - set(having.get(site, ())):
+            with pytest.raises(ModelError, match=rf"site '{site}': block {layer} of ") as refused:
+                blocks.points(anatomy, [site], [layer])
+            # whatever does the work instead is named, with the site to capture it by
+            other = {path for path, layers in having.items() if layer in layers} - _NAMED_SITES
+            if site == "attn_out" and other - {"block_sparse_moe", "shared_mlp"}:
+                assert any(path in str(refused.value) for path in other)
+                assert "captured as site" in str(refused.value) or "path" in str(refused.value)
+
+
+_NAMED_SITES = {*blocks.SITES, "shared_mlp.input"}
+
+
+def test_mlps_side_by_side_are_refused_and_captured_by_their_paths() -> None:
+    anatomy = blocks.find(families.build("granitemoehybrid"))
+    with pytest.raises(ModelError, match=r"side by side.*\(block_sparse_moe, shared_mlp\)"):
+        blocks.points(anatomy, ["mlp_out"], [0])
+    with pytest.raises(ModelError, match=r"\(block_sparse_moe\.input, shared_mlp\.input\)"):
+        blocks.points(anatomy, ["mlp_in"], [0])
+
+
+def test_the_one_mlp_of_a_granite_without_experts_is_its_shared_one() -> None:
+    import transformers as t
+
+    config = t.GraniteMoeHybridConfig(
+        num_local_experts=0, num_hidden_layers=2, layers_block_type=["attention"] * 2
+    )
+    found = blocks.points(blocks.find(built(config)), ["mlp_out"], [1])
+    assert found[0].path == "model.layers.1.shared_mlp"
+
+
+def test_attention_beside_a_recurrence_is_captured_by_its_path() -> None:
+    anatomy = blocks.find(families.build("falcon_h1"))
+    with pytest.raises(ModelError, match=r"self_attn and mamba side by side.*attention: .*path"):
+        blocks.points(anatomy, ["attn_out"], [0])
+
+
+def test_parts_that_do_not_write_to_the_residual_stream_are_captured_by_their_path() -> None:
+    """Zamba's shared attention and MLP feed the Mamba of their block."""
+    anatomy = blocks.find(families.build("zamba"))
+    with pytest.raises(ModelError, match=r"inside shared_transf, .*'shared_transf\.self_attn'"):
+        blocks.points(anatomy, ["attn_out"], [1])
+    with pytest.raises(ModelError, match=r"inside shared_transf, .*'shared_transf\.feed_forward'"):
+        blocks.points(anatomy, ["mlp_out"], [3])
+    shared = blocks.points(anatomy, ["shared_transf.self_attn"], [1, 3])
+    assert [point.layer for point in shared] == [1, 3]
+    assert shared[0].module is not shared[1].module
 
 
 def test_points_of_every_site() -> None:

@@ -200,7 +200,7 @@ def test_what_a_checkpoint_asks_for_is_used_and_recorded_but_not_drawing() -> No
     assert found.settings["do_sample"] is False
     assert found.settings["repetition_penalty"] == 1.5
     assert "temperature" not in found.settings
-    assert found.eos_ids == {families.EOS, families.PAD}
+    assert found.eos_ids == {families.EOS}
     drawn = generation.settle(model, 0, 5, {"do_sample": True})
     assert drawn is not None
     assert drawn.settings["temperature"] == 0.3

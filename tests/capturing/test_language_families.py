@@ -12,7 +12,7 @@ import torch
 from actstore.capturing import blocks
 from actstore.capturing.hooks import Pooled, Tap
 from actstore.capturing.pooling import parse_pools
-from tests.capturing import comparing, families, references
+from tests.capturing import comparing, families, recorded, references
 
 NEAR = 1e-5
 PROMPT = (
@@ -26,14 +26,17 @@ RESPONSE = (
 NEW = 7
 
 
-STEPWISE = {"qwen3_next": 2e-4}
-"""Its step-by-step rule differs that much from its rule for whole texts, without any hook too:
-a gated norm divides by values near zero."""
+STEPWISE = {"zamba2": 2e-3, "nemotron_h": 2e-3}
+"""Their step-by-step rule differs that much from their rule for whole texts, without any hook too:
+the smallest time step of Mamba 2 is kept in the latter alone. So they are held against steps of
+each text alone, too."""
+LEAKING = ("recurrent_gemma",)
+"""Lets pads before a text into its states; `test_padding` has what a capture makes of that."""
 
 
 def tapped(name: str, model: Any, pools: str, *, stop_early: bool = False) -> Tap:
     anatomy = blocks.find(model)
-    wanted = blocks.points(anatomy, references.sites(name), range(len(anatomy.blocks)))
+    wanted = references.points(name, anatomy)
     return Tap(wanted, parse_pools(pools), anatomy=anatomy, stop_early=stop_early)
 
 
@@ -54,11 +57,15 @@ def test_prompts_of_mixed_length_match_each_alone(name: str) -> None:
     prompts = comparing.texts()
     expected = [references.alone(name, model, {"input_ids": torch.tensor([p])}) for p in prompts]
     spans = comparing.prompt_spans(prompts)
+    agree = []
     for side in ("left", "right"):
         pooled = forward(name, model, prompts, side)
-        assert comparing.distances(pooled, expected, spans, skip=(0,)).max() < NEAR, side
+        worst = comparing.distances(pooled, expected, spans, skip=(0,)).max()
+        assert (worst < NEAR) is not (name in LEAKING and side == "left"), (side, worst)
         assert pooled.steps == 0
         assert pooled.response_tokens.tolist() == [0, 0, 0, 0]
+        agree += [side] if worst < NEAR else []
+    recorded.hold(name, model, sites=recorded.sites(name), padding=agree)
 
 
 @pytest.mark.parametrize("name", families.LANGUAGE)
@@ -72,7 +79,7 @@ def test_bfloat16_is_as_near_in_a_batch_as_alone(name: str) -> None:
     noise = np.concatenate([references.noise(*pair) for pair in zip(single, true, strict=True)])
     # medians: a router that chooses another expert throws single tokens far off, alone or not
     assert 1e-3 < np.median(noise) < 5e-2
-    for side in ("left", "right"):
+    for side in ("right",) if name in LEAKING else ("left", "right"):
         pooled = forward(name, coarse, prompts, side)
         found = comparing.distances(pooled, true, spans, skip=(0,))
         assert np.median(found) < 1.5 * np.median(noise), side
@@ -99,17 +106,19 @@ def generated(name: str, model: Any, prompts: Sequence[Sequence[int]], eos: list
 def test_responses_match_teacher_forced_passes(name: str) -> None:
     model = families.build(name)
     model.generation_config.eos_token_id = None
-    prompts = comparing.texts()
+    prompts = comparing.texts(lengths=(6,) * 4 if name in LEAKING else comparing.LENGTHS)
     _, free = generated(name, model, prompts, [])
     # one example stops at once, one in the middle, and others when they happen to
     for eos in ([], [free[1][0], free[0][3]]):
         pooled, responses = generated(name, model, prompts, eos)
-        expected, spans = [], []
+        expected, stepped, spans = [], [], []
         for prompt, response in zip(prompts, responses, strict=True):
             ends = [place for place, token in enumerate(response) if token in eos]
             fed = response[: min([*ends, len(response) - 1])]
             text = torch.tensor([[*prompt, *fed]])
             expected.append(references.alone(name, model, {"input_ids": text}))
+            if name in STEPWISE:
+                stepped.append(references.step_by_step(name, model, prompt, fed))
             start, stop = len(prompt), len(prompt) + len(fed)
             spans.append({"response": (start, stop), "all": (0, stop), "prompt": (0, start)})
         lengths = [span["response"][1] - span["response"][0] for span in spans]
@@ -119,3 +128,7 @@ def test_responses_match_teacher_forced_passes(name: str) -> None:
             assert lengths[1] == 0
         near = STEPWISE.get(name, NEAR)
         assert comparing.distances(pooled, expected, spans, skip=(0,)).max() < near
+        if stepped:
+            assert comparing.distances(pooled, stepped, spans, skip=(0,)).max() < NEAR
+    padded = len({len(prompt) for prompt in prompts}) > 1
+    recorded.hold(name, model, responses="padded" if padded else "of one length")

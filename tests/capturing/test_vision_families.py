@@ -12,7 +12,7 @@ import torch
 from actstore.capturing import blocks
 from actstore.capturing.hooks import Pooled, Tap
 from actstore.capturing.pooling import parse_pools
-from tests.capturing import comparing, families, references, vision_families
+from tests.capturing import comparing, families, recorded, references, vision_families
 
 # PaliGemma's processor makes labels for training with an old way into NumPy
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
@@ -73,34 +73,29 @@ def regions(processor: Any, batch: Any) -> dict[str, torch.Tensor]:
     return {"prompt": mask, "all": mask, "image": mask & (batch["input_ids"] == image)}
 
 
-def spans(processor: Any, single: Any) -> dict[str, tuple[int, int]]:
-    """Return where the regions of one unpadded text lie; its image is in one piece."""
+def spans(processor: Any, single: Any) -> dict[str, Any]:
+    """Return where the regions of one unpadded text lie."""
     found = regions(processor, single)
-    places = found["image"][0].nonzero().flatten().tolist()
     length = found["all"].shape[1]
-    assert places == list(range(places[0], places[-1] + 1))
-    return {
-        "prompt": (0, length),
-        "all": (0, length),
-        "image": (places[0], places[-1] + 1),
-    }
+    image = found["image"][0].nonzero().flatten().tolist()
+    assert image
+    return {"prompt": (0, length), "all": (0, length), "image": image}
 
 
-def tapped(model: Any, pools: str) -> Tap:
+def tapped(name: str, model: Any, pools: str) -> Tap:
     anatomy = blocks.find(model)
-    wanted = blocks.points(anatomy, blocks.SITES, range(len(anatomy.blocks)))
-    return Tap(wanted, parse_pools(pools), anatomy=anatomy)
+    return Tap(references.points(name, anatomy), parse_pools(pools), anatomy=anatomy)
 
 
-def forward(model: Any, processor: Any, side: str) -> Pooled:
+def forward(name: str, model: Any, processor: Any, side: str) -> Pooled:
     batch = encode(processor, range(len(QUESTIONS)), side)
-    with torch.inference_mode(), tapped(model, PROMPT) as tap:
+    with torch.inference_mode(), tapped(name, model, PROMPT) as tap:
         tap.begin(regions(processor, batch))
         tap.call(tap.anatomy.base, **batch.to(model.dtype), use_cache=False)
         return tap.end()
 
 
-@pytest.mark.parametrize("name", vision_families.VISION)
+@pytest.mark.parametrize("name", vision_families.EVERY)
 def test_pictures_and_questions_of_mixed_length_match_each_alone(name: str) -> None:
     model, processor = families.build_vlm(name)
     expected, places = [], []
@@ -110,14 +105,15 @@ def test_pictures_and_questions_of_mixed_length_match_each_alone(name: str) -> N
         places.append(spans(processor, single))
     assert len({place["prompt"][1] for place in places}) == len(places)
     for side in ("left", "right"):
-        pooled = forward(model, processor, side)
+        pooled = forward(name, model, processor, side)
         assert comparing.distances(pooled, expected, places).max() < NEAR, side
+    recorded.hold(name, model, sites=recorded.sites(name), padding=["left", "right"])
 
 
-@pytest.mark.parametrize("name", vision_families.VISION)
+@pytest.mark.parametrize("name", vision_families.EVERY)
 def test_bfloat16_is_as_near_in_a_batch_as_alone(name: str) -> None:
     exact, processor = families.build_vlm(name)
-    coarse = families.build_vlm(name)[0].to(torch.bfloat16)
+    coarse = families.build_vlm(name, dtype=torch.bfloat16)[0]
     expected, places, noise = [], [], []
     for number in range(len(QUESTIONS)):
         single = encode(processor, [number], "left")
@@ -129,17 +125,17 @@ def test_bfloat16_is_as_near_in_a_batch_as_alone(name: str) -> None:
     alone = np.concatenate(noise)
     assert 1e-3 < np.median(alone) < 5e-2
     for side in ("left", "right"):
-        found = comparing.distances(forward(coarse, processor, side), expected, places)
+        found = comparing.distances(forward(name, coarse, processor, side), expected, places)
         assert np.median(found) < 1.5 * np.median(alone), side
         assert found.max() < 2 * alone.max(), side
 
 
-@pytest.mark.parametrize("name", vision_families.VISION)
+@pytest.mark.parametrize("name", vision_families.EVERY)
 def test_responses_match_teacher_forced_passes(name: str) -> None:
     model, processor = families.build_vlm(name)
     batch = encode(processor, range(len(QUESTIONS)), "left")
     image = processor.tokenizer.convert_tokens_to_ids("<image>")
-    with torch.inference_mode(), tapped(model, RESPONSE) as tap:
+    with torch.inference_mode(), tapped(name, model, RESPONSE) as tap:
         tap.begin(regions(processor, batch), eos_ids=frozenset([families.EOS]))
         output = model.generate(
             **batch,
@@ -161,6 +157,7 @@ def test_responses_match_teacher_forced_passes(name: str) -> None:
         expected.append(references.alone(name, model, _extended(name, single, fed), sees=True))
         places.append(place)
     assert comparing.distances(pooled, expected, places).max() < NEAR
+    recorded.hold(name, model, responses="padded")
 
 
 def _extended(name: str, single: Any, fed: Sequence[int]) -> dict[str, Any]:

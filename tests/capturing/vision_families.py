@@ -11,8 +11,12 @@ from tests.capturing import families
 
 VISION = (
     "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3_vlm",
-    "internvl", "paligemma", "smolvlm",
+    "internvl", "paligemma", "smolvlm", "idefics2", "idefics3",
 )  # fmt: skip
+HAND_MADE = ("pixtral", "mistral3", "llama4", "lfm2_vl")
+"""Their processors need torchvision, so that their inputs are made here."""
+EVERY = VISION + HAND_MADE
+"""Every family of vision-language models that capture is tested on."""
 SIDE = 16
 """Pixels per side of the images that the towers take; patches have 8, so 4 of them."""
 
@@ -59,7 +63,7 @@ def build_vlm(name: str, seed: int = 0, *, dtype: torch.dtype = torch.float32) -
     config.pad_token_id, config.eos_token_id = families.PAD, families.EOS
     torch.manual_seed(seed)
     model = AutoModelForImageTextToText.from_config(config)
-    return families.enliven(model, seed).to(dtype), processor
+    return families.cast(families.enliven(model, seed), dtype), processor
 
 
 def picture(seed: int, *, width: int = SIDE, height: int = SIDE) -> Any:
@@ -131,13 +135,108 @@ def _config(name: str, *, image: int, start: int, end: int, video: int) -> Any:
             hidden_size=families.WIDTH,
             vocab_size=families.VOCAB,
         )
-    return t.SmolVLMConfig(
-        vision_config=t.SmolVLMVisionConfig(**{**_TOWER, "patch_size": 4}),
-        text_config=t.LlamaConfig(**_TEXT),
+    if name in ("smolvlm", "idefics3"):
+        own = name == "smolvlm"
+        vision: Any = t.SmolVLMVisionConfig if own else t.Idefics3VisionConfig
+        whole: Any = t.SmolVLMConfig if own else t.Idefics3Config
+        return whole(
+            vision_config=vision(**{**_TOWER, "patch_size": 4}),
+            text_config=t.LlamaConfig(**_TEXT),
+            image_token_id=image,
+            scale_factor=2,
+            pad_token_id=families.PAD,
+        )
+    return _LATER[name](image)
+
+
+def _idefics2(image: int) -> Any:
+    import transformers as t
+
+    return t.Idefics2Config(
+        vision_config={**_TOWER, "patch_size": 4},
+        perceiver_config={
+            "hidden_size": families.WIDTH,
+            "resampler_n_latents": 4,
+            "resampler_depth": 1,
+            "resampler_n_heads": 2,
+            "resampler_head_dim": 8,
+            "num_key_value_heads": 1,
+        },
+        text_config=t.MistralConfig(**_TEXT, head_dim=8),
         image_token_id=image,
-        scale_factor=2,
-        pad_token_id=families.PAD,
     )
+
+
+def _pixtral(image: int) -> Any:
+    import transformers as t
+
+    return t.LlavaConfig(
+        vision_config=t.PixtralVisionConfig(**_TOWER),
+        text_config=t.MistralConfig(**_TEXT, head_dim=8),
+        image_token_index=image,
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+    )
+
+
+def _mistral3(image: int) -> Any:
+    import transformers as t
+
+    return t.Mistral3Config(
+        vision_config=t.PixtralVisionConfig(**{**_TOWER, "patch_size": 4}),
+        text_config=t.MistralConfig(**_TEXT, head_dim=8),
+        image_token_index=image,
+        tie_word_embeddings=False,
+    )
+
+
+def _llama4(image: int) -> Any:
+    import transformers as t
+
+    return t.Llama4Config(
+        vision_config=t.Llama4VisionConfig(
+            **{**_TOWER, "patch_size": 4, "intermediate_size": 64},
+            vision_output_dim=16,
+            projector_input_dim=16,
+            projector_output_dim=16,
+        ),
+        text_config=t.Llama4TextConfig(
+            **_TEXT,
+            head_dim=8,
+            intermediate_size_mlp=48,
+            num_local_experts=4,
+            interleave_moe_layer_step=2,
+            attention_chunk_size=8,
+            no_rope_layers=[1, 0, 1],
+        ),
+        image_token_index=image,
+        boi_token_index=families.VOCAB - 2,
+        eoi_token_index=families.VOCAB - 1,
+    )
+
+
+def _lfm2_vl(image: int) -> Any:
+    import transformers as t
+
+    tower = {key: value for key, value in _TOWER.items() if key != "image_size"}
+    return t.Lfm2VlConfig(
+        vision_config=t.Siglip2VisionConfig(
+            **{**tower, "patch_size": 4}, num_patches=16, vision_use_head=False
+        ),
+        text_config=t.Lfm2Config(**_TEXT, layer_types=["conv", "full_attention", "conv"]),
+        image_token_id=image,
+        projector_hidden_size=24,
+        tie_word_embeddings=False,
+    )
+
+
+_LATER = {
+    "idefics2": _idefics2,
+    "pixtral": _pixtral,
+    "mistral3": _mistral3,
+    "llama4": _llama4,
+    "lfm2_vl": _lfm2_vl,
+}
 
 
 def _qwen(name: str, **ids: int) -> Any:
@@ -195,6 +294,7 @@ def build_processor(name: str) -> Any:
             "start_image_token": "<|vision_start|>",
             "end_image_token": "<|vision_end|>",
             "context_image_token": "<image>",
+            "image_boundary_token": "<fake_token_around_image>",
         }
     )
     template = families.CHAT_TEMPLATE.replace("<image>", _PLACEHOLDERS.get(name, "<image>"))
@@ -252,7 +352,85 @@ def build_processor(name: str) -> Any:
         images = t.SiglipImageProcessorPil(size=_SIZE)
         images.image_seq_length = 4
         return t.PaliGemmaProcessor(images, tokenizer)
+    if name == "idefics2":
+        images = t.Idefics2ImageProcessorPil(
+            size={"shortest_edge": SIDE, "longest_edge": 2 * SIDE}, do_image_splitting=False
+        )
+        return t.Idefics2Processor(images, tokenizer, image_seq_len=4, chat_template=template)
+    if name in HAND_MADE:
+        return HandMade(name, tokenizer, template)
     images = t.Idefics3ImageProcessorPil(
         size={"longest_edge": SIDE}, max_image_size={"longest_edge": SIDE}, do_image_splitting=False
     )
     return t.Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=template)
+
+
+class HandMade:
+    """Makes the inputs that a family's processor would make."""
+
+    def __init__(self, name: str, tokenizer: Any, chat_template: str) -> None:
+        self.name = name
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+
+    def apply_chat_template(self, chats: list[Any], **options: Any) -> Any:
+        """Return ids, mask and pixels of chats with an image each."""
+        from transformers import BatchFeature
+
+        images = [
+            part["image"]
+            for chat in chats
+            for message in chat
+            for part in message["content"]
+            if part["type"] == "image"
+        ]
+        make = {"llama4": self._llama4, "lfm2_vl": self._lfm2_vl}.get(self.name, self._pixtral)
+        pixels, written = make(images)
+        texts = self.tokenizer.apply_chat_template(
+            chats,
+            tokenize=False,
+            add_generation_prompt=options["add_generation_prompt"],
+            chat_template=self.chat_template,
+        )
+        texts = [text.replace("<image>", image) for text, image in zip(texts, written, strict=True)]
+        inputs = self.tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt")
+        found = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+        return BatchFeature({**found, **pixels})
+
+    def _llama4(self, images: list[Any]) -> tuple[dict[str, torch.Tensor], list[str]]:
+        values = [_values(image.resize((SIDE, SIDE))) for image in images]
+        return {"pixel_values": torch.stack(values)}, ["<image>" * 4] * len(images)
+
+    def _pixtral(self, images: list[Any]) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """Return images padded to the largest; rows of tokens with a token after each."""
+        sizes = torch.tensor([(image.height, image.width) for image in images])
+        high, wide = sizes.amax(dim=0).tolist()
+        values = torch.zeros(len(images), 3, high, wide)
+        for row, image in enumerate(images):
+            values[row, :, : image.height, : image.width] = _values(image)
+        lines = [
+            "<|vision_start|>".join(["<image>" * (image.width // 8)] * (image.height // 8))
+            for image in images
+        ]
+        written = [line + "<|vision_end|>" for line in lines]
+        return {"pixel_values": values, "image_sizes": sizes}, written
+
+    def _lfm2_vl(self, images: list[Any]) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """Return patches in rows, padded to those of the largest image."""
+        shapes = [(image.height // 4, image.width // 4) for image in images]
+        longest = max(high * wide for high, wide in shapes)
+        values = torch.zeros(len(images), longest, 4 * 4 * 3)
+        mask = torch.zeros(len(images), longest, dtype=torch.long)
+        for row, (image, (high, wide)) in enumerate(zip(images, shapes, strict=True)):
+            cut = _values(image).reshape(3, high, 4, wide, 4).permute(1, 3, 2, 4, 0)
+            values[row, : high * wide] = cut.reshape(high * wide, -1)
+            mask[row, : high * wide] = 1
+        found = {"pixel_values": values, "pixel_attention_mask": mask}
+        found["spatial_shapes"] = torch.tensor(shapes)
+        return found, ["<image>" * (high * wide // 4) for high, wide in shapes]
+
+
+def _values(image: Any) -> torch.Tensor:
+    """Return pixels from -1 to 1, float32 ``[3, height, width]``."""
+    pixels = np.asarray(image, dtype=np.float32) / 127.5 - 1
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

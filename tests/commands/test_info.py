@@ -14,9 +14,9 @@ def test_numbers_for_people(actstore: Command, store: Path) -> None:
     lines = actstore("info", store).out.splitlines()
     assert "rows    40" in lines
     assert "labels  faithful 20, unfaithful 20" in lines
-    assert [line.split()[2:6] for line in lines[-2:]] == [
-        ["3", "8", "float16", "20"],
-        ["7", "8", "float16", "20"],
+    assert [line.split()[2:8] for line in lines[-2:]] == [
+        ["mean", "NULL", "3", "8", "float16", "20"],
+        ["mean", "NULL", "7", "8", "float16", "20"],
     ]
 
 

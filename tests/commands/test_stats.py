@@ -25,7 +25,7 @@ def test_json_has_every_group(actstore: Command, store: Path) -> None:
 
 def test_the_table_says_what_is_common_once(actstore: Command, store: Path) -> None:
     out = actstore("stats", store).out
-    assert out.startswith("model m, site resid_post\n\nlayer  rows")
+    assert out.startswith("model m, site resid_post, pooling mean\n\nlayer  rows")
     assert len(out.splitlines()) == 5
 
 
@@ -35,7 +35,8 @@ def test_conditions_and_no_rows(actstore: Command, store: Path) -> None:
     )
     assert document["rows"] == 10
     assert actstore("stats", store, "false").out == "no rows\n"
-    assert json.loads(actstore("stats", store, "--by", "", "--json").out)["groups"][0]["rows"] == 40
+    whole = actstore("stats", store, "--by", "", "--mixed", "--json").out
+    assert json.loads(whole)["groups"][0]["rows"] == 40
 
 
 def test_a_column_that_is_not_there(actstore: Command, store: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import actstore
 from actstore.errors import (
+    MixedVectorsError,
     NotInStoreError,
     RemoteStoreError,
     RepositoryNotFoundError,
@@ -55,8 +56,13 @@ def test_a_remote_store_answers_as_the_local_one(hub: Hub, tmp_path: Path) -> No
     )
     assert far.select(layer=1).numpy().tobytes() == matrices[1].tobytes()
     where = "label = 'yes' AND task = 'maze'"
-    assert far.select(where).table().equals(local.select(where).table())
-    assert np.array_equal(far.select(where).numpy(), local.select(where).numpy())
+    some, same = (store.select(where, layer=[0, 1, 2]) for store in (far, local))
+    assert some.table().equals(same.table())
+    assert np.array_equal(some.numpy(), same.numpy())
+    for store in (far, local):
+        with pytest.raises(MixedVectorsError, match=r"layer \(0, 1, 2\)"):
+            store.select(where).numpy()
+    assert far.select().stack("layer").array.tobytes() == np.stack(matrices, axis=1).tobytes()
     query = "SELECT layer, sum(dot(activation, activation)) FROM activations GROUP BY 1 ORDER BY 1"
     assert far.sql(query).fetchall() == local.sql(query).fetchall()
     assert far.sql("SELECT activation FROM activations WHERE row_id = 77").fetchall() == (
@@ -139,11 +145,11 @@ def test_selecting_one_layer_reads_no_metadata_at_all(hub: Hub, tmp_path: Path) 
 def test_what_was_fetched_is_not_fetched_again(hub: Hub, tmp_path: Path) -> None:
     layered(tmp_path / "s", layers=3, rows=200, width=64)
     publish(hub, tmp_path / "s")
-    Store(remote(hub)).nearest(np.ones(64), 3)
+    Store(remote(hub)).nearest(np.ones(64), 3, mixed=True)
     hub.reset()
     again = Store(remote(hub))
-    again.nearest(np.ones(64), 3)
-    again.select("label = 'yes'").numpy()
+    again.nearest(np.ones(64), 3, mixed=True)
+    again.select("label = 'yes'").numpy(mixed=True)
     assert again.traffic is not None
     assert again.traffic.received == 0
     assert again.traffic.cached >= 3 * 200 * 64 * 2

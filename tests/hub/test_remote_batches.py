@@ -20,7 +20,7 @@ from tests.hub_server import Hub, faults
 from tests.querying.stores import layered
 
 pytestmark = pytest.mark.usefixtures("lfs", "quick_retries")
-ROWS, WIDTH = 1000, 512
+ROWS, WIDTH, LAYERS = 1000, 512, [0, 1, 2]
 BYTES = 3 * ROWS * WIDTH * 2
 
 
@@ -35,7 +35,7 @@ def root(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _far(hub: Hub, tmp_path: Path, cache: str = "cache") -> Selection:
-    return Store(remote(hub, cache=RangeCache(tmp_path / cache))).select()
+    return Store(remote(hub, cache=RangeCache(tmp_path / cache))).select(layer=LAYERS)
 
 
 def _batches(selection: Selection, **more: Any) -> list[tuple[list[int], np.ndarray]]:
@@ -47,8 +47,8 @@ def test_every_row_comes_once_and_every_byte_moves_once(
     hub: Hub, root: Path, tmp_path: Path
 ) -> None:
     with actstore.open(root) as store:
-        expected = _batches(store.select(), shuffle="blocks")
-        everything = store.select().numpy()
+        expected = _batches(store.select(layer=LAYERS), shuffle="blocks")
+        everything = store.select(layer=LAYERS).numpy()
     hub.reset()
     found = _batches(_far(hub, tmp_path))
     assert [rows for rows, _ in found] == [rows for rows, _ in expected]
@@ -107,7 +107,7 @@ def test_workers_of_a_loader_open_the_repository_themselves(
     monkeypatch.setenv("HF_TOKEN", "hf_write")
     layered(tmp_path / "t", layers=2, rows=60, width=16)
     push_to(hub, tmp_path / "t")
-    selection = Store(remote(hub)).select()
+    selection = Store(remote(hub)).select(layer=[0, 1])
     dataset = selection.torch_dataset(16, shuffle=True, block=4)
     rows = [item["row_id"].tolist() for item in DataLoader(dataset, batch_size=None, num_workers=2)]
     expected = selection.batches(16, shuffle=True, block=4, columns=["row_id"])

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 from actstore.querying import info
+from actstore.storage.compaction import compact
 from actstore.storage.snapshot import open_snapshot
-from tests.querying import stores
+from tests.querying import places, stores
 
 
 def test_numbers(tmp_path: Path) -> None:
@@ -36,3 +37,29 @@ def test_numbers(tmp_path: Path) -> None:
     assert document["labels"] == {"yes": 4, "no": 3}
     assert document["unlabelled"] == 3
     assert document["partitions"][0]["dtype"] == "float16"
+
+
+def test_poolings_and_regions_are_told_apart(tmp_path: Path) -> None:
+    pools = (("last", "prompt"), ("mean", "prompt"), ("mean", None))
+    places.write(tmp_path, places.places(pools=pools[:2], layer=(3, 7)), examples=5)
+    places.write(tmp_path, places.places(pools=pools[2:], layer=(7,)), examples=4)
+    snapshot = open_snapshot(tmp_path)
+    found = info.describe(snapshot)
+    assert found.poolings == ("last", "mean")
+    assert found.regions == ("prompt", None)
+    told = [(part.layer, part.pooling, part.region, part.rows) for part in found.partitions]
+    assert told == [
+        (3, "last", "prompt", 5),
+        (3, "mean", "prompt", 5),
+        (7, "last", "prompt", 5),
+        (7, "mean", "prompt", 5),
+        (7, "mean", None, 4),
+    ]
+    # Every byte is counted once.
+    assert sum(part.bytes for part in found.partitions) == found.bytes
+    assert [part.shards for part in found.partitions] == [1] * 5
+    document = json.loads(json.dumps(found.as_dict()))
+    assert document["partitions"][4]["region"] is None
+    compact(tmp_path)
+    merged = info.describe(open_snapshot(tmp_path)).partitions
+    assert [(part.layer, part.pooling, part.region, part.rows) for part in merged] == told

@@ -35,7 +35,7 @@ def test_agrees_with_doing_it_by_hand(
         "dot": stored @ query,
         "l2": np.linalg.norm(stored - query, axis=1),
     }[metric]
-    found = store.nearest(query, 7, metric=metric)
+    found = store.nearest(query, 7, metric=metric, mixed=True)
     order = np.argsort(by_hand if metric == "l2" else -by_hand, kind="stable")[:7]
     assert found["row_id"].to_pylist() == order.tolist()
     assert found["score"].to_pylist() == pytest.approx(by_hand[order], rel=1e-5)
@@ -61,7 +61,7 @@ def test_conditions_limit_the_search(store: Store) -> None:
     assert set(labels) == {"yes", "no"}
     assert min(found["norm"].to_pylist()) > 1
     # e3 is labelled "yes", and still may be the question where only "no" is searched.
-    assert set(store.nearest(83, 5, label="no")["label"].to_pylist()) == {"no"}
+    assert set(store.nearest(83, 5, layer=2, label="no")["label"].to_pylist()) == {"no"}
 
 
 def test_equal_scores_come_in_row_order(tmp_path: Path) -> None:
@@ -115,11 +115,11 @@ def test_queries_of_any_kind(store: Store, matrices: list[np.ndarray]) -> None:
     import torch
 
     vector = matrices[0][4]
-    expected = store.nearest(vector, 3)
+    expected = store.nearest(vector, 3, layer=0)
     for query in (
         vector.tolist(),
         tuple(vector.tolist()),
         vector.astype(np.float64)[None],
         torch.from_numpy(vector).to(torch.float32).requires_grad_(),
     ):
-        assert store.nearest(query, 3).equals(expected)
+        assert store.nearest(query, 3, layer=0).equals(expected)

@@ -1,6 +1,7 @@
 """Selections: which rows, in what order, as what."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,13 +94,14 @@ def test_batches_cover_everything_once_in_a_repeatable_order(
 ) -> None:
     everything = np.concatenate(matrices)
     selection = store.select()
-    plain = list(selection.batches(10, columns=["row_id"]))
+    plain = list(selection.batches(10, columns=["row_id"], mixed=True))
     assert [len(batch.vectors) for batch in plain] == [10, 10, 10, 6]
     assert np.array_equal(np.concatenate([batch.vectors for batch in plain]), everything)
     orders = []
     for seed in (0, 0, 1):
         order: list[int] = []
-        for vectors, table in selection.batches(10, shuffle=True, seed=seed, columns=["row_id"]):
+        batches = selection.batches(10, shuffle=True, seed=seed, columns=["row_id"], mixed=True)
+        for vectors, table in batches:
             order += table["row_id"].to_pylist()
             assert np.array_equal(vectors, everything[order[-len(vectors) :]])
         assert sorted(order) == list(range(36))
@@ -107,10 +109,10 @@ def test_batches_cover_everything_once_in_a_repeatable_order(
     assert orders[0] == orders[1]
     assert orders[0] != orders[2]
     assert orders[0] != list(range(36))
-    full = next(selection.batches(2)).table
+    full = next(selection.batches(2, mixed=True)).table
     assert full.column_names == [*schema.metadata_names(), "row_id"]
     with pytest.raises(UsageError, match="size=0"):
-        selection.batches(0)
+        selection.batches(0, mixed=True)
 
 
 def test_parts(store: Store) -> None:
@@ -159,9 +161,10 @@ def test_mixed_widths_are_no_matrix(tmp_path: Path) -> None:
         assert len(everything) == 8
         assert "8 rows x 4 or 6" in repr(everything)
         assert everything.table(["model"]).num_rows == 8
-        for use in (everything.numpy, everything.tensor, lambda: everything.batches(2)):
-            with pytest.raises(MixedVectorsError, match=r"4.*6"):
-                use()
+        for mixed in (False, True):
+            for use in (everything.numpy, everything.tensor, partial(everything.batches, 2)):
+                with pytest.raises(MixedVectorsError, match=r"widths:? 4.*6"):
+                    use(mixed=mixed)
         assert np.array_equal(store.select(layer=7).numpy(), matrices[6])
 
 
@@ -170,7 +173,7 @@ def test_two_types_of_one_width_become_float32_throughout(tmp_path: Path) -> Non
     stores.add(tmp_path / "s", half, layer=0)
     stores.add(tmp_path / "s", single, layer=1)
     with open_store(tmp_path / "s") as store:
-        selection = store.select()
+        selection = store.select(layer=[0, 1])
         expected = np.concatenate([half.astype(np.float32), single])
         assert selection.dtype == "float32"
         assert np.array_equal(selection.numpy(), expected)

@@ -307,3 +307,14 @@ def test_a_failing_disk_says_which_commit_stands(
     with pytest.raises(CommitError, match=message):
         manifests.publish(root, a_manifest(entry()), staging)
     assert manifests.numbers(root) == [1] * made
+
+
+def test_pools_of_a_shard_are_kept_and_checked() -> None:
+    whole = a_manifest(entry(pools=(("last", None), ("mean", "prompt"))))
+    assert manifests.decode(whole.encode(), "x") == whole
+    text = whole.encode().decode()
+    for wrong in ('[["last", 3]]', '[["last"]]', "7", "[[null, null]]"):
+        damaged = text.replace('[["last", null], ["mean", "prompt"]]', wrong)
+        assert damaged != text
+        with pytest.raises(CorruptStoreError, match="damaged"):
+            manifests.decode(damaged.encode(), "x")

@@ -46,7 +46,7 @@ def _vectors(store: actstore.Store) -> dict[tuple[Any, ...], np.ndarray]:
     rows = store.select()
     table = rows.table(["site", "layer", "example_id", "position"])
     keys = zip(*(column.to_pylist() for column in table.columns), strict=True)
-    return dict(zip(keys, rows.numpy(), strict=True))
+    return dict(zip(keys, rows.numpy(mixed=True), strict=True))
 
 
 def _check(store: actstore.Store, batch: CltBatch, vectors: Mapping[Any, np.ndarray]) -> None:
@@ -274,6 +274,6 @@ def test_a_state_of_other_targets_is_refused(store: actstore.Store) -> None:
         store.clt_batches(n_targets=4, shuffle=True, state=state)
     with pytest.raises(MismatchError, match="other rows"):
         store.clt_batches(n_targets=3, layers=[0, 1], shuffle=True, state=state)
-    plain = store.select().batches(4, shuffle=True).state()
+    plain = store.select().batches(4, shuffle=True, mixed=True).state()
     with pytest.raises(MismatchError, match="other rows"):
         store.clt_batches(shuffle=True, state=plain)

@@ -27,7 +27,7 @@ def selection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Selection]:
     root = tmp_path_factory.mktemp("module") / "s"
     stores.layered(root, rows=50)
     with actstore.open(root) as store:
-        yield store.select()
+        yield store.select(layer=[0, 1, 2])
 
 
 def _dataset(selection: Selection, **more: Any) -> SelectionDataset:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 import actstore
 from actstore.analysis import plots
 from actstore.analysis.plots import style
-from actstore.errors import TooFewRowsError, UsageError
+from actstore.errors import MixedVectorsError, TooFewRowsError
 from tests.analysis.plots.pictures import make, texts
 from tests.querying import stores
 
@@ -74,7 +74,7 @@ def test_several_sites_are_refused(kind: Callable[..., Figure], tmp_path: Path) 
     make(tmp_path)
     stores.add(tmp_path, stores.vectors(4, 12, "float16", 0), site="mlp_out")
     with actstore.open(tmp_path) as store:
-        with pytest.raises(UsageError, match=r"2 sites \(mlp_out, resid_post\)"):
+        with pytest.raises(MixedVectorsError, match=r"2 sites \(mlp_out, resid_post\)"):
             kind(store.select())
         kind(store.select(site="resid_post"))
 

@@ -1,0 +1,131 @@
+"""A matrix is never a mixture: rows of several places are refused unless they were asked for."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from actstore.errors import MixedVectorsError
+from actstore.querying.encoding import OF_SHARD, ranked
+from actstore.wording import counted
+
+if TYPE_CHECKING:
+    from actstore.querying.selection import Selection
+    from actstore.storage.manifest import Pool, ShardEntry
+
+PLACE = ("model", "site", "pooling", "region", "layer")
+"""Columns that say where in a model, and over which tokens, a vector was taken.
+
+Vectors of two places are different quantities: their mean, distance or common matrix says
+nothing, however it looks."""
+STREAM = ("resid_post", "resid_pre")
+"""Sites that the embeddings, which are layer -1, go with: the stream begins with them."""
+_LISTED = 6
+
+
+def refuse(
+    selection: Selection,
+    *,
+    mixed: bool = False,
+    columns: Sequence[str] = PLACE,
+    instead: str = ".by({column!r}) or .stack({column!r}) keep them apart",
+    any_width: bool = False,
+) -> None:
+    """Stop if rows differ in their place, and nobody asked for that.
+
+    A column whose values the caller listed (``layer=[12, 18]``) was asked for. What the
+    manifest tells is taken from there; the metadata is read only where a shard holds several
+    poolings or regions, and no vector ever is. Rows of one selection are looked at once.
+
+    Args:
+        selection: rows that are to become one matrix.
+        mixed: everything was asked for.
+        columns: what the rows must agree in.
+        instead: advice; ``{column}`` becomes the name of a column that differs.
+        any_width: whether ``mixed`` helps where the vectors differ in width too.
+
+    Raises:
+        MixedVectorsError: they differ; the message tells in what, and how to narrow.
+    """
+    if mixed:
+        return
+    found = differing(selection, [name for name in columns if name not in selection.listed])
+    if found:
+        raise MixedVectorsError(_message(selection, found, instead, any_width), found)
+
+
+def differing(selection: Selection, columns: Sequence[str] = PLACE) -> dict[str, tuple[Any, ...]]:
+    """Return the columns in which rows differ, each with its values, ascending, null last."""
+    if len(selection) < 2:
+        return {}
+    found = {}
+    shards = selection.shards
+    pools = _pools(shards)
+    for name in columns:
+        if name in OF_SHARD:
+            values = {getattr(shard, name) for shard in shards}
+        else:
+            at = ("pooling", "region").index(name)
+            values = {pool[at] for pool in pools or ()}
+            if pools is None or (len(values) > 1 and not selection.fills_shards()):
+                values = selection.values_of(name)
+                # Which regions go with these poolings, the manifest may say again.
+                pools = {pool for pool in pools or () if pool[at] in values} or None
+        if len(values) > 1:
+            found[name] = tuple(sorted(values, key=ranked))
+    return found
+
+
+def one_stream(sites: Collection[str]) -> bool:
+    """Say whether these are the embeddings and the residual stream that begins with them."""
+    return len(sites) == 2 and "embeddings" in sites and not {*sites}.isdisjoint(STREAM)
+
+
+def listing(values: Sequence[Any], most: int = _LISTED) -> str:
+    """Return values for a message, of many the first few and how many there are."""
+    told = ["null" if value is None else str(value) for value in values[:most]]
+    more = f", … {len(values)} in all" if len(values) > most else ""
+    return ", ".join(told) + more
+
+
+def _pools(shards: Sequence[ShardEntry]) -> set[Pool] | None:
+    """Return the pairs of pooling and region in some shards; None where one keeps silent."""
+    found: set[Pool] = set()
+    for shard in shards:
+        if shard.pools is None:
+            return None
+        found.update(shard.pools)
+    return found
+
+
+def _message(
+    selection: Selection, found: Mapping[str, tuple[Any, ...]], instead: str, any_width: bool
+) -> str:
+    told = " and ".join(f"{name} ({listing(values)})" for name, values in found.items())
+    # One value of each that is not null, for an example that can be typed.
+    first = {
+        name: next((value for value in values if value is not None), None)
+        for name, values in found.items()
+    }
+    narrow = ", ".join(f"{name}={_literal(value)}" for name, value in first.items())
+    options = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in first.items())
+    name, values = next(iter(found.items()))
+    several = ", ".join(map(_literal, values[:2]))
+    text = (
+        f"{counted(len(selection))} of several places would make one matrix: they differ in "
+        f"{told}. Choose one: select({narrow}), or {options} on the command line; or list the "
+        f"values that belong together, as in {name}=[{several}]"
+    )
+    if instead:
+        text += f"; {instead.format(column=name)}"
+    widths = sorted({shard.width for shard in selection.shards})
+    if len(widths) > 1 and not any_width:
+        return f"{text}. Their vectors have widths {listing(widths)}, so no matrix holds them all"
+    return f"{text}; mixed=True (--mixed) takes them as they are"
+
+
+def _literal(value: Any) -> str:
+    """Return a value as Python has it, in double quotes where messages quote."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

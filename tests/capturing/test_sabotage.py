@@ -1,0 +1,144 @@
+"""The self-check is broken into in every way it claims to notice, in every family."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actstore.capturing import generation, selfcheck
+from actstore.capturing.blocks import SITES, find
+from actstore.capturing.engine import Engine
+from actstore.capturing.example import Example, from_dict
+from actstore.capturing.pooling import parse_pools
+from actstore.capturing.prompts import Prompter
+from actstore.errors import SelfCheckError
+from tests.capturing import families, odd_families, sabotage, vision_families
+from tests.capturing.sabotage import Break
+
+# PaliGemma's processor makes labels for training with an old way into NumPy
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
+QUESTIONS = ("yes", "which is larger 1 2 3 ? a or b")
+SIZES = ((16, 16), (32, 16))
+PROMPT_POOLS = "prompt.last,prompt.mean,prompt.tokens"
+RESPONSE_POOLS = "prompt.last,response.mean,response.tokens,all.last"
+
+
+def engine(
+    model: Any,
+    processor: Any,
+    pools: str,
+    sites: Sequence[str],
+    *,
+    tokens: int = 0,
+    side: Any = None,
+) -> Engine:
+    anatomy = find(model)
+    prompter = Prompter(model, processor)
+    return Engine(
+        anatomy,
+        prompter,
+        sabotage.points_of(anatomy, sites),
+        parse_pools(pools),
+        generation=generation.settle(
+            model, prompter.pad_id, tokens, {"min_new_tokens": tokens} if tokens else None
+        ),
+        padding_side=side,
+    )
+
+
+READS_PADS = ("recurrent_gemma",)
+"""Families that compute something else beside pads: the self-check says so by itself."""
+
+
+def hold_to_account(
+    model: Any, processor: Any, examples: list[Example], *, reads_pads: bool = False
+) -> None:
+    sites = honest_sites(model, processor, examples)
+    right = engine(model, processor, PROMPT_POOLS, sites, side="right")
+    ends = engine(model, processor, "prompt.last", sites, side="right")
+    left = engine(model, processor, "prompt.last", sites, side="left")
+    answering = engine(
+        model, processor, RESPONSE_POOLS, sorted({"resid_post", "attn_out"} & set(sites)), tokens=3
+    )
+    there = Counter(point.site for point in right.points)
+    engines = [(right, sabotage.PROMPT), (ends, sabotage.RIGHT)]
+    if reads_pads:
+        with pytest.raises(SelfCheckError, match=r"\(alone\)"):
+            selfcheck.check(left, examples)
+    else:
+        engines += [(left, sabotage.LEFT), (answering, sabotage.RESPONSE)]
+    for running, breaks in engines:
+        assert selfcheck.check(running, examples)["passed"]
+        missed = [
+            name for name in relevant(breaks, there) if not caught(running, examples, breaks[name])
+        ]
+        assert missed == []
+
+
+def honest_sites(model: Any, processor: Any, examples: list[Example]) -> list[str]:
+    """Return the sites that the self-check does not refuse: Zamba's attention adds nothing."""
+    sites = list(SITES)
+    while True:
+        try:
+            selfcheck.check(engine(model, processor, "prompt.last", sites), examples[:1])
+        except SelfCheckError as error:
+            refused = re.search(r": (\w+) of layer \d+ is not what this model adds", str(error))
+            if refused is None:
+                raise
+            sites.remove(refused[1])
+        else:
+            return sites
+
+
+def relevant(breaks: Mapping[str, Break], there: Counter[str]) -> list[str]:
+    """Leave out what changes nothing: sites and norms that a family does not have."""
+    skipped = {
+        name
+        for name in breaks
+        for site in SITES
+        if name.endswith(f" at {site}") and not there[site]
+    }
+    # A hybrid may have one attention only: there is none below it.
+    skipped |= {f"the layer below at {site}" for site in SITES if there[site] < 2}
+    if not there["final_norm"]:
+        skipped |= {name for name in breaks if "final norm" in name}
+    return [name for name in breaks if name not in skipped]
+
+
+def caught(running: Engine, examples: list[Example], broken: Break) -> bool:
+    with pytest.MonkeyPatch.context() as patch:
+        broken(patch, running)
+        try:
+            selfcheck.check(running, examples)
+        except SelfCheckError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("name", families.LANGUAGE)
+def test_everything_broken_is_caught_in_language_families(name: str) -> None:
+    examples = [Example(id=str(n), question=text) for n, text in enumerate(QUESTIONS)]
+    model, reads_pads = families.build(name), name in READS_PADS
+    hold_to_account(model, families.tokenizer(), examples, reads_pads=reads_pads)
+
+
+@pytest.mark.parametrize("name", odd_families.ODD)
+def test_everything_broken_is_caught_in_families_with_odd_blocks(name: str) -> None:
+    examples = [Example(id=str(n), question=text) for n, text in enumerate(QUESTIONS)]
+    hold_to_account(odd_families.build(name), families.tokenizer(), examples)
+
+
+@pytest.mark.parametrize("name", vision_families.VISION)
+def test_everything_broken_is_caught_in_vision_families(name: str, tmp_path: Path) -> None:
+    model, processor = families.build_vlm(name)
+    examples = []
+    for number, (text, (width, height)) in enumerate(zip(QUESTIONS, SIZES, strict=True)):
+        path = tmp_path / f"{number}.png"
+        vision_families.picture(number, width=width, height=height).save(path)
+        examples.append(from_dict({"id": number, "question": text, "image": str(path)}))
+    hold_to_account(model, processor, examples)
