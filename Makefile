@@ -1,4 +1,5 @@
-# make demo    from a model to probes and a shared data set, told on the screen
+# make install everything into .venv
+# make demo    from a real model to probes and a shared data set, told on the screen
 # make test    all tests, among them the documents' examples and an installed wheel
 # make check   lint, format, types, then all tests: what CI runs
 # make crashes kill, interrupt and fill the disk at every call of the system, and 100 random ones
@@ -17,7 +18,9 @@ NODE_PACKAGES := hyparquet@1.31.5 hyparquet-compressors@1.1.2
 # Touched last, so a half-made environment is never taken for a whole one.
 STAMP := .venv/installed
 
-.PHONY: demo test crashes check lint types format docs clean
+.PHONY: install demo test crashes check lint types format docs clean
+
+install: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python docs/demo.py

