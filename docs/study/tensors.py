@@ -45,4 +45,4 @@ if __name__ == "__main__":
     given = [Path(word) for word in sys.argv[1:]]
     if len(given) != 2:
         sys.exit("give a store and the folder to write")
-    print(f"{write(*given)} files written to {given[1]}")
+    print(f"{write(given[0], given[1])} files written to {given[1]}")

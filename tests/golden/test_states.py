@@ -91,26 +91,27 @@ def test_states_of_every_layer_and_site(
         batch_size=4,
     )
     assert not summary.refused
-    places = 0
+    runs = [reference(loaded, rendered(row["question"], template)) for row in rows]
+    for states, hidden in runs:
+        assert len(states) == 5 * LAYERS + 2
+        for number in range(LAYERS):
+            np.testing.assert_array_equal(states["resid_pre", number], hidden[number][0].numpy())
+        np.testing.assert_array_equal(states["final_norm", None], hidden[-1][0].numpy())
     with actstore.open(tmp_path / "store") as store:
-        for row in rows:
-            states, hidden = reference(loaded, rendered(row["question"], template))
-            assert len(states) == 5 * LAYERS + 2
-            for (site, layer), expected in states.items():
-                chosen = store.select(
-                    site=site, layer=layer, example_id=row["id"], variant=row["variant"]
-                )
-                order = np.argsort(chosen.table(["position"])["position"].to_numpy())
-                got = chosen.numpy()[order]
-                assert got.shape == expected.shape, (site, layer)
+        for site, layer in runs[0][0]:
+            chosen = store.select(site=site, layer=layer)
+            vectors = chosen.numpy()
+            names = ["example_id", "variant", "position"]
+            keys = [tuple(key.values()) for key in chosen.table(names).to_pylist()]
+            at = {key: number for number, key in enumerate(keys)}
+            assert len(at) == len(keys) == sum(len(states[site, layer]) for states, _ in runs)
+            for row, (states, _) in zip(rows, runs, strict=True):
+                expected = states[site, layer]
+                got = vectors[
+                    [at[row["id"], row["variant"], place] for place in range(len(expected))]
+                ]
                 away = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
                 assert away.max() < NEAR, (site, layer, away.max())
-                places += 1
-            for number in range(LAYERS):
-                theirs = hidden[number][0].numpy()
-                np.testing.assert_array_equal(states["resid_pre", number], theirs)
-            np.testing.assert_array_equal(states["final_norm", None], hidden[-1][0].numpy())
-    assert places == len(rows) * (5 * LAYERS + 2)
 
 
 def test_the_conversion_keeps_the_weights_of_the_file(loaded: Loaded) -> None:
