@@ -201,6 +201,11 @@ def explain(problem: BaseException, header: Header) -> ModelError:
             f"{header.path}: transformers cannot read GGUF files of the architecture "
             f"{header.architecture!r}; capture the model it was made from instead"
         )
+    if "mismatched_sizes" in text:
+        return ModelError(
+            f"{header.path} is a damaged GGUF file: its tensors are not of the sizes that its "
+            "header speaks of; fetch it once more"
+        )
     said = f"{type(problem).__name__}: {text[:300]}" if text else type(problem).__name__
     return ModelError(
         f"{header.path}, a GGUF file of the architecture {header.architecture!r}, cannot be "
@@ -315,11 +320,9 @@ class _Parser:
             for parts in (name.split(".") for name in header.tensors)
             if parts[0] == "blk" and len(parts) > 2 and parts[1].isdecimal()
         ]
-        blocks = header.blocks
-        if blocks is not None and blocks > max(numbers, default=-1) + 1:
-            raise self._wrong(
-                f"it speaks of {blocks} blocks and holds tensors of {max(numbers, default=-1) + 1}"
-            )
+        blocks, found = header.blocks, max(numbers, default=-1) + 1
+        if blocks is not None and blocks != found:
+            raise self._wrong(f"it speaks of {blocks} blocks and holds tensors of {found}")
         embedding = header.tensors.get("token_embd.weight")
         width = header.values.get(f"{header.architecture}.embedding_length")
         if embedding is not None and isinstance(width, int) and embedding[0][0] != width:

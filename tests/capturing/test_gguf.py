@@ -253,12 +253,15 @@ def test_sizes_that_do_not_fit_the_tensors_are_refused_before_anything_is_built(
     path = tmp_path / "m.gguf"
     gguf_files.write(path, gguf_files.model())
     content = path.read_bytes()
-    huge = struct.pack("<I", 2_000_000_000)
-    for key, old, said in (
-        (b"llama.block_count", gguf_files.BLOCKS, "2000000000 blocks"),
-        (b"llama.embedding_length", gguf_files.WIDTH, "a width of 2000000000"),
+    blocks, width = gguf_files.BLOCKS, gguf_files.WIDTH
+    for key, old, new, said in (
+        (b"llama.block_count", blocks, 2_000_000_000, "2000000000 blocks and holds tensors of 3"),
+        (b"llama.block_count", blocks, blocks - 1, "2 blocks and holds tensors of 3"),
+        (b"llama.embedding_length", width, 2_000_000_000, "a width of 2000000000"),
+        (b"llama.feed_forward_length", gguf_files.FEED, 2_000_000_000, "not of the sizes"),
+        (b"llama.attention.head_count", gguf_files.HEADS, 0, "ZeroDivisionError"),
     ):
-        path.write_bytes(_set(content, key, struct.pack("<I", old), huge))
+        path.write_bytes(_set(content, key, struct.pack("<I", old), struct.pack("<I", new)))
         assert said in _refusal(path)
 
 
