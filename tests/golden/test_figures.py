@@ -77,6 +77,7 @@ def test_answers_word_for_word(loaded: Loaded, tmp_path: Path) -> None:
         max_new_tokens=16,
         grade="contains",
         batch_size=ASKED,
+        self_check=False,
     )
     with actstore.open(tmp_path / "store") as store:
         rows = store.select().table(["question", "prediction", "label"]).to_pylist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def examples() -> list[dict[str, str]]:
     """Statements of different lengths, so that padding matters."""
     rows = [row._asdict() for row in facts.statements(12)]
     texts = sorted(rows, key=lambda row: len(row["question"]))
-    return [texts[0], texts[-1], texts[len(texts) // 2], texts[3]]
+    return [texts[0], texts[-1], texts[len(texts) // 2]]
 
 
 def rendered(question: str, template: bool) -> str:
@@ -73,10 +74,19 @@ def reference(loaded: Loaded, text: str) -> tuple[States, list[torch.Tensor]]:
     return found, list(made.hidden_states)
 
 
+Reference = Callable[[str], tuple[States, list[torch.Tensor]]]
+
+
+@pytest.fixture(scope="module")
+def references(loaded: Loaded) -> Reference:
+    """A text's reference, which is the same whatever side others are padded on."""
+    return functools.cache(functools.partial(reference, loaded))
+
+
 @pytest.mark.parametrize("template", [False, True], ids=["raw", "chat"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_states_of_every_layer_and_site(
-    loaded: Loaded, tmp_path: Path, side: Any, template: bool
+    loaded: Loaded, references: Reference, tmp_path: Path, side: Any, template: bool
 ) -> None:
     rows = examples()
     summary = actstore.capture(
@@ -89,9 +99,10 @@ def test_states_of_every_layer_and_site(
         chat_template=template,
         padding_side=side,
         batch_size=4,
+        self_check=False,  # this test looks more closely
     )
     assert not summary.refused
-    runs = [reference(loaded, rendered(row["question"], template)) for row in rows]
+    runs = [references(rendered(row["question"], template)) for row in rows]
     for states, hidden in runs:
         assert len(states) == 5 * LAYERS + 2
         for number in range(LAYERS):
@@ -145,6 +156,7 @@ def test_the_first_tokens_norm_is_massive_and_means_leave_it_out(
             layers=[15],
             pool=["prompt.tokens", "prompt.mean"],
             chat_template=template,
+            self_check=False,
         )
         with actstore.open(tmp_path / folder) as store:
             for row in rows:
