@@ -96,8 +96,8 @@ def probe() -> None:
     )
     shell("actstore report cities.store -o report.html")
     say(
-        """In the lowest layers nothing: words alone do not tell. From about a third of the depth on
-        the states do. probes/auroc.png is the picture, report.html shows the store on one page."""
+        """At layer 0, words alone, nothing tells; from about a third of the depth on the states
+        do. probes/auroc.png is the picture, report.html shows the store on one page."""
     )
 
 
