@@ -13,8 +13,10 @@ import io
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import tempfile
 import types
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -150,7 +152,7 @@ def _script(code: str) -> str:
     Raises:
         RuntimeError: a command of it failed.
     """
-    finished = _bash(f"set -e\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{code}")
+    finished = _bash(f"set -e\n{code}")
     if finished.returncode:
         raise RuntimeError(f"a script ended with code {finished.returncode}:\n{finished.stdout}")
     return finished.stdout
@@ -163,14 +165,22 @@ def _bash(code: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     )
-    return subprocess.run(
-        ["bash", "-c", definitions + code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path, "LC_ALL": "C.UTF-8"},
-        check=False,
-    )
+    # Into a file: a pipe would wait for whatever the script leaves running.
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
+        process = subprocess.Popen(
+            ["bash", "-c", definitions + code],
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": path, "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
+        )
+        try:
+            returned = process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        printed.seek(0)
+        return subprocess.CompletedProcess(code, returned, printed.read())
 
 
 def agrees(printed: str, expected: str) -> bool:

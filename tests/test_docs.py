@@ -192,7 +192,9 @@ def test_examples_in_help_texts_use_options_that_exist(command: click.Command) -
 
 
 def test_a_script_runs_to_its_end_or_is_an_error(tmp_path: Path) -> None:
-    page = "```sh\nmake install\nsleep 60 &\necho one > made\n```\n```sh\nfalse\necho two\n```\n"
+    # Left running, it would hold up a reader of its output for ten minutes.
+    waits = "python -c 'import time; time.sleep(600)' &\n"
+    page = f"```sh\nmake install\n{waits}echo one > made\n```\n```sh\nfalse\necho two\n```\n"
     good, bad = examples.parse(page, scripts=True)
     setup, rest = examples.split_installing(good)
     assert setup == ["make install"]
