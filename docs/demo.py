@@ -1,294 +1,173 @@
-"""`make demo`: from a model and questions to labelled activations, a probe and a shared data set.
+"""`make demo`: does a small language model know which statements are true?
 
-Self-contained: the model is a real transformers architecture that is trained here in seconds,
-and the Hub is the tests' own on loopback, so nothing is downloaded. Forward hooks also leave
-pickles behind, as another project's hooks do; everything after that is what a user would type.
+A real model on real facts, from capture to a shared data set, in what a user would type. Weights
+and facts come from packages that `make` installs; what was converted is kept, so that the second
+run is quick. Without the weights a model that is trained on the spot steps in (`demo_small`).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import pickle
-import re
-import shlex
 import shutil
-import subprocess
 import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import datasets
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 # The Hub on loopback lives with the tests.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from actstore import cli
-from docs import two_choice
-from tests.hub_server.clients import hub_env
-from tests.hub_server.server import Hub
+from docs import demo_small
+from docs.stage import far, far_python, hub, python, say, shell
+from docs.study import __main__ as preparing
+from docs.study import facts, model
 
-MODEL = "demo/two-choice"
-QUESTIONS = 3000
-
-
-def say(text: str) -> None:
-    """Print a paragraph of the story."""
-    print(f"\n{textwrap.fill(' '.join(text.split()), 88)}\n", flush=True)
-
-
-def shell(line: str) -> None:
-    """Show a command, run it, and stop the demo if it fails."""
-    print(f"$ {line}", flush=True)
-    words = shlex.split(line)
-    code = cli.run(words[1:])
-    if code:
-        sys.exit(f"the demo stopped: `{line}` ended with code {code}")
-
-
-def python(names: dict[str, Any], code: str) -> None:
-    """Show a piece of Python and run it."""
-    lines = textwrap.dedent(code).strip()
-    print(textwrap.indent(lines, ">>> "), flush=True)
-    exec(lines, names)
+REPOSITORY = "org/city-truths"
 
 
 def main() -> None:
     """Tell the story in a folder of its own."""
-    parser = argparse.ArgumentParser(description="From a model to a probe and a data set.")
+    parser = argparse.ArgumentParser(description="From a model to a finding and a data set.")
     parser.add_argument("--folder", type=Path, default=Path(".demo"), help="made anew")
-    folder = parser.parse_args().folder
-    # For layers this small, handing work to another thread costs more than the work.
-    torch.set_num_threads(1)
-    logging.disable_progress_bar()
+    parser.add_argument("--small", action="store_true", help="the model trained on the spot")
+    parser.add_argument("--cities", type=int, default=facts.CITIES)
+    parser.add_argument("--capitals", type=int, default=facts.CAPITALS)
+    given = parser.parse_args()
+    absent = model.missing()
+    if absent and not given.small:
+        print(f"{', '.join(absent)} not installed: a small model trained on the spot steps in")
     started = time.perf_counter()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    shutil.rmtree(given.folder, ignore_errors=True)
+    given.folder.mkdir(parents=True)
     # The demo leaves nothing behind outside its folder, lists of fonts among it.
-    os.environ["MPLCONFIGDIR"] = str((folder / "home").absolute())
-    with contextlib.chdir(folder):
-        train()
-        capture()
-        ask()
-        probe()
-        adopt()
-        load()
-        share()
+    os.environ["MPLCONFIGDIR"] = str((given.folder / "home").absolute())
+    with contextlib.chdir(given.folder):
+        if given.small or absent:
+            demo_small.tell()
+        else:
+            tell(given.cities, given.capitals)
     say(
-        f"That took {time.perf_counter() - started:.0f} seconds. Everything is in {folder}/: look "
-        f"around with `actstore info {folder}/store`, look at {folder}/probes, or remove the "
-        "folder."
+        f"That took {time.perf_counter() - started:.0f} seconds. Everything is in "
+        f"{given.folder}/: look around, or remove the folder."
     )
 
 
-def train() -> None:
-    """Make the model and its questions."""
-    began = time.perf_counter()
-    made = two_choice.make(Path("model"))
-    two_choice.write_questions(Path("questions.jsonl"), QUESTIONS)
-    with Path("questions.jsonl").open(encoding="utf-8") as file:
-        first = file.readline().strip()
+def tell(cities: int, capitals: int) -> None:
+    """Go through the whole study."""
+    parts: tuple[Callable[[], None], ...] = (capture, probe, steer, ask, adopt, share)
+    prepare(cities, capitals)
+    for part in parts:
+        part()
+
+
+def prepare(cities: int, capitals: int) -> None:
+    """Write the facts and unpack the model, or find it unpacked."""
     say(
-        f"""A Llama of {made["parameters"]:,} parameters learned in {made["steps"]} steps
-        ({time.perf_counter() - began:.0f} s) which of two numbers is larger; not to perfection,
-        or there would be nothing to look for. {QUESTIONS:,} new questions wait for it:"""
+        """SmolLM2-135M-Instruct, a real language model of 30 layers, and facts from GeoNames. Its
+        weights are unpacked from four bits the first time, which takes most of a minute."""
     )
-    print(first)
+    preparing.prepare(Path("."), cities, capitals)
 
 
 def capture() -> None:
-    """Let it answer, and keep what it was thinking."""
+    """Let it read the statements, and keep its states."""
     say(
-        """One pass asks them all, and stores what went through the model at the last token of
-        each prompt, with its answer, graded."""
+        """It reads a true and a false statement on each city. One pass keeps what goes through
+        each of its layers at the last token of each."""
     )
+    print(Path("cities.jsonl").read_text(encoding="utf-8").split("\n")[0])
     shell(
-        f"actstore capture --model model --model-name {MODEL} --data questions.jsonl "
-        "--dataset which-is-larger --store store --sites embeddings,resid_post "
-        "--pool prompt.last --max-new-tokens 2 --grade exact --raw --batch-size 256"
-    )
-
-
-def ask() -> None:
-    """Query what is there."""
-    say("How often is it right? Any question about the rows is SQL; vectors take part in it.")
-    shell(
-        'actstore query store "SELECT task, count(*) AS questions, '
-        "avg((label = 'correct')::int) AS accuracy "
-        'FROM activations WHERE layer = 3 GROUP BY ALL ORDER BY ALL"'
-    )
-    print()
-    shell(
-        'actstore query store "SELECT layer, avg(norm) AS norm, '
-        "avg(norm) FILTER (label = 'correct') AS correct, "
-        "avg(norm) FILTER (label = 'incorrect') AS incorrect "
-        'FROM activations GROUP BY ALL ORDER BY ALL"'
+        f"actstore capture --model {model.NAME} --data cities.jsonl --dataset cities "
+        "--store cities.store --raw --pool prompt.last --dtype float32 --batch-size 16"
     )
 
 
 def probe() -> None:
-    """Look for the answer's correctness in the vectors, and say what was found."""
-    say("Can one see from the vectors whether the answer will be right? A probe per layer:")
-    shell("actstore probe store --label label --positive correct --group-by question --out probes")
-    names: dict[str, Any] = {}
-    say("The same by hand, from one layer's matrix, straight from the memory map:")
-    python(
-        names,
-        """
-        import actstore
-        store = actstore.open("store")
-        layer = store.select(site="resid_post", layer=2)
-        X = layer.numpy()
-        y = [label == "correct" for label in layer.table(["label"])["label"].to_pylist()]
-        print(X.shape, X.dtype, f"{sum(y)} of {len(y)} correct")
-        """,
-    )
-    say("And what a probe that sees nothing but the two numbers makes of it:")
-    python(names, _SURFACE)
+    """Look for truth in every layer."""
     say(
-        """So read it soberly: how far apart the numbers are predicts mistakes just as well, and
-        the vectors hold that too. The probe reads how hard the question is; that the model
-        knows whether it is right does not follow."""
+        """Can one see from its states which statements are true? A probe for each layer; both
+        statements of a city stay on the same side of each fold."""
+    )
+    shell(
+        "actstore probe cities.store --label label --positive true --group-by example_id "
+        "--permutations 50 --out probes"
+    )
+    shell("actstore report cities.store -o report.html")
+    say(
+        """At layer 0, words alone, nothing tells; from about a third of the depth on the states
+        do. probes/auroc.png is the picture, report.html shows the store on one page."""
     )
 
 
-_SURFACE = """
-import re
-import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_score
-from sklearn.preprocessing import StandardScaler
-from sklearn.pipeline import make_pipeline
-pairs = np.array([
-    [int(n) for n in re.findall("[0-9]+", question)]
-    for question in layer.table(["question"])["question"].to_pylist()
-])
-apart = np.abs(pairs[:, 0] - pairs[:, 1])
-surface = np.column_stack([apart, np.log(apart), pairs // 100, pairs[:, 0] > pairs[:, 1]])
-reader = make_pipeline(StandardScaler(), LogisticRegression())
-print(f"AUROC {cross_val_score(reader, surface, y, scoring='roc_auc').mean():.3f}")
-"""
+def steer() -> None:
+    """Make a vector of it, and see whether adding it changes what the model says."""
+    say(
+        """The mean difference between true and false is a direction. If the model used it, adding
+        it should make statements on other cities look true, or false when it is subtracted."""
+    )
+    shell("actstore steer cities.store --positive true --negative false --layers 15 --out steering")
+    shell("python -m docs.study.steering --layer 15")
+
+
+def ask() -> None:
+    """Let the model answer questions, and query what it said."""
+    say("Now it answers: capitals of the most populous countries, graded by the real ones.")
+    shell(
+        f"actstore capture --model {model.NAME} --data capitals.jsonl --dataset "
+        "capitals --store capitals.store --layers 5,15,25 --pool prompt.last,response.mean "
+        "--max-new-tokens 16 --grade contains --dtype float32 --batch-size 16"
+    )
+    say("Any question about the rows is SQL; vectors take part in it.")
+    shell(
+        'actstore query capitals.store "SELECT label, question, oracle, prediction FROM '
+        "activations WHERE layer = 15 AND pooling = 'last' ORDER BY example_id LIMIT 6\""
+    )
+    shell(
+        "actstore query cities.store \"SELECT layer, avg(norm) FILTER (label = 'true') AS true, "
+        "avg(norm) FILTER (label = 'false') AS false FROM activations "
+        'WHERE layer IN (0, 10, 20, 29) GROUP BY ALL ORDER BY ALL"'
+    )
 
 
 def adopt() -> None:
-    """Take in what other tools left behind."""
-    files = _write_pickles(Path("hooks"), count=24)
+    """Take in files that lie around already."""
     say(
-        f"""Activations that lie around already come in by one command. Here are {files} pickles,
-        as one project's forward hooks write them; the layout is detected, and no code in them
-        is run."""
+        """Activations that lie around as files come in by one command. Here are the same states
+        once more, as another project's .pt files; the layout is detected."""
     )
-    shell("actstore ingest hooks --store store")
-    print()
-    shell("actstore info store")
-
-
-def load() -> None:
-    """Load the store as a data set."""
-    datasets.config.HF_DATASETS_CACHE = Path("datasets_cache").absolute()
-    datasets.disable_progress_bars()
-    say("And the folder is a Hugging Face data set as it is.")
+    shell("python -m docs.study.tensors cities.store tensors")
+    shell("actstore ingest tensors --store tensors.store --model demo/from-files")
     python(
         {},
         """
-        from datasets import load_dataset
-        layer = load_dataset("store", "demo--two-choice.resid_post.layer_002", split="train")
-        print(len(layer), "rows;", layer[0]["question"], layer[0]["prediction"])
+        import actstore
+        import numpy as np
+        captured = actstore.open("cities.store").select(layer=15).numpy()
+        ingested = actstore.open("tensors.store").select(layer=15).numpy()
+        print(captured.shape, ingested.shape, np.array_equal(captured, ingested))
         """,
     )
 
 
 def share() -> None:
     """Push the store to a Hub on loopback, and use it from there."""
-    repository = "org/two-choice-activations"
     say(
         """Sharing it is one commit on the Hugging Face Hub. Here a Hub on loopback stands in; the
         client libraries are the real ones."""
     )
-    with Hub(Path("hub")) as hub:
-        # huggingface_hub and datasets read where the Hub is when they are imported.
-        home = Path("home").absolute()
-        environment = {**hub_env(hub, home), "XDG_CACHE_HOME": str(home)}
-        sql = "SELECT label, count(*) AS n FROM activations WHERE layer = 3 GROUP BY ALL ORDER BY n"
-        far = f"hf://datasets/{repository}"
-        for words in (
-            ["push", "store", repository, "--license", "cc-by-4.0"],
-            ["query", far, sql],
-            ["pull", repository, "pulled", "--layers", "2"],
-        ):
-            print(f"$ actstore {shlex.join(words)}", flush=True)
-            _child([sys.executable, "-m", "actstore", *words], environment)
-            print(flush=True)
-        code = (
+    sql = "SELECT label, count(*) AS n FROM activations WHERE layer = 15 GROUP BY ALL ORDER BY ALL"
+    with hub(Path("hub"), Path("home")) as environment:
+        far(["push", "cities.store", REPOSITORY, "--license", "cc-by-4.0"], environment)
+        far(["query", f"hf://datasets/{REPOSITORY}", sql], environment)
+        far(["pull", REPOSITORY, "pulled.store", "--layers", "15,20"], environment)
+        far_python(
             "from datasets import load_dataset\n"
-            f'rows = load_dataset("{repository}", split="train")\n'
-            'print(len(rows), "rows;", rows[0]["question"], rows[0]["label"])'
+            f'rows = load_dataset("{REPOSITORY}", split="train")\n'
+            'print(len(rows), "rows;", rows[0]["question"], rows[0]["label"])',
+            environment,
         )
-        print(textwrap.indent(code, ">>> "), flush=True)
-        _child([sys.executable, "-c", code], environment)
-
-
-def _child(command: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run(command, env=environment, check=False)
-    if done.returncode:
-        sys.exit(f"the demo stopped: {shlex.join(command)} ended with code {done.returncode}")
-
-
-def _write_pickles(folder: Path, count: int) -> int:
-    """Write pickles as one project's hooks fill them: embeddings and layers, last step only."""
-    folder.mkdir(parents=True)
-    model = AutoModelForCausalLM.from_pretrained("model")
-    tokenizer = AutoTokenizer.from_pretrained("model")
-    started = datetime(2026, 1, 1)
-    lines = Path("questions.jsonl").read_text(encoding="utf-8").splitlines()[:count]
-    for number, question in enumerate(json.loads(line)["question"] for line in lines):
-        inputs = tokenizer(question, return_tensors="pt", return_token_type_ids=False)
-        seen: dict[str, torch.Tensor] = {}
-        with torch.inference_mode(), _hooks(model, seen):
-            tokens = model.generate(**inputs, max_new_tokens=2, do_sample=False)
-        stamp = started + timedelta(seconds=number)
-        document = {
-            "prompt": question,
-            "response": tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :]),
-            "model": MODEL,
-            "timestamp": stamp.isoformat(),
-            "input_ids": inputs["input_ids"],
-            "activations": seen,
-        }
-        title = re.sub(r"[^\w\s]", "", question)[:50]
-        name = f"benchmark_activations_{stamp:%Y%m%d_%H%M%S_%f}_{title}.pkl"
-        with (folder / name).open("wb") as file:
-            pickle.dump(document, file)
-    return len(lines)
-
-
-@contextlib.contextmanager
-def _hooks(model: Any, seen: dict[str, torch.Tensor]) -> Iterator[None]:
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            found = output[0] if isinstance(output, tuple) else output
-            seen[name] = found.detach().cpu()
-
-        return hook
-
-    inner = model.model
-    handles = [inner.embed_tokens.register_forward_hook(keep("embeddings"))]
-    for number, layer in enumerate(inner.layers):
-        handles.append(layer.register_forward_hook(keep(f"layer_{number}")))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 if __name__ == "__main__":

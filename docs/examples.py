@@ -2,7 +2,8 @@
 
 A ```console block is a terminal session: lines after ``$ `` are run, the others are what
 they print. A ```python block is executed; a ```text block right after it is what it
-prints. All examples of a page share one folder and one set of Python names, in order.
+prints. A ```sh block of the README is a script, run as a whole. All examples of a page share
+one folder and one set of Python names, in order.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import io
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import tempfile
 import types
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,9 +38,9 @@ _VARYING = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One command or one piece of Python, and what it should print."""
+    """One command, one script or one piece of Python, and what it should print."""
 
-    language: Literal["shell", "python"]
+    language: Literal["shell", "python", "script"]
     code: str
     expected: str | None
     """None where the page shows no output."""
@@ -46,14 +49,24 @@ class Example:
     """Where the expected output stands in the page."""
 
 
-def parse(page: str) -> list[Example]:
-    """Return the examples of a page in order."""
+def parse(page: str, *, scripts: bool = False) -> list[Example]:
+    """Return the examples of a page in order; ```sh blocks only where ``scripts`` is set."""
     found: list[Example] = []
     fences = list(_FENCE.finditer(page))
     for number, fence in enumerate(fences):
         start = fence.start("body")
         if fence["kind"] == "console":
             found += _session(page, fence["body"], start)
+        elif fence["kind"] == "sh" and scripts:
+            found.append(
+                Example(
+                    language="script",
+                    code=fence["body"],
+                    expected=None,
+                    line=page.count("\n", 0, start) + 1,
+                    span=None,
+                )
+            )
         elif fence["kind"] == "python":
             after = fences[number + 1] if number + 1 < len(fences) else None
             printed = (
@@ -109,6 +122,8 @@ class Session:
         with contextlib.chdir(self.folder):
             if example.language == "shell":
                 return self._shell(example.code)
+            if example.language == "script":
+                return _script(example.code)
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 exec(compile(example.code, f"<line {example.line}>", "exec"), self.names)
@@ -116,6 +131,9 @@ class Session:
 
     def _shell(self, code: str) -> str:
         words = shlex.split(code.replace("\\\n", " "))
+        if words[0] == "cd":
+            self.folder = self.folder / words[1]
+            return "" if self.folder.is_dir() else f"cd: {words[1]}: no such folder\n"
         plain = words[0] == "actstore" and not re.search(
             r"[|>;&*]", re.sub(r"'[^']*'|\"[^\"]*\"", "", code)
         )
@@ -125,16 +143,44 @@ class Session:
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
                 cli.run(words[1:])
             return printed.getvalue()
-        definition = f'actstore() {{ {shlex.quote(sys.executable)} -m actstore "$@"; }}\n'
-        finished = subprocess.run(
-            ["bash", "-c", definition + code],
-            stdout=subprocess.PIPE,
+        return _bash(code).stdout
+
+
+def _script(code: str) -> str:
+    """Run a script to its end or first failure; what it left running ends with it.
+
+    Raises:
+        RuntimeError: a command of it failed.
+    """
+    finished = _bash(f"set -e\n{code}")
+    if finished.returncode:
+        raise RuntimeError(f"a script ended with code {finished.returncode}:\n{finished.stdout}")
+    return finished.stdout
+
+
+def _bash(code: str) -> subprocess.CompletedProcess[str]:
+    """Run a line or a script in bash, `actstore` and `python` being those of this checkout."""
+    here = shlex.quote(sys.executable)
+    definitions = f'actstore() {{ {here} -m actstore "$@"; }}\npython() {{ {here} "$@"; }}\n'
+    path = os.pathsep.join(
+        filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    )
+    # Into a file: a pipe would wait for whatever the script leaves running.
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
+        process = subprocess.Popen(
+            ["bash", "-c", definitions + code],
+            stdout=printed,
             stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "LC_ALL": "C.UTF-8"},
-            check=False,
+            env={**os.environ, "PYTHONPATH": path, "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
         )
-        return finished.stdout
+        try:
+            returned = process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        printed.seek(0)
+        return subprocess.CompletedProcess(code, returned, printed.read())
 
 
 def agrees(printed: str, expected: str) -> bool:
@@ -163,11 +209,13 @@ def _steady(text: str) -> str:
     return re.sub(r"(?<=\S) {2,}", "  ", text)
 
 
-def renewed(page: str, session: Session) -> str:
+def renewed(page: str, session: Session, *, scripts: bool = False) -> str:
     """Return the page with every output that no longer agrees replaced by the real one."""
     pieces = []
     position = 0
-    for example in parse(page):
+    for example in parse(page, scripts=scripts):
+        if example.language == "script":
+            _, example = split_installing(example)
         printed = session.run(example)
         if example.span is None or example.expected is None:
             continue
@@ -177,6 +225,18 @@ def renewed(page: str, session: Session) -> str:
                 pieces.append("\n")
             position = example.span[1]
     return "".join([*pieces, page[position:]])
+
+
+INSTALLING = re.compile(r"^(git clone|make|pip install|python3? -m venv|\. \.venv/bin/activate)\b")
+"""How commands begin that set up what everything else runs in: not run again by the tests."""
+
+
+def split_installing(example: Example) -> tuple[list[str], Example]:
+    """Return the commands of a script that install something, and the script without them."""
+    lines = example.code.splitlines()
+    setup = [line.split("  #")[0].strip() for line in lines if INSTALLING.match(line)]
+    rest = "\n".join(line for line in lines if not INSTALLING.match(line))
+    return setup, replace(example, code=rest)
 
 
 def prepare(folder: Path) -> None:

@@ -20,6 +20,7 @@ from actstore import cli, schema
 from actstore.capturing.blocks import SITES
 from actstore.commands.exits import Exit
 from docs import examples
+from docs.study import model as study
 
 DOCS = Path(__file__).parent
 HINT = "<!-- Written by `make docs`: change the help text in actstore/commands instead. -->"
@@ -174,14 +175,26 @@ def main() -> None:
         with_blocks(page.read_text(encoding="utf-8"), {"families": family_table()}),
         encoding="utf-8",
     )
-    for page in (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))):
-        text = page.read_text(encoding="utf-8")
-        if examples.parse(text):
-            with tempfile.TemporaryDirectory() as folder:
-                datasets.config.HF_DATASETS_CACHE = Path(folder) / "datasets_cache"
-                examples.prepare(Path(folder))
-                text = examples.renewed(text, examples.Session(Path(folder)))
-            page.write_text(text, encoding="utf-8")
+    for page in sorted(DOCS.glob("*.md")):
+        _renew(page)
+    readme = DOCS.parent / "README.md"
+    if absent := study.missing():
+        print(f"README.md is left as it is: {', '.join(absent)} not installed")
+    else:
+        _renew(readme, readme=True)
+
+
+def _renew(page: Path, *, readme: bool = False) -> None:
+    """Run the examples of a page and write outputs that have changed into it."""
+    text = page.read_text(encoding="utf-8")
+    if not examples.parse(text, scripts=readme):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        datasets.config.HF_DATASETS_CACHE = Path(folder) / "datasets_cache"
+        if not readme:  # which makes its own data, as its readers do
+            examples.prepare(Path(folder))
+        text = examples.renewed(text, examples.Session(Path(folder)), scripts=readme)
+    page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,9 @@ import click
 import pytest
 
 from actstore import cli, schema
+from docs import demo as story
 from docs import examples, generate
+from docs.study import model as study
 from tests.capturing import families, vision_families
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,16 +33,19 @@ def commands() -> Iterator[click.Command]:
         yield command
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
 def test_the_examples_of_a_page_print_what_it_shows(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets_cache")
-    text = page.read_text(encoding="utf-8")
-    found = examples.parse(text)
+    found = examples.parse(page.read_text(encoding="utf-8"))
     if found:
         examples.prepare(tmp_path)
-    session = examples.Session(tmp_path)
+    run(found, page, tmp_path)
+
+
+def run(found: list[examples.Example], page: Path, folder: Path) -> None:
+    session = examples.Session(folder)
     for example in found:
         printed = session.run(example)
         if example.expected is not None:
@@ -47,24 +54,96 @@ def test_the_examples_of_a_page_print_what_it_shows(
             )
 
 
-def test_the_demo_runs_and_stays_in_its_folder(tmp_path: Path) -> None:
-    home = tmp_path / "home"
+def test_every_command_of_the_readme_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order, on data that its own commands make; what installs is looked at instead."""
+    readme = PAGES[0]
+    if absent := study.missing():
+        pytest.skip(f"the study's packages are not installed: {', '.join(absent)}")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets_cache")
+    found = examples.parse(readme.read_text(encoding="utf-8"), scripts=True)
+    run([examples.split_installing(each)[1] for each in found], readme, tmp_path)
+    # Every other kind of block would be a command that nobody runs.
+    fences = re.findall(r"^```(\w*)\n", readme.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(fences) <= {"console", "python", "text", "sh", ""}
+
+
+def test_what_the_readme_installs_is_there() -> None:
+    text = PAGES[0].read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    commands = [
+        line
+        for each in examples.parse(text, scripts=True)
+        for line in examples.split_installing(each)[0]
+    ]
+    assert commands
+    for line in commands:
+        words = shlex.split(line.split(" && ")[0])
+        if words[0] == "make":
+            assert set(words[1:]) <= targets, line
+        elif words[:2] == ["pip", "install"]:
+            name, _, extras = words[-1].partition("[")
+            assert name == project["name"]
+            wanted = set(extras.rstrip("]").split(",")) - {""}
+            assert wanted <= set(project["optional-dependencies"]), line
+
+
+def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     finished = subprocess.run(
-        [sys.executable, str(ROOT / "docs" / "demo.py"), "--folder", "demo"],
-        cwd=tmp_path,
-        env={**os.environ, "HOME": str(home), "HF_HUB_OFFLINE": "1"},
+        [sys.executable, str(ROOT / "docs" / "demo.py"), "--folder", "demo", *options],
+        cwd=folder,
+        env={**os.environ, "HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
+    # All that it makes is in its folder.
+    assert [path.name for path in folder.iterdir()] == ["demo"]
+    return finished
+
+
+def test_the_demo_on_a_model_trained_on_the_spot(tmp_path: Path) -> None:
+    finished = demo(tmp_path, "--small")
     assert "(3000, 64) float32 24" in finished.stdout  # some 2,400 of its answers are right
     assert "5 probes written" in finished.stderr
     assert "120 rows from 24 files" in finished.stdout
     assert "15120 rows; Which is larger:" in finished.stdout
     assert "moved" in finished.stderr  # the query of the repository on loopback
     assert "pulled: 3,024 rows" in finished.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+def test_the_demo_on_the_real_model(tmp_path: Path) -> None:
+    """On fewer facts than `make demo` takes."""
+    if absent := study.missing():
+        pytest.skip(f"the study's packages are not installed: {', '.join(absent)}")
+    finished = demo(tmp_path, "--cities", "24", "--capitals", "3")
+    assert "captured  48 examples" in finished.stdout
+    assert "30 probes written" in finished.stderr
+    assert "log odds" in finished.stdout
+    assert "(48, 576) (48, 576) True" in finished.stdout
+    assert "captured  3 examples" in finished.stdout
+    assert "1440 rows; The city of" in finished.stdout
+    assert "pulled.store: 96 rows" in finished.stdout
+    assert (tmp_path / "demo" / "probes" / "auroc.png").stat().st_size > 10_000
+    assert (tmp_path / "demo" / "report.html").exists()
+
+
+def test_the_demo_says_in_one_line_when_the_weights_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(study, "PACKAGES", ("gguf", "no_such_package"))
+    monkeypatch.setattr("docs.demo_small.tell", lambda: told.append("small"))
+    monkeypatch.setattr(sys, "argv", ["demo", "--folder", str(tmp_path / "demo")])
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
+    story.main()
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "no_such_package not installed: a small model trained on the spot steps in"
+    assert told == ["small"]
 
 
 def test_the_readme_shows_examples() -> None:
@@ -124,6 +203,21 @@ def test_examples_in_help_texts_use_options_that_exist(command: click.Command) -
     used = re.findall(rf"actstore {command.name} (.*)", command.help)
     assert used
     assert not {word for line in used for word in re.findall(r"\s(--?[a-z][a-z-]*)", line)} - known
+
+
+def test_a_script_runs_to_its_end_or_is_an_error(tmp_path: Path) -> None:
+    # Left running, it would hold up a reader of its output for ten minutes.
+    waits = "python -c 'import time; time.sleep(600)' &\n"
+    page = f"```sh\nmake install\n{waits}echo one > made\n```\n```sh\nfalse\necho two\n```\n"
+    good, bad = examples.parse(page, scripts=True)
+    setup, rest = examples.split_installing(good)
+    assert setup == ["make install"]
+    session = examples.Session(tmp_path)
+    session.run(rest)
+    assert (tmp_path / "made").read_text() == "one\n"
+    with pytest.raises(RuntimeError, match="ended with code 1"):
+        session.run(bad)
+    assert not examples.parse(page)
 
 
 def test_an_example_that_prints_something_else_is_found(tmp_path: Path) -> None:

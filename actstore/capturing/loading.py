@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actstore.capturing import gguf
 from actstore.errors import (
     AccessError,
     MissingExtraError,
@@ -69,7 +71,8 @@ def load(
     """Load a causal language model or a vision-language model with what prepares its input.
 
     Args:
-        model_id: a folder, or an id on the Hub.
+        model_id: a folder, an id on the Hub, or a GGUF file (or a folder with nothing but one),
+            whose weights are unpacked; ``auto`` is float32 there.
         revision: branch, tag or commit on the Hub.
         dtype: ``auto`` keeps the checkpoint's own.
         device: such as ``cpu``, ``cuda`` or ``cuda:1``; by default the accelerator if there is
@@ -82,9 +85,9 @@ def load(
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
-        MissingExtraError: transformers (or Pillow, or accelerate) is not installed.
+        MissingExtraError: transformers (or Pillow, accelerate or gguf) is not installed.
         UsageError: options that exclude each other, or an unknown dtype or device.
-        ModelError: no such model, or it is not a decoder that can be asked.
+        ModelError: no such model, a damaged file, or no decoder that can be asked.
         RepositoryNotFoundError, RevisionError, AccessError, OfflineError: the Hub's answer.
     """
     try:
@@ -94,36 +97,52 @@ def load(
         raise MissingExtraError("capturing activations", "capture") from None
     _check(dtype, device, device_map, layers_needed, generate)
     name = str(model_id)
-    _check_place(name)
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    file = gguf.find(name)
+    header = gguf.check(file) if file is not None else None
+    if header is not None:
+        # The whole path, since a bare name would first be looked for where we are.
+        name, common["gguf_file"] = str(header.path.parent), str(header.path.absolute())
+    else:
+        _check_place(name)
     commit = _commit(name, revision)
     if commit is not None or (revision is not None and not os.path.isdir(name)):
         # All files of one commit, even if the branch moves on meanwhile.
         common["revision"] = commit or revision
-    config = _explained(name, lambda: transformers.AutoConfig.from_pretrained(name, **common))
-    model_class, is_vlm = _model_class(transformers, config, name)
+    shown = str(header.path) if header is not None else name
+
+    def explained(action: Any) -> Any:
+        return _explained(shown, action, header)
+
+    config = explained(lambda: transformers.AutoConfig.from_pretrained(name, **common))
+    model_class, is_vlm = _model_class(transformers, config, shown, text_only=header is not None)
     options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if attn is not None:
         options["attn_implementation"] = attn
     if device_map is not None:
         options["device_map"] = device_map
     if layers_needed is not None:
-        truncate(config, layers_needed, name)
-    processor = _processor(transformers, name, common, is_vlm)
-    model = _explained(
-        name, lambda: model_class.from_pretrained(name, config=config, **options, **common)
-    )
+        truncate(config, layers_needed, shown)
+    processor = explained(lambda: _processor(transformers, name, common, is_vlm))
+    with gguf.quiet_bar() if header is not None else nullcontext():
+        model, told = explained(
+            lambda: model_class.from_pretrained(
+                name, config=config, output_loading_info=True, **options, **common
+            )
+        )
+    if header is not None:
+        gguf.check_loaded(header, told["missing_keys"])
     if device_map is None:
         model = _placed(model, device, torch)
     model.eval()
     if generate and not getattr(model, "can_generate", lambda: True)():
         raise ModelError(
-            f"{name}: {type(model).__name__} cannot generate; capture it with --max-new-tokens 0"
+            f"{shown}: {type(model).__name__} cannot generate; capture it with --max-new-tokens 0"
         )
     return Loaded(
         model=model,
         processor=processor,
-        name=name,
+        name=header.path.name if header is not None else name,
         revision=commit,
         is_vlm=is_vlm,
         settings={
@@ -150,6 +169,9 @@ def block_count(
     except ImportError:
         raise MissingExtraError("capturing activations", "capture") from None
     name = str(model_id)
+    file = gguf.find(name)
+    if file is not None:
+        return gguf.check(file).blocks
     _check_place(name)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None and not os.path.isdir(name):
@@ -229,18 +251,26 @@ def _check_place(name: str) -> None:
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelError(f"{name}: the folder has no config.json, so it holds no model")
+            raise ModelError(
+                f"{name}: the folder has no config.json and no .gguf file, so it holds no model"
+            )
         return
     if path.is_file():
-        raise ModelError(f"{name} is a file; expected a model's folder or its id on the Hub")
+        raise ModelError(
+            f"{name} is a file; expected a model's folder, a GGUF file, or an id on the Hub"
+        )
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"{name}: no such folder")
 
 
-def _model_class(transformers: Any, config: Any, name: str) -> tuple[Any, bool]:
+def _model_class(
+    transformers: Any, config: Any, name: str, *, text_only: bool = False
+) -> tuple[Any, bool]:
     """Return the auto class that loads ``config``, and whether it may see images."""
     auto = transformers.models.auto.modeling_auto
     kind = config.model_type
+    if text_only and kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return transformers.AutoModelForCausalLM, False
     if kind in auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES:
         return transformers.AutoModelForMultimodalLM, True
     remote = getattr(config, "auto_map", None) or {}
@@ -285,7 +315,7 @@ def default_device() -> str:
     return found.type if found is not None else "cpu"
 
 
-def _explained(name: str, action: Any) -> Any:
+def _explained(name: str, action: Any, header: gguf.Header | None = None) -> Any:
     """Run ``action``; what transformers and the Hub raise becomes one of our errors.
 
     The Hub client's errors are told by name: only ``hub/`` imports that client.
@@ -312,6 +342,8 @@ def _explained(name: str, action: Any) -> Any:
                     f"{name} is not in the cache and the Hub cannot be reached (or "
                     "HF_HUB_OFFLINE is set)"
                 ) from None
+        if header is not None:
+            raise gguf.explain(problem, header) from problem
         if isinstance(problem, OSError | ValueError | ImportError | RuntimeError | KeyError):
             if "trust_remote_code" in str(problem):
                 raise ModelError(

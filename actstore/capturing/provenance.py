@@ -29,6 +29,7 @@ _SNAPSHOT = re.compile(r"models--(?P<name>.+?)/snapshots/(?P<revision>[0-9a-f]{7
 _VOLATILE = {
     "_name_or_path", "name_or_path", "transformers_version", "_commit_hash", "torch_dtype", "dtype",
     "architectures", "_attn_implementation", "_attn_implementation_autoset", "use_cache",
+    "gguf_file",
 }  # fmt: skip
 _SAMPLED = 16
 _PROMPT = 20_000
@@ -48,7 +49,10 @@ def identify(model: nn.Module, name: str | None, revision: str | None) -> Identi
         UsageError: the model was made in memory and nobody says what it is called.
     """
     config: Any = getattr(model, "config", None)
-    found = name or str(getattr(config, "_name_or_path", "") or "")
+    packed = getattr(getattr(config, "quantization_config", None), "gguf_file", None)
+    found = name or str(
+        (packed and Path(packed).name) or getattr(config, "_name_or_path", "") or ""
+    )
     if not found:
         raise UsageError(
             f"the {type(model).__name__} has no name: say what the store shall call it, "

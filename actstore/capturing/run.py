@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from actstore.capturing import gguf
 from actstore.capturing.batching import BatchSize, parse_batch_size
 from actstore.capturing.blocks import unwrap
 from actstore.capturing.example import Example
@@ -114,6 +116,8 @@ def capture(
         raise UsageError(f"model is a {type(model).__name__}; expected a loaded torch module")
     if first_k is not None and first_k < 1:
         raise UsageError(f"first_k {first_k}: at least 1")
+    origin = gguf.origin(unwrap(model))
+    known, notes = ({"gguf": origin}, origin["notes"]) if origin is not None else ({}, [])
     options = Options(
         layers=layers,
         sites=tuple(_words(sites)),
@@ -136,9 +140,9 @@ def capture(
         self_check=self_check,
         strict=strict,
         dry_run=dry_run,
-        settings=dict(settings or {}),
+        settings=known | dict(settings or {}),
     )
-    return Session(
+    summary = Session(
         model,
         processor,
         Source(examples, first_k),
@@ -147,6 +151,7 @@ def capture(
         identity=identify(unwrap(model), model_name, revision),
         progress=progress,
     ).run()
+    return replace(summary, notes=(*notes, *summary.notes))
 
 
 def _words(names: str | Sequence[str]) -> list[str]:

@@ -62,7 +62,12 @@ def column_options(command: Command) -> Command:
 
 
 @click.command("capture")
-@click.option("--model", metavar="ID|FOLDER", required=True, help="The model: Hub id or folder.")
+@click.option(
+    "--model",
+    metavar="ID|FOLDER|FILE.gguf",
+    required=True,
+    help="The model: Hub id, folder, or a GGUF file, whose weights are unpacked.",
+)
 @click.option(
     "--data",
     metavar="FILE|ID",
