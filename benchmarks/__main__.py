@@ -21,26 +21,32 @@ NAMES = (
     *("memory", "size", "metadata_sql", "open_many", "cli_start", "hub_bytes", "probes"),
     *("batches", "capture"),
 )
+BY_NAME = ("coverage",)
+"""What is measured in simulations and not in seconds, and runs only where it is named."""
 
 
 def main() -> int:
     """Run what the command line names; 1 when a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}")
+    known = NAMES + BY_NAME
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(known)}")
     parser.add_argument("--quick", action="store_true", help="small data: does it run at all?")
     parser.add_argument("--data", type=Path, help="folder to keep the data in between runs")
     parser.add_argument("--json", type=Path, help="file for the numbers")
+    parser.add_argument(
+        "--simulations", type=int, metavar="N", help="of each setting of coverage; 200 by default"
+    )
     options = parser.parse_args()
-    unknown = set(options.names) - set(NAMES)
+    unknown = set(options.names) - set(known)
     if unknown:
-        parser.error(f"no benchmark {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}: there are {', '.join(known)}")
     names = options.names or NAMES
     if options.data is not None:
         options.data.mkdir(parents=True, exist_ok=True)
-        outcomes = _run(names, options.data, options.quick)
+        outcomes = _run(names, options.data, options.quick, options.simulations)
     else:
         with tempfile.TemporaryDirectory(prefix="actstore-benchmarks-") as folder:
-            outcomes = _run(names, Path(folder), options.quick)
+            outcomes = _run(names, Path(folder), options.quick, options.simulations)
     print(f"\n{machine()}\n\n{table(outcomes)}")
     if options.json is not None:
         document = {"machine": machine(), "outcomes": [asdict(outcome) for outcome in outcomes]}
@@ -60,14 +66,15 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def _run(names: Sequence[str], folder: Path, quick: bool) -> list[Outcome]:
+def _run(names: Sequence[str], folder: Path, quick: bool, simulations: int | None) -> list[Outcome]:
     small = {"examples": 96, "layers": 5, "width": 256} if quick else {}
     corpus = Corpus(folder / ("quick" if quick else "full"), quick=quick, **small)
     corpus.folder.mkdir(exist_ok=True)
     outcomes: list[Outcome] = []
     for name in names:
         start = time.perf_counter()
-        found = importlib.import_module(f"benchmarks.{name}").run(corpus)
+        settings = {"simulations": simulations} if name in BY_NAME else {}
+        found = importlib.import_module(f"benchmarks.{name}").run(corpus, **settings)
         seconds = time.perf_counter() - start
         print(f"{name}: {seconds:.0f} s, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
         for outcome in found:

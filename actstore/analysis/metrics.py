@@ -234,11 +234,12 @@ def accuracy_interval(
     share = float(hits.mean())
     factor = Dependence.of(folds, groups, width, positive)
     apart = hits - share
-    for side in () if positive is None else (True, False):
-        own = positive[tested] == side
-        size = _groups(groups, positive == side, tested)
-        if size > 1:
-            apart[own] = (hits[own] - hits[own].mean()) * math.sqrt(size / (size - 1))
+    if positive is not None:
+        for side in (positive, ~positive):
+            own = side[tested]
+            size = _groups(groups, side, tested)
+            if size > 1:
+                apart[own] = (hits[own] - hits[own].mean()) * math.sqrt(size / (size - 1))
     variance = _clustered(apart / len(hits), groups[tested])
     there = len(np.unique(groups[tested]))
     number = float(there)
@@ -277,16 +278,16 @@ class Dependence(NamedTuple):
         """
         if len(folds) < 3 or not width:
             return cls(len(folds), 0.0)
-        trained = np.mean([len(np.unique(groups[fold.train])) for fold in folds])
+        trained = float(np.mean([len(np.unique(groups[fold.train])) for fold in folds]))
         if positive is not None:
             one, other = (
-                np.mean([_groups(groups, positive == side, fold.train) for fold in folds])
+                float(np.mean([_groups(groups, positive == side, fold.train) for fold in folds]))
                 for side in (True, False)
             )
             trained = min(trained, 4 * one * other / max(one + other, 1))
         # Of two folds each probe has its own rows: what varies with them is not averaged out.
         most = min(1.0, (len(folds) - 2) / 2)
-        return cls(len(folds), most * min(1.0, float(trained) / width / _PLENTY))
+        return cls(len(folds), most * min(1.0, trained / width / _PLENTY))
 
     def root(self, value: float, part: float = 1.0) -> float:
         """Return the factor of a standard deviation where the true AUROC or accuracy is this.

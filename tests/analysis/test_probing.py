@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -272,8 +273,8 @@ def test_a_verdict_holds_each_figure_against_its_strongest_baseline(
     (result,) = run(tmp_path / "s", permutations=3).results
     assert result.permuted is not None
     assert result.words is not None
-    given = {"low": 0.6, "words": 0.01, "p_family": 0.01, "p_value": 0.01, "runs": 99}
-    given |= {"high": 0.9, "p_below": 1.0} | changes  # type: ignore[assignment]
+    given: dict[str, Any] = {"low": 0.6, "words": 0.01, "p_family": 0.01, "p_value": 0.01}
+    given |= {"high": 0.9, "p_below": 1.0, "runs": 99} | changes
     permuted = result.permuted._replace(
         **{name: given[name] for name in ("p_family", "p_value", "p_below", "runs")}
     )
