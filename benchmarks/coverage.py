@@ -22,6 +22,7 @@ from actstore.analysis.linear import Method
 from actstore.analysis.metrics import Estimate
 from actstore.analysis.planning import Settings
 from actstore.analysis.results import Result
+from actstore.analysis.standards import standards_of
 from benchmarks.corpus import Corpus
 from benchmarks.measure import Outcome
 
@@ -187,7 +188,7 @@ def _true(case: Case, data: Draw, fresh: Draw, setting: Settings) -> tuple[float
     (job,) = planning.crossed(cells_of(data)[:1], setting)
     areas, right = [], []
     for train, _ in job.divisions:
-        (standard,) = linear.standards(data.vectors[0], [train])
+        (standard,) = standards_of(data.vectors[0], [train])
         space = linear.Space.of(
             np.concatenate(
                 [standard.apply(data.vectors[0][train]), standard.apply(fresh.vectors[0])]

@@ -4,6 +4,11 @@ Two phrasings of one example, and one question asked in several examples, are no
 independent: what tells them apart from others is learned from one and found in the other.
 So rows that share their example or their question are kin, and so are rows that are kin of
 the same row: the groups are the connected components, over all rows of a run at once.
+
+An example is known by its data set, split and id: ids count from 0 again in each split. Where
+no data set is named, an id means something within its own store alone; of another store's
+row with that id, it is the same example if the same run made it, or if one of the two has no
+question that could tell.
 """
 
 from __future__ import annotations
@@ -30,11 +35,13 @@ COLUMNS = (
 )
 """What :func:`of_table` needs."""
 _LEVELS = (
-    ("dataset", "example_id"),
-    ("split", "example_index", "mode", "variant"),
+    ("dataset", "split", "example_id"),
+    ("example_index", "mode", "variant"),
     ("position",),
 )
 """What tells examples apart, then versions of an example, then tokens of a version."""
+_STORE = "__store__"
+"""Number of the store whose ids a row has, where no data set is named and there are several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +92,16 @@ def groups_of(
     import pyarrow as pa
 
     several = selections if isinstance(selections, Sequence) else [selections]
-    tables = [selection.table(list(COLUMNS)) for selection in several]
+    tables = [selection.table([*COLUMNS, "run_id"]) for selection in several]
     given = None
     if group_by is not None and group_by.strip() not in (EXAMPLE, ROW_ID):
         given = np.concatenate([keys.texts(selection, group_by) for selection in several])
-    return of_table(pa.concat_tables(tables), group_by, given, used=used, notes=notes)
+    table = pa.concat_tables(tables)
+    if len(several) > 1:
+        stores = np.repeat(np.arange(len(several)), [len(each) for each in tables])
+        unnamed = table["dataset"].is_null().to_numpy()
+        table = table.append_column(_STORE, pa.array(stores, mask=~unnamed))
+    return of_table(table, group_by, given, used=used, notes=notes)
 
 
 def of_table(
@@ -111,7 +123,7 @@ def of_table(
         notes: as in :func:`groups_of`.
     """
     units = _units(table)
-    examples = units[:, 0]
+    examples = _across_stores(table, units[:, 0])
     if group_by is not None and group_by.strip() == ROW_ID:
         # A row's number is another at each layer; what it is a vector of is not.
         return Kinship(groups=_from_zero(units[:, 2]), units=units, grouped_by=ROW_ID)
@@ -124,8 +136,8 @@ def of_table(
             groups = examples + (int(numbers.max(initial=-1)) + 1)
             groups[named] = numbers
         return Kinship(groups=_from_zero(groups), units=units, grouped_by=group_by.strip())
-    asked = table["question"].combine_chunks().dictionary_encode()
-    questions = asked.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    questions = _codes(table, ["question"])
+    questions[_blank(table)] = -1
     seen = questions if used is None else questions[used]
     if not (seen >= 0).any():
         return Kinship(groups=_from_zero(examples), units=units, grouped_by=EXAMPLE)
@@ -169,13 +181,43 @@ def _units(table: pa.Table) -> np.ndarray:
     found = np.zeros((len(table), len(_LEVELS)), np.int64)
     codes = np.zeros(len(table), np.int64)
     for level, names in enumerate(_LEVELS):
-        for name in names:
-            column = table[name].combine_chunks().dictionary_encode()
-            part = column.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1
-            codes = codes * (len(column.dictionary) + 1) + part
-            # Numbered anew each time, so that products of many columns cannot overflow.
-            codes = np.unique(codes, return_inverse=True)[1].astype(np.int64)
+        here = [*names, _STORE] if level == 0 and _STORE in table.column_names else names
+        codes = _codes(table, here, codes)
         found[:, level] = codes
+    return found
+
+
+def _codes(table: pa.Table, names: Sequence[str], codes: np.ndarray | None = None) -> np.ndarray:
+    """Return a number for each row's values of some columns, and for ``codes`` beside them."""
+    found = np.zeros(len(table), np.int64) if codes is None else codes
+    for name in names:
+        column = table[name].combine_chunks().dictionary_encode()
+        part = column.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1
+        found = found * (len(column.dictionary) + 1) + part
+        # Numbered anew each time, so that products of many columns cannot overflow.
+        found = np.unique(found, return_inverse=True)[1].astype(np.int64)
+    return found
+
+
+def _across_stores(table: pa.Table, examples: np.ndarray) -> np.ndarray:
+    """Join what is one example in several stores though no data set is named."""
+    if _STORE not in table.column_names:
+        return examples
+    unnamed = table[_STORE].is_valid().to_numpy()
+    runs = _codes(table, ["run_id", "split", "example_id"])
+    runs[~unnamed] = -1
+    ids = _codes(table, ["split", "example_id"])
+    silent = np.isin(ids, ids[unnamed & _blank(table)])
+    ids[~(unnamed & silent)] = -1
+    return connected(connected(examples, runs), ids)
+
+
+def _blank(table: pa.Table) -> np.ndarray:
+    """Return which rows have no question, bool ``[rows]``."""
+    import pyarrow.compute as pc
+
+    texts = pc.fill_null(pc.utf8_trim_whitespace(table["question"]), "")
+    found: np.ndarray = pc.equal(texts, "").to_numpy()
     return found
 
 

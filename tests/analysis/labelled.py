@@ -38,6 +38,7 @@ def add(
     layer: int | None = 0,
     pooling: str = "last",
     first: int = 0,
+    run: str = "run",
     **columns: Any,
 ) -> None:
     """Commit rows of one layer; examples and questions are numbered from ``first``."""
@@ -48,7 +49,7 @@ def add(
         "label": list(labels),
         **columns,
     }
-    with StoreWriter(root, run=Run(run_id="run", kind="test", started_at="")) as writer:
+    with StoreWriter(root, run=Run(run_id=run, kind="test", started_at="")) as writer:
         writer.add(
             RowBatch(
                 vectors=matrix,

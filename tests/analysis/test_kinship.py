@@ -36,9 +36,9 @@ def searched(rows: list[dict[str, Any]]) -> list[int]:
             at = waiting.pop()
             found[at] = count
             for other, row in enumerate(rows):
-                example = (row.get("dataset"), row["example_id"])
-                same = example == (rows[at].get("dataset"), rows[at]["example_id"])
-                asked = row["question"] is not None and row["question"] == rows[at]["question"]
+                names = ("dataset", "split", "example_id")
+                same = all(row.get(name) == rows[at].get(name) for name in names)
+                asked = bool(row["question"]) and row["question"] == rows[at]["question"]
                 if found[other] < 0 and (same or asked):
                     waiting.append(other)
         count += 1
@@ -52,7 +52,8 @@ def test_groups_are_the_connected_components(seed: int) -> None:
         {
             "dataset": [None, "a", "b"][draw.integers(3)],
             "example_id": f"e{draw.integers(20)}",
-            "question": None if draw.random() < 0.2 else f"q{draw.integers(30)}",
+            "split": [None, "train"][draw.integers(2)],
+            "question": f"q{draw.integers(30)}" if draw.random() < 0.8 else draw.choice([None, ""]),
             "variant": f"v{number}",
         }
         for number in range(40)
@@ -164,3 +165,27 @@ def test_rows_of_two_stores_are_grouped_together(tmp_path: Path) -> None:
         found = kinship.groups_of([one.select(), other.select()])
         assert found.groups.tolist() == [0, 1, 2, 1, 3, 4]
         assert found.part(slice(3, None)).groups.tolist() == [1, 3, 4]
+
+
+def test_unnamed_examples_of_two_stores_are_the_same_where_run_or_silence_says_so(
+    tmp_path: Path,
+) -> None:
+    draw = np.random.default_rng(0)
+    for name, asked in (("one", "one?"), ("other", "other?"), ("silent", None)):
+        labelled.add(
+            tmp_path / name,
+            draw.standard_normal((4, 3)).astype(np.float32),
+            ["yes", "no"] * 2,
+            questions=[f"{number} {asked}" if asked else None for number in range(4)],
+            dataset=[None] * 4,
+            run=f"run of {name}",
+        )
+    with (
+        actstore.open(tmp_path / "one") as one,
+        actstore.open(tmp_path / "other") as other,
+        actstore.open(tmp_path / "silent") as silent,
+    ):
+        rows = one.select()
+        assert kinship.groups_of([rows, other.select()]).count == 8
+        assert kinship.groups_of([rows, rows]).count == 4
+        assert kinship.groups_of([rows, silent.select()]).count == 4
