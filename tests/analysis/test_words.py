@@ -1,6 +1,7 @@
 """Words alone are scikit-learn's pipeline in the same folds, and chance where they tell nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tests.analysis import labelled
 SIDES = classes.Classes(column="label", positive=("yes",), negative=("no",))
 
 
-def jobs(root: Path, questions: list[str | None], seed: int, **columns: object) -> list[Job]:
+def jobs(root: Path, questions: list[str | None], seed: int, **columns: Any) -> list[Job]:
     draw = np.random.default_rng(seed)
     labels = draw.permutation(["yes", "no"] * (len(questions) // 2)).tolist()
     matrix = draw.standard_normal((len(questions), 4)).astype(np.float32)
