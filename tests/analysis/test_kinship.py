@@ -53,7 +53,9 @@ def test_groups_are_the_connected_components(seed: int) -> None:
             "dataset": [None, "a", "b"][draw.integers(3)],
             "example_id": f"e{draw.integers(20)}",
             "split": [None, "train"][draw.integers(2)],
-            "question": f"q{draw.integers(30)}" if draw.random() < 0.8 else draw.choice([None, ""]),
+            "question": f"q{draw.integers(30)}"
+            if draw.random() < 0.8
+            else (None, "")[int(draw.integers(2))],
             "variant": f"v{number}",
         }
         for number in range(40)
