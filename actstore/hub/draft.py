@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from actstore.errors import ActstoreError, RemoteStoreError, UsageError
 from actstore.hub import origin
 from actstore.hub.client import Client
+from actstore.hub.folding import Folded
 from actstore.hub.origin import Origin
 from actstore.hub.rivals import Fresh, leave_out
 from actstore.hub.state import State, manifest_name
@@ -97,8 +98,8 @@ class Drafter:
     """Works out drafts for one push, as often as the repository changes meanwhile."""
 
     client: Client
-    root: Path
-    local: Manifest
+    folded: Folded
+    """The store."""
     chosen: tuple[ShardEntry, ...]
     repository: str
     branch: str
@@ -110,6 +111,16 @@ class Drafter:
     """Temporary folder."""
     _last: tuple[Union, list[Fresh]] | None = None
     _origin: Origin | None = None
+
+    @property
+    def root(self) -> Path:
+        """The store's folder."""
+        return self.folded.root
+
+    @property
+    def local(self) -> Manifest:
+        """What the store holds, labels in their shards."""
+        return self.folded.manifest
 
     def survey(self, state: State | None) -> Draft:
         """Return what a push would send and remove, without sending anything.
@@ -205,11 +216,16 @@ class Drafter:
                 "new name, or to a repository that holds nothing but a README.md"
             )
         remote = state.manifest or manifests.EMPTY
-        remote = self._without_lost(state, remote)
-        self._origin = None
+        known = None
         if state.manifest is not None:
-            endpoint = self.client.endpoint
-            self._origin = origin.load(self.root, self.repository, self.branch, endpoint)
+            known = origin.load(self.root, self.repository, self.branch, self.client.endpoint)
+        lost = self._lost(state, remote)
+        remote = _without(remote, lost)
+        there = {entry.path: entry for entry in remote.shards}
+        if known is not None:
+            kept = tuple(path for path in known.shards if path not in lost)
+            known = self.folded.met(dataclasses.replace(known, shards=kept), there)
+        self._origin = known
         union = lay_side_by_side(
             self.repository,
             self.local,
@@ -223,36 +239,28 @@ class Drafter:
             return self._last
         if union.theirs:
             fresh = leave_out(
-                self.client, state, self.root, union.missing, union.theirs, self.folder
+                self.client, state, self.folded, union.missing, union.theirs, self.folder
             )
         else:
-            fresh = [Fresh(entry, entry, self.root) for entry in union.missing]
+            fresh = [Fresh(entry, entry, self.folded.folder(entry)) for entry in union.missing]
         self._last = union, fresh
         _check_counts([*union.kept, *(item.entry for item in fresh if item.entry.rows)])
         return self._last
 
-    def _without_lost(self, state: State, remote: Manifest) -> Manifest:
-        """Leave out entries whose files are gone, if the store can bring them back."""
+    def _lost(self, state: State, remote: Manifest) -> set[str]:
+        """Return the shards whose files are gone up there, all of which the store can bring back.
+
+        Raises:
+            RemoteStoreError: there are others among them.
+        """
         lost = {e.path for e in remote.shards if not state.holds(e.path, e.sha256)}
-        if not lost:
-            return remote
         beyond = sorted(lost - {entry.path for entry in self.local.shards})
         if beyond:
             raise RemoteStoreError(
                 f"the store in {self.repository} is damaged: {beyond[0]} is missing or another "
                 "file than its manifest says; restore it from the repository's history"
             )
-        shards = tuple(entry for entry in remote.shards if entry.path not in lost)
-        known = origin.load(self.root, self.repository, self.branch, self.client.endpoint)
-        if known is not None:
-            kept = tuple(path for path in known.shards if path not in lost)
-            origin.save(self.root, dataclasses.replace(known, shards=kept))
-        return dataclasses.replace(remote, shards=shards)
-
-    @property
-    def common(self) -> frozenset[str]:
-        """Paths of the store's shards that the repository had when the two last met."""
-        return frozenset(self._origin.shards) if self._origin is not None else self._once_local
+        return lost
 
     @cached_property
     def _once_local(self) -> frozenset[str]:
@@ -304,7 +312,8 @@ class Drafter:
             if here is not None:
                 table = metadata.read_columns(here.folder, here.entry, columns)
             elif entry.path in live:
-                table = metadata.read_columns(self.root, live[entry.path], columns)
+                own = live[entry.path]
+                table = metadata.read_columns(self.folded.folder(own), own, columns)
             else:
                 assert remote is not None
                 table = remote.columns(entry, columns)
@@ -342,7 +351,12 @@ class Drafter:
         """Write into the store's card what its owner wrote on the Hub, and the new fields."""
         if draft.own != card_text.take_apart(card.read(self.root)):
             with contextlib.suppress(ActstoreError):  # a store that cannot be written to
-                card.refresh(self.root, draft.own)
+                card.refresh(self.root, own=draft.own)
+
+
+def _without(manifest: Manifest, paths: set[str]) -> Manifest:
+    shards = tuple(entry for entry in manifest.shards if entry.path not in paths)
+    return dataclasses.replace(manifest, shards=shards) if paths else manifest
 
 
 def _check_counts(shards: list[ShardEntry]) -> None:

@@ -1,155 +1,128 @@
-"""Labels go into their shards before a push, and come out again if the push is refused."""
+"""Labels go into the shards of a push; the store takes these shards over once it is pushed."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from actstore.errors import ActstoreError, CommitError
-from actstore.storage import card, compaction, layout, metadata
+from actstore import schema
+from actstore.errors import ActstoreError
+from actstore.hub.origin import Origin
+from actstore.storage import compaction
 from actstore.storage import manifest as manifests
-from actstore.storage.labels import write_overlay
-from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
-from actstore.storage.shard import sha256_of
-from actstore.storage.staging import Staging, prepare, writing
-
-_ATTEMPTS = 8
-_Labels = dict[str, dict[int, str | None]]
+from actstore.storage.compaction import Rewritten
+from actstore.storage.manifest import Manifest, ShardEntry
+from actstore.storage.transaction import Transaction
 
 
-def fold(root: Path) -> tuple[Manifest, int]:
-    """Write labels into the shards they belong to; return the commit and how many rows it were.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folded:
+    """A store as it is to be pushed: no labels beside its shards."""
 
-    Raises:
-        CommitError: others label faster than they can be written, or the disk failed.
-    """
-    rows = 0
-    for _ in range(_ATTEMPTS):
-        manifest = manifests.load(root)
-        if not manifest.labels:
-            return manifest, rows
-        rows += compaction.compact(root, join=False).labels_folded
-    raise CommitError(f"{root} is being labelled all the time: push again when that is done")
+    root: Path
+    """The store, which is as it was."""
+    manifest: Manifest
+    """What it would hold if the labels were in their shards."""
+    labels: int = 0
+    """Rows whose label is in its shard now and was not before."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Shards of the store that were written anew: their path here by the one in the store."""
+    _links: Path | None = None
+    _rewritten: Rewritten | None = None
+    _change: Transaction | None = None
+
+    def folder(self, entry: ShardEntry) -> Path:
+        """Return the folder below which the file of a shard lies."""
+        here = self._rewritten is not None and entry.path in self._rewritten.files
+        return self._links if here and self._links is not None else self.root
+
+    def met(self, origin: Origin, there: Mapping[str, ShardEntry]) -> Origin:
+        """Return what a store remembers, with rewritten shards that are up there already.
+
+        They are where a push came through and the store could not take them over any more.
+        """
+        known = {path: new for path, new in self.renamed.items() if new in there}
+        shards = tuple(known.get(path, path) for path in origin.shards)
+        return dataclasses.replace(origin, shards=shards)
+
+    def without(self, origin: Origin) -> Origin:
+        """Return what a store must remember that has not taken the rewritten shards over."""
+        back = {new: path for path, new in self.renamed.items()}
+        replaced = {back.get(path, path): at for path, at in origin.replaced.items()}
+        for path in origin.shards:
+            if path in back:
+                replaced.setdefault(back[path], path)
+        shards = tuple(sorted({back.get(path, path) for path in origin.shards}))
+        return dataclasses.replace(origin, shards=shards, replaced=replaced)
+
+    def take_over(self) -> bool:
+        """Make the rewritten shards the store's own; say whether it holds them now.
+
+        It does not where others have relabelled or compacted the same rows meanwhile, or where
+        it cannot be written to: then it stays as it is, and the next push writes them anew.
+        """
+        if self._change is None or self._rewritten is None:
+            return True
+        rewritten, base = self._rewritten, self._rewritten.base.number
+
+        def build(latest: Manifest) -> Manifest | None:
+            # As pushed, where possible: then both sides have the very same manifest.
+            return self.manifest if latest.number == base else rewritten.following(latest)
+
+        with contextlib.suppress(ActstoreError):
+            return self._change.commit(rewritten.files, build) is not None
+        return False
 
 
-def unfold(root: Path, common: Collection[str]) -> int | None:
-    """Put shards that a repository once had back in place, the labels beside them again.
+@contextlib.contextmanager
+def folded(root: Path, links: Path) -> Iterator[Folded]:
+    """Give the store's latest commit with labels in their shards, which the store has not got.
 
-    A pull tells labels set here from those that came along by where they lie: set here are
-    those beside the shards that both had. So a push that is refused, because others have
-    changed the same shards, must not leave the labels inside.
+    Shards with labels beside them are written anew in the store's staging folder; when the
+    block ends, they are the store's or gone.
 
     Args:
         root: folder of the store.
-        common: paths of the shards that both had.
-
-    Returns:
-        The commit's number; None when there was nothing to do, or the shards were pruned.
+        links: folder where they lie under their paths, as links.
 
     Raises:
-        CommitError: others keep changing the store, or the disk failed.
+        StoreNotFoundError: there is no store.
+        CorruptStoreError: a shard or label file is missing or damaged.
+        CommitError: the disk is full or failed.
     """
-    prepare(root)
-    for _ in range(_ATTEMPTS):
-        base = manifests.load(root)
-        back = _once(root, base, common)
-        if not back:
-            return None
-        with writing(root):
-            labels = _labels(root, base, back)
-        shards = tuple(back.get(entry.path, entry) for entry in base.shards)
-        done = _commit(root, base, shards, labels)
-        if done is not None:
-            return done.number
-    raise CommitError(f"{root} is being changed all the time: push again when that is done")
-
-
-def _once(root: Path, base: Manifest, common: Collection[str]) -> dict[str, ShardEntry]:
-    """Return, by path of a live shard, the shard whose labels were folded into it."""
-    origins: dict[str, ShardEntry] = {}
-    for number in manifests.numbers(root):
-        with contextlib.suppress(ActstoreError):  # an old one may be damaged or just pruned
-            after = manifests.load(root, number)
-            if after.operation != "fold" or after.parent is None:
-                continue
-            before = manifests.load(root, after.parent)
-            old = [entry for entry in before.shards if entry not in after.shards]
-            new = [entry for entry in after.shards if entry not in before.shards]
-            if list(map(_kind, old)) == list(map(_kind, new)):
-                origins |= {made.path: source for made, source in zip(new, old, strict=True)}
-    found = {}
-    for entry in base.shards:
-        source = origins.get(entry.path)
-        while source is not None and source.path not in common:
-            source = origins.get(source.path)
-        if entry.path not in common and source is not None and (root / source.path).is_file():
-            found[entry.path] = source
-    return found
-
-
-def _kind(entry: ShardEntry) -> tuple[object, ...]:
-    return (*entry.partition, entry.width, entry.dtype, entry.rows)
-
-
-def _labels(root: Path, base: Manifest, back: dict[str, ShardEntry]) -> _Labels:
-    """Return the labels that must lie beside the shards for every row to keep its own."""
-    found: _Labels = metadata.overlays(root, base.labels)
-    for entry in base.shards:
-        source = back.get(entry.path)
-        if source is None:
-            continue
-        now = metadata.read_columns(root, entry, ["label"])["label"].to_pylist()
-        for row, label in found.pop(entry.path, {}).items():
-            now[row] = label
-        before = metadata.read_columns(root, source, ["label"])["label"].to_pylist()
-        differing = {row: now[row] for row in range(entry.rows) if now[row] != before[row]}
-        if differing:
-            found[source.path] = differing
-    return found
-
-
-def _commit(
-    root: Path, base: Manifest, shards: tuple[ShardEntry, ...], labels: _Labels
-) -> Manifest | None:
-    """Commit on top of ``base``; None when somebody else came first."""
-    staging = Staging(root)
-    try:
-        overlays: tuple[LabelEntry, ...] = ()
-        if labels:
-            draft = staging.folder / "labels.parquet"
-            names = list(labels)
-            cells = [(code, row) for code, name in enumerate(names) for row in labels[name]]
-            codes, rows = np.array(cells, np.int64).T
-            texts = [label for name in names for label in labels[name].values()]
-            with writing(root):
-                write_overlay(draft, names, codes, rows, texts)
-            digest, size = sha256_of(draft)
-            path = f"{layout.LABELS}/{layout.new_transaction()}.parquet"
-            overlays = (LabelEntry(path=path, rows=len(texts), bytes=size, sha256=digest),)
-            staging.place({path: draft})
-        following = base.next(
-            operation="unfold",
-            message="a push was refused: labels lie beside the shards again",
-            shards=shards,
-            labels=overlays,
+    base = manifests.load(root)
+    if not base.labels:
+        yield Folded(root=root, manifest=base)
+        return
+    with Transaction(root, base) as change:
+        new = compaction.rewrite(root, base, change.folder, transaction=_name(base))
+        manifest = new.following(base)
+        assert manifest is not None  # nothing has come in between
+        for path, file in new.files.items():
+            (links / path).parent.mkdir(parents=True, exist_ok=True)
+            (links / path).symlink_to(file.resolve())
+        yield Folded(
+            root=root,
+            manifest=manifest,
+            labels=new.labels,
+            renamed={path: entry.path for path, entry in new.made.items()},
+            _links=links,
+            _rewritten=new,
+            _change=change,
         )
-        try:
-            done = manifests.commit(
-                root,
-                staging.folder,
-                lambda latest: following if latest.number == base.number else None,
-            )
-        except BaseException:
-            staging.withdraw()
-            raise
-        if done is None:
-            staging.withdraw()
-            return None
-        staging.done()
-        card.refresh(root)
-        return done
-    finally:
-        staging.close()
+
+
+def _name(base: Manifest) -> str:
+    """Return what the names of rewritten shards are made from.
+
+    The same for the same labels, so that a push that is run again recognizes what an earlier
+    one has brought there. Label files name the shards that they belong to.
+    """
+    import pyarrow as pa
+
+    facts = [pa.__version__, str(schema.VERSION), *(entry.sha256 for entry in base.labels)]
+    return hashlib.sha256(" ".join(facts).encode()).hexdigest()[:20]

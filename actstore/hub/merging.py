@@ -29,7 +29,8 @@ from actstore.storage.labels import write_overlay
 from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry
 from actstore.storage.rebase import without_rows_of
 from actstore.storage.shard import sha256_of
-from actstore.storage.staging import Staging, writing
+from actstore.storage.staging import writing
+from actstore.storage.transaction import Transaction
 
 _ATTEMPTS = 5
 _OVERLAY = "labels.parquet"
@@ -178,10 +179,9 @@ class Merger:
         chosen: Sequence[Arrived],
         workspace: Path,
     ) -> Merged | None:
-        staging = Staging(self.root)
-        try:
+        with Transaction(self.root, base, cards=False) as change:  # the pull writes the card
             with writing(self.root):
-                fresh = self._fresh(base, todo, chosen, workspace, staging.folder)
+                fresh = self._fresh(base, todo, chosen, workspace, change.folder)
                 made = self._made(base, memory, todo, fresh)
                 covered = self._covered(memory, todo, fresh)
                 remembered = Memory(
@@ -196,27 +196,16 @@ class Merger:
                         manifest=base, changed=False, removed=0, duplicates=0, relabelled=0
                     )
                 live = [item for item in fresh if item.entry.rows]
-                files = self._to_place(live, staging.folder)
-                overlay, relabelled = self._carried_labels(base, todo, live, staging.folder)
+                files = self._to_place(live, change.folder)
+                overlay, relabelled = self._carried_labels(base, todo, live, change.folder)
                 if overlay is not None:
-                    files[overlay.path] = staging.folder / _OVERLAY
+                    files[overlay.path] = change.folder / _OVERLAY
             following = self._following(base, todo, live, overlay, remembered)
-            staging.place(files)
-            try:
-                done = manifests.commit(
-                    self.root,
-                    staging.folder,
-                    lambda latest: following if latest.number == base.number else None,
-                )
-            except BaseException:
-                staging.withdraw()
-                raise
-            if done is None:
-                staging.withdraw()
-                return None
-            staging.done()
-        finally:
-            staging.close()
+            done = change.commit(
+                files, lambda latest: following if latest.number == base.number else None
+            )
+        if done is None:
+            return None
         return Merged(
             manifest=done,
             changed=True,

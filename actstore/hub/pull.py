@@ -329,7 +329,7 @@ class _Pull:
             joined = own
         if changed or joined != own:
             with contextlib.suppress(ActstoreError):  # the next command that writes does it
-                card.refresh(self.root, joined)
+                card.refresh(self.root, own=joined)
 
     def _tidy(self) -> None:
         """Remove what was fetched: it is in the store now, or no longer wanted."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from actstore.errors import (
 from actstore.hub import address, origin, repository
 from actstore.hub.client import KIND, MAIN, Client
 from actstore.hub.draft import Draft, Drafter
-from actstore.hub.folding import fold, unfold
+from actstore.hub.folding import Folded, folded
 from actstore.hub.state import State, read_state
 from actstore.hub.upload import Uploads
 from actstore.storage import configs
@@ -29,6 +30,7 @@ from actstore.storage.manifest import Manifest, ShardEntry
 
 _ATTEMPTS = 8
 _REFUSALS = 3
+_FOLDED = "folded"
 _BAD_POINTER = "LFS pointer pointed to a file that does not exist"
 """What the Hub says of a commit whose objects it has lost or never got."""
 
@@ -86,8 +88,9 @@ def push(
 
     Shards are uploaded first; nobody sees them until the commit that names them all, so a
     reader finds the repository before it or after it. A push that was interrupted, run
-    again, uploads what is missing. Labels are written into the shards they belong to first,
-    by a commit of the store. What others have pushed meanwhile stays, if they only added.
+    again, uploads what is missing. Labels are written into the shards they belong to; the
+    store takes these shards over when the push is made, and is not changed when it fails (nor
+    by a pull request). What others have pushed meanwhile stays, if they only added.
 
     Args:
         store: folder of the store.
@@ -134,8 +137,10 @@ def push(
     created = repository.ensure(client, where.repository, private=private, dry_run=dry_run)
     if not (created and dry_run):
         repository.ensure_branch(client, where.repository, branch, dry_run=dry_run)
-    local, folded = (manifests.load(root), 0) if dry_run else fold(root)
-    with tempfile.TemporaryDirectory(prefix="actstore-push-") as temporary:
+    with (
+        tempfile.TemporaryDirectory(prefix="actstore-push-") as temporary,
+        _as_pushed(root, Path(temporary) / _FOLDED, dry_run=dry_run) as local,
+    ):
         uploads = Uploads(
             client,
             where.repository,
@@ -147,9 +152,8 @@ def push(
         )
         drafter = Drafter(
             client=client,
-            root=root,
-            local=local,
-            chosen=chosen_from(local, only),
+            folded=local,
+            chosen=chosen_from(local.manifest, only),
             repository=where.repository,
             branch=branch,
             archive=archive,
@@ -168,15 +172,24 @@ def push(
                 read = repository.look_at_branch(client, where.repository, branch)
                 state = read_state(client, where.repository, read)
             draft = drafter.survey(state)
-            draft, folded = drafter.with_labels(draft)
+            draft, labels = drafter.with_labels(draft)
             made = _Made(None)
-            return _summary(pushing, draft, made, created=created, folded=folded, dry_run=True)
-        try:
-            draft, made = pushing.run()
-        except RemoteChangedError:
-            unfold(root, drafter.common)
-            raise
-    return _summary(pushing, draft, made, created=created, folded=folded, dry_run=False)
+            return _summary(pushing, draft, made, created=created, folded=labels, dry_run=True)
+        draft, made = pushing.run()
+        if not create_pr:
+            pushing.remember(draft, made)
+        drafter.take_over_card(draft)
+    return _summary(pushing, draft, made, created=created, folded=local.labels, dry_run=False)
+
+
+@contextlib.contextmanager
+def _as_pushed(root: Path, links: Path, *, dry_run: bool) -> Iterator[Folded]:
+    """Give the store as it is to be pushed; for a dry run as it is."""
+    if dry_run:
+        yield Folded(root=root, manifest=manifests.load(root))
+    else:
+        with folded(root, links) as store:
+            yield store
 
 
 def chosen_from(manifest: Manifest, only: Sequence[str]) -> tuple[ShardEntry, ...]:
@@ -243,7 +256,7 @@ class _Pushing:
             if pending is not None:
                 landed = self._landed(pending, state)
                 if landed is not None:
-                    return pending, self._finished(pending, landed)
+                    return pending, landed
                 refused = isinstance(problem, RemoteChangedError)
                 refusals = refusals + 1 if refused and state.commit == pending.base else 0
                 if refusals == _REFUSALS:
@@ -254,7 +267,7 @@ class _Pushing:
                     )
             draft = self.drafter.draft(state)
             if not draft.changes:
-                return draft, self._finished(draft, _Made(None))
+                return draft, _Made(None)
             try:
                 made = self._commit(draft)
             except RateLimitError as error:
@@ -270,7 +283,7 @@ class _Pushing:
                     raise
                 problem = error
             else:
-                return draft, self._finished(draft, made)
+                return draft, made
             pending = draft
             self.client.rest(pause)
             pause *= 2
@@ -315,13 +328,16 @@ class _Pushing:
                 return _Made(commit, request)
         return None
 
-    def _finished(self, draft: Draft, made: _Made) -> _Made:
-        """Remember what the repository holds, and bring the store's card up to what both wrote."""
-        if not self._create_pr:
-            remembered = self.drafter.remembered(draft, made.commit or draft.base)
-            origin.save(self.drafter.root, remembered)
-        self.drafter.take_over_card(draft)
-        return made
+    def remember(self, draft: Draft, made: _Made) -> None:
+        """Note what the repository holds, and let the store take over what was made for it.
+
+        The note comes first, so that nothing is lost if the store is not reached any more.
+        """
+        store = self.drafter.folded
+        met = self.drafter.remembered(draft, made.commit or draft.base)
+        origin.save(store.root, store.without(met))
+        if store.take_over() and store.renamed:
+            origin.save(store.root, met)
 
 
 def _summary(

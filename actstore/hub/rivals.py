@@ -12,6 +12,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import ConflictError, CorruptStoreError, RemoteStoreError
 from actstore.hub.client import Client
+from actstore.hub.folding import Folded
 from actstore.hub.state import State
 from actstore.hub.transfer import download
 from actstore.storage import keys, layout, metadata
@@ -27,13 +28,13 @@ class Fresh(NamedTuple):
     entry: ShardEntry
     """As it is to be in the repository; no rows when all are there."""
     folder: Path
-    """Where its file lies: the store, or a temporary folder if rows were left out."""
+    """Where its file lies: the store, or a temporary folder if it was written anew."""
 
 
 def leave_out(
     client: Client,
     state: State,
-    root: Path,
+    store: Folded,
     missing: tuple[ShardEntry, ...],
     theirs: tuple[ShardEntry, ...],
     folder: Path,
@@ -46,7 +47,7 @@ def leave_out(
     Args:
         client: the Hub.
         state: the repository.
-        root: folder of the store.
+        store: what is pushed.
         missing: shards of the store that the repository lacks.
         theirs: shards of the repository that came from elsewhere.
         folder: temporary folder, for shards that are fetched or rewritten.
@@ -63,6 +64,7 @@ def leave_out(
     names = list(schema.key_names())
     transaction = layout.new_transaction()
     for number, entry in enumerate(missing):
+        root = store.folder(entry)
         rivals = [other for other in theirs if other.partition == entry.partition]
         for rival in rivals:
             _check_width(state.repository, entry, rival)

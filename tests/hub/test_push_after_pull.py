@@ -99,7 +99,7 @@ def test_both_sides_relabel_and_a_pull_brings_them_together(
 def test_labels_survive_a_push_that_failed_before_it_was_refused(
     hub: Hub, store: Path, tmp_path: Path
 ) -> None:
-    """They lie inside the shards by then, and in shards that were folded twice."""
+    """However often it failed, they lie beside the shards that both sides had."""
     other = tmp_path / "other"
     pull(hub, other)
     for row, label in ((1, "first"), (2, "second")):
