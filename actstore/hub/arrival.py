@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -189,25 +190,8 @@ class Arrival:
             raise
         finally:
             reader.close()
-        entry = ShardEntry(
-            path=layout.shard_path(
-                model=first.model,
-                site=first.site,
-                layer=first.layer,
-                width=first.width,
-                dtype=first.dtype,
-                transaction=transaction,
-                number=number,
-            ),
-            model=first.model,
-            site=first.site,
-            layer=first.layer,
-            width=first.width,
-            dtype=first.dtype,
-            rows=written.rows,
-            bytes=written.bytes,
-            sha256=written.sha256,
-            pages=tuple(written.pages),
+        entry = dataclasses.replace(
+            first, path=first.named(transaction, number), since=0, **written._asdict()
         )
         return piece, entry, path
 

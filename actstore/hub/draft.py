@@ -15,7 +15,7 @@ from actstore.hub import origin
 from actstore.hub.client import Client
 from actstore.hub.folding import Folded
 from actstore.hub.origin import Origin
-from actstore.hub.rivals import Fresh, leave_out
+from actstore.hub.overlap import Fresh, leave_out
 from actstore.hub.state import State, manifest_name
 from actstore.hub.union import Union, in_order, lay_side_by_side
 from actstore.hub.upload import Uploads

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -19,15 +18,15 @@ from typing import Any
 import numpy as np
 
 from actstore import schema
-from actstore.errors import CommitError, ConflictError, LayoutError
+from actstore.errors import CommitError
 from actstore.hub.arrival import Arrived
 from actstore.hub.origin import Origin
+from actstore.hub.overlap import Direction, less
 from actstore.hub.parts import Part, Piece
-from actstore.storage import keys, layout, metadata
+from actstore.storage import layout, metadata
 from actstore.storage import manifest as manifests
 from actstore.storage.labels import write_overlay
 from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry
-from actstore.storage.rebase import without_rows_of
 from actstore.storage.shard import sha256_of
 from actstore.storage.staging import writing
 from actstore.storage.transaction import Transaction
@@ -181,7 +180,7 @@ class Merger:
     ) -> Merged | None:
         with Transaction(self.root, base, cards=False) as change:  # the pull writes the card
             with writing(self.root):
-                fresh = self._fresh(base, todo, chosen, workspace, change.folder)
+                fresh = self._fresh(base, todo, chosen, workspace)
                 made = self._made(base, memory, todo, fresh)
                 covered = self._covered(memory, todo, fresh)
                 remembered = Memory(
@@ -220,7 +219,6 @@ class Merger:
         todo: Plan,
         chosen: Sequence[Arrived],
         workspace: Path,
-        staging: Path,
     ) -> list[_Fresh]:
         """Return the shards that come new, without rows that the store has from elsewhere."""
         shared = {entry.path for entry in self.there.shards}
@@ -232,26 +230,27 @@ class Merger:
         found = []
         transaction = layout.new_transaction()
         for number, (piece, entry, file) in enumerate(chosen):
-            rivals = [other for other in own if other.partition == entry.partition]
+            others = [(e, self.root / e.path) for e in own if e.partition == entry.partition]
             kept, source = entry, file
-            if rivals:
-                kept, source = _without(self.root, entry, file, rivals, workspace, staging)
+            if others:
+                kept, source = less(entry, file, others, self._direction, workspace)
             target = self.root / kept.path
             taken = target != source and target.exists()
             if kept.rows and (kept.rows < entry.rows or taken):
                 # Other rows need another name, and so does a file that is not the one there.
-                path = layout.shard_path(
-                    model=kept.model,
-                    site=kept.site,
-                    layer=kept.layer,
-                    width=kept.width,
-                    dtype=kept.dtype,
-                    transaction=transaction,
-                    number=number,
-                )
-                kept = dataclasses.replace(kept, path=path)
+                kept = dataclasses.replace(kept, path=kept.named(transaction, number))
             found.append(_Fresh(piece, kept, source, entry.rows - kept.rows))
         return found
+
+    @property
+    def _direction(self) -> Direction:
+        return Direction(
+            holder=str(self.root),
+            sender="the repository",
+            undone="nothing was pulled",
+            other_vector="pull into another folder, or leave the layer out",
+            other_width="pull into another folder, or leave the layer out",
+        )
 
     def _made(
         self, base: Manifest, memory: Memory, todo: Plan, fresh: Sequence[_Fresh]
@@ -382,40 +381,3 @@ class _Fresh:
     file: Path
     dropped: int
     """Rows of the piece that the store has from elsewhere."""
-
-
-def _without(
-    root: Path,
-    entry: ShardEntry,
-    file: Path,
-    rivals: list[ShardEntry],
-    workspace: Path,
-    staging: Path,
-) -> tuple[ShardEntry, Path]:
-    """Return a shard without the rows that others in the store hold, and its file.
-
-    Raises:
-        ConflictError: one of them holds a row with a different vector, or vectors of another
-            width.
-    """
-    for path, source in [(entry.path, file), *((r.path, root / r.path) for r in rivals)]:
-        link = workspace / path
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(source.resolve())
-    try:
-        kept = without_rows_of(workspace, entry, rivals, staging)
-    except ConflictError as error:
-        row = re.search(r"different vector: (.*?); this commit", str(error))
-        raise ConflictError(
-            f"{root} holds this row with a different vector: {row[1] if row else error}; nothing "
-            "was pulled: pull into another folder, or leave the layer out"
-        ) from None
-    except LayoutError:
-        widths = ", ".join(sorted({str(rival.width) for rival in rivals}))
-        raise ConflictError(
-            f"{root} holds vectors of width {widths} for "
-            f"{keys.describe_partition(entry.partition)}, the repository of width {entry.width}; "
-            "nothing was pulled: pull into another folder, or leave the layer out"
-        ) from None
-    return (entry, file) if kept.rows == entry.rows else (kept, workspace / entry.path)

@@ -277,7 +277,7 @@ class _Pushing:
             except (RemoteChangedError, OfflineError) as error:
                 problem = error
             except TransferError as error:
-                if _BAD_POINTER in str(error):
+                if _BAD_POINTER in error.said:
                     self._uploads.forget()
                 elif error.status is not None and error.status < 500 and error.status != 408:
                     raise

@@ -121,6 +121,7 @@ def _from_xet(error: BaseException) -> bool:
 def _by_answer(error: BaseException, scene: Scene) -> Verdict:
     verdict = _of_answer(error, scene)
     verdict.error.status = error.response.status_code  # type: ignore[attr-defined]  # it has one
+    verdict.error.said = _said(error, scene)
     return verdict
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from actstore.errors import CorruptStoreError, RemoteStoreError
 from actstore.hub.client import KIND, Client
-from actstore.hub.rivals import Fresh
+from actstore.hub.overlap import Fresh
 from actstore.storage.archive import write_archived
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.shard import sha256_of

@@ -158,10 +158,7 @@ def rewrite(
         entry = dataclasses.replace(
             run[0],
             path=_free_path(root, run[0], transaction, number),
-            rows=written.rows,
-            bytes=written.bytes,
-            sha256=written.sha256,
-            pages=tuple(written.pages),
+            **written._asdict(),
             since=min(entry.since for entry in run),
         )
         made[run[0].path] = entry

@@ -49,11 +49,12 @@ def read_columns(root: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
             return checked_columns(file, entry, columns)
     except FileNotFoundError as error:
         raise CorruptStoreError(
-            f"shard {entry.path} is missing from {root}: restore it from a copy"
+            f"shard {entry.path} is missing from {root}: restore it from a copy", entry.path
         ) from error
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(
-            f"shard {entry.path} of {root} is damaged ({error}): restore it from a copy"
+            f"shard {entry.path} of {root} is damaged ({error}): restore it from a copy",
+            entry.path,
         ) from error
 
 
@@ -68,13 +69,15 @@ def checked_columns(file: pq.ParquetFile, entry: ShardEntry, columns: list[str])
     if file.metadata.num_rows != entry.rows:
         raise CorruptStoreError(
             f"shard {entry.path} holds {file.metadata.num_rows} rows; the manifest says "
-            f"{entry.rows} rows: restore it from a copy"
+            f"{entry.rows} rows: restore it from a copy",
+            entry.path,
         )
     table = file.read(columns=columns, use_threads=False)
     if table.num_rows != entry.rows or set(table.column_names) != set(columns):
         raise CorruptStoreError(
             f"shard {entry.path} holds {table.num_rows} rows of {', '.join(table.column_names)}; "
-            f"the manifest says {entry.rows} rows: restore it from a copy"
+            f"the manifest says {entry.rows} rows: restore it from a copy",
+            entry.path,
         )
     return table.select(columns)
 
@@ -338,7 +341,8 @@ def read_labels(root: Path, entry: LabelEntry) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(
             f"label file {entry.path} of {root} is missing or damaged ({error}): "
-            "restore it from a copy"
+            "restore it from a copy",
+            entry.path,
         ) from error
 
 

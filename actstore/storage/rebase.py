@@ -92,10 +92,4 @@ def _without(
     written = shard.finish()
     shard.path.replace(path)
     layout.sync_folder(path.parent)
-    return dataclasses.replace(
-        entry,
-        rows=written.rows,
-        bytes=written.bytes,
-        sha256=written.sha256,
-        pages=tuple(written.pages),
-    )
+    return dataclasses.replace(entry, **written._asdict())

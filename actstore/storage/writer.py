@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -392,27 +393,16 @@ class StoreWriter:
 
     def _entry(self, key: _ShardKey, written: Written, transaction: str, number: int) -> ShardEntry:
         (model, site, layer), width, dtype = key
-        path = layout.shard_path(
+        entry = ShardEntry(
+            path="",
             model=model,
             site=site,
             layer=layer,
             width=width,
             dtype=dtype,
-            transaction=transaction,
-            number=number,
+            **written._asdict(),
         )
-        return ShardEntry(
-            path=path,
-            model=model,
-            site=site,
-            layer=layer,
-            width=width,
-            dtype=dtype,
-            rows=written.rows,
-            bytes=written.bytes,
-            sha256=written.sha256,
-            pages=tuple(written.pages),
-        )
+        return dataclasses.replace(entry, path=entry.named(transaction, number))
 
 
 def _by_partition(
