@@ -25,8 +25,8 @@ from actstore.errors import RecipeError
 from actstore.ingestion.options import Options
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.sidecars import Sidecars
-from actstore.storage.forms import FormNotes
 from actstore.storage.rows import RowBatch
+from actstore.storage.source_dtypes import FormNotes
 
 if TYPE_CHECKING:
     from actstore.ingestion.discovery import SourceFile

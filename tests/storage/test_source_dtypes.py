@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from actstore.storage import forms
-from actstore.storage.forms import FormNotes, Forms
+from actstore.storage import source_dtypes
 from actstore.storage.manifest import Run
+from actstore.storage.source_dtypes import FormNotes, Forms
 
 
 def noted(settings: dict[str, Any]) -> Forms:
@@ -43,7 +43,7 @@ def test_files_that_differ_are_named() -> None:
 
 
 def test_too_many_that_differ_are_cut(monkeypatch: Any) -> None:
-    monkeypatch.setattr(forms, "_NAMED", 2)
+    monkeypatch.setattr(source_dtypes, "_NAMED", 2)
     settings: dict[str, Any] = {}
     notes = FormNotes(settings)
     notes.note("0.pt", rank=1)

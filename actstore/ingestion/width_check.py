@@ -22,7 +22,7 @@ Place = tuple[str, str]
 
 @dataclass(slots=True)
 class Widths:
-    """The width that the vectors of a model and site have in most of the probed files."""
+    """The width that the vectors of a model and site have in most of the files looked at."""
 
     usual: Mapping[Place, int] = field(default_factory=dict)
     by_layer: Mapping[tuple[str, str, int | None], int] = field(default_factory=dict)
@@ -56,7 +56,7 @@ def _places(batch: RowBatch) -> set[tuple[Any, Any, Any]]:
     return set(zip(*columns, strict=True))
 
 
-def probe(reader: Reader, files: Sequence[SourceFile]) -> Widths:
+def usual_widths(reader: Reader, files: Sequence[SourceFile]) -> Widths:
     """Read the beginning of a few evenly spaced files.
 
     Args:

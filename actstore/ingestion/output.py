@@ -8,7 +8,7 @@ from typing import Protocol
 from actstore.storage.rows import Added, RowBatch
 
 
-class Sink(Protocol):
+class Output(Protocol):
     """What takes the rows: a StoreWriter, or nothing in a dry run."""
 
     commits: list[int]

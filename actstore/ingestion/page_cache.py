@@ -19,7 +19,7 @@ _PAGE_OUT = 21
 _EVERY_BYTES = 64 << 20
 
 
-class Residency:
+class MappedPages:
     """Lets go of mapped files from time to time, as reading goes on."""
 
     def __init__(self, store: Path) -> None:
