@@ -14,7 +14,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import CommitError, UsageError
-from actstore.storage import card, layout, metadata
+from actstore.storage import card, layout, shard_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.mapping import open_shard
@@ -146,7 +146,7 @@ def rewrite(
         CorruptStoreError: a shard or label file is missing or damaged.
         CommitError: the disk is full or failed.
     """
-    overlays = metadata.overlays(root, base.labels)
+    overlays = shard_columns.overlays(root, base.labels)
     runs = _to_join(base, overlays, shard_bytes)
     made: dict[str, ShardEntry] = {}
     files: dict[str, Path] = {}
@@ -225,9 +225,9 @@ def _write_together(
 def _copy(root: Path, entry: ShardEntry, labels: dict[int, Any] | None, shard: ShardWriter) -> None:
     """Append all rows of ``entry`` to ``shard``, with the labels set since."""
     names = list(schema.metadata_names())
-    table = metadata.read_columns(root, entry, names)
+    table = shard_columns.read_columns(root, entry, names)
     if labels:
-        table = metadata.with_labels(table, labels)
+        table = shard_columns.with_labels(table, labels)
     reader = open_shard(root, entry)
     try:
         step = max(1, _BLOCK_BYTES // shard.row_bytes)

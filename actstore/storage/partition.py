@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.storage import floats, keys, metadata
+from actstore.storage import floats, keys, shard_columns
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import ShardReader, open_shard
 from actstore.storage.shard import ShardWriter
@@ -43,7 +43,7 @@ class Partition:
     def add_shard(self, entry: ShardEntry) -> None:
         """Take note of a committed shard's keys."""
         columns = [*schema.key_names(), "label"]
-        table = metadata.read_columns(self._root, entry, columns)
+        table = shard_columns.read_columns(self._root, entry, columns)
         hashes = keys.hash_table(table)
         order = np.argsort(hashes, kind="stable")
         self.width = entry.width
@@ -158,7 +158,7 @@ class Partition:
             fragment, row = found
             return keys.key_of(fragment.constants, fragment.columns, row)
         entry = self._entries[place.shard]
-        table = metadata.read_columns(self._root, entry, list(schema.key_names()))
+        table = shard_columns.read_columns(self._root, entry, list(schema.key_names()))
         return tuple(table[name][place.row].as_py() for name in schema.key_names())
 
     def close(self) -> None:

@@ -23,8 +23,8 @@ from actstore.hub.remote.objects import Meter, RemoteObject
 from actstore.hub.remote.remote_file import RemoteReader
 from actstore.hub.remote.resolve import Held
 from actstore.hub.remote.vectors import Pieces, RemoteShard
-from actstore.storage import metadata
-from actstore.storage.files import Traffic
+from actstore.storage import shard_columns
+from actstore.storage.files import Traffic, temporary_folder
 from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.mapping import DecodedShard, ShardReader
 from actstore.storage.snapshot import Snapshot
@@ -149,7 +149,7 @@ class RemoteFiles:
                 page_checksum_verification=True,
                 pre_buffer=not entry.pages,
             ) as file:
-                return metadata.checked_columns(file, entry, names)
+                return shard_columns.checked_columns(file, entry, names)
         except (OSError, ValueError, pa.ArrowException) as error:
             if isinstance(error, ActstoreError) and not isinstance(error, CorruptStoreError):
                 raise
@@ -175,7 +175,7 @@ class RemoteFiles:
     def cache_folders(self) -> Sequence[Callable[[], Path]]:
         name = f"{self._client.endpoint} {self._held.repository}"
         key = hashlib.sha256(name.encode()).hexdigest()[:32]
-        return partial(self._cache.metadata_folder, key), partial(metadata.temporary_folder, name)
+        return partial(self._cache.metadata_folder, key), partial(temporary_folder, name)
 
     def _reader(self, entry: ShardEntry) -> RemoteReader:
         item = 2 if entry.dtype == "float16" else 4

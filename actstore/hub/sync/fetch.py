@@ -19,7 +19,7 @@ from actstore.hub.remote.client import Client
 from actstore.hub.remote.download import download
 from actstore.hub.sync.wanted import Piece
 from actstore.querying.metadata import Metadata
-from actstore.storage import layout, metadata, pages
+from actstore.storage import layout, pages, shard_columns
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.shard import Fragment, ShardWriter, sha256_of
 from actstore.storage.snapshot import Snapshot
@@ -240,7 +240,7 @@ def _differences(file: pa.parquet.ParquetFile, path: Path, entry: ShardEntry) ->
         if mapped is None or tuple(mapped) != entry.pages:
             yield "has its vectors elsewhere than its manifest says"
             return
-    table = metadata.checked_columns(file, entry, list(schema.metadata_names()))
+    table = shard_columns.checked_columns(file, entry, list(schema.metadata_names()))
     for name, value in zip(("model", "site", "layer"), entry.partition, strict=True):
         others = [found for found in table[name].unique().to_pylist() if found != value]
         if others:

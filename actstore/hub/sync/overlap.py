@@ -16,7 +16,7 @@ from actstore.hub.remote.client import Client
 from actstore.hub.remote.download import download
 from actstore.hub.remote.state import State
 from actstore.hub.sync.folding import Folded
-from actstore.storage import keys, layout, metadata
+from actstore.storage import keys, layout, shard_columns
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.rebase import without_rows_of
 
@@ -153,7 +153,7 @@ def leave_out(
             if other.path not in hashes:
                 hashes[other.path] = keys.hash_table(remote.columns(other, names))
         if others:
-            own = keys.hash_table(metadata.read_columns(source, entry, names))
+            own = keys.hash_table(shard_columns.read_columns(source, entry, names))
             others = [other for other in others if np.isin(hashes[other.path], own).any()]
         if not others:
             found.append(Fresh(entry, entry, source))

@@ -23,7 +23,7 @@ from actstore.hub.sync.fetch import Arrived
 from actstore.hub.sync.origin import Origin
 from actstore.hub.sync.overlap import Direction, less
 from actstore.hub.sync.wanted import Part, Piece
-from actstore.storage import layout, metadata
+from actstore.storage import layout, shard_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.labels import write_overlay
 from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry
@@ -326,7 +326,7 @@ class Merger:
         A label counts as set here when it differs from the one in the shard that goes: that
         is what both sides had when they last met.
         """
-        overlays = metadata.overlays(self.root, base.labels) if todo.removed else {}
+        overlays = shard_columns.overlays(self.root, base.labels) if todo.removed else {}
         columns = [*schema.key_names(), "label"]
         labels: dict[tuple[Any, ...], Any] = {}
         partitions = set()
@@ -334,7 +334,7 @@ class Merger:
             changes = overlays.get(entry.path)
             if entry.path not in todo.removed or not changes:
                 continue
-            table = metadata.read_columns(self.root, entry, columns)
+            table = shard_columns.read_columns(self.root, entry, columns)
             rows = sorted(changes)
             cells = table.take(rows).to_pydict()
             key_columns = (cells[name] for name in schema.key_names())
@@ -353,7 +353,7 @@ class Merger:
             if entry.partition not in partitions or entry.path in todo.removed:
                 continue
             source = files.get(entry.path, self.root / entry.path)
-            table = metadata.read_columns(
+            table = shard_columns.read_columns(
                 source.parent, dataclasses.replace(entry, path=source.name), columns[:-1]
             )
             cells = (table[name].to_pylist() for name in schema.key_names())

@@ -19,7 +19,7 @@ from actstore.hub.sync.folding import Folded
 from actstore.hub.sync.origin import Origin
 from actstore.hub.sync.overlap import Fresh, leave_out
 from actstore.hub.sync.upload import Uploads
-from actstore.storage import card, card_text, layout, metadata, overview
+from actstore.storage import card, card_text, layout, overview, shard_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.card_text import Own
 from actstore.storage.manifest import Manifest, ShardEntry
@@ -139,7 +139,7 @@ class Drafter:
 
     def with_labels(self, survey: Draft) -> tuple[Draft, int]:
         """Return a survey with the shards into which labels would be written, and their rows."""
-        overlays = metadata.overlays(self.root, self.local.labels)
+        overlays = shard_columns.overlays(self.root, self.local.labels)
         touched = tuple(entry for entry in self.chosen if entry.path in overlays)
         there = {entry.path for entry in survey.manifest.shards} - {e.path for e in survey.sent}
         sent = tuple(dict.fromkeys((*survey.sent, *touched)))
@@ -310,10 +310,10 @@ class Drafter:
         def count(entry: ShardEntry) -> LabelCounts:
             here = places.get(entry.path)
             if here is not None:
-                table = metadata.read_columns(here.folder, here.entry, columns)
+                table = shard_columns.read_columns(here.folder, here.entry, columns)
             elif entry.path in live:
                 own = live[entry.path]
-                table = metadata.read_columns(self.folded.folder(own), own, columns)
+                table = shard_columns.read_columns(self.folded.folder(own), own, columns)
             else:
                 assert remote is not None
                 table = remote.columns(entry, columns)

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from actstore import schema
 from actstore.errors import CorruptStoreError, StoreError
-from actstore.storage import layout, metadata
+from actstore.storage import layout, metadata_cache, shard_columns
 from actstore.storage.compaction import compact
+from actstore.storage.files import temporary_folder
 from actstore.storage.labels import set_labels
 from actstore.storage.snapshot import open_snapshot
 from tests.storage.stores import batch, content, expected, live_files, write
@@ -42,7 +43,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_has_every_column_in_row_order(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata, "GROUP_ROWS", 3)
+    monkeypatch.setattr(metadata_cache, "GROUP_ROWS", 3)
     snapshot = open_snapshot(store)
     path = snapshot.metadata_file()
     assert path.parent == store / ".cache"
@@ -77,7 +78,7 @@ def test_any_history_gives_what_is_made_from_nothing(steps: list[Step], group: i
     """The file is made from an older one where that helps, whichever is there."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda descriptor: None)
-        patch.setattr(metadata, "GROUP_ROWS", group)
+        patch.setattr(metadata_cache, "GROUP_ROWS", group)
         root = Path(folder) / "s"
         write(root, batch(0, 4, layer=5))
         known = expected(batch(0, 4, layer=5))
@@ -197,18 +198,18 @@ def test_a_temporary_folder_that_others_can_write_to_is_not_used(
 ) -> None:
     home = temporary / f"actstore-{os.getuid()}"
     prepare(home)
-    folder = metadata.temporary_folder("store")
+    folder = temporary_folder("store")
     assert home not in folder.parents
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
 
 
 def test_columns_of_a_shard(store: Path) -> None:
     entry = open_snapshot(store).shards[0]
-    table = metadata.read_columns(store, entry, ["layer", "example_id"])
+    table = shard_columns.read_columns(store, entry, ["layer", "example_id"])
     assert table.column_names == ["layer", "example_id"]
     assert table["example_id"].to_pylist() == [f"e{row}" for row in range(5)]
     with pytest.raises(CorruptStoreError, match="holds 5 rows of example_id"):
-        metadata.read_columns(store, entry, ["example_id", "colour"])
+        shard_columns.read_columns(store, entry, ["example_id", "colour"])
 
 
 @pytest.mark.parametrize(

@@ -7,24 +7,20 @@ import hashlib
 import json
 import os
 import secrets
-import stat
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from actstore import schema
-from actstore.errors import ActstoreError, CorruptStoreError, StoreError
-from actstore.storage import layout
+from actstore.errors import ActstoreError, StoreError
+from actstore.storage import layout, shard_columns
+from actstore.storage.files import StoreFiles
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from actstore.storage.files import StoreFiles
 
 GROUP_ROWS = 8_192
 """Rows per row group, DuckDB's unit of parallel work: small, since each row may bring a vector."""
@@ -32,54 +28,6 @@ _KEPT = 3
 _KEY = b"actstore:metadata"
 _AHEAD = 32
 _MAGIC = b"PAR1"
-_OVERLAY = ("shard", "row", "label")
-
-
-def read_columns(root: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
-    """Read some metadata columns of one shard.
-
-    Raises:
-        CorruptStoreError: the shard is missing, damaged or not what the manifest says.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(root / entry.path) as file:
-            return checked_columns(file, entry, columns)
-    except FileNotFoundError as error:
-        raise CorruptStoreError(
-            f"shard {entry.path} is missing from {root}: restore it from a copy", entry.path
-        ) from error
-    except (OSError, pa.ArrowException) as error:
-        raise CorruptStoreError(
-            f"shard {entry.path} of {root} is damaged ({error}): restore it from a copy",
-            entry.path,
-        ) from error
-
-
-def checked_columns(file: pq.ParquetFile, entry: ShardEntry, columns: list[str]) -> pa.Table:
-    """Read some metadata columns of an opened shard.
-
-    Raises:
-        CorruptStoreError: it is not what the manifest says.
-        OSError, ArrowException: it is damaged.
-    """
-    # Before its columns are read: a few bytes can unfold to any number of rows.
-    if file.metadata.num_rows != entry.rows:
-        raise CorruptStoreError(
-            f"shard {entry.path} holds {file.metadata.num_rows} rows; the manifest says "
-            f"{entry.rows} rows: restore it from a copy",
-            entry.path,
-        )
-    table = file.read(columns=columns, use_threads=False)
-    if table.num_rows != entry.rows or set(table.column_names) != set(columns):
-        raise CorruptStoreError(
-            f"shard {entry.path} holds {table.num_rows} rows of {', '.join(table.column_names)}; "
-            f"the manifest says {entry.rows} rows: restore it from a copy",
-            entry.path,
-        )
-    return table.select(columns)
 
 
 def cached_file(files: StoreFiles, manifest: Manifest) -> Path:
@@ -153,34 +101,6 @@ def _file_name(manifest: Manifest) -> str:
 def _identity(entry: ShardEntry | LabelEntry) -> str:
     """Return what tells a file from every other, of the same path in another repository too."""
     return f"{entry.sha256} {entry.path}"
-
-
-def local_folders(root: Path) -> Sequence[Callable[[], Path]]:
-    """Return what makes folders for the derived files of a store on this machine."""
-    return partial(_folder_in_store, root), partial(temporary_folder, str(root.resolve()))
-
-
-def _folder_in_store(root: Path) -> Path:
-    folder = root / layout.CACHE
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def temporary_folder(name: str) -> Path:
-    """Return a folder for the derived files of a store that has no place for them itself.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    mark = hashlib.sha256(name.encode()).hexdigest()[:16]
-    home = Path(tempfile.gettempdir()) / f"actstore-{os.getuid()}"
-    home.mkdir(exist_ok=True, mode=0o700)
-    found = home.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        home = Path(tempfile.mkdtemp(prefix="actstore-"))  # somebody else could write there
-    folder = home / mark
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def _remove_old(folder: Path, newest: Path) -> None:
@@ -280,8 +200,10 @@ def _tables(
         stream = _slices(previous, origin["shards"], names)
     live = {_identity(entry) for entry in manifest.shards}
     old = (item for item in stream if item[0] in live)
-    fresh_labels = merged(map(files.labels, manifest.labels[applied:]))
-    all_labels = merged(map(files.labels, manifest.labels)) if applied else fresh_labels
+    fresh_labels = shard_columns.merged(map(files.labels, manifest.labels[applied:]))
+    all_labels = (
+        shard_columns.merged(map(files.labels, manifest.labels)) if applied else fresh_labels
+    )
     fresh = iter([entry for entry in manifest.shards if _identity(entry) not in known])
     ahead = islice(fresh, _AHEAD)
     pending = [files.pool().submit(files.columns, entry, names) for entry in ahead]
@@ -298,7 +220,7 @@ def _tables(
                     for following in islice(fresh, 1)
                 ]
                 changes = all_labels.get(entry.path)
-            yield with_labels(table, changes) if changes else table
+            yield shard_columns.with_labels(table, changes) if changes else table
     finally:
         for future in pending:
             future.cancel()
@@ -325,52 +247,3 @@ def _slices(
         joined = pa.concat_tables(parts)
         yield path, joined.slice(0, rows)
         held = joined.slice(rows)
-
-
-def read_labels(root: Path, entry: LabelEntry) -> pa.Table:
-    """Read a label overlay.
-
-    Raises:
-        CorruptStoreError: it is missing or damaged.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(root / entry.path, columns=list(_OVERLAY))
-    except (OSError, pa.ArrowException) as error:
-        raise CorruptStoreError(
-            f"label file {entry.path} of {root} is missing or damaged ({error}): "
-            "restore it from a copy",
-            entry.path,
-        ) from error
-
-
-def overlays(root: Path, entries: tuple[LabelEntry, ...]) -> dict[str, dict[int, Any]]:
-    """Return, per shard path, the label of each relabelled row; later overlays win.
-
-    Raises:
-        CorruptStoreError: an overlay is missing or damaged.
-    """
-    return merged(read_labels(root, entry) for entry in entries)
-
-
-def merged(tables: Iterable[pa.Table]) -> dict[str, dict[int, Any]]:
-    """Return what overlays say together: per shard path, the label of each relabelled row."""
-    found: dict[str, dict[int, Any]] = {}
-    for table in tables:
-        cells = (table[name].to_pylist() for name in _OVERLAY)
-        for shard, row, label in zip(*cells, strict=True):
-            found.setdefault(shard, {})[row] = label
-    return found
-
-
-def with_labels(table: pa.Table, changes: dict[int, Any]) -> pa.Table:
-    """Return ``table`` with the label of the given rows replaced."""
-    import pyarrow as pa
-
-    labels = table["label"].to_pylist()
-    for row, label in changes.items():
-        labels[row] = label
-    index = table.column_names.index("label")
-    return table.set_column(index, table.schema.field(index), pa.array(labels, pa.string()))
