@@ -26,11 +26,11 @@ from actstore.ingestion import (
     page_cache,
     precision,
     provenance,
+    recipes,
     report,
     width_check,
 )
-from actstore.ingestion import recipe as recipes
-from actstore.ingestion.discovery import Discovery, SourceFile
+from actstore.ingestion.discovery import Discovery
 from actstore.ingestion.labels import Labels
 from actstore.ingestion.options import Options, Pool, StorageType, checked_options, with_layer
 from actstore.ingestion.output import Nowhere, Output
@@ -38,6 +38,7 @@ from actstore.ingestion.readers import Context, Reader, create
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.report import IngestSummary, Progress, Refusal, Tally
 from actstore.ingestion.sidecars import Sidecars
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.unmatched import damaged, without_path, without_sidecars
 from actstore.storage.manifest import Run
 from actstore.storage.rows import RowBatch

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actstore.errors import ActstoreError, HubError, LayoutError, UsageError
-from actstore.ingestion.discovery import SourceFile, evenly
+from actstore.ingestion.discovery import evenly
 from actstore.ingestion.loading import open_file
 from actstore.ingestion.readers import Reader
+from actstore.ingestion.source_file import SourceFile
 from actstore.storage.rows import RowBatch
 
 _FILES = 9

@@ -10,18 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from actstore.errors import ConflictError, LayoutError, SidecarError
 from actstore.ingestion.axes import interpret, limited
 from actstore.ingestion.documents import rest, to_json
 from actstore.ingestion.readers import Arrangement, Reader, reader
 from actstore.ingestion.readers.assembly import batches, constants
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.tensor import Tensor
 from actstore.storage.rows import RowBatch
-
-if TYPE_CHECKING:
-    from actstore.ingestion.discovery import SourceFile
 
 AXES = {3: ("example", "token", "hidden"), 4: ("example", "batch", "token", "hidden")}
 _KEYS = ("x", "y", "data", "targets", "n_targets")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,11 +17,9 @@ from actstore.ingestion.plan import Plan
 from actstore.ingestion.readers import Context, Reader, reader
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.scope import FileScope, column_value
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.tensor import Tensor
 from actstore.storage.rows import RowBatch
-
-if TYPE_CHECKING:
-    from actstore.ingestion.discovery import SourceFile
 
 _EXTRA = "extra"
 _REMEMBERED = 100_000

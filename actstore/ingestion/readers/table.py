@@ -26,6 +26,7 @@ from actstore.ingestion.plan import effective_columns, expressions_of
 from actstore.ingestion.readers import Context, Reader, reader
 from actstore.ingestion.recipe import ColumnSource, Recipe
 from actstore.ingestion.scope import FileScope, column_value
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.values import convert
 from actstore.ingestion.vector_columns import VectorColumn, Vectors, extract, vector_columns
 from actstore.storage.rows import RowBatch
@@ -33,7 +34,6 @@ from actstore.storage.rows import RowBatch
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from actstore.ingestion.discovery import SourceFile
 
 _TOKENS = ("token_ids", "input_ids", "tokens")
 _OWN = frozenset({"norm", "run_id"})
