@@ -18,14 +18,14 @@ _FILES = 9
 _BATCHES = 64
 _BYTES = 64 << 20
 
-Place = tuple[str, str]
+ModelAndSite = tuple[str, str]
 
 
 @dataclass(slots=True)
 class Widths:
     """The width that the vectors of a model and site have in most of the files looked at."""
 
-    usual: Mapping[Place, int] = field(default_factory=dict)
+    usual: Mapping[ModelAndSite, int] = field(default_factory=dict)
     by_layer: Mapping[tuple[str, str, int | None], int] = field(default_factory=dict)
     """Layers that at least two files agree about, where layers differ in width."""
 
@@ -67,7 +67,7 @@ def usual_widths(reader: Reader, files: Sequence[SourceFile]) -> Widths:
     Raises:
         UsageError: a file says so (such as: no model is recorded), and none has a row.
     """
-    sites: dict[Place, Counter[int]] = {}
+    sites: dict[ModelAndSite, Counter[int]] = {}
     layers: dict[tuple[str, str, int | None], Counter[int]] = {}
     problems: list[UsageError] = []
     chosen = evenly(files, _FILES)

@@ -16,7 +16,7 @@ from actstore import schema
 from actstore.errors import CommitError, ConflictError, LayoutError, UsageError
 from actstore.storage import keys, layout
 from actstore.storage.manifest import Manifest, Run, ShardEntry
-from actstore.storage.partition import Partition, Place
+from actstore.storage.partition import Partition, RowAddress
 from actstore.storage.rebase import without_rows_of
 from actstore.storage.rows import Added, RowBatch, check
 from actstore.storage.shard import Fragment, ShardWriter, Written
@@ -254,7 +254,7 @@ class StoreWriter:
     def _compare(
         self,
         partition: Partition,
-        found: dict[int, Place],
+        found: dict[int, RowAddress],
         rows: Sequence[int],
         source: _Source,
     ) -> None:

@@ -21,7 +21,7 @@ from actstore.hub.remote.cache import RangeCache
 from actstore.hub.remote.client import Client
 from actstore.hub.remote.objects import Meter, RemoteObject
 from actstore.hub.remote.remote_file import RemoteReader
-from actstore.hub.remote.resolve import Held
+from actstore.hub.remote.resolve import ResolvedStore
 from actstore.hub.remote.vectors import Pieces, RemoteShard
 from actstore.storage import shard_columns
 from actstore.storage.files import Traffic, temporary_folder
@@ -84,7 +84,9 @@ class RemoteFiles:
 
     portion: int | None = _PORTION
 
-    def __init__(self, client: Client, address: Address, held: Held, cache: RangeCache) -> None:
+    def __init__(
+        self, client: Client, address: Address, held: ResolvedStore, cache: RangeCache
+    ) -> None:
         self._client = client
         self._address = address
         self._held = held

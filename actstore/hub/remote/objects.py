@@ -43,7 +43,7 @@ class Meter:
         return self._traffic
 
 
-class _Place(NamedTuple):
+class _Link(NamedTuple):
     """Where storage keeps the file, for the time being."""
 
     url: str
@@ -84,7 +84,7 @@ class RemoteObject:
         self.sha256 = sha256
         self._meter = meter
         self._lock = threading.Lock()
-        self._place: _Place | None = None
+        self._place: _Link | None = None
         self._etag: str | None = None
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
@@ -138,7 +138,7 @@ class RemoteObject:
         self._meter.add(received=len(found))
         return found
 
-    def _ask(self, place: _Place, start: int, stop: int, *, last: bool) -> bytes | None:
+    def _ask(self, place: _Link, start: int, stop: int, *, last: bool) -> bytes | None:
         """Make one request; None when the link has expired and ``last`` is not set."""
         import httpx2
         from huggingface_hub import get_session
@@ -189,14 +189,14 @@ class RemoteObject:
                 "ETag has changed); run the same command again"
             )
 
-    def _locate(self, stale: _Place | None) -> _Place:
+    def _locate(self, stale: _Link | None) -> _Link:
         """Return where the file lies; asked anew if that was ``stale``."""
         with self._lock:
             if self._place is None or self._place is stale:
                 self._place = self._resolve()
             return self._place
 
-    def _resolve(self) -> _Place:
+    def _resolve(self) -> _Link:
         from urllib.parse import urlsplit
 
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
@@ -223,7 +223,7 @@ class RemoteObject:
                 "it anew"
             )
         at_hub = urlsplit(facts.location).netloc == urlsplit(self._client.endpoint).netloc
-        return _Place(facts.location, at_hub)
+        return _Link(facts.location, at_hub)
 
 
 @cache

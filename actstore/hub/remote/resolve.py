@@ -37,7 +37,7 @@ _LOOKS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class ResolvedStore:
     """A store in a repository."""
 
     repository: str
@@ -53,7 +53,7 @@ class Held:
 
 def look_up(
     client: Client, address: Address, at: int | None = None, *, memory: RangeCache | None = None
-) -> Held:
+) -> ResolvedStore:
     """Find the store that a repository holds at a revision, or its commit ``at``.
 
     Where the revision itself does not hold commit ``at``, its history is searched for the
@@ -91,7 +91,7 @@ def look_up(
         facts = {"commit": commit, "numbers": numbers, "number": manifest.number}
         head = json.dumps(facts).encode()
         memory.keep_document(name, head + b"\n" + manifest.encode())
-    return Held(
+    return ResolvedStore(
         repository=repository, commit=commit, manifest=manifest, numbers=numbers, files=files
     )
 
@@ -102,7 +102,7 @@ def _name(client: Client, repository: str, commit: str, at: int | None) -> str:
     return hashlib.sha256(question.encode()).hexdigest() + ".json"
 
 
-def _remembered(memory: RangeCache, name: str, repository: str) -> Held | None:
+def _remembered(memory: RangeCache, name: str, repository: str) -> ResolvedStore | None:
     document = memory.document(name)
     if document is None:
         return None
@@ -110,7 +110,7 @@ def _remembered(memory: RangeCache, name: str, repository: str) -> Held | None:
         head, _, body = document.partition(b"\n")
         facts = json.loads(head)
         manifest = decode(body, facts["number"], f"the manifest of {repository}")
-        return Held(
+        return ResolvedStore(
             repository=repository,
             commit=facts["commit"],
             manifest=manifest,

@@ -10,7 +10,7 @@ from actstore.hub.remote import cache, resolve
 from actstore.hub.remote.address import Address
 from actstore.hub.remote.client import Client, RemoteFile
 from actstore.hub.remote.files import RemoteFiles
-from actstore.hub.remote.resolve import Held
+from actstore.hub.remote.resolve import ResolvedStore
 from actstore.storage import layout
 from actstore.storage.manifest import Manifest
 
@@ -33,7 +33,7 @@ class State:
     def remote_files(self, client: Client) -> RemoteFiles:
         """Return what reads parts of the shards."""
         assert self.manifest is not None
-        held = Held(
+        held = ResolvedStore(
             repository=self.repository,
             commit=self.commit,
             manifest=self.manifest,

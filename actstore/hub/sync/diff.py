@@ -11,7 +11,7 @@ from actstore.storage.manifest import Manifest, ShardEntry, in_row_order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Union:
+class PushDiff:
     """How the repository's shards and the store's become one."""
 
     kept: tuple[ShardEntry, ...]
@@ -24,7 +24,7 @@ class Union:
     """Among the kept: those that came from elsewhere."""
 
 
-def lay_side_by_side(
+def push_diff(
     repository: str,
     local: Manifest,
     chosen: tuple[ShardEntry, ...],
@@ -33,7 +33,7 @@ def lay_side_by_side(
     origin: Origin | None,
     once_local: Collection[str],
     archive: bool,
-) -> Union:
+) -> PushDiff:
     """Work out what a push changes.
 
     A shard never changes under its name, so equal paths hold equal rows. What the two had in
@@ -77,7 +77,7 @@ def lay_side_by_side(
             )
     renewed = {entry.path for entry in missing}
     ours = {replaced.get(path, path) for path in live}
-    return Union(
+    return PushDiff(
         kept=tuple(e for e in remote.shards if e.path not in removed and e.path not in renewed),
         missing=tuple(missing),
         removed=tuple(e for e in remote.shards if e.path in removed),
@@ -85,7 +85,9 @@ def lay_side_by_side(
     )
 
 
-def in_order(local: Manifest, union: Union, sent: tuple[ShardEntry, ...]) -> tuple[ShardEntry, ...]:
+def in_order(
+    local: Manifest, diff: PushDiff, sent: tuple[ShardEntry, ...]
+) -> tuple[ShardEntry, ...]:
     """Return all shards of the repository in row order.
 
     Without shards from elsewhere it is the store's own order, so that row numbers agree;
@@ -93,13 +95,13 @@ def in_order(local: Manifest, union: Union, sent: tuple[ShardEntry, ...]) -> tup
 
     Args:
         local: the store's commit.
-        union: what stays.
+        diff: what stays.
         sent: what comes.
     """
-    together = {entry.path: entry for entry in (*union.kept, *sent)}
+    together = {entry.path: entry for entry in (*diff.kept, *sent)}
     if {entry.path for entry in local.shards} == together.keys():
         return tuple(together[entry.path] for entry in local.shards)
-    return in_row_order((*union.kept, *sent))
+    return in_row_order((*diff.kept, *sent))
 
 
 def _same_rows(left: ShardEntry, right: ShardEntry) -> bool:

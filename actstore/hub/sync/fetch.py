@@ -17,7 +17,7 @@ from actstore import schema
 from actstore.errors import CommitError, RemoteStoreError
 from actstore.hub.remote.client import Client
 from actstore.hub.remote.download import download
-from actstore.hub.sync.wanted import Piece
+from actstore.hub.sync.wanted import WantedShard
 from actstore.querying.metadata import Metadata
 from actstore.storage import layout, pages, shard_columns
 from actstore.storage.manifest import ShardEntry
@@ -33,11 +33,11 @@ _BLOCK_BYTES = 32 << 20
 _SPARE = 32 << 20
 """Bytes of disk that must remain."""
 
-Arrived = tuple[Piece, ShardEntry, Path]
+Fetched = tuple[WantedShard, ShardEntry, Path]
 """A piece, what it is as a shard of the store, and its file."""
 
 
-class Arrival:
+class Fetch:
     """What one pull fetches, into a folder where an interrupted one goes on.
 
     Args:
@@ -74,7 +74,7 @@ class Arrival:
         self.received = 0
         """Bytes that were downloaded, those of chosen rows not counted."""
 
-    def fetch(self, wanted: Sequence[Piece]) -> list[Arrived]:
+    def fetch(self, wanted: Sequence[WantedShard]) -> list[Fetched]:
         """Fetch pieces; each is checked before it is returned.
 
         Raises:
@@ -86,7 +86,7 @@ class Arrival:
         self._total = sum(_size(piece) for piece in wanted)
         self._check_room(wanted)
         whole = [piece for piece in wanted if piece.rows is None]
-        found: dict[str, Arrived] = {}
+        found: dict[str, Fetched] = {}
         with ThreadPoolExecutor(FILES, thread_name_prefix="actstore-pull") as pool:
             futures = [pool.submit(self._download, piece) for piece in whole]
             try:
@@ -103,7 +103,7 @@ class Arrival:
                 found[piece.key] = self._make(piece, piece.rows, transaction, number)
         return [found[piece.key] for piece in wanted]
 
-    def _check_room(self, wanted: Sequence[Piece]) -> None:
+    def _check_room(self, wanted: Sequence[WantedShard]) -> None:
         here = 0
         for piece in wanted:
             for path in self._places(piece):
@@ -117,12 +117,12 @@ class Arrival:
                 "less with --layers, --models, --sites or --where"
             )
 
-    def _places(self, piece: Piece) -> tuple[Path, Path]:
+    def _places(self, piece: WantedShard) -> tuple[Path, Path]:
         """Return where a whole shard arrives, and where it grows."""
         target = self._folder / f"{piece.entry.sha256}.parquet"
         return target, target.with_name(target.name + ".part")
 
-    def _download(self, piece: Piece) -> Arrived:
+    def _download(self, piece: WantedShard) -> Fetched:
         entry = piece.entry
         target, part = self._places(piece)
         earlier = self._root / entry.path
@@ -166,7 +166,7 @@ class Arrival:
         if self._progress is not None:
             self._progress(min(done, self._total), self._total)
 
-    def _make(self, piece: Piece, rows: np.ndarray, transaction: str, number: int) -> Arrived:
+    def _make(self, piece: WantedShard, rows: np.ndarray, transaction: str, number: int) -> Fetched:
         """Write chosen rows as a shard of their own."""
         first = piece.entry
         path = self._folder / f"{piece.key}.parquet"
@@ -207,7 +207,7 @@ def _is(path: Path, entry: ShardEntry) -> bool:
         return False
 
 
-def _size(piece: Piece) -> int:
+def _size(piece: WantedShard) -> int:
     if piece.rows is None:
         return piece.entry.bytes
     item = 2 if piece.entry.dtype == "float16" else 4

@@ -20,12 +20,12 @@ from actstore.hub.remote.address import Address, parse
 from actstore.hub.remote.cache import RangeCache
 from actstore.hub.remote.client import MAIN, Client
 from actstore.hub.remote.files import RemoteFiles
-from actstore.hub.remote.resolve import Held
+from actstore.hub.remote.resolve import ResolvedStore
 from actstore.hub.sync import origin
-from actstore.hub.sync.fetch import Arrival
+from actstore.hub.sync.fetch import Fetch
 from actstore.hub.sync.origin import Origin
-from actstore.hub.sync.pull_commit import Merged, Merger, Plan, plan, recall
-from actstore.hub.sync.wanted import Part, Piece, pieces, together
+from actstore.hub.sync.pull_commit import Merged, Merger, PullDiff, pull_diff, recall
+from actstore.hub.sync.wanted import Choice, WantedShard, together, wanted_shards
 from actstore.storage import card, card_text, layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run, now
@@ -115,19 +115,19 @@ def pull(
     address = _address(source, revision)
     root = Path(folder)
     client = client or Client()
-    part = Part(layers=tuple(layers), models=tuple(models), sites=tuple(sites), where=where)
+    choice = Choice(layers=tuple(layers), models=tuple(models), sites=tuple(sites), where=where)
     held = resolve.look_up(client, address, at)
     files = RemoteFiles(client, address, held, cache or caches.default())
     remote = Snapshot(files, held.manifest)
     # Nothing is made before it is known that the repository holds what is asked for.
-    wanted = pieces(remote, part, _earlier(root, client, address))
+    wanted = wanted_shards(remote, choice, _earlier(root, client, address))
     prepare(root)
     with _alone(root) as work, writing(root):
         return _Pull(
             client=client,
             address=address,
             root=root,
-            part=part,
+            choice=choice,
             held=held,
             remote=remote,
             wanted=wanted,
@@ -154,11 +154,11 @@ def run_id(client: Client, address: Address) -> str:
     return f"pull-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
-def _earlier(root: Path, client: Client, address: Address) -> tuple[Part, ...]:
+def _earlier(root: Path, client: Client, address: Address) -> tuple[Choice, ...]:
     """Return what earlier pulls from the repository asked for."""
     if not manifests.numbers(root):
         return ()
-    return recall(manifests.load(root), run_id(client, address)).parts
+    return recall(manifests.load(root), run_id(client, address)).choices
 
 
 @contextlib.contextmanager
@@ -188,10 +188,10 @@ class _Pull:
     client: Client
     address: Address
     root: Path
-    part: Part
-    held: Held
+    choice: Choice
+    held: ResolvedStore
     remote: Snapshot
-    wanted: list[Piece]
+    wanted: list[WantedShard]
     work: Path
     progress: Callable[[int, int], None] | None
 
@@ -200,8 +200,8 @@ class _Pull:
         base = manifests.latest(self.root)
         memory = recall(base, run.run_id)
         origins = self._origins(memory.revision)
-        todo: Plan = plan(base, self.wanted, self.held.manifest, memory, origins)
-        arrival = Arrival(
+        todo: PullDiff = pull_diff(base, self.wanted, self.held.manifest, memory, origins)
+        arrival = Fetch(
             self.client,
             self.held.repository,
             self.held.commit,
@@ -217,7 +217,7 @@ class _Pull:
             run=run,
             there=self.held.manifest,
             wanted=self.wanted,
-            parts=together([self.part, *memory.parts]),
+            choices=together([self.choice, *memory.choices]),
             origins=origins,
             folder=self.work,
         )

@@ -19,10 +19,10 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import CommitError
-from actstore.hub.sync.fetch import Arrived
+from actstore.hub.sync.fetch import Fetched
 from actstore.hub.sync.origin import Origin
 from actstore.hub.sync.overlap import Direction, less
-from actstore.hub.sync.wanted import Part, Piece
+from actstore.hub.sync.wanted import Choice, WantedShard
 from actstore.storage import layout, shard_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.labels import write_overlay
@@ -36,10 +36,10 @@ _OVERLAY = "labels.parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class PullMemory:
     """What a store's manifest remembers of the pulls from one repository."""
 
-    parts: tuple[Part, ...] = ()
+    choices: tuple[Choice, ...] = ()
     """What was asked for so far."""
     revision: str | None = None
     """Of the last pull."""
@@ -49,39 +49,39 @@ class Memory:
     """Pieces of which the store had every row from elsewhere."""
 
 
-def recall(manifest: Manifest, run_id: str) -> Memory:
+def recall(manifest: Manifest, run_id: str) -> PullMemory:
     """Return what a manifest remembers; nothing where the run is not there or not ours."""
     for run in manifest.runs:
         if run.run_id == run_id and run.kind == "pull":
             try:
                 settings = run.settings
-                return Memory(
-                    parts=tuple(Part.from_dict(each) for each in settings["parts"]),
+                return PullMemory(
+                    choices=tuple(Choice.from_dict(each) for each in settings["parts"]),
                     revision=str(settings["revision"]),
                     made={str(path): str(key) for path, key in settings["made"].items()},
                     covered=frozenset(map(str, settings["covered"])),
                 )
             except (KeyError, TypeError, ValueError, AttributeError):
                 break
-    return Memory()
+    return PullMemory()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class PullDiff:
     """What a pull has to fetch and to remove."""
 
-    missing: tuple[Piece, ...]
+    missing: tuple[WantedShard, ...]
     removed: frozenset[str]
     """Shards of the store that the repository no longer holds."""
 
 
-def plan(
+def pull_diff(
     local: Manifest,
-    wanted: Sequence[Piece],
+    wanted: Sequence[WantedShard],
     there: Manifest,
-    memory: Memory,
+    memory: PullMemory,
     origins: Sequence[Origin],
-) -> Plan:
+) -> PullDiff:
     """Compare a store with what it is to hold of a repository.
 
     A shard never changes under its name, so equal paths hold equal rows. A shard that was
@@ -113,7 +113,7 @@ def plan(
     if not removed:  # otherwise the rows may be among those that go
         present |= memory.covered
     missing = tuple(piece for piece in wanted if piece.key not in present)
-    return Plan(missing=missing, removed=frozenset(removed))
+    return PullDiff(missing=missing, removed=frozenset(removed))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,13 +140,13 @@ class Merger:
     """Of this pull; its settings get what is to be remembered."""
     there: Manifest
     """What the repository holds."""
-    wanted: Sequence[Piece]
-    parts: tuple[Part, ...]
+    wanted: Sequence[WantedShard]
+    choices: tuple[Choice, ...]
     origins: Sequence[Origin]
     folder: Path
     """In the store, for files that no commit names yet."""
 
-    def merge(self, arrived: Sequence[Arrived]) -> Merged:
+    def merge(self, arrived: Sequence[Fetched]) -> Merged:
         """Commit what has arrived.
 
         Raises:
@@ -156,7 +156,7 @@ class Merger:
         for _ in range(_ATTEMPTS):
             base = manifests.latest(self.root)
             memory = recall(base, self.run.run_id)
-            todo = plan(base, self.wanted, self.there, memory, self.origins)
+            todo = pull_diff(base, self.wanted, self.there, memory, self.origins)
             known = {item[0].key: item for item in arrived}
             if not {piece.key for piece in todo.missing} <= known.keys():
                 break
@@ -173,9 +173,9 @@ class Merger:
     def _attempt(
         self,
         base: Manifest,
-        memory: Memory,
-        todo: Plan,
-        chosen: Sequence[Arrived],
+        memory: PullMemory,
+        todo: PullDiff,
+        chosen: Sequence[Fetched],
         workspace: Path,
     ) -> Merged | None:
         with Transaction(self.root, base, cards=False) as change:  # the pull writes the card
@@ -183,8 +183,8 @@ class Merger:
                 fresh = self._fresh(base, todo, chosen, workspace)
                 made = self._made(base, memory, todo, fresh)
                 covered = self._covered(memory, todo, fresh)
-                remembered = Memory(
-                    parts=self.parts,
+                remembered = PullMemory(
+                    choices=self.choices,
                     revision=self.run.settings["revision"],
                     made=made,
                     covered=covered,
@@ -216,8 +216,8 @@ class Merger:
     def _fresh(
         self,
         base: Manifest,
-        todo: Plan,
-        chosen: Sequence[Arrived],
+        todo: PullDiff,
+        chosen: Sequence[Fetched],
         workspace: Path,
     ) -> list[_Fresh]:
         """Return the shards that come new, without rows that the store has from elsewhere."""
@@ -253,7 +253,7 @@ class Merger:
         )
 
     def _made(
-        self, base: Manifest, memory: Memory, todo: Plan, fresh: Sequence[_Fresh]
+        self, base: Manifest, memory: PullMemory, todo: PullDiff, fresh: Sequence[_Fresh]
     ) -> dict[str, str]:
         """Return the shards that are not the repository's own, and the pieces they are."""
         live = {entry.path for entry in base.shards} - todo.removed
@@ -263,7 +263,9 @@ class Merger:
                 made[item.entry.path] = item.piece.key
         return made
 
-    def _covered(self, memory: Memory, todo: Plan, fresh: Sequence[_Fresh]) -> frozenset[str]:
+    def _covered(
+        self, memory: PullMemory, todo: PullDiff, fresh: Sequence[_Fresh]
+    ) -> frozenset[str]:
         wanted = {piece.key for piece in self.wanted}
         before = memory.covered & wanted if not todo.removed else frozenset()
         return before | {item.piece.key for item in fresh if not item.entry.rows}
@@ -285,10 +287,10 @@ class Merger:
     def _following(
         self,
         base: Manifest,
-        todo: Plan,
+        todo: PullDiff,
         live: Sequence[_Fresh],
         overlay: LabelEntry | None,
-        remembered: Memory,
+        remembered: PullMemory,
     ) -> Manifest:
         order = {entry.path: number for number, entry in enumerate(self.there.shards)}
         places = dict(order)
@@ -302,7 +304,7 @@ class Merger:
             self.run,
             settings={
                 **self.run.settings,
-                "parts": [part.as_dict() for part in remembered.parts],
+                "parts": [choice.as_dict() for choice in remembered.choices],
                 "made": dict(sorted(remembered.made.items())),
                 "covered": sorted(remembered.covered),
             },
@@ -319,7 +321,7 @@ class Merger:
         )
 
     def _carried_labels(
-        self, base: Manifest, todo: Plan, live: Sequence[_Fresh], staging: Path
+        self, base: Manifest, todo: PullDiff, live: Sequence[_Fresh], staging: Path
     ) -> tuple[LabelEntry | None, int]:
         """Give labels that were set in this store to the same rows in what takes their place.
 
@@ -376,7 +378,7 @@ class Merger:
 class _Fresh:
     """A shard that comes new."""
 
-    piece: Piece
+    piece: WantedShard
     entry: ShardEntry
     file: Path
     dropped: int

@@ -14,7 +14,7 @@ from actstore.errors import ActstoreError, RemoteStoreError, UsageError
 from actstore.hub.remote.client import Client
 from actstore.hub.remote.state import State, manifest_name
 from actstore.hub.sync import origin
-from actstore.hub.sync.diff import Union, in_order, lay_side_by_side
+from actstore.hub.sync.diff import PushDiff, in_order, push_diff
 from actstore.hub.sync.folding import Folded
 from actstore.hub.sync.origin import Origin
 from actstore.hub.sync.overlap import Fresh, leave_out
@@ -109,7 +109,7 @@ class Drafter:
     uploads: Uploads
     folder: Path
     """Temporary folder."""
-    _last: tuple[Union, list[Fresh]] | None = None
+    _last: tuple[PushDiff, list[Fresh]] | None = None
     _origin: Origin | None = None
 
     @property
@@ -131,11 +131,11 @@ class Drafter:
         state = state or State(
             repository=self.repository, commit="", files={}, manifest=None, card=""
         )
-        union, fresh = self._compare(state)
+        diff, fresh = self._compare(state)
         sent = tuple(item.entry for item in fresh if item.entry.rows)
-        shards = in_order(self.local, union, sent)
+        shards = in_order(self.local, diff, sent)
         manifest = self._manifest(state, shards)
-        return self._draft(state, union, fresh, sent, manifest, b"", self._own(state))
+        return self._draft(state, diff, fresh, sent, manifest, b"", self._own(state))
 
     def with_labels(self, survey: Draft) -> tuple[Draft, int]:
         """Return a survey with the shards into which labels would be written, and their rows."""
@@ -153,9 +153,9 @@ class Drafter:
         Raises:
             RemoteStoreError, RemoteChangedError, ConflictError, HubError: see ``push``.
         """
-        union, fresh = self._compare(state)
+        diff, fresh = self._compare(state)
         sent = tuple(self.uploads.send([item for item in fresh if item.entry.rows]))
-        shards = in_order(self.local, union, sent)
+        shards = in_order(self.local, diff, sent)
         manifest = self._manifest(state, shards)
         own = self._own(state)
         places = {item.entry.path: item for item in fresh if item.entry.rows}
@@ -169,12 +169,12 @@ class Drafter:
         )
         # The Hub takes UTF-8 only.
         data = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode()
-        return self._draft(state, union, fresh, sent, manifest, data, own)
+        return self._draft(state, diff, fresh, sent, manifest, data, own)
 
     def _draft(
         self,
         state: State,
-        union: Union,
+        diff: PushDiff,
         fresh: list[Fresh],
         sent: tuple[ShardEntry, ...],
         manifest: Manifest,
@@ -202,13 +202,13 @@ class Drafter:
             sent=sent,
             deleted=deleted,
             replaced=replaced,
-            theirs=len(union.theirs),
+            theirs=len(diff.theirs),
             duplicates=sum(item.original.rows - item.entry.rows for item in fresh),
             changes=bool(sent or deleted or not same),
             message=self.local.message or self.local.operation,
         )
 
-    def _compare(self, state: State) -> tuple[Union, list[Fresh]]:
+    def _compare(self, state: State) -> tuple[PushDiff, list[Fresh]]:
         if state.foreign:
             raise RemoteStoreError(
                 f"{self.repository} holds no store but {', '.join(state.foreign[:3])}"
@@ -226,7 +226,7 @@ class Drafter:
             kept = tuple(path for path in known.shards if path not in lost)
             known = self.folded.met(dataclasses.replace(known, shards=kept), there)
         self._origin = known
-        union = lay_side_by_side(
+        diff = push_diff(
             self.repository,
             self.local,
             self.chosen,
@@ -235,16 +235,16 @@ class Drafter:
             once_local=self._once_local,
             archive=self.archive,
         )
-        if self._last is not None and self._last[0] == union:
+        if self._last is not None and self._last[0] == diff:
             return self._last
-        if union.theirs:
+        if diff.theirs:
             fresh = leave_out(
-                self.client, state, self.folded, union.missing, union.theirs, self.folder
+                self.client, state, self.folded, diff.missing, diff.theirs, self.folder
             )
         else:
-            fresh = [Fresh(entry, entry, self.folded.folder(entry)) for entry in union.missing]
-        self._last = union, fresh
-        _check_counts([*union.kept, *(item.entry for item in fresh if item.entry.rows)])
+            fresh = [Fresh(entry, entry, self.folded.folder(entry)) for entry in diff.missing]
+        self._last = diff, fresh
+        _check_counts([*diff.kept, *(item.entry for item in fresh if item.entry.rows)])
         return self._last
 
     def _lost(self, state: State, remote: Manifest) -> set[str]:

@@ -19,7 +19,7 @@ from actstore.storage.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Choice:
     """A choice of rows; nothing chosen is everything."""
 
     layers: tuple[int | None, ...] = ()
@@ -31,7 +31,7 @@ class Part:
     @property
     def is_all(self) -> bool:
         """Whether it leaves nothing out."""
-        return self == Part()
+        return self == Choice()
 
     def as_dict(self) -> dict[str, Any]:
         """Return what was chosen, ready for JSON."""
@@ -40,26 +40,26 @@ class Part:
         return found if self.where is None else {**found, "where": self.where}
 
     @staticmethod
-    def from_dict(facts: dict[str, Any]) -> Part:
-        """Return a part from what :meth:`as_dict` gave.
+    def from_dict(facts: dict[str, Any]) -> Choice:
+        """Return a choice from what :meth:`as_dict` gave.
 
         Raises:
             TypeError, ValueError: it is not that.
         """
         given = {name: tuple(facts.get(name, ())) for name in ("layers", "models", "sites")}
         if not set(facts) <= {*given, "where"}:
-            raise ValueError(f"no part: {facts}")
-        return Part(**given, where=facts.get("where"))
+            raise ValueError(f"no choice: {facts}")
+        return Choice(**given, where=facts.get("where"))
 
 
-def together(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Return several parts as few as say the same."""
-    if any(part.is_all for part in parts):
-        return (Part(),)
-    return tuple(dict.fromkeys(parts))
+def together(choices: Sequence[Choice]) -> tuple[Choice, ...]:
+    """Return several choices as few as say the same."""
+    if any(choice.is_all for choice in choices):
+        return (Choice(),)
+    return tuple(dict.fromkeys(choices))
 
 
-class Piece(NamedTuple):
+class WantedShard(NamedTuple):
     """What becomes one shard of the store."""
 
     key: str
@@ -70,15 +70,15 @@ class Piece(NamedTuple):
     """Row numbers in the repository, int64 and ascending; None: the shard as it is."""
 
 
-def pieces(snapshot: Snapshot, new: Part, earlier: Sequence[Part]) -> list[Piece]:
-    """Return what makes up ``new`` and the ``earlier`` parts, in row order.
+def wanted_shards(snapshot: Snapshot, new: Choice, earlier: Sequence[Choice]) -> list[WantedShard]:
+    """Return what makes up ``new`` and the ``earlier`` choices, in row order.
 
     Shards of which all rows are wanted are taken as they are; of the others the wanted rows
     of one model, site and layer become one piece. So does a shard whose labels stand beside
     it.
 
     Raises:
-        NotInStoreError: ``new`` names what is not there. An earlier part may: it has gone.
+        NotInStoreError: ``new`` names what is not there. An earlier choice may: it has gone.
         SqlError: its condition is none.
         HubError: the metadata that a condition needs cannot be read.
     """
@@ -86,14 +86,14 @@ def pieces(snapshot: Snapshot, new: Part, earlier: Sequence[Part]) -> list[Piece
     chosen: list[np.ndarray] = []
     metadata, database = Metadata(snapshot), Database(snapshot)
     try:
-        for part in together([new, *earlier]):
+        for choice in together([new, *earlier]):
             try:
-                rows, shards = _find(snapshot, metadata, database, part)
+                rows, shards = _find(snapshot, metadata, database, choice)
             except NotInStoreError:
-                if part in (new, Part()):
+                if choice in (new, Choice()):
                     raise
                 continue
-            if part.where is None:
+            if choice.where is None:
                 whole.update(shards.tolist())
             else:
                 chosen.append(rows)
@@ -102,15 +102,15 @@ def pieces(snapshot: Snapshot, new: Part, earlier: Sequence[Part]) -> list[Piece
         database.close()
     relabelled = _relabelled(snapshot)
     by_shard = _narrowed(snapshot, chosen, whole)
-    found: list[tuple[int, Piece]] = []
+    found: list[tuple[int, WantedShard]] = []
     for number in sorted(whole):
         entry = snapshot.shards[number]
         if entry.path not in relabelled:
-            found.append((number, Piece(entry.path, entry, None)))
+            found.append((number, WantedShard(entry.path, entry, None)))
         else:
             span = np.arange(snapshot.offsets[number], snapshot.offsets[number + 1])
             key = _key([(entry, span)], relabelled[entry.path])
-            found.append((number, Piece(key, entry, span)))
+            found.append((number, WantedShard(key, entry, span)))
     groups: dict[tuple[Any, ...], list[int]] = {}
     for number in sorted(by_shard):
         entry = snapshot.shards[number]
@@ -120,16 +120,18 @@ def pieces(snapshot: Snapshot, new: Part, earlier: Sequence[Part]) -> list[Piece
         rows = np.concatenate([by_shard[number] for number in numbers])
         lists = [(snapshot.shards[n], by_shard[n] - int(snapshot.offsets[n])) for n in numbers]
         labels = "".join(relabelled.get(snapshot.shards[n].path, "") for n in numbers)
-        found.append((numbers[0], Piece(_key(lists, labels), snapshot.shards[numbers[0]], rows)))
+        found.append(
+            (numbers[0], WantedShard(_key(lists, labels), snapshot.shards[numbers[0]], rows))
+        )
     return [piece for _, piece in sorted(found, key=lambda item: item[0])]
 
 
 def _find(
-    snapshot: Snapshot, metadata: Metadata, database: Database, part: Part
+    snapshot: Snapshot, metadata: Metadata, database: Database, choice: Choice
 ) -> tuple[np.ndarray, np.ndarray]:
-    named = {"layer": part.layers, "model": part.models, "site": part.sites}
+    named = {"layer": choice.layers, "model": choice.models, "site": choice.sites}
     equals = {name: list(values) for name, values in named.items() if values}
-    return filters.rows_where(snapshot, database, metadata, part.where, equals)
+    return filters.rows_where(snapshot, database, metadata, choice.where, equals)
 
 
 def _narrowed(

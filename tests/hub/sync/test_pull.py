@@ -18,7 +18,7 @@ from actstore.errors import (
     TransferError,
     UsageError,
 )
-from actstore.hub.sync.fetch import Arrival
+from actstore.hub.sync.fetch import Fetch
 from actstore.storage import manifest as manifests
 from actstore.storage.compaction import compact
 from actstore.storage.snapshot import open_snapshot
@@ -142,14 +142,14 @@ def test_two_pulls_into_one_store_do_not_meet(
     hub: Hub, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push_to(hub, store)
-    fetch = Arrival.fetch
+    fetch = Fetch.fetch
 
-    def second(self: Arrival, wanted: object) -> object:
+    def second(self: Fetch, wanted: object) -> object:
         with pytest.raises(CommitError, match=r"another pull .* is under way"):
             pull_from(hub, tmp_path / "p")
         return fetch(self, wanted)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Arrival, "fetch", second)
+    monkeypatch.setattr(Fetch, "fetch", second)
     pull_from(hub, tmp_path / "p")
     assert_whole(tmp_path / "p")
 

@@ -10,7 +10,7 @@ import pytest
 from actstore.errors import (
     SnapshotNotFoundError,
 )
-from actstore.hub.sync.fetch import Arrival
+from actstore.hub.sync.fetch import Fetch
 from actstore.storage import manifest as manifests
 from actstore.storage.compaction import compact
 from actstore.storage.labels import set_labels
@@ -236,11 +236,11 @@ def test_another_writer_in_between_loses_nothing(
     push_to(hub, store)
     folder = tmp_path / "p"
     write(folder, batch(80, 2, layer=0))
-    fetch = Arrival.fetch
+    fetch = Fetch.fetch
     publishing = manifests.publish
     late: list[bool] = []
 
-    def slow(self: Arrival, wanted: object) -> object:
+    def slow(self: Fetch, wanted: object) -> object:
         found = fetch(self, wanted)  # type: ignore[arg-type]
         write(folder, batch(0, 2, layer=1))  # rows that the pull brings too
         return found
@@ -251,7 +251,7 @@ def test_another_writer_in_between_loses_nothing(
             relabel(folder, [0], "while it merged")
         return publishing(root, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Arrival, "fetch", slow)
+    monkeypatch.setattr(Fetch, "fetch", slow)
     monkeypatch.setattr(manifests, "publish", publish_late)
     done = pull_from(hub, folder)
     monkeypatch.undo()
