@@ -129,7 +129,6 @@ def rewrite(
     folder: Path,
     *,
     shard_bytes: int = 0,
-    transaction: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> Rewritten:
     """Write shards anew, with their labels in them; the store does not change.
@@ -139,7 +138,6 @@ def rewrite(
         base: the commit whose rows are to be written.
         folder: where the files go.
         shard_bytes: vector bytes up to which shards are joined; 0 joins none.
-        transaction: what the names of the new shards are made from; something new if missing.
         progress: called with the vector bytes rewritten so far.
 
     Raises:
@@ -148,6 +146,7 @@ def rewrite(
     """
     overlays = shard_columns.overlays(root, base.labels)
     runs = _to_join(base, overlays, shard_bytes)
+    transaction = layout.new_transaction()
     made: dict[str, ShardEntry] = {}
     files: dict[str, Path] = {}
     done = 0
@@ -157,7 +156,7 @@ def rewrite(
             written = _write_together(root, run, overlays, draft)
         entry = dataclasses.replace(
             run[0],
-            path=_free_path(root, run[0], transaction, number),
+            path=run[0].named(transaction, number),
             **written._asdict(),
             since=min(entry.since for entry in run),
         )
@@ -199,13 +198,6 @@ def _to_join(
             size += entry.vector_bytes
         close(run)
     return chosen
-
-
-def _free_path(root: Path, entry: ShardEntry, transaction: str, number: int) -> str:
-    """Return a path that no file has: one of an earlier commit must not be replaced."""
-    names = (transaction, layout.new_transaction()) if transaction else (layout.new_transaction(),)
-    paths = (entry.named(name, number) for name in names)
-    return next(path for path in paths if not (root / path).exists())
 
 
 def _write_together(

@@ -60,7 +60,9 @@ def push_diff(
     live = {entry.path for entry in local.shards}
     # Only what is being pushed may take the place of what was there.
     touched = {entry.partition for entry in chosen}
-    gone = {replaced.get(path, path) for path in common - live}
+    ours = {replaced.get(path, path) for path in live}
+    # What a shard of the store is called there has not gone, whatever else was called so.
+    gone = {replaced.get(path, path) for path in common - live} - ours
     removed = {path for path in gone if path in there and there[path].partition in touched}
     missing = []
     for entry in local.shards:
@@ -76,7 +78,6 @@ def push_diff(
                 "changed by hand; restore it from the repository's history, then push again"
             )
     renewed = {entry.path for entry in missing}
-    ours = {replaced.get(path, path) for path in live}
     return PushDiff(
         kept=tuple(e for e in remote.shards if e.path not in removed and e.path not in renewed),
         missing=tuple(missing),

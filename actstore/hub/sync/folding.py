@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actstore import schema
 from actstore.errors import ActstoreError
 from actstore.hub.sync.origin import Origin
 from actstore.storage import compaction
@@ -40,14 +38,23 @@ class Folded:
         here = self._rewritten is not None and entry.path in self._rewritten.files
         return self._links if here and self._links is not None else self.root
 
-    def met(self, origin: Origin, there: Mapping[str, ShardEntry]) -> Origin:
+    def met(self, origin: Origin, there: Iterable[ShardEntry]) -> Origin:
         """Return what a store remembers, with rewritten shards that are up there already.
 
-        They are where a push came through and the store could not take them over any more.
+        They are where an earlier push came through and the store has not taken them over: their
+        names are others then, and their bytes the same.
         """
-        known = {path: new for path, new in self.renamed.items() if new in there}
-        shards = tuple(known.get(path, path) for path in origin.shards)
-        return dataclasses.replace(origin, shards=shards)
+        names = {(entry.partition, entry.sha256): entry.path for entry in there}
+        made = {} if self._rewritten is None else self._rewritten.made
+        shards, replaced = set(origin.shards), dict(origin.replaced)
+        for path in shards & made.keys():
+            entry = made[path]
+            at = names.get((entry.partition, entry.sha256))
+            if at is not None:
+                shards.remove(path)
+                shards.add(entry.path)
+                replaced[entry.path] = at
+        return dataclasses.replace(origin, shards=tuple(sorted(shards)), replaced=replaced)
 
     def without(self, origin: Origin) -> Origin:
         """Return what a store must remember that has not taken the rewritten shards over."""
@@ -99,7 +106,7 @@ def folded(root: Path, links: Path) -> Iterator[Folded]:
         yield Folded(root=root, manifest=base)
         return
     with Transaction(root, base) as change:
-        new = compaction.rewrite(root, base, change.folder, transaction=_name(base))
+        new = compaction.rewrite(root, base, change.folder)
         manifest = new.following(base)
         assert manifest is not None  # nothing has come in between
         for path, file in new.files.items():
@@ -114,15 +121,3 @@ def folded(root: Path, links: Path) -> Iterator[Folded]:
             _rewritten=new,
             _change=change,
         )
-
-
-def _name(base: Manifest) -> str:
-    """Return what the names of rewritten shards are made from.
-
-    The same for the same labels, so that a push that is run again recognizes what an earlier
-    one has brought there. Label files name the shards that they belong to.
-    """
-    import pyarrow as pa
-
-    facts = [pa.__version__, str(schema.VERSION), *(entry.sha256 for entry in base.labels)]
-    return hashlib.sha256(" ".join(facts).encode()).hexdigest()[:20]

@@ -221,10 +221,9 @@ class Drafter:
             known = origin.load(self.root, self.repository, self.branch, self.client.endpoint)
         lost = self._lost(state, remote)
         remote = _without(remote, lost)
-        there = {entry.path: entry for entry in remote.shards}
         if known is not None:
             kept = tuple(path for path in known.shards if path not in lost)
-            known = self.folded.met(dataclasses.replace(known, shards=kept), there)
+            known = self.folded.met(dataclasses.replace(known, shards=kept), remote.shards)
         self._origin = known
         diff = push_diff(
             self.repository,
