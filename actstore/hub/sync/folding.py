@@ -80,9 +80,9 @@ class Folded:
             # As pushed, where possible: then both sides have the very same manifest.
             return self.manifest if latest.number == base else rewritten.following(latest)
 
-        with contextlib.suppress(ActstoreError):
-            return self._change.commit(rewritten.files, build) is not None
-        return False
+        with contextlib.suppress(ActstoreError):  # it may be made and only its card not
+            self._change.commit(rewritten.files, build)
+        return set(self.renamed.values()) <= {entry.path for entry in self._change.base.shards}
 
 
 @contextlib.contextmanager

@@ -245,6 +245,23 @@ def test_a_store_that_cannot_be_written_to_any_more_is_pushed_all_the_same(
     matching_rows(hub, store, tmp_path / "again")
 
 
+def test_a_card_that_cannot_be_written_does_not_undo_what_the_store_took_over(
+    hub: Hub, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("actstore.storage.card.write", full)
+        assert push_to(hub, store).sent == 2
+    assert manifests.load(store).operation == "fold"
+    met = origin.load(store, ID, "main", client(hub).endpoint)
+    assert met is not None
+    assert set(met.shards) == {entry.path for entry in manifests.load(store).shards}
+    matching(hub, store, tmp_path / "copy")
+    assert push_to(hub, store).commit is None
+
+
 def test_rows_that_others_brought_are_left_out_of_rewritten_shards(
     hub: Hub, store: Path, tmp_path: Path
 ) -> None:
