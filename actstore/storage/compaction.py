@@ -105,10 +105,9 @@ def compact(
     """
     path = Path(root)
     most = shard_bytes if join else 0
-    manifests.load(path)
+    base = manifests.load(path)
     prepare(path)
     for _ in range(_ATTEMPTS):
-        base = manifests.load(path)
         before = len(base.shards)
         if not base.labels and not _to_join(base, {}, most):
             return Compacted(None, before, before, 0)
@@ -117,6 +116,7 @@ def compact(
             commit = change.commit(new.files, new.following)
         if commit is not None:
             return Compacted(commit.number, before, len(commit.shards), new.labels)
+        base = change.base
     raise CommitError(
         f"{path} was changed by others {_ATTEMPTS} times while it was compacted; "
         "nothing is lost, try again when they are done"
