@@ -91,7 +91,11 @@ class SnapshotNotFoundError(StoreError, LookupError):
 
 
 class CorruptStoreError(StoreError, ValueError):
-    """A manifest or shard does not hold what it should."""
+    """A manifest or shard does not hold what it should; ``path`` names it within the store."""
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class ConflictError(StoreError, ValueError):
@@ -201,6 +205,8 @@ class HubError(ActstoreError):
 
     status: int | None = None
     """HTTP status of the answer, where there was one."""
+    said: str = ""
+    """What the Hub said in it, on one line and without secrets."""
 
 
 class RepositoryNotFoundError(HubError, LookupError):

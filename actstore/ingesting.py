@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actstore.errors import ActstoreError
-from actstore.hub.address import is_address, parse
+from actstore.hub.remote.address import is_address, parse
 from actstore.ingestion import run
 from actstore.ingestion.report import IngestSummary
 
@@ -81,8 +81,8 @@ def _here(sources: Sequence[str | Path]) -> Iterator[tuple[list[str | Path], dic
             if not is_address(str(source)):
                 paths.append(source)
                 continue
-            from actstore.hub.client import Client
-            from actstore.hub.mirror import mirrored
+            from actstore.hub.remote.client import Client
+            from actstore.hub.remote.mirror import mirrored
             from actstore.ingestion import fetching
 
             mirror = stack.enter_context(mirrored(parse(str(source)), Client()))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actstore.errors import NotInStoreError, UsageError
-from actstore.hub.address import is_address
+from actstore.hub.remote.address import is_address
 from actstore.querying import filters, info, named, scoring
 from actstore.querying import nearest as neighbours
 from actstore.querying.info import StoreInfo
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from actstore.hub.push import Pushed
+    from actstore.hub.sync.push import Pushed
     from actstore.training.clt import CltBatches
     from actstore.writing import WriteSummary
 
@@ -388,7 +388,7 @@ class Store:
             HubError: the leaf that says why it failed; the repository is as it was.
             ConflictError: the repository holds one of the rows with a different vector.
         """
-        from actstore.hub import push as hub
+        from actstore.hub.sync import push as hub
 
         snapshot = self._open()
         newest = open_snapshot(snapshot.root)
@@ -488,6 +488,6 @@ def open(path: str | Path, at: int | None = None, *, create: bool = False) -> St
         return Store(latest_snapshot(path), partial(latest_snapshot, path))
     if not is_address(name):
         return Store(open_snapshot(path, at))
-    from actstore.hub.remote import open_remote
+    from actstore.hub.remote.files import open_remote
 
     return Store(open_remote(name, at), partial(open_remote, name))

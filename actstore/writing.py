@@ -14,7 +14,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import LayoutError, UsageError
 from actstore.ingestion.axes import Block, Grid, blocks, interpret
-from actstore.ingestion.caches import Place, arrays, places
+from actstore.ingestion.caches import NamedArray, arrays, places
 from actstore.ingestion.example_columns import example_columns
 from actstore.ingestion.options import Options, Pool, StorageType, checked_options
 from actstore.ingestion.precision import stored
@@ -176,7 +176,7 @@ def _pool(pool: str | None) -> tuple[str | None, str | None]:
 
 
 def _run(
-    chosen: Sequence[Place], shared: Mapping[str, str], pool: str | None, options: Options
+    chosen: Sequence[NamedArray], shared: Mapping[str, str], pool: str | None, options: Options
 ) -> Run:
     settings = {
         **shared,
@@ -195,7 +195,7 @@ def _run(
     )
 
 
-def _parts(place: Place, has_examples: bool) -> list[Grid] | Grid:
+def _parts(place: NamedArray, has_examples: bool) -> list[Grid] | Grid:
     """Return a place's array as one grid, or as one grid per example."""
     found = arrays(place)
     try:
@@ -244,7 +244,7 @@ def _each(values: Any, examples: int) -> list[list[Any]] | None:
 
 
 def _batches(
-    place: Place,
+    place: NamedArray,
     parts: list[Grid] | Grid,
     columns: Mapping[str, list[Any]],
     tokens: _Tokens,
@@ -259,7 +259,7 @@ def _batches(
 
 
 def _of_grid(
-    place: Place,
+    place: NamedArray,
     grid: Grid,
     first: int,
     columns: Mapping[str, list[Any]],
@@ -299,7 +299,7 @@ def _of_grid(
         yield RowBatch(vectors=vectors, constants=constants, columns=cells)
 
 
-def _describing(place: Place, ids: Sequence[str]) -> Callable[[int], str]:
+def _describing(place: NamedArray, ids: Sequence[str]) -> Callable[[int], str]:
     return lambda row: f"{place.name}, example {ids[row]}"
 
 
@@ -310,7 +310,7 @@ def _examples_of(block: Block, first: int) -> list[int]:
 
 
 def _checked_mask(
-    place: Place, grid: Grid, first: int, mask: Sequence[np.ndarray] | None
+    place: NamedArray, grid: Grid, first: int, mask: Sequence[np.ndarray] | None
 ) -> np.ndarray | None:
     """Return the mask of a grid's tokens: bool ``[rows, tokens]``."""
     if mask is None or grid.tokens is None:
@@ -326,7 +326,7 @@ def _checked_mask(
 
 
 def _token_cells(
-    place: Place, block: Block, chosen: Sequence[int], tokens: _Tokens, *, masked: bool
+    place: NamedArray, block: Block, chosen: Sequence[int], tokens: _Tokens, *, masked: bool
 ) -> dict[str, list[Any]]:
     assert block.positions is not None
     # Padding is not counted, so that a token has one position on either side and in any batch.

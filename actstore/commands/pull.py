@@ -17,7 +17,7 @@ from actstore.errors import NoRemoteStoreError
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.hub.pull import Pulled
+    from actstore.hub.sync.pull import Pulled
 
 _UNKNOWN = "unknown"
 
@@ -94,7 +94,7 @@ def command(
       actstore pull org/runs runs.store --where "label = 'unfaithful'" --revision v1.0
       actstore pull org/other-activations other.store --map label=answer --model gpt2
     """
-    from actstore.hub.pull import pull
+    from actstore.hub.sync.pull import pull
 
     part: dict[str, Any] = {
         "layers": layers,
@@ -130,7 +130,7 @@ def _adopt(
     source: str, folder: Path, revision: str | None, other: dict[str, Any], as_json: bool
 ) -> int:
     """Make a store of what is none."""
-    from actstore.hub.address import parse
+    from actstore.hub.remote.address import parse
     from actstore.ingesting import ingest
 
     address = parse(source)

@@ -37,7 +37,7 @@ def command(name: str | None, for_capture: bool, as_json: bool) -> None:
     if for_capture:
         _for_capture(name, as_json)
         return
-    from actstore.ingestion import recipe
+    from actstore.ingestion import recipes as recipe
 
     if name is not None:
         chosen = recipe.load(name)

@@ -13,7 +13,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import ExportError
 from actstore.exporting.plan import Notes, listed
-from actstore.storage.forms import Form, Forms
+from actstore.storage.source_dtypes import Form, Forms
 
 if TYPE_CHECKING:
     import pyarrow as pa

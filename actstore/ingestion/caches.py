@@ -18,7 +18,7 @@ _SOME = 6
 _YIELDS = re.compile(r"(?:.*\.)?hook_normalized")
 
 
-class Place(NamedTuple):
+class NamedArray(NamedTuple):
     """The activations of one site and layer."""
 
     name: str
@@ -29,10 +29,10 @@ class Place(NamedTuple):
     """What the cache holds there, as it is."""
 
 
-class Places(NamedTuple):
+class NamedArrays(NamedTuple):
     """What a cache holds."""
 
-    chosen: tuple[Place, ...]
+    chosen: tuple[NamedArray, ...]
     """In the cache's order."""
     skipped: tuple[str, ...]
     """Names that are no site of the schema, or were not asked for."""
@@ -45,7 +45,7 @@ def places(
     *,
     sites: Collection[str] | None = None,
     layers: Collection[int] | None = None,
-) -> Places:
+) -> NamedArrays:
     """Return which activations an object holds, by site and layer.
 
     Every entry of a mapping is taken. Of a cache object, which holds attention patterns and
@@ -65,7 +65,7 @@ def places(
     """
     wanted = None if sites is None else {schema.canonical_site(site)[0] for site in sites}
     known = schema.document()["sites"]
-    found: dict[tuple[str, int | None], Place] = {}
+    found: dict[tuple[str, int | None], NamedArray] = {}
     skipped: list[str] = []
     seen_sites: set[str] = set()
     seen_layers: set[int | None] = set()
@@ -80,7 +80,7 @@ def places(
         if not taken or (layers is not None and layer not in layers):
             skipped.append(name)
             continue
-        place = Place(name, site, layer, value)
+        place = NamedArray(name, site, layer, value)
         other = found.get((site, layer))
         if other is None:
             found[site, layer] = place
@@ -99,7 +99,7 @@ def places(
             f"{', '.join(skipped[:_SOME]) or 'nothing'}; choose some by name with sites=[...]"
         )
     batched = getattr(activations, "has_batch_dim", True) is not False
-    return Places(tuple(found.values()), tuple(skipped), batched)
+    return NamedArrays(tuple(found.values()), tuple(skipped), batched)
 
 
 def _entries(activations: Any) -> Iterator[tuple[Any, Any]]:
@@ -165,7 +165,7 @@ def _named(key: Any) -> tuple[str, str, int | None]:
     )
 
 
-def _better(one: Place, other: Place) -> tuple[Place, Place]:
+def _better(one: NamedArray, other: NamedArray) -> tuple[NamedArray, NamedArray]:
     """Return which of two entries of one place to take; they are usually the same tensor."""
     if _YIELDS.fullmatch(one.name) and not _YIELDS.fullmatch(other.name):
         return other, one
@@ -180,7 +180,7 @@ def _better(one: Place, other: Place) -> tuple[Place, Place]:
     )
 
 
-def arrays(place: Place) -> list[Tensor]:
+def arrays(place: NamedArray) -> list[Tensor]:
     """Return a place's array: one tensor, or a list of one per example where lengths differ.
 
     A module's output that is a tuple is its first tensor. The steps of a generation follow

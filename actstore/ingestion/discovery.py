@@ -14,37 +14,13 @@ from actstore.ingestion import containers, documents, readers
 from actstore.ingestion.options import Options
 from actstore.ingestion.recipe import FilePattern, Recipe
 from actstore.ingestion.sidecars import Sidecars
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.template import Match, recognisable
 
 _SAMPLES = 7
 _SAMPLE_BYTES = 128 << 20
 _DIGITS = re.compile(r"(\d+)")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFile:
-    """One file that fits a recipe's path template."""
-
-    path: Path
-    relative: str
-    """Posix path relative to SOURCE."""
-    parts: Mapping[str, Any]
-    """Named parts of the template and the pattern's constants."""
-    pattern: FilePattern
-    root: Path
-    """The SOURCE it was found under (its folder, where SOURCE is a file)."""
-    folder: Path
-    """The cache's folder: what precedes the template's first part."""
-    cache: str | None = None
-    """Name of that folder, where the source holds several caches."""
-    size: int = 0
-    """Bytes on disk."""
-
-    @property
-    def content(self) -> Path:
-        """What the container opens: the file, or the folder that it stands for."""
-        return self.path.parent if self.pattern.folder else self.path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

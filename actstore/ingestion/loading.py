@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from actstore.ingestion import containers, fetching
-from actstore.ingestion.discovery import SourceFile
 from actstore.ingestion.recipe import Recipe
+from actstore.ingestion.source_file import SourceFile
 
 AHEAD_BYTES = 64 << 20
 """Files that are opened but not yet read weigh at most this much, or are one."""

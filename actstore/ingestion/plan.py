@@ -15,7 +15,7 @@ _FIXED = ("model", "dataset", "site")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class TensorPlan:
     """What to evaluate for the tensors of one spec, and when."""
 
     spec: TensorSpec
@@ -34,7 +34,7 @@ class Plan:
         return not self.spec.files or kind in self.spec.files
 
 
-def make(recipe: Recipe, spec: TensorSpec, options: Options) -> Plan:
+def make(recipe: Recipe, spec: TensorSpec, options: Options) -> TensorPlan:
     """Return the plan for one tensor of a recipe; what the user fixed stands above both."""
     columns = effective_columns({**recipe.columns, **spec.columns}, options)
     levels: dict[str, Level] = {}
@@ -54,7 +54,7 @@ def make(recipe: Recipe, spec: TensorSpec, options: Options) -> Plan:
         return tuple(name for name in columns if levels[name] in wanted)
 
     own = options.map.get(schema.VECTOR)
-    return Plan(
+    return TensorPlan(
         spec=spec,
         key=compile_template(own, ".") if own and spec.key is not None else spec.key,
         columns=columns,
@@ -91,7 +91,7 @@ def expressions_of(source: ColumnSource) -> tuple[Expression, ...]:
     return (source.expression,) if source.default is None else (source.expression, source.default)
 
 
-def file_keys(recipe: Recipe, plans: Iterable[Plan]) -> frozenset[str]:
+def file_keys(recipe: Recipe, plans: Iterable[TensorPlan]) -> frozenset[str]:
     """Return the dotted keys of the file that some column, check or join takes."""
     return frozenset(
         ref.rest
@@ -101,7 +101,7 @@ def file_keys(recipe: Recipe, plans: Iterable[Plan]) -> frozenset[str]:
     ) | set(recipe.drop)
 
 
-def _expressions(recipe: Recipe, plans: Iterable[Plan]) -> Iterator[Expression]:
+def _expressions(recipe: Recipe, plans: Iterable[TensorPlan]) -> Iterator[Expression]:
     for plan in plans:
         for source in plan.columns.values():
             yield from expressions_of(source)

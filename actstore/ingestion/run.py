@@ -22,26 +22,27 @@ from actstore.ingestion import contract as contracts
 from actstore.ingestion import (
     discovery,
     fetching,
-    leftovers,
     loading,
+    page_cache,
     precision,
-    probing,
     provenance,
+    recipes,
     report,
-    residency,
+    width_check,
 )
-from actstore.ingestion import recipe as recipes
-from actstore.ingestion.discovery import Discovery, SourceFile
+from actstore.ingestion.discovery import Discovery
 from actstore.ingestion.labels import Labels
 from actstore.ingestion.options import Options, Pool, StorageType, checked_options, with_layer
+from actstore.ingestion.output import Nowhere, Output
 from actstore.ingestion.readers import Context, Reader, create
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.report import IngestSummary, Progress, Refusal, Tally
 from actstore.ingestion.sidecars import Sidecars
-from actstore.ingestion.sink import Nowhere, Sink
-from actstore.storage.forms import FormNotes
+from actstore.ingestion.source_file import SourceFile
+from actstore.ingestion.unmatched import damaged, without_path, without_sidecars
 from actstore.storage.manifest import Run
 from actstore.storage.rows import RowBatch
+from actstore.storage.source_dtypes import FormNotes
 from actstore.storage.writer import CHECKPOINT_BYTES, StoreWriter
 
 _NAMES = 100
@@ -145,7 +146,7 @@ def ingest(
         dry_run=dry_run,
         strict=strict,
         progress=progress,
-        memory=residency.Residency(Path(store)),
+        memory=page_cache.MappedPages(Path(store)),
     ).run()
 
 
@@ -162,7 +163,7 @@ class _Ingest:
     dry_run: bool
     strict: bool
     progress: Callable[[Progress], None] | None
-    memory: residency.Residency
+    memory: page_cache.MappedPages
 
     def run(self) -> IngestSummary:
         started = time.monotonic()
@@ -178,27 +179,27 @@ class _Ingest:
         context = self._context(run)
         reader = create(recipe, context)
         files, refused, unmatched = self._arranged(reader)
-        widths = probing.probe(self._prober(), files)
+        widths = width_check.usual_widths(self._trial_reader(), files)
         tally = Tally()
         counts: Counter[contracts.Count] = Counter()
         whole = self.strict or self.contract is not None
-        with self._sink(run, whole) as sink:
+        with self._output(run, whole) as output:
             try:
-                read = self._files(reader, files, widths, sink, tally, counts, refused, unmatched)
+                read = self._files(reader, files, widths, output, tally, counts, refused, unmatched)
             except (KeyboardInterrupt, HubError):
                 # What is whole is kept; the same command goes on from there.
                 if not whole:
-                    sink.commit(operation="ingest", message=f"{self._message()} (interrupted)")
+                    output.commit(operation="ingest", message=f"{self._message()} (interrupted)")
                 raise
-            unmatched = leftovers.without_sidecars(unmatched, self.found, context.sidecars)
-            strays = leftovers.damaged(self.found)
+            unmatched = without_sidecars(unmatched, self.found, context.sidecars)
+            strays = damaged(self.found)
             refused += strays
             named = {refusal.path for refusal in strays}
             unmatched = [path for path in unmatched if path not in named]
             self._enforce(context, counts, refused)
-            commit = sink.commit(operation="ingest", message=self._message())
-            commit = sink.commits[-1] if sink.commits else commit
-            tally.overtake(sink.overtaken)
+            commit = output.commit(operation="ingest", message=self._message())
+            commit = output.commits[-1] if output.commits else commit
+            tally.overtake(output.overtaken)
         summary = self._summary(
             run, tally, read, refused, unmatched, commit, self._notes(context, tally)
         )
@@ -217,13 +218,13 @@ class _Ingest:
             shapes={} if self.contract is not None else None,
         )
 
-    def _prober(self) -> Reader:
+    def _trial_reader(self) -> Reader:
         reader = create(self.found.recipe, self._context())
         for files in _by_root(self.found.files):
             reader.arrange(files)
         return reader
 
-    def _sink(self, run: Run, whole: bool) -> AbstractContextManager[Sink]:
+    def _output(self, run: Run, whole: bool) -> AbstractContextManager[Output]:
         if self.dry_run:
             return nullcontext(Nowhere())
         return StoreWriter(
@@ -249,8 +250,8 @@ class _Ingest:
         self,
         reader: Reader,
         files: Sequence[SourceFile],
-        widths: probing.Widths,
-        sink: Sink,
+        widths: width_check.Widths,
+        output: Output,
         tally: Tally,
         counts: Counter[contracts.Count],
         refused: list[Refusal],
@@ -268,13 +269,13 @@ class _Ingest:
         with closing(loading.ahead(self.found.recipe, files)) as opened:
             for loaded in opened:
                 try:
-                    reason = self._file(reader, loaded, widths, sink, tally, counts)
+                    reason = self._file(reader, loaded, widths, output, tally, counts)
                 except ForeignFileError as error:
                     foreign.append(Refusal(loaded.file.relative, str(error)))
                 else:
                     if reason is None:
                         read += 1
-                        sink.checkpoint()
+                        output.checkpoint()
                     else:
                         refused.append(Refusal(loaded.file.relative, reason))
                 done = replace(
@@ -295,8 +296,8 @@ class _Ingest:
         self,
         reader: Reader,
         loaded: loading.Loaded,
-        widths: probing.Widths,
-        sink: Sink,
+        widths: width_check.Widths,
+        output: Output,
         tally: Tally,
         counts: Counter[contracts.Count],
     ) -> str | None:
@@ -306,11 +307,11 @@ class _Ingest:
         try:
             if loaded.error is not None:
                 raise loaded.error
-            with sink.file():
+            with output.file():
                 for batch in _reading(reader.read(loaded.file, loaded.document)):
                     ready = self._ready(batch, own)
                     widths.check(ready)
-                    own.add(ready, sink.add(ready))
+                    own.add(ready, output.add(ready))
                     self.memory.read(loaded.file.content, ready.vectors.nbytes)
                     if self.contract is not None:
                         kept.update(contracts.count_rows(ready))
@@ -471,4 +472,4 @@ def _reason(error: BaseException, file: SourceFile) -> str:
         return f"not enough memory to read it ({file.size:,} bytes on disk)"
     if isinstance(error, OSError) and not isinstance(error, ActstoreError):
         return f"cannot be read: {error.strerror or error}"
-    return leftovers.without_path(str(error), file.path)
+    return without_path(str(error), file.path)

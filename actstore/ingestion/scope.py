@@ -11,12 +11,12 @@ from actstore.ingestion import documents
 from actstore.ingestion.expression import Index, Reference
 from actstore.ingestion.recipe import ColumnSource
 from actstore.ingestion.sidecars import Record
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.template import part_value
 from actstore.ingestion.tensor import Tensor
 from actstore.ingestion.values import convert, text
 
 if TYPE_CHECKING:
-    from actstore.ingestion.discovery import SourceFile
     from actstore.ingestion.readers import Context
 
 

@@ -10,16 +10,14 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from actstore.errors import SidecarError, UsageError
 from actstore.ingestion import fetching
 from actstore.ingestion.expression import Expression, compile_expression
 from actstore.ingestion.recipe import Recipe, SidecarSpec
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.template import part_value
-
-if TYPE_CHECKING:
-    from actstore.ingestion.discovery import SourceFile
 
 Record = Mapping[str, Any]
 

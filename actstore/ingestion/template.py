@@ -30,7 +30,7 @@ _PLACE = re.compile(r"\{([^{}]*)\}|\*\*/|\*|[{}]")
 _KINDS = ("text", "int", "slug", "any")
 
 
-class Part(NamedTuple):
+class TemplateField(NamedTuple):
     """One named part of a template."""
 
     name: str
@@ -69,7 +69,7 @@ class Template:
     """A compiled template."""
 
     text: str
-    parts: tuple[Part, ...]
+    parts: tuple[TemplateField, ...]
     separator: str
     _whole: re.Pattern[str]
     _tail: re.Pattern[str]
@@ -103,7 +103,7 @@ def compile_template(text: str, separator: str = "/") -> Template:
     """
     if not text:
         raise RecipeError("a template is empty: write a path such as 'layer_{layer:int}.pt'")
-    parts: list[Part] = []
+    parts: list[TemplateField] = []
     pieces: list[str] = []
     end = 0
     for place in _PLACE.finditer(text):
@@ -129,24 +129,24 @@ def compile_template(text: str, separator: str = "/") -> Template:
     )
 
 
-def _part(inside: str, text: str) -> Part:
+def _part(inside: str, text: str) -> TemplateField:
     name, colon, kind = inside.partition(":")
     if not _NAME.fullmatch(name) or name.startswith("_"):
         raise RecipeError(
             f"template {text!r}: {inside!r} is no name; use lower-case letters, digits and _"
         )
     if not colon:
-        return Part(name, "text")
+        return TemplateField(name, "text")
     if "|" in kind:
         choices = tuple(kind.split("|"))
         if not all(choices):
             raise RecipeError(f"template {text!r}: an empty choice in {inside!r}")
-        return Part(name, "choice", choices)
+        return TemplateField(name, "choice", choices)
     if kind not in _KINDS:
         raise RecipeError(
             f"template {text!r}: kind {kind!r} is unknown; use {', '.join(_KINDS)} or a|b|c"
         )
-    return Part(name, kind)
+    return TemplateField(name, kind)
 
 
 def part_value(parts: Mapping[str, Any], name: str) -> Any:

@@ -21,7 +21,7 @@ _SIZES = (
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def refresh(root: Path, own: Own | None = None) -> None:
+def refresh(root: Path, manifest: Manifest | None = None, *, own: Own | None = None) -> None:
     """Bring README.md up to the latest commit; text that the user wrote around stays.
 
     Written again until no newer commit has come, so that of two writers the later one's
@@ -30,13 +30,14 @@ def refresh(root: Path, own: Own | None = None) -> None:
 
     Args:
         root: folder of the store.
+        manifest: the latest commit, from whoever has just made or read it.
         own: takes the place of what the user wrote.
 
     Raises:
         CommitError: the card could not be written; the commits it is about stand.
     """
+    manifest = manifest or manifests.latest(root)
     while True:
-        manifest = manifests.latest(root)
         try:
             present = [
                 file.relative_to(root).as_posix()
@@ -48,8 +49,9 @@ def refresh(root: Path, own: Own | None = None) -> None:
                 f"commit {manifest.number} of {root} is made, but its {layout.CARD} could not be "
                 f"brought up to date: {error}; the next command that writes does it"
             ) from error
-        if manifests.latest(root).number == manifest.number:
+        if manifests.numbers(root)[-1:] in ([], [manifest.number]):
             return
+        manifest = manifests.latest(root)
 
 
 def catch_up(root: Path) -> None:

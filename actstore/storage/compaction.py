@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +14,13 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import CommitError, UsageError
-from actstore.storage import card, layout, metadata
+from actstore.storage import card, layout, shard_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.mapping import open_shard
-from actstore.storage.shard import Fragment, ShardWriter
-from actstore.storage.staging import Staging, planned_paths, prepare, writing
+from actstore.storage.shard import Fragment, ShardWriter, Written
+from actstore.storage.staging import planned_paths, prepare, writing
+from actstore.storage.transaction import Transaction
 from actstore.storage.writer import SHARD_BYTES
 
 _ATTEMPTS = 3
@@ -43,10 +46,41 @@ class Pruned(NamedTuple):
     bytes: int
 
 
-class _Merge(NamedTuple):
-    """Shards that lie side by side in row order and become one."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewritten:
+    """Shards written anew, in a folder of a transaction, that are to take the place of others."""
 
-    entries: tuple[ShardEntry, ...]
+    base: Manifest
+    """The commit that they were made from."""
+    made: dict[str, ShardEntry]
+    """By path of the first shard that each takes the place of."""
+    files: dict[str, Path]
+    """Their files, by the path they are to have."""
+    replaced: frozenset[str]
+    """Shards whose place they take."""
+    labels: int
+    """Rows whose label is in its shard now."""
+
+    def following(self, latest: Manifest) -> Manifest | None:
+        """Return the commit on top of ``latest``; None if it changed the same rows."""
+        if latest.labels != self.base.labels:
+            return None
+        if not self.replaced <= {shard.path for shard in latest.shards}:
+            return None
+        shards = [
+            self.made.get(shard.path, shard)
+            for shard in latest.shards
+            if shard.path in self.made or shard.path not in self.replaced
+        ]
+        folding = len(self.replaced) == len(self.made)
+        return latest.next(
+            operation="fold" if folding else "compact",
+            message=f"labels of {self.labels} rows written into {len(self.made)} shards"
+            if folding
+            else f"{len(self.replaced)} shards became {len(self.made)}",
+            shards=tuple(shards),
+            labels=(),
+        )
 
 
 def compact(
@@ -70,85 +104,85 @@ def compact(
         CommitError: other writers kept changing the same rows, or the disk failed.
     """
     path = Path(root)
-    manifests.load(path)
+    most = shard_bytes if join else 0
+    base = manifests.load(path)
     prepare(path)
     for _ in range(_ATTEMPTS):
-        result = _attempt(path, shard_bytes if join else 0, progress)
-        if result is not None:
-            return result
+        before = len(base.shards)
+        if not base.labels and not _to_join(base, {}, most):
+            return Compacted(None, before, before, 0)
+        with Transaction(path, base) as change:
+            new = rewrite(path, base, change.folder, shard_bytes=most, progress=progress)
+            commit = change.commit(new.files, new.following)
+        if commit is not None:
+            return Compacted(commit.number, before, len(commit.shards), new.labels)
+        base = change.base
     raise CommitError(
         f"{path} was changed by others {_ATTEMPTS} times while it was compacted; "
         "nothing is lost, try again when they are done"
     )
 
 
-def _attempt(
-    root: Path, shard_bytes: int, progress: Callable[[int], None] | None
-) -> Compacted | None:
-    base = manifests.load(root)
-    overlays = metadata.overlays(root, base.labels)
-    merges = _plan(base, overlays, shard_bytes)
-    if not merges and not base.labels:
-        return Compacted(None, len(base.shards), len(base.shards), 0)
-    staging = Staging(root)
-    try:
-        transaction = layout.new_transaction()
-        made: dict[str, ShardEntry] = {}
-        files: dict[str, Path] = {}
-        done = 0
-        for number, merge in enumerate(merges):
-            draft = staging.folder / f"{number:06d}.parquet"
-            with writing(root):
-                entry = _rewrite(root, merge, overlays, draft, transaction, number)
-            made[merge.entries[0].path] = entry
-            files[entry.path] = draft
-            done += entry.vector_bytes
-            if progress:
-                progress(done)
-        staging.place(files)
-        replaced = {entry.path for merge in merges for entry in merge.entries}
-        folded = sum(len(rows) for rows in overlays.values())
+def rewrite(
+    root: Path,
+    base: Manifest,
+    folder: Path,
+    *,
+    shard_bytes: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Rewritten:
+    """Write shards anew, with their labels in them; the store does not change.
 
-        def build(latest: Manifest) -> Manifest | None:
-            if latest.labels != base.labels or not replaced <= {s.path for s in latest.shards}:
-                return None
-            shards = [
-                made.get(shard.path, shard)
-                for shard in latest.shards
-                if shard.path in made or shard.path not in replaced
-            ]
-            folding = len(replaced) == len(made)
-            return latest.next(
-                operation="fold" if folding else "compact",
-                message=f"labels of {folded} rows written into {len(made)} shards"
-                if folding
-                else f"{len(replaced)} shards became {len(made)}",
-                shards=tuple(shards),
-                labels=(),
-            )
+    Args:
+        root: folder of the store.
+        base: the commit whose rows are to be written.
+        folder: where the files go.
+        shard_bytes: vector bytes up to which shards are joined; 0 joins none.
+        progress: called with the vector bytes rewritten so far.
 
-        try:
-            commit = manifests.commit(root, staging.folder, build)
-        except BaseException:
-            staging.withdraw()
-            raise
-        if commit is None:
-            staging.withdraw()
-            return None
-        staging.done()
-        card.refresh(root)
-        return Compacted(commit.number, len(base.shards), len(commit.shards), folded)
-    finally:
-        staging.close()
+    Raises:
+        CorruptStoreError: a shard or label file is missing or damaged.
+        CommitError: the disk is full or failed.
+    """
+    overlays = shard_columns.overlays(root, base.labels)
+    runs = _to_join(base, overlays, shard_bytes)
+    transaction = layout.new_transaction()
+    made: dict[str, ShardEntry] = {}
+    files: dict[str, Path] = {}
+    done = 0
+    for number, run in enumerate(runs):
+        draft = folder / f"{number:06d}.parquet"
+        with writing(root):
+            written = _write_together(root, run, overlays, draft)
+        entry = dataclasses.replace(
+            run[0],
+            path=run[0].named(transaction, number),
+            **written._asdict(),
+            since=min(entry.since for entry in run),
+        )
+        made[run[0].path] = entry
+        files[entry.path] = draft
+        done += entry.vector_bytes
+        if progress:
+            progress(done)
+    return Rewritten(
+        base=base,
+        made=made,
+        files=files,
+        replaced=frozenset(entry.path for run in runs for entry in run),
+        labels=sum(len(rows) for rows in overlays.values()),
+    )
 
 
-def _plan(base: Manifest, overlays: dict[str, dict[int, Any]], shard_bytes: int) -> list[_Merge]:
-    """Choose runs of neighbouring shards of one kind to rewrite as one."""
-    merges: list[_Merge] = []
+def _to_join(
+    base: Manifest, overlays: dict[str, dict[int, Any]], shard_bytes: int
+) -> list[list[ShardEntry]]:
+    """Choose runs of neighbouring shards of one kind to write as one."""
+    chosen: list[list[ShardEntry]] = []
 
     def close(run: list[ShardEntry]) -> None:
         if len(run) > 1 or any(entry.path in overlays for entry in run):
-            merges.append(_Merge(tuple(run)))
+            chosen.append(run)
 
     def kind(entry: ShardEntry) -> tuple[Any, ...]:
         return (*entry.partition, entry.width, entry.dtype)
@@ -163,57 +197,29 @@ def _plan(base: Manifest, overlays: dict[str, dict[int, Any]], shard_bytes: int)
             run.append(entry)
             size += entry.vector_bytes
         close(run)
-    return merges
+    return chosen
 
 
-def _rewrite(
-    root: Path,
-    merge: _Merge,
-    overlays: dict[str, dict[int, Any]],
-    draft: Path,
-    transaction: str,
-    number: int,
-) -> ShardEntry:
-    first = merge.entries[0]
-    shard = ShardWriter(draft, width=first.width, dtype=first.dtype)
+def _write_together(
+    root: Path, run: list[ShardEntry], overlays: dict[str, dict[int, Any]], draft: Path
+) -> Written:
+    """Write the rows of some shards as one."""
+    shard = ShardWriter(draft, width=run[0].width, dtype=run[0].dtype)
     try:
-        for entry in merge.entries:
+        for entry in run:
             _copy(root, entry, overlays.get(entry.path), shard)
-        written = shard.finish()
+        return shard.finish()
     except BaseException:
         shard.abort()
         raise
-    path = layout.shard_path(
-        model=first.model,
-        site=first.site,
-        layer=first.layer,
-        width=first.width,
-        dtype=first.dtype,
-        transaction=transaction,
-        number=number,
-    )
-    return ShardEntry(
-        path=path,
-        model=first.model,
-        site=first.site,
-        layer=first.layer,
-        width=first.width,
-        dtype=first.dtype,
-        rows=written.rows,
-        bytes=written.bytes,
-        sha256=written.sha256,
-        pages=tuple(written.pages),
-        pools=written.pools,
-        since=min(entry.since for entry in merge.entries),
-    )
 
 
 def _copy(root: Path, entry: ShardEntry, labels: dict[int, Any] | None, shard: ShardWriter) -> None:
     """Append all rows of ``entry`` to ``shard``, with the labels set since."""
     names = list(schema.metadata_names())
-    table = metadata.read_columns(root, entry, names)
+    table = shard_columns.read_columns(root, entry, names)
     if labels:
-        table = metadata.with_labels(table, labels)
+        table = shard_columns.with_labels(table, labels)
     reader = open_shard(root, entry)
     try:
         step = max(1, _BLOCK_BYTES // shard.row_bytes)

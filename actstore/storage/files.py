@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import stat
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from actstore.storage import layout, shard_columns
 from actstore.storage import manifest as manifests
-from actstore.storage import metadata
 from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.mapping import ShardReader, open_shard
 from actstore.storage.threads import pool
@@ -106,10 +111,38 @@ class LocalFiles:
         return open_shard(self.root, entry)
 
     def columns(self, entry: ShardEntry, names: list[str]) -> pa.Table:
-        return metadata.read_columns(self.root, entry, names)
+        return shard_columns.read_columns(self.root, entry, names)
 
     def labels(self, entry: LabelEntry) -> pa.Table:
-        return metadata.read_labels(self.root, entry)
+        return shard_columns.read_labels(self.root, entry)
 
     def cache_folders(self) -> Sequence[Callable[[], Path]]:
-        return metadata.local_folders(self.root)
+        return local_folders(self.root)
+
+
+def local_folders(root: Path) -> Sequence[Callable[[], Path]]:
+    """Return what makes folders for the derived files of a store on this machine."""
+    return partial(_folder_in_store, root), partial(temporary_folder, str(root.resolve()))
+
+
+def _folder_in_store(root: Path) -> Path:
+    folder = root / layout.CACHE
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def temporary_folder(name: str) -> Path:
+    """Return a folder for the derived files of a store that has no place for them itself.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    mark = hashlib.sha256(name.encode()).hexdigest()[:16]
+    home = Path(tempfile.gettempdir()) / f"actstore-{os.getuid()}"
+    home.mkdir(exist_ok=True, mode=0o700)
+    found = home.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        home = Path(tempfile.mkdtemp(prefix="actstore-"))  # somebody else could write there
+    folder = home / mark
+    folder.mkdir(exist_ok=True)
+    return folder

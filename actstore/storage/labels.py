@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from actstore.errors import CommitError, UsageError
-from actstore.storage import card, layout
-from actstore.storage import manifest as manifests
+from actstore.storage import layout
 from actstore.storage.manifest import LabelEntry, Manifest
 from actstore.storage.shard import sha256_of
 from actstore.storage.snapshot import Snapshot
-from actstore.storage.staging import Staging, prepare, writing
+from actstore.storage.staging import writing
+from actstore.storage.transaction import Transaction
 
 
 def set_labels(
@@ -42,16 +42,13 @@ def set_labels(
             f"row numbers go from 0 to {snapshot.rows - 1}, got {np.min(row_ids)} to "
             f"{np.max(row_ids)}"
         )
-    prepare(snapshot.root)
-    staging = Staging(snapshot.root)
-    try:
-        name = f"{layout.LABELS}/{layout.new_transaction()}.parquet"
-        draft = staging.folder / "labels.parquet"
+    name = f"{layout.LABELS}/{layout.new_transaction()}.parquet"
+    with Transaction(snapshot.root, snapshot.manifest) as change:
+        draft = change.folder / "labels.parquet"
         with writing(snapshot.root):
             touched = _write(draft, snapshot, row_ids, labels)
             digest, size = sha256_of(draft)
         entry = LabelEntry(path=name, rows=len(row_ids), bytes=size, sha256=digest)
-        staging.place({name: draft})
 
         def build(latest: Manifest) -> Manifest:
             if not touched <= {shard.path for shard in latest.shards}:
@@ -66,16 +63,8 @@ def set_labels(
                 labels=(*latest.labels, entry),
             )
 
-        try:
-            commit = manifests.commit(snapshot.root, staging.folder, build)
-        except BaseException:
-            staging.withdraw()
-            raise
-        staging.done()
-        card.refresh(snapshot.root)
-        return commit.number if commit else None
-    finally:
-        staging.close()
+        commit = change.commit({name: draft}, build)
+    return commit.number if commit else None
 
 
 def _write(

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -66,6 +65,18 @@ class ShardEntry:
     def partition(self) -> tuple[str, str, int | None]:
         """Model, site and layer, which all rows of the shard share."""
         return self.model, self.site, self.layer
+
+    def named(self, transaction: str, number: int) -> str:
+        """Return the path of the ``number``-th shard of a transaction that holds such rows."""
+        return layout.shard_path(
+            model=self.model,
+            site=self.site,
+            layer=self.layer,
+            width=self.width,
+            dtype=self.dtype,
+            transaction=transaction,
+            number=number,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,16 +390,3 @@ def publish(root: Path, manifest: Manifest, staging: Path) -> bool:
             f"({error}): it may not survive a power failure; check the disk"
         ) from error
     return True
-
-
-def commit(
-    root: Path, staging: Path, build: Callable[[Manifest], Manifest | None]
-) -> Manifest | None:
-    """Publish ``build(latest manifest)``, again and again until no other writer came first.
-
-    ``build`` may raise to give up, or return None when nothing is left to commit.
-    """
-    while True:
-        following = build(latest(root))
-        if following is None or publish(root, following, staging):
-            return following

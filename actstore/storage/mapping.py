@@ -61,15 +61,18 @@ def open_shard(root: Path, entry: ShardEntry) -> ShardReader:
         if size != entry.bytes:
             raise CorruptStoreError(
                 f"shard {entry.path} has {size} bytes, the manifest says {entry.bytes}: "
-                "restore it from a copy"
+                "restore it from a copy",
+                entry.path,
             )
         return MappedShard(path, entry) if entry.pages else DecodedShard(path, entry)
     except FileNotFoundError as error:
         raise CorruptStoreError(
-            f"shard {entry.path} is missing from {root}: restore it from a copy"
+            f"shard {entry.path} is missing from {root}: restore it from a copy", entry.path
         ) from error
     except OSError as error:
-        raise CorruptStoreError(f"shard {entry.path} of {root} cannot be read: {error}") from error
+        raise CorruptStoreError(
+            f"shard {entry.path} of {root} cannot be read: {error}", entry.path
+        ) from error
 
 
 class MappedShard:
@@ -85,7 +88,9 @@ class MappedShard:
             for offset, rows in entry.pages
         )
         if not inside or self._starts[-1] != entry.rows:
-            raise CorruptStoreError(f"the manifest places vectors of {entry.path} outside the file")
+            raise CorruptStoreError(
+                f"the manifest places vectors of {entry.path} outside the file", entry.path
+            )
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         self.matrices = tuple(
@@ -351,5 +356,6 @@ class DecodedShard:
     def _damaged(self, what: object) -> CorruptStoreError:
         return CorruptStoreError(
             f"shard {self._entry.path} is not what the manifest says ({what}): "
-            "restore it from a copy"
+            "restore it from a copy",
+            self._entry.path,
         )

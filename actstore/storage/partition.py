@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.storage import floats, keys, metadata
+from actstore.storage import floats, keys, shard_columns
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import ShardReader, open_shard
 from actstore.storage.shard import ShardWriter
 
 
-class Place(NamedTuple):
+class RowAddress(NamedTuple):
     """Where a row is: in a committed shard, or in one that is being written."""
 
     shard: int | ShardWriter
@@ -33,8 +33,9 @@ class Partition:
         self._labels: list[np.ndarray] = []
         self._order: list[np.ndarray] = []
         self._readers: dict[int, ShardReader] = {}
-        self._pending: dict[int, Place] = {}
-        self._twins: dict[int, list[Place]] = {}  # pending rows of other keys and the same hash
+        self._pending: dict[int, RowAddress] = {}
+        self._twins: dict[int, list[RowAddress]] = {}
+        """Pending rows of other keys and the same hash."""
         self.width: int | None = None
         """Width of the stored vectors; None when nothing is stored yet."""
         for entry in entries:
@@ -43,7 +44,7 @@ class Partition:
     def add_shard(self, entry: ShardEntry) -> None:
         """Take note of a committed shard's keys."""
         columns = [*schema.key_names(), "label"]
-        table = metadata.read_columns(self._root, entry, columns)
+        table = shard_columns.read_columns(self._root, entry, columns)
         hashes = keys.hash_table(table)
         order = np.argsort(hashes, kind="stable")
         self.width = entry.width
@@ -59,7 +60,7 @@ class Partition:
             for value in values:
                 if value in self._pending:
                     self._twins.setdefault(value, []).append(self._pending[value])
-        places = map(Place, repeat(writer), count(writer.rows))
+        places = map(RowAddress, repeat(writer), count(writer.rows))
         self._pending.update(zip(values, places, strict=False))
 
     def forget(self, values: Sequence[int]) -> None:
@@ -94,7 +95,7 @@ class Partition:
 
     def find(
         self, hashes: np.ndarray, rows: Sequence[int], values: Sequence[int]
-    ) -> dict[int, Place]:
+    ) -> dict[int, RowAddress]:
         """Return, by position in ``rows``, those that are already there.
 
         Args:
@@ -102,14 +103,14 @@ class Partition:
             rows: the rows in question.
             values: their hashes, as Python numbers.
         """
-        found: dict[int, Place] = {}
+        found: dict[int, RowAddress] = {}
         if self._entries:
             wanted = hashes if len(rows) == len(hashes) else hashes[rows]
             for number, (known, order) in enumerate(zip(self._hashes, self._order, strict=True)):
                 at = np.searchsorted(known, wanted)
                 inside = np.flatnonzero(at < len(known))
                 for position in inside[known[at[inside]] == wanted[inside]].tolist():
-                    found[position] = Place(number, int(order[at[position]]))
+                    found[position] = RowAddress(number, int(order[at[position]]))
         if self._pending and not self._pending.keys().isdisjoint(values):
             for position, value in enumerate(values):
                 place = self._pending.get(value)
@@ -117,17 +118,17 @@ class Partition:
                     found[position] = place
         return found
 
-    def others(self, value: int, place: Place) -> list[Place]:
+    def others(self, value: int, place: RowAddress) -> list[RowAddress]:
         """Return all other rows of that hash; there are some where keys' hashes collide."""
         found = [*self._twins.get(value, ())]
         if value in self._pending:
             found.append(self._pending[value])
         for number, (known, order) in enumerate(zip(self._hashes, self._order, strict=True)):
             low, high = (int(np.searchsorted(known, value, side)) for side in ("left", "right"))
-            found += [Place(number, int(row)) for row in order[low:high]]
+            found += [RowAddress(number, int(row)) for row in order[low:high]]
         return [other for other in found if other != place]
 
-    def same(self, vectors: np.ndarray, places: list[Place]) -> np.ndarray:
+    def same(self, vectors: np.ndarray, places: list[RowAddress]) -> np.ndarray:
         """Compare each vector with the stored one, bit for bit: bool ``[len(places)]``."""
         equal = np.zeros(len(places), bool)
         by_shard: dict[int | ShardWriter, list[int]] = {}
@@ -142,14 +143,14 @@ class Partition:
             equal[slots] = same_bits(vectors[slots], stored)
         return equal
 
-    def label_differs(self, place: Place, label: Any) -> bool:
+    def label_differs(self, place: RowAddress, label: Any) -> bool:
         """Say whether a committed row was stored with another label than ``label``."""
         if label is None or isinstance(place.shard, ShardWriter):
             return False
         labels = self._labels[place.shard]
         return bool(len(labels)) and int(labels[place.row]) != keys.hash_value(label)
 
-    def key(self, place: Place) -> tuple[Any, ...] | None:
+    def key(self, place: RowAddress) -> tuple[Any, ...] | None:
         """Return a stored row's key as values; None where it has left memory unread."""
         if isinstance(place.shard, ShardWriter):
             found = place.shard.fragment(place.row)
@@ -158,7 +159,7 @@ class Partition:
             fragment, row = found
             return keys.key_of(fragment.constants, fragment.columns, row)
         entry = self._entries[place.shard]
-        table = metadata.read_columns(self._root, entry, list(schema.key_names()))
+        table = shard_columns.read_columns(self._root, entry, list(schema.key_names()))
         return tuple(table[name][place.row].as_py() for name in schema.key_names())
 
     def close(self) -> None:

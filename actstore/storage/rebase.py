@@ -10,7 +10,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import ConflictError, LayoutError
-from actstore.storage import keys, layout, metadata
+from actstore.storage import keys, layout, shard_columns
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import open_shard
 from actstore.storage.partition import same_bits
@@ -30,7 +30,7 @@ def without_rows_of(
         LayoutError: a rival's vectors have another width.
     """
     names = list(schema.key_names())
-    own_keys = metadata.read_columns(root, entry, names)
+    own_keys = shard_columns.read_columns(root, entry, names)
     own_hashes = keys.hash_table(own_keys)
     reader = open_shard(root, entry)
     drop = np.zeros(entry.rows, bool)
@@ -41,7 +41,7 @@ def without_rows_of(
                 f"{keys.describe_partition(entry.partition)}, these have width {entry.width}; "
                 "this commit is given up, nothing stored is lost"
             )
-        rival_keys = metadata.read_columns(root, rival, names)
+        rival_keys = shard_columns.read_columns(root, rival, names)
         ours, theirs = _pairs(own_hashes, keys.hash_table(rival_keys))
         if not len(ours):
             continue
@@ -85,18 +85,11 @@ def _without(
     if not len(kept):
         path.unlink()
         return dataclasses.replace(entry, rows=0, pages=(), pools=())
-    table = metadata.read_columns(root, entry, list(schema.metadata_names()))
+    table = shard_columns.read_columns(root, entry, list(schema.metadata_names()))
     columns = {name: table[name].to_pylist() for name in table.column_names}
     shard = ShardWriter(staging / path.name, width=entry.width, dtype=entry.dtype)
     shard.append(take(kept), Fragment({}, columns, kept.tolist()))
     written = shard.finish()
     shard.path.replace(path)
     layout.sync_folder(path.parent)
-    return dataclasses.replace(
-        entry,
-        rows=written.rows,
-        bytes=written.bytes,
-        sha256=written.sha256,
-        pages=tuple(written.pages),
-        pools=written.pools,
-    )
+    return dataclasses.replace(entry, **written._asdict())

@@ -45,12 +45,12 @@ class Fragment(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What a finished shard file is."""
+    """What a finished shard file is, in the words of a manifest's entry."""
 
     rows: int
     bytes: int
     sha256: str
-    pages: list[tuple[int, int]]
+    pages: tuple[tuple[int, int], ...]
     """Offset of the values and number of rows, per row group."""
     pools: tuple[Pool, ...]
     """Pooling and region of its rows, each pair once."""
@@ -214,8 +214,8 @@ class ShardWriter:
         digest, size = _sha256(self._descriptor)
         self._wait_for_disk()
         self._close()
-        places = [(page.values, page.rows) for page in groups]
-        return Written(self.rows, size, digest, places, in_order(self._pools))
+        placed = tuple((page.values, page.rows) for page in groups)
+        return Written(self.rows, size, digest, placed, in_order(self._pools))
 
     def abort(self) -> None:
         """Remove everything written."""

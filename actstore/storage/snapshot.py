@@ -13,7 +13,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import MixedVectorsError, UsageError
 from actstore.storage import manifest as manifests
-from actstore.storage import metadata
+from actstore.storage import metadata_cache
 from actstore.storage.files import LocalFiles, StoreFiles
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy
@@ -105,7 +105,7 @@ class Snapshot:
         (int64) and ``shard`` (int32, index into :attr:`shards`). It is made on first use
         and kept in the store's cache folder.
         """
-        return metadata.cached_file(self.files, self.manifest)
+        return metadata_cache.cached_file(self.files, self.manifest)
 
     def shape(self, row_ids: np.ndarray | None = None) -> tuple[int, schema.VectorType]:
         """Return width and stored type of the given rows' vectors (of all rows: None).

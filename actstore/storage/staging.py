@@ -210,7 +210,7 @@ def planned_paths(root: Path) -> set[str]:
     return found
 
 
-class _Plan(NamedTuple):
+class _Intent(NamedTuple):
     """Files about to be placed."""
 
     base: int
@@ -218,10 +218,10 @@ class _Plan(NamedTuple):
     paths: list[str]
 
 
-def _read_plan(path: Path) -> _Plan | None:
+def _read_plan(path: Path) -> _Intent | None:
     """Return a plan; None when there is none, or none that this program has written."""
     try:
-        plan = _Plan(**json.loads(path.read_bytes()))
+        plan = _Intent(**json.loads(path.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
     own = isinstance(plan.base, int) and isinstance(plan.paths, list)

@@ -10,7 +10,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import ActstoreError
-from actstore.storage import floats, keys, metadata, pages
+from actstore.storage import floats, keys, pages, shard_columns
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import open_shard
 from actstore.storage.shard import pools_of, sha256_of
@@ -41,7 +41,7 @@ def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None)
         found = list(_check_shard(snapshot.root, entry, _allows_nonfinite(snapshot)))
         problems += [Problem(entry.path, reason) for reason in found]
         if not found:
-            table = metadata.read_columns(snapshot.root, entry, list(schema.key_names()))
+            table = shard_columns.read_columns(snapshot.root, entry, list(schema.key_names()))
             hashes.setdefault(entry.partition, []).append((entry, keys.hash_table(table)))
         checked += entry.bytes
         if progress:
@@ -97,7 +97,7 @@ def _check_content(root: Path, entry: ShardEntry, nonfinite: bool) -> Iterator[s
             return
         for group in range(file.metadata.num_row_groups):
             file.read_row_group(group)  # checks each page's CRC
-    table = metadata.read_columns(
+    table = shard_columns.read_columns(
         root, entry, ["model", "site", "layer", "pooling", "region", "norm"]
     )
     for name, value in zip(("model", "site", "layer"), entry.partition, strict=True):
@@ -131,7 +131,7 @@ def _repeated_keys(root: Path, shards: list[tuple[ShardEntry, np.ndarray]]) -> I
         rows = [row for row, value in enumerate(hashes.tolist()) if value in suspects]
         if not rows:
             continue
-        table = metadata.read_columns(root, entry, list(schema.key_names())).take(rows)
+        table = shard_columns.read_columns(root, entry, list(schema.key_names())).take(rows)
         for cells in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
             if cells in seen:
                 yield Problem(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -12,16 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.errors import CommitError, ConflictError, LayoutError, StoreError, UsageError
-from actstore.storage import card, keys, layout
-from actstore.storage import manifest as manifests
+from actstore.errors import CommitError, ConflictError, LayoutError, UsageError
+from actstore.storage import keys, layout
 from actstore.storage.manifest import Manifest, Run, ShardEntry
-from actstore.storage.partition import Partition, Place
+from actstore.storage.partition import Partition, RowAddress
 from actstore.storage.rebase import without_rows_of
 from actstore.storage.rows import Added, RowBatch, check
 from actstore.storage.shard import Fragment, ShardWriter, Written
-from actstore.storage.staging import Staging, prepare, writing
+from actstore.storage.staging import writing
 from actstore.storage.threads import in_parallel
+from actstore.storage.transaction import Transaction
 
 SHARD_BYTES = 512 << 20
 """Vector bytes after which a shard is closed and the next one begun."""
@@ -70,9 +71,7 @@ class StoreWriter:
     ) -> None:
         self.root = Path(root)
         self.run = run
-        prepare(self.root)
-        self._base = manifests.latest(self.root)
-        self._staging = Staging(self.root)
+        self._change = Transaction(self.root)
         self._checkpoint_bytes = checkpoint_bytes
         self._partitions: dict[_PartitionKey, Partition] = {}
         self._open: dict[_ShardKey, ShardWriter] = {}
@@ -102,7 +101,7 @@ class StoreWriter:
         try:
             self._drop(self._pending())
         finally:
-            self._staging.close()
+            self._change.close()
 
     @property
     def pending_rows(self) -> int:
@@ -255,7 +254,7 @@ class StoreWriter:
     def _compare(
         self,
         partition: Partition,
-        found: dict[int, Place],
+        found: dict[int, RowAddress],
         rows: Sequence[int],
         source: _Source,
     ) -> None:
@@ -306,41 +305,31 @@ class StoreWriter:
             return None
         try:
             with writing(self.root):
-                manifest, entries = self._publish(pending, operation, message)
+                files = in_parallel(ShardWriter.finish, [shard for _, shard in pending])
+            manifest = self._publish(pending, files, operation, message)
         except BaseException:
-            self._staging.withdraw()
             self._drop(pending)
-            with contextlib.suppress(StoreError):  # what others committed meanwhile
-                self._base = manifests.latest(self.root)
             raise
-        self._staging.done()
-        if manifest is not None and manifest.number == self._base.number + 1:
-            for item, entry in zip(pending, entries, strict=True):
-                self._partitions[item[0][0]].commit(item[1], entry)
-        else:  # others committed meanwhile: learn their keys when they are needed
-            self._forget_partitions()
         if manifest is None:
-            self._base = manifests.latest(self.root)
+            self._forget_partitions()
             return None
-        self._base = manifest
-        self.commits.append(manifest.number)
-        card.refresh(self.root)
         return manifest.number
 
     def _publish(
-        self, pending: list[tuple[_ShardKey, ShardWriter]], operation: str, message: str
-    ) -> tuple[Manifest | None, list[ShardEntry]]:
-        """Complete the pending shards and commit them; return their entries too."""
-        files = in_parallel(ShardWriter.finish, [shard for _, shard in pending])
+        self,
+        pending: list[tuple[_ShardKey, ShardWriter]],
+        files: list[Written],
+        operation: str,
+        message: str,
+    ) -> Manifest | None:
+        """Commit shards that are complete, less the rows that others have brought meanwhile."""
         transaction = layout.new_transaction()
         entries = [
             self._entry(key, written, transaction, number)
             for number, ((key, _), written) in enumerate(zip(pending, files, strict=True))
         ]
-        self._staging.place(
-            {entry.path: shard.path for entry, (_, shard) in zip(entries, pending, strict=True)}
-        )
-        checked = {entry.path for entry in self._base.shards}
+        before = self._change.base
+        checked = {entry.path for entry in before.shards}
 
         def build(latest: Manifest) -> Manifest | None:
             others = [entry for entry in latest.shards if entry.path not in checked]
@@ -357,13 +346,25 @@ class StoreWriter:
                 runs=(*runs, self.run),
             )
 
-        return manifests.commit(self.root, self._staging.folder, build), entries
+        def committed(manifest: Manifest) -> None:
+            self.commits.append(manifest.number)
+            if manifest.number != before.number + 1:
+                self._forget_partitions()  # others committed: learn their keys when needed
+                return
+            for (key, shard), entry in zip(pending, entries, strict=True):
+                self._partitions[key[0]].commit(shard, entry)
+
+        return self._change.commit(
+            {entry.path: shard.path for entry, (_, shard) in zip(entries, pending, strict=True)},
+            build,
+            then=committed,
+        )
 
     def _rebase(self, entry: ShardEntry, others: list[ShardEntry]) -> ShardEntry:
         rivals = [other for other in others if other.partition == entry.partition]
         if not rivals or not entry.rows:
             return entry
-        kept = without_rows_of(self.root, entry, rivals, self._staging.folder)
+        kept = without_rows_of(self.root, entry, rivals, self._change.folder)
         self.overtaken += entry.rows - kept.rows
         return kept
 
@@ -378,42 +379,30 @@ class StoreWriter:
     def _partition(self, key: _PartitionKey) -> Partition:
         partition = self._partitions.get(key)
         if partition is None:
-            stored = [entry for entry in self._base.shards if entry.partition == key]
+            stored = [entry for entry in self._change.base.shards if entry.partition == key]
             partition = self._partitions[key] = Partition(self.root, stored)
         return partition
 
     def _shard(self, key: _PartitionKey, width: int, dtype: schema.VectorType) -> ShardWriter:
         shard = self._open.get((key, width, dtype))
         if shard is None:
-            path = self._staging.folder / f"{self._names:06d}.parquet"
+            path = self._change.folder / f"{self._names:06d}.parquet"
             self._names += 1
             shard = self._open[key, width, dtype] = ShardWriter(path, width=width, dtype=dtype)
         return shard
 
     def _entry(self, key: _ShardKey, written: Written, transaction: str, number: int) -> ShardEntry:
         (model, site, layer), width, dtype = key
-        path = layout.shard_path(
+        entry = ShardEntry(
+            path="",
             model=model,
             site=site,
             layer=layer,
             width=width,
             dtype=dtype,
-            transaction=transaction,
-            number=number,
+            **written._asdict(),
         )
-        return ShardEntry(
-            path=path,
-            model=model,
-            site=site,
-            layer=layer,
-            width=width,
-            dtype=dtype,
-            rows=written.rows,
-            bytes=written.bytes,
-            sha256=written.sha256,
-            pages=tuple(written.pages),
-            pools=written.pools,
-        )
+        return dataclasses.replace(entry, path=entry.named(transaction, number))
 
 
 def _by_partition(

@@ -10,7 +10,7 @@ from actstore import resources
 from actstore.capturing import recipes
 from actstore.capturing.grading import parse
 from actstore.errors import RecipeError
-from actstore.ingestion import recipe as ingestion
+from actstore.ingestion import recipes as ingestion
 
 PACKAGED = sorted((resources.folder("ingest") / "capture").glob("*.toml"))
 

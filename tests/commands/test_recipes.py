@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from actstore import resources
-from actstore.ingestion import recipe
+from actstore.ingestion import recipes as recipe
 from tests.commands.conftest import Command
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from actstore.errors import LayoutError, NotInStoreError, UsageError
-from actstore.ingestion.caches import Place, arrays, places
+from actstore.ingestion.caches import NamedArray, arrays, places
 
 
 class LensCache:
@@ -160,7 +160,7 @@ def test_mappings_of_entries_are_nnsight_before_08_and_baukit() -> None:
 
 
 def array_of(value: Any) -> Any:
-    return arrays(Place("here", "resid_post", 0, value))
+    return arrays(NamedArray("here", "resid_post", 0, value))
 
 
 def test_steps_of_a_generation_follow_each_other() -> None:

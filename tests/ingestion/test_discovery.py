@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from actstore.errors import RecipeError, UsageError
-from actstore.ingestion import recipe as recipes
+from actstore.ingestion import recipes
 from actstore.ingestion.discovery import (
     assign,
     cache_names,

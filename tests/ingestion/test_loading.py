@@ -11,8 +11,10 @@ import pytest
 
 from actstore.errors import UnreadableFileError
 from actstore.ingestion import containers, loading
-from actstore.ingestion.discovery import SourceFile, assign, walk
-from actstore.ingestion.recipe import Recipe, parse
+from actstore.ingestion.discovery import assign, walk
+from actstore.ingestion.recipe import Recipe
+from actstore.ingestion.recipes import parse
+from actstore.ingestion.source_file import SourceFile
 
 RECIPE = parse(
     'name = "r"\ncontainer = "numpy"\nreader = "none"\n[[files]]\npath = "{number:int}.npy"\n'

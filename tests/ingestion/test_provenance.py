@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from actstore.ingestion import recipe as recipes
+from actstore.ingestion import recipes
 from actstore.ingestion.options import checked_options
 from actstore.ingestion.provenance import describe
 

@@ -8,7 +8,7 @@ import pytest
 
 from actstore import resources
 from actstore.errors import RecipeError
-from actstore.ingestion import recipe as recipes
+from actstore.ingestion import recipes
 from actstore.ingestion.readers import get
 
 GOOD = """

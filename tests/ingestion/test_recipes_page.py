@@ -11,7 +11,8 @@ import torch
 
 from actstore.ingestion import recipe_parsing
 from actstore.ingestion.contract import Contract
-from actstore.ingestion.recipe import AXES, parse
+from actstore.ingestion.recipe import AXES
+from actstore.ingestion.recipes import parse
 from actstore.ingestion.run import ingest
 from tests.ingestion.storing import stored_rows
 

@@ -13,7 +13,8 @@ import torch
 
 from actstore.errors import CommitError, RefusedError, UsageError
 from actstore.ingestion import run
-from actstore.ingestion.recipe import Recipe, parse
+from actstore.ingestion.recipe import Recipe
+from actstore.ingestion.recipes import parse
 from actstore.ingestion.report import Progress
 from actstore.ingestion.run import ingest
 from actstore.storage.manifest import latest

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from actstore.errors import SidecarError, UsageError
-from actstore.ingestion import recipe as recipes
-from actstore.ingestion.discovery import SourceFile, assign, walk
+from actstore.ingestion import recipes
+from actstore.ingestion.discovery import assign, walk
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.sidecars import Sidecars, SidecarTable, read_records
+from actstore.ingestion.source_file import SourceFile
 
 
 def recipe(paths: list[str], more: str = "", path: str = "{task}/{key}.npz") -> Recipe:

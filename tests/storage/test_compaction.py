@@ -195,14 +195,14 @@ def test_pruning_leaves_the_work_of_living_writers(store: Path) -> None:
     with StoreWriter(store, run=RUN) as session:
         session.add(batch(70, 3))
         placed: list[str] = []
-        place = session._staging.place
+        place = session._change._staging.place
 
         def place_and_prune(files: dict[str, Path]) -> None:
             place(files)  # they are where they will be, and the commit is not made yet
             placed.extend(files)
             prune(store)
 
-        session._staging.place = place_and_prune  # type: ignore[method-assign]
+        session._change._staging.place = place_and_prune  # type: ignore[method-assign]
         assert session.commit(operation="ingest", message="") == 7
     assert placed
     assert set(placed) <= set(live_files(store))

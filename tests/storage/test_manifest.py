@@ -263,28 +263,6 @@ def test_a_number_is_given_once(tmp_path: Path) -> None:
     assert manifests.load(root) == first
 
 
-def test_the_one_that_comes_second_builds_on_the_first(tmp_path: Path) -> None:
-    root, staging = tmp_path / "s", tmp_path / "staging"
-    (root / "manifests").mkdir(parents=True)
-    staging.mkdir()
-    seen = []
-
-    def build(latest: Manifest) -> Manifest:
-        seen.append(latest.number)
-        if latest.number < 3:  # somebody else is quicker, three times
-            other = latest.next(operation="o", message="", shards=(entry(str(latest.number)),))
-            assert manifests.publish(root, other, staging)
-        return latest.next(operation="mine", message="", shards=(*latest.shards, entry("mine")))
-
-    made = manifests.commit(root, staging, build)
-    assert made == manifests.load(root)
-    assert made is not None
-    assert (made.number, made.operation) == (4, "mine")
-    assert [shard.path.split("-")[1] for shard in made.shards] == ["2", "mine"]
-    assert seen == [0, 1, 2, 3]
-    assert manifests.commit(root, staging, lambda latest: None) is None
-
-
 @pytest.mark.parametrize(
     ("call", "made", "message"),
     [

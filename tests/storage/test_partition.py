@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actstore.storage import keys
-from actstore.storage.partition import Partition, Place, same_bits
+from actstore.storage.partition import Partition, RowAddress, same_bits
 from actstore.storage.rows import RowBatch
 from actstore.storage.shard import Fragment, ShardWriter
 from actstore.storage.snapshot import open_snapshot
@@ -19,7 +19,7 @@ def hashes_of(one: RowBatch) -> np.ndarray:
     return keys.hash_rows(len(one), {**one.constants, "run_id": RUN.run_id}, one.columns)
 
 
-def find(partition: Partition, one: RowBatch) -> dict[int, Place]:
+def find(partition: Partition, one: RowBatch) -> dict[int, RowAddress]:
     hashes = hashes_of(one)
     return partition.find(hashes, range(len(one)), hashes.tolist())
 
@@ -36,9 +36,9 @@ def partition(tmp_path: Path) -> Partition:
 def test_committed_rows_are_found_in_their_shard(partition: Partition) -> None:
     found = find(partition, batch(3, 9))
     assert found == {
-        0: Place(0, 3),
-        1: Place(0, 4),
-        **{2 + row: Place(1, row) for row in range(5)},
+        0: RowAddress(0, 3),
+        1: RowAddress(0, 4),
+        **{2 + row: RowAddress(1, row) for row in range(5)},
     }
     assert partition.width == 8
     vectors = batch(3, 9).vectors[:7]
@@ -54,19 +54,19 @@ def test_some_rows_of_a_batch_only(partition: Partition) -> None:
     hashes = hashes_of(batch(3, 9))
     rows = [8, 6, 0]
     found = partition.find(hashes, rows, [int(hashes[row]) for row in rows])
-    assert found == {1: Place(1, 4), 2: Place(0, 3)}
+    assert found == {1: RowAddress(1, 4), 2: RowAddress(0, 3)}
 
 
 def test_keys_and_labels_of_stored_rows(partition: Partition) -> None:
-    key = partition.key(Place(1, 2))
+    key = partition.key(RowAddress(1, 2))
     assert key is not None
     assert keys.describe(key) == (
         "model=org/model, example_id=e7, layer=3, site=resid_post, pooling=last"
     )
-    assert not partition.label_differs(Place(1, 2), "seen")
-    assert partition.label_differs(Place(1, 2), "other")
-    assert partition.label_differs(Place(0, 2), "other")
-    assert not partition.label_differs(Place(0, 2), None)  # nothing is said about it
+    assert not partition.label_differs(RowAddress(1, 2), "seen")
+    assert partition.label_differs(RowAddress(1, 2), "other")
+    assert partition.label_differs(RowAddress(0, 2), "other")
+    assert not partition.label_differs(RowAddress(0, 2), None)  # nothing is said about it
 
 
 def test_pending_rows_are_found_and_forgotten(tmp_path: Path) -> None:
@@ -78,9 +78,9 @@ def test_pending_rows_are_found_and_forgotten(tmp_path: Path) -> None:
         partition.expect(writer, hashes_of(one).tolist())
         writer.append(one.vectors, Fragment(one.constants, one.columns, range(4)))
     found = find(partition, batch(2, 9))
-    assert found == {at: Place(writer, at + 2) for at in range(6)}
+    assert found == {at: RowAddress(writer, at + 2) for at in range(6)}
     assert partition.same(batch(2, 6).vectors, list(found.values())).all()
-    key = partition.key(Place(writer, 5))
+    key = partition.key(RowAddress(writer, 5))
     assert key is not None
     assert "example_id=e5" in keys.describe(key)
     partition.forget(hashes_of(batch(4, 4)).tolist())

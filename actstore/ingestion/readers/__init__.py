@@ -19,17 +19,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from actstore.errors import RecipeError
 from actstore.ingestion.options import Options
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.sidecars import Sidecars
-from actstore.storage.forms import FormNotes
+from actstore.ingestion.source_file import SourceFile
 from actstore.storage.rows import RowBatch
-
-if TYPE_CHECKING:
-    from actstore.ingestion.discovery import SourceFile
+from actstore.storage.source_dtypes import FormNotes
 
 
 @dataclass(slots=True)

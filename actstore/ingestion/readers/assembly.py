@@ -11,10 +11,10 @@ from actstore.ingestion.expression import compile_expression
 from actstore.ingestion.options import model_unknown
 from actstore.ingestion.recipe import ColumnSource
 from actstore.ingestion.scope import FileScope, column_value
+from actstore.ingestion.source_file import SourceFile
 from actstore.storage.rows import RowBatch
 
 if TYPE_CHECKING:
-    from actstore.ingestion.discovery import SourceFile
     from actstore.ingestion.readers import Context
 
 

@@ -10,32 +10,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from actstore.errors import ConflictError, LayoutError, SidecarError
 from actstore.ingestion.axes import interpret, limited
 from actstore.ingestion.documents import rest, to_json
 from actstore.ingestion.readers import Arrangement, Reader, reader
 from actstore.ingestion.readers.assembly import batches, constants
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.tensor import Tensor
 from actstore.storage.rows import RowBatch
-
-if TYPE_CHECKING:
-    from actstore.ingestion.discovery import SourceFile
 
 AXES = {3: ("example", "token", "hidden"), 4: ("example", "batch", "token", "hidden")}
 _KEYS = ("x", "y", "data", "targets", "n_targets")
 _SINGLE = ("x", "y", "data", "")
 
 
-class Held(NamedTuple):
+class ReadOutput(NamedTuple):
     """An MLP output that was read, and where."""
 
     source: str
     tensor: Tensor
 
 
-class Part(NamedTuple):
+class NamedTensor(NamedTuple):
     """One tensor of a file and what it is."""
 
     key: str
@@ -53,7 +51,7 @@ class Capture:
     batch_size: int | None = None
     batch: int | None = None
     """The batch at hand."""
-    outputs: dict[int, Held] = field(default_factory=dict)
+    outputs: dict[int, ReadOutput] = field(default_factory=dict)
     """MLP outputs of that batch by layer, as long as a file may still repeat them."""
 
 
@@ -95,7 +93,7 @@ class Clt(Reader):
         _check_shapes(parts)
         capture.outputs = {at: held for at, held in capture.outputs.items() if at > layer}
         self.context.forms.note(file.relative, kind=file.parts["side"], **_form(parts))
-        found: dict[int, Held] = {}
+        found: dict[int, ReadOutput] = {}
         for part in parts:
             source = f"{file.relative}#{part.key}" if part.key else file.relative
             if part.site == "mlp_out":
@@ -104,12 +102,12 @@ class Clt(Reader):
                     continue
                 if self._repeats(capture, part, source):
                     continue
-                found[part.layer] = Held(source, part.tensor)
+                found[part.layer] = ReadOutput(source, part.tensor)
             yield from self._rows(file, document, capture, part, source)
         # Only here, when all rows were taken: a file that is refused has stored nothing.
         capture.outputs |= found
 
-    def _repeats(self, capture: Capture, part: Part, source: str) -> bool:
+    def _repeats(self, capture: Capture, part: NamedTensor, source: str) -> bool:
         held = capture.outputs.get(part.layer)
         if held is None:
             return False
@@ -122,7 +120,7 @@ class Clt(Reader):
         return True
 
     def _rows(
-        self, file: SourceFile, document: Any, capture: Capture, part: Part, source: str
+        self, file: SourceFile, document: Any, capture: Capture, part: NamedTensor, source: str
     ) -> Iterator[RowBatch]:
         grid = interpret(part.tensor, AXES, squeeze=False)
         size = grid.rows["example"]
@@ -198,7 +196,7 @@ def _row(number: int, query: dict[str, Any], left: Mapping[str, Any]) -> dict[st
     }
 
 
-def _parts(file: SourceFile, document: Any) -> list[Part]:
+def _parts(file: SourceFile, document: Any) -> list[NamedTensor]:
     """Return the tensors of a file.
 
     Raises:
@@ -214,19 +212,19 @@ def _parts(file: SourceFile, document: Any) -> list[Part]:
         keys = ", ".join(map(str, document)) or "none"
         raise LayoutError(f"no tensor under {side!r} or 'data'; the keys are: {keys}")
     if side == "x":
-        return [Part(key, "mlp_in", layer, document[key])]
+        return [NamedTensor(key, "mlp_in", layer, document[key])]
     if "targets" not in document:
-        return [Part(key, "mlp_out", layer + 1, document[key])]
+        return [NamedTensor(key, "mlp_out", layer + 1, document[key])]
     targets = _targets(document)
     if not targets[0].same_bits(document[key]):
         raise LayoutError(f"{key!r} differs from targets[0], which it should repeat")
     return [
-        Part(f"targets.{number}", "mlp_out", layer + 1 + number, target)
+        NamedTensor(f"targets.{number}", "mlp_out", layer + 1 + number, target)
         for number, target in enumerate(targets)
     ]
 
 
-def _form(parts: Sequence[Part]) -> dict[str, Any]:
+def _form(parts: Sequence[NamedTensor]) -> dict[str, Any]:
     """Return how a file holds its tensors, for an export to write it again."""
     found: dict[str, Any] = {"dtype": parts[0].tensor.dtype, "rank": parts[0].tensor.ndim}
     if parts[0].key in _SINGLE:
@@ -250,7 +248,7 @@ def _targets(document: Mapping[str, Any]) -> Sequence[Tensor]:
     return targets
 
 
-def _check_shapes(parts: Sequence[Part]) -> None:
+def _check_shapes(parts: Sequence[NamedTensor]) -> None:
     shapes = {part.tensor.shape: part.key for part in parts}
     if len(shapes) > 1:
         found = ", ".join(f"{key} {list(shape)}" for shape, key in shapes.items())

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from actstore.errors import IngestError, LayoutError, SidecarError
 from actstore.ingestion.axes import Grid, interpret
@@ -14,11 +14,9 @@ from actstore.ingestion.documents import to_json
 from actstore.ingestion.readers import Arrangement, Reader, reader
 from actstore.ingestion.readers.assembly import batches, constants
 from actstore.ingestion.sidecars import Record
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.tensor import Tensor
 from actstore.storage.rows import RowBatch
-
-if TYPE_CHECKING:
-    from actstore.ingestion.discovery import SourceFile
 
 STACKED = {3: ("example", "batch", "hidden"), 2: ("example", "hidden")}
 INDIVIDUAL = {3: ("batch", "token", "hidden"), 2: ("token", "hidden")}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from actstore.errors import LayoutError, SidecarError
 from actstore.ingestion.axes import interpret
@@ -17,11 +17,9 @@ from actstore.ingestion.documents import to_json
 from actstore.ingestion.readers import Reader, reader
 from actstore.ingestion.readers.assembly import batches, constants
 from actstore.ingestion.sidecars import Record
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.tensor import Tensor
 from actstore.storage.rows import RowBatch
-
-if TYPE_CHECKING:
-    from actstore.ingestion.discovery import SourceFile
 
 CLASSES = ("faithful", "unfaithful")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,15 +13,13 @@ from actstore.errors import ForeignFileError, LayoutError
 from actstore.ingestion import axes, documents, plan
 from actstore.ingestion.expression import Expression, Level
 from actstore.ingestion.pieces import Piece, Pile
-from actstore.ingestion.plan import Plan
+from actstore.ingestion.plan import TensorPlan
 from actstore.ingestion.readers import Context, Reader, reader
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.scope import FileScope, column_value
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.tensor import Tensor
 from actstore.storage.rows import RowBatch
-
-if TYPE_CHECKING:
-    from actstore.ingestion.discovery import SourceFile
 
 _EXTRA = "extra"
 _REMEMBERED = 100_000
@@ -29,7 +27,7 @@ _canonical_site = cache(schema.canonical_site)
 
 
 class _Found(NamedTuple):
-    plan: Plan
+    plan: TensorPlan
     key: str
     parts: Mapping[str, Any]
     tensor: Tensor
@@ -56,7 +54,9 @@ class GenericReader(Reader):
         super().__init__(recipe, context)
         self._plans = [plan.make(recipe, spec, context.options) for spec in recipe.tensors]
         self._taken = plan.file_keys(recipe, self._plans)
-        self._matches: dict[tuple[str | None, str, int], tuple[Plan, dict[str, Any]] | None] = {}
+        self._matches: dict[
+            tuple[str | None, str, int], tuple[TensorPlan, dict[str, Any]] | None
+        ] = {}
 
     def fits(self, document: Any) -> bool:
         """Say whether every tensor that one kind of file needs is there, in a known rank."""
@@ -153,7 +153,7 @@ class GenericReader(Reader):
 
     def _match(
         self, kind: str | None, key: str, tensor: Tensor
-    ) -> tuple[Plan, dict[str, Any]] | None:
+    ) -> tuple[TensorPlan, dict[str, Any]] | None:
         known = (kind, key, tensor.ndim)
         if known not in self._matches:
             if len(self._matches) >= _REMEMBERED:
@@ -166,7 +166,9 @@ class GenericReader(Reader):
         template = matched[0].key
         return matched if template is not None and not template.parts else None
 
-    def _search(self, kind: str | None, key: str, rank: int) -> tuple[Plan, dict[str, Any]] | None:
+    def _search(
+        self, kind: str | None, key: str, rank: int
+    ) -> tuple[TensorPlan, dict[str, Any]] | None:
         for each in self._plans:
             if not each.belongs(kind) or rank not in each.spec.axes:
                 continue
@@ -195,7 +197,7 @@ class GenericReader(Reader):
             self.context.notes.count(f"tensors {key!r} that the recipe does not name, left out")
         return rest.values
 
-    def _base(self, each: Plan, scope: FileScope, rest: dict[str, Any]) -> dict[str, Any]:
+    def _base(self, each: TensorPlan, scope: FileScope, rest: dict[str, Any]) -> dict[str, Any]:
         values = {name: column_value(name, each.columns[name], scope) for name in each.per_file}
         if each.extra <= Level.FILE:
             values[_EXTRA] = self._extra(scope, rest)
@@ -240,7 +242,7 @@ class GenericReader(Reader):
                 yield self._piece(each, scope, grid, block, values)
 
     def _add_single(
-        self, each: Plan, scope: FileScope, own: dict[str, Any], rest: dict[str, Any]
+        self, each: TensorPlan, scope: FileScope, own: dict[str, Any], rest: dict[str, Any]
     ) -> None:
         """Add the columns of a row that stands alone."""
         for name in each.per_row:
@@ -251,7 +253,12 @@ class GenericReader(Reader):
             own[_EXTRA] = self._extra(scope, rest)
 
     def _piece(
-        self, each: Plan, scope: FileScope, grid: axes.Grid, block: axes.Block, values: _Values
+        self,
+        each: TensorPlan,
+        scope: FileScope,
+        grid: axes.Grid,
+        block: axes.Block,
+        values: _Values,
     ) -> Piece:
         own = dict(values.constants)
         columns: dict[str, Sequence[Any]] = {}
@@ -278,7 +285,7 @@ class GenericReader(Reader):
         return Piece(values.base, block.vectors, own, columns)
 
     def _per_row(
-        self, each: Plan, scope: FileScope, rows: list[dict[str, int]], values: _Values
+        self, each: TensorPlan, scope: FileScope, rows: list[dict[str, int]], values: _Values
     ) -> dict[str, Sequence[Any]]:
         columns: dict[str, list[Any]] = {name: [] for name in each.per_row}
         if each.extra >= Level.ROW or values.each:
@@ -321,7 +328,7 @@ def _without_row_values(found: list[_Found]) -> list[_Found]:
 
 
 def _per_token(
-    each: Plan,
+    each: TensorPlan,
     scope: FileScope,
     rows: list[dict[str, int]],
     positions: list[int],
@@ -411,7 +418,7 @@ def _held(document: Any) -> str:
     return f"the keys {', '.join(keys[:10])}{', …' if len(keys) > 10 else ''}"
 
 
-def _near(each: Plan, leaves: list[tuple[str, Tensor]]) -> list[str]:
+def _near(each: TensorPlan, leaves: list[tuple[str, Tensor]]) -> list[str]:
     """Return the tensors whose key fits, with their shapes."""
     return [
         f"{key or 'the tensor'} has shape {list(tensor.shape)} ({tensor.dtype})"
@@ -420,7 +427,7 @@ def _near(each: Plan, leaves: list[tuple[str, Tensor]]) -> list[str]:
     ]
 
 
-def _missing(each: Plan, leaves: list[tuple[str, Tensor]], document: Any) -> str:
+def _missing(each: TensorPlan, leaves: list[tuple[str, Tensor]], document: Any) -> str:
     name = each.key.text if each.key is not None else "a bare tensor"
     ranks = " or ".join(f"[{', '.join(meaning)}]" for meaning in each.spec.axes.values())
     near = _near(each, leaves)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from actstore import schema
 from actstore.errors import ForeignFileError, LayoutError, SidecarError
@@ -16,11 +16,9 @@ from actstore.ingestion.axes import interpret
 from actstore.ingestion.documents import rest, to_json
 from actstore.ingestion.readers import Reader, reader
 from actstore.ingestion.readers.assembly import batches, constants
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.tensor import Tensor
 from actstore.storage.rows import RowBatch
-
-if TYPE_CHECKING:
-    from actstore.ingestion.discovery import SourceFile
 
 AXES = {3: ("batch", "token", "hidden"), 2: ("token", "hidden"), 1: ("hidden",)}
 _LAYER = re.compile(r"layer_(\d+)")

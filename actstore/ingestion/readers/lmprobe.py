@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from actstore import schema
 from actstore.errors import LayoutError
@@ -15,12 +15,10 @@ from actstore.ingestion.documents import to_json
 from actstore.ingestion.options import model_unknown
 from actstore.ingestion.readers import Arrangement, Context, Reader, reader
 from actstore.ingestion.recipe import Recipe
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.tensor import Tensor
 from actstore.ingestion.values import convert
 from actstore.storage.rows import RowBatch
-
-if TYPE_CHECKING:
-    from actstore.ingestion.discovery import SourceFile
 
 _AXES = {2: ("example", "hidden")}
 _KEY = "hidden.layer_"

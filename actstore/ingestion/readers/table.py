@@ -26,6 +26,7 @@ from actstore.ingestion.plan import effective_columns, expressions_of
 from actstore.ingestion.readers import Context, Reader, reader
 from actstore.ingestion.recipe import ColumnSource, Recipe
 from actstore.ingestion.scope import FileScope, column_value
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.values import convert
 from actstore.ingestion.vector_columns import VectorColumn, Vectors, extract, vector_columns
 from actstore.storage.rows import RowBatch
@@ -33,7 +34,6 @@ from actstore.storage.rows import RowBatch
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from actstore.ingestion.discovery import SourceFile
 
 _TOKENS = ("token_ids", "input_ids", "tokens")
 _OWN = frozenset({"norm", "run_id"})
@@ -42,7 +42,7 @@ _MOST_ROWS = 2048
 _SHARD = re.compile(r"-(\d+)-of-(\d+)")
 
 
-class _Place(NamedTuple):
+class _TableFacts(NamedTuple):
     """What is known of a table before its rows are read."""
 
     split: str | None
@@ -101,7 +101,7 @@ class TableReader(Reader):
         """
         return vector_columns(columns, self._wanted)
 
-    def _place(self, file: SourceFile, table: TableSource, split: str | None) -> _Place:
+    def _place(self, file: SourceFile, table: TableSource, split: str | None) -> _TableFacts:
         source = file.relative
         parent = file.path.parent
         if file.pattern.folder:
@@ -113,10 +113,10 @@ class TableReader(Reader):
         first = 0
         if "example_id" not in table.schema.names:
             first = _rows_before(file)
-        return _Place(split or file.parts.get("split"), first, source)
+        return _TableFacts(split or file.parts.get("split"), first, source)
 
     def _table(
-        self, file: SourceFile, table: TableSource, chosen: list[VectorColumn], place: _Place
+        self, file: SourceFile, table: TableSource, chosen: list[VectorColumn], place: _TableFacts
     ) -> Iterator[RowBatch]:
         left = self.context.options.first_k
         row = place.first_row
@@ -147,7 +147,7 @@ class _Rows:
         file: SourceFile,
         batch: pa.RecordBatch,
         first: int,
-        place: _Place,
+        place: _TableFacts,
         classes: Mapping[str, Sequence[str]],
     ) -> None:
         self._reader = reader

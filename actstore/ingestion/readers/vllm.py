@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from actstore import schema
 from actstore.errors import LayoutError, SidecarError, UsageError
@@ -17,12 +17,10 @@ from actstore.ingestion.documents import to_json
 from actstore.ingestion.readers import Context, Reader, reader
 from actstore.ingestion.readers.assembly import batches, constants
 from actstore.ingestion.recipe import Recipe
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.tensor import Tensor
 from actstore.ingestion.values import convert
 from actstore.storage.rows import RowBatch
-
-if TYPE_CHECKING:
-    from actstore.ingestion.discovery import SourceFile
 
 _STATES, _IDS = "hidden_states", "token_ids"
 _AXES = {2: ("token", "hidden")}

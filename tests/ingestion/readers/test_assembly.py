@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from actstore.errors import UsageError
-from actstore.ingestion import recipe as recipes
+from actstore.ingestion import recipes
 from actstore.ingestion.axes import interpret
-from actstore.ingestion.discovery import SourceFile
 from actstore.ingestion.options import checked_options
 from actstore.ingestion.readers import Context
 from actstore.ingestion.readers.assembly import batches, constants
 from actstore.ingestion.sidecars import Sidecars
+from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.tensor import Tensor
 
 RECIPE = recipes.parse(

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from actstore.errors import RecipeError, UsageError
-from actstore.ingestion.recipe import parse
+from actstore.ingestion.recipes import parse
 from actstore.ingestion.run import ingest
 from tests.ingestion.storing import Row, stored_rows
 

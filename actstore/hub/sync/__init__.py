@@ -1,0 +1,1 @@
+"""A store and a repository brought to hold the same: push and pull."""

@@ -1,0 +1,56 @@
+"""Recipes by name or from a TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from actstore import resources
+from actstore.errors import RecipeError
+from actstore.ingestion import recipe_parsing
+from actstore.ingestion.recipe import Recipe
+
+
+def parse(text: str, origin: Path | None = None) -> Recipe:
+    """Read a recipe from TOML.
+
+    Raises:
+        RecipeError: the text is no TOML or no recipe; lists every problem.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{origin or 'recipe'}: not valid TOML: {error}") from error
+    return recipe_parsing.build(document, text, origin)
+
+
+@cache
+def known() -> Mapping[str, Recipe]:
+    """Return the built-in recipes by name, in alphabetical order."""
+    paths = sorted(resources.folder("ingest").glob("*.toml"))
+    recipes = [parse(path.read_text(encoding="utf-8"), path) for path in paths]
+    return {recipe.name: recipe for recipe in recipes}
+
+
+def load(name_or_path: str | Path) -> Recipe:
+    """Return a built-in recipe by name, or the one in a TOML file.
+
+    Raises:
+        RecipeError: there is none of that name and no such file, or it is malformed.
+    """
+    recipes = known()
+    if str(name_or_path) in recipes:
+        return recipes[str(name_or_path)]
+    path = Path(name_or_path)
+    if path.is_file():
+        try:
+            return parse(path.read_text(encoding="utf-8"), path)
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"{path}: not UTF-8 text: {error}") from error
+    if path.suffix == ".toml":
+        raise RecipeError(f"--recipe {path}: no such file")
+    raise RecipeError(
+        f"no recipe {str(name_or_path)!r}: built in are {', '.join(recipes)}; or name a .toml file"
+    )

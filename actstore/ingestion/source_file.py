@@ -1,0 +1,35 @@
+"""One file of a source, as a recipe's path template sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actstore.ingestion.recipe import FilePattern
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """One file that fits a recipe's path template."""
+
+    path: Path
+    relative: str
+    """Posix path relative to SOURCE."""
+    parts: Mapping[str, Any]
+    """Named parts of the template and the pattern's constants."""
+    pattern: FilePattern
+    root: Path
+    """The SOURCE it was found under (its folder, where SOURCE is a file)."""
+    folder: Path
+    """The cache's folder: what precedes the template's first part."""
+    cache: str | None = None
+    """Name of that folder, where the source holds several caches."""
+    size: int = 0
+    """Bytes on disk."""
+
+    @property
+    def content(self) -> Path:
+        """What the container opens: the file, or the folder that it stands for."""
+        return self.path.parent if self.pattern.folder else self.path

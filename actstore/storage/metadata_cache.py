@@ -1,0 +1,249 @@
+"""All rows' metadata as one Parquet file, labels applied: derived, cached, rebuilt in part."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actstore import schema
+from actstore.errors import ActstoreError, StoreError
+from actstore.storage import layout, shard_columns
+from actstore.storage.files import StoreFiles
+from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+GROUP_ROWS = 8_192
+"""Rows per row group, DuckDB's unit of parallel work: small, since each row may bring a vector."""
+_KEPT = 3
+_KEY = b"actstore:metadata"
+_AHEAD = 32
+_MAGIC = b"PAR1"
+
+
+def cached_file(files: StoreFiles, manifest: Manifest) -> Path:
+    """Return the metadata file of a commit, made now if it is not there yet.
+
+    Raises:
+        CorruptStoreError: a shard or label file is missing or damaged.
+        StoreError: there is no room for the file, in the store nor in the temporary folder.
+    """
+    name = _file_name(manifest)
+    problems: list[str] = []
+    for make in files.cache_folders():
+        try:
+            return _cached_in(make(), name, files, manifest)
+        except OSError as error:  # read-only, or full
+            if isinstance(error, ActstoreError):
+                raise
+            problems.append(str(error))
+    raise StoreError(
+        f"there is no room for the metadata of {files.name}: {'; '.join(problems)}; make room or "
+        "set TMPDIR to a folder that has some"
+    )
+
+
+def _cached_in(folder: Path, name: str, files: StoreFiles, manifest: Manifest) -> Path:
+    path = folder / name
+    if not _is_whole(path):
+        draft = folder / f".{name}.{secrets.token_hex(4)}"
+        try:
+            _make(draft, folder, files, manifest)
+            layout.sync_file(draft)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        _remove_old(folder, path)
+    return path
+
+
+def _make(draft: Path, folder: Path, files: StoreFiles, manifest: Manifest) -> None:
+    import pyarrow as pa
+
+    previous = _best_previous(folder, manifest)
+    if previous is not None:
+        try:
+            with previous:
+                _write(draft, files, manifest, previous)
+            return
+        except (OSError, pa.ArrowException) as error:
+            if isinstance(error, ActstoreError):
+                raise
+            # It is derived and may be damaged: do without.
+    _write(draft, files, manifest, None)
+
+
+def _is_whole(path: Path) -> bool:
+    """Say whether a Parquet file ends as one does."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(_MAGIC), os.SEEK_END)
+            return file.read() == _MAGIC
+    except OSError:
+        return False
+
+
+def _file_name(manifest: Manifest) -> str:
+    parts = [*map(_identity, manifest.shards), *map(_identity, manifest.labels)]
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return f"metadata-{digest}.parquet"
+
+
+def _identity(entry: ShardEntry | LabelEntry) -> str:
+    """Return what tells a file from every other, of the same path in another repository too."""
+    return f"{entry.sha256} {entry.path}"
+
+
+def _remove_old(folder: Path, newest: Path) -> None:
+    others = [path for path in _newest_first(folder) if path != newest]
+    for path in others[_KEPT - 1 :]:
+        path.unlink(missing_ok=True)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found: list[tuple[float, Path]] = []
+    for path in folder.glob("metadata-*.parquet"):
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
+            found.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _best_previous(folder: Path, manifest: Manifest) -> pq.ParquetFile | None:
+    """Return the newest cached file that the new one can be made from.
+
+    Its label overlays must be the first of the commit's, since labels once applied cannot
+    be taken back, and it must share shards with the commit.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labels = [_identity(entry) for entry in manifest.labels]
+    shards = {_identity(entry) for entry in manifest.shards}
+    for path in _newest_first(folder):
+        try:
+            file = pq.ParquetFile(path)
+            origin = json.loads(file.schema_arrow.metadata[_KEY])
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+            continue
+        applied = origin["labels"]
+        if labels[: len(applied)] == applied and shards & {name for name, _ in origin["shards"]}:
+            return file
+        file.close()
+    return None
+
+
+def _write(
+    draft: Path, files: StoreFiles, manifest: Manifest, previous: pq.ParquetFile | None
+) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    origin = {
+        "shards": [(_identity(entry), entry.rows) for entry in manifest.shards],
+        "labels": [_identity(entry) for entry in manifest.labels],
+    }
+    arrow_schema = (
+        schema.metadata_schema()
+        .append(pa.field("row_id", pa.int64(), nullable=False))
+        .append(pa.field("shard", pa.int32(), nullable=False))
+        .with_metadata({_KEY: json.dumps(origin).encode()})
+    )
+    with pq.ParquetWriter(
+        draft,
+        arrow_schema,
+        compression="snappy",
+        use_dictionary=[name for name in arrow_schema.names if name not in ("row_id", "norm")],
+        column_encoding={"row_id": "DELTA_BINARY_PACKED"},
+    ) as writer:
+        waiting: list[pa.Table] = []
+        rows = 0
+        first = 0
+        for number, table in enumerate(_tables(files, manifest, previous)):
+            numbers = np.arange(first, first + table.num_rows, dtype=np.int64)
+            # pa.array() would import pandas to ask whether this is one of its series.
+            ids = pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
+            shard = pa.repeat(pa.scalar(number, pa.int32()), table.num_rows)
+            waiting.append(pa.Table.from_arrays([*table.columns, ids, shard], schema=arrow_schema))
+            first += table.num_rows
+            rows += table.num_rows
+            while rows >= GROUP_ROWS:
+                joined = pa.concat_tables(waiting)
+                writer.write_table(joined.slice(0, GROUP_ROWS), row_group_size=GROUP_ROWS)
+                waiting = [joined.slice(GROUP_ROWS)]
+                rows -= GROUP_ROWS
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting), row_group_size=GROUP_ROWS)
+
+
+def _tables(
+    files: StoreFiles, manifest: Manifest, previous: pq.ParquetFile | None
+) -> Iterator[pa.Table]:
+    """Yield each shard's metadata in row order, with current labels."""
+    names = list(schema.metadata_names())
+    known: set[str] = set()
+    stream: Iterator[tuple[str, pa.Table]] = iter(())
+    applied = 0
+    if previous is not None:
+        origin = json.loads(previous.schema_arrow.metadata[_KEY])
+        known = {name for name, _ in origin["shards"]}
+        applied = len(origin["labels"])
+        stream = _slices(previous, origin["shards"], names)
+    live = {_identity(entry) for entry in manifest.shards}
+    old = (item for item in stream if item[0] in live)
+    fresh_labels = shard_columns.merged(map(files.labels, manifest.labels[applied:]))
+    all_labels = (
+        shard_columns.merged(map(files.labels, manifest.labels)) if applied else fresh_labels
+    )
+    fresh = iter([entry for entry in manifest.shards if _identity(entry) not in known])
+    ahead = islice(fresh, _AHEAD)
+    pending = [files.pool().submit(files.columns, entry, names) for entry in ahead]
+    try:
+        for entry in manifest.shards:
+            if _identity(entry) in known:
+                name, table = next(old)
+                assert name == _identity(entry)  # both follow the same order
+                changes = fresh_labels.get(entry.path)
+            else:
+                table = pending.pop(0).result()
+                pending += [
+                    files.pool().submit(files.columns, following, names)
+                    for following in islice(fresh, 1)
+                ]
+                changes = all_labels.get(entry.path)
+            yield shard_columns.with_labels(table, changes) if changes else table
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _slices(
+    file: pq.ParquetFile, shards: list[tuple[str, int]], names: list[str]
+) -> Iterator[tuple[str, pa.Table]]:
+    """Cut a metadata file into its shards' tables, reading it once from front to back."""
+    import pyarrow as pa
+
+    batches = file.iter_batches(columns=names, use_threads=False)
+    held = pa.Table.from_batches([], schema=schema.metadata_schema())
+    for path, rows in shards:
+        parts = [held]
+        have = held.num_rows
+        while have < rows:
+            following = next(batches, None)
+            if following is None:
+                raise pa.ArrowInvalid("the metadata file ends early")
+            batch = pa.Table.from_batches([following]).cast(schema.metadata_schema())
+            parts.append(batch)
+            have += batch.num_rows
+        joined = pa.concat_tables(parts)
+        yield path, joined.slice(0, rows)
+        held = joined.slice(rows)

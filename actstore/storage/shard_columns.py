@@ -1,0 +1,112 @@
+"""Columns of the shards of a store on this machine, and the label overlays beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actstore.errors import CorruptStoreError
+from actstore.storage.manifest import LabelEntry, ShardEntry
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_OVERLAY = ("shard", "row", "label")
+
+
+def read_columns(root: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
+    """Read some metadata columns of one shard.
+
+    Raises:
+        CorruptStoreError: the shard is missing, damaged or not what the manifest says.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(root / entry.path) as file:
+            return checked_columns(file, entry, columns)
+    except FileNotFoundError as error:
+        raise CorruptStoreError(
+            f"shard {entry.path} is missing from {root}: restore it from a copy", entry.path
+        ) from error
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptStoreError(
+            f"shard {entry.path} of {root} is damaged ({error}): restore it from a copy",
+            entry.path,
+        ) from error
+
+
+def checked_columns(file: pq.ParquetFile, entry: ShardEntry, columns: list[str]) -> pa.Table:
+    """Read some metadata columns of an opened shard.
+
+    Raises:
+        CorruptStoreError: it is not what the manifest says.
+        OSError, ArrowException: it is damaged.
+    """
+    # Before its columns are read: a few bytes can unfold to any number of rows.
+    if file.metadata.num_rows != entry.rows:
+        raise CorruptStoreError(
+            f"shard {entry.path} holds {file.metadata.num_rows} rows; the manifest says "
+            f"{entry.rows} rows: restore it from a copy",
+            entry.path,
+        )
+    table = file.read(columns=columns, use_threads=False)
+    if table.num_rows != entry.rows or set(table.column_names) != set(columns):
+        raise CorruptStoreError(
+            f"shard {entry.path} holds {table.num_rows} rows of {', '.join(table.column_names)}; "
+            f"the manifest says {entry.rows} rows: restore it from a copy",
+            entry.path,
+        )
+    return table.select(columns)
+
+
+def read_labels(root: Path, entry: LabelEntry) -> pa.Table:
+    """Read a label overlay.
+
+    Raises:
+        CorruptStoreError: it is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(root / entry.path, columns=list(_OVERLAY))
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptStoreError(
+            f"label file {entry.path} of {root} is missing or damaged ({error}): "
+            "restore it from a copy",
+            entry.path,
+        ) from error
+
+
+def overlays(root: Path, entries: tuple[LabelEntry, ...]) -> dict[str, dict[int, Any]]:
+    """Return, per shard path, the label of each relabelled row; later overlays win.
+
+    Raises:
+        CorruptStoreError: an overlay is missing or damaged.
+    """
+    return merged(read_labels(root, entry) for entry in entries)
+
+
+def merged(tables: Iterable[pa.Table]) -> dict[str, dict[int, Any]]:
+    """Return what overlays say together: per shard path, the label of each relabelled row."""
+    found: dict[str, dict[int, Any]] = {}
+    for table in tables:
+        cells = (table[name].to_pylist() for name in _OVERLAY)
+        for shard, row, label in zip(*cells, strict=True):
+            found.setdefault(shard, {})[row] = label
+    return found
+
+
+def with_labels(table: pa.Table, changes: dict[int, Any]) -> pa.Table:
+    """Return ``table`` with the label of the given rows replaced."""
+    import pyarrow as pa
+
+    labels = table["label"].to_pylist()
+    for row, label in changes.items():
+        labels[row] = label
+    index = table.column_names.index("label")
+    return table.set_column(index, table.schema.field(index), pa.array(labels, pa.string()))
