@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,13 +57,10 @@ READS_PADS = ("recurrent_gemma",)
 def hold_to_account(
     model: Any, processor: Any, examples: list[Example], *, reads_pads: bool = False
 ) -> None:
-    sites = honest_sites(model, processor, examples)
-    right = engine(model, processor, PROMPT_POOLS, sites, side="right")
-    ends = engine(model, processor, "prompt.last", sites, side="right")
-    left = engine(model, processor, "prompt.last", sites, side="left")
-    answering = engine(
-        model, processor, RESPONSE_POOLS, sorted({"resid_post", "attn_out"} & set(sites)), tokens=3
-    )
+    right = engine(model, processor, PROMPT_POOLS, SITES, side="right")
+    ends = engine(model, processor, "prompt.last", SITES, side="right")
+    left = engine(model, processor, "prompt.last", SITES, side="left")
+    answering = engine(model, processor, RESPONSE_POOLS, ("attn_out", "resid_post"), tokens=3)
     there = Counter(point.site for point in right.points)
     engines = [(right, sabotage.PROMPT), (ends, sabotage.RIGHT)]
     if reads_pads:
@@ -78,21 +74,6 @@ def hold_to_account(
             name for name in relevant(breaks, there) if not caught(running, examples, breaks[name])
         ]
         assert missed == []
-
-
-def honest_sites(model: Any, processor: Any, examples: list[Example]) -> list[str]:
-    """Return the sites that the self-check does not refuse: Zamba's attention adds nothing."""
-    sites = list(SITES)
-    while True:
-        try:
-            selfcheck.check(engine(model, processor, "prompt.last", sites), examples[:1])
-        except SelfCheckError as error:
-            refused = re.search(r": (\w+) of layer \d+ is not what this model adds", str(error))
-            if refused is None:
-                raise
-            sites.remove(refused[1])
-        else:
-            return sites
 
 
 def relevant(breaks: Mapping[str, Break], there: Counter[str]) -> list[str]:
