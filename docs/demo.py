@@ -91,8 +91,7 @@ def probe() -> None:
         statements of a city stay on the same side of each fold."""
     )
     shell(
-        "actstore probe cities.store --label label --positive true --group-by example_id "
-        "--permutations 50 --out probes"
+        "actstore probe cities.store --label label --positive true --permutations 50 --out probes"
     )
     shell("actstore report cities.store -o report.html")
     say(

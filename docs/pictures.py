@@ -56,7 +56,7 @@ def draw_study(folder: Path) -> list[Path]:
             model_name=model.NAME,
         )
         # The picture is the one that the command leaves beside its report.
-        words = ["--label", "label", "--positive", "true", "--group-by", "example_id"]
+        words = ["--label", "label", "--positive", "true"]
         out = Path(place) / "probes"
         if cli.run(["probe", str(Path(place) / "cities.store"), *words, "--out", str(out)]):
             raise RuntimeError("the probes of the study's picture failed")

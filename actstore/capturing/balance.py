@@ -35,6 +35,8 @@ _SMALL = 8
 _DEEP = 4
 _ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 _MLP = re.compile(r"mlp|moe|ffn|feed_?forward|experts", re.IGNORECASE)
+_RECURRENT = re.compile(r"mamba|conv|ssm|lstm|recurrent|rglru|delta", re.IGNORECASE)
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+")
 _R = "resid_pre"
 
 
@@ -48,6 +50,8 @@ class Verdict(NamedTuple):
     """By site: how its values come into the stream."""
     refused: dict[str, str]
     """By site: why it is not what its name says."""
+    certain: frozenset[str] = frozenset()
+    """Those of them that a sum shows which holds; the others were not found in one."""
 
 
 @dataclass(slots=True)
@@ -55,6 +59,8 @@ class Block:
     """What was seen of one block: rows of a few tokens, ``[n, width]``."""
 
     layer: int
+    kind: str
+    """Name of the block's class."""
     marks: dict[str, str]
     """Path of each site's module in the block."""
     modules: dict[str, nn.Module]
@@ -76,7 +82,8 @@ def blocks_of(anatomy: Anatomy, layers: list[int]) -> list[Block]:
             marks[site] = point.path.removeprefix(f"{anatomy.blocks_path}.{layer}.")
         if marks:
             block = anatomy.blocks[layer]
-            found.append(Block(layer, marks, dict(_frontier(block, set(marks.values())))))
+            modules = dict(_frontier(block, set(marks.values())))
+            found.append(Block(layer, type(block).__name__, marks, modules))
     return found
 
 
@@ -174,22 +181,29 @@ class _Judge:
             for site, path in self.block.marks.items()
             if site not in self.sites and path in self.block.returned
         }
+        certain: set[str] = set()
         for site in self.sites:
             path = self.block.marks[site]
-            beside = [part for part in reached if self._is_like(part, site)]
+            beside = [
+                part
+                for part in reached
+                if part not in (_R, *self.sites) and is_like(self.block, part, site)
+            ]
             if site in carriers or (site not in reached and self._holds_stream(site)):
                 refused[site] = (
                     f"{path} returns the residual stream with its own part added, not that part"
                 )
+                certain |= {site} if carriers else set()
             elif beside:
                 refused[site] = f"the block adds {', '.join(beside)} beside {path}"
+                certain.add(site)
             elif site in reached:
                 how[site] = reached[site]
             elif self._is_small(site):
                 how[site] = "too small to be told from rounding"
             else:
                 refused[site] = f"what {path} returns is not found in the residual stream"
-        return Verdict(self.block.layer, plain, how, refused)
+        return Verdict(self.block.layer, plain, how, refused, frozenset(certain))
 
     def _follow(
         self, target: np.ndarray, through: tuple[str, ...], reached: dict[str, str], deep: int
@@ -289,14 +303,6 @@ class _Judge:
         parameters = self.block.modules[path].parameters()
         return all(sum(length > 1 for length in each.shape) < 2 for each in parameters)
 
-    def _is_like(self, part: str, site: str) -> bool:
-        """Say whether a part of the sum is a further MLP, or a further attention."""
-        if part in (_R, *self.sites):
-            return False
-        name = f"{part} {type(self.block.modules[part]).__name__}"
-        is_mlp = bool(_MLP.search(name))
-        return is_mlp if site == "mlp_out" else not is_mlp and bool(_ATTENTION.search(name))
-
     def _is_small(self, site: str) -> bool:
         """Say whether a site, and what norms make of it, drowns in the stream's rounding."""
         size = np.linalg.norm(self.after, axis=1)
@@ -312,6 +318,21 @@ class _Judge:
             bool((np.linalg.norm(each, axis=1) <= limit).all())
             for each in (made or [self.sites[site]])
         )
+
+
+def is_like(block: Block, part: str, site: str) -> bool:
+    """Say whether a module of a block is an MLP, or an attention, by what it is called."""
+    name = f"{part} {_own_name(block.modules[part], block.kind)}"
+    is_mlp = bool(_MLP.search(name)) and not _RECURRENT.search(name)
+    return is_mlp if site == "mlp_out" else not is_mlp and bool(_ATTENTION.search(name))
+
+
+def _own_name(module: nn.Module, block: str) -> str:
+    """Return the class's name without the family's: Lfm2MoeShortConv is no mixture of experts."""
+    words, family = _WORD.findall(type(module).__name__), _WORD.findall(block)
+    while words and family and words[0] == family[0]:
+        words, family = words[1:], family[1:]
+    return "".join(words)
 
 
 def _told(part: str, factor: float, through: tuple[str, ...], *, alone: bool) -> str:

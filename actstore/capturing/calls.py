@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from actstore.capturing.blocks import Anatomy, HookPoint
+from actstore.capturing.firstcall import FirstCall
 from actstore.capturing.hooks import Pooled, Tap
 from actstore.capturing.pooling import Pool
 from actstore.capturing.prompts import PAD, ROLES
@@ -106,6 +107,7 @@ class Listener:
         self._bos = bos_id
         self._image = list(image_ids)
         self._tap = Tap(points, pools, anatomy=anatomy)
+        self._first = FirstCall(anatomy, points)
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._listening = False
         self._inside: nn.Module | None = None
@@ -176,6 +178,7 @@ class Listener:
         """Stop listening and forget everything."""
         self._listening, self._open, self._calls, self._inside = False, None, [], None
         self._tap.drop()
+        self._first.drop()
 
     def _complete(self) -> None:
         call, self._open = self._open, None
@@ -246,6 +249,9 @@ class Listener:
             if output is None:  # the pass failed: there are no states of its last layers
                 self._open = None
                 self._tap.drop()
+                self._first.drop()
+            else:
+                self._first.end()
 
     def _goes_on(self, ids: Any, kwargs: dict[str, Any]) -> bool:
         generating = self._generating
@@ -297,6 +303,7 @@ class Listener:
             pad_ids=call.pads,
             special_ids=frozenset(self._special if "special" in self._exclude else ()),
         )
+        self._first.begin(real)
         self._open = call
         if generating is not None:
             generating["call"] = call

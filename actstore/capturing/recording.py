@@ -237,8 +237,9 @@ class Recorder:
         Raises:
             UsageError: the recording has not begun or another block is open.
             ExampleError: no id, or a value of the wrong kind.
-            HookError: the call has another number of rows than there are ids, or hooks could
-                not follow it (beams, chunked prefill, assisted decoding).
+            HookError: the call has another number of rows than there are ids, hooks could
+                not follow it (beams, chunked prefill, assisted decoding), or the first call
+                shows that a site is not what its block adds to the residual stream.
             ConflictError: an earlier example is stored already with another vector.
         """
         if self._sink is None:

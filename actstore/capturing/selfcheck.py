@@ -6,7 +6,8 @@
 ``adds_up``        block in + attention out + MLP out against block out; see `balance`
 ``hooks``          what a batch kept against plain hooks of the check's own in the same pass
 ``alone``          each vector of a batch against the example alone, without padding
-``response``       states of generated tokens against one pass over prompt and response
+``response``       states of generated tokens against one pass over prompt and response, or
+                   against steps over each text alone where those differ from a pass
 =================  ========================================================================
 
 Errors are L2 norms of the difference relative to the reference. Within one pass values

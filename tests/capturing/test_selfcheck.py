@@ -10,15 +10,16 @@ import torch
 
 import actstore
 from actstore.capturing import engine as engines
-from actstore.capturing import generation, hooks, selfcheck
+from actstore.capturing import generation, hooks, selfcheck, stepwise
 from actstore.capturing.blocks import HookPoint, find, points
 from actstore.capturing.engine import Engine
 from actstore.capturing.example import Example
 from actstore.capturing.pooling import parse_pools
 from actstore.capturing.prompts import Prompter
+from actstore.capturing.subject import Subject
 from actstore.errors import SelfCheckError
 from actstore.storage.snapshot import open_snapshot
-from tests.capturing import families
+from tests.capturing import families, sabotage
 
 EXAMPLES = [
     Example(id=str(number), question="which is larger " + "1 2 3 " * number)
@@ -32,6 +33,8 @@ def engine(
     name: str, *, sites: Any = SITES, pools: str = "prompt.last,prompt.mean", **options: Any
 ) -> Engine:
     model = families.build(name, dtype=options.pop("dtype", torch.float32))
+    if "gain" in options:
+        families.enliven(model, 0, gain=options.pop("gain"))
     anatomy = find(model)
     prompter = Prompter(model, families.tokenizer())
     tokens = options.pop("max_new_tokens", 0)
@@ -68,6 +71,46 @@ def test_generated_tokens_are_checked_against_one_pass(name: str) -> None:
     pools = "prompt.last,response.mean,response.tokens,all.max"
     found = selfcheck.check(engine(name, pools=pools, max_new_tokens=6), EXAMPLES)
     assert found["response"] < 1e-5
+
+
+STEPS: dict[str, Any] = {"pools": "response.mean,response.tokens,all.last", "max_new_tokens": 6}
+
+
+@pytest.mark.parametrize("name", ["zamba2", "nemotron_h"])
+def test_a_model_whose_steps_differ_from_its_passes_is_held_against_steps(name: str) -> None:
+    """Mamba 2's smallest time step holds in a pass alone: with larger weights that is 2e-2."""
+    found = selfcheck.check(engine(name, sites=("resid_post",), gain=2.0, **STEPS), EXAMPLES)
+    assert found["response"] < 1e-4
+    assert any("token by token" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize("broken", sabotage.RESPONSE)
+def test_responses_that_are_held_against_steps_are_still_held(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = engine("zamba2", sites=("resid_post",), gain=2.0, **STEPS)
+    sabotage.RESPONSE[broken](monkeypatch, running)
+    with pytest.raises(SelfCheckError):
+        selfcheck.check(running, EXAMPLES)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mamba", "jamba", "gpt_oss"])
+def test_steps_over_each_text_alone_are_what_generation_computed(name: str) -> None:
+    running = engine(name, sites=("resid_post", "resid_pre"), **STEPS)
+    subject = Subject(running, EXAMPLES[:2])
+    with running:
+        captured = running.forward(running.prompter.batch(EXAMPLES[:2], "left"), [0, 1])
+    for row, example in enumerate(EXAMPLES[:2]):
+        single = running.prompter.batch([example], "right")
+        fed = captured.responses[row][: int(captured.pooled.response_tokens[row])]
+        with torch.no_grad():
+            states = stepwise.fed_in_steps(subject, single, fed)
+        for place, kept in captured.pooled.vectors.items():
+            tokens = kept[running.pools[1]][captured.pooled.rows[running.pools[1]].example == row]
+            assert len(fed) == len(tokens) > 0
+            torch.testing.assert_close(
+                torch.from_numpy(tokens), states[place][-len(fed) :], rtol=1e-4, atol=1e-4
+            )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import actstore
 from actstore.capturing import balance, blocks, selfcheck
@@ -18,7 +19,7 @@ from actstore.capturing.example import Example
 from actstore.capturing.hooks import Tap
 from actstore.capturing.pooling import parse_pools
 from actstore.capturing.prompts import Prompter
-from actstore.errors import ActstoreError, SelfCheckError
+from actstore.errors import ActstoreError, ModelError, SelfCheckError
 from actstore.storage.snapshot import open_snapshot
 from tests.capturing import comparing, families, odd_families, references, vision_families
 from tests.ingestion.storing import stored_rows
@@ -184,13 +185,39 @@ def test_a_module_that_returns_the_stream_is_refused_by_name(
     assert "mlp_out" in found["adds_up"]["refused"]
 
 
-def test_a_second_mlp_beside_the_first_is_refused_by_name_only_where_it_is_asked_for() -> None:
+def test_a_second_mlp_beside_the_first_is_refused_by_name_only_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = odd_families.build("granitemoeshared")
-    with pytest.raises(SelfCheckError, match="the block adds shared_mlp beside block_sparse_moe"):
-        selfcheck.check(engine(model, ["mlp_out"]), EXAMPLES)
+    with pytest.raises(ModelError, match="has block_sparse_moe and shared_mlp side by side"):
+        engine(model, ["mlp_out"])
     found = selfcheck.check(engine(model, ["resid_post", "attn_out"]), EXAMPLES)
     assert found["adds_up"]["how"] == {"attn_out": "0.5 * attn_out"}
     assert selfcheck.check(engine(model, ["shared_mlp", "block_sparse_moe"]), EXAMPLES)["passed"]
+    # measured, whatever the modules are called
+    monkeypatch.setattr(blocks, "several_mlps", lambda block: [])
+    with pytest.raises(SelfCheckError, match="the block adds shared_mlp beside block_sparse_moe"):
+        selfcheck.check(engine(model, ["mlp_out"]), EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("part", "module", "is_mlp"),
+    [
+        ("conv", "Lfm2MoeShortConv", False),
+        ("mamba", "GraniteMoeHybridMambaLayer", False),
+        ("self_attn", "Qwen3MoeAttention", False),
+        ("mixer_two", "Lfm2MoeSparseMoeBlock", True),
+        ("shared_expert", "Qwen3MoeMLP", True),
+        ("shared_mlp", "Linear", True),
+    ],
+)
+def test_a_family_of_experts_lends_its_name_to_modules_that_are_none(
+    part: str, module: str, is_mlp: bool
+) -> None:
+    """What stands beside an MLP is told by its own name, not by the family's."""
+    family = "GraniteMoeHybrid" if "Granite" in module else module.partition("Moe")[0] + "Moe"
+    found = balance.Block(0, f"{family}DecoderLayer", {}, {part: type(module, (nn.Module,), {})()})
+    assert balance.is_like(found, part, "mlp_out") is is_mlp
 
 
 def test_what_was_corrected_is_written_down_and_told_from_what_was_not(tmp_path: Path) -> None:
@@ -295,7 +322,7 @@ def test_features_of_images_between_blocks_raise_no_alarm(tmp_path: Path) -> Non
 
 def block(**returned: torch.Tensor) -> balance.Block:
     """Return a block of which this was seen: ``attn``, ``mlp`` and what came in and out."""
-    found = balance.Block(0, {"attn_out": "attn", "mlp_out": "mlp"}, {})
+    found = balance.Block(0, "Block", {"attn_out": "attn", "mlp_out": "mlp"}, {})
     found.taken[""] = [returned.pop("before")]
     found.returned[""] = returned.pop("after")
     found.returned |= returned
