@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 VERSION = 1
 VECTOR = "activation"
 VectorType = Literal["float16", "float32"]
+PLACE = ("model", "site", "pooling", "region", "layer")
+"""Columns that say where in a model, and over which tokens, a vector was taken.
+
+Vectors of two places are different quantities: their mean, distance or common matrix says
+nothing, however it looks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from actstore.analysis.cka import linear_cka
 from actstore.analysis.moments import measure
 from actstore.errors import TooFewRowsError, UsageError
 from actstore.querying.encoding import OF_SHARD
-from actstore.querying.mixture import PLACE
+from actstore.schema import PLACE
 from actstore.storage import floats, keys
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import numpy as np
 
 from actstore.analysis import grouping
 from actstore.analysis.moments import Moments, measure
-from actstore.querying.mixture import PLACE, differing, refuse
+from actstore.querying.mixture import differing, refuse
+from actstore.schema import PLACE
 
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection

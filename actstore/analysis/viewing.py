@@ -13,7 +13,7 @@ import numpy as np
 
 from actstore.analysis import grouping, projection, sampling
 from actstore.errors import TooFewRowsError
-from actstore.querying.mixture import PLACE
+from actstore.schema import PLACE
 
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection

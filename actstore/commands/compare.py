@@ -17,7 +17,7 @@ from actstore.commands.options import (
     readable_store_argument,
     report_traffic,
 )
-from actstore.querying.mixture import PLACE
+from actstore.schema import PLACE
 from actstore.wording import counted
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from actstore.commands.options import (
     where_argument,
 )
 from actstore.commands.progress import bar
-from actstore.querying.mixture import PLACE
+from actstore.schema import PLACE
 
 if TYPE_CHECKING:
     from actstore.analysis.statistics import Statistics

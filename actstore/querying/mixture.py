@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from actstore.errors import MixedVectorsError
 from actstore.querying.encoding import OF_SHARD, ranked
+from actstore.schema import PLACE
 from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection
     from actstore.storage.manifest import Pool, ShardEntry
 
-PLACE = ("model", "site", "pooling", "region", "layer")
-"""Columns that say where in a model, and over which tokens, a vector was taken.
-
-Vectors of two places are different quantities: their mean, distance or common matrix says
-nothing, however it looks."""
 STREAM = ("resid_post", "resid_pre")
 """Sites that the embeddings, which are layer -1, go with: the stream begins with them."""
 _LISTED = 6

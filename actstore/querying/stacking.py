@@ -85,7 +85,7 @@ def stack(
     mixture.refuse(
         selection,
         mixed=mixed,
-        columns=[name for name in mixture.PLACE if name not in ignored],
+        columns=[name for name in schema.PLACE if name not in ignored],
         instead="",
     )
     names = [name for name in schema.key_names() if name not in ignored]
