@@ -52,7 +52,7 @@ def declared() -> tuple[set[str], dict[str, set[str]]]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"].items()
     return names(project["dependencies"]), {
-        extra: names(needed) for extra, needed in extras if extra not in DEVELOPMENT
+        extra: names(needed) - {"actstore"} for extra, needed in extras if extra not in DEVELOPMENT
     }
 
 
