@@ -142,7 +142,7 @@ def choose(store: Store, choice: Choice) -> Selection:
     if len(models) > 1:
         raise UsageError(
             f"{store.name} has rows of {len(models)} models ({', '.join(sorted(models))}), and "
-            "vectors of different models are no one's business together: choose one with --model"
+            "vectors of different models have nothing in common: choose one with --model"
         )
     return selection
 
