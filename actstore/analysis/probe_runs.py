@@ -79,8 +79,8 @@ def beside(
     """Return the reports of probe runs about these rows that lie in folders, the newest first.
 
     A run is about them where its store had the same fingerprint and ``whole`` is true, or
-    where the rows of one of its probes are those of the selection, by the hash of their keys
-    and labels: copies and compacted stores have the same.
+    where the rows of one of its probes are those of the selection, by the hashes of their
+    keys and labels and of their norms: copies and compacted stores have the same.
 
     Args:
         folders: where to look: ``report.json`` there, and in the folders inside.
@@ -159,7 +159,7 @@ class _Rows:
     @property
     def table(self) -> pa.Table:
         if self._table is None:
-            names = [*schema.key_names(), "label"]
+            names = [*schema.key_names(), "label", "norm"]
             names += [self._by] if self._by not in names else []
             self._table = self._selection.table(names)
             self._codes, self._places = cells.places_of(self._table)
@@ -182,8 +182,12 @@ class _Rows:
         table = self.table.filter(pa.array(self._codes == self._places.index(_place(entry))))
         values = table[self._by].cast("string").to_numpy(zero_copy_only=False).astype(object)
         known = np.isin(values, [*entry["positive"], *entry["negative"]])
-        digest = cells.table_hash(table.filter(pa.array(known)))
-        return bool(entry["lineage"].get("rows_hash") == digest)
+        table, lineage = table.filter(pa.array(known)), entry["lineage"]
+        if lineage.get("rows_hash") != cells.table_hash(table):
+            return False
+        # Another capture of the same questions has the same keys and labels. Runs of older
+        # versions do not tell.
+        return lineage.get("vectors_hash") in (None, cells.vectors_hash(table))
 
 
 def _curve(entries: Sequence[dict[str, Any]], path: Path, rows: _Rows) -> Curve:
