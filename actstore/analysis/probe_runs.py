@@ -76,7 +76,7 @@ def beside(
     *,
     whole: bool,
 ) -> list[Path]:
-    """Return the reports of probe runs about these rows that lie in folders, the newest first.
+    """Return the reports of probe runs about these rows in folders, the best fit first, the newest.
 
     A run is about them where its store had the same fingerprint and ``whole`` is true, or
     where the rows of one of its probes are those of the selection, by the hashes of their
@@ -89,7 +89,7 @@ def beside(
         classes: positive and negative values, where they were named.
         whole: the selection is all rows of the store, or all of some places.
     """
-    found: dict[Path, float] = {}
+    found: dict[Path, tuple[bool, float]] = {}
     rows = _Rows(selection, by)
     for folder in folders:
         for file in (folder / REPORT, *folder.glob(f"*/{REPORT}")):
@@ -102,10 +102,12 @@ def beside(
                 entry["lineage"].get("store_fingerprint") == selection.snapshot.manifest.fingerprint
                 for entry in entries
             )
-            fitting = [entry for entry in entries if _tells(entry, by, classes)]
-            if any((same and rows.has(entry)) or rows.exactly(entry) for entry in fitting):
-                found[file.resolve()] = changed
-    return sorted(found, key=lambda file: (-found[file], str(file)))
+            fitting = [e for e in entries if _tells(e, by, classes) and rows.has(e)]
+            exact = [rows.exactly(entry) for entry in fitting]
+            if fitting and (same or any(exact)):
+                # One layer alone, the embeddings say, may be the same in another capture.
+                found[file.resolve()] = (not same and not all(exact), -changed)
+    return sorted(found, key=lambda file: (found[file], str(file)))
 
 
 def curves(

@@ -133,4 +133,6 @@ def test_another_capture_of_the_same_examples_is_another_thing(root: Path) -> No
     again = root.parent / "again"  # keys and labels are the same, vectors are not
     labelled.layered(again, {3: 0.2, 5: 0.4}, rows=40, width=16)
     assert found(again) == []
-    assert found(root) == ["probes"]
+    labelled.layered(root.parent / "half", {3: 0.2, 5: 0.0}, rows=40, width=16)
+    run(root.parent / "half", root.parent / "later")  # of one layer the same vectors
+    assert found(root) == ["probes", "later"]
