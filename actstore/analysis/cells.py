@@ -142,7 +142,7 @@ def choose(store: Store, choice: Choice) -> Selection:
     if len(models) > 1:
         raise UsageError(
             f"{store.name} has rows of {len(models)} models ({', '.join(sorted(models))}), and "
-            "vectors of different models are no one's business together: choose one with --model"
+            "vectors of different models have nothing in common: choose one with --model"
         )
     return selection
 
@@ -168,7 +168,7 @@ def cells(
         SqlError: ``group_by`` is an expression that fails.
         TooFewRowsError: no row has a class.
     """
-    names = [*schema.key_names(), "question", "label", "row_id"]
+    names = [*schema.key_names(), "question", "label", "norm", "row_id"]
     extra = [classes.column] if classes.column not in names else []
     table = selection.table([*names, *extra])
     positive, known = _classified(table, classes)
@@ -252,6 +252,12 @@ def table_hash(table: pa.Table) -> str:
     sink = io.BytesIO()
     csv.write_csv(table.select([*schema.key_names(), "label"]), sink)
     return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+def vectors_hash(table: pa.Table) -> str:
+    """Return a hash of the rows' norms, in order: other vectors of the same keys have others."""
+    norms = table["norm"].to_numpy().astype("<f4")
+    return hashlib.sha256(norms.tobytes()).hexdigest()
 
 
 def layer_text(layer: int | None) -> str:

@@ -180,6 +180,7 @@ def _result(
         table=table.take(pa.array(tested)),
         scores=scores[tested],
         rows_hash=digest,
+        vectors_hash=cells.vectors_hash(job.cell.table),
     )
 
 

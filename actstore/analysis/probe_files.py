@@ -112,7 +112,7 @@ def summary(result: Result, report: Report) -> dict[str, Any]:
         "band": result.band,
         "verdict": result.verdict,
         "interval_method": "DeLong by group, folds correlated, 95 %",
-        "lineage": {**report.lineage, "rows_hash": result.rows_hash},
+        "lineage": _lineage(report, result),
         "notes": report.notes,
     }
 
@@ -188,7 +188,7 @@ def _write_probe(path: Path, result: Result, report: Report) -> None:
         "width": probe.width,
         "trained_rows": result.trained_rows,
         "auroc": result.auroc.value,
-        "lineage": {**report.lineage, "rows_hash": result.rows_hash},
+        "lineage": _lineage(report, result),
     }
     # One entry: the order of several in the file would differ from run to run.
     save_file(tensors, path, metadata={"actstore": json.dumps(about, ensure_ascii=False)})
@@ -226,3 +226,9 @@ def _read_probe(path: Path) -> SavedProbe:
 
 def _order(place: Place) -> tuple[Any, ...]:
     return place.site, place.pooling, place.region or "", place.layer is None, place.layer or 0
+
+
+def _lineage(report: Report, result: Result) -> dict[str, Any]:
+    """Return where a probe comes from, its rows and their vectors included."""
+    own = {"rows_hash": result.rows_hash, "vectors_hash": result.vectors_hash}
+    return {**report.lineage, **own}

@@ -76,11 +76,11 @@ def beside(
     *,
     whole: bool,
 ) -> list[Path]:
-    """Return the reports of probe runs about these rows that lie in folders, the newest first.
+    """Return the reports of probe runs about these rows in folders, the best fit first, the newest.
 
     A run is about them where its store had the same fingerprint and ``whole`` is true, or
-    where the rows of one of its probes are those of the selection, by the hash of their keys
-    and labels: copies and compacted stores have the same.
+    where the rows of one of its probes are those of the selection, by the hashes of their
+    keys and labels and of their norms: copies and compacted stores have the same.
 
     Args:
         folders: where to look: ``report.json`` there, and in the folders inside.
@@ -89,7 +89,7 @@ def beside(
         classes: positive and negative values, where they were named.
         whole: the selection is all rows of the store, or all of some places.
     """
-    found: dict[Path, float] = {}
+    found: dict[Path, tuple[bool, float]] = {}
     rows = _Rows(selection, by)
     for folder in folders:
         for file in (folder / REPORT, *folder.glob(f"*/{REPORT}")):
@@ -102,10 +102,12 @@ def beside(
                 entry["lineage"].get("store_fingerprint") == selection.snapshot.manifest.fingerprint
                 for entry in entries
             )
-            fitting = [entry for entry in entries if _tells(entry, by, classes)]
-            if any((same and rows.has(entry)) or rows.exactly(entry) for entry in fitting):
-                found[file.resolve()] = changed
-    return sorted(found, key=lambda file: (-found[file], str(file)))
+            fitting = [e for e in entries if _tells(e, by, classes) and rows.has(e)]
+            exact = [rows.exactly(entry) for entry in fitting]
+            if fitting and (same or any(exact)):
+                # One layer alone, the embeddings say, may be the same in another capture.
+                found[file.resolve()] = (not same and not all(exact), -changed)
+    return sorted(found, key=lambda file: (found[file], str(file)))
 
 
 def curves(
@@ -159,7 +161,7 @@ class _Rows:
     @property
     def table(self) -> pa.Table:
         if self._table is None:
-            names = [*schema.key_names(), "label"]
+            names = [*schema.key_names(), "label", "norm"]
             names += [self._by] if self._by not in names else []
             self._table = self._selection.table(names)
             self._codes, self._places = cells.places_of(self._table)
@@ -182,8 +184,12 @@ class _Rows:
         table = self.table.filter(pa.array(self._codes == self._places.index(_place(entry))))
         values = table[self._by].cast("string").to_numpy(zero_copy_only=False).astype(object)
         known = np.isin(values, [*entry["positive"], *entry["negative"]])
-        digest = cells.table_hash(table.filter(pa.array(known)))
-        return bool(entry["lineage"].get("rows_hash") == digest)
+        table, lineage = table.filter(pa.array(known)), entry["lineage"]
+        if lineage.get("rows_hash") != cells.table_hash(table):
+            return False
+        # Another capture of the same questions has the same keys and labels. Runs of older
+        # versions do not tell.
+        return lineage.get("vectors_hash") in (None, cells.vectors_hash(table))
 
 
 def _curve(entries: Sequence[dict[str, Any]], path: Path, rows: _Rows) -> Curve:

@@ -125,6 +125,8 @@ class Result:
     """Metadata of the tested rows."""
     scores: np.ndarray
     """Float64 ``[rows]``: of each by a probe that was not trained on it."""
+    vectors_hash: str
+    """Of the norms of the rows that it was trained on or tested on in folds."""
     rows_hash: str
     """Of keys and labels of all rows used."""
     made_of: np.ndarray | None = None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from actstore.analysis.cells import Place
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -102,6 +105,15 @@ def in_sample_option(command: Command) -> Command:
 def in_sample_cell(rows: int | None) -> str | int:
     """Return how many rows are of the making, for a table."""
     return "unknown" if rows is None else rows
+
+
+def pooling_cells(places: Sequence[Place]) -> list[str]:
+    """Return the pooling of each place for a table, with its region where regions differ."""
+    regions = {place.region for place in places}
+    return [
+        place.pooling if len(regions) < 2 else f"{place.pooling} ({place.region or 'unknown'})"
+        for place in places
+    ]
 
 
 def interval(low: float, high: float) -> str:

@@ -14,6 +14,7 @@ from actstore.commands.analysis_options import (
     class_options,
     interval,
     layer_cell,
+    pooling_cells,
 )
 from actstore.commands.options import at_option, json_option, place, readable_store_argument
 from actstore.wording import counted
@@ -193,6 +194,7 @@ def _show(report: Report) -> None:
     click.echo(
         f"{report.method} probe, {first} (positive) against {second}, {tested}, 95 % intervals"
     )
+    poolings = pooling_cells([result.place for result in report.results])
     output.print_table(
         (
             *("site", "pooling", "layer", "rows", "groups", "auroc", "interval", "words"),
@@ -202,7 +204,7 @@ def _show(report: Report) -> None:
         [
             (
                 result.place.site,
-                result.place.pooling,
+                pooling,
                 layer_cell(result.place.layer),
                 result.rows,
                 result.groups,
@@ -221,7 +223,7 @@ def _show(report: Report) -> None:
                 result.band,
                 result.verdict,
             )
-            for result in report.results
+            for result, pooling in zip(report.results, poolings, strict=True)
         ],
         whole=("verdict",),
     )

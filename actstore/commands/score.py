@@ -14,6 +14,7 @@ from actstore.commands.analysis_options import (
     in_sample_option,
     interval,
     layer_cell,
+    pooling_cells,
 )
 from actstore.commands.options import json_option, output_option, readable_store_argument
 from actstore.errors import UsageError
@@ -109,6 +110,7 @@ def command(
             ]
         )
         return
+    poolings = pooling_cells([one.place for one in scored])
     output.print_table(
         (
             *("site", "pooling", "layer", "rows", "in-sample" if in_sample else "left out"),
@@ -117,7 +119,7 @@ def command(
         [
             (
                 one.place.site,
-                one.place.pooling,
+                pooling,
                 layer_cell(one.place.layer),
                 len(one.rows),
                 in_sample_cell(one.in_sample.rows),
@@ -126,7 +128,7 @@ def command(
                 None if one.auroc is None else interval(one.auroc.low, one.auroc.high),
                 None if one.accuracy is None else round(one.accuracy.value, 3),
             )
-            for one in scored
+            for one, pooling in zip(scored, poolings, strict=True)
         ],
     )
     for note in making.notes([one.in_sample for one in scored], "probe"):

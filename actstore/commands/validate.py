@@ -15,6 +15,7 @@ from actstore.commands.analysis_options import (
     in_sample_option,
     interval,
     layer_cell,
+    pooling_cells,
 )
 from actstore.commands.options import at_option, json_option, readable_store_argument
 
@@ -116,6 +117,7 @@ def command(
         return
     heading = f"{first} (positive) against {second}, 95 % intervals"
     click.echo(f"{heading}, {marked}" if marked else heading)
+    poolings = pooling_cells([one.place for one in found.layers])
     output.print_table(
         (
             *("site", "pooling", "layer", "examples", first),
@@ -124,7 +126,7 @@ def command(
         [
             (
                 one.place.site,
-                one.place.pooling,
+                pooling,
                 layer_cell(one.place.layer),
                 one.examples,
                 one.positives,
@@ -132,7 +134,7 @@ def command(
                 round(one.auroc.value, 4),
                 interval(one.auroc.low, one.auroc.high),
             )
-            for one in found.layers
+            for one, pooling in zip(found.layers, poolings, strict=True)
         ],
     )
     for note in found.notes:

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from actstore.errors import MixedVectorsError
 from actstore.querying.encoding import OF_SHARD, ranked
 from actstore.schema import PLACE
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 STREAM = ("resid_post", "resid_pre")
 """Sites that the embeddings, which are layer -1, go with: the stream begins with them."""
 _LISTED = 6
+_LOOKED_AT = 64
 
 
 def refuse(
@@ -100,13 +103,18 @@ def _message(
     selection: Selection, found: Mapping[str, tuple[Any, ...]], instead: str, any_width: bool
 ) -> str:
     told = " and ".join(f"{name} ({listing(values)})" for name, values in found.items())
-    # One value of each that is not null, for an example that can be typed.
-    first = {
-        name: next((value for value in values if value is not None), None)
-        for name, values in found.items()
-    }
+    # Of one row, since not every site has every layer, nor every pooling every region: of
+    # some rows all over the selection the first with the fewest nulls, which no option names.
+    places = np.unique(np.linspace(0, len(selection) - 1, _LOOKED_AT).astype(np.int64))
+    rows = selection.take(places).table(list(found)).to_pylist()
+    first = min(rows, key=lambda row: [*row.values()].count(None))
     narrow = ", ".join(f"{name}={_literal(value)}" for name, value in first.items())
-    options = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in first.items())
+    options = " ".join(
+        f"--{name} {shlex.quote(str(value))}" for name, value in first.items() if value is not None
+    )
+    nulls = " AND ".join(f"{name} IS NULL" for name, value in first.items() if value is None)
+    if nulls:
+        options = " and ".join(filter(None, (options, f'the condition "{nulls}"')))
     name, values = next(iter(found.items()))
     several = ", ".join(map(_literal, values[:2]))
     text = (

@@ -127,3 +127,12 @@ def test_probes_of_other_rows_are_refused_or_said_to_be(root: Path, tmp_path: Pa
         made = report.collect(store.select(), probes=[tmp_path / "probes"])
     assert made.places[0].probes is not None
     assert "of other rows than these (another store or state)" in made.places[0].probes.note
+
+
+def test_another_capture_of_the_same_examples_is_another_thing(root: Path) -> None:
+    again = root.parent / "again"  # keys and labels are the same, vectors are not
+    labelled.layered(again, {3: 0.2, 5: 0.4}, rows=40, width=16)
+    assert found(again) == []
+    labelled.layered(root.parent / "half", {3: 0.2, 5: 0.0}, rows=40, width=16)
+    run(root.parent / "half", root.parent / "later")  # of one layer the same vectors
+    assert found(root) == ["probes", "later"]

@@ -125,3 +125,16 @@ def test_several_models_are_listed(actstore: Command, tmp_path: Path) -> None:
     assert "a/one, b/two" in done.err
     done = actstore("probe", tmp_path / "s", "--model", "b/two", "--out", tmp_path / "out")
     assert done.code == 0
+
+
+def test_regions_of_one_pooling_are_told_apart(actstore: Command, tmp_path: Path) -> None:
+    for region in ("prompt", "response"):
+        columns = {"pooling": "mean", "region": [region] * 20}
+        labelled.layered(tmp_path / "s", {0: 2.0}, rows=20, width=8, **columns)
+        labelled.layered(tmp_path / "new", {0: 2.0}, rows=20, width=8, first=20, **columns)
+    probed = actstore("probe", tmp_path / "s", "--permutations", 0, "--out", tmp_path / "out")
+    scored = actstore("score", tmp_path / "new", "--probe", tmp_path / "out")
+    for done in (probed, scored):
+        assert done.code == 0, done.err
+        rows = [line for line in done.out.splitlines() if line.startswith("resid_post")]
+        assert [row.split("  ")[1].strip() for row in rows] == ["mean (prompt)", "mean (response)"]

@@ -143,6 +143,23 @@ def test_the_error_says_what_differs_and_how_to_narrow(tmp_path: Path) -> None:
     assert caught.value.differing["region"] == ("prompt", None)
 
 
+def test_the_advice_names_a_place_that_the_rows_have(tmp_path: Path) -> None:
+    found = [
+        *places.places(site=("attn_out",), pools=(("mean", None),), layer=(5,)),
+        *places.places(site=("embeddings",), pools=(("last", None),), layer=(-1,)),
+        *places.places(site=("resid_post",), pools=(("last", "prompt"),), layer=(3,)),
+    ]
+    places.write(tmp_path, found)
+    with actstore.open(tmp_path) as store:
+        with pytest.raises(MixedVectorsError) as caught:
+            store.select().numpy()
+        advice = 'select(site="resid_post", pooling="last", region="prompt", layer=3), or --site'
+        assert advice in str(caught.value)
+        with pytest.raises(MixedVectorsError) as caught:
+            store.select(site=["attn_out", "resid_post"])[:7].numpy()
+        assert "--pooling last --region prompt --layer 3 on" in str(caught.value)
+
+
 def test_other_widths_are_told_and_mixed_is_not_offered(tmp_path: Path) -> None:
     places.write(tmp_path, places.places(site=("features", "resid_post")))
     with actstore.open(tmp_path) as store:
