@@ -18,14 +18,14 @@ from actstore.analysis.linear import Method, Space
 
 FEWEST = 3
 """Folds below which nothing is left to choose by."""
-_BESIDE = 2
+_BESIDE = 1
 """Of how many following folds each one is left out together with."""
 
 
 def crossed(
     space: Space, positive: np.ndarray, assigned: np.ndarray, method: Method, strength: float
 ) -> np.ndarray:
-    """Return for each fold the mean AUROC of up to four others, none trained on any of the two.
+    """Return for each fold the mean AUROC of two others, none trained on any of the two.
 
     Args:
         space: all rows, standardised.

@@ -85,7 +85,8 @@ class Rows:
         """
         width = self._vectors.shape[1]
         found = np.zeros((width + 1, width + 1))
-        for part, block in self._blocks():
+        # Adding up whole matrices must not cost more than making them.
+        for part, block in self._blocks(width // 2):
             ready = np.empty((len(block), width + 1))
             np.subtract(block, self._means[:, 0], out=ready[:, :-1])
             ready[:, :-1] *= self._inverses[:, 0]
@@ -113,8 +114,8 @@ class Rows:
             found += ready @ ready.T
         return found
 
-    def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        size = max(8, _BLOCK_BYTES // (8 * max(1, self._vectors.shape[1])))
+    def _blocks(self, least: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
+        size = max(8, least, _BLOCK_BYTES // (8 * max(1, self._vectors.shape[1])))
         for start in range(0, len(self), size):
             part = slice(start, min(start + size, len(self)))
             block = self._vectors[part if self._places is None else self._places[part]]
