@@ -40,7 +40,8 @@ class Place(NamedTuple):
     def text(self) -> str:
         """For messages: ``layer 6 of resid_post (last)``."""
         region = f" over {self.region}" if self.region else ""
-        return f"{layer_text(self.layer)} of {self.site} ({self.pooling}{region})"
+        kind = f" of {self.site}" if (self.layer, self.site) != (-1, "embeddings") else ""
+        return f"{layer_text(self.layer)}{kind} ({self.pooling}{region})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

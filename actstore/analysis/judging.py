@@ -202,6 +202,15 @@ def _remark(results: Sequence[Result], setting: Settings, notes: list[str]) -> N
             f"{counted(runs, 'shuffle')} know p-values in steps of {1 / (1 + runs):.3f} only; take "
             f"--permutations {FAIR} or more"
         )
+    told = [result.words.auroc for result in results if result.words is not None]
+    worse = min(told, key=lambda each: each.high, default=None)
+    if worse is not None and worse.high < 0.5:
+        notes.append(
+            f"the questions' words alone come to an AUROC of {worse.value:.3f}, below what chance "
+            "gives: labels are balanced within a hidden group that the folds split, and every "
+            f"figure here suffers from it. {results[0].grouped_by} keeps rows together: name what "
+            "belongs together with --group-by"
+        )
     below = [result for result in results if result.below_chance]
     if below:
         worst = min(below, key=lambda result: result.auroc.value)

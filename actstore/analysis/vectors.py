@@ -114,6 +114,14 @@ def steer(
         _judged(one, one_held, p)
         for one, one_held, p in zip(made, held, held_out.family_p(held), strict=True)
     ]
+    low = [one for one in made if one.auroc is not None and one.auroc.high < 0.5]
+    if low:
+        told = ", ".join(f"{one.place.text} {one.auroc.value:.3f}" for one in low if one.auroc)
+        notes.append(
+            f"AUROCs below what chance gives ({told}): as a rule labels are balanced within a "
+            f"hidden group that the folds split; here {found[0].kin.grouped_by} keeps rows "
+            "together: name what belongs together with --group-by"
+        )
     lineage = {
         "store": cells.store_name(store),
         "commit": store.commit,

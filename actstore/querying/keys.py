@@ -65,18 +65,24 @@ def _by_sql(selection: Selection, expression: str) -> np.ndarray:
     if last - first + 1 > len(rows):
         only += " AND row_id IN (SELECT unnest($chosen))"
         parameters = {"chosen": rows.tolist()}
-    with explained():
-        duckdb.SQLExpression(expression)
+    # The line break ends a comment, so that the parenthesis is always closed.
+    query = (
+        f"SELECT row_id, CAST(({expression}\n) AS VARCHAR) AS value FROM activations WHERE {only}"
+    )
     database = Database(selection.snapshot)
     try:
-        # The line break ends a comment, so that the parenthesis is always closed.
-        table = database.table(
-            f"SELECT row_id, CAST(({expression}\n) AS VARCHAR) AS value FROM activations "
-            f"WHERE {only}",
-            parameters,
-        )
+        with explained():
+            duckdb.SQLExpression(expression)
+        table, again = (database.table(query, parameters) for _ in range(2))
+    except SqlError as error:
+        raise SqlError(
+            f"{expression!r} gives no value for each row ({error}): name a column, extra.FIELD, or "
+            "an SQL expression such as \"split_part(example_id, '-', 1)\""
+        ) from error
     finally:
         database.close()
+    if not table.sort_by("row_id").equals(again.sort_by("row_id")):
+        raise SqlError(f"{expression!r} gives other values each time it is asked: groups must last")
     if table.num_columns != 2 or len(table) != len(np.unique(rows)):
         raise SqlError(
             f"{expression!r} gives {len(table):,} values for {len(np.unique(rows)):,} rows: one "

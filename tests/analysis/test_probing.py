@@ -347,6 +347,21 @@ def test_labels_balanced_within_a_split_group_are_called_suspicious(tmp_path: Pa
     assert together.groups == 60
 
 
+def test_words_below_chance_make_every_layer_suspicious(tmp_path: Path) -> None:
+    # The words split as the cities do; the vectors hold nothing but the answer.
+    labels = ["yes", "no"] * 60
+    matrix = np.random.default_rng(0).standard_normal((120, 8)) + np.tile([[3.0], [0.0]], (60, 1))
+    labelled.add(
+        tmp_path / "s",
+        matrix.astype(np.float32),
+        labels,
+        questions=[f"town{n // 2} lies by river{n // 2}" for n in range(120)],
+    )
+    report = run(tmp_path / "s", group_by="row_id")
+    assert any("words alone" in note and "--group-by" in note for note in report.notes)
+    assert not any("words alone" in note for note in run(tmp_path / "s").notes)
+
+
 def test_layers_share_folds_and_shuffles_even_where_rows_are_missing(tmp_path: Path) -> None:
     draw = np.random.default_rng(5)
     labels = draw.permutation(["yes", "no"] * 40).tolist()

@@ -150,3 +150,19 @@ def test_what_is_no_vector_is_refused_by_name(tmp_path: Path, wrong: object, sai
         torch.save(wrong, path)
     with pytest.raises(UsageError, match=f"layer_3.pt.*{said}"):
         vector_files.load(tmp_path)
+
+
+def test_an_auroc_below_chance_is_pointed_at(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    towns = np.repeat(draw.standard_normal((60, 16)), 2, axis=0)
+    rows = (towns + 0.05 * draw.standard_normal(towns.shape)).astype(np.float32)
+    tasks = [f"t{number // 2}" for number in range(120)]
+    labelled.add(tmp_path / "s", rows, ["yes", "no"] * 60, task=tasks)
+    with actstore.open(tmp_path / "s") as store:
+        made = vectors.steer(store, positive="yes")
+        (one,) = made.vectors
+        assert one.auroc is not None
+        assert one.auroc.high < 0.5
+        assert any("below what chance gives" in note for note in made.notes)
+        together = vectors.steer(store, positive="yes", group_by="task")
+        assert not any("below what chance" in note for note in together.notes)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,7 +130,7 @@ def test_several_models_are_listed(actstore: Command, tmp_path: Path) -> None:
 
 def test_regions_of_one_pooling_are_told_apart(actstore: Command, tmp_path: Path) -> None:
     for region in ("prompt", "response"):
-        columns = {"pooling": "mean", "region": [region] * 20}
+        columns: dict[str, Any] = {"pooling": "mean", "region": [region] * 20}
         labelled.layered(tmp_path / "s", {0: 2.0}, rows=20, width=8, **columns)
         labelled.layered(tmp_path / "new", {0: 2.0}, rows=20, width=8, first=20, **columns)
     probed = actstore("probe", tmp_path / "s", "--permutations", 0, "--out", tmp_path / "out")
