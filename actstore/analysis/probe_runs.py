@@ -203,7 +203,7 @@ def _curve(entries: Sequence[dict[str, Any]], path: Path, rows: _Rows) -> Curve:
         layers.append(Probed(entry["layer"], estimate, shuffled.get("auroc_95")))
     lineage = first["lineage"]
     folder = path.parent.name if path.name == REPORT else path.name
-    parts = [f"{first['method']} probes of {folder or path.resolve().name}", _tested(first)]
+    parts = [f"{first['method']} probes in {folder or path.resolve().name}/", _tested(first)]
     parts.append(f"up to {counted(max(int(one['rows']) for one in entries))} a layer")
     if not all(rows.exactly(entry) for entry in entries):
         told = lineage.get("query") or "another store or state"

@@ -103,7 +103,7 @@ def test_report_and_picture_show_the_probe_s_figures(root: Path) -> None:
     assert probed.places[0].separation is None
     html = page(probed)
     assert "AUROC by layer of trained probes" in html
-    assert "logistic probes of probes, 5 folds, up to 40 rows a layer" in html
+    assert "logistic probes in probes/, 5 folds, up to 40 rows a layer" in html
     assert "mean difference" not in html
     html = page(plain)
     assert "AUROC by layer of the mean difference, not a trained probe" in html

@@ -99,7 +99,7 @@ def test_a_probe_run_beside_the_store_is_shown(actstore: Command, tmp_path: Path
     assert "mean difference (no probe)" in (tmp_path / "a.svg").read_text()
     assert actstore("probe", tmp_path / "s", "--out", tmp_path / "run").code == 0
     done = actstore(*words)
-    assert "logistic probes of run, 5 folds" in done.out
+    assert "logistic probes in run/, 5 folds" in done.out
     assert "mean difference" not in (tmp_path / "a.svg").read_text()
     # Nothing is said of probes that tell other classes apart, or of other rows.
     assert "not a trained probe" in actstore(*words, "--positive", "no").out
