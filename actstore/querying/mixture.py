@@ -103,10 +103,9 @@ def _message(
     selection: Selection, found: Mapping[str, tuple[Any, ...]], instead: str, any_width: bool
 ) -> str:
     told = " and ".join(f"{name} ({listing(values)})" for name, values in found.items())
-    # Of one row, since not every site has every layer, nor every pooling every region: of
-    # some rows all over the selection the first with the fewest nulls, which no option names.
-    places = np.unique(np.linspace(0, len(selection) - 1, _LOOKED_AT).astype(np.int64))
-    rows = selection.take(places).table(list(found)).to_pylist()
+    # Of one row, since not every site has every layer, nor every pooling every region: the
+    # first with the fewest nulls, which no option names.
+    rows = _some(selection, list(found))
     first = min(rows, key=lambda row: [*row.values()].count(None))
     narrow = ", ".join(f"{name}={_literal(value)}" for name, value in first.items())
     options = " ".join(
@@ -128,6 +127,21 @@ def _message(
     if len(widths) > 1 and not any_width:
         return f"{text}. Their vectors have widths {listing(widths)}, so no matrix holds them all"
     return f"{text}; mixed=True (--mixed) takes them as they are"
+
+
+def _some(selection: Selection, columns: list[str]) -> list[dict[str, Any]]:
+    """Return places that some rows have, by column: from the manifest, where it says all."""
+    found = []
+    for shard in selection.shards:
+        if shard.pools is None or len(shard.pools) != 1:
+            places = np.unique(np.linspace(0, len(selection) - 1, _LOOKED_AT).astype(np.int64))
+            read: list[dict[str, Any]] = selection.take(places).table(columns).to_pylist()
+            return read
+        pooling, region = shard.pools[0]
+        place = {"model": shard.model, "site": shard.site, "layer": shard.layer}
+        place |= {"pooling": pooling, "region": region}
+        found.append({name: place[name] for name in columns})
+    return found
 
 
 def _literal(value: Any) -> str:

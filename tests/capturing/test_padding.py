@@ -168,7 +168,7 @@ def test_what_is_stored_is_that_of_each_example_alone(
     stored = actstore.open(tmp_path / "s").select(layer=-1 + len(blocks.find(model).blocks))
     found = {
         (row["example_id"], row["pooling"]): vector
-        for row, vector in zip(stored.table().to_pylist(), stored.numpy(), strict=True)
+        for row, vector in zip(stored.table().to_pylist(), stored.numpy(mixed=True), strict=True)
     }
     tokenizer = families.tokenizer()
     block = blocks.find(model).blocks[-1]
