@@ -18,8 +18,6 @@ from actstore.analysis.linear import Method, Space
 
 FEWEST = 3
 """Folds below which nothing is left to choose by."""
-_BESIDE = 1
-"""Of how many following folds each one is left out together with."""
 
 
 def crossed(
@@ -39,11 +37,7 @@ def crossed(
     """
     count = int(assigned.max()) + 1
     found: list[list[float]] = [[] for _ in range(count)]
-    pairs = {
-        tuple(sorted((k, (k + step) % count)))
-        for k in range(count)
-        for step in range(1, _BESIDE + 1)
-    }
+    pairs = {tuple(sorted((fold, (fold + 1) % count))) for fold in range(count)}
     for (one, other), areas in _fits(space, positive, assigned, sorted(pairs), method, strength):
         found[one].append(areas[1])
         found[other].append(areas[0])
