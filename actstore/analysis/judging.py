@@ -207,9 +207,9 @@ def _remark(results: Sequence[Result], setting: Settings, notes: list[str]) -> N
     if worse is not None and worse.high < 0.5:
         notes.append(
             f"the questions' words alone come to an AUROC of {worse.value:.3f}, below what chance "
-            "gives: labels are balanced within a hidden group that the folds split, and every "
-            f"figure here suffers from it. {results[0].grouped_by} keeps rows together: name what "
-            "belongs together with --group-by"
+            "gives: as a rule labels are balanced within a hidden group that the folds split, and "
+            f"every figure here suffers from it. {results[0].grouped_by} keeps rows together: name "
+            "what belongs together with --group-by"
         )
     below = [result for result in results if result.below_chance]
     if below:

@@ -80,8 +80,8 @@ def groups_of(
         selections: rows, of several stores if wanted; one after the other in the result.
         group_by: a column, ``extra.FIELD`` or an SQL expression whose equal values stay
             together; rows where it is null go by their example. By default rows that share
-            their example (``dataset`` and ``example_id``) or their question, and all that are
-            connected so; by example alone where one question is that of all rows.
+            their example (``dataset``, ``split`` and ``example_id``) or their question, and all
+            that are connected so; by example alone where one question is that of all rows.
         used: bool ``[rows]``: those that matter to whether there is one question for all.
         notes: takes remarks on what was decided.
 

@@ -272,8 +272,10 @@ def _examples(selection: Selection) -> tuple[list[tuple[Any, ...]], np.ndarray]:
         codes = np.unique(codes * (len(column.dictionary) + 1) + part, return_inverse=True)[1]
     _, first, numbers = np.unique(codes, return_index=True, return_inverse=True)
     distinct: pa.Table = table.take(first)
-    values = [distinct[name].to_pylist() for name in _COLUMNS]
-    return list(zip(*values, strict=True)), numbers
+    values = {name: distinct[name].to_pylist() for name in _COLUMNS}
+    # A blank question is none here too, as it is for what stays together.
+    values["question"] = [text if text and text.strip() else None for text in values["question"]]
+    return list(zip(*values.values(), strict=True)), numbers
 
 
 def _groups(selection: Selection, grouped_by: str) -> np.ndarray:

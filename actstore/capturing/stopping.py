@@ -54,7 +54,7 @@ def watched(model: Any, stops: Stops) -> Iterator[None]:
         criteria = original(*args, **kwargs)
         kind: Any = type(criteria)
 
-        class Watched(kind):  # type: ignore[misc]
+        class Watched(kind):  # type: ignore[misc]  # whatever list of criteria it is
             def __call__(self, *asked: Any, **named: Any) -> Any:
                 done = super().__call__(*asked, **named)
                 stops.add(done)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from actstore.schema import PLACE
+
 if TYPE_CHECKING:
     from actstore.querying.selection import Selection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-_OF_PLACE = ("model", "site", "layer", "pooling", "region")
 
 
 def probes_option(*also: str, help: str) -> Callable[[Command], Command]:
@@ -38,7 +39,7 @@ def no_probes_option(command: Command) -> Command:
 
 def about_places(filters: Mapping[str, Any]) -> bool:
     """Whether filters choose places (model, site, layer, pooling, region) and nothing else."""
-    return not any(value for name, value in filters.items() if name not in _OF_PLACE)
+    return not any(value for name, value in filters.items() if name not in PLACE)
 
 
 def found_probes(

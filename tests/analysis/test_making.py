@@ -276,3 +276,19 @@ def test_one_question_for_all_rows_is_no_key(tmp_path: Path) -> None:
     assert flags(root, run) == [number % 2 == 0 for number in range(40)]
     (one,) = vector_files.load(run)
     assert one.lineage["group_by"] == kinship.EXAMPLE
+
+
+def test_blank_questions_are_no_question_that_rows_share(tmp_path: Path) -> None:
+    for name, first in (("s", 0), ("new", 40)):
+        labelled.add(
+            tmp_path / name,
+            np.random.default_rng(first).standard_normal((40, 4)).astype(np.float32),
+            ["yes", "no"] * 20,
+            questions=["", " "] * 20,
+            dataset=["set"] * 40,
+            first=first,
+        )
+    with actstore.open(tmp_path / "s") as made, actstore.open(tmp_path / "new") as new:
+        keys = making.keys(made.select(), "example_id or question")
+        assert making.shared(made.select(), keys, "example_id or question").all()
+        assert not making.shared(new.select(), keys, "example_id or question").any()
