@@ -14,13 +14,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from actstore.analysis.intervention import steering
+    from actstore.analysis.steering.intervention import steering
+    from actstore.api.selection import Selection
+    from actstore.api.store import Store, open
     from actstore.capturing.recording import record
-    from actstore.capturing.run import capture
+    from actstore.capturing.run.capture import capture
     from actstore.errors import ActstoreError
-    from actstore.ingesting import ingest
-    from actstore.querying.selection import Selection
-    from actstore.store import Store, open
+    from actstore.ingestion.ingest import ingest
 
 __all__ = [
     "ActstoreError",
@@ -38,13 +38,13 @@ __all__ = [
 _MODULES = ("analysis", "errors")
 _HOMES = {
     "ActstoreError": "actstore.errors",
-    "Selection": "actstore.querying.selection",
-    "Store": "actstore.store",
-    "capture": "actstore.capturing.run",
-    "ingest": "actstore.ingesting",
-    "open": "actstore.store",
+    "Selection": "actstore.api.selection",
+    "Store": "actstore.api.store",
+    "capture": "actstore.capturing.run.capture",
+    "ingest": "actstore.ingestion.ingest",
+    "open": "actstore.api.store",
     "record": "actstore.capturing.recording",
-    "steering": "actstore.analysis.intervention",
+    "steering": "actstore.analysis.steering.intervention",
 }
 
 

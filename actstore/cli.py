@@ -12,7 +12,7 @@ import click
 
 from actstore import errors
 from actstore.commands import output
-from actstore.commands.exits import Exit
+from actstore.commands.exit_codes import Exit
 
 COMMANDS = (
     "ingest",

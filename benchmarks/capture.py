@@ -24,10 +24,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 import actstore
-from actstore.capturing import blocks
-from actstore.capturing.batching import form
-from actstore.capturing.hooks import Tap
-from actstore.capturing.pooling import parse_pools
+from actstore.capturing.forward.hooks import Tap
+from actstore.capturing.forward.pooling import parse_pools
+from actstore.capturing.run.batching import form
+from actstore.models import blocks
 from benchmarks.corpus import Corpus
 from benchmarks.measure import Outcome, Timings, check_same, interleaved
 

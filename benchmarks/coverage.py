@@ -16,13 +16,16 @@ import numpy as np
 import pyarrow as pa
 
 from actstore import schema
-from actstore.analysis import evaluating, judging, kinship, linear, metrics, planning
-from actstore.analysis.cells import Cell, Place
-from actstore.analysis.linear import Method
-from actstore.analysis.metrics import Estimate
-from actstore.analysis.planning import Settings
-from actstore.analysis.results import Result
-from actstore.analysis.standards import standards_of
+from actstore.analysis.examples import example_groups
+from actstore.analysis.examples.place_rows import Cell, Place
+from actstore.analysis.probes import evaluating, significance, splits
+from actstore.analysis.probes.results import Result
+from actstore.analysis.probes.splits import Settings
+from actstore.analysis.solvers import linear
+from actstore.analysis.solvers.linear import Method
+from actstore.analysis.solvers.standardise import standards_of
+from actstore.analysis.statistics import metrics
+from actstore.analysis.statistics.metrics import Estimate
 from benchmarks.corpus import Corpus
 from benchmarks.measure import Outcome
 
@@ -99,21 +102,21 @@ def draw(case: Case, rows: int, generator: np.random.Generator, exact: bool = Tr
 
 def probe(data: Draw, setting: Settings) -> tuple[list[Result], Any]:
     """Return what ``actstore probe`` would say of these rows, and of the best layer."""
-    jobs = planning.crossed(cells_of(data), setting)
+    jobs = splits.crossed(cells_of(data), setting)
     evaluated, words = evaluating.evaluate(jobs, setting, None)
-    return judging.judge(jobs, evaluated, words, setting, [])
+    return significance.judge(jobs, evaluated, words, setting, [])
 
 
 def cells_of(data: Draw) -> list[Cell]:
     """Return the rows as the cells of a store that need not be written."""
     count = len(data.positive)
     typed = schema.metadata_schema()
-    names = dict.fromkeys([*schema.key_names(), "label", *kinship.COLUMNS])
+    names = dict.fromkeys([*schema.key_names(), "label", *example_groups.COLUMNS])
     columns = {name: pa.nulls(count, typed.field(name).type) for name in names}
     columns["example_id"] = pa.array([f"e{group}" for group in data.groups.tolist()])
     columns["example_index"] = pa.array(range(count), pa.int64())
     table = pa.table(columns)
-    kin = kinship.of_table(table)
+    kin = example_groups.of_table(table)
     return [
         Cell(
             place=Place("m", "resid_post", layer, "last", None),
@@ -185,7 +188,7 @@ def simulate(case: Case, simulations: int, seed: int, permutations: int = 99) ->
 
 def _true(case: Case, data: Draw, fresh: Draw, setting: Settings) -> tuple[float, float]:
     """Return mean AUROC and accuracy of the first layer's folds on fresh data."""
-    (job,) = planning.crossed(cells_of(data)[:1], setting)
+    (job,) = splits.crossed(cells_of(data)[:1], setting)
     areas, right = [], []
     for train, _ in job.divisions:
         (standard,) = standards_of(data.vectors[0], [train])

@@ -11,8 +11,8 @@ from unittest.mock import patch
 import numpy as np
 
 import actstore
-from actstore.hub.sync.pull import pull
-from actstore.hub.sync.push import push
+from actstore.hub.pull import pull
+from actstore.hub.push import push
 from benchmarks.corpus import Corpus
 from benchmarks.measure import Outcome
 from tests.hub_server import Hub

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 import actstore
-from actstore.analysis import probing
-from actstore.analysis.evaluating import Settings
-from actstore.analysis.folds import Fold
+from actstore.analysis.probes import probing
+from actstore.analysis.probes.evaluating import Settings
+from actstore.analysis.statistics.folds import Fold
 from actstore.storage.manifest import Run, now
 from actstore.storage.rows import RowBatch
 from actstore.storage.writer import StoreWriter
@@ -137,7 +137,7 @@ def _make(folder: Path, layers: int, rows: int, width: int) -> np.ndarray:
 
 def _divisions(positive: np.ndarray) -> list[Fold]:
     """Return the folds that the store's probes use."""
-    from actstore.analysis import folds
+    from actstore.analysis.statistics import folds
 
     return folds.grouped(positive, np.arange(len(positive)), 5, 0)
 

@@ -17,8 +17,8 @@ import click
 import datasets
 
 from actstore import cli, schema
-from actstore.capturing.blocks import SITES
-from actstore.commands.exits import Exit
+from actstore.commands.exit_codes import Exit
+from actstore.models.blocks import SITES
 from docs import examples
 from docs.study import model as study
 

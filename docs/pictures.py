@@ -14,7 +14,7 @@ from pathlib import Path
 import actstore
 from actstore import cli
 from actstore.analysis import plots
-from actstore.capturing.loading import load
+from actstore.models.loading import load
 from docs import examples
 from docs.study import facts, model
 

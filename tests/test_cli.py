@@ -10,7 +10,7 @@ import click
 import pytest
 
 from actstore import cli, errors
-from actstore.commands.exits import Exit
+from actstore.commands.exit_codes import Exit
 from tests.layouts import faithfulness
 
 HEAVY = ("torch", "transformers", "datasets", "duckdb", "polars", "pyarrow", "numpy", "rich")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from actstore.analysis import plots, report, statistics
-    from actstore.analysis.comparison import compare
-    from actstore.analysis.difference import diff
-    from actstore.analysis.probing import probe
-    from actstore.analysis.scoring import score
-    from actstore.analysis.validation import validate
-    from actstore.analysis.vectors import steer
+    from actstore.analysis.probes.probing import probe
+    from actstore.analysis.probes.scoring import score
+    from actstore.analysis.statistics.comparison import compare
+    from actstore.analysis.statistics.difference import diff
+    from actstore.analysis.steering.validation import validate
+    from actstore.analysis.steering.vectors import steer
 
 __all__ = [
     "compare",
@@ -28,12 +28,12 @@ __all__ = [
 
 _MODULES = ("plots", "report", "statistics")
 _HOMES = {
-    "compare": "actstore.analysis.comparison",
-    "diff": "actstore.analysis.difference",
-    "probe": "actstore.analysis.probing",
-    "score": "actstore.analysis.scoring",
-    "steer": "actstore.analysis.vectors",
-    "validate": "actstore.analysis.validation",
+    "compare": "actstore.analysis.statistics.comparison",
+    "diff": "actstore.analysis.statistics.difference",
+    "probe": "actstore.analysis.probes.probing",
+    "score": "actstore.analysis.probes.scoring",
+    "steer": "actstore.analysis.steering.vectors",
+    "validate": "actstore.analysis.steering.validation",
 }
 
 

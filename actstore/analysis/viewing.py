@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from actstore.analysis import grouping, projection, sampling
+from actstore.analysis.statistics import group_by, projection, sampling
 from actstore.errors import TooFewRowsError
 from actstore.schema import PLACE
 
 if TYPE_CHECKING:
-    from actstore.querying.selection import Selection
+    from actstore.querying.selected import SelectedRows
 
 X, Y = "projection_x", "projection_y"
 PROGRAM = "embedding-atlas"
@@ -38,7 +38,7 @@ class Exported(NamedTuple):
 
 
 def export(
-    selection: Selection,
+    selection: SelectedRows,
     path: Path,
     *,
     most: int = 100_000,
@@ -67,7 +67,7 @@ def export(
     drawn = sampling.draw(selection, most)
     part = drawn.selection
     points = np.full((len(part), 2), np.nan, np.float32)
-    groups = grouping.group(part, PLACE)
+    groups = group_by.group(part, PLACE)
     columns = math.ceil(math.sqrt(len(groups)))
     for number, found in enumerate(groups):
         here = part.take(found.places)

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from actstore.capturing.blocks import Anatomy, HookPoint
-from actstore.capturing.firstcall import FirstCall
-from actstore.capturing.hooks import Pooled, Tap
-from actstore.capturing.pooling import Pool
-from actstore.capturing.prompts import PAD, ROLES
-from actstore.capturing.stopping import Stops, going_on, response_of, watched
+from actstore.capturing.forward.hooks import Pooled, Tap
+from actstore.capturing.forward.pooling import Pool
+from actstore.capturing.forward.stopping import Stops, going_on, response_of, watched
+from actstore.capturing.prompts.encode import PAD, ROLES
+from actstore.capturing.selfcheck.first_call import FirstCall
 from actstore.errors import HookError, UsageError
+from actstore.models.blocks import Anatomy, HookPoint
 
 _ROLE = {name: number for number, name in enumerate(ROLES)}
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from actstore.capturing import provenance
-from actstore.capturing.blocks import unwrap
-from actstore.capturing.example import Example, ExampleKey
-from actstore.capturing.run import capture
+from actstore.capturing.prompts.example import Example, ExampleKey
+from actstore.capturing.run import provenance
+from actstore.capturing.run.capture import capture
 from actstore.errors import NotInStoreError, UsageError
+from actstore.models.blocks import unwrap
 from actstore.storage.manifest import Run
 from actstore.storage.snapshot import Snapshot, open_snapshot
 

@@ -13,16 +13,17 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 
-from actstore.capturing import blocks as anatomy_of
-from actstore.capturing import grading, provenance
 from actstore.capturing.calls import Call, Listener, check_rows
-from actstore.capturing.engine import Captured
-from actstore.capturing.example import Example, from_dict
-from actstore.capturing.pooling import parse_exclude, parse_pools
-from actstore.capturing.prompts import Prompter
-from actstore.capturing.sink import Part, Sink
-from actstore.capturing.tables import settle_values, tabulate
+from actstore.capturing.forward import grading
+from actstore.capturing.forward.engine import Captured
+from actstore.capturing.forward.pooling import parse_exclude, parse_pools
+from actstore.capturing.prompts.encode import Prompter
+from actstore.capturing.prompts.example import Example, from_dict
+from actstore.capturing.run import provenance
+from actstore.capturing.run.background_writer import Part, Sink
+from actstore.capturing.run.tables import settle_values, tabulate
 from actstore.errors import StoreError, UsageError
+from actstore.models import blocks as anatomy_of
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
 from actstore.storage.rows import RowBatch

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from actstore.capturing.pooling import Pool, parse_exclude, parse_pools
+from actstore.capturing.forward.pooling import Pool, parse_exclude, parse_pools
 from actstore.capturing.token_rows import (
     REGIONS,
     ROLES,

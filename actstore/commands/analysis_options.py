@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from actstore.analysis.cells import Place
+    from actstore.analysis.examples.place_rows import Place
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -11,16 +11,16 @@ import click
 from click.core import ParameterSource
 
 from actstore.commands import output
-from actstore.commands.exits import Exit
+from actstore.commands.exit_codes import Exit
 from actstore.commands.options import json_option, pairs
 from actstore.commands.progress import counting, quiet
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.capturing.data import Questions
-    from actstore.capturing.loading import Loaded
-    from actstore.capturing.recipes import CaptureRecipe
-    from actstore.capturing.summary import CaptureSummary, Progress
+    from actstore.capturing.prompts.data import Questions
+    from actstore.capturing.prompts.recipes import CaptureRecipe
+    from actstore.capturing.run.summary import CaptureSummary, Progress
+    from actstore.models.loading import Loaded
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -248,10 +248,11 @@ def command(store: Path, as_json: bool, **given: Any) -> int:
         --recipe image-queries --store runs.store --dtype bfloat16 --dry-run
       actstore capture --model ./llama --data pairs.json --recipe contrastive --store pairs.store
     """
-    from actstore.capturing import loading, recipes
-    from actstore.capturing.batching import parse_batch_size
-    from actstore.capturing.grading import parse as parse_grade
-    from actstore.capturing.run import capture
+    from actstore.capturing.forward.grading import parse as parse_grade
+    from actstore.capturing.prompts import recipes
+    from actstore.capturing.run.batching import parse_batch_size
+    from actstore.capturing.run.capture import capture
+    from actstore.models import loading
 
     recipe = recipes.load(given["recipe"]) if given["recipe"] is not None else None
     options = _with_recipe(given, recipe)
@@ -321,7 +322,7 @@ def _with_recipe(given: Mapping[str, Any], recipe: CaptureRecipe | None) -> dict
 
 
 def _questions(options: Mapping[str, Any], recipe: CaptureRecipe | None) -> Questions:
-    from actstore.capturing.data import open_questions
+    from actstore.capturing.prompts.data import open_questions
 
     only = pairs(options["only"], "--only")
     return open_questions(
@@ -356,7 +357,7 @@ def _loaded(options: Mapping[str, Any], loading: Any) -> tuple[Loaded, Any]:
 
 
 def _lowest(options: Mapping[str, Any], loading: Any) -> tuple[list[int], int]:
-    from actstore.capturing.blocks import parse_layers
+    from actstore.models.blocks import parse_layers
 
     if options["max_new_tokens"] > 0 or "final_norm" in _list(options["sites"]):
         raise click.BadParameter(
@@ -416,7 +417,7 @@ def _label(
     """Label the run's rows as the recipe says; return rows by label."""
     if recipe is None or recipe.label_after is None or not summary.run_id or summary.dry_run:
         return None
-    from actstore.labeling import label_by_expression
+    from actstore.ingestion.labeling import label_by_expression
 
     labelled = label_by_expression(
         store,

@@ -21,7 +21,7 @@ from actstore.schema import PLACE
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.analysis.comparison import Comparison, LayerComparison
+    from actstore.analysis.statistics.comparison import Comparison, LayerComparison
 
 
 @click.command("compare")
@@ -62,7 +62,7 @@ def command(
       actstore compare before.store after.store
     """
     import actstore
-    from actstore.analysis.comparison import compare
+    from actstore.analysis.statistics.comparison import compare
 
     if examples and (len(examples) != 2 or other is not None):
         raise click.UsageError("two examples of one store are compared: give --example twice")
@@ -86,7 +86,7 @@ def command(
 
 
 def _print(found: Comparison) -> None:
-    from actstore.analysis.comparison import SAMPLE
+    from actstore.analysis.statistics.comparison import SAMPLE
 
     across = f"; A and B differ in {', '.join(found.across)}" if found.across else ""
     click.echo(f"matched by {', '.join(found.matched_by)}{across}")

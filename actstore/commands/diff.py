@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actstore.commands import output
-from actstore.commands.exits import Exit
+from actstore.commands.exit_codes import Exit
 from actstore.commands.options import (
     filter_options,
     given_filters,
@@ -22,7 +22,7 @@ from actstore.commands.progress import bar
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.analysis.difference import Difference, PartitionDifference
+    from actstore.analysis.statistics.difference import Difference, PartitionDifference
 
 _WHERE = ("model", "site", "layer")
 _COUNTS = ("rows A", "rows B", "only A", "only B", "vectors")
@@ -60,7 +60,7 @@ def command(
       actstore diff runs.store hf://datasets/org/name --json
     """
     import actstore
-    from actstore.analysis.difference import diff
+    from actstore.analysis.statistics.difference import diff
 
     given = given_filters(filters)
     with contextlib.ExitStack() as stack:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actstore.commands import output
-from actstore.commands.exits import Exit
+from actstore.commands.exit_codes import Exit
 from actstore.commands.options import json_option, pairs, place
 from actstore.commands.progress import bar
 from actstore.wording import counted
@@ -144,7 +144,7 @@ def command(
       actstore ingest vectors --store runs.store --recipe my.toml --dry-run
       actstore ingest hf://datasets/org/raw-activations --store runs.store
     """
-    from actstore.ingesting import ingest
+    from actstore.ingestion.ingest import ingest
 
     with bar("ingesting") as report:
 

@@ -59,7 +59,7 @@ def command(
       actstore label runs.store --set "CASE WHEN contains(lower(prediction), lower(oracle))
                                        THEN 'correct' ELSE 'incorrect' END"
     """
-    from actstore import labeling
+    from actstore.ingestion import labeling
 
     if (table is None) == (expression is None):
         raise click.UsageError("give a table with --on COLUMN, or --set SQL, one of the two")

@@ -10,7 +10,7 @@ import click
 
 from actstore.commands import output
 from actstore.commands.formats import FORMATS
-from actstore.hub.remote.address import is_address
+from actstore.remote.address import is_address
 from actstore.wording import counted
 
 if TYPE_CHECKING:

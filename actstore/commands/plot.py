@@ -28,7 +28,7 @@ from actstore.errors import UsageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from actstore.querying.selection import Selection
+    from actstore.api.selection import Selection
 
 KINDS = ("histogram", "heatmap", "norms", "pca", "similarity", "auroc")
 _SAMPLED = ("histogram", "heatmap", "pca", "similarity")

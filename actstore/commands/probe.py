@@ -20,7 +20,7 @@ from actstore.commands.options import at_option, json_option, place, readable_st
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.analysis.results import Report
+    from actstore.analysis.probes.results import Report
 
 _METHODS = ("logistic", "mean-difference", "ridge", "mlp")
 
@@ -126,9 +126,10 @@ def command(
       actstore probe train.store --test-store other.store --out probes
     """
     import actstore
-    from actstore.analysis import auroc_plot, probe_files, probing
-    from actstore.analysis.cells import Choice
-    from actstore.analysis.evaluating import Settings
+    from actstore.analysis.examples.place_rows import Choice
+    from actstore.analysis.plots import auroc_plot
+    from actstore.analysis.probes import probe_files, probing
+    from actstore.analysis.probes.evaluating import Settings
 
     with actstore.open(store, at=at) as opened:
         other = None if test_store is None else actstore.open(test_store)

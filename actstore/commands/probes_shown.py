@@ -11,7 +11,7 @@ import click
 from actstore.schema import PLACE
 
 if TYPE_CHECKING:
-    from actstore.querying.selection import Selection
+    from actstore.api.selection import Selection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -52,7 +52,7 @@ def found_probes(
     whole: bool,
 ) -> list[Path]:
     """Return the reports of probe runs about these rows beside the store and the target."""
-    from actstore.analysis import probe_runs
+    from actstore.analysis.probes import probe_runs
 
     folders = [target.resolve().parent]
     if isinstance(store, Path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actstore.commands import output
-from actstore.commands.exits import Exit
+from actstore.commands.exit_codes import Exit
 from actstore.commands.ingest import print_summary
 from actstore.commands.options import json_option, pairs
 from actstore.commands.progress import bar
@@ -17,7 +17,7 @@ from actstore.errors import NoRemoteStoreError
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.hub.sync.pull import Pulled
+    from actstore.hub.pull import Pulled
 
 _UNKNOWN = "unknown"
 
@@ -94,7 +94,7 @@ def command(
       actstore pull org/runs runs.store --where "label = 'unfaithful'" --revision v1.0
       actstore pull org/other-activations other.store --map label=answer --model gpt2
     """
-    from actstore.hub.sync.pull import pull
+    from actstore.hub.pull import pull
 
     part: dict[str, Any] = {
         "layers": layers,
@@ -130,8 +130,8 @@ def _adopt(
     source: str, folder: Path, revision: str | None, other: dict[str, Any], as_json: bool
 ) -> int:
     """Make a store of what is none."""
-    from actstore.hub.remote.address import parse
-    from actstore.ingesting import ingest
+    from actstore.ingestion.ingest import ingest
+    from actstore.remote.address import parse
 
     address = parse(source)
     address = dataclasses.replace(address, revision=revision or address.revision)

@@ -14,7 +14,7 @@ from actstore.commands.progress import bar
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.hub.sync.push import Pushed
+    from actstore.hub.push import Pushed
 
 
 @click.command("push")
@@ -61,7 +61,7 @@ def command(store: Path, to: str, as_json: bool, **options: Any) -> None:
       actstore push runs.store org/llava-amber-activations --dry-run
       actstore push runs.store org/llava-amber-layers --config '*.layer_012' --private
     """
-    from actstore.hub.sync.push import push
+    from actstore.hub.push import push
 
     if options["create_pr"] and options["revision"]:
         raise click.UsageError("--create-pr opens a pull request on main: leave out --revision")

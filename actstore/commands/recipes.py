@@ -58,7 +58,7 @@ def command(name: str | None, for_capture: bool, as_json: bool) -> None:
 
 
 def _for_capture(name: str | None, as_json: bool) -> None:
-    from actstore.capturing import recipes
+    from actstore.capturing.prompts import recipes
 
     if name is not None:
         chosen = recipes.load(name)

@@ -80,7 +80,7 @@ def command(
       actstore report runs.store "task = 'mazenav'" --by mode -o mazes.html
     """
     import actstore
-    from actstore.analysis import report
+    from actstore.analysis.report import contents
 
     if probes and no_probes:
         raise click.UsageError("give --probes or --no-probes, not both")
@@ -90,8 +90,8 @@ def command(
         if not probes and not no_probes:
             whole = where is None and about_places(filters)
             reports = found_probes(store, target, selection, by, whole=whole)
-        found = report.collect(selection, by, probes=reports)
-        report.write(found, target)
+        found = contents.collect(selection, by, probes=reports)
+        contents.write(found, target)
         report_traffic(opened.traffic)
     size = target.stat().st_size
     probed = sum(place.probes is not None for place in found.places)

@@ -74,8 +74,9 @@ def command(
       actstore score train.store --probe probes --in-sample
     """
     import actstore
-    from actstore.analysis import making, scoring
-    from actstore.analysis.cells import Choice
+    from actstore.analysis.examples import lineages
+    from actstore.analysis.examples.place_rows import Choice
+    from actstore.analysis.probes import scoring
 
     if write_label and not isinstance(store, Path):
         raise UsageError("labels are written to a store on this machine: pull it first")
@@ -131,7 +132,7 @@ def command(
             for one, pooling in zip(scored, poolings, strict=True)
         ],
     )
-    for note in making.notes([one.in_sample for one in scored], "probe"):
+    for note in lineages.notes([one.in_sample for one in scored], "probe"):
         output.note(f"note: {note}")
     if target is not None:
         output.note(f"{counted(rows, 'score')} written to {target}")

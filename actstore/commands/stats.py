@@ -22,7 +22,7 @@ from actstore.commands.progress import bar
 from actstore.schema import PLACE
 
 if TYPE_CHECKING:
-    from actstore.analysis.statistics import Statistics
+    from actstore.analysis.statistics.summaries import Statistics
 
 _LISTED = 5
 
@@ -66,7 +66,7 @@ def command(
       actstore stats runs.store "norm > 50" --by task --json
     """
     import actstore
-    from actstore.analysis import statistics
+    from actstore.analysis.statistics import summaries
 
     names = [name.strip() for name in by.split(",") if name.strip()]
     with actstore.open(store, at=at) as opened:
@@ -81,7 +81,7 @@ def command(
                 done[1] += rows
                 report(done[0], done[1])
 
-            found = statistics.describe(selection, names, mixed=mixed, progress=progress)
+            found = summaries.describe(selection, names, mixed=mixed, progress=progress)
         report_traffic(opened.traffic)
     if as_json:
         output.print_json(

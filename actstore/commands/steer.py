@@ -20,8 +20,8 @@ from actstore.errors import UsageError
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.analysis.application import Applied
-    from actstore.analysis.vectors import Vector, Vectors
+    from actstore.analysis.steering.steered_answers import Applied
+    from actstore.analysis.steering.vectors import Vector, Vectors
 
 
 @click.command("steer")
@@ -121,8 +121,9 @@ def command(
                      --prompt "Is this a test?"
     """
     import actstore
-    from actstore.analysis import choosing, making, vector_files, vectors
-    from actstore.analysis.cells import Choice
+    from actstore.analysis.examples import lineages
+    from actstore.analysis.examples.place_rows import Choice
+    from actstore.analysis.steering import layer_choice, vector_files, vectors
 
     if out is None and not apply:
         raise click.UsageError("say where the vectors go with --out DIR, or --apply them")
@@ -143,10 +144,10 @@ def command(
     chosen = None
     if apply:
         named = layers[0] if apply_layer is None and layers and len(layers) == 1 else apply_layer
-        chosen = choosing.choose(made.vectors, named)
+        chosen = layer_choice.choose(made.vectors, named)
     vector = chosen.vector if chosen else None
     answers = _apply(vector, load, prompts, scale, max_new_tokens, chat_template) if vector else []
-    known = [vector is not None and making.asked(vector.made_of, text) for text in prompts]
+    known = [vector is not None and lineages.asked(vector.made_of, text) for text in prompts]
     if as_json:
         document: Any = vector_files.summary(made)
         if chosen:
@@ -225,13 +226,13 @@ def _apply(
     max_new_tokens: int,
     chat_template: bool,
 ) -> list[Applied]:
-    from actstore.analysis import application
-    from actstore.capturing import loading
+    from actstore.analysis.steering import steered_answers
+    from actstore.models import loading
 
     if chosen.place.layer is None or chosen.place.layer < 0:
         raise UsageError("a vector is added at a block, and this one's layer has no number")
     loaded = loading.load(load or chosen.place.model, generate=True)
-    return application.before_and_after(
+    return steered_answers.before_and_after(
         loaded,
         prompts,
         chosen.vector,

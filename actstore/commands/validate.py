@@ -86,8 +86,10 @@ def command(
       actstore validate train.store --vectors steering --in-sample
     """
     import actstore
-    from actstore.analysis import auroc_plot, making, validation
-    from actstore.analysis.cells import Choice
+    from actstore.analysis.examples import lineages
+    from actstore.analysis.examples.place_rows import Choice
+    from actstore.analysis.plots import auroc_plot
+    from actstore.analysis.steering import validation
 
     with actstore.open(store, at=at) as opened:
         found = validation.validate(
@@ -102,7 +104,7 @@ def command(
             other_pooling=other_pooling,
         )
     first, second = found.classes.names
-    marked = making.title([one.in_sample for one in found.layers])
+    marked = lineages.title([one.in_sample for one in found.layers])
     drawing = visualize and auroc_plot.available()
     if out is not None:
         validation.save(found, out)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actstore.commands import output
-from actstore.commands.exits import Exit
+from actstore.commands.exit_codes import Exit
 from actstore.commands.options import at_option, json_option, store_argument
 from actstore.commands.progress import bar, quiet
 from actstore.wording import counted
@@ -150,10 +150,11 @@ def _recompute(
     snapshot: Snapshot, count: int, model: str, *, hidden: bool, **options: Any
 ) -> Recomputed:
     """Load the model as the captures had it, and capture rows again."""
-    from actstore.capturing import loading, recipes
-    from actstore.capturing.data import open_questions
-    from actstore.capturing.provenance import without_folders
+    from actstore.capturing.prompts import recipes
+    from actstore.capturing.prompts.data import open_questions
     from actstore.capturing.recompute import captured_runs, recompute, run_dtype
+    from actstore.capturing.run.provenance import without_folders
+    from actstore.models import loading
 
     runs = captured_runs(snapshot, options["model_name"] or without_folders(model))
     examples = None

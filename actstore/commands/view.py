@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actstore.commands import output
-from actstore.commands.exits import Exit
+from actstore.commands.exit_codes import Exit
 from actstore.commands.options import (
     at_option,
     filter_options,
@@ -25,7 +25,7 @@ from actstore.commands.options import (
 from actstore.commands.progress import bar
 
 if TYPE_CHECKING:
-    from actstore.querying.selection import Selection
+    from actstore.api.selection import Selection
 
 
 @click.command("view")
@@ -119,11 +119,11 @@ def _tell(target: Path | None, rows: int, note: str, as_json: bool) -> None:
 
 def _fall_back(selection: Selection, target: Path | None, as_json: bool) -> int:
     """Write the report instead, say so in a sentence, and open it where somebody looks on."""
-    from actstore.analysis import report
+    from actstore.analysis.report import contents
 
     page = Path("report.html") if target is None else target.with_suffix(".html")
-    found = report.collect(selection)
-    report.write(found, page)
+    found = contents.collect(selection)
+    contents.write(found, page)
     output.note(
         f"embedding-atlas is not installed (pip install 'actstore[view]'), so here is the report: "
         f"{page}"

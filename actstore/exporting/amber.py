@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from actstore.errors import ExportError
+from actstore.exporting.export_context import Piece, Scene, as_extra, differing
 from actstore.exporting.plan import File, Matrices, Text, home, json_lines, json_text, listed
-from actstore.exporting.scene import Piece, Scene, as_extra, differing
 from actstore.exporting.tensors import save, shape_of, tensor
 
 _OF_ALL = {"layer", "site", "model", "dataset"}

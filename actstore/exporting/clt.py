@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from actstore.errors import ExportError
+from actstore.exporting.export_context import Piece, Scene, joined
 from actstore.exporting.plan import File, Matrices, Text, json_text, listed
-from actstore.exporting.scene import Piece, Scene, joined
 from actstore.exporting.tensors import save, tensor
 
 _SOURCE = re.compile(r"(?P<prefix>(?:.*/)?)L(?P<layer>\d+)/batch_(?P<batch>\d+)_(?P<side>[xy])\.pt")

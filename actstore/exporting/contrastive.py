@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from actstore.errors import ExportError
+from actstore.exporting.export_context import Piece, Scene, differing, joined
 from actstore.exporting.plan import File, Matrices, Text, json_text, listed
-from actstore.exporting.scene import Piece, Scene, differing, joined
 from actstore.exporting.tensors import save, shape_of, tensor
 
 _SOURCE = re.compile(

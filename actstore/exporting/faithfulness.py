@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore.errors import ExportError
+from actstore.exporting.export_context import Piece, Scene
 from actstore.exporting.plan import File, Matrices, Text, json_lines, json_text, listed
-from actstore.exporting.scene import Piece, Scene
 from actstore.exporting.tensors import save, tensor
 
 CLASSES = ("faithful", "unfaithful")

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from actstore.errors import ExportError
+from actstore.exporting.export_context import Piece, Scene, joined
 from actstore.exporting.plan import File, Matrices, Text, file_name, folder_name, json_text
-from actstore.exporting.scene import Piece, Scene, joined
 from actstore.exporting.tensors import save, shape_of, tensor
 
 _ENDING = re.compile(r"\.(pkl\.gz|pkl|pickle|pt)$")

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from actstore.errors import ExportError
+from actstore.exporting.export_context import Scene
 from actstore.exporting.places import Place, blocks, places
 from actstore.exporting.plan import File, Gather, Stream
-from actstore.exporting.scene import Scene
 from actstore.exporting.sidecar import sidecar
 
 

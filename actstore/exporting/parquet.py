@@ -9,9 +9,9 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import ExportError
+from actstore.exporting.export_context import Scene
 from actstore.exporting.places import Place, blocks, places
 from actstore.exporting.plan import File, Gather, Stream
-from actstore.exporting.scene import Scene
 
 _ROW_GROUP = 16 << 20
 """Bytes of vectors in one row group: what a reader takes in at once."""

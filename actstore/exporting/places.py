@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from actstore.exporting.export_context import Scene
 from actstore.exporting.plan import Gather, file_name, folder_name
-from actstore.exporting.scene import Scene
 
 if TYPE_CHECKING:
     import pyarrow as pa

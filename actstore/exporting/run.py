@@ -14,12 +14,12 @@ import numpy as np
 from actstore import schema
 from actstore.errors import ExportError, UsageError
 from actstore.exporting import folder as folders
+from actstore.exporting.export_context import Scene
 from actstore.exporting.plan import File, Matrices, Stream, Text, checked_path
-from actstore.exporting.scene import Scene
 
 if TYPE_CHECKING:
-    from actstore.querying.selection import Selection
-    from actstore.store import Store
+    from actstore.querying.reader import StoreReader
+    from actstore.querying.selected import SelectedRows
 
 LAYOUTS = {
     "clt": "clt",
@@ -65,7 +65,7 @@ Progress = Callable[[int, int, int], None]
 
 
 def export(
-    store: Store,
+    store: StoreReader,
     to: str,
     folder: str | Path,
     where: str | None = None,
@@ -149,7 +149,7 @@ def export(
 
 
 def _scene(
-    store: Store, to: str, where: str | None, equals: dict[str, Any], **options: Any
+    store: StoreReader, to: str, where: str | None, equals: dict[str, Any], **options: Any
 ) -> Scene:
     if to not in LAYOUTS:
         raise UsageError(f"there is no layout {to!r}; export to one of {', '.join(LAYOUTS)}")
@@ -181,7 +181,7 @@ def _check_paths(files: Iterable[File]) -> None:
 
 
 def _written(
-    draft: Path, files: Sequence[File], selection: Selection, meter: _Meter
+    draft: Path, files: Sequence[File], selection: SelectedRows, meter: _Meter
 ) -> Iterator[File]:
     """Write all files; yield each that is there."""
     for window in _windows(files, meter):
@@ -219,7 +219,7 @@ def _windows(files: Sequence[File], meter: _Meter) -> Iterator[list[File]]:
         yield window
 
 
-def _gathered(selection: Selection, files: Sequence[Matrices]) -> Iterator[list[np.ndarray]]:
+def _gathered(selection: SelectedRows, files: Sequence[Matrices]) -> Iterator[list[np.ndarray]]:
     """Yield the matrices of each file, having read those of one width and type together."""
     snapshot = selection.snapshot
     parts = [rows for file in files for rows in file.rows]
@@ -242,7 +242,7 @@ class _Meter:
     """Knows how many bytes of vectors there are and how many are done."""
 
     def __init__(
-        self, selection: Selection, files: Sequence[File], progress: Progress | None
+        self, selection: SelectedRows, files: Sequence[File], progress: Progress | None
     ) -> None:
         self._snapshot = selection.snapshot
         shards = self._snapshot.shards

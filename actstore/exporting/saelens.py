@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actstore.errors import ExportError
+from actstore.exporting.export_context import Piece, Scene, joined
 from actstore.exporting.plan import File, Gather, Stream, Text, listed
-from actstore.exporting.scene import Piece, Scene, joined
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from actstore.exporting.export_context import Scene
 from actstore.exporting.places import Place, blocks, places
 from actstore.exporting.plan import File, Gather, Stream
-from actstore.exporting.scene import Scene
 from actstore.exporting.sidecar import sidecar
 
 _TYPES = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from actstore.exporting.export_context import Scene
 from actstore.exporting.places import Place, table_of
 from actstore.exporting.plan import Gather, Stream
-from actstore.exporting.scene import Scene
 
 
 def sidecar(scene: Scene, place: Place) -> Stream:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from actstore.errors import ExportError
+from actstore.exporting.export_context import Piece, Scene
 from actstore.exporting.plan import File, Matrices, Text, file_name, folder_name, json_lines
-from actstore.exporting.scene import Piece, Scene
 from actstore.exporting.tensors import save, shape_of, tensor
 
 _ADDED = ("prompt", "oracle_option", "oracle_full_answer", "image")

@@ -1,1 +1,1 @@
-"""The Hugging Face Hub: push a store, pull one, open one from afar. Only we use huggingface_hub."""
+"""Push a store to the Hugging Face Hub, pull one, and know what either side has."""

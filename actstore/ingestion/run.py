@@ -22,16 +22,16 @@ from actstore.ingestion import contract as contracts
 from actstore.ingestion import (
     discovery,
     fetching,
-    loading,
     page_cache,
     precision,
     provenance,
+    read_ahead,
     recipes,
     report,
     width_check,
 )
 from actstore.ingestion.discovery import Discovery
-from actstore.ingestion.labels import Labels
+from actstore.ingestion.label_table import Labels
 from actstore.ingestion.options import Options, Pool, StorageType, checked_options, with_layer
 from actstore.ingestion.output import Nowhere, Output
 from actstore.ingestion.readers import Context, Reader, create
@@ -266,7 +266,7 @@ class _Ingest:
             bytes_total=sum(file.size for file in files),
             rows=0,
         )
-        with closing(loading.ahead(self.found.recipe, files)) as opened:
+        with closing(read_ahead.ahead(self.found.recipe, files)) as opened:
             for loaded in opened:
                 try:
                     reason = self._file(reader, loaded, widths, output, tally, counts)
@@ -295,7 +295,7 @@ class _Ingest:
     def _file(
         self,
         reader: Reader,
-        loaded: loading.Loaded,
+        loaded: read_ahead.Loaded,
         widths: width_check.Widths,
         output: Output,
         tally: Tally,

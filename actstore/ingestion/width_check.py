@@ -9,7 +9,7 @@ from typing import Any
 
 from actstore.errors import ActstoreError, HubError, LayoutError, UsageError
 from actstore.ingestion.discovery import evenly
-from actstore.ingestion.loading import open_file
+from actstore.ingestion.read_ahead import open_file
 from actstore.ingestion.readers import Reader
 from actstore.ingestion.source_file import SourceFile
 from actstore.storage.rows import RowBatch

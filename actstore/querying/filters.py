@@ -24,7 +24,7 @@ _LISTED = 20
 Values = list[Any]
 
 
-class Chosen(NamedTuple):
+class Matching(NamedTuple):
     """What conditions leave of a store."""
 
     rows: np.ndarray
@@ -41,7 +41,7 @@ def rows_where(
     metadata: Metadata,
     where: str | None,
     equals: Mapping[str, Any],
-) -> Chosen:
+) -> Matching:
     """Return the rows that fit, the shards they can lie in, and what was listed.
 
     Args:
@@ -63,15 +63,23 @@ def rows_where(
     others = {column: values for column, values in wanted.items() if column not in _OF_SHARD}
     if where is None and not others:
         pieces = [np.arange(start, stop) for start, stop in _spans(snapshot, shards)]
-        return Chosen(np.concatenate([np.empty(0, np.int64), *pieces]), shards, listed)
+        return Matching(np.concatenate([np.empty(0, np.int64), *pieces]), shards, listed)
     found = None if where is not None else _rows_by_codes(snapshot, metadata, shards, others)
     if found is not None:
-        return Chosen(found, shards, listed)
+        return Matching(found, shards, listed)
     rows = _rows_by_sql(snapshot, database, shards, where, others)
     for column, values in others.items():
         if len(values) > 1 or not len(rows):
             _check_present(database, column, values)
-    return Chosen(rows, shards, listed)
+    return Matching(rows, shards, listed)
+
+
+def describe(where: str | None, equals: dict[str, Any]) -> str:
+    """Return conditions in short, for a selection's ``repr``."""
+    parts = [] if where is None else [" ".join(where.split())]
+    parts += [f"{name}={value!r}" for name, value in equals.items()]
+    text = ", ".join(parts)
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _spans(snapshot: Snapshot, shards: np.ndarray) -> list[tuple[int, int]]:

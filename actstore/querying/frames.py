@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore import schema
-from actstore.querying import scoring
+from actstore.querying import vector_math
 from actstore.querying.metadata import ROW_ID
 from actstore.storage import floats
 
@@ -107,4 +107,4 @@ class _Source:
             if matrix.dtype != self._dtype:
                 matrix = floats.widen(matrix)
             return pl.Series(schema.VECTOR, matrix, dtype=self._vector)
-        return pl.Series(schema.VECTOR, scoring.lists(self._snapshot, rows), dtype=self._vector)
+        return pl.Series(schema.VECTOR, vector_math.lists(self._snapshot, rows), dtype=self._vector)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actstore.querying.encoding import ranked
+from actstore.querying.value_codes import ranked
 
 if TYPE_CHECKING:
     from actstore import schema

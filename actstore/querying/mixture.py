@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actstore.errors import MixedVectorsError
-from actstore.querying.encoding import OF_SHARD, ranked
+from actstore.querying.value_codes import OF_SHARD, ranked
 from actstore.schema import PLACE
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.querying.selection import Selection
+    from actstore.querying.chosen import ChosenRows
     from actstore.storage.manifest import Pool, ShardEntry
 
 STREAM = ("resid_post", "resid_pre")
@@ -25,7 +25,7 @@ _LOOKED_AT = 64
 
 
 def refuse(
-    selection: Selection,
+    selection: ChosenRows,
     *,
     mixed: bool = False,
     columns: Sequence[str] = PLACE,
@@ -55,7 +55,7 @@ def refuse(
         raise MixedVectorsError(_message(selection, found, instead, any_width), found)
 
 
-def differing(selection: Selection, columns: Sequence[str] = PLACE) -> dict[str, tuple[Any, ...]]:
+def differing(selection: ChosenRows, columns: Sequence[str] = PLACE) -> dict[str, tuple[Any, ...]]:
     """Return the columns in which rows differ, each with its values, ascending, null last."""
     if len(selection) < 2:
         return {}
@@ -100,7 +100,7 @@ def _pools(shards: Sequence[ShardEntry]) -> set[Pool] | None:
 
 
 def _message(
-    selection: Selection, found: Mapping[str, tuple[Any, ...]], instead: str, any_width: bool
+    selection: ChosenRows, found: Mapping[str, tuple[Any, ...]], instead: str, any_width: bool
 ) -> str:
     told = " and ".join(f"{name} ({listing(values)})" for name, values in found.items())
     # Of one row, since not every site has every layer, nor every pooling every region: the
@@ -129,7 +129,7 @@ def _message(
     return f"{text}; mixed=True (--mixed) takes them as they are"
 
 
-def _some(selection: Selection, columns: list[str]) -> list[dict[str, Any]]:
+def _some(selection: ChosenRows, columns: list[str]) -> list[dict[str, Any]]:
     """Return places that some rows have, by column: from the manifest, where it says all."""
     found = []
     for shard in selection.shards:

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore.errors import NotInStoreError, UsageError
-from actstore.querying import mixture, scoring
-from actstore.querying.scoring import METRICS, Metric
+from actstore.querying import mixture, vector_math
+from actstore.querying.vector_math import METRICS, Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from actstore.querying.selection import Selection
+    from actstore.querying.selected import SelectedRows
     from actstore.storage.snapshot import Snapshot
 
 SCORE = "score"
 
 
 def nearest(
-    selection: Selection,
+    selection: SelectedRows,
     query: np.ndarray,
     k: int,
     *,
@@ -59,7 +59,7 @@ def nearest(
     fitting = selection.at(_of_width(selection.snapshot, selection.rows, len(query)))
     # Scores of several layers do not compare: norms and common directions differ too much.
     mixture.refuse(fitting, mixed=mixed, instead="")
-    scores = scoring.scores(selection.snapshot, fitting.rows, query, metric)
+    scores = vector_math.scores(selection.snapshot, fitting.rows, query, metric)
     order = _best(scores if metric == "l2" else -scores, k)
     table = fitting.take(order).table(columns)
     return table.add_column(0, SCORE, pa.array(scores[order]))
@@ -88,7 +88,7 @@ def _best(keys: np.ndarray, k: int) -> np.ndarray:
     return usable[np.argsort(keys[usable], kind="stable")[:k]]
 
 
-def several(example: str, found: Selection) -> str:
+def several(example: str, found: SelectedRows) -> str:
     """Return the message for an example with more than one row, saying what tells them apart."""
     table = found.table()
     differing = []

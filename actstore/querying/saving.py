@@ -19,7 +19,7 @@ from actstore.querying import mixture
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from actstore.querying.selection import Selection
+    from actstore.querying.selected import SelectedRows
 
 _BATCH_BYTES = 32 << 20
 # safetensors refuses a header above 100 MB.
@@ -27,7 +27,7 @@ _HEADER_BYTES = 90_000_000
 
 
 def save(
-    selection: Selection, path: Path, columns: Sequence[str] | None, *, mixed: bool = False
+    selection: SelectedRows, path: Path, columns: Sequence[str] | None, *, mixed: bool = False
 ) -> Path:
     """Write ``selection`` to ``path`` in the format of its ending; see ``Selection.save``."""
     formats = {".parquet": _parquet, ".safetensors": _safetensors, ".npz": _npz, ".pt": _torch}
@@ -63,7 +63,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def _columns(selection: Selection, columns: Sequence[str] | None) -> pa.Table:
+def _columns(selection: SelectedRows, columns: Sequence[str] | None) -> pa.Table:
     """Return the metadata to save: what was asked for, or every column that holds something."""
     table = selection.table(columns)
     if columns is None:
@@ -73,14 +73,16 @@ def _columns(selection: Selection, columns: Sequence[str] | None) -> pa.Table:
     return table
 
 
-def _parquet(selection: Selection, draft: Path, columns: Sequence[str] | None) -> None:
+def _parquet(selection: SelectedRows, draft: Path, columns: Sequence[str] | None) -> None:
     from actstore.storage.shard import Fragment, ShardWriter
 
     width, dtype = selection.shape[1], selection.dtype
     writer = ShardWriter(draft, width=width, dtype=dtype)
     size = max(1, _BATCH_BYTES // (width * np.dtype(dtype).itemsize))
     try:
-        for vectors, table in selection.batches(size, columns=schema.metadata_names(), mixed=True):
+        for start in range(0, len(selection), size):
+            part = selection[start : start + size]
+            vectors, table = part.numpy(mixed=True), part.table(schema.metadata_names())
             writer.append(vectors, Fragment({}, table.to_pydict(), range(len(table))))
         writer.finish()
     except BaseException:
@@ -88,7 +90,7 @@ def _parquet(selection: Selection, draft: Path, columns: Sequence[str] | None) -
         raise
 
 
-def _safetensors(selection: Selection, draft: Path, columns: Sequence[str] | None) -> None:
+def _safetensors(selection: SelectedRows, draft: Path, columns: Sequence[str] | None) -> None:
     from safetensors.numpy import save_file
 
     tensors = {schema.VECTOR: selection.numpy(mixed=True)}
@@ -108,7 +110,7 @@ def _safetensors(selection: Selection, draft: Path, columns: Sequence[str] | Non
     save_file(tensors, draft, metadata={"format": "actstore", "columns": text})
 
 
-def _npz(selection: Selection, draft: Path, columns: Sequence[str] | None) -> None:
+def _npz(selection: SelectedRows, draft: Path, columns: Sequence[str] | None) -> None:
     with zipfile.ZipFile(draft, "w", allowZip64=True) as archive:
         _member(archive, schema.VECTOR, selection.numpy(mixed=True), zipfile.ZIP_STORED)
         for name, column in _each(_columns(selection, columns)):
@@ -128,7 +130,7 @@ def _member(archive: zipfile.ZipFile, name: str, values: np.ndarray, compression
         np.lib.format.write_array(file, np.ascontiguousarray(values), allow_pickle=False)
 
 
-def _torch(selection: Selection, draft: Path, columns: Sequence[str] | None) -> None:
+def _torch(selection: SelectedRows, draft: Path, columns: Sequence[str] | None) -> None:
     import torch
 
     table = _columns(selection, columns)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from actstore import schema
 from actstore.errors import SqlError, UsageError
-from actstore.querying import pushdown, scoring
-from actstore.querying.functions import VectorFunctions
+from actstore.querying import pushdown, vector_math
 from actstore.querying.pushdown import PushedDown
+from actstore.querying.sql_functions import VectorFunctions
 
 if TYPE_CHECKING:
     import duckdb
@@ -150,7 +150,7 @@ class Database:
                 # Four thousand numbers as a parameter cost DuckDB more than their product
                 # with a thousand rows.
                 handles = {
-                    name: self._functions.handle(scoring.as_query(parameters[vector]))
+                    name: self._functions.handle(vector_math.as_query(parameters[vector]))
                     for name, vector in faster.handles.items()
                     # NULL, or a list as text: DuckDB knows what to make of them.
                     if parameters[vector] is not None and not isinstance(parameters[vector], str)

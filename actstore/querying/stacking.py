@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from actstore import schema
 from actstore.errors import StackError, UsageError
 from actstore.querying import mixture
-from actstore.querying.encoding import Column, combine, encode, ranked
 from actstore.querying.metadata import ROW_ID, check_columns
+from actstore.querying.value_codes import Column, combine, encode, ranked
 from actstore.storage import keys
 from actstore.wording import counted
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from actstore.querying.selection import Selection
+    from actstore.querying.selected import SelectedRows
+
+Rows = TypeVar("Rows", bound="SelectedRows")
 
 STACKED = ("layer", "site", "pooling", "region", "position", "model", "mode", "variant")
 """Columns of the key along which vectors can be stacked: those that do not name an example."""
@@ -43,7 +45,7 @@ class Stack(NamedTuple):
         return torch.from_numpy(self.array).to(device)
 
 
-def by(selection: Selection, columns: Sequence[str]) -> dict[Any, Selection]:
+def by(selection: Rows, columns: Sequence[str]) -> dict[Any, Rows]:
     """Return the rows by their values of columns; see ``Selection.by``."""
     if not columns or not all(isinstance(name, str) for name in columns):
         raise UsageError(
@@ -55,7 +57,7 @@ def by(selection: Selection, columns: Sequence[str]) -> dict[Any, Selection]:
     numbers = combine((column.codes, len(column.values)) for column in encoded)
     order = np.argsort(numbers, kind="stable")
     _, firsts = np.unique(numbers[order], return_index=True)
-    found: dict[Any, Selection] = {}
+    found: dict[Any, Rows] = {}
     for places in np.split(order, firsts[1:]) if len(order) else ():
         at = int(places[0])
         key = tuple(column.values[column.codes[at]] for column in encoded)
@@ -69,7 +71,7 @@ def by(selection: Selection, columns: Sequence[str]) -> dict[Any, Selection]:
 
 
 def stack(
-    selection: Selection, column: str, columns: Sequence[str] | None, *, mixed: bool
+    selection: SelectedRows, column: str, columns: Sequence[str] | None, *, mixed: bool
 ) -> Stack:
     """Return the vectors as one array, joined by example; see ``Selection.stack``."""
     check_columns([column])
@@ -122,7 +124,7 @@ def _with_listed(along: Column, listed: Sequence[Any]) -> Column:
 
 
 def _uneven(
-    selection: Selection,
+    selection: SelectedRows,
     column: str,
     values: Sequence[Any],
     names: Sequence[str],
@@ -157,7 +159,7 @@ def _uneven(
     )
 
 
-def _varying(selection: Selection, names: Sequence[str]) -> set[str]:
+def _varying(selection: SelectedRows, names: Sequence[str]) -> set[str]:
     """Return the key's columns that tell these rows apart, example_id always among them."""
     several = {
         name
@@ -168,7 +170,7 @@ def _varying(selection: Selection, names: Sequence[str]) -> set[str]:
 
 
 def _table(
-    selection: Selection,
+    selection: SelectedRows,
     column: str,
     joined_by: Sequence[str],
     places: np.ndarray,

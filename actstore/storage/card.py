@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from actstore.errors import CommitError
-from actstore.storage import card_text, configs, layout, overview
+from actstore.storage import card_configs, card_overview, card_text, layout
 from actstore.storage import manifest as manifests
+from actstore.storage.card_configs import quoted
+from actstore.storage.card_overview import LabelCounts
 from actstore.storage.card_text import BEGIN, Own
-from actstore.storage.configs import quoted
 from actstore.storage.manifest import Manifest
-from actstore.storage.overview import LabelCounts
 
 _SIZES = (
     *("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B"),
@@ -101,10 +101,10 @@ def render(
     """
     title = _title(manifest)
     metadata = [f"{key}: {value}" for key, value in _fields(manifest, title) if key not in own.keys]
-    metadata += configs.as_yaml(configs.configs(manifest), present)
+    metadata += card_configs.as_yaml(card_configs.configs(manifest), present)
     if not own.before and not own.after:
         own = Own(keys=own.keys, before=card_text.TEMPLATE.format(title=title), after="")
-    return card_text.put_together(own, metadata, overview.lines(manifest, name, labels))
+    return card_text.put_together(own, metadata, card_overview.lines(manifest, name, labels))
 
 
 def _title(manifest: Manifest) -> str:

@@ -76,7 +76,7 @@ def put_together(own: Own, metadata: Sequence[str], generated: Sequence[str]) ->
 
 def with_fields(own: Own, fields: Mapping[str, str]) -> Own:
     """Return the owner's part with some metadata keys set to one-line values."""
-    from actstore.storage.configs import quoted
+    from actstore.storage.card_configs import quoted
 
     lines = {key: f"{key}: {quoted(value)}" for key, value in fields.items()}
     return replace(own, keys={**own.keys, **lines})

@@ -14,10 +14,10 @@ from actstore import schema
 from actstore.errors import MixedVectorsError, UsageError
 from actstore.storage import manifest as manifests
 from actstore.storage import metadata_cache
+from actstore.storage.buffer_pool import Memory
 from actstore.storage.files import LocalFiles, StoreFiles
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy
-from actstore.storage.memory import Memory
 from actstore.storage.staging import prepare
 
 _OPEN_SHARDS = 256

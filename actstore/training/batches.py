@@ -16,7 +16,6 @@ from actstore import schema
 from actstore.errors import MismatchError, UsageError
 from actstore.querying import mixture
 from actstore.querying.metadata import ROW_ID, check_columns
-from actstore.querying.selection import Batch
 from actstore.training import normalisation as normalising
 from actstore.training import state as states
 from actstore.training.normalisation import Normalisation
@@ -28,8 +27,9 @@ from actstore.training.state import Lane
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import torch
 
-    from actstore.querying.selection import Selection
+    from actstore.querying.selected import SelectedRows
 
 Shuffled = bool | Literal["exact", "blocks"]
 _PREFETCH = 1
@@ -62,6 +62,21 @@ class Settings:
             object.__setattr__(self, name, None if value is None else whole(name, value))
 
 
+class Batch(NamedTuple):
+    """Some rows of a selection."""
+
+    vectors: np.ndarray
+    """As stored, or as asked for: ``[rows, width]``."""
+    table: pa.Table
+    """Their metadata, one row each."""
+
+    def tensor(self, device: torch.device | str | None = None) -> torch.Tensor:
+        """Return the vectors as a tensor; to a GPU they travel while the program goes on."""
+        import torch
+
+        return torch.from_numpy(self.vectors).to(device, non_blocking=True)
+
+
 class Made(NamedTuple):
     """A batch, and where the pass stands after it."""
 
@@ -83,7 +98,7 @@ class Batches(Iterator[Batch]):
 
     def __init__(
         self,
-        selection: Selection,
+        selection: SelectedRows,
         settings: Settings,
         state: Mapping[str, Any] | None = None,
         lane: Lane | None = None,
@@ -98,7 +113,7 @@ class Batches(Iterator[Batch]):
         self._table: pa.Table | None = None
         self._hash: str | None = None
         self._lock = Lock()
-        snapshot = selection._snapshot
+        snapshot = selection.snapshot
         width, stored = selection.shape[1], selection.dtype
         row_bytes = max(1, width * np.dtype(stored).itemsize)
         self._plan = Plan(
@@ -183,7 +198,7 @@ class Batches(Iterator[Batch]):
             self._plan,
             self._place,
             rows_hash=self._fingerprint(),
-            commit=self._selection._snapshot.manifest.number,
+            commit=self._selection.snapshot.manifest.number,
             lane=lane,
         )
 
@@ -202,7 +217,7 @@ class Batches(Iterator[Batch]):
             state,
             self._plan,
             rows_hash=self._fingerprint(),
-            commit=self._selection._snapshot.manifest.number,
+            commit=self._selection.snapshot.manifest.number,
             epoch=self._settings.epoch,
         )
         mine = self._lane
@@ -251,7 +266,7 @@ class Batches(Iterator[Batch]):
 
     def _fingerprint(self) -> str:
         if self._hash is None:
-            snapshot = self._selection._snapshot
+            snapshot = self._selection.snapshot
             self._hash = states.fingerprint(snapshot, [self._selection.rows])
         return self._hash
 
@@ -298,13 +313,13 @@ def ordering(settings: Settings, *, remote: bool, block: int, window: int) -> Or
 
 
 def _normalisation(
-    selection: Selection, wanted: normalising.Kind | Normalisation | None
+    selection: SelectedRows, wanted: normalising.Kind | Normalisation | None
 ) -> Normalisation | None:
     if wanted is None:
         return None
     if not isinstance(wanted, Normalisation):
         return normalising.normalisation(
-            selection._snapshot, selection.rows, wanted, name=repr(selection)
+            selection.snapshot, selection.rows, wanted, name=repr(selection)
         )
     width = selection.shape[1]
     if wanted.mean is not None and wanted.mean.shape != (width,):

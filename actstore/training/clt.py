@@ -23,7 +23,7 @@ from actstore.training.prefetch import Ahead
 from actstore.training.reading import Vectors, stored_type
 
 if TYPE_CHECKING:
-    from actstore.querying.selection import Selection
+    from actstore.querying.selected import SelectedRows
 
 INPUT, OUTPUT = "mlp_in", "mlp_out"
 SITES = (INPUT, OUTPUT)
@@ -84,7 +84,7 @@ class CltBatches(Iterator[CltBatch]):
 
     def __init__(
         self,
-        selection: Selection,
+        selection: SelectedRows,
         settings: Settings,
         *,
         n_targets: int = 16,
@@ -97,7 +97,7 @@ class CltBatches(Iterator[CltBatch]):
         # join. Means beside tokens, or a token twice for two regions, would be a mixture still.
         mixture.refuse(selection, mixed=settings.mixed, columns=("pooling", "region"), instead="")
         self._settings = settings
-        self._snapshot = selection._snapshot
+        self._snapshot = selection.snapshot
         rows = split(selection)
         self.targets = _targets(rows, n_targets, layers)
         """The target layers of each layer."""

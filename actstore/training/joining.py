@@ -10,12 +10,12 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import NotInStoreError, TooFewRowsError, UsageError
-from actstore.querying.encoding import combine
+from actstore.querying.value_codes import combine
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from actstore.querying.selection import Selection
+    from actstore.querying.selected import SelectedRows
 
 
 class Part(NamedTuple):
@@ -67,13 +67,13 @@ def token_columns() -> list[str]:
     return [name for name in schema.key_names() if name not in ("site", "layer")]
 
 
-def split(selection: Selection) -> dict[Part, np.ndarray]:
+def split(selection: SelectedRows) -> dict[Part, np.ndarray]:
     """Return a selection's rows by site and layer: int64 row numbers each.
 
     Raises:
         UsageError: rows are of several models, or of unknown layers.
     """
-    snapshot = selection._snapshot
+    snapshot = selection.snapshot
     rows = np.sort(selection.rows)
     numbers = np.searchsorted(snapshot.offsets, rows, "right") - 1
     touched, firsts = np.unique(numbers, return_index=True)
@@ -95,7 +95,9 @@ def split(selection: Selection) -> dict[Part, np.ndarray]:
     return {part: np.concatenate(pieces) for part, pieces in found.items()}
 
 
-def join(selection: Selection, rows: Mapping[Part, np.ndarray], wanted: Sequence[Part]) -> Joined:
+def join(
+    selection: SelectedRows, rows: Mapping[Part, np.ndarray], wanted: Sequence[Part]
+) -> Joined:
     """Join parts by token, in the order that the first of them has.
 
     Where parts hold the same tokens in the same order, as a capture writes them, nothing is

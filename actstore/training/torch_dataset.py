@@ -12,12 +12,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 from actstore import schema
 from actstore.errors import UsageError
 from actstore.querying.metadata import ROW_ID
+from actstore.querying.reader import open_reader
 from actstore.training import state as states
-from actstore.training.batches import Batches, Settings
+from actstore.training.batches import Batch, Batches, Settings
 from actstore.training.state import Lane
 
 if TYPE_CHECKING:
-    from actstore.querying.selection import Batch, Selection
+    from actstore.querying.selected import SelectedRows
 
 Item = dict[str, Any]
 _PLACE = "place"  # the schema has no such column
@@ -47,7 +48,7 @@ class SelectionDataset(IterableDataset[Item]):
 
     def __init__(
         self,
-        selection: Selection,
+        selection: SelectedRows,
         size: int,
         *,
         state: Mapping[str, Any] | None = None,
@@ -59,13 +60,13 @@ class SelectionDataset(IterableDataset[Item]):
         try:
             self._settings = Settings(size=size, columns=names, **settings)
         except TypeError as error:
-            raise UsageError(f"{error}: see help(Selection.batches)") from error
-        snapshot = selection._snapshot
+            raise UsageError(f"{error}: see help(SelectedRows.batches)") from error
+        snapshot = selection.snapshot
         remote = snapshot.files.portion is not None
         self._name = snapshot.name if remote else str(snapshot.root.resolve())
         self._commit = snapshot.manifest.number
         self._rows = selection.rows
-        self._selection: Selection | None = selection
+        self._selection: SelectedRows | None = selection
         # Shared, so that workers that outlive a pass hear of the next one, and of states: the
         # number of the pass, where to go on (its first pass, pass and position), how many
         # states were loaded.
@@ -178,14 +179,11 @@ class SelectionDataset(IterableDataset[Item]):
         for batch in batches:
             yield _item(batch, batches)
 
-    def _own(self, in_worker: bool) -> Selection:
+    def _own(self, in_worker: bool) -> SelectedRows:
         """Return the selection, in a worker over files and threads of its own."""
         if not in_worker and self._selection is not None:
             return self._selection
-        from actstore.store import open as open_store
-
-        store = open_store(self._name, at=self._commit)
-        self._selection = store.rows_at(self._rows)
+        self._selection = open_reader(self._name, self._commit).rows_at(self._rows)
         return self._selection
 
 

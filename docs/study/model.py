@@ -62,7 +62,7 @@ def _convert(file: Path, made: Path) -> None:
     from transformers import LlamaForCausalLM
     from transformers.utils import logging
 
-    from actstore.capturing.loading import load
+    from actstore.models.loading import load
 
     logging.disable_progress_bar()
     loaded = load(file, device="cpu")

@@ -19,7 +19,7 @@ import torch
 from transformers.utils import logging
 
 import actstore
-from actstore.capturing.loading import load
+from actstore.models.loading import load
 from docs.study.model import NAME
 
 SCALES = (-4.0, -2.0, 0.0, 2.0, 4.0)

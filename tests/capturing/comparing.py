@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from actstore.capturing.hooks import Pooled
-from actstore.capturing.pooling import Pool
+from actstore.capturing.forward.hooks import Pooled
+from actstore.capturing.forward.pooling import Pool
 from tests.capturing import families, references
 
 LENGTHS = (9, 1, 6, 3)

@@ -33,9 +33,9 @@ def examples(count: int = EXAMPLES) -> list[dict[str, Any]]:
 
 def capture(model: Any, tokenizer: Any, store: str) -> dict[str, Any]:
     """Run the capture that is broken off: tokens are drawn at random, commits come often."""
-    from actstore.capturing import sink
+    from actstore.capturing.run import background_writer
 
-    sink.COMMIT_SECONDS = 0.0
+    background_writer.COMMIT_SECONDS = 0.0
     return actstore.capture(
         model,
         tokenizer,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from actstore.capturing import blocks
+from actstore.models import blocks
 from tests.capturing import families
 
 States = dict[tuple[str, int | None], np.ndarray]

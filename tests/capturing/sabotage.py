@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from actstore.capturing import assembly, hooks
-from actstore.capturing import engine as engines
-from actstore.capturing.blocks import Anatomy, HookPoint, points
-from actstore.capturing.engine import Engine
-from actstore.capturing.prefill import PromptPlan
+from actstore.capturing.forward import assembly, hooks
+from actstore.capturing.forward import engine as engines
+from actstore.capturing.forward.engine import Engine
+from actstore.capturing.forward.prefill import PromptPlan
 from actstore.errors import ModelError
+from actstore.models.blocks import Anatomy, HookPoint, points
 
 Break = Callable[[pytest.MonkeyPatch, Engine], None]
 _STATE = hooks._state

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import actstore
-from actstore.capturing.blocks import find, points
 from actstore.capturing.calls import Listener, check_rows
-from actstore.capturing.example import from_dict
-from actstore.capturing.pooling import parse_pools
-from actstore.capturing.prompts import ROLES, Prompter
+from actstore.capturing.forward.pooling import parse_pools
+from actstore.capturing.prompts.encode import ROLES, Prompter
+from actstore.capturing.prompts.example import from_dict
 from actstore.errors import HookError
+from actstore.models.blocks import find, points
 from tests.capturing import families
 from tests.capturing.pictures import picture
 from tests.ingestion.storing import stored_rows

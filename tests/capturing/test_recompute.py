@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import actstore
-from actstore.capturing.example import Example
+from actstore.capturing.prompts.example import Example
 from actstore.capturing.recompute import captured_runs, recompute
 from actstore.errors import NotInStoreError, UsageError
 from actstore.storage.manifest import Run

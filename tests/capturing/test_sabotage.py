@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from actstore.capturing import generation, selfcheck
-from actstore.capturing.blocks import SITES, find
-from actstore.capturing.engine import Engine
-from actstore.capturing.example import Example, from_dict
-from actstore.capturing.pooling import parse_pools
-from actstore.capturing.prompts import Prompter
+from actstore.capturing.forward import generation
+from actstore.capturing.forward.engine import Engine
+from actstore.capturing.forward.pooling import parse_pools
+from actstore.capturing.prompts.encode import Prompter
+from actstore.capturing.prompts.example import Example, from_dict
+from actstore.capturing.selfcheck import check
 from actstore.errors import SelfCheckError
+from actstore.models.blocks import SITES, find
 from tests.capturing import families, odd_families, references, sabotage, vision_families
 from tests.capturing.sabotage import Break
 
@@ -73,11 +74,11 @@ def hold_to_account(
     engines = [(right, sabotage.PROMPT), (ends, sabotage.RIGHT)]
     if name in READS_PADS:
         with pytest.raises(SelfCheckError, match=r"\(alone\)"):
-            selfcheck.check(left, examples)
+            check.check(left, examples)
     else:
         engines += [(left, sabotage.LEFT), (answering, sabotage.RESPONSE)]
     for running, breaks in engines:
-        assert selfcheck.check(running, examples)["passed"]
+        assert check.check(running, examples)["passed"]
         missed = [
             name for name in relevant(breaks, there) if not caught(running, examples, breaks[name])
         ]
@@ -103,7 +104,7 @@ def caught(running: Engine, examples: list[Example], broken: Break) -> bool:
     with pytest.MonkeyPatch.context() as patch:
         broken(patch, running)
         try:
-            selfcheck.check(running, examples)
+            check.check(running, examples)
         except SelfCheckError:
             return True
     return False

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 import actstore
-from actstore.capturing import balance, blocks, selfcheck
-from actstore.capturing.engine import Engine
-from actstore.capturing.example import Example
-from actstore.capturing.hooks import Tap
-from actstore.capturing.pooling import parse_pools
-from actstore.capturing.prompts import Prompter
+from actstore.capturing.forward.engine import Engine
+from actstore.capturing.forward.hooks import Tap
+from actstore.capturing.forward.pooling import parse_pools
+from actstore.capturing.prompts.encode import Prompter
+from actstore.capturing.prompts.example import Example, from_dict
+from actstore.capturing.selfcheck import check, residual_sum
 from actstore.errors import ActstoreError, ModelError, SelfCheckError
+from actstore.models import blocks
 from actstore.storage.snapshot import open_snapshot
 from tests.capturing import comparing, families, odd_families, references, vision_families
 from tests.ingestion.storing import stored_rows
@@ -160,7 +161,7 @@ HOW = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_how_a_block_adds_its_parts_up_is_measured(name: str, dtype: torch.dtype) -> None:
     source: Any = odd_families if name in odd_families.ODD else families
-    found = selfcheck.check(engine(source.build(name, dtype=dtype), PARTS), EXAMPLES)["adds_up"]
+    found = check.check(engine(source.build(name, dtype=dtype), PARTS), EXAMPLES)["adds_up"]
     assert (found["how"]["attn_out"], found["how"]["mlp_out"]) == HOW[name]
     assert found["holds"] is (HOW[name] == ("attn_out", "mlp_out"))
     assert "refused" not in found
@@ -176,11 +177,11 @@ def test_a_module_that_returns_the_stream_is_refused_by_name(
     with pytest.raises(
         SelfCheckError, match=r"mlp_out of layer 0 .*residual stream.*Leave mlp_out"
     ):
-        selfcheck.check(engine(model, ["mlp_out"]), EXAMPLES)
+        check.check(engine(model, ["mlp_out"]), EXAMPLES)
     if name == "bloom":
         with pytest.raises(SelfCheckError, match=r"attn_out of layer 0 .*with its own part added"):
-            selfcheck.check(engine(model, ["attn_out"]), EXAMPLES)
-    found = selfcheck.check(engine(model, ["resid_post"]), EXAMPLES)
+            check.check(engine(model, ["attn_out"]), EXAMPLES)
+    found = check.check(engine(model, ["resid_post"]), EXAMPLES)
     assert found["adds_up"]["holds"] is False
     assert "mlp_out" in found["adds_up"]["refused"]
 
@@ -191,13 +192,13 @@ def test_a_second_mlp_beside_the_first_is_refused_by_name_only_where_it_is_asked
     model = odd_families.build("granitemoeshared")
     with pytest.raises(ModelError, match="has block_sparse_moe and shared_mlp side by side"):
         engine(model, ["mlp_out"])
-    found = selfcheck.check(engine(model, ["resid_post", "attn_out"]), EXAMPLES)
+    found = check.check(engine(model, ["resid_post", "attn_out"]), EXAMPLES)
     assert found["adds_up"]["how"] == {"attn_out": "0.5 * attn_out"}
-    assert selfcheck.check(engine(model, ["shared_mlp", "block_sparse_moe"]), EXAMPLES)["passed"]
+    assert check.check(engine(model, ["shared_mlp", "block_sparse_moe"]), EXAMPLES)["passed"]
     # measured, whatever the modules are called
     monkeypatch.setattr(blocks, "several_mlps", lambda block: [])
     with pytest.raises(SelfCheckError, match="the block adds shared_mlp beside block_sparse_moe"):
-        selfcheck.check(engine(model, ["mlp_out"]), EXAMPLES)
+        check.check(engine(model, ["mlp_out"]), EXAMPLES)
 
 
 @pytest.mark.parametrize(
@@ -216,8 +217,10 @@ def test_a_family_of_experts_lends_its_name_to_modules_that_are_none(
 ) -> None:
     """What stands beside an MLP is told by its own name, not by the family's."""
     family = "GraniteMoeHybrid" if "Granite" in module else module.partition("Moe")[0] + "Moe"
-    found = balance.Block(0, f"{family}DecoderLayer", {}, {part: type(module, (nn.Module,), {})()})
-    assert balance.is_like(found, part, "mlp_out") is is_mlp
+    found = residual_sum.Block(
+        0, f"{family}DecoderLayer", {}, {part: type(module, (nn.Module,), {})()}
+    )
+    assert residual_sum.is_like(found, part, "mlp_out") is is_mlp
 
 
 def test_what_was_corrected_is_written_down_and_told_from_what_was_not(tmp_path: Path) -> None:
@@ -305,7 +308,7 @@ def test_features_of_images_between_blocks_raise_no_alarm(tmp_path: Path) -> Non
     prompter = Prompter(model, processor)
     compared = 0
     for question in questions:
-        single = prompter.batch([actstore.capturing.example.from_dict(question)])
+        single = prompter.batch([from_dict(question)])
         states = references.alone(name, model, single.inputs, sees=True)
         image = single.regions["image"][0].numpy()
         for row in rows:
@@ -320,9 +323,9 @@ def test_features_of_images_between_blocks_raise_no_alarm(tmp_path: Path) -> Non
     assert compared == len(rows) == 4 * 5 * (5 * families.BLOCKS + 2)
 
 
-def block(**returned: torch.Tensor) -> balance.Block:
+def block(**returned: torch.Tensor) -> residual_sum.Block:
     """Return a block of which this was seen: ``attn``, ``mlp`` and what came in and out."""
-    found = balance.Block(0, "Block", {"attn_out": "attn", "mlp_out": "mlp"}, {})
+    found = residual_sum.Block(0, "Block", {"attn_out": "attn", "mlp_out": "mlp"}, {})
     found.taken[""] = [returned.pop("before")]
     found.returned[""] = returned.pop("after")
     found.returned |= returned
@@ -335,7 +338,7 @@ def test_a_block_that_takes_most_of_the_stream_away_is_no_failure_of_half_precis
     attention = torch.randn(4, 64, generator=draw).bfloat16()
     middle = before + attention
     mlp = -before + torch.randn(4, 64, generator=draw).bfloat16()
-    verdict = balance.judge(
+    verdict = residual_sum.judge(
         block(before=before, attn=attention, mlp=mlp, after=middle + mlp), "bfloat16"
     )
     assert verdict is not None
@@ -348,7 +351,7 @@ def test_parts_that_drown_in_rounding_are_not_refused_and_not_explained() -> Non
     before = torch.randn(4, 64, generator=draw).bfloat16()
     small, mlp = (torch.randn(4, 64, generator=draw).bfloat16() for _ in range(2))
     small = small * 1e-3
-    verdict = balance.judge(
+    verdict = residual_sum.judge(
         block(before=before, attn=small, mlp=mlp, after=before + 0.5 * mlp), "bfloat16"
     )
     assert verdict is not None
@@ -357,7 +360,7 @@ def test_parts_that_drown_in_rounding_are_not_refused_and_not_explained() -> Non
         "attn_out": "too small to be told from rounding",
         "mlp_out": "0.5 * mlp_out",
     }
-    verdict = balance.judge(
+    verdict = residual_sum.judge(
         block(before=before, attn=mlp.roll(1), mlp=mlp, after=before + 0.5 * mlp), "bfloat16"
     )
     assert verdict is not None

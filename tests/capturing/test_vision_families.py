@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from actstore.capturing import blocks
-from actstore.capturing.hooks import Pooled, Tap
-from actstore.capturing.pooling import parse_pools
+from actstore.capturing.forward.hooks import Pooled, Tap
+from actstore.capturing.forward.pooling import parse_pools
+from actstore.models import blocks
 from tests.capturing import comparing, families, recorded, references, vision_families
 
 # PaliGemma's processor makes labels for training with an old way into NumPy

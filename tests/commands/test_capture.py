@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from actstore import cli
-from actstore.store import open as open_store
+from actstore.api.store import open as open_store
 from tests.capturing import families
 from tests.commands.conftest import Command, Finished
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actstore.commands.exits import Exit
+from actstore.commands.exit_codes import Exit
 from tests.commands.conftest import Command
 from tests.querying import stores
 

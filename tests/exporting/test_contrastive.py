@@ -102,7 +102,7 @@ def _generate_vectors(cache: Path) -> dict[int, torch.Tensor]:
 
 
 def test_a_label_that_was_set_later_becomes_the_type(tmp_path: Path) -> None:
-    from actstore.labeling import label_by_expression
+    from actstore.ingestion.labeling import label_by_expression
 
     contrastive.write_validation_stacked(tmp_path / "source", layers=(3,), examples=2)
     ingest(tmp_path / "source", tmp_path / "store", recipe="contrastive", model=MODEL["model"])

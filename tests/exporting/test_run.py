@@ -65,11 +65,11 @@ def test_small_windows_write_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_small_chunks_of_metadata_write_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from actstore.exporting import scene
+    from actstore.exporting import export_context
 
     clt.write_multi_target(tmp_path / "source", batch_size=2)
     ingest(tmp_path / "source", tmp_path / "store", recipe="clt", model="m")
-    monkeypatch.setattr(scene, "_CHUNK", 2)
+    monkeypatch.setattr(export_context, "_CHUNK", 2)
     export(tmp_path / "store", "clt", tmp_path / "out")
     assert_same_files(tmp_path / "source", tmp_path / "out")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from actstore.capturing.loading import Loaded, load
+from actstore.models.loading import Loaded, load
 from docs.study import model
 
 

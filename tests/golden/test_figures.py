@@ -15,9 +15,9 @@ import pytest
 
 import actstore
 from actstore import analysis
-from actstore.analysis.cells import Choice
-from actstore.analysis.evaluating import Settings
-from actstore.capturing.loading import Loaded
+from actstore.analysis.examples.place_rows import Choice
+from actstore.analysis.probes.evaluating import Settings
+from actstore.models.loading import Loaded
 from docs.study import facts
 
 RECORDED = Path(__file__).with_name("recorded.json")

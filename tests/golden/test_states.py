@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import actstore
-from actstore.capturing.loading import Loaded
+from actstore.models.loading import Loaded
 from docs.study import facts, model
 
 LAYERS = 30

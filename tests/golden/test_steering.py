@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from actstore.capturing.loading import Loaded
+from actstore.models.loading import Loaded
 from docs.study import facts, steering
 
 WIDTH, LAYER = 576, 15

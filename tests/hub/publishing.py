@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from actstore.hub.remote.address import parse
-from actstore.hub.remote.files import open_remote
+from actstore.remote.address import parse
+from actstore.remote.files import open_remote
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest
 from actstore.storage.snapshot import Snapshot

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from actstore import schema
-from actstore.hub.sync.pull import Pulled, pull
+from actstore.hub.pull import Pulled, pull
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest
 from tests.hub.pushing import ID, client

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from actstore.hub.remote.client import Client, Patience
-from actstore.hub.sync.push import Pushed, push
+from actstore.hub.push import Pushed, push
+from actstore.remote.client import Client, Patience
 from actstore.storage import manifest as manifests
 from actstore.storage.labels import set_labels
 from actstore.storage.manifest import Manifest

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actstore.api.store import Store
+from actstore.api.store import open as open_store
 from actstore.errors import ActstoreError, NotInStoreError, SqlError, UsageError
-from actstore.store import Store
-from actstore.store import open as open_store
 from tests.querying import stores
 
 

@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from actstore import schema
+from actstore.api.store import Store
+from actstore.api.store import open as open_store
 from actstore.storage.snapshot import Snapshot, open_snapshot
-from actstore.store import Store
-from actstore.store import open as open_store
 from tests.querying import stores
 
 

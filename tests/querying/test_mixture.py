@@ -13,13 +13,13 @@ import pytest
 
 import actstore
 from actstore.analysis import statistics
+from actstore.api.selection import Selection
+from actstore.api.store import Store
 from actstore.errors import MixedVectorsError, UsageError
 from actstore.querying import metadata as querying_metadata
 from actstore.querying import mixture
-from actstore.querying.selection import Selection
 from actstore.storage import manifest as manifests
 from actstore.storage.snapshot import Snapshot, open_snapshot
-from actstore.store import Store
 from tests.querying import places
 
 Use = Callable[..., Any]

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from actstore import resources
+from actstore.api.store import open as open_store
 from actstore.errors import UsageError
 from actstore.querying import named
-from actstore.store import open as open_store
 from tests.querying import stores
 
 VALUES: dict[str, dict[str, Any]] = {

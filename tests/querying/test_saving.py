@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from actstore import schema
+from actstore.api.selection import Selection
+from actstore.api.store import open as open_store
 from actstore.errors import MixedVectorsError, UsageError
 from actstore.querying import saving
-from actstore.querying.selection import Selection
-from actstore.store import open as open_store
 from tests.querying import stores
 
 

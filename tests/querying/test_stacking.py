@@ -10,8 +10,8 @@ import pytest
 
 import actstore
 from actstore import schema
+from actstore.api.selection import Selection
 from actstore.errors import MixedVectorsError, NotInStoreError, StackError, UsageError
-from actstore.querying.selection import Selection
 from actstore.storage.manifest import Run
 from actstore.storage.rows import RowBatch
 from actstore.storage.writer import StoreWriter

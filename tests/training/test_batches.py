@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import actstore
+from actstore.api.selection import Selection
 from actstore.errors import MismatchError, MixedVectorsError, TooFewRowsError, UsageError
-from actstore.querying.selection import Batch, Selection
 from actstore.storage.snapshot import Snapshot
-from actstore.training.batches import Batches
+from actstore.training.batches import Batch, Batches
 from actstore.training.state import Lane
 from tests.querying import stores
 

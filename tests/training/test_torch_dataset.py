@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 import actstore
+from actstore.api.selection import Selection
 from actstore.errors import MismatchError, TooFewRowsError, UsageError
-from actstore.querying.selection import Selection
 from actstore.training.torch_dataset import SelectionDataset
 from tests.querying import stores
 

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from actstore.analysis import making, probe_runs, sampling, separation
-from actstore.analysis.making import InSample
+from actstore.analysis.examples import lineages
+from actstore.analysis.examples.lineages import InSample
 from actstore.analysis.plots import style
+from actstore.analysis.probes import probe_runs
+from actstore.analysis.statistics import sampling, separation
 from actstore.errors import UsageError
 from actstore.wording import counted, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from actstore.querying.selection import Selection
+    from actstore.querying.selected import SelectedRows
 
 
 _MEANS = "mean difference (no probe)"
@@ -36,7 +38,7 @@ class Point(NamedTuple):
 
 
 def auroc(
-    selection: Selection,
+    selection: SelectedRows,
     *,
     by: str = "label",
     positive: str | Sequence[str] | None = None,
@@ -100,7 +102,7 @@ def auroc_of_report(path: str | Path) -> Figure:
         points, rows = points_of(document)
         results = document["results"] if isinstance(document, dict) else document
         title = _title(results[0])
-        marked = making.title([_in_sample(one) for one in results])
+        marked = lineages.title([_in_sample(one) for one in results])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{file}: no report of a probe ({type(error).__name__}: {error}); "

@@ -6,24 +6,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actstore.analysis import sampling
-from actstore.analysis.moments import measure
 from actstore.analysis.plots import style
-from actstore.analysis.profiles import class_codes
+from actstore.analysis.statistics import sampling
+from actstore.analysis.statistics.moments import measure
+from actstore.analysis.statistics.norms import class_codes
 from actstore.errors import MixedVectorsError, TooFewRowsError
 from actstore.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from actstore.querying.selection import Selection
+    from actstore.querying.selected import SelectedRows
 
 ROWS = 500
 """Rows of each line at most."""
 _COLUMNS = 400
 
 
-def heatmap(selection: Selection, *, by: str | None = "label", rows: int = ROWS) -> Figure:
+def heatmap(selection: SelectedRows, *, by: str | None = "label", rows: int = ROWS) -> Figure:
     """Return the root mean square of each dimension, a line per layer.
 
     Of a single layer there is a line per value of ``by``. Dimensions that share a pixel

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actstore.analysis import sampling
 from actstore.analysis.plots import style
-from actstore.analysis.profiles import class_codes
+from actstore.analysis.statistics import sampling
+from actstore.analysis.statistics.norms import class_codes
 from actstore.errors import TooFewRowsError
-from actstore.querying import scoring
+from actstore.querying import vector_math
 from actstore.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from actstore.querying.selection import Selection
+    from actstore.querying.selected import SelectedRows
 
 ROWS = 2000
 _BINS = 120
@@ -26,7 +26,7 @@ _OUTSIDE = 0.001
 _BLOCK = 1 << 20
 
 
-def histogram(selection: Selection, *, by: str | None = "label", rows: int = ROWS) -> Figure:
+def histogram(selection: SelectedRows, *, by: str | None = "label", rows: int = ROWS) -> Figure:
     """Return how often which value occurs, on a logarithmic scale.
 
     Args:
@@ -83,7 +83,7 @@ def histogram(selection: Selection, *, by: str | None = "label", rows: int = ROW
     return figure
 
 
-def _limits(part: Selection) -> tuple[float, float]:
+def _limits(part: SelectedRows) -> tuple[float, float]:
     """Return values between which all but a thousandth lie, from every so many values."""
     kept = []
     for _, values in _values(part):
@@ -97,7 +97,7 @@ def _limits(part: Selection) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _values(part: Selection) -> Iterator[tuple[int, np.ndarray]]:
+def _values(part: SelectedRows) -> Iterator[tuple[int, np.ndarray]]:
     """Yield first positions and float32 vectors, block by block."""
     snapshot = part.snapshot
     numbers = np.searchsorted(snapshot.offsets, part.rows, "right") - 1
@@ -105,5 +105,5 @@ def _values(part: Selection) -> Iterator[tuple[int, np.ndarray]]:
     bounds = [0, *(np.flatnonzero(np.diff(widths)) + 1).tolist(), len(widths)]
     for first, last in itertools.pairwise(bounds):
         most = max(1, _BLOCK // int(widths[first]))
-        for start, _, stored in scoring.blocks(snapshot, part.rows[first:last], most):
+        for start, _, stored in vector_math.blocks(snapshot, part.rows[first:last], most):
             yield first + start, stored.astype(np.float32)

@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actstore.analysis import sampling
 from actstore.analysis.plots import style
-from actstore.analysis.profiles import class_codes, norms_by_layer
+from actstore.analysis.statistics import sampling
+from actstore.analysis.statistics.norms import class_codes, norms_by_layer
 from actstore.errors import TooFewRowsError
 from actstore.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from actstore.querying.selection import Selection
+    from actstore.querying.selected import SelectedRows
 
 _RATIO = 30
 """Norms that spread over more than this factor are drawn on a logarithmic scale."""
 
 
-def norms(selection: Selection, *, by: str | None = "label") -> Figure:
+def norms(selection: SelectedRows, *, by: str | None = "label") -> Figure:
     """Return the norms of the vectors by layer: median, and where 90 % of the rows lie.
 
     Of a single layer, each class is a box. All rows count; no vector is read.

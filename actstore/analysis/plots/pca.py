@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actstore.analysis import projection, sampling
-from actstore.analysis.hovering import hover_texts
 from actstore.analysis.plots import page, style
-from actstore.analysis.profiles import class_codes
+from actstore.analysis.plots.hover_text import hover_texts
+from actstore.analysis.statistics import projection, sampling
+from actstore.analysis.statistics.norms import class_codes
 from actstore.errors import TooFewRowsError
 from actstore.wording import counted
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from actstore.querying.selection import Selection
+    from actstore.querying.selected import SelectedRows
 
 ROWS = 1500
 """Rows of each layer at most."""
 PANELS = 6
 
 
-def pca(selection: Selection, *, by: str | None = "label", rows: int = ROWS) -> Figure:
+def pca(selection: SelectedRows, *, by: str | None = "label", rows: int = ROWS) -> Figure:
     """Return each layer's rows along their two directions of largest variance.
 
     More than six layers are thinned out evenly, the first and the last among them. Each

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore import schema
-from actstore.analysis import sampling
 from actstore.analysis.plots import style
-from actstore.analysis.profiles import class_codes
+from actstore.analysis.statistics import sampling
+from actstore.analysis.statistics.norms import class_codes
 from actstore.errors import TooFewRowsError
 from actstore.storage import floats, keys
 from actstore.wording import counted
@@ -18,7 +18,7 @@ from actstore.wording import counted
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from actstore.querying.selection import Selection
+    from actstore.querying.selected import SelectedRows
 
 ROWS = 512
 """Examples that are in every layer, at most."""
@@ -26,7 +26,7 @@ _TOLD = 0.045
 """Share of the rows that a class needs, so that there is room for its name."""
 
 
-def similarity(selection: Selection, *, by: str | None = "label", rows: int = ROWS) -> Figure:
+def similarity(selection: SelectedRows, *, by: str | None = "label", rows: int = ROWS) -> Figure:
     """Return linear CKA between all layers, or cosines between the rows of a single one.
 
     Layers are compared over examples that every layer has. A single layer's rows are
@@ -67,7 +67,7 @@ def similarity(selection: Selection, *, by: str | None = "label", rows: int = RO
     return figure
 
 
-def _grams(selection: Selection, layers: int, rows: int) -> tuple[np.ndarray, int, int]:
+def _grams(selection: SelectedRows, layers: int, rows: int) -> tuple[np.ndarray, int, int]:
     """Return each layer's centred Gram matrix of the same examples, float64 ``[layers, n * n]``."""
     import pyarrow as pa
 
@@ -100,7 +100,7 @@ def _grams(selection: Selection, layers: int, rows: int) -> tuple[np.ndarray, in
 
 
 def _examples(
-    selection: Selection,
+    selection: SelectedRows,
     place: dict[str, str | None],
     layers: list[int | None],
     by: str | None,

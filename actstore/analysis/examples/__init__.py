@@ -1,0 +1,1 @@
+"""Which examples a probe or vector is made of and judged by."""

@@ -1,0 +1,301 @@
+"""The rows of a store that one probe or vector is made of: one model, site, layer and pooling."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from actstore import schema
+from actstore.analysis.examples import example_groups
+from actstore.analysis.examples.classes import Classes
+from actstore.analysis.examples.example_groups import Kinship
+from actstore.errors import NotInStoreError, TooFewRowsError, UsageError
+from actstore.storage import floats
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from actstore.querying.reader import StoreReader
+    from actstore.querying.selected import SelectedRows
+
+_LISTED = 5
+
+
+class Place(NamedTuple):
+    """What tells cells apart."""
+
+    model: str
+    site: str
+    layer: int | None
+    pooling: str
+    region: str | None
+
+    @property
+    def text(self) -> str:
+        """For messages: ``layer 6 of resid_post (last)``."""
+        region = f" over {self.region}" if self.region else ""
+        kind = f" of {self.site}" if (self.layer, self.site) != (-1, "embeddings") else ""
+        return f"{layer_text(self.layer)}{kind} ({self.pooling}{region})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """Rows of one place with their classes and groups, in the store's order."""
+
+    place: Place
+    selection: SelectedRows
+    table: pa.Table
+    """Their metadata: key columns, question and label."""
+    positive: np.ndarray
+    """Bool ``[rows]``."""
+    kin: Kinship
+    """What must stay on one side."""
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Number of each row's group, int64 ``[rows]``, the same in all cells of a run."""
+        return self.kin.groups
+
+    def __len__(self) -> int:
+        return len(self.positive)
+
+    def vectors(self) -> np.ndarray:
+        """Return the vectors as float32 ``[rows, width]``.
+
+        Raises:
+            TooFewRowsError: some are not finite.
+            MixedVectorsError: they differ in width.
+        """
+        return finite_vectors(self.selection, self.place)
+
+    def part(self, keep: np.ndarray) -> Cell:
+        """Return the rows for which ``keep``, a bool array, is true."""
+        import pyarrow as pa
+
+        return Cell(
+            place=self.place,
+            selection=self.selection.take(keep),
+            table=self.table.filter(pa.array(keep)),
+            positive=self.positive[keep],
+            kin=self.kin.part(keep),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which rows of a store are meant; every field narrows them down."""
+
+    where: str | None = None
+    layers: Sequence[int | None] | None = None
+    model: str | None = None
+    site: str | None = None
+    pooling: str | None = None
+
+    @property
+    def equals(self) -> dict[str, Any]:
+        """The conditions on columns, as ``Store.select`` takes them."""
+        given = {
+            "model": self.model,
+            "site": self.site,
+            "pooling": self.pooling,
+            "layer": None if self.layers is None else list(self.layers),
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    def and_where(self, condition: str | None) -> Choice:
+        """Return the choice with one condition more."""
+        if condition is None:
+            return self
+        # The line breaks end comments, so that the parentheses are always closed.
+        both = f"({self.where}\n) AND ({condition}\n)" if self.where else condition
+        return Choice(
+            where=both,
+            layers=self.layers,
+            model=self.model,
+            site=self.site,
+            pooling=self.pooling,
+        )
+
+    @property
+    def text(self) -> str:
+        """The conditions, for lineage."""
+        parts = [f"{name} = {value!r}" for name, value in self.equals.items()]
+        return " AND ".join(parts + ([f"({self.where})"] if self.where else []))
+
+
+def choose(store: StoreReader, choice: Choice) -> SelectedRows:
+    """Select the rows, of one model.
+
+    Raises:
+        NotInStoreError: nothing is selected, or a value does not occur.
+        UsageError: the rows are of several models.
+    """
+    selection = store.select(choice.where, **choice.equals)
+    if not len(selection):
+        raise NotInStoreError(f"no row of {store.name} fits {choice.text or 'anything'}")
+    models = selection.table(["model"])["model"].unique().to_pylist()
+    if len(models) > 1:
+        raise UsageError(
+            f"{store.name} has rows of {len(models)} models ({', '.join(sorted(models))}), and "
+            "vectors of different models have nothing in common: choose one with --model"
+        )
+    return selection
+
+
+def cells(
+    selection: SelectedRows,
+    classes: Classes,
+    group_by: str | None = None,
+    notes: list[str] | None = None,
+    kin: Kinship | None = None,
+) -> list[Cell]:
+    """Divide rows with a class into cells, ordered by site, pooling, region and layer.
+
+    Args:
+        selection: rows of one model.
+        classes: rows of neither class are left out.
+        group_by: what must stay on one side, as :func:`kinship.groups_of` takes it.
+        notes: takes remarks on what was decided.
+        kin: what must stay on one side, where that is known already.
+
+    Raises:
+        NotInStoreError: there is no such column.
+        SqlError: ``group_by`` is an expression that fails.
+        TooFewRowsError: no row has a class.
+    """
+    names = [*schema.key_names(), "question", "label", "norm", "row_id"]
+    extra = [classes.column] if classes.column not in names else []
+    table = selection.table([*names, *extra])
+    positive, known = _classified(table, classes)
+    if not known.any():
+        raise TooFewRowsError(
+            f"no row here has {classes.column} {' or '.join(classes.positive + classes.negative)}"
+        )
+    if notes is not None and not known.all():
+        notes.append(
+            f"{int((~known).sum()):,} of {len(known):,} rows are of neither class and left out"
+        )
+    if kin is None:
+        kin = example_groups.groups_of(selection, group_by, used=known, notes=notes)
+    codes, places = places_of(table)
+    found = []
+    for number in sorted(range(len(places)), key=lambda each: _order(places[each])):
+        rows = np.flatnonzero((codes == number) & known)
+        if len(rows):
+            found.append(
+                Cell(
+                    place=places[number],
+                    selection=selection.take(rows),
+                    table=table.take(rows),
+                    positive=positive[rows],
+                    kin=kin.part(rows),
+                )
+            )
+    return found
+
+
+def known_rows(selection: SelectedRows, classes: Classes) -> np.ndarray:
+    """Return which rows have a class, bool ``[rows]``."""
+    return _classified(selection.table([classes.column]), classes)[1]
+
+
+def _classified(table: pa.Table, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rows are positive, and which have a class at all; bool ``[rows]``."""
+    values = table[classes.column].cast("string").to_numpy(zero_copy_only=False).astype(object)
+    positive = np.isin(values, list(classes.positive))
+    return positive, positive | np.isin(values, list(classes.negative))
+
+
+def finite_vectors(selection: SelectedRows, place: Place) -> np.ndarray:
+    """Return vectors as float32 ``[rows, width]``.
+
+    Raises:
+        TooFewRowsError: some are not finite.
+    """
+    matrix = selection.numpy(copy=None)
+    vectors = floats.widen(matrix) if matrix.dtype == np.float16 else np.array(matrix, np.float32)
+    if not floats.finite(vectors):
+        wrong = np.flatnonzero(~np.isfinite(vectors).all(1))
+        rows = ", ".join(map(str, selection.rows[wrong[:_LISTED]].tolist()))
+        raise TooFewRowsError(
+            f"{place.text}: {len(wrong)} of {len(vectors)} vectors hold NaN or infinity (row_id "
+            f"{rows}{', …' if len(wrong) > _LISTED else ''}): leave them out with the condition "
+            '"isfinite(norm)" (--where, or where= from Python)'
+        )
+    return vectors
+
+
+def labels_of(store: StoreReader, choice: Choice, column: str) -> tuple[SelectedRows, list[Any]]:
+    """Return the chosen rows and the distinct-by-row values of a column of theirs.
+
+    Raises:
+        NotInStoreError: there is no such column.
+    """
+    selection = choose(store, choice)
+    return selection, selection.table([column])[column].to_pylist()
+
+
+def rows_hash(cell: Cell) -> str:
+    """Return a hash of the rows' keys and labels, in order."""
+    return table_hash(cell.table)
+
+
+def table_hash(table: pa.Table) -> str:
+    """Return the same of a table that has the key's columns and ``label``."""
+    import pyarrow.csv as csv
+
+    sink = io.BytesIO()
+    csv.write_csv(table.select([*schema.key_names(), "label"]), sink)
+    return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+def vectors_hash(table: pa.Table) -> str:
+    """Return a hash of the rows' norms, in order: other vectors of the same keys have others."""
+    norms = table["norm"].to_numpy().astype("<f4")
+    return hashlib.sha256(norms.tobytes()).hexdigest()
+
+
+def layer_text(layer: int | None) -> str:
+    """Return ``layer 6``, ``the embeddings`` or ``the unnumbered layer``."""
+    if layer is None:
+        return "the unnumbered layer"
+    return "the embeddings" if layer < 0 else f"layer {layer}"
+
+
+def layer_word(layer: int | None) -> str:
+    """Return the layer as file names have it: ``6``, ``-1`` or ``unknown``."""
+    return "unknown" if layer is None else str(layer)
+
+
+def store_name(store: StoreReader) -> str:
+    """Return what lineage calls the store: an address, or the folder's name without its place."""
+    return store.name if "://" in store.name else PurePosixPath(store.name).name
+
+
+def _order(place: Place) -> tuple[Any, ...]:
+    return (
+        place.model,
+        place.site,
+        place.pooling,
+        place.region or "",
+        place.layer is None,
+        place.layer or 0,
+    )
+
+
+def places_of(table: pa.Table) -> tuple[np.ndarray, list[Place]]:
+    """Return the number of each row's place, int64 ``[rows]``, and the places."""
+    codes = np.zeros(len(table), np.int64)
+    for name in Place._fields:
+        column = table[name].combine_chunks().dictionary_encode()
+        part = column.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1
+        codes = codes * (len(column.dictionary) + 1) + part
+    _, first, numbers = np.unique(codes, return_index=True, return_inverse=True)
+    rows = table.select(list(Place._fields)).take(first).to_pylist()
+    return numbers, [Place(**row) for row in rows]

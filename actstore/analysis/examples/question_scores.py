@@ -1,0 +1,110 @@
+"""Scores by question, in the columns that document 002's own code reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from actstore import schema
+from actstore.analysis.examples.place_rows import Place, layer_word
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COLUMNS = (
+    *("question_id", "question", "type"),
+    *("mean_score", "max_score", "min_score", "std_score"),
+)
+_OF_EXAMPLE = tuple(name for name in schema.key_names() if name != "position")
+
+
+def examples(table: pa.Table, column: str) -> np.ndarray:
+    """Return the number of each row's example and class, int64 ``[rows]``.
+
+    Args:
+        table: metadata of the rows.
+        column: the one that holds the class.
+    """
+    names = [name for name in _OF_EXAMPLE if name in table.column_names]
+    keys = zip(*(table[name].to_pylist() for name in names), strict=True)
+    types = table[column].cast("string").to_pylist()
+    numbers: dict[object, int] = {}
+    return np.array(
+        [
+            numbers.setdefault((key, kind), len(numbers))
+            for key, kind in zip(keys, types, strict=True)
+        ],
+        np.int64,
+    )
+
+
+def by_question(table: pa.Table, scores: np.ndarray, column: str) -> list[tuple[object, ...]]:
+    """Return one entry for each example, its tokens taken together.
+
+    Args:
+        table: metadata of the rows.
+        scores: ``[rows]``.
+        column: the one that holds the class.
+
+    Returns:
+        In the order of :data:`COLUMNS` and of :func:`examples`; the deviation is that of the
+        example's own rows.
+    """
+    codes = examples(table, column)
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    if not len(order):
+        return []
+    ordered = scores[order].astype(np.float64)
+    counts = np.diff(np.append(starts, len(order)))
+    means = np.add.reduceat(ordered, starts) / counts
+    offsets = np.square(ordered - np.repeat(means, counts))
+    deviations = np.sqrt(np.add.reduceat(offsets, starts) / counts)
+    highest, lowest = np.maximum.reduceat(ordered, starts), np.minimum.reduceat(ordered, starts)
+    first = order[starts]
+    named = table["example_id"].take(first).to_pylist()
+    questions = table["question"].take(first).to_pylist()
+    types = table[column].cast("string").take(first).to_pylist()
+    return list(
+        zip(
+            *(named, questions, types),
+            *(means.tolist(), highest.tolist(), lowest.tolist(), deviations.tolist()),
+            strict=True,
+        )
+    )
+
+
+def write(
+    path: Path, entries: list[tuple[object, ...]], columns: tuple[str, ...] = COLUMNS
+) -> None:
+    """Write entries as CSV with a header; nulls are empty."""
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(entries)
+    path.write_text(sink.getvalue(), encoding="utf-8")
+
+
+def file_name(place: Place) -> str:
+    """Return ``probe_stats_layer6.csv``."""
+    return f"probe_stats_layer{layer_word(place.layer)}.csv"
+
+
+def folders(places: list[Place]) -> dict[Place, str]:
+    """Return where each place's files go: nowhere special, unless layers occur repeatedly."""
+    # Embeddings, numbered -1, lie beside the residual stream of the other layers.
+    if len({place.layer for place in places}) == len(places):
+        return dict.fromkeys(places, "")
+    found = {}
+    for place in places:
+        words = [place.site, place.pooling, *([place.region] if place.region else [])]
+        found[place] = "-".join(_plain(word) for word in words)
+    return found
+
+
+def _plain(word: str) -> str:
+    return "".join(c if c.isalnum() or c in "._" else "_" for c in word).lstrip(".") or "_"

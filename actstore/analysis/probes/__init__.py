@@ -1,0 +1,1 @@
+"""Probes: trained, tested, judged against chance, kept in files, applied."""

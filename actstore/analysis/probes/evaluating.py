@@ -1,0 +1,315 @@
+"""Trains and tests the probes of cells: scores, shuffled labels, the probe to keep."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import NamedTuple
+
+import numpy as np
+
+from actstore.analysis.probes import nested_choice, words_baseline
+from actstore.analysis.probes.results import Probe
+from actstore.analysis.probes.splits import Job as Job
+from actstore.analysis.probes.splits import Settings as Settings
+from actstore.analysis.probes.words_baseline import Words
+from actstore.analysis.solvers import cv_solver, linear
+from actstore.analysis.solvers.linear import Linear, Perceptron, Space
+from actstore.analysis.solvers.standardise import Standard, standards_of
+from actstore.analysis.statistics import folds, metrics
+from actstore.analysis.statistics.folds import Fold
+from actstore.errors import MismatchError, TooFewRowsError
+
+Progress = Callable[[int, int, int], None]
+"""Is told the bytes of vectors done, the rows done and the bytes there are."""
+
+_LARGE = 1 << 30
+"""Bytes of one matrix from which on one cell is worked on at a time."""
+_PRECISE = 1e5
+"""Width times strength from which on rows' weights cancel to more digits than float32 has."""
+
+
+class Evaluated(NamedTuple):
+    """What came of one cell."""
+
+    probe: Probe
+    scores: np.ndarray
+    """Float64 ``[rows]``: of each by a probe that was not trained on it; NaN of untested rows."""
+    areas: np.ndarray | None
+    """AUROC of the real labels and of each shuffled run, float64 ``[1 + runs]``."""
+    shuffled_accuracy: float
+    """Mean accuracy of the shuffled runs."""
+    choosing: np.ndarray | None
+    """By what each fold's layer is chosen, float64 ``[folds]``."""
+    converged: bool
+    """Whether all regressions did, those of the divisions and that of the probe to keep."""
+
+
+def evaluate(
+    jobs: Sequence[Job], setting: Settings, progress: Progress | None
+) -> tuple[list[Evaluated], list[Words | None]]:
+    """Work on all cells, several at a time where they are small, and on the questions' words."""
+    sizes = [4 * len(job.cell) * job.cell.selection.shape[1] for job in jobs]
+    workers = min(
+        len(jobs), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    )
+    if max(sizes, default=0) > _LARGE:
+        workers = 1
+    found = []
+    done = rows = 0
+    stop = Event()
+    jobs = [job._replace(stop=stop, choose=len(jobs) > 1) for job in jobs]
+    texts, places = words_baseline.distinct(jobs)
+    # One thread of arithmetic for each cell: cells side by side use processors better.
+    with (
+        linear.threads(1 if workers > 1 else None),
+        ThreadPoolExecutor(max(1, workers)) as pool,
+    ):
+        try:
+            told = [
+                None if each is None else pool.submit(words_baseline.fit, *each) for each in texts
+            ]
+            for job, size, result in zip(
+                jobs, sizes, pool.map(lambda job: _evaluate(job, setting), jobs), strict=True
+            ):
+                found.append(result)
+                done, rows = done + size, rows + len(job.cell)
+                if progress is not None:
+                    progress(done, rows, sum(sizes))
+            baselines = [None if each is None else each.result() for each in told]
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return found, [baselines[place] for place in places]
+
+
+def _evaluate(job: Job, setting: Settings) -> Evaluated:
+    cell, other = job.cell, job.other
+    vectors = cell.vectors()
+    if other is not None:
+        tested = other.vectors()
+        if tested.shape[1] != vectors.shape[1]:
+            raise MismatchError(
+                f"{cell.place.text}: vectors of {vectors.shape[1]} values to train on, but of "
+                f"{tested.shape[1]} in the other store"
+            )
+        vectors = np.concatenate([vectors, tested])
+    positive = job.positive
+    parts = [division.train for division in job.divisions]
+    if len(job.divisions) > 1:
+        parts.append(np.arange(len(vectors)))
+    standards = standards_of(vectors, parts)
+    trained = _train(job, setting, _Rows(vectors, positive, standards))
+    probe = Probe(
+        place=cell.place,
+        method=setting.method,
+        standard=standards[-1],
+        model=trained.model,
+        intercept=trained.intercept,
+    )
+    areas, accuracy = None, 0.0
+    if trained.shuffled is not None and job.shuffled is not None:
+        labels = np.column_stack([positive, job.shuffled.columns()])
+        areas, accuracy = _of_shuffled(job.divisions, labels, trained.shuffled)
+    return Evaluated(probe, trained.scores, areas, accuracy, trained.choosing, trained.converged)
+
+
+def _of_shuffled(
+    divisions: Sequence[Fold], labels: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Return the AUROC for each column of labels, and the mean accuracy of all but the first."""
+    areas = np.zeros(labels.shape[1])
+    right = np.zeros(labels.shape[1])
+    for division in divisions:
+        found = metrics.auroc(scores[division.test], labels[division.test])
+        # Where labels shared with other cells leave one class here, nothing can be told.
+        areas += np.where(np.isnan(found), 0.5, found) / len(divisions)
+        right += ((scores[division.test] > 0) == labels[division.test]).sum(0)
+    tested = sum(len(division.test) for division in divisions)
+    return areas, float(right[1:].mean() / tested)
+
+
+class _Rows(NamedTuple):
+    """The rows of a job."""
+
+    vectors: np.ndarray
+    """Float32 or float64 ``[rows, width]``."""
+    positive: np.ndarray
+    """Bool ``[rows]``."""
+    standards: list[Standard]
+    """Of each division's training rows, then of all rows where there are several divisions."""
+
+
+class _Trained(NamedTuple):
+    """What came of a cell's divisions."""
+
+    scores: np.ndarray
+    """Of each row, by a probe that did not see it; NaN where there is none. ``[rows]``."""
+    shuffled: np.ndarray | None
+    """The same for each column of labels, the first being the real ones."""
+    model: np.ndarray | Perceptron
+    """To be kept, in terms of dimensions."""
+    intercept: float
+    choosing: np.ndarray | None
+    """By what each fold's layer is chosen, where one is to be chosen."""
+    converged: bool
+    """Whether all regressions did, those of the divisions and that of the probe to keep."""
+
+
+def _train(job: Job, setting: Settings, rows: _Rows) -> _Trained:
+    """Train and test all divisions in the way that suits them."""
+    vectors, _, standards = rows
+    width = vectors.shape[1]
+    dual = min(len(division.train) for division in job.divisions) <= width
+    if dual and setting.method in ("logistic", "ridge") and setting.strength * width > _PRECISE:
+        vectors = vectors.astype(np.float64)
+        rows = rows._replace(vectors=vectors)
+    if len(job.divisions) > 1 and len(vectors) <= width and setting.method != "mlp":
+        ratios = cv_solver.ratios(vectors, standards[-1], standards[:-1], job.divisions)
+        if ratios.max() <= cv_solver.MOST:
+            return _together(job, setting, rows, ratios)
+    return _one_by_one(job, setting, rows)
+
+
+def _together(job: Job, setting: Settings, rows: _Rows, ratios: np.ndarray) -> _Trained:
+    """Cross-validate linear probes where rows are no more than dimensions."""
+    vectors, positive, standards = rows
+    crossed = cv_solver.Crossed(vectors, standards[-1], standards[:-1], job.divisions, ratios)
+    model = _linear(crossed.whole, positive, setting)
+    fitted = crossed.whole.fitted(model.weights)[:, 0] + float(model.intercepts[0])
+    scores, converged = crossed.scores(positive, setting.method, setting.strength, fitted)
+    shuffled = None
+    if job.shuffled is not None:
+        labels = np.column_stack([positive, job.shuffled.columns()])
+        shuffled = np.zeros(labels.shape, np.float32)
+        for number, division in enumerate(job.divisions):
+            space = crossed.space(number)
+            shuffled[division.test] = _fit_shuffled(job, space, labels[division.train], setting)
+    weights = crossed.whole.primal(model.weights[:, 0])
+    choosing = _choosing(job, setting, crossed.whole) if job.choose else None
+    converged = converged and model.converged
+    return _Trained(scores, shuffled, weights, float(model.intercepts[0]), choosing, converged)
+
+
+def _one_by_one(job: Job, setting: Settings, rows: _Rows) -> _Trained:
+    """Train and test each division by itself, then the probe to keep."""
+    vectors, positive, standards = rows
+    scores = np.full(len(vectors), np.nan)
+    shuffled = labels = None
+    if job.shuffled is not None:
+        labels = np.column_stack([positive, job.shuffled.columns()])
+        shuffled = np.zeros(labels.shape, np.float32)
+    kept = space = None
+    converged = True
+    for division, standard in zip(job.divisions, standards, strict=False):
+        job.check()
+        space = Space.of(vectors, division.train, division.test, standard)
+        kept = _fit(space, positive[division.train], setting)
+        scores[division.test] = kept.scores
+        converged = converged and kept.converged
+        if shuffled is not None and labels is not None:
+            given = labels[division.train]
+            shuffled[division.test] = _fit_shuffled(job, space, given, setting, kept.scores)
+    if len(job.divisions) > 1:
+        every = np.arange(len(vectors))
+        space = Space.of(vectors, every, every[:0], standards[-1])
+        kept = _fit(space, positive, setting)
+    assert kept is not None
+    assert space is not None
+    converged = converged and kept.converged
+    choosing = _choosing(job, setting, space) if job.choose else None
+    return _Trained(scores, shuffled, kept.model, kept.intercept, choosing, converged)
+
+
+def _choosing(job: Job, setting: Settings, space: Space) -> np.ndarray | None:
+    """Return by what the layer of each fold is chosen; None where that cannot be told.
+
+    Args:
+        job: the cell.
+        setting: method and penalty.
+        space: all rows of a cross-validation, or the training rows of one division.
+    """
+    if setting.method == "mlp":
+        return None
+    how = setting.method, setting.strength
+    if len(job.divisions) > 1:
+        if len(job.divisions) < nested_choice.FEWEST or not job.shared:
+            return None
+        assigned = np.empty(len(job.positive), np.int64)
+        for number, division in enumerate(job.divisions):
+            assigned[division.test] = number
+        return nested_choice.crossed(space, job.positive, assigned, *how)
+    train = job.divisions[0].train
+    positive = job.positive[train]
+    try:
+        inner = folds.grouped(positive, job.groups[train], setting.folds, setting.seed)
+    except TooFewRowsError:
+        return None
+    assigned = np.empty(len(train), np.int64)
+    for number, division in enumerate(inner):
+        assigned[division.test] = number
+    return np.array([nested_choice.within(space, positive, assigned, *how)])
+
+
+class _Fitted(NamedTuple):
+    """What came of one division."""
+
+    model: np.ndarray | Perceptron
+    """In terms of dimensions."""
+    intercept: float
+    scores: np.ndarray
+    """Of the test rows."""
+    converged: bool
+
+
+def _fit(space: Space, positive: np.ndarray, setting: Settings) -> _Fitted:
+    if setting.method == "mlp":
+        network = linear.perceptron(space, positive, setting.strength, setting.seed)
+        return _Fitted(network, network.intercept, network.scores(space.test.ready()), True)
+    model = _linear(space, positive, setting)
+    offset = float(model.intercepts[0])
+    scores = space.scores(model.weights)[:, 0] + offset
+    return _Fitted(space.primal(model.weights[:, 0]), offset, scores, model.converged)
+
+
+def _linear(space: Space, positive: np.ndarray, setting: Settings) -> Linear:
+    if setting.method == "logistic":
+        return linear.logistic(space, positive, setting.strength)
+    if setting.method == "ridge":
+        return linear.ridge(space, positive, setting.strength)
+    return linear.mean_difference(space, positive[:, None])
+
+
+def _fit_shuffled(
+    job: Job, space: Space, labels: np.ndarray, setting: Settings, own: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the test rows' scores for each column of labels, the first being the real ones.
+
+    Those of an MLP are given as ``own`` and not trained for again. Where shuffled labels are
+    all of one class, scores are 0.
+    """
+    lone = labels.all(0) | ~labels.any(0)
+    if lone.any():
+        found = _fit_shuffled(job, space, np.where(lone, labels[:, :1], labels), setting, own)
+        found[:, lone] = 0
+        return found
+    if setting.method == "mlp":
+        assert own is not None
+        columns = [own]
+        for column in range(1, labels.shape[1]):
+            job.check()
+            network = linear.perceptron(space, labels[:, column], setting.strength, setting.seed)
+            columns.append(network.scores(space.test.ready()))
+        return np.column_stack(columns)
+    model: Linear
+    if setting.method == "logistic":
+        model = linear.newton_step(space, labels, setting.strength)
+    elif setting.method == "ridge":
+        model = linear.ridges(space, labels, setting.strength)
+    else:
+        model = linear.mean_difference(space, labels)
+    scores: np.ndarray = space.many_scores(model.weights) + model.intercepts
+    return scores

@@ -1,0 +1,143 @@
+"""What the cells of a run come to together: chance among many, and the best one's own worth.
+
+The best of many layers is high by chance. So each cell's AUROC is held against the largest
+of all cells on the same shuffled labels (Westfall and Young 1993, single step), which knows
+how much the layers have in common. And the best layer is chosen anew for each fold by what
+the other folds tell, so that the fold that judges has no part in the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from actstore.analysis.examples.place_rows import Place
+from actstore.analysis.statistics import metrics
+from actstore.analysis.statistics.folds import Fold
+from actstore.analysis.statistics.metrics import Estimate
+
+_EQUAL = 1e-12
+_DRAWS = 2000
+"""Draws of the largest of correlated differences."""
+
+
+class Chance(NamedTuple):
+    """Shares of shuffled runs, the real one included."""
+
+    above: np.ndarray
+    """Whose largest AUROC of all cells is at least the cell's; float64 ``[cells]``."""
+    below: np.ndarray
+    """Whose smallest one is at most the cell's."""
+
+
+def chance(areas: np.ndarray, alike: bool) -> Chance:
+    """Return family-wise p-values.
+
+    Args:
+        areas: AUROC by cell and run, the first run being the one with the real labels;
+            float64 ``[cells, runs]``.
+        alike: whether all cells test the same rows. Where they do not, a small cell's AUROC
+            varies more and would drown the others': each is then measured in standard
+            deviations of its own runs.
+    """
+    measured = areas
+    if not alike:
+        spread = areas.std(1, keepdims=True)
+        measured = (areas - areas.mean(1, keepdims=True)) / np.where(spread > 0, spread, 1)
+    own = measured[:, :1]
+    largest, smallest = measured[:, 1:].max(0), measured[:, 1:].min(0)
+    runs = areas.shape[1]
+    return Chance(
+        (1 + (largest >= own - _EQUAL).sum(1)) / runs,
+        (1 + (smallest <= own + _EQUAL).sum(1)) / runs,
+    )
+
+
+def differences(values: np.ndarray, influences: np.ndarray, seed: int) -> np.ndarray:
+    """Return family-wise p-values of differences that should be above 0.
+
+    How far the largest of the cells' differences goes by chance is drawn from their
+    influences, groups being multiplied by the same normal numbers in all cells.
+
+    Args:
+        values: of each cell, float64 ``[cells]``.
+        influences: what each group adds to the error of each, float64 ``[groups, cells]``.
+        seed: of the draws.
+    """
+    errors = np.sqrt(np.square(influences).sum(0))
+    steady = np.where(errors > 0, errors, 1)
+    draws = np.random.default_rng([seed, 2]).standard_normal((_DRAWS, len(influences)))
+    largest = (draws @ (influences / steady)).max(1)
+    own = np.where(errors > 0, values / steady, np.where(values > 0, np.inf, -np.inf))
+    found: np.ndarray = (1 + (largest[:, None] >= own).sum(0)) / (1 + _DRAWS)
+    return found
+
+
+class Contender(NamedTuple):
+    """What a cell brings to the choice of the best."""
+
+    place: Place
+    auroc: Estimate
+    scores: np.ndarray
+    """Float64 ``[rows]``, held out."""
+    positive: np.ndarray
+    groups: np.ndarray
+    divisions: list[Fold]
+    width: int
+    choosing: np.ndarray | None
+    """By what each fold's layer is chosen, float64 ``[folds]``; None where that cannot be."""
+
+
+class Best(NamedTuple):
+    """The cell with the largest AUROC, and what choosing by data is worth."""
+
+    place: Place
+    auroc: Estimate
+    cells: int
+    """How many it is the best of."""
+    nested: Estimate | None
+    """Mean AUROC of the folds, each by the cell that the other folds chose."""
+    chosen: list[Place]
+    """That cell for each fold."""
+    reason: str | None
+    """Why there is no nested estimate."""
+
+    @property
+    def optimistic(self) -> bool:
+        """Whether only the chosen figure itself is known."""
+        return self.nested is None
+
+
+def best(tested: Sequence[Contender], reason: str | None) -> Best | None:
+    """Return the best of several cells, and what a choice among them is worth.
+
+    Args:
+        tested: the cells; of one there is no choice.
+        reason: why there is no nested estimate, if that is known.
+    """
+    if len(tested) < 2:
+        return None
+    top = max(tested, key=lambda each: each.auroc.value)
+    choosing = [each.choosing for each in tested if each.choosing is not None]
+    if reason is not None or len(choosing) < len(tested):
+        return Best(top.place, top.auroc, len(tested), None, [], reason or "too few groups")
+    winners = [tested[number] for number in np.argmax(np.array(choosing), axis=0).tolist()]
+    pieces = [(each, each.divisions[fold].test) for fold, each in enumerate(winners)]
+    ends = np.cumsum([0, *(len(rows) for _, rows in pieces)])
+    # Folds train on what the others test.
+    tests = [np.arange(start, end) for start, end in pairwise(ends.tolist())]
+    rest = [np.setdiff1d(np.arange(ends[-1]), test) for test in tests]
+    if len(tests) == 1:
+        rest = [winners[0].divisions[0].train]
+    nested = metrics.auroc_interval(
+        np.concatenate([each.scores[rows] for each, rows in pieces]),
+        np.concatenate([each.positive[rows] for each, rows in pieces]),
+        np.concatenate([each.groups[rows] for each, rows in pieces]),
+        [Fold(*both) for both in zip(rest, tests, strict=True)],
+        max(each.width for each in winners),
+    )
+    chosen = [each.place for each in winners]
+    return Best(top.place, top.auroc, len(tested), nested, chosen, None)

@@ -1,0 +1,234 @@
+"""Probes on disk: safetensors that know what they were made of, a report, scores by question."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actstore.analysis.examples import lineages, previous_report, question_scores
+from actstore.analysis.examples.place_rows import Place, layer_word
+from actstore.analysis.probes.multiple_testing import Best
+from actstore.analysis.probes.results import Probe, Report, Result
+from actstore.analysis.solvers.linear import METHODS, Perceptron
+from actstore.analysis.solvers.standardise import Standard
+from actstore.errors import MismatchError, UsageError
+
+FOLDER = "probes"
+REPORT = "report.json"
+_FORMAT = "actstore-probe-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedProbe:
+    """A probe as it was read back, with its lineage."""
+
+    probe: Probe
+    lineage: Mapping[str, Any]
+    made_of: np.ndarray | None
+    """Keys of the rows it was trained on; None where the file does not say."""
+    path: Path
+
+
+def save(report: Report, out: Path) -> list[Path]:
+    """Write probes, ``report.json`` and the scores by question into a folder.
+
+    Where layers come once each, ``probes/layer_6.safetensors`` and
+    ``probe_stats_layer6.csv``; else in a folder for each site and pooling. Probes and
+    scores that an earlier run into the same folder reported are removed.
+
+    Returns:
+        What was written, the report first.
+    """
+    folders = question_scores.folders([result.place for result in report.results])
+    previous_report.remove(out, REPORT, ("probe", "scores"))
+    written: list[Path] = []
+    entries = []
+    for result in report.results:
+        folder = Path(folders[result.place])
+        probe = Path(FOLDER) / folder / f"layer_{layer_word(result.place.layer)}.safetensors"
+        stats = folder / question_scores.file_name(result.place)
+        for path in (probe, stats):
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+            written.append(out / path)
+        _write_probe(out / probe, result, report)
+        by_question = question_scores.by_question(
+            result.table, result.scores, report.classes.column
+        )
+        question_scores.write(out / stats, by_question)
+        entries.append(
+            {**summary(result, report), "probe": probe.as_posix(), "scores": stats.as_posix()}
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
+    (out / REPORT).write_text(text + "\n", encoding="utf-8")
+    return [out / REPORT, *written]
+
+
+def summary(result: Result, report: Report) -> dict[str, Any]:
+    """Return what ``report.json`` says of one probe."""
+    permuted, words = result.permuted, result.words
+    return {
+        **result.place._asdict(),
+        "method": result.method,
+        "width": result.width,
+        "positive": list(report.classes.positive),
+        "negative": list(report.classes.negative),
+        "rows": result.rows,
+        "positives": result.positives,
+        "grouped_by": result.grouped_by,
+        "groups": result.groups,
+        "trained_rows": result.trained_rows,
+        "folds": result.folds,
+        "auroc": result.auroc.value,
+        "auroc_interval": [result.auroc.low, result.auroc.high],
+        "auroc_pooled": result.auroc_pooled,
+        "accuracy": result.accuracy.value,
+        "accuracy_interval": [result.accuracy.low, result.accuracy.high],
+        "balanced_accuracy": result.balanced_accuracy,
+        "baselines": {
+            "majority_accuracy": result.majority,
+            "permutation": None if permuted is None else permuted._asdict(),
+            "words": None
+            if words is None
+            else {
+                "auroc": words.auroc.value,
+                "auroc_interval": [words.auroc.low, words.auroc.high],
+                "p_family": words.p_family,
+                "text": "question",
+            },
+        },
+        "p_family": None if permuted is None else permuted.p_family,
+        "effect": {
+            "over": result.effect.baseline,
+            "auroc": result.effect.value,
+            "auroc_interval": [result.effect.low, result.effect.high],
+        },
+        "best": _best(result, report.best),
+        "band": result.band,
+        "verdict": result.verdict,
+        "interval_method": "DeLong by group, folds correlated, 95 %",
+        "lineage": _lineage(report, result),
+        "notes": report.notes,
+    }
+
+
+def _best(result: Result, best: Best | None) -> dict[str, Any] | None:
+    """Return what choosing this cell as the best is worth; None of all others."""
+    if best is None or best.place != result.place:
+        return None
+    nested = best.nested
+    return {
+        "cells": best.cells,
+        "optimistic": best.optimistic,
+        "nested_auroc": None if nested is None else nested.value,
+        "nested_auroc_interval": None if nested is None else [nested.low, nested.high],
+        "chosen": [place._asdict() for place in best.chosen],
+        "reason": best.reason,
+    }
+
+
+def load(folder: Path) -> list[SavedProbe]:
+    """Return the probes of a folder that ``save`` wrote, ordered by place.
+
+    Args:
+        folder: that folder, its ``probes`` folder, or one ``.safetensors`` file.
+
+    Raises:
+        UsageError: there are none, or one is no probe.
+    """
+    if folder.is_file():
+        paths = [folder]
+    else:
+        inside = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+        paths = sorted(inside.rglob("*.safetensors"))
+    if not paths:
+        raise UsageError(
+            f"{folder}: no probes here; `actstore probe STORE --out {folder}` would write them"
+        )
+    found = [_read_probe(path) for path in paths]
+    return sorted(found, key=lambda each: _order(each.probe.place))
+
+
+def check_width(probe: Probe, width: int, name: str) -> None:
+    """Refuse vectors of another width than the probe's.
+
+    Raises:
+        MismatchError: names both.
+    """
+    if probe.width != width:
+        raise MismatchError(
+            f"the probe for {probe.place.text} is for vectors of {probe.width} values, those of "
+            f"{name} have {width}"
+        )
+
+
+def _write_probe(path: Path, result: Result, report: Report) -> None:
+    from safetensors.numpy import save_file
+
+    probe = result.probe
+    tensors = {"mean": probe.standard.mean, "scale": probe.standard.scale}
+    if isinstance(probe.model, Perceptron):
+        tensors["hidden.weight"] = np.ascontiguousarray(probe.model.hidden.T)
+        tensors["hidden.bias"] = probe.model.bias
+        tensors["weight"] = probe.model.out
+    else:
+        tensors["weight"] = np.ascontiguousarray(probe.model)
+    tensors["bias"] = np.array([probe.intercept], np.float32)
+    if result.made_of is not None:
+        tensors[lineages.TENSOR] = result.made_of
+    about = {
+        "format": _FORMAT,
+        **probe.place._asdict(),
+        "method": probe.method,
+        "width": probe.width,
+        "trained_rows": result.trained_rows,
+        "auroc": result.auroc.value,
+        "lineage": _lineage(report, result),
+    }
+    # One entry: the order of several in the file would differ from run to run.
+    save_file(tensors, path, metadata={"actstore": json.dumps(about, ensure_ascii=False)})
+
+
+def _read_probe(path: Path) -> SavedProbe:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            about = json.loads((file.metadata() or {}).get("actstore", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        if about.get("format") != _FORMAT or about["method"] not in METHODS:
+            raise UsageError(f"{path} is no probe that `actstore probe` wrote")
+        place = Place(**{name: about[name] for name in Place._fields})
+        intercept = float(tensors["bias"][0])
+        model: np.ndarray | Perceptron = tensors["weight"]
+        if about["method"] == "mlp":
+            hidden = np.ascontiguousarray(tensors["hidden.weight"].T)
+            model = Perceptron(hidden, tensors["hidden.bias"], tensors["weight"], intercept)
+        probe = Probe(
+            place=place,
+            method=about["method"],
+            standard=Standard(tensors["mean"], tensors["scale"]),
+            model=model,
+            intercept=intercept,
+        )
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path} cannot be read as a probe: {error}") from error
+    made_of = tensors.get(lineages.TENSOR)
+    return SavedProbe(probe=probe, lineage=about["lineage"], made_of=made_of, path=path)
+
+
+def _order(place: Place) -> tuple[Any, ...]:
+    return place.site, place.pooling, place.region or "", place.layer is None, place.layer or 0
+
+
+def _lineage(report: Report, result: Result) -> dict[str, Any]:
+    """Return where a probe comes from, its rows and their vectors included."""
+    own = {"rows_hash": result.rows_hash, "vectors_hash": result.vectors_hash}
+    return {**report.lineage, **own}

@@ -1,0 +1,191 @@
+"""What a probe is, and what came of training and testing one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from actstore.analysis.examples.classes import Classes
+from actstore.analysis.examples.place_rows import Place
+from actstore.analysis.probes.multiple_testing import Best
+from actstore.analysis.solvers.linear import Method, Perceptron
+from actstore.analysis.solvers.standardise import Standard
+from actstore.analysis.statistics.metrics import Estimate
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ABOVE, BELOW = 0.65, 0.55
+"""Accuracies that bound document 001's bands."""
+
+CHANCE = 0.05
+"""Baselines must do as well in no more of their runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A trained classifier: standardise, then score; positive scores mean the positive class."""
+
+    place: Place
+    method: Method
+    standard: Standard
+    model: np.ndarray | Perceptron
+    """Weights float32 ``[width]``, or a perceptron."""
+    intercept: float
+
+    @property
+    def width(self) -> int:
+        """Width of the vectors it is for."""
+        return len(self.standard.mean)
+
+    def scores(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the score of each float32 vector, float64 ``[rows]``."""
+        ready = self.standard.apply(vectors)
+        if isinstance(self.model, Perceptron):
+            return np.asarray(self.model.scores(ready), np.float64)
+        return np.asarray(ready @ self.model, np.float64) + self.intercept
+
+
+class Permuted(NamedTuple):
+    """What comes out when labels are shuffled."""
+
+    runs: int
+    auroc_mean: float
+    auroc_95: float
+    """95 of 100 shuffled runs stay below it."""
+    accuracy_mean: float
+    p_value: float
+    """Share of runs, the real one included, whose AUROC is at least the real one's."""
+    p_family: float
+    """The same of the largest AUROC among all cells of the run."""
+    p_below: float
+    """Share of runs whose smallest AUROC among all cells is at most the real one's."""
+
+    @property
+    def enough(self) -> bool:
+        """Whether so many runs can show anything at all."""
+        return 1 / (1 + self.runs) <= CHANCE
+
+
+class WordsAlone(NamedTuple):
+    """What the questions' words alone come to, in the same folds."""
+
+    auroc: Estimate
+    p_family: float
+    """Of the probe's AUROC being no larger, among all cells of the run."""
+
+
+class Effect(NamedTuple):
+    """How far the AUROC is above that of the strongest baseline."""
+
+    baseline: str
+    """``words`` or ``chance``."""
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one probe came to."""
+
+    place: Place
+    method: Method
+    width: int
+    rows: int
+    """Rows that were tested."""
+    trained_rows: int
+    """Rows that the saved probe was trained on."""
+    positives: int
+    """Tested rows of the positive class."""
+    grouped_by: str
+    """What kept rows on one side."""
+    groups: int
+    """Groups among the tested rows."""
+    cells: int
+    """Cells of the run, this one included: among so many may chance choose."""
+    folds: int
+    """1 where there is one training part and one test part."""
+    auroc: Estimate
+    auroc_pooled: float
+    """Over the scores of all folds together."""
+    accuracy: Estimate
+    balanced_accuracy: float
+    """Mean of the shares of both classes that were classified rightly; 0.5 is chance."""
+    majority: float
+    """Accuracy of always naming the more frequent class."""
+    permuted: Permuted | None
+    words: WordsAlone | None
+    """None where no row has a question."""
+    effect: Effect
+    probe: Probe
+    table: pa.Table
+    """Metadata of the tested rows."""
+    scores: np.ndarray
+    """Float64 ``[rows]``: of each by a probe that was not trained on it."""
+    vectors_hash: str
+    """Of the norms of the rows that it was trained on or tested on in folds."""
+    rows_hash: str
+    """Of keys and labels of all rows used."""
+    made_of: np.ndarray | None = None
+    """Keys of the kept probe's training rows (:mod:`actstore.analysis.examples.lineages`)."""
+    converged: bool = True
+    """Whether the weights of every regression are the optimum's, but for one part in 10,000."""
+
+    @property
+    def band(self) -> str:
+        """Document 001's band of the accuracy: ``above 65 %``, ``55-65 %`` or ``below 55 %``."""
+        if self.accuracy.value > ABOVE:
+            return "above 65 %"
+        return "55-65 %" if self.accuracy.value >= BELOW else "below 55 %"
+
+    @property
+    def below_chance(self) -> bool:
+        """Whether the AUROC is further below 0.5 than chance would put it.
+
+        Its interval is wholly below, and so is the AUROC itself for shuffled labels, the
+        smallest of all cells.
+        """
+        if self.auroc.high >= 0.5:
+            return False
+        permuted = self.permuted
+        return permuted is None or not permuted.enough or permuted.p_below <= CHANCE
+
+    @property
+    def verdict(self) -> str:
+        """What the figures allow to say, held against the strongest baselines.
+
+        The AUROC against shuffled labels (the largest of all cells) and against the questions'
+        words, the accuracy against the majority. An AUROC asks how rows are ordered, an
+        accuracy where the line between the classes is drawn.
+        """
+        kind = "signal" if self.method == "mlp" else "linear direction"
+        if self.below_chance:
+            return "suspicious: AUROC below chance"
+        if self.permuted is None or not self.permuted.enough:
+            return "too few shuffles to tell"
+        if self.permuted.p_family > CHANCE:
+            if self.permuted.p_value <= CHANCE:
+                return f"no better than the best of {self.cells} on shuffled labels"
+            return "no better than shuffled labels"
+        if self.words is not None and self.words.p_family > CHANCE:
+            return "no better than words"
+        if self.accuracy.low <= self.majority:
+            return f"{kind}, accuracy no better than the majority"
+        return kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All probes of one run."""
+
+    results: list[Result]
+    best: Best | None
+    """The best of several cells, and what choosing it is worth."""
+    classes: Classes
+    method: Method
+    lineage: dict[str, object]
+    """Where the rows came from: store, commit, fingerprint, query, seed and settings."""
+    notes: list[str]

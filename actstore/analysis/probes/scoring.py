@@ -1,0 +1,182 @@
+"""Applies saved probes to the rows of any store, and writes what they say as labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from actstore.analysis.examples import classes, example_groups, lineages, place_rows
+from actstore.analysis.examples.lineages import InSample
+from actstore.analysis.examples.matching import matching
+from actstore.analysis.examples.place_rows import Choice, Place
+from actstore.analysis.probes import probe_files
+from actstore.analysis.statistics import metrics
+from actstore.analysis.statistics.folds import Fold
+from actstore.analysis.statistics.metrics import Estimate
+from actstore.errors import NotInStoreError, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from actstore.analysis.probes.probe_files import SavedProbe
+    from actstore.querying.reader import StoreReader
+    from actstore.querying.selected import SelectedRows
+
+LabelAs = Literal["class", "score"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """What one probe says about the rows of its place."""
+
+    place: Place
+    probe: Path
+    rows: np.ndarray
+    """``row_id`` of each, int64."""
+    scores: np.ndarray
+    """Float64; positive where the probe sees the positive class."""
+    classes: list[str]
+    """The class that the probe names for each row."""
+    auroc: Estimate | None
+    """Where the rows have labels of both classes."""
+    accuracy: Estimate | None
+    """Among rows with such a label."""
+    in_sample: InSample
+    own: np.ndarray | None
+    """Which rows are of the probe's making, bool ``[rows]``; None where nobody knows."""
+
+
+def score(
+    store: StoreReader,
+    probe: str | Path,
+    *,
+    choice: Choice | None = None,
+    label: str | None = None,
+    in_sample: bool = False,
+) -> list[Scored]:
+    """Score the rows that probes were made for: same model, site, layer, pooling and region.
+
+    Rows that a probe was trained on are left out (see :mod:`actstore.analysis.examples.lineages`).
+
+    Args:
+        store: any store.
+        probe: folder that ``actstore probe`` wrote, or one of its probes.
+        choice: which rows; its layers choose among the probes.
+        label: column that says what is right; the one that the probes were trained on
+            when missing.
+        in_sample: score the rows that a probe was trained on too; figures then flatter, and
+            everything that shows them says so.
+
+    Raises:
+        MismatchError: the store has no rows for one of the probes, or of another width.
+        NotInStoreError: none of the probes is for a layer that was asked for.
+        TooFewRowsError: no row is left, or vectors that are not finite.
+        UsageError: there are no probes.
+    """
+    saved = probe_files.load(Path(probe))
+    chosen = choice or Choice()
+    saved = [one for one in saved if _wanted(one.probe.place, chosen)]
+    if not saved:
+        raise NotInStoreError(f"{probe} has no probe for {chosen.text}")
+    selections = matching(store, [one.probe.place for one in saved], Choice(where=chosen.where))
+    return [_scored(one, selections[one.probe.place], store, label, in_sample) for one in saved]
+
+
+def write_labels(store: StoreReader, scored: Sequence[Scored], label_as: LabelAs) -> int | None:
+    """Give the scored rows the probes' classes or scores as labels, in one commit.
+
+    Returns:
+        The commit's number.
+
+    Raises:
+        UsageError: the store is on the Hub, or a row was scored twice.
+    """
+    from actstore.storage.labels import set_labels
+    from actstore.storage.snapshot import open_snapshot
+
+    rows = np.concatenate([one.rows for one in scored])
+    if len(np.unique(rows)) < len(rows):
+        raise UsageError("some rows were scored by several probes: choose one of them")
+    texts: list[str | None] = []
+    for one in scored:
+        texts += one.classes if label_as == "class" else [f"{each:.6g}" for each in one.scores]
+    message = f"{label_as} by probe {Path(scored[0].probe).name}"
+    marked = lineages.title([one.in_sample for one in scored])
+    snapshot = open_snapshot(store.path, store.commit)
+    try:
+        return set_labels(
+            snapshot, rows, texts, message=f"{message} ({marked})" if marked else message
+        )
+    finally:
+        snapshot.close()
+
+
+def table(store: StoreReader, scored: Sequence[Scored]) -> pa.Table:
+    """Return scores beside the rows' metadata, ordered by probe and row.
+
+    ``in_sample`` says of each row whether the probe was trained on it or its like; null
+    where nobody knows.
+    """
+    import pyarrow as pa
+
+    parts = []
+    for one in scored:
+        metadata = store.rows_at(one.rows).table(
+            ["row_id", "example_id", "question", "label", "model", "site", "layer", "pooling"]
+        )
+        part = metadata.append_column("score", pa.array(one.scores))
+        part = part.append_column("class", pa.array(one.classes, pa.string()))
+        own = pa.nulls(len(one.rows), pa.bool_()) if one.own is None else pa.array(one.own)
+        parts.append(part.append_column("in_sample", own))
+    return pa.concat_tables(parts)
+
+
+def _wanted(place: Place, choice: Choice) -> bool:
+    return (
+        (choice.layers is None or place.layer in choice.layers)
+        and (choice.model is None or place.model == choice.model)
+        and (choice.site is None or place.site == choice.site)
+        and (choice.pooling is None or place.pooling == choice.pooling)
+    )
+
+
+def _scored(
+    saved: SavedProbe, selection: SelectedRows, store: StoreReader, label: str | None, shown: bool
+) -> Scored:
+    probe, lineage = saved.probe, saved.lineage
+    probe_files.check_width(probe, selection.shape[1], store.name)
+    own = lineages.own_rows(selection, store, saved.made_of, lineage, probe.place)
+    in_sample = lineages.count(own, shown=shown, place=probe.place, what="probe")
+    if own is not None and not shown:
+        selection, own = selection.take(~own), own[~own]
+    scores = probe.scores(place_rows.finite_vectors(selection, probe.place))
+    positive, negative = list(lineage["positive"]), list(lineage["negative"])
+    names = [" or ".join(positive), " or ".join(negative)]
+    column = label or str(lineage["label"])
+    values = selection.table([column])[column].cast("string").to_numpy(zero_copy_only=False)
+    there = set(values.tolist())
+    truth = np.isin(values.astype(object), classes.alike(positive, there))
+    known = np.flatnonzero(truth | np.isin(values.astype(object), classes.alike(negative, there)))
+    auroc = accuracy = None
+    if len(known):
+        groups = example_groups.groups_of(selection.take(known)).groups
+        everything = [Fold(np.empty(0, np.int64), np.arange(len(known)))]
+        right = (scores[known] > 0) == truth[known]
+        accuracy = metrics.accuracy_interval(right, groups, everything)
+        if 0 < int(truth[known].sum()) < len(known):
+            auroc = metrics.auroc_interval(scores[known], truth[known], groups, everything)
+    return Scored(
+        place=probe.place,
+        probe=saved.path,
+        rows=selection.rows,
+        scores=scores,
+        classes=[names[0] if each > 0 else names[1] for each in scores.tolist()],
+        auroc=auroc,
+        accuracy=accuracy,
+        in_sample=in_sample,
+        own=own,
+    )

@@ -1,0 +1,226 @@
+"""Turns scores into results: intervals, baselines, p-values over all cells, the best layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from actstore.analysis.examples import place_rows
+from actstore.analysis.probes import multiple_testing
+from actstore.analysis.probes.evaluating import Evaluated
+from actstore.analysis.probes.multiple_testing import Best, Contender
+from actstore.analysis.probes.nested_choice import FEWEST
+from actstore.analysis.probes.results import CHANCE, Effect, Permuted, Result, WordsAlone
+from actstore.analysis.probes.splits import REFITS, Job, Settings
+from actstore.analysis.probes.words_baseline import Words
+from actstore.analysis.statistics import metrics
+from actstore.analysis.statistics.metrics import Difference
+from actstore.wording import counted
+
+FAIR = 99
+"""Shuffled runs from which on a p-value of 0.05 is known to a fifth or so of itself."""
+
+
+def judge(
+    jobs: Sequence[Job],
+    evaluated: Sequence[Evaluated],
+    words: Sequence[Words | None],
+    setting: Settings,
+    notes: list[str],
+) -> tuple[list[Result], Best | None]:
+    """Return the result of each cell, and the best of them.
+
+    Args:
+        jobs: the cells.
+        evaluated: what came of each.
+        words: what the questions' words come to in each.
+        setting: method, folds and seed.
+        notes: takes what should be known of the figures.
+    """
+    widths = [each.probe.width for each in evaluated]
+    aurocs = [
+        metrics.auroc_interval(each.scores, job.positive, job.groups, job.divisions, width)
+        for job, each, width in zip(jobs, evaluated, widths, strict=True)
+    ]
+    permuted = _permuted(jobs, evaluated)
+    beyond = [
+        None
+        if told is None
+        else metrics.auroc_difference(
+            each.scores, told.scores, job.positive, job.groups, job.divisions, width
+        )
+        for job, each, told, width in zip(jobs, evaluated, words, widths, strict=True)
+    ]
+    alone = _alone(words, beyond, setting.seed)
+    results = [
+        _result(job, each, len(jobs), setting, auroc, chance, told, difference)
+        for job, each, auroc, chance, told, difference in zip(
+            jobs, evaluated, aurocs, permuted, alone, beyond, strict=True
+        )
+    ]
+    tested = [
+        Contender(
+            job.cell.place,
+            auroc,
+            each.scores,
+            job.positive,
+            job.groups,
+            job.divisions,
+            each.probe.width,
+            each.choosing,
+        )
+        for job, each, auroc in zip(jobs, evaluated, aurocs, strict=True)
+    ]
+    best = multiple_testing.best(tested, _unknown(jobs, setting))
+    _remark(results, setting, notes)
+    return results, best
+
+
+def _unknown(jobs: Sequence[Job], setting: Settings) -> str | None:
+    """Return why a choice among the cells cannot be judged."""
+    if setting.method == "mlp":
+        return "a multilayer perceptron is too dear to train again for each choice"
+    if len(jobs[0].divisions) > 1 and setting.folds < FEWEST:
+        return f"that takes {FEWEST} folds at least"
+    if not all(job.shared for job in jobs):
+        return "the cells have different rows and do not share their folds"
+    return None
+
+
+def _permuted(jobs: Sequence[Job], evaluated: Sequence[Evaluated]) -> list[Permuted | None]:
+    areas = [each.areas for each in evaluated if each.areas is not None]
+    if len(areas) < len(evaluated):
+        return [None] * len(evaluated)
+    whole = np.array(areas)
+    sizes = {
+        (int(job.positive[fold.test].sum()), len(fold.test))
+        for job in jobs
+        for fold in job.divisions
+    }
+    rows = {(len(job.positive), int(job.positive.sum())) for job in jobs}
+    alike = len(rows) == 1 and len(sizes) <= len(jobs[0].divisions)
+    found = multiple_testing.chance(whole, alike)
+    drawn = whole[:, 1:]
+    own = np.array([multiple_testing.chance(each[None], True).above[0] for each in whole])
+    return [
+        Permuted(
+            runs=drawn.shape[1],
+            auroc_mean=float(drawn[number].mean()),
+            auroc_95=float(np.quantile(drawn[number], 0.95)),
+            accuracy_mean=each.shuffled_accuracy,
+            p_value=float(own[number]),
+            p_family=float(found.above[number]),
+            p_below=float(found.below[number]),
+        )
+        for number, each in enumerate(evaluated)
+    ]
+
+
+def _alone(
+    words: Sequence[Words | None], beyond: Sequence[Difference | None], seed: int
+) -> list[WordsAlone | None]:
+    known = [each for each in beyond if each is not None]
+    if not known:
+        return [None] * len(words)
+    most = max(len(each.shares) for each in known)
+    shares = np.zeros((most, len(known)))
+    for number, each in enumerate(known):
+        shares[: len(each.shares), number] = each.shares
+    values = np.array([each.value for each in known])
+    p_values = iter(multiple_testing.differences(values, shares, seed).tolist())
+    return [None if each is None else WordsAlone(each.auroc, next(p_values)) for each in words]
+
+
+def _result(
+    job: Job,
+    evaluated: Evaluated,
+    count: int,
+    setting: Settings,
+    auroc: metrics.Estimate,
+    permuted: Permuted | None,
+    words: WordsAlone | None,
+    beyond: Difference | None,
+) -> Result:
+    import pyarrow as pa
+
+    positive, groups, scores = job.positive, job.groups, evaluated.scores
+    tested = np.sort(np.concatenate([division.test for division in job.divisions]))
+    right = (scores > 0) == positive
+    truth = positive[tested]
+    table = job.cell.table
+    digest = place_rows.rows_hash(job.cell)
+    if job.other is not None:
+        table = pa.concat_tables([table, job.other.table])
+        digest = f"{digest} {place_rows.rows_hash(job.other)}"
+    crossed = len(job.divisions) > 1
+    effect = Effect("chance", *(value - 0.5 for value in auroc))
+    if words is not None and beyond is not None and words.auroc.value >= 0.5:
+        effect = Effect("words", *beyond[:3])
+    width = evaluated.probe.width
+    return Result(
+        place=job.cell.place,
+        method=setting.method,
+        width=width,
+        rows=len(tested),
+        trained_rows=len(positive) if crossed else len(job.divisions[0].train),
+        positives=int(truth.sum()),
+        grouped_by=job.cell.kin.grouped_by,
+        groups=len(np.unique(groups[tested])),
+        cells=count,
+        folds=len(job.divisions),
+        auroc=auroc,
+        auroc_pooled=float(metrics.auroc(scores[tested], truth)),
+        accuracy=metrics.accuracy_interval(right, groups, job.divisions, width, positive),
+        balanced_accuracy=float((right[tested][truth].mean() + right[tested][~truth].mean()) / 2),
+        majority=max(float(truth.mean()), 1 - float(truth.mean())),
+        permuted=permuted,
+        words=words,
+        effect=effect,
+        converged=evaluated.converged,
+        probe=evaluated.probe,
+        table=table.take(pa.array(tested)),
+        scores=scores[tested],
+        rows_hash=digest,
+        vectors_hash=place_rows.vectors_hash(job.cell.table),
+    )
+
+
+def _remark(results: Sequence[Result], setting: Settings, notes: list[str]) -> None:
+    """Say what the figures cannot show, and which of them should be looked into."""
+    runs = setting.runs
+    if setting.method == "mlp" and runs < setting.permutations:
+        notes.append(
+            f"mlp is trained anew for each shuffle, so there are {REFITS} of "
+            f"{setting.permutations}: no p-value can be below {1 / (1 + runs):.3f}"
+        )
+    elif 1 / (1 + runs) > CHANCE:
+        notes.append(
+            f"{counted(runs, 'shuffle')} cannot show a p-value below {1 / (1 + runs):.2f}: nothing "
+            f"is claimed; take --permutations {FAIR} or more"
+        )
+    elif runs < FAIR:
+        notes.append(
+            f"{counted(runs, 'shuffle')} know p-values in steps of {1 / (1 + runs):.3f} only; take "
+            f"--permutations {FAIR} or more"
+        )
+    told = [result.words.auroc for result in results if result.words is not None]
+    worse = min(told, key=lambda each: each.high, default=None)
+    if worse is not None and worse.high < 0.5:
+        notes.append(
+            f"the questions' words alone come to an AUROC of {worse.value:.3f}, below what chance "
+            "gives: as a rule labels are balanced within a hidden group that the folds split, and "
+            f"every figure here suffers from it. {results[0].grouped_by} keeps rows together: name "
+            "what belongs together with --group-by"
+        )
+    below = [result for result in results if result.below_chance]
+    if below:
+        worst = min(below, key=lambda result: result.auroc.value)
+        more = f" and {counted(len(below) - 1, 'more place')}" if len(below) > 1 else ""
+        notes.append(
+            f"{worst.place.text}{more}: an AUROC of {worst.auroc.value:.3f} is below what chance "
+            "gives, and no probe learns to be wrong. As a rule labels are balanced within a "
+            "hidden group (such as a true and a false statement of one city) that the folds "
+            f"split; here {worst.grouped_by} keeps rows together: name what belongs together with "
+            "--group-by. Or the training and the tested part contradict each other"
+        )

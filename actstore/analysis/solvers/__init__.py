@@ -1,0 +1,1 @@
+"""Linear classifiers, solved exactly and fast: one fit, and all fits of a cross-validation."""

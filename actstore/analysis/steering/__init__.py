@@ -1,0 +1,1 @@
+"""Steering vectors: made, chosen, kept in files, validated, added to a model."""

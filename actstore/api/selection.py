@@ -1,0 +1,218 @@
+"""A selection: selected rows, with the short ways to what one does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from actstore.querying import mixture, saving, stacking
+from actstore.querying.selected import SelectedRows
+
+if TYPE_CHECKING:
+    from actstore import schema
+    from actstore.querying.stacking import Stack
+    from actstore.training.batches import Batches
+    from actstore.training.normalisation import Kind, Normalisation
+    from actstore.training.torch_dataset import SelectionDataset
+
+
+class Selection(SelectedRows):
+    """Some rows of a store at one commit, in a fixed order.
+
+    The order is the store's row order (by model, site, layer, then as rows came in), unless
+    :meth:`take` made another. Vectors are read from the memory map when asked for.
+    """
+
+    def _repr_html_(self) -> str:
+        from actstore.api import notebook
+
+        return notebook.selection_html(self)
+
+    def by(self, *columns: str) -> dict[Any, Selection]:
+        """Return the rows by their values of a column, or of several.
+
+        Args:
+            columns: any metadata columns.
+
+        Returns:
+            A selection for each value, ascending, null last; of several columns the keys are
+            tuples. Rows keep their order.
+
+        Raises:
+            NotInStoreError: there is no such column.
+            UsageError: no column is named.
+        """
+
+        return stacking.by(self, columns)
+
+    def stack(
+        self, column: str, *, columns: Sequence[str] | None = None, mixed: bool = False
+    ) -> Stack:
+        """Return the vectors as an array ``[examples, values of column, width]``.
+
+        Rows are joined by their key (example, data set, mode, variant, position and so on)
+        without ``column``, never by their place in the selection. Examples come in the order
+        in which the selection first names them, values ascending, null last.
+
+        Args:
+            column: ``layer``, ``site``, ``pooling``, ``region``, ``position``, ``model``,
+                ``mode`` or ``variant``. With ``layer`` the embeddings (layer -1) go with the
+                residual stream.
+            columns: metadata columns of the examples' table; when missing, all that have one
+                value for each example.
+            mixed: take rows that differ in another column that says where a vector was taken,
+                though nobody listed its values; each of these values makes examples of its own.
+
+        Raises:
+            StackError: an example lacks a vector, or has several of one value; the message
+                names the first few.
+            MixedVectorsError: rows differ in another column that says where a vector was
+                taken, or the vectors differ in width.
+            UsageError: nothing can be stacked along that column, or a column of ``columns``
+                has several values for one example.
+            NotInStoreError: there is no such column.
+        """
+
+        return stacking.stack(self, column, columns, mixed=mixed)
+
+    def batches(
+        self,
+        size: int,
+        *,
+        shuffle: bool | Literal["exact", "blocks"] = False,
+        seed: int = 0,
+        columns: Sequence[str] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+        epoch: int | None = None,
+        epochs: int | None = 1,
+        state: Mapping[str, Any] | None = None,
+        block: int | None = None,
+        dtype: schema.VectorType | None = None,
+        normalise: Kind | Normalisation | None = None,
+        prefetch: int | None = None,
+        pin_memory: bool | None = None,
+        mixed: bool = False,
+    ) -> Batches:
+        """Return an iterator over all rows, ``size`` at a time, the last batch being what is left.
+
+        Its ``state()`` says where it stands; given as ``state=`` it goes on there exactly.
+
+        Args:
+            size: rows per batch.
+            shuffle: in an order drawn from ``seed`` and the pass's number instead of the
+                selection's own. ``True`` is ``"exact"`` for a store on this machine: one
+                random order of all rows; of a store on the Hub it is ``"blocks"``: runs of
+                neighbouring rows in random order, mixed within 64 MiB at a time.
+            seed: where the order comes from; the same one gives the same order.
+            columns: metadata columns of each batch's table; all when missing. Fewer are
+                faster, and ``["row_id"]`` reads no metadata at all.
+            rank: which of several processes this is; each row goes to one of them.
+            world_size: how many there are.
+            drop_last: leave out the rows that make no full batch for every rank.
+            epoch: number of the first pass; 0, or that of ``state``, when missing.
+            epochs: how many passes, each in another order; None for passes without end.
+            state: what ``state()`` returned, for the same rows, shuffle and seed.
+            block: rows in a block that is shuffled as one; 1 MiB of vectors when missing.
+            dtype: ``"float32"`` widens float16 vectors; as stored when missing.
+            normalise: ``"norm"`` scales all vectors by one factor so that their mean norm is
+                the square root of their width, ``"mean-norm"`` takes their mean away first;
+                computed once, then kept in the store's cache. Or one that was computed.
+            prefetch: batches made ahead in threads; 1 when shuffled, else none.
+            pin_memory: put vectors where a GPU copies from directly; when missing, if torch
+                is loaded and sees one.
+            mixed: as in :meth:`numpy`; looked at once, not for each batch.
+
+        Raises:
+            UsageError: an argument that cannot work.
+            MixedVectorsError: the vectors differ in where they were taken, or in width.
+            TooFewRowsError: there would be no batch at all, and more than a plain pass over
+                the rows was asked for.
+            MismatchError: ``state`` or ``normalise`` belongs to other rows.
+            AnalysisError: there is no norm to scale to.
+        """
+        from actstore.training import batches as training
+
+        settings = training.Settings(
+            size=size,
+            shuffle=shuffle,
+            seed=seed,
+            columns=columns,
+            rank=rank,
+            world_size=world_size,
+            drop_last=drop_last,
+            epoch=epoch,
+            epochs=epochs,
+            block=block,
+            dtype=dtype,
+            normalise=normalise,
+            prefetch=prefetch,
+            pin_memory=pin_memory,
+            mixed=mixed,
+        )
+        return training.Batches(self, settings, state)
+
+    def torch_dataset(self, size: int, **settings: Any) -> SelectionDataset:
+        """Return the batches as a ``torch.utils.data.IterableDataset``.
+
+        For ``DataLoader(dataset, batch_size=None, num_workers=…)``: each item is a batch.
+
+        Args:
+            size: rows per batch.
+            settings: as :meth:`batches` takes them; ``columns`` has none when missing.
+
+        Raises:
+            UsageError, MixedVectorsError, TooFewRowsError, MismatchError: as there.
+        """
+        from actstore.training.torch_dataset import SelectionDataset
+
+        return SelectionDataset(self, size, **settings)
+
+    def normalisation(self, kind: Kind = "mean-norm", *, mixed: bool = False) -> Normalisation:
+        """Return what ``batches(normalise=kind)`` does to each vector, and can undo.
+
+        Args:
+            kind: ``norm`` or ``mean-norm``.
+            mixed: as in :meth:`numpy`: the mean of several layers is that of none.
+
+        Raises:
+            UsageError: there is no such kind.
+            TooFewRowsError: nothing is selected.
+            MixedVectorsError: the vectors differ in where they were taken, or in width.
+            AnalysisError: there is no norm to scale to.
+        """
+        from actstore.training.normalisation import normalisation
+
+        mixture.refuse(self, mixed=mixed)
+        return normalisation(self._snapshot, self.rows, kind, name=repr(self))
+
+    def save(
+        self, path: str | Path, columns: Sequence[str] | None = None, *, mixed: bool = False
+    ) -> Path:
+        """Write vectors and metadata to one file, in one step: whole or not at all.
+
+        What the file holds, by its ending:
+
+        - ``.parquet``: the store's own schema; pyarrow, DuckDB, Polars and ``load_dataset``
+          read it.
+        - ``.safetensors``: tensors ``activation`` and each number column without nulls; the
+          other columns as JSON lists under ``columns`` in the file's metadata.
+        - ``.npz``: arrays ``activation`` and each column; a column with nulls has an array
+          ``NAME_null`` that marks them. Opens with ``allow_pickle=False``.
+        - ``.pt``: ``{"activation": tensor, "metadata": {column: list}}``; opens with
+          ``weights_only=True``.
+
+        Args:
+            path: the file, replaced if it exists.
+            columns: metadata columns to write; all that are not wholly null when missing.
+                A ``.parquet`` file always has all.
+            mixed: as in :meth:`numpy`. A ``.parquet`` file is a table and takes any rows.
+
+        Raises:
+            UsageError: another ending, nothing selected, or more text than the format holds.
+            MixedVectorsError: the vectors differ in where they were taken, or in width.
+        """
+
+        return saving.save(self, Path(path), columns, mixed=mixed)

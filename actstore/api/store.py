@@ -1,0 +1,382 @@
+"""The public face of a store: open it, ask it in SQL, select rows, find neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from actstore.api.selection import Selection
+from actstore.errors import NotInStoreError, UsageError
+from actstore.querying import filters, info, named, vector_math
+from actstore.querying import nearest as neighbours
+from actstore.querying.info import StoreInfo
+from actstore.querying.reader import StoreReader, opened
+from actstore.querying.sql import Database, Parameters
+from actstore.querying.vector_math import Metric
+from actstore.remote.address import is_address
+from actstore.storage.snapshot import Snapshot, latest_snapshot, open_snapshot
+
+if TYPE_CHECKING:
+    import duckdb
+    import polars as pl
+    import pyarrow as pa
+
+    from actstore.hub.push import Pushed
+    from actstore.ingestion.memory import WriteSummary
+    from actstore.training.clt import CltBatches
+
+
+class Store(StoreReader):
+    """A store at one commit.
+
+    What it answers never changes while it is open, whatever others write; :meth:`refresh`
+    goes on to the latest commit. Rows have an order: by model, site, layer (unknown last),
+    then as they came in; their number in it is ``row_id``. Usable as a context manager.
+    """
+
+    def _use(self, snapshot: Snapshot) -> None:
+        super()._use(snapshot)
+        self._unsealed: Database | None = None
+
+    def __repr__(self) -> str:
+        return f"Store({self.name!r}, commit {self.commit}, {self.rows} rows)"
+
+    def _repr_html_(self) -> str:
+        from actstore.api import notebook
+
+        return notebook.store_html(self.info())
+
+    @property
+    def labels(self) -> dict[str | None, int]:
+        """Rows per label, most frequent first; None counts rows without one."""
+        return info.label_counts(self._open())
+
+    def info(self) -> StoreInfo:
+        """Return what the store holds, in numbers."""
+        return info.describe(self._open())
+
+    def sql(
+        self, query: str, parameters: Parameters | None = None, *, allow_external: bool = False
+    ) -> duckdb.DuckDBPyRelation:
+        """Return one SQL statement as a lazy DuckDB relation.
+
+        The view ``activations`` has the schema's columns and ``row_id``. Between vectors
+        (the column, parameters, lists) there are ``dot(a, b)``, ``cosine(a, b)`` (the
+        cosine similarity), ``distance(a, b)`` (L2), ``norm(v)`` and the aggregate
+        ``vector_mean(v)``.
+
+        Args:
+            query: one statement that reads.
+            parameters: values of ``$name`` (a mapping) or ``?`` (a sequence); a vector may
+                be a list, a NumPy array or a tensor.
+            allow_external: let SQL reach other files and change things.
+
+        Raises:
+            SqlError: the statement is refused or wrong. What goes wrong while its rows are
+                fetched is DuckDB's own error.
+        """
+        return self._database(allow_external).relation(query, parameters)
+
+    def named(
+        self,
+        name: str | Path,
+        values: dict[str, Any] | None = None,
+        *,
+        allow_external: bool = False,
+    ) -> duckdb.DuckDBPyRelation:
+        """Return a named query, such as ``label-counts``, as a lazy DuckDB relation.
+
+        Args:
+            name: of a query that comes with actstore, or the path of a ``.sql`` file.
+            values: by parameter name.
+            allow_external: as in :meth:`sql`.
+
+        Raises:
+            UsageError: there is no such query, or a value is missing or of a wrong type.
+            SqlError: the query is refused or wrong.
+        """
+        query = named.find(name)
+        bound = query.bind(values or {})
+        return self._database(allow_external).relation(query.sql, bound or None)
+
+    def stream(
+        self,
+        query: str,
+        parameters: Parameters | None = None,
+        *,
+        allow_external: bool = False,
+    ) -> pa.RecordBatchReader:
+        """Run one SQL statement and return its rows as a stream of Arrow batches.
+
+        Raises:
+            SqlError: the statement is refused or fails, now or while batches are read.
+        """
+        return self._database(allow_external).reader(query, parameters)
+
+    def frame(self) -> pl.LazyFrame:
+        """Return all rows as a Polars LazyFrame.
+
+        Filters and column choice reach the metadata; vectors are read from the map for the
+        rows that are left, and only if asked for.
+        """
+        from actstore.querying import frames
+
+        return frames.frame(self._open())
+
+    def select(self, where: str | None = None, /, **equals: Any) -> Selection:
+        """Return the rows that meet all conditions, in row order.
+
+        Vectors and metadata are read when the selection is asked for them.
+
+        Args:
+            where: an SQL condition, such as ``"norm > 50 AND task = 'maze'"``.
+            equals: ``column=value``, or several values as a list; None means null. A site
+                may be spelled as TransformerLens or transformers do. Rows whose values of
+                model, site, pooling, region or layer were listed may stand in one matrix.
+
+        Raises:
+            NotInStoreError: there is no such column, or no row has such a value; the
+                message names what is there. A ``where`` that nothing meets is no error.
+            UsageError: a value of the wrong type.
+            SqlError: ``where`` is not one condition.
+        """
+        return self._select(where, equals, Selection)
+
+    def rows_at(self, row_ids: Sequence[int] | np.ndarray) -> Selection:
+        """Return rows by their ``row_id``, in the given order.
+
+        Raises:
+            UsageError: a number is out of range.
+        """
+        return self._rows_at(row_ids, Selection)
+
+    def clt_batches(
+        self, size: int = 1024, where: str | None = None, *, n_targets: int = 16, **options: Any
+    ) -> CltBatches:
+        """Return batches of ``mlp_in`` and of later layers' ``mlp_out``, joined by token.
+
+        Args:
+            size: tokens per batch.
+            where: an SQL condition on the rows.
+            n_targets: how many layers after its own a layer has as targets, at most.
+            options: ``layers`` of ``mlp_in`` (all that have a target when missing), and
+                what :meth:`Selection.batches` and :meth:`select` take.
+
+        Raises:
+            ActstoreError: as :class:`~actstore.training.clt.CltBatches` says.
+        """
+        from actstore.training import clt
+
+        settings, own, equals = clt.separate(size, options)
+        rows = self.select(where, site=list(clt.SITES), **equals)
+        return clt.CltBatches(rows, settings, n_targets=n_targets, **own)
+
+    def nearest(
+        self,
+        query: Any,
+        k: int = 10,
+        where: str | None = None,
+        *,
+        metric: Metric = "cosine",
+        include_self: bool = False,
+        columns: Sequence[str] | None = None,
+        mixed: bool = False,
+        **equals: Any,
+    ) -> pa.Table:
+        """Return the ``k`` rows nearest to a vector or to a row of the store.
+
+        Every row is compared, so the result is exact. Rows of another width than the
+        query's are left out.
+
+        Args:
+            query: a vector (list, NumPy array, tensor), or an ``example_id``, or a
+                ``row_id``.
+            k: how many rows.
+            where: an SQL condition on the rows to search.
+            metric: ``cosine`` or ``dot``, the largest first, or ``l2``, the smallest first.
+            include_self: whether the row that is the query may be in the result.
+            columns: metadata columns of the result; all and ``row_id`` when missing.
+            mixed: search rows of several models, sites, poolings, regions or layers, which
+                no condition listed.
+            equals: as in :meth:`select`, for the rows to search; where ``query`` is an
+                ``example_id``, they also say which of its rows is meant.
+
+        Returns:
+            A table with ``score`` (float32), best first (equal scores in row order), and
+            the metadata.
+
+        Raises:
+            NotInStoreError: there is no such example, or a condition names what is not there.
+            UsageError: the example has several rows under these conditions, or a bad argument.
+            MixedVectorsError: the rows to search are of several places, and nobody asked for
+                that.
+        """
+        snapshot = self._open()
+        row = self._row_of(query, equals)
+        selection = self.select(where, **equals)
+        if row is None:
+            vector = vector_math.as_query(query)
+        else:
+            vector = vector_math.as_query(snapshot.gather(np.array([row]))[0])
+            if not include_self:
+                selection = selection.take(selection.rows != row)
+        return neighbours.nearest(
+            selection,
+            vector,
+            k,
+            metric=metric,
+            columns=None if columns is None else list(columns),
+            mixed=mixed,
+        )
+
+    def write(self, activations: Any, metadata: Any = None, **options: Any) -> WriteSummary:
+        """Store activations that are in memory, as one commit; the store is then open at it.
+
+        Args:
+            activations: ``{name or (site, layer): array}``, or a cache of TransformerLens or
+                nnsight; an array is ``[examples, width]`` or ``[examples, tokens, width]``.
+            metadata: columns, records or a table; ``example_id`` is required.
+            options: ``model``, ``dataset``, ``pool``, ``mask``, ``token_ids`` and the others
+                that :func:`actstore.ingestion.memory.write` describes.
+
+        Raises:
+            as :func:`actstore.ingestion.memory.write`.
+        """
+        from actstore.ingestion.memory import write
+
+        done = write(self.path, activations, metadata, **options)
+        self.refresh()
+        return done
+
+    def export(self, to: str, folder: str | Path, where: str | None = None, **options: Any) -> Any:
+        """Write rows as the files of a layout; see :func:`actstore.exporting.run.export`."""
+        from actstore.exporting.run import export
+
+        return export(self, to, folder, where, **options)
+
+    def push(
+        self,
+        to: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        create_pr: bool = False,
+        only: Sequence[str] = (),
+        archive: bool = False,
+        message: str | None = None,
+        license: str | None = None,
+        pretty_name: str | None = None,
+        dry_run: bool = False,
+    ) -> Pushed:
+        """Push the store to a repository on the Hugging Face Hub, as one commit.
+
+        Labels are written into the shards they belong to first; the store is then open at
+        the commit that was pushed. The token is the one of ``hf auth login``, or HF_TOKEN.
+
+        Args:
+            to: ``org/name``; made when there is none.
+            private: make it private, if it is made.
+            revision: branch; made from ``main`` when there is none.
+            create_pr: open a pull request instead of committing to ``main``.
+            only: names of ``load_dataset`` configs, with ``*`` if wanted: push nothing else.
+            archive: compress the shards; smaller, but a reader has to decode them.
+            message: title of the commit.
+            license: for the card, such as ``apache-2.0``.
+            pretty_name: the same.
+            dry_run: change nothing; say what would be done.
+
+        Raises:
+            UsageError: it is not the store's latest commit that is open, or a wrong argument.
+            HubError: the leaf that says why it failed; the repository is as it was.
+            ConflictError: the repository holds one of the rows with a different vector.
+        """
+        from actstore.hub import push as hub
+
+        snapshot = self._open()
+        newest = open_snapshot(snapshot.root)
+        newest.close()
+        if newest.manifest.number != self.commit:
+            raise UsageError(
+                f"{snapshot.root} is open at commit {self.commit}, its latest is "
+                f"{newest.manifest.number}, and that is what push takes: refresh() first"
+            )
+        done = hub.push(
+            snapshot.root,
+            to,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            only=only,
+            archive=archive,
+            message=message,
+            license=license,
+            pretty_name=pretty_name,
+            dry_run=dry_run,
+        )
+        self.refresh()
+        return done
+
+    def refresh(self) -> Self:
+        """Go on to the latest commit; selections made before keep theirs. Returns itself."""
+        unsealed, before = self._unsealed, self._snapshot
+        super().refresh()
+        if unsealed is not None and self._snapshot is not before:
+            unsealed.close()
+        return self
+
+    def close(self) -> None:
+        """Give files and connections back; matrices handed out stay valid."""
+        if self._unsealed is not None:
+            self._unsealed.close()
+        super().close()
+
+    def _database(self, allow_external: bool) -> Database:
+        snapshot = self._open()
+        if not allow_external:
+            return self._sealed
+        if self._unsealed is None:
+            self._unsealed = Database(snapshot, allow_external=True)
+        return self._unsealed
+
+    def _row_of(self, query: Any, equals: dict[str, Any]) -> int | None:
+        """Return the row that ``query`` means, or None if it is a vector."""
+        if isinstance(query, str):
+            found = self.select(**{**equals, "example_id": query})
+            if len(found) == 1:
+                return int(found.rows[0])
+            if not len(found):
+                raise NotInStoreError(
+                    f"example {query!r} has no row with {filters.describe(None, equals)}"
+                )
+            raise UsageError(neighbours.several(query, found))
+        if isinstance(query, int | np.integer) and not isinstance(query, bool):
+            return int(self.rows_at([int(query)]).rows[0])
+        return None
+
+
+def open(path: str | Path, at: int | None = None, *, create: bool = False) -> Store:
+    """Open the store at ``path``, at commit ``at`` or the latest.
+
+    With ``create`` a store that is not there yet is made; it has no rows and no commit.
+
+    ``hf://datasets/org/name`` opens the store in a repository on the Hugging Face Hub, with
+    ``@revision`` that of a branch, tag or commit. Nothing but its manifest is fetched then;
+    later the metadata when something asks for it, and of the vectors the rows that are read.
+    The token is that of ``hf auth login`` or HF_TOKEN.
+
+    Raises:
+        StoreNotFoundError: there is no store; the message says what is there.
+        SnapshotNotFoundError: the store has no such commit.
+        CorruptStoreError: the commit's manifest is damaged.
+        HubError: the repository cannot be read, or holds no sound store; the leaf says why.
+        UsageError: ``create`` was asked for with a commit, or on the Hub.
+    """
+    if create and (at is not None or is_address(str(path))):
+        raise UsageError("a store is created in a folder, without a commit to open it at")
+    if create:
+        return Store(latest_snapshot(path), partial(latest_snapshot, path))
+    return Store(*opened(path, at))

@@ -1,0 +1,103 @@
+"""Opens the images of examples, whatever they come as."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actstore.capturing.prompts.example import Example
+from actstore.errors import ExampleError, MissingExtraError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
+
+
+def open_images(example: Example) -> list[Image]:
+    """Return the images of an example as RGB.
+
+    Raises:
+        ExampleError: a file is missing, no image, or an address on the network; names the
+            example.
+        MissingExtraError: Pillow is not installed.
+    """
+    opened = []
+    for picture in example.pictures:
+        with _open(picture, example) as image:
+            try:
+                opened.append(image.convert("RGB"))
+            except (OSError, ValueError, SyntaxError) as problem:
+                raise _no_image(picture, example, problem) from None
+    return opened
+
+
+def image_sizes(example: Example) -> list[tuple[int, int]]:
+    """Return ``(height, width)`` of each image; of a file only the head is read.
+
+    Raises:
+        ExampleError, MissingExtraError: as for :func:`open_images`.
+    """
+    sizes = []
+    for picture in example.pictures:
+        with _open(picture, example) as image:
+            width, height = image.size
+            sizes.append((height, width))
+    return sizes
+
+
+@contextmanager
+def _open(picture: Any, example: Example) -> Iterator[Image]:
+    """Open an image for the length of the block; one that was open already stays so."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise MissingExtraError("examples with images", "capture") from None
+    if isinstance(picture, Image.Image):
+        yield picture
+        return
+    name, content = _content(picture, example)
+    try:
+        image = Image.open(content)
+    except FileNotFoundError:
+        folder = f" (looked in {example.images})" if example.images is not None else ""
+        raise ExampleError(f"{example.where}: no image {name}{folder}") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+        raise _no_image(picture, example, problem) from None
+    with image:
+        yield image
+
+
+def _no_image(picture: Any, example: Example, problem: Exception) -> ExampleError:
+    name, _ = _content(picture, example)
+    return ExampleError(f"{example.where}: {name} is no image: {problem}")
+
+
+def _content(picture: Any, example: Example) -> tuple[str, Path | io.BytesIO]:
+    """Return how messages call an image, and what Pillow can open."""
+    if isinstance(picture, Mapping):  # as Hugging Face data sets store images
+        if picture.get("bytes"):
+            return str(picture.get("path") or "the image"), io.BytesIO(picture["bytes"])
+        if picture.get("path"):
+            picture = picture["path"]
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return "the image", io.BytesIO(bytes(picture))
+    if isinstance(picture, str | os.PathLike):
+        text = os.fspath(picture)
+        if isinstance(text, str) and _URL.match(text):
+            short = text if len(text) <= 80 else f"{text[:79]}…"
+            raise ExampleError(
+                f"{example.where}: the image is an address ({short}); fetch the images first and "
+                "give their paths"
+            )
+        path = Path(str(text))
+        return str(text), path if example.images is None else example.images / path
+    raise ExampleError(
+        f"{example.where}: the image is a {type(picture).__name__}; expected a path, bytes, "
+        "a Pillow image, or a list of these"
+    )

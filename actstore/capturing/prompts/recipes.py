@@ -1,0 +1,246 @@
+"""Capture recipes: TOML files that say how a file of questions becomes examples.
+
+They lie in ``ingest/capture/``, apart from the recipes of ingest: those read activations,
+these read questions.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from actstore import resources
+from actstore.capturing.prompts.fields import Field, compile_field, constant
+from actstore.errors import RecipeError
+
+FIELDS = (
+    "id",
+    "index",
+    "question",
+    "messages",
+    "system",
+    "image",
+    "answer",
+    "oracle",
+    "choices",
+    "task",
+    "mode",
+    "variant",
+    "split",
+    "label",
+)
+"""What ``[columns]`` may set."""
+_TOP = (
+    "name",
+    "title",
+    "description",
+    "link",
+    "dataset",
+    "columns",
+    "extra",
+    "parts",
+    "expand",
+    "tables",
+    "only",
+    "most",
+    "capture",
+    "after",
+)
+OPTIONS = (
+    "layers",
+    "sites",
+    "pool",
+    "exclude",
+    "max_new_tokens",
+    "chat_template",
+    "system",
+    "grade",
+    "batch_size",
+    "template_options",
+)
+"""Options of the capture that ``[capture]`` may set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One of several files that are read one after the other."""
+
+    data: tuple[str, ...]
+    """Where it may lie, ``{data}`` being what the user named; the first that exists is read."""
+    columns: Mapping[str, Field]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A second file, joined to each record under its name."""
+
+    name: str
+    data: tuple[str, ...]
+    on: Mapping[str, Field]
+    """The table's column: what it must equal."""
+    required: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureRecipe:
+    """How a file of questions becomes examples, and how they are captured."""
+
+    name: str
+    title: str
+    text: str
+    """The TOML itself."""
+    description: str = ""
+    link: str | None = None
+    dataset: str | None = None
+    columns: Mapping[str, Field] = field(default_factory=dict)
+    extra: Mapping[str, Field] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
+    expand: tuple[Mapping[str, Field], ...] = ()
+    """Each record becomes one example per entry, whose columns come before the others."""
+    tables: tuple[Table, ...] = ()
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Values that an example's columns must have."""
+    most: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Column: value: how many ids at most, in the source's order."""
+    capture: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the capture, unless the user gives them."""
+    label_after: str | None = None
+    """SQL that labels the run's rows once all of them are stored."""
+
+
+def known() -> dict[str, CaptureRecipe]:
+    """Return the packaged capture recipes by name."""
+    paths = sorted((resources.folder("ingest") / "capture").glob("*.toml"))
+    return {path.stem: read(path) for path in paths}
+
+
+def load(name: str | Path) -> CaptureRecipe:
+    """Return a packaged recipe by name, or the one in a TOML file.
+
+    Raises:
+        RecipeError: there is no such recipe or file, or it is malformed.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        return read(path)
+    folder = resources.folder("ingest") / "capture"
+    names = sorted(each.stem for each in folder.glob("*.toml"))
+    if str(name) not in names:
+        raise RecipeError(
+            f"no capture recipe {str(name)!r}: there are {', '.join(names)}, or give a TOML file"
+        )
+    return read(folder / f"{name}.toml")
+
+
+def read(path: Path) -> CaptureRecipe:
+    """Read a recipe's file.
+
+    Raises:
+        RecipeError: it cannot be read, or says something that is not understood.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+    except OSError as problem:
+        raise RecipeError(f"{path}: cannot be read: {problem.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise RecipeError(f"{path}: not TOML: {problem}") from None
+    where = path.name
+    _only_known(document, _TOP, where)
+    capture = _mapping(document, "capture", where)
+    _only_known(capture, OPTIONS, f"{where} [capture]")
+    after = _mapping(document, "after", where)
+    _only_known(after, ("label",), f"{where} [after]")
+    return CaptureRecipe(
+        name=str(document.get("name", path.stem)),
+        title=str(document.get("title", "")),
+        text=text,
+        description=str(document.get("description", "")).strip(),
+        link=document.get("link"),
+        dataset=document.get("dataset"),
+        columns=_columns(_mapping(document, "columns", where), f"{where} [columns]"),
+        extra={
+            name: _field(value, f"{where} [extra] {name}")
+            for name, value in _mapping(document, "extra", where).items()
+        },
+        parts=tuple(_part(each, where) for each in document.get("parts", ())),
+        expand=tuple(_columns(each, f"{where} [[expand]]") for each in document.get("expand", ())),
+        tables=tuple(_table(each, where) for each in document.get("tables", ())),
+        only={
+            name: tuple(map(str, values if isinstance(values, list) else [values]))
+            for name, values in _columns_of(document, "only", where).items()
+        },
+        most={
+            name: {str(value): int(number) for value, number in limits.items()}
+            for name, limits in _columns_of(document, "most", where).items()
+        },
+        capture=capture,
+        label_after=after.get("label"),
+    )
+
+
+def _columns_of(document: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    found = _mapping(document, key, where)
+    _only_known(found, FIELDS, f"{where} [{key}]")
+    for name, value in found.items():
+        if key == "most" and not (
+            isinstance(value, dict) and all(type(each) is int for each in value.values())
+        ):
+            raise RecipeError(
+                f"{where} [most] {name}: expected numbers by value, such as {{ faithful = 30 }}"
+            )
+    return found
+
+
+def _part(given: Any, where: str) -> Part:
+    if not isinstance(given, dict) or "data" not in given:
+        raise RecipeError(f"{where} [[parts]]: needs 'data', such as \"{{data}}:tqa:test\"")
+    _only_known(given, ("data", "columns"), f"{where} [[parts]]")
+    return Part(
+        data=_texts(given["data"]),
+        columns=_columns(given.get("columns", {}), f"{where} [[parts]]"),
+    )
+
+
+def _table(given: Any, where: str) -> Table:
+    missing = [key for key in ("name", "data", "on") if key not in given]
+    if missing:
+        raise RecipeError(f"{where} [[tables]]: needs {', '.join(missing)}")
+    _only_known(given, ("name", "data", "on", "required"), f"{where} [[tables]]")
+    return Table(
+        name=str(given["name"]),
+        data=_texts(given["data"]),
+        on={name: _field(v, f"{where} [[tables]] on {name}") for name, v in given["on"].items()},
+        required=bool(given.get("required", True)),
+    )
+
+
+def _columns(given: Mapping[str, Any], where: str) -> dict[str, Field]:
+    _only_known(given, FIELDS, where)
+    return {name: _field(value, f"{where} {name}") for name, value in given.items()}
+
+
+def _field(value: Any, where: str) -> Field:
+    return compile_field(value, where) if isinstance(value, str) else constant(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
+
+
+def _mapping(document: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    value = document.get(key, {})
+    if not isinstance(value, dict):
+        raise RecipeError(f"{where}: {key!r} must be a table")
+    return value
+
+
+def _only_known(given: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise RecipeError(
+            f"{where}: {unknown[0]!r} is not understood; there may be {', '.join(names)}"
+        )

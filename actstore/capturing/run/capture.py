@@ -1,0 +1,162 @@
+"""Captures: a model, examples and a store in; rows, written while the model runs, out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from actstore.capturing.forward.pooling import parse_exclude, parse_pools
+from actstore.capturing.prompts.example import Example
+from actstore.capturing.run.batching import BatchSize, parse_batch_size
+from actstore.capturing.run.options import Options, Side, Source
+from actstore.capturing.run.provenance import identify
+from actstore.capturing.run.session import Session
+from actstore.capturing.run.summary import CaptureSummary, Progress
+from actstore.errors import UsageError
+from actstore.models import gguf
+from actstore.models.blocks import unwrap
+
+
+def capture(
+    model: Any,
+    processor: Any,
+    examples: Iterable[Example | Mapping[str, Any]],
+    *,
+    store: str | Path,
+    layers: str | int | Sequence[int] = "all",
+    sites: str | Sequence[str] = ("resid_post",),
+    pool: str | Sequence[str] = ("prompt.last",),
+    exclude: str | Sequence[str] = ("bos",),
+    batch_size: BatchSize = 8,
+    max_new_tokens: int = 0,
+    generation: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    chat_template: bool | str = True,
+    system: str | None = None,
+    template_options: Mapping[str, Any] | None = None,
+    grade: str | None = None,
+    model_name: str | None = None,
+    revision: str | None = None,
+    dataset: str | None = None,
+    first_k: int | None = None,
+    blocks: str | None = None,
+    padding_side: Side = "auto",
+    storage_dtype: Literal["float16", "float32"] | None = None,
+    resume: bool = True,
+    allow_mixed: bool = False,
+    self_check: bool = True,
+    strict: bool = False,
+    dry_run: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> CaptureSummary:
+    """Capture activations of ``model`` while it reads, and answers, ``examples``.
+
+    Everything goes in one pass: hooks pool the states while the model runs, rows go to the
+    store on a thread of their own, in the order of the examples. Whole windows of examples are
+    committed now and then; a capture that was broken off goes on where it was when it is
+    called again in the same way, and ends with the rows of an unbroken one, bit for bit.
+
+    Args:
+        model: a decoder of transformers, text only or with images; on any device.
+        processor: its tokenizer, or its processor where it sees images.
+        examples: mappings with ``id``, ``question`` and more (the fields of
+            :class:`~actstore.capturing.prompts.example.Example`), or a data set or data frame
+            (pandas, Polars, Arrow) of such rows.
+        store: folder of the store, made when missing.
+        layers: ``all``, ``last``, ``0,6,12``, ``every-6``, ``0.25,0.5,0.75`` or numbers.
+        sites: ``resid_post``, ``resid_pre``, ``mlp_in``, ``mlp_out``, ``attn_out``,
+            ``embeddings``, ``final_norm``, or a module's path inside the block.
+        pool: REGION.POOL, such as ``prompt.last`` or ``response.mean``; see docs/capture.md.
+        exclude: tokens that means and maxima leave out: ``bos``, ``special``.
+        batch_size: examples at a time, or ``auto``: about 4,096 tokens, fewer if the device's
+            memory runs out.
+        max_new_tokens: how much the model may answer; 0 runs the prompt only, without head.
+        generation: further options of ``generate``; nothing is drawn at random by default.
+        seed: for drawing tokens (``generation={"do_sample": True}``).
+        chat_template: True for the model's own, False for raw texts, or a template.
+        system: system prompt of examples that have none of their own.
+        template_options: variables for the template, such as ``{"enable_thinking": False}``.
+        grade: ``exact``, ``contains``, ``choice``, ``number``, ``regex:…`` or ``sql:…``: compares
+            the answer with the oracle and sets ``label``; else the example's own label is kept.
+        model_name: what the store calls the model; by default what it was loaded from.
+        revision: the model's commit, where transformers does not know it.
+        dataset: data set of the examples.
+        first_k: only the first examples.
+        blocks: dotted path of the list of blocks, where it is not found by itself.
+        padding_side: of a run without generation; ``auto`` is right, where nothing depends on it.
+        storage_dtype: None keeps single states of a float16 model in float16 and everything
+            else in float32; the others convert (to float16 with rounding).
+        resume: go on with a run that was broken off, and leave out what is stored.
+        allow_mixed: accept that the store has rows of the same model and data set that were made
+            in another way.
+        self_check: see :mod:`actstore.capturing.selfcheck.check`.
+        strict: stop at the first example that cannot be captured, which else is refused, named
+            in the summary, and passed over.
+        dry_run: store nothing; run two batches and estimate rows, bytes, memory and minutes.
+        settings: whatever else the run's record should hold.
+        progress: called after every batch.
+
+    Raises:
+        UsageError: an argument cannot work.
+        ModelError: blocks or sites are not found, or the device's memory runs out.
+        ExampleError: there are no examples, one is no example, or (``strict``) is refused.
+        SelfCheckError: the hooks do not see what the model computes.
+        HookError: nor do they in the run itself.
+        MixedRunError: the store has rows of this model and data set made in another way.
+        DiskSpaceError: the disk cannot hold the rows.
+        ConflictError: a row of the same key is stored with another vector.
+        CommitError: the store cannot be written.
+    """
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        raise UsageError(f"model is a {type(model).__name__}; expected a loaded torch module")
+    if first_k is not None and first_k < 1:
+        raise UsageError(f"first_k {first_k}: at least 1")
+    origin = gguf.origin(unwrap(model))
+    known, notes = ({"gguf": origin}, origin["notes"]) if origin is not None else ({}, [])
+    options = Options(
+        layers=layers,
+        sites=tuple(_words(sites)),
+        pools=parse_pools(pool),
+        exclude=parse_exclude(exclude),
+        batch_size=parse_batch_size(batch_size),
+        max_new_tokens=max_new_tokens,
+        generation=dict(generation or {}),
+        seed=seed,
+        chat_template=chat_template,
+        system=system,
+        template_options=dict(template_options or {}),
+        grade=grade,
+        dataset=dataset,
+        blocks=blocks,
+        padding_side=padding_side,
+        storage_dtype=storage_dtype,
+        resume=resume,
+        allow_mixed=allow_mixed,
+        self_check=self_check,
+        strict=strict,
+        dry_run=dry_run,
+        settings=known | dict(settings or {}),
+    )
+    summary = Session(
+        model,
+        processor,
+        Source(examples, first_k),
+        store=Path(store),
+        options=options,
+        identity=identify(unwrap(model), model_name, revision),
+        progress=progress,
+    ).run()
+    return replace(summary, notes=(*notes, *summary.notes))
+
+
+def _words(names: str | Sequence[str]) -> list[str]:
+    given = names.split(",") if isinstance(names, str) else list(names)
+    found = [name.strip() for name in given if name.strip()]
+    if not found:
+        raise UsageError("no site was named: use resid_post, mlp_out, attn_out …")
+    return found

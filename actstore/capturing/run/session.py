@@ -1,0 +1,496 @@
+"""One capture from beginning to end: what is there, the check, window after window, the summary."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from actstore.capturing.forward import generation as generations
+from actstore.capturing.forward import grading
+from actstore.capturing.forward.engine import (
+    Captured,
+    Engine,
+    context_length,
+    out_of_memory,
+    state_width,
+)
+from actstore.capturing.prompts.encode import Prompter
+from actstore.capturing.prompts.example import Example
+from actstore.capturing.run import estimate as estimates
+from actstore.capturing.run import provenance
+from actstore.capturing.run.background_writer import Part, Sink
+from actstore.capturing.run.batch_runner import Runner, halves
+from actstore.capturing.run.estimate import Estimate
+from actstore.capturing.run.options import Options, Source
+from actstore.capturing.run.provenance import Identity
+from actstore.capturing.run.resume import Chain, Earlier, StoredRows, look
+from actstore.capturing.run.summary import CaptureSummary, Progress, Refused, later_notes
+from actstore.capturing.run.tables import settle_values, tabulate
+from actstore.capturing.run.windows import Window, window_size, windows
+from actstore.capturing.selfcheck import check
+from actstore.capturing.selfcheck.reference import advice
+from actstore.errors import ExampleError, ModelError, UsageError
+from actstore.models.blocks import find, parse_layers, points
+from actstore.storage.manifest import Run
+from actstore.storage.rows import RowBatch
+from actstore.storage.writer import StoreWriter
+
+_NAMED = 100
+"""Refused examples that the run's record names."""
+
+
+class Session:
+    """One capture."""
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        source: Source,
+        *,
+        store: Path,
+        options: Options,
+        identity: Identity,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.options = options
+        self.store = store
+        self.source = source
+        self.identity = identity
+        self.anatomy = find(model, blocks=options.blocks)
+        self.prompter = Prompter(
+            self.anatomy.model,
+            processor,
+            chat_template=options.chat_template,
+            system=options.system,
+            template_options=options.template_options,
+        )
+        self.generation = generations.settle(
+            self.anatomy.model, self.prompter.pad_id, options.max_new_tokens, options.generation
+        )
+        options.check(generates=self.generation is not None)
+        self.layers = parse_layers(options.layers, len(self.anatomy.blocks))
+        self.points = points(self.anatomy, options.sites, self.layers)
+        self.engine = Engine(
+            self.anatomy,
+            self.prompter,
+            self.points,
+            options.pools,
+            exclude=options.exclude,
+            generation=self.generation,
+            grader=grading.parse(options.grade) if options.grade else None,
+            padding_side=None if options.padding_side == "auto" else options.padding_side,
+            seed=options.seed,
+        )
+        self._progress = progress
+        self._size = window_size(options.batch_size)
+        self._chain = Chain()
+        self._context = context_length(self.anatomy.model)
+        self._width = state_width(self.anatomy.model)
+        self._complete: frozenset[Any] = frozenset()
+        self._stored: StoredRows | None = None
+        self._notes: list[str] = []
+        self._refused: list[Refused] = []
+        self._runner = Runner(
+            self.engine,
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            strict=options.strict,
+            refused=self._refused,
+        )
+        self._refused_earlier = 0
+        self._empty: Counter[str] = Counter()
+        self._labels: Counter[str] = Counter()
+        self._examples = self._skipped = self._batches = self._tokens = self._silent = 0
+        self._skipped_first = 0
+
+    def run(self) -> CaptureSummary:
+        """Do it."""
+        began = time.monotonic()
+        values = self._values()
+        settings = self._settings(values)
+        earlier = look(
+            self.store, values=values, settings=settings, allow_mixed=self.options.allow_mixed
+        )
+        self._notes += earlier.notes
+        earlier, rest = self._continued(earlier)
+        upcoming = windows(
+            rest,
+            self._lengths,
+            start=self._chain.count,
+            size=self._size,
+            bytes_of=self._bytes_of,
+            refuse=not self.options.strict,
+            skip=lambda example: example.key in self._complete,
+        )
+        first = next(upcoming, None)
+        if first is None:
+            if self._chain.count == 0:
+                raise ExampleError("there are no examples to capture")
+            return self._summary(earlier.run, None, None, began)
+        checked = self._self_check(first)
+        run = earlier.run or provenance.new_run(
+            {**settings, "self_check": checked, "first_prompt": self._first_prompt(first)}
+        )
+        if self.options.dry_run:
+            return self._dry(run, first, upcoming, checked, began)
+        self._check_disk(first)
+        with StoreWriter(self.store, run=run) as writer, Sink(writer) as sink:
+            try:
+                with self.engine:
+                    for window in chain([first], upcoming):
+                        self._window(window, run, sink)
+            except BaseException as error:
+                if sink.error is not None:  # nor is what waited for the disk stored
+                    raise
+                error.add_note(
+                    f"{self._chain.count:,} examples are done and stored in {self.store}: run the "
+                    "same capture again to go on"
+                )
+                raise
+        return self._summary(run, sink, checked, began)
+
+    def _values(self) -> dict[str, Any]:
+        """Return everything that decides the values, for the fingerprint."""
+        generation = self.generation
+        found = provenance.describe_model(self.anatomy)
+        found |= self.prompter.settings
+        found["tokenizer_sha256"] = provenance.describe_tokenizer(self.prompter.tokenizer)
+        found["exclude"] = sorted(self.options.exclude)
+        found["generation"] = generation.settings if generation else None
+        found["seed"] = self.options.seed if generation and generation.samples else None
+        found["storage_dtype"] = self.options.storage_dtype
+        found |= provenance.corrected_sites(self.anatomy, self.points)
+        if found["weights_sha256"] is None:  # weights on disk: nothing better than the commit
+            found["revision"] = self.identity.revision
+        return found
+
+    def _settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        options = self.options
+        device = provenance.describe_device(self.anatomy.model)
+        settings: dict[str, Any] = {
+            "model": self.identity.name,
+            "revision": self.identity.revision,
+            "dataset": options.dataset,
+            "sites": sorted({point.site for point in self.points}),
+            "layers": self.layers,
+            "pool": [pool.text for pool in options.pools],
+            "batch_size": options.batch_size,
+            "window": self._size,
+            "max_new_tokens": options.max_new_tokens,
+            "exclude": sorted(options.exclude),
+            "padding_side": self.engine.padding_side,
+            "grade": options.grade,
+            **device,
+        }
+        continues = {
+            **settings,
+            "seed": options.seed,
+            "values": dict(values),
+            "versions": {
+                name: provenance.versions().get(name) for name in ("torch", "transformers")
+            },
+        }
+        return {
+            **settings,
+            **options.settings,
+            "hooks": provenance.hook_paths(self.points),
+            # With these, means without special tokens can be made of stored tokens later.
+            "special_ids": sorted(self.prompter.tokenizer.all_special_ids),
+            "fingerprint": provenance.fingerprint(values),
+            "continues": provenance.fingerprint(continues),
+            "values": dict(values),
+        }
+
+    def _continued(self, earlier: Earlier) -> tuple[Earlier, Iterator[Example]]:
+        """Return the examples that are left to do, and what is really continued."""
+        rest = self.source.read()
+        if not self.options.resume:
+            return Earlier(), rest
+        done = int(earlier.progress.get("examples", 0))
+        for example in islice(rest, done):
+            self._chain.add(example)
+        if earlier.run is not None and self._chain.digest == earlier.progress["digest"]:
+            self._skipped = self._skipped_first = done
+            self._runner.budget = earlier.progress.get("batch_tokens")
+            self._refused_earlier = int(earlier.progress.get("refused_count", 0))
+            return earlier, rest
+        if earlier.run is not None:
+            if not self.source.repeats:
+                raise UsageError(
+                    f"the examples are not those that run {earlier.run.run_id} began with, and an "
+                    "iterator cannot be read from its beginning again: give a list, or resume=False"
+                )
+            self._notes.append(
+                f"the examples are not those that run {earlier.run.run_id} began with: what the "
+                "store has of them is left out"
+            )
+            self._chain = Chain()
+            rest = self.source.read()
+        stored = StoredRows(
+            self.store, self.identity.name, self.options.dataset, earlier.equal_runs
+        )
+        places = [(point.site, point.layer) for point in self.points]
+        self._complete = stored.complete(places, self.options.pools)
+        self._stored = stored
+        return Earlier(equal_runs=earlier.equal_runs), rest
+
+    def _lengths(self, examples: Sequence[Example]) -> list[int]:
+        found = self.prompter.lengths(examples)
+        for example, length in zip(examples, found, strict=True):
+            # The last token that is generated is not fed.
+            needed = length + max(0, self.options.max_new_tokens - 1)
+            if self._context is not None and needed > self._context:
+                raise ExampleError(
+                    f"{example.where}: {length:,} tokens and {self.options.max_new_tokens:,} to "
+                    f"generate are more than the model's {self._context:,}"
+                )
+        return found
+
+    def _bytes_of(self, length: int) -> int:
+        """Return about how many bytes an example's vectors take in memory."""
+        rows = 0
+        for pool in self.options.pools:
+            if pool.pool != "tokens":
+                rows += 1
+            elif pool.region == "response":
+                rows += self.options.max_new_tokens
+            else:
+                rows += length + (self.options.max_new_tokens if pool.region == "all" else 0)
+        return rows * len(self.points) * self._width * 4
+
+    def _self_check(self, window: Window) -> dict[str, Any] | None:
+        if not self.options.self_check or not window.examples:
+            return None
+        places = self._runner.comparable(window)
+        chosen = check.choose(
+            [window.examples[at] for at in places], [window.lengths[at] for at in places]
+        )
+        usable = self._usable(chosen)
+        return check.check(self.engine, usable) if usable else None
+
+    def _first_prompt(self, window: Window) -> str | None:
+        for example in self._usable(window.examples[:1]):
+            batch = self.prompter.batch([example], self.engine.padding_side)
+            return provenance.shown_prompt(batch.rendered[0])
+        return None
+
+    def _usable(self, examples: Sequence[Example]) -> list[Example]:
+        """Return the examples whose input can be made: an image may be missing."""
+        found = []
+        for example in examples:
+            try:
+                self.prompter.batch([example], self.engine.padding_side)
+            except ExampleError:
+                if self.options.strict:
+                    raise
+                continue
+            found.append(example)
+        return found
+
+    def _window(self, window: Window, run: Run, sink: Sink) -> None:
+        done: list[Captured] = []
+        left_out: set[int] = set()
+        earlier = len(self._refused)
+        self._refused += window.refused
+        self._skipped += window.skipped
+        for captured in self._runner.run(window):
+            bad = settle_values(captured, self.options.storage_dtype)
+            for row, what in bad.items():
+                dtype = str(getattr(self.anatomy.model, "dtype", "")).removeprefix("torch.")
+                refusal = Refused(captured.examples[row].where, what + advice(dtype))
+                if self.options.strict:
+                    raise ModelError(f"{refusal.example}: {refusal.reason}")
+                self._refused.append(refusal)
+                left_out.add(captured.positions[row])
+            self._count(captured, bad)
+            done.append(captured)
+        # Batches go by length; a reader looks for them in the order of the file.
+        order = {example.where: place for place, example in enumerate(window.taken)}
+        self._refused[earlier:] = sorted(
+            self._refused[earlier:], key=lambda each: order.get(each.example, 0)
+        )
+        for example in window.taken:
+            self._chain.add(example)
+        sink.put(
+            Part(
+                partial(self._rows, done, run, frozenset(left_out)) if done else tuple,
+                self._position(),
+            )
+        )
+
+    def _rows(
+        self, done: Sequence[Captured], run: Run, refused: frozenset[int]
+    ) -> Iterator[RowBatch]:
+        constants = {
+            "model": self.identity.name,
+            "dataset": self.options.dataset,
+            "captured_at": run.started_at,
+        }
+        return tabulate(done, self.options.pools, constants, stored=self._stored, refused=refused)
+
+    def _position(self) -> dict[str, Any]:
+        """Return how far the run is, for its record."""
+        return {
+            "examples": self._chain.count,
+            "digest": self._chain.digest,
+            "refused_count": self._refused_earlier + len(self._refused),
+            "refused": [list(each) for each in self._refused[:_NAMED]],
+            "batch_tokens": self._runner.budget,
+        }
+
+    def _count(self, captured: Captured, bad: Mapping[int, str]) -> None:
+        count = len(captured.examples) - len(bad)
+        self._examples += count
+        self._batches += 1
+        self._tokens += captured.tokens
+        for pool in self.options.pools:
+            having = set(captured.pooled.rows[pool].example.tolist())
+            missing = sum(
+                row not in having and row not in bad for row in range(len(captured.examples))
+            )
+            if missing:
+                self._empty[pool.text] += missing
+        if self.generation is not None:
+            self._silent += int((captured.pooled.response_tokens == 0).sum())
+        self._labels.update(label for label in captured.labels if label is not None)
+        if self._progress is not None:
+            total = self.source.total
+            self._progress(
+                Progress(
+                    examples=self._examples
+                    + len(self._refused)
+                    + self._skipped
+                    - self._skipped_first,
+                    total=None if total is None else total - self._skipped_first,
+                    tokens=self._tokens,
+                    stored_earlier=self._skipped_first,
+                )
+            )
+
+    def _check_disk(self, window: Window) -> None:
+        """Refuse a run of known length that the disk cannot hold."""
+        total = self.source.total
+        if total is None or not window.examples:
+            return
+        each = sum(map(self._bytes_of, window.lengths)) / len(window.lengths)
+        if self.options.storage_dtype == "float16":
+            each /= 2
+        estimates.check_space(
+            self.store,
+            int(each * (total - self._chain.count)),
+            estimates.free_bytes(self.store),
+        )
+
+    def _dry(
+        self,
+        run: Run,
+        first: Window,
+        upcoming: Iterator[Window],
+        checked: dict[str, Any] | None,
+        began: float,
+    ) -> CaptureSummary:
+        groups = self._runner.groups(first)
+        if not groups:
+            reasons = "; ".join(each.reason for each in first.refused[:3])
+            raise ExampleError(f"none of the first examples can be captured: {reasons}")
+        with ExitStack() as stack:
+            stack.enter_context(self.engine)
+            watch = estimates.MemoryWatch(self.engine.device)
+            first_batch = self._timed(first, groups[0])
+            # Batches come longest first: the first one shows the memory, another one the pace.
+            timed = self._timed(first, groups[len(groups) // 2])
+        padded = sum(self._runner.padded(first, group) for group in groups)
+        captured, seconds, group = timed
+        pace = seconds / self._runner.padded(first, group)
+        total = self.source.total
+        if total is None:
+            taken = len(first.taken) + sum(len(window.taken) for window in upcoming)
+        else:
+            taken = total - first.start
+        share = taken / len(first.taken)
+        batches = list(self._rows([first_batch[0], captured], run, frozenset()))
+        examples = len(first_batch[0].examples) + len(captured.examples)
+        rows = sum(map(len, batches)) / examples
+        todo = round(len(first.examples) * share)
+        needed = int(estimates.bytes_per_example(batches, examples) * todo)
+        needed += estimates.shard_overhead(len(self.points))
+        found = Estimate(
+            examples=todo,
+            rows=round(rows * todo),
+            bytes=needed,
+            free_bytes=estimates.free_bytes(self.store),
+            peak_memory=watch.peak(),
+            memory_of=str(self.engine.device),
+            seconds=round(pace * padded * share, 3),
+        )
+        estimates.check_space(self.store, found.bytes, found.free_bytes)
+        return self._summary(run, None, checked, began, found)
+
+    def _timed(self, window: Window, group: list[int]) -> tuple[Captured, float, list[int]]:
+        began = time.monotonic()
+        try:
+            captured = self.engine.run(
+                [window.examples[at] for at in group], [window.positions[at] for at in group]
+            )
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            self._runner.shrink(window, group, error)
+            if len(group) == 1:
+                raise ModelError(
+                    f"the device's memory does not hold {window.examples[group[0]].where}"
+                ) from error
+            return self._timed(window, halves(group)[0])
+        settle_values(captured, self.options.storage_dtype)
+        return captured, time.monotonic() - began, group
+
+    def _summary(
+        self,
+        run: Run | None,
+        sink: Sink | None,
+        checked: Mapping[str, Any] | None,
+        began: float,
+        estimate: Estimate | None = None,
+    ) -> CaptureSummary:
+        runner = self._runner
+        notes = [*self._notes, *self.prompter.notes]
+        notes += later_notes(runner.padding, runner.budget, self._empty)
+        if sink is not None and self._examples and not sink.written and not sink.present:
+            notes.append("no example had anything to store: its regions are empty")
+        resumed = self._skipped_first > 0
+        if run is not None and self._skipped_first and sink is None and estimate is None:
+            notes.append(f"everything is stored already (run {run.run_id})")
+        return CaptureSummary(
+            run_id=run.run_id if run is not None else "",
+            model=self.identity.name,
+            dataset=self.options.dataset,
+            dry_run=self.options.dry_run,
+            resumed=resumed,
+            commit=sink.commit if sink is not None else None,
+            examples=self._examples,
+            skipped=self._skipped,
+            refused=tuple(self._refused),
+            rows=sink.written if sink is not None else 0,
+            rows_present=sink.present if sink is not None else 0,
+            empty=dict(self._empty),
+            empty_responses=self._silent,
+            labels=dict(sorted(self._labels.items())),
+            layers=tuple(self.layers),
+            sites=tuple(sorted({point.site for point in self.points})),
+            pools=tuple(pool.text for pool in self.options.pools),
+            batches=self._batches,
+            batch_tokens=self._runner.budget,
+            tokens=self._tokens,
+            bytes=sink.bytes if sink is not None else 0,
+            seconds=round(time.monotonic() - began, 3),
+            self_check=checked,
+            estimate=estimate,
+            notes=tuple(dict.fromkeys(notes)),
+        )

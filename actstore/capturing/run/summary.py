@@ -1,0 +1,122 @@
+"""What a capture reports: progress while it runs, and what became of it in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+from actstore.capturing.run.estimate import Estimate
+from actstore.capturing.selfcheck.padding import Padding
+
+
+class Progress(NamedTuple):
+    """How far a capture is; given to ``progress`` after every batch."""
+
+    examples: int
+    """Examples done in this session, refused ones included, not those stored earlier."""
+    total: int | None
+    """Examples to do in this session; None where the source does not say how many it has."""
+    tokens: int
+    """Tokens that the model has read and written, padding not counted."""
+    stored_earlier: int
+    """Examples that an earlier session had stored."""
+
+
+class Refused(NamedTuple):
+    """An example without rows, and why."""
+
+    example: str
+    reason: str
+
+    @classmethod
+    def by(cls, where: str, error: Exception) -> Refused:
+        """Return an example's refusal; messages that begin with ``where`` lose it."""
+        return cls(where, str(error).removeprefix(where).removeprefix(":").lstrip())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureSummary:
+    """What a capture did, or what it would do."""
+
+    run_id: str
+    model: str
+    dataset: str | None
+    dry_run: bool
+    resumed: bool
+    """Whether an earlier run, broken off, was taken up again under its ``run_id``."""
+    commit: int | None
+    """Number of the last commit; None if nothing new was stored."""
+    examples: int
+    """Examples captured in this session."""
+    skipped: int
+    """Examples left out because the store already had them."""
+    refused: tuple[Refused, ...]
+    """Examples that could not be captured: too long, an image missing, values not finite."""
+    rows: int
+    """Rows that are new in the store."""
+    rows_present: int
+    """Rows that the store already held."""
+    empty: Mapping[str, int]
+    """Pool: captured examples that have no row for it, because the region is empty."""
+    empty_responses: int
+    """Captured examples whose response has no token with a state (of one or no token)."""
+    labels: Mapping[str, int]
+    """Label: examples; those without one are not counted."""
+    layers: tuple[int, ...]
+    sites: tuple[str, ...]
+    pools: tuple[str, ...]
+    batches: int
+    batch_tokens: int | None
+    """Tokens per batch that ``batch_size="auto"`` had come down to, if memory ran out."""
+    tokens: int
+    """Tokens that the model read and wrote, padding not counted."""
+    bytes: int
+    """Bytes of the vectors that are new."""
+    seconds: float
+    self_check: Mapping[str, Any] | None
+    """Numbers of the self-check; None if it was left out."""
+    estimate: Estimate | None
+    """What the whole run takes; in a dry run only."""
+    notes: tuple[str, ...] = field(default=())
+    """What the user should know."""
+
+    @property
+    def examples_per_second(self) -> float:
+        """Examples captured per second, model and storing together."""
+        return self.examples / self.seconds if self.seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens read and written per second."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, for JSON."""
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        found["refused"] = [each._asdict() for each in self.refused]
+        for name in ("layers", "sites", "pools", "notes"):
+            found[name] = list(found[name])
+        for name in ("empty", "labels"):
+            found[name] = dict(found[name])
+        found["self_check"] = None if self.self_check is None else dict(self.self_check)
+        found["estimate"] = None if self.estimate is None else self.estimate.as_dict()
+        found["examples_per_second"] = round(self.examples_per_second, 3)
+        found["tokens_per_second"] = round(self.tokens_per_second, 3)
+        return found
+
+
+def later_notes(padding: Padding | None, budget: int | None, empty: Collection[str]) -> list[str]:
+    """Return what only the end of a run can tell.
+
+    Args:
+        padding: what pads do to the model's states.
+        budget: tokens of a batch after memory ran out.
+        empty: pools that some examples have no row of.
+    """
+    notes = [padding.note] if padding is not None and padding.note else []
+    if budget is not None:
+        notes.append(f"memory ran out: batches were cut down to {budget:,} tokens")
+    if any(pool.startswith("question.") for pool in empty):
+        notes.append("no row of a question whose text does not stand in the prompt as it is")
+    return notes

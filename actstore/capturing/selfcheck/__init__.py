@@ -1,0 +1,1 @@
+"""Checks before a run that hooks see what the model computes."""

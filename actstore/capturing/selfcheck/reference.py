@@ -1,0 +1,96 @@
+"""What hooked vectors are held against: states that the model reports, plainly pooled."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from actstore.capturing.forward.pooling import Pool
+
+
+class States(NamedTuple):
+    """What the model itself reports of one pass."""
+
+    states: tuple[torch.Tensor, ...]
+    """``hidden_states``: one or two more than there are blocks."""
+    logits: torch.Tensor | None
+    shift: int | None
+    """Entry of block i's output less i: 1 as a rule, 0 in some families; None: neither."""
+
+
+class Pair(NamedTuple):
+    """A vector that hooks kept, and what it should be."""
+
+    name: str
+    found: np.ndarray
+    expected: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Distance relative to what it should be; infinite where the shapes differ."""
+        if self.found.shape != self.expected.shape:
+            return math.inf
+        expected = self.expected.astype(np.float64)
+        size = float(np.linalg.norm(expected))
+        distance = float(np.linalg.norm(self.found.astype(np.float64) - expected))
+        if not math.isfinite(distance):
+            return math.inf
+        return distance / size if size else (0.0 if distance == 0 else math.inf)
+
+
+def pooled_plainly(
+    pool: Pool, states: torch.Tensor, mask: torch.Tensor, left_out: torch.Tensor | None
+) -> np.ndarray:
+    """Pool states ``[T, width]`` in the plainest way; ``[n, width]``, n = 0 for nothing."""
+    rows = as_numpy(states[mask.to(states.device)])
+    if pool.offset is not None:
+        at = pool.offset if pool.offset >= 0 else len(rows) + pool.offset
+        chosen: np.ndarray = rows[at : at + 1] if 0 <= at < len(rows) else rows[:0]
+        return chosen
+    if pool.picks:
+        return rows
+    kept = mask if left_out is None else mask & ~left_out[0]
+    rows = as_numpy(states[kept.to(states.device)])
+    if not len(rows):
+        return rows
+    mean = pool.pool == "mean"
+    pooled: np.ndarray = rows.mean(0, dtype=np.float64) if mean else rows.max(0)
+    return pooled[None]
+
+
+def at_columns(states: torch.Tensor, column: torch.Tensor) -> np.ndarray:
+    rows = torch.arange(len(states), device=states.device)
+    return as_numpy(states[rows, column.to(states.device)])
+
+
+def as_numpy(tensor: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().float().cpu().numpy()
+    return array
+
+
+def same_values(one: torch.Tensor | None, other: torch.Tensor) -> bool:
+    return one is not None and one.shape == other.shape and torch.equal(one.to(other.device), other)
+
+
+def scaled_logits(text: Any, logits: torch.Tensor) -> torch.Tensor:
+    """Do what some families do to logits after the head."""
+    if scaling := getattr(text, "logits_scaling", None):
+        logits = logits / scaling
+    if scale := getattr(text, "logit_scale", None):
+        logits = logits * scale
+    if cap := getattr(text, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def advice(dtype: str) -> str:
+    """Return what to do about values that are not finite."""
+    if dtype == "float16":
+        return (
+            "; float16 ends at 65504, which the residual streams of many models exceed: load the "
+            "model in bfloat16 or float32 (--dtype)"
+        )
+    return "; check the weights, and the attention implementation (--attn eager)"

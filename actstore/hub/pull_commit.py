@@ -1,0 +1,385 @@
+"""Makes what a pull fetched part of a store, as one commit: three sides are laid together.
+
+What the store and the repository had in common when they last met, what the repository holds
+now, and what the store holds now.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actstore import schema
+from actstore.errors import CommitError
+from actstore.hub.fetch import Fetched
+from actstore.hub.origin import Origin
+from actstore.hub.overlap import Direction, less
+from actstore.hub.wanted import Choice, WantedShard
+from actstore.storage import layout, shard_columns
+from actstore.storage import manifest as manifests
+from actstore.storage.labels import write_overlay
+from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry
+from actstore.storage.shard import sha256_of
+from actstore.storage.staging import writing
+from actstore.storage.transaction import Transaction
+
+_ATTEMPTS = 5
+_OVERLAY = "labels.parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullMemory:
+    """What a store's manifest remembers of the pulls from one repository."""
+
+    choices: tuple[Choice, ...] = ()
+    """What was asked for so far."""
+    revision: str | None = None
+    """Of the last pull."""
+    made: dict[str, str] = field(default_factory=dict)
+    """Shards that a pull made of rows of the repository: path and piece."""
+    covered: frozenset[str] = frozenset()
+    """Pieces of which the store had every row from elsewhere."""
+
+
+def recall(manifest: Manifest, run_id: str) -> PullMemory:
+    """Return what a manifest remembers; nothing where the run is not there or not ours."""
+    for run in manifest.runs:
+        if run.run_id == run_id and run.kind == "pull":
+            try:
+                settings = run.settings
+                return PullMemory(
+                    choices=tuple(Choice.from_dict(each) for each in settings["parts"]),
+                    revision=str(settings["revision"]),
+                    made={str(path): str(key) for path, key in settings["made"].items()},
+                    covered=frozenset(map(str, settings["covered"])),
+                )
+            except (KeyError, TypeError, ValueError, AttributeError):
+                break
+    return PullMemory()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullDiff:
+    """What a pull has to fetch and to remove."""
+
+    missing: tuple[WantedShard, ...]
+    removed: frozenset[str]
+    """Shards of the store that the repository no longer holds."""
+
+
+def pull_diff(
+    local: Manifest,
+    wanted: Sequence[WantedShard],
+    there: Manifest,
+    memory: PullMemory,
+    origins: Sequence[Origin],
+) -> PullDiff:
+    """Compare a store with what it is to hold of a repository.
+
+    A shard never changes under its name, so equal paths hold equal rows. A shard that was
+    shared and has since gone from the store was compacted: its rows are in others.
+
+    Args:
+        local: the store's commit.
+        wanted: pieces of the repository that the store is to hold.
+        there: what the repository holds.
+        memory: of earlier pulls.
+        origins: of the branches that the store has met: the one pulled, the last one pulled.
+    """
+    live = {entry.path for entry in local.shards}
+    paths = {entry.path for entry in there.shards}
+    keys_wanted = {piece.key for piece in wanted}
+    places: dict[str, str | None] = {}  # of every shared shard its path in the repository
+    for origin in origins:
+        places |= {path: origin.replaced.get(path, path) for path in origin.shards}
+    removed = {
+        path for path, at in places.items() if path in live and at is not None and at not in paths
+    }
+    removed |= {
+        path
+        for path, key in memory.made.items()
+        if path in live and key not in keys_wanted and key not in paths
+    }
+    present = {path for path in live if path in paths} | {at for at in places.values() if at}
+    present |= {key for path, key in memory.made.items() if path in live}
+    if not removed:  # otherwise the rows may be among those that go
+        present |= memory.covered
+    missing = tuple(piece for piece in wanted if piece.key not in present)
+    return PullDiff(missing=missing, removed=frozenset(removed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """What became of a pull in the store."""
+
+    manifest: Manifest
+    """The store's latest commit."""
+    changed: bool
+    """Whether it is a new one."""
+    removed: int
+    duplicates: int
+    """Rows that the store had from elsewhere, bit for bit."""
+    relabelled: int
+    """Labels set in this store that were carried over to rows that came anew."""
+
+
+@dataclass(kw_only=True)
+class Merger:
+    """Commits one pull, as often as it takes until no other writer comes in between."""
+
+    root: Path
+    run: Run
+    """Of this pull; its settings get what is to be remembered."""
+    there: Manifest
+    """What the repository holds."""
+    wanted: Sequence[WantedShard]
+    choices: tuple[Choice, ...]
+    origins: Sequence[Origin]
+    folder: Path
+    """In the store, for files that no commit names yet."""
+
+    def merge(self, arrived: Sequence[Fetched]) -> Merged:
+        """Commit what has arrived.
+
+        Raises:
+            ConflictError: the store holds one of the rows with a different vector.
+            CommitError: the disk is full or failed, or others kept changing the store.
+        """
+        for _ in range(_ATTEMPTS):
+            base = manifests.latest(self.root)
+            memory = recall(base, self.run.run_id)
+            todo = pull_diff(base, self.wanted, self.there, memory, self.origins)
+            known = {item[0].key: item for item in arrived}
+            if not {piece.key for piece in todo.missing} <= known.keys():
+                break
+            chosen = [known[piece.key] for piece in todo.missing]
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix="merge-") as workspace:
+                merged = self._attempt(base, memory, todo, chosen, Path(workspace))
+            if merged is not None:
+                return merged
+        raise CommitError(
+            f"{self.root} was changed by others while the pull was merged in; nothing is lost, run "
+            "the same command again"
+        )
+
+    def _attempt(
+        self,
+        base: Manifest,
+        memory: PullMemory,
+        todo: PullDiff,
+        chosen: Sequence[Fetched],
+        workspace: Path,
+    ) -> Merged | None:
+        with Transaction(self.root, base, cards=False) as change:  # the pull writes the card
+            with writing(self.root):
+                fresh = self._fresh(base, todo, chosen, workspace)
+                made = self._made(base, memory, todo, fresh)
+                covered = self._covered(memory, todo, fresh)
+                remembered = PullMemory(
+                    choices=self.choices,
+                    revision=self.run.settings["revision"],
+                    made=made,
+                    covered=covered,
+                )
+                duplicates = sum(item.dropped for item in fresh)
+                if not fresh and not todo.removed and remembered == memory and base.number:
+                    return Merged(
+                        manifest=base, changed=False, removed=0, duplicates=0, relabelled=0
+                    )
+                live = [item for item in fresh if item.entry.rows]
+                files = self._to_place(live, change.folder)
+                overlay, relabelled = self._carried_labels(base, todo, live, change.folder)
+                if overlay is not None:
+                    files[overlay.path] = change.folder / _OVERLAY
+            following = self._following(base, todo, live, overlay, remembered)
+            done = change.commit(
+                files, lambda latest: following if latest.number == base.number else None
+            )
+        if done is None:
+            return None
+        return Merged(
+            manifest=done,
+            changed=True,
+            removed=len(todo.removed),
+            duplicates=duplicates,
+            relabelled=relabelled,
+        )
+
+    def _fresh(
+        self,
+        base: Manifest,
+        todo: PullDiff,
+        chosen: Sequence[Fetched],
+        workspace: Path,
+    ) -> list[_Fresh]:
+        """Return the shards that come new, without rows that the store has from elsewhere."""
+        shared = {entry.path for entry in self.there.shards}
+        own = [
+            entry
+            for entry in base.shards
+            if entry.path not in todo.removed and entry.path not in shared
+        ]
+        found = []
+        transaction = layout.new_transaction()
+        for number, (piece, entry, file) in enumerate(chosen):
+            others = [(e, self.root / e.path) for e in own if e.partition == entry.partition]
+            kept, source = entry, file
+            if others:
+                kept, source = less(entry, file, others, self._direction, workspace)
+            target = self.root / kept.path
+            taken = target != source and target.exists()
+            if kept.rows and (kept.rows < entry.rows or taken):
+                # Other rows need another name, and so does a file that is not the one there.
+                kept = dataclasses.replace(kept, path=kept.named(transaction, number))
+            found.append(_Fresh(piece, kept, source, entry.rows - kept.rows))
+        return found
+
+    @property
+    def _direction(self) -> Direction:
+        return Direction(
+            holder=str(self.root),
+            sender="the repository",
+            undone="nothing was pulled",
+            other_vector="pull into another folder, or leave the layer out",
+            other_width="pull into another folder, or leave the layer out",
+        )
+
+    def _made(
+        self, base: Manifest, memory: PullMemory, todo: PullDiff, fresh: Sequence[_Fresh]
+    ) -> dict[str, str]:
+        """Return the shards that are not the repository's own, and the pieces they are."""
+        live = {entry.path for entry in base.shards} - todo.removed
+        made = {path: key for path, key in memory.made.items() if path in live}
+        for item in fresh:
+            if item.entry.rows and item.entry.path != item.piece.key:
+                made[item.entry.path] = item.piece.key
+        return made
+
+    def _covered(
+        self, memory: PullMemory, todo: PullDiff, fresh: Sequence[_Fresh]
+    ) -> frozenset[str]:
+        wanted = {piece.key for piece in self.wanted}
+        before = memory.covered & wanted if not todo.removed else frozenset()
+        return before | {item.piece.key for item in fresh if not item.entry.rows}
+
+    def _to_place(self, live: Sequence[_Fresh], staging: Path) -> dict[str, Path]:
+        """Link files into the staging folder: a failed attempt leaves what was fetched."""
+        files: dict[str, Path] = {}
+        for number, item in enumerate(live):
+            if item.file == self.root / item.entry.path:
+                continue  # left there by an earlier commit
+            draft = staging / f"pulled-{number:06d}.parquet"
+            try:
+                os.link(item.file.resolve(), draft)
+            except OSError:  # no links on this disk
+                shutil.move(item.file.resolve(), draft)
+            files[item.entry.path] = draft
+        return files
+
+    def _following(
+        self,
+        base: Manifest,
+        todo: PullDiff,
+        live: Sequence[_Fresh],
+        overlay: LabelEntry | None,
+        remembered: PullMemory,
+    ) -> Manifest:
+        order = {entry.path: number for number, entry in enumerate(self.there.shards)}
+        places = dict(order)
+        by_key = {piece.key: order[piece.entry.path] for piece in self.wanted}
+        places |= {path: by_key[k] for path, k in remembered.made.items() if k in by_key}
+        kept = [entry for entry in base.shards if entry.path not in todo.removed]
+        together_ = [*kept, *(item.entry for item in live)]
+        # What came from the repository first and in its order, so that row numbers agree.
+        together_.sort(key=lambda entry: places.get(entry.path, len(order)))
+        run = dataclasses.replace(
+            self.run,
+            settings={
+                **self.run.settings,
+                "parts": [choice.as_dict() for choice in remembered.choices],
+                "made": dict(sorted(remembered.made.items())),
+                "covered": sorted(remembered.covered),
+            },
+        )
+        own = [known for known in base.runs if known.run_id != run.run_id]
+        ids = {known.run_id for known in (*own, run)}
+        theirs = [known for known in self.there.runs if known.run_id not in ids]
+        return base.next(
+            operation="pull",
+            message=f"pull {self.run.settings['repository']} at {self.run.settings['commit'][:8]}",
+            shards=tuple(together_),
+            labels=base.labels if overlay is None else (*base.labels, overlay),
+            runs=(*own, *theirs, run),
+        )
+
+    def _carried_labels(
+        self, base: Manifest, todo: PullDiff, live: Sequence[_Fresh], staging: Path
+    ) -> tuple[LabelEntry | None, int]:
+        """Give labels that were set in this store to the same rows in what takes their place.
+
+        A label counts as set here when it differs from the one in the shard that goes: that
+        is what both sides had when they last met.
+        """
+        overlays = shard_columns.overlays(self.root, base.labels) if todo.removed else {}
+        columns = [*schema.key_names(), "label"]
+        labels: dict[tuple[Any, ...], Any] = {}
+        partitions = set()
+        for entry in base.shards:
+            changes = overlays.get(entry.path)
+            if entry.path not in todo.removed or not changes:
+                continue
+            table = shard_columns.read_columns(self.root, entry, columns)
+            rows = sorted(changes)
+            cells = table.take(rows).to_pydict()
+            key_columns = (cells[name] for name in schema.key_names())
+            for row, key in zip(rows, zip(*key_columns, strict=True), strict=True):
+                if changes[row] != table["label"][row].as_py():
+                    labels[key] = changes[row]
+                    partitions.add(entry.partition)
+        if not labels:
+            return None, 0
+        names: list[str] = []
+        codes: list[int] = []
+        at: list[int] = []
+        texts: list[str | None] = []
+        files = {item.entry.path: item.file for item in live}
+        for entry in (*(item.entry for item in live), *base.shards):
+            if entry.partition not in partitions or entry.path in todo.removed:
+                continue
+            source = files.get(entry.path, self.root / entry.path)
+            table = shard_columns.read_columns(
+                source.parent, dataclasses.replace(entry, path=source.name), columns[:-1]
+            )
+            cells = (table[name].to_pylist() for name in schema.key_names())
+            for row, key in enumerate(zip(*cells, strict=True)):
+                if key in labels:
+                    codes.append(len(names))
+                    at.append(row)
+                    texts.append(labels.pop(key))
+            names.append(entry.path)
+        if not texts:
+            return None, 0
+        draft = staging / _OVERLAY
+        write_overlay(draft, names, np.array(codes), np.array(at), texts)
+        digest, size = sha256_of(draft)
+        path = f"{layout.LABELS}/{layout.new_transaction()}.parquet"
+        return LabelEntry(path=path, rows=len(texts), bytes=size, sha256=digest), len(texts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """A shard that comes new."""
+
+    piece: WantedShard
+    entry: ShardEntry
+    file: Path
+    dropped: int
+    """Rows of the piece that the store has from elsewhere."""

@@ -1,1 +1,0 @@
-"""A store and a repository brought to hold the same: push and pull."""

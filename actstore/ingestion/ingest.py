@@ -1,0 +1,108 @@
+"""The public way in: an ingest run, then labels by an SQL expression over what it stored."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from actstore.errors import ActstoreError
+from actstore.ingestion import run
+from actstore.ingestion.report import IngestSummary
+from actstore.remote.address import is_address, parse
+
+
+def ingest(
+    sources: str | Path | Sequence[str | Path],
+    store: str | Path,
+    *,
+    label_set: str | None = None,
+    dry_run: bool = False,
+    **options: Any,
+) -> IngestSummary:
+    """Turn folders of activation files into rows of a store.
+
+    The rows of one file are stored all or not at all. A file that cannot be read or does
+    not fit is refused with its reason, and the others go on; the summary and a report in
+    the store list them. Rows that the store already holds bit for bit are not stored
+    again, so an ingest that was cut off is completed by running it again.
+
+    Args:
+        sources: folders or files; ``hf://datasets/org/name`` is a repository on the Hugging
+            Face Hub, with ``@revision`` and a path behind it if wanted, whose files are
+            fetched one after the other.
+        store: folder of the store, made when missing.
+        label_set: SQL expression over a row's columns that becomes its label, such as
+            ``CASE WHEN contains(lower(prediction), lower(oracle)) THEN 'correct' END``;
+            for the rows of this run and the unlabelled ones of the same models and data sets.
+        dry_run: do everything but write.
+        options: ``recipe``, ``model``, ``dataset``, ``labels``, ``labels_on``, ``site``,
+            ``layer``, ``pool``, ``storage_dtype``, ``allow_rounding``, ``allow_nonfinite``,
+            ``contract``, ``first_k``, ``strict``, ``sidecars``, ``map`` and ``progress``, as
+            :func:`actstore.ingestion.run.ingest` describes them.
+
+    Raises:
+        UsageError: an option cannot work, or the source does not exist.
+        RecipeError: the recipe is malformed, or none or several fit.
+        RefusedError: ``strict``, and files were refused; lists them.
+        ContractError: the rows break the contract; lists every violation.
+        SqlError: ``label_set`` cannot be run; nothing is stored.
+        CommitError: the store cannot be written.
+        HubError: a repository cannot be read; what was read before is stored.
+    """
+    if label_set is not None:
+        from actstore.ingestion import labeling
+
+        labeling.check_expression(label_set)
+    given = [sources] if isinstance(sources, str | Path) else list(sources)
+    with _here(given) as (paths, called):
+        summary = run.ingest(paths, store, dry_run=dry_run, called=called, **options)
+    if label_set is None or dry_run:
+        return summary
+    condition = (
+        f"run_id = {_texts([summary.run_id])} OR (label IS NULL "
+        f"AND model IN ({_texts(summary.models)}) "
+        f"AND (dataset IS NULL OR dataset IN ({_texts(summary.datasets)})))"
+    )
+    done = labeling.label_by_expression(store, label_set, where=condition)
+    return dataclasses.replace(summary, commit=done.commit or summary.commit, labels=done.labels)
+
+
+@contextlib.contextmanager
+def _here(sources: Sequence[str | Path]) -> Iterator[tuple[list[str | Path], dict[Path, str]]]:
+    """Give sources as paths, and what those that are on the Hub are called."""
+    paths: list[str | Path] = []
+    called: dict[Path, str] = {}
+    shown: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        for source in sources:
+            if not is_address(str(source)):
+                paths.append(source)
+                continue
+            from actstore.ingestion import fetching
+            from actstore.remote.client import Client
+            from actstore.remote.mirror import mirrored
+
+            mirror = stack.enter_context(mirrored(parse(str(source)), Client()))
+            stack.enter_context(fetching.registered(mirror))
+            paths.append(mirror.source)
+            called[mirror.source] = mirror.name
+            shown[str(mirror.root)] = mirror.address.repository
+        try:
+            yield paths, called
+        except ActstoreError as error:
+            if shown and error.args:
+                # The user knows the repository, not the folder that stands for it.
+                text = str(error.args[0])
+                for folder, name in shown.items():
+                    text = text.replace(folder, name)
+                error.args = (text, *error.args[1:])
+            raise
+
+
+def _texts(values: Iterable[str]) -> str:
+    """Return values as a list of SQL texts, NULL where there are none."""
+    quoted = [value.replace("'", "''") for value in values]
+    return ", ".join(f"'{value}'" for value in quoted) or "NULL"

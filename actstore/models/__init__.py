@@ -1,0 +1,1 @@
+"""Language models: loaded from wherever they come, with their blocks found."""

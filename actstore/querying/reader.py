@@ -1,0 +1,208 @@
+"""A store open for reading at one commit: what it is, and which of its rows are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import numpy as np
+
+from actstore.errors import UsageError
+from actstore.querying import filters
+from actstore.querying.metadata import Metadata
+from actstore.querying.selected import SelectedRows
+from actstore.querying.sql import Database
+from actstore.remote.address import is_address
+from actstore.storage.snapshot import Snapshot, open_snapshot
+
+if TYPE_CHECKING:
+    from actstore.storage.files import Traffic
+
+
+Rows = TypeVar("Rows", bound=SelectedRows)
+
+
+class StoreReader:
+    """A store at one commit, which never changes while it is open, whatever others write.
+
+    Rows have an order: by model, site, layer (unknown last), then as they came in; their
+    number in it is ``row_id``. Usable as a context manager.
+
+    Args:
+        snapshot: the commit.
+        reopen: opens the latest snapshot of the same store.
+    """
+
+    def __init__(self, snapshot: Snapshot, reopen: Callable[[], Snapshot] | None = None) -> None:
+        self._reopen = reopen or (lambda: open_snapshot(snapshot.root))
+        self._use(snapshot)
+
+    def _use(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._metadata = Metadata(snapshot)
+        self._sealed = Database(snapshot)
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @property
+    def name(self) -> str:
+        """The store's path, or its address on the Hub."""
+        return self._snapshot.name
+
+    @property
+    def path(self) -> Path:
+        """The store's folder.
+
+        Raises:
+            UsageError: it is on the Hub.
+        """
+        return self._snapshot.root
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What was transferred from the Hub since the store was opened; None for a folder."""
+        return self._snapshot.files.traffic
+
+    @property
+    def commit(self) -> int:
+        """Number of the commit that is open."""
+        return self._snapshot.manifest.number
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what the store holds at this commit, its vectors and labels."""
+        return self._snapshot.manifest.fingerprint
+
+    @property
+    def rows(self) -> int:
+        """Rows at this commit."""
+        return self._snapshot.rows
+
+    @property
+    def models(self) -> list[str]:
+        """Models, by name."""
+        return sorted({shard.model for shard in self._snapshot.shards})
+
+    @property
+    def sites(self) -> list[str]:
+        """Sites, by name."""
+        return sorted({shard.site for shard in self._snapshot.shards})
+
+    @property
+    def layers(self) -> list[int | None]:
+        """Layers, ascending; None (not recorded) last."""
+        layers = {shard.layer for shard in self._snapshot.shards}
+        return sorted(layers, key=lambda layer: (layer is None, layer or 0))
+
+    @property
+    def widths(self) -> list[int]:
+        """Widths of the vectors, ascending."""
+        return sorted({shard.width for shard in self._snapshot.shards})
+
+    def select(self, where: str | None = None, /, **equals: Any) -> SelectedRows:
+        """Return the rows that meet all conditions, in row order.
+
+        Vectors and metadata are read when the selection is asked for them.
+
+        Args:
+            where: an SQL condition, such as ``"norm > 50 AND task = 'maze'"``.
+            equals: ``column=value``, or several values as a list; None means null. A site
+                may be spelled as TransformerLens or transformers do. Rows whose values of
+                model, site, pooling, region or layer were listed may stand in one matrix.
+
+        Raises:
+            NotInStoreError: there is no such column, or no row has such a value; the
+                message names what is there. A ``where`` that nothing meets is no error.
+            UsageError: a value of the wrong type.
+            SqlError: ``where`` is not one condition.
+        """
+        return self._select(where, equals, SelectedRows)
+
+    def rows_at(self, row_ids: Sequence[int] | np.ndarray) -> SelectedRows:
+        """Return rows by their ``row_id``, in the given order.
+
+        Raises:
+            UsageError: a number is out of range.
+        """
+        return self._rows_at(row_ids, SelectedRows)
+
+    def _select(self, where: str | None, equals: dict[str, Any], kind: type[Rows]) -> Rows:
+        snapshot = self._open()
+        found = filters.rows_where(snapshot, self._sealed, self._metadata, where, equals)
+        return kind(
+            snapshot,
+            self._metadata,
+            found.rows,
+            shards=found.shards,
+            description=filters.describe(where, equals),
+            listed=found.listed,
+        )
+
+    def _rows_at(self, row_ids: Sequence[int] | np.ndarray, kind: type[Rows]) -> Rows:
+        rows = np.asarray(row_ids, np.int64).reshape(-1)
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.rows):
+            raise UsageError(
+                f"row_id goes from 0 to {self.rows - 1}, got {rows.min()} to {rows.max()}"
+            )
+        shards = np.arange(len(self._snapshot.shards))
+        return kind(self._open(), self._metadata, rows, shards=shards, description="by row_id")
+
+    def refresh(self) -> Self:
+        """Go on to the latest commit; selections made before keep theirs. Returns itself."""
+        latest = self._reopen()
+        if latest.manifest == self._snapshot.manifest and not self._closed:
+            latest.close()
+            return self
+        self._sealed.close()
+        self._use(latest)
+        return self
+
+    def close(self) -> None:
+        """Give files and connections back; matrices handed out stay valid."""
+        self._closed = True
+        self._sealed.close()
+        self._metadata.close()
+        self._snapshot.close()
+
+    def _open(self) -> Snapshot:
+        if self._closed:
+            raise UsageError(f"the store {self.name} was closed: open it again")
+        return self._snapshot
+
+
+def open_reader(path: str | Path, at: int | None = None) -> StoreReader:
+    """Open a store for reading, in a folder or by its address; see :func:`actstore.open`."""
+    return StoreReader(*opened(path, at))
+
+
+def opened(path: str | Path, at: int | None) -> tuple[Snapshot, Callable[[], Snapshot]]:
+    """Return a snapshot of the store at a path or address, and what opens its latest one.
+
+    Raises:
+        StoreNotFoundError, SnapshotNotFoundError, CorruptStoreError, HubError: as
+            :func:`actstore.open`.
+    """
+    name = str(path)
+    if isinstance(path, Path) and name.startswith("hf:/"):
+        name = name.replace("hf:/", "hf://", 1)  # a Path keeps one slash of two
+    if not is_address(name):
+        return open_snapshot(path, at), partial(open_snapshot, path)
+    from actstore.remote.files import open_remote
+
+    return open_remote(name, at), partial(open_remote, name)

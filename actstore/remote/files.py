@@ -1,0 +1,201 @@
+"""A store in a repository, opened from afar: a snapshot whose files are fetched in pieces."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache as once
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actstore.errors import ActstoreError, CorruptStoreError, RemoteStoreError, UsageError
+from actstore.remote import cache as caches
+from actstore.remote import resolve
+from actstore.remote.address import Address, parse
+from actstore.remote.cache import RangeCache
+from actstore.remote.client import Client
+from actstore.remote.objects import Meter, RemoteObject
+from actstore.remote.remote_file import RemoteReader
+from actstore.remote.resolve import ResolvedStore
+from actstore.remote.vectors import Pieces, RemoteShard
+from actstore.storage import shard_columns
+from actstore.storage.files import Traffic, temporary_folder
+from actstore.storage.manifest import LabelEntry, ShardEntry
+from actstore.storage.mapping import DecodedShard, ShardReader
+from actstore.storage.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_SHARDS = 8
+"""Shards read side by side."""
+_PORTION = 64 << 20
+_FOOTER = 256 << 10
+"""Bytes fetched at the end of a shard of which only the footer says where things are."""
+
+
+def open_remote(
+    address: Address | str,
+    at: int | None = None,
+    *,
+    client: Client | None = None,
+    cache: RangeCache | None = None,
+) -> Snapshot:
+    """Open the store in a repository; nothing of it is read but its manifest.
+
+    Args:
+        address: the repository, and its revision if it is not ``main``.
+        at: number of the store's commit; looked for in the revision's history if need be.
+        client: the Hub; the usual one, with the user's token, when missing.
+        cache: where fetched ranges are kept; in the user's cache folder when missing.
+
+    Raises:
+        RemoteStoreError: the repository holds no store, or a damaged or hostile one.
+        SnapshotNotFoundError: it has never held commit ``at``.
+        UsageError: the address has a path behind the repository.
+        HubError: the Hub cannot be asked; the leaf says why.
+    """
+    address = parse(address) if isinstance(address, str) else address
+    if address.path:
+        raise UsageError(
+            f"{address} names a path inside a repository: a store is a whole repository, "
+            f"such as {Address(repository=address.repository, revision=address.revision)}"
+        )
+    client = client or Client()
+    cache = cache or caches.default()
+    held = resolve.look_up(client, address, at, memory=cache)
+    return Snapshot(RemoteFiles(client, address, held, cache), held.manifest)
+
+
+class RemoteFiles:
+    """The files of one commit of a repository, fetched as they are needed and kept.
+
+    Args:
+        client: the Hub.
+        address: what the user called the repository.
+        held: the store in it.
+        cache: where fetched ranges are kept.
+    """
+
+    portion: int | None = _PORTION
+
+    def __init__(
+        self, client: Client, address: Address, held: ResolvedStore, cache: RangeCache
+    ) -> None:
+        self._client = client
+        self._address = address
+        self._held = held
+        self._cache = cache
+        self._meter = Meter()
+        self._lock = threading.Lock()
+        self._pieces: dict[str, Pieces] = {}
+
+    @property
+    def name(self) -> str:
+        return str(self._address)
+
+    @property
+    def root(self) -> Path:
+        raise UsageError(
+            f"{self._address} is on the Hub, and this needs a store on this machine: fetch it "
+            f"with: actstore pull {self._address.repository} FOLDER"
+        )
+
+    @property
+    def commits(self) -> int:
+        return len(self._held.numbers)
+
+    @property
+    def traffic(self) -> Traffic | None:
+        return self._meter.traffic
+
+    def pool(self) -> ThreadPoolExecutor:
+        return _pool()
+
+    def pieces(self, entry: ShardEntry) -> Pieces:
+        """Return what fetches parts of a shard."""
+        with self._lock:
+            if entry.path not in self._pieces:
+                remote = RemoteObject(
+                    self._client,
+                    self._held.repository,
+                    self._held.commit,
+                    entry.path,
+                    size=entry.bytes,
+                    sha256=entry.sha256,
+                    meter=self._meter,
+                )
+                self._pieces[entry.path] = Pieces(remote, self._cache, self._meter)
+            return self._pieces[entry.path]
+
+    def open_shard(self, entry: ShardEntry) -> ShardReader:
+        try:
+            if entry.pages:
+                return RemoteShard(entry, self.pieces(entry))
+            return DecodedShard(self._reader(entry), entry)
+        except CorruptStoreError as error:
+            raise self._damaged(entry.path, error) from None
+
+    def columns(self, entry: ShardEntry, names: list[str]) -> pa.Table:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(
+                self._reader(entry),
+                page_checksum_verification=True,
+                pre_buffer=not entry.pages,
+            ) as file:
+                return shard_columns.checked_columns(file, entry, names)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            if isinstance(error, ActstoreError) and not isinstance(error, CorruptStoreError):
+                raise
+            raise self._damaged(entry.path, error) from None
+
+    def labels(self, entry: LabelEntry) -> pa.Table:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        data = self._client.read(
+            self._held.repository, entry.path, self._held.commit, most=entry.bytes
+        )
+        self._meter.add(requests=1, received=len(data))
+        try:
+            if hashlib.sha256(data).hexdigest() != entry.sha256:
+                raise self._damaged(entry.path, "its SHA-256 is not what the manifest says")
+            return pq.read_table(io.BytesIO(data), columns=["shard", "row", "label"])
+        except (OSError, pa.ArrowException) as error:
+            if isinstance(error, ActstoreError):
+                raise
+            raise self._damaged(entry.path, error) from None
+
+    def cache_folders(self) -> Sequence[Callable[[], Path]]:
+        name = f"{self._client.endpoint} {self._held.repository}"
+        key = hashlib.sha256(name.encode()).hexdigest()[:32]
+        return partial(self._cache.metadata_folder, key), partial(temporary_folder, name)
+
+    def _reader(self, entry: ShardEntry) -> RemoteReader:
+        item = 2 if entry.dtype == "float16" else 4
+        ends = [offset + rows * entry.width * item for offset, rows in entry.pages]
+        tail = max(ends) if ends else entry.bytes - _FOOTER
+        return RemoteReader(self.pieces(entry), size=entry.bytes, tail=tail, blank=bool(ends))
+
+    def _damaged(self, path: str, what: object) -> RemoteStoreError:
+        reason = str(what).splitlines()[0] if str(what) else type(what).__name__
+        return RemoteStoreError(
+            f"{path} of {self._held.repository} is not what its manifest says ({reason}): whoever "
+            "pushed it must push it anew"
+        )
+
+
+@once
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_SHARDS, thread_name_prefix="actstore-remote")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)

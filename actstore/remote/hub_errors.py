@@ -1,0 +1,251 @@
+"""What goes wrong in huggingface_hub and below, as our errors: one clear sentence, no secrets."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from actstore.errors import (
+    AccessError,
+    CardError,
+    HubError,
+    OfflineError,
+    RateLimitError,
+    RemoteChangedError,
+    RemoteFileError,
+    RepositoryNotFoundError,
+    RevisionError,
+    TransferError,
+)
+from actstore.remote.redaction import redact
+
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_AGAIN = "run the same command again: it goes on where it stopped"
+
+
+class Verdict(NamedTuple):
+    """An error in our words, and whether trying again may help."""
+
+    error: HubError
+    transient: bool = False
+    wait: float | None = None
+    """Seconds that the Hub asked to wait."""
+
+
+class Scene(NamedTuple):
+    """What was being done when something went wrong."""
+
+    doing: str
+    """As ``read the files of org/name``; follows ``cannot``."""
+    endpoint: str
+    repository: str
+    revision: str | None
+    token: str | None
+
+
+def judge(error: BaseException, scene: Scene) -> Verdict | None:
+    """Return what an error of huggingface_hub, its HTTP client or Xet means; None: not theirs."""
+    import httpx2
+    from huggingface_hub import errors as theirs
+
+    if isinstance(error, ValueError) and str(error).startswith("Invalid metadata in README.md"):
+        reasons = "; ".join(line.strip("- ") for line in str(error).splitlines()[1:])
+        return Verdict(
+            CardError(
+                f"cannot {scene.doing}: the Hub refuses the metadata of README.md: "
+                f"{redact(reasons, scene.token)}; correct what stands between its --- lines"
+            )
+        )
+    for cause in _chain(error):
+        if isinstance(cause, theirs.HfHubHTTPError):
+            return _by_answer(cause, scene)
+        if isinstance(cause, theirs.OfflineModeIsEnabled):
+            return Verdict(
+                OfflineError(
+                    f"cannot {scene.doing}: HF_HUB_OFFLINE is set, which forbids it; unset it"
+                )
+            )
+        if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
+            reason = redact(str(cause) or type(cause).__name__, scene.token)
+            return Verdict(
+                OfflineError(
+                    f"cannot {scene.doing}: {scene.endpoint} cannot be reached ({reason}); check "
+                    f"the connection (and HF_ENDPOINT, if you set it), then {_AGAIN}"
+                ),
+                transient=True,
+            )
+        if isinstance(cause, httpx2.TransportError | json.JSONDecodeError):
+            reason = redact(str(cause) or type(cause).__name__, scene.token)
+            return Verdict(
+                TransferError(f"cannot {scene.doing}: the connection failed ({reason}); {_AGAIN}"),
+                transient=True,
+            )
+    if isinstance(error, theirs.HFValidationError | theirs.LocalTokenNotFoundError):
+        return Verdict(AccessError(f"cannot {scene.doing}: {redact(str(error), scene.token)}"))
+    if _from_xet(error):
+        return Verdict(
+            TransferError(
+                f"cannot {scene.doing}: Xet failed ({redact(_first(str(error)), scene.token)}); "
+                f"{_AGAIN}, if need be with HF_HUB_DISABLE_XET=1"
+            ),
+            transient=True,
+        )
+    return None
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return the error and what caused it: a failed upload comes wrapped in a RuntimeError."""
+    found: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in found:
+        found.append(at)
+        at = at.__cause__
+    return found
+
+
+def _from_xet(error: BaseException) -> bool:
+    module = type(error).__module__ or ""
+    if module.split(".")[0] in ("hf_xet", "xet"):
+        return True
+    trace = error.__traceback__
+    last = ""
+    while trace is not None:
+        last = trace.tb_frame.f_globals.get("__name__", "")
+        code = trace.tb_frame.f_code.co_name
+        if last.startswith("huggingface_hub") and "xet" in (code + last):
+            return isinstance(error, RuntimeError | ConnectionError | TimeoutError)
+        trace = trace.tb_next
+    return False
+
+
+def _by_answer(error: BaseException, scene: Scene) -> Verdict:
+    verdict = _of_answer(error, scene)
+    verdict.error.status = error.response.status_code  # type: ignore[attr-defined]  # it has one
+    verdict.error.said = _said(error, scene)
+    return verdict
+
+
+def _of_answer(error: BaseException, scene: Scene) -> Verdict:
+    from huggingface_hub import errors as theirs
+
+    assert isinstance(error, theirs.HfHubHTTPError)
+    status = error.response.status_code
+    said = _said(error, scene)
+    where = f"{scene.endpoint}/datasets/{scene.repository}"
+    if isinstance(error, theirs.GatedRepoError):
+        return Verdict(
+            AccessError(
+                f"cannot {scene.doing}: {scene.repository} is gated; ask for access at {where}, "
+                f"then set HF_TOKEN to a token of that account{_token_hint(scene)}"
+            )
+        )
+    if isinstance(error, theirs.DisabledRepoError):
+        return Verdict(AccessError(f"cannot {scene.doing}: {where} has been disabled"))
+    if isinstance(error, theirs.RevisionNotFoundError):
+        return Verdict(
+            RevisionError(
+                f"cannot {scene.doing}: {scene.repository} has no revision "
+                f"{scene.revision or 'main'!r}; its branches and tags stand at {where}/tree/main"
+            )
+        )
+    if isinstance(error, theirs.RemoteEntryNotFoundError):
+        return Verdict(
+            RemoteFileError(
+                f"cannot {scene.doing}: {scene.repository} has no such file at "
+                f"{scene.revision or 'main'}"
+            )
+        )
+    if status == 401 and "invalid credentials" in said.lower():
+        return Verdict(
+            AccessError(
+                f"cannot {scene.doing}: the Hub does not know the token in use; make a new one at "
+                f"{scene.endpoint}/settings/tokens and set HF_TOKEN, or run: hf auth login"
+            )
+        )
+    if isinstance(error, theirs.RepositoryNotFoundError) or status == 401:
+        return Verdict(RepositoryNotFoundError(_not_found(scene)))
+    if status == 403:
+        return Verdict(
+            AccessError(
+                f"cannot {scene.doing}: the token in use does not allow it{said and f' ({said})'}; "
+                f"take one with write access to {scene.repository} "
+                f"({scene.endpoint}/settings/tokens), or ask its owner"
+            )
+        )
+    if status == 412:
+        return Verdict(
+            RemoteChangedError(f"cannot {scene.doing}: {scene.repository} was changed meanwhile")
+        )
+    if status == 429:
+        return _rate_limit(error, scene)
+    if status in _TRANSIENT:
+        wait = _wait(error)
+        return Verdict(
+            TransferError(
+                f"cannot {scene.doing}: the Hub answered {status}{_colon(said)}; {_AGAIN}"
+            ),
+            transient=True,
+            wait=wait,
+        )
+    return Verdict(
+        TransferError(f"cannot {scene.doing}: the Hub refused with {status}{_colon(said)}")
+    )
+
+
+def _rate_limit(error: BaseException, scene: Scene) -> Verdict:
+    wait = _wait(error)
+    text = f"again in {wait:.0f} s" if wait is not None else "later"
+    hint = "" if scene.token else "; with a token (HF_TOKEN) the limit is higher"
+    return Verdict(
+        RateLimitError(
+            f"cannot {scene.doing}: the Hub limits how often it is asked; try {text}, {_AGAIN}"
+            f"{hint}",
+            wait,
+        ),
+        transient=True,
+        wait=wait,
+    )
+
+
+def _wait(error: BaseException) -> float | None:
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    headers = error.response.headers  # type: ignore[attr-defined]  # it has one
+    limit = parse_ratelimit_headers(headers)
+    if limit is not None and limit.remaining == 0:
+        return float(limit.reset_in_seconds) + 1
+    after = headers.get("Retry-After", "").strip()
+    return float(after) if after.isdigit() else None
+
+
+def _not_found(scene: Scene) -> str:
+    if scene.token is None:
+        return (
+            f"cannot {scene.doing}: without a token there is no data set {scene.repository} at "
+            f"{scene.endpoint}; check the name, and if it is private set HF_TOKEN or run: "
+            "hf auth login"
+        )
+    return (
+        f"cannot {scene.doing}: there is no data set {scene.repository} at {scene.endpoint}, or "
+        "the token in use may not see it; check the name and whose token it is (hf auth whoami)"
+    )
+
+
+def _token_hint(scene: Scene) -> str:
+    return "" if scene.token else " (none is set)"
+
+
+def _said(error: BaseException, scene: Scene) -> str:
+    """Return what the server said, on one line."""
+    text = getattr(error, "server_message", None) or ""
+    text = text or error.response.headers.get("X-Error-Message", "")  # type: ignore[attr-defined]  # it has one
+    return redact(_first(text), scene.token)
+
+
+def _first(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0][:300] if lines else ""
+
+
+def _colon(text: str) -> str:
+    return f": {text}" if text else ""

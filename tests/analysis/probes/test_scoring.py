@@ -1,0 +1,93 @@
+"""Saved probes score the rows they were made for, and no others."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import actstore
+from actstore.analysis.examples.place_rows import Choice
+from actstore.analysis.probes import probe_files, probing, scoring
+from actstore.analysis.probes.evaluating import Settings
+from actstore.errors import MismatchError, NotInStoreError, UsageError
+from tests.analysis import labelled
+
+
+@pytest.fixture
+def probes(tmp_path: Path) -> Path:
+    labelled.layered(tmp_path / "train", {3: 2.0, None: 2.0}, rows=60, width=32)
+    with actstore.open(tmp_path / "train") as store:
+        report = probing.probe(store, settings=Settings(permutations=0))
+    probe_files.save(report, tmp_path / "probes")
+    return tmp_path / "probes"
+
+
+def test_scores_tell_the_classes_of_new_rows(tmp_path: Path, probes: Path) -> None:
+    positive = labelled.layered(
+        tmp_path / "new", {3: 2.0, None: 2.0}, rows=40, width=32, seed=4, first=60
+    )
+    with actstore.open(tmp_path / "new") as store:
+        found = scoring.score(store, probes)
+        assert [one.place.layer for one in found] == [3, None]
+        for one in found:
+            assert one.auroc is not None
+            assert one.auroc.value > 0.9
+            assert one.in_sample == (0, False)
+            assert one.classes == ["yes" if score > 0 else "no" for score in one.scores]
+            assert ((one.scores > 0) == positive).mean() > 0.85
+        table = scoring.table(store, found)
+        assert table.num_rows == 80
+        assert table["score"].to_pylist()[:40] == found[0].scores.tolist()
+        assert table["row_id"].to_pylist() == list(range(80))
+
+
+def test_rows_without_labels_are_scored_too(tmp_path: Path, probes: Path) -> None:
+    matrix = np.ones((3, 32), np.float32)
+    labelled.add(tmp_path / "new", matrix, [None] * 3, layer=3, first=60)
+    with actstore.open(tmp_path / "new") as store:
+        (one,) = scoring.score(store, probes, choice=Choice(layers=[3]))
+        assert one.auroc is one.accuracy is None
+        assert len(one.scores) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": "other/model"}, r"org/model.*other/model"),
+        ({"site": "mlp_out"}, r"resid_post.*mlp_out"),
+        ({"layer": 4}, r"layer 3.*layer 4"),
+        ({"pooling": "mean"}, r"\(last\).*pooling mean"),
+        ({"region": ["response"] * 4}, r"\(last\), region not recorded.*region response"),
+    ],
+)
+def test_rows_of_another_place_are_refused(
+    tmp_path: Path, probes: Path, change: dict[str, object], said: str
+) -> None:
+    matrix = np.ones((4, 32), np.float32)
+    columns = {"layer": 3, **change}
+    labelled.add(tmp_path / "new", matrix, ["yes", "no"] * 2, **columns)  # type: ignore[arg-type]
+    with actstore.open(tmp_path / "new") as store, pytest.raises(MismatchError, match=said):
+        scoring.score(store, probes)
+
+
+def test_another_width_and_unknown_layers_are_refused(tmp_path: Path, probes: Path) -> None:
+    labelled.add(tmp_path / "new", np.ones((4, 16), np.float32), ["yes", "no"] * 2, layer=3)
+    with actstore.open(tmp_path / "new") as store:
+        with pytest.raises(MismatchError, match=r"32 values.*have 16"):
+            scoring.score(store, probes, choice=Choice(layers=[3]))
+        with pytest.raises(NotInStoreError, match="no probe for"):
+            scoring.score(store, probes, choice=Choice(layers=[9]))
+
+
+def test_scores_become_labels(tmp_path: Path, probes: Path) -> None:
+    labelled.layered(tmp_path / "new", {3: 2.0, None: 2.0}, rows=6, width=32, seed=4, first=60)
+    with actstore.open(tmp_path / "new") as store:
+        found = scoring.score(store, probes, choice=Choice(layers=[3]))
+        commit = scoring.write_labels(store, found, "class")
+        assert store.refresh().commit == commit
+        assert store.select(layer=3).table(["label"])["label"].to_pylist() == found[0].classes
+        scoring.write_labels(store, found, "score")
+        texts = store.refresh().select(layer=3).table(["label"])["label"].to_pylist()
+        np.testing.assert_allclose([float(text) for text in texts], found[0].scores, rtol=1e-5)
+        with pytest.raises(UsageError, match="several probes"):
+            scoring.write_labels(store, found * 2, "class")

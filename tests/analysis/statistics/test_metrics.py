@@ -1,0 +1,178 @@
+"""AUROC as scikit-learn has it, and intervals that hold what they say."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from actstore.analysis.statistics import folds, metrics
+from actstore.analysis.statistics.folds import Fold
+
+
+def whole(count: int) -> list[Fold]:
+    return [Fold(np.empty(0, np.int64), np.arange(count))]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=2, max_size=40))
+def test_auroc_is_scikit_learns_ties_too(pairs: list[tuple[int, bool]]) -> None:
+    scores = np.array([float(score) for score, _ in pairs])
+    positive = np.array([side for _, side in pairs])
+    found = metrics.auroc(scores, positive)
+    if positive.all() or not positive.any():
+        assert np.isnan(found)
+        return
+    assert found == pytest.approx(roc_auc_score(positive, scores))
+    columns = metrics.auroc(np.stack([scores, -scores], 1), positive)
+    np.testing.assert_allclose(columns, [found, 1 - found])
+    estimate = metrics.auroc_interval(scores, positive, np.arange(len(scores)), whole(len(scores)))
+    assert estimate.value == pytest.approx(float(found))
+    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+
+
+def test_the_interval_is_delongs() -> None:
+    draw = np.random.default_rng(0)
+    positive = draw.random(80) < 0.4
+    scores = draw.standard_normal(80) + positive
+    up, down = scores[positive], scores[~positive]
+    above = (up[:, None] > down).mean(1)
+    below = (up[:, None] > down).mean(0)
+    area = above.mean()
+    error = np.sqrt(above.var(ddof=1) / len(up) + below.var(ddof=1) / len(down))
+    found = metrics.auroc_interval(scores, positive, np.arange(80), whole(80))
+    logit = np.log(area / (1 - area))
+    reach = 1.959964 * error / (area * (1 - area))
+    assert found.low == pytest.approx(1 / (1 + np.exp(-(logit - reach))), rel=1e-5)
+    assert found.high == pytest.approx(1 / (1 + np.exp(-(logit + reach))), rel=1e-5)
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    draw = np.random.default_rng(1)
+    positive = np.arange(60) < 25
+    truth = 0.7602  # of two normal distributions one deviation apart
+    held = 0
+    for _ in range(400):
+        scores = draw.standard_normal(60) + positive
+        found = metrics.auroc_interval(scores, positive, np.arange(60), whole(60))
+        held += found.low <= truth <= found.high
+    assert 0.92 <= held / 400 <= 0.985
+
+
+def test_rows_of_one_group_count_as_one() -> None:
+    draw = np.random.default_rng(2)
+    positive = np.arange(40) < 20
+    scores = draw.standard_normal(40) + positive
+    single = metrics.auroc_interval(scores, positive, np.arange(40), whole(40))
+    many, sides = np.repeat(scores, 4), np.repeat(positive, 4)
+    grouped = metrics.auroc_interval(many, sides, np.repeat(np.arange(40), 4), whole(160))
+    naive = metrics.auroc_interval(many, sides, np.arange(160), whole(160))
+    assert grouped.high - grouped.low == pytest.approx(single.high - single.low, rel=0.05)
+    assert naive.high - naive.low < 0.6 * (single.high - single.low)
+
+
+def test_whole_separation_is_not_taken_for_certainty() -> None:
+    positive = np.arange(20) < 10
+    found = metrics.auroc_interval(positive.astype(float), positive, np.arange(20), whole(20))
+    assert found.value == found.high == 1
+    assert 0.7 < found.low < 0.95
+    worst = metrics.auroc_interval(-positive.astype(float), positive, np.arange(20), whole(20))
+    assert worst.value == worst.low == 0
+    assert worst.high == pytest.approx(1 - found.low, abs=1e-6)
+
+
+def test_folds_widen_intervals() -> None:
+    draw = np.random.default_rng(3)
+    positive = np.arange(60) % 2 == 0
+    scores = draw.standard_normal(60) + positive
+    parts = np.array_split(np.arange(60), 5)
+    parted = [Fold(np.setdiff1d(np.arange(60), part), part) for part in parts]
+    crossed = metrics.auroc_interval(scores, positive, np.arange(60), parted)
+    areas = [roc_auc_score(positive[part], scores[part]) for part in parts]
+    assert crossed.value == pytest.approx(np.mean(areas))
+    # Probes with many dimensions vary more with their training rows than those with few.
+    reaches = [
+        found.high - found.low
+        for width in (1, 20, 2000)
+        for found in [metrics.auroc_interval(scores, positive, np.arange(60), parted, width)]
+    ]
+    assert reaches == sorted(reaches)
+    assert 1.05 < reaches[2] / reaches[0] < 1.42
+    assert crossed.high - crossed.low == pytest.approx(reaches[2], rel=0.02)
+
+
+def test_the_folds_of_noise_vary_together_twice_as_much_as_they_seem_to() -> None:
+    # What row i teaches about j is what j teaches about i: two folds are one result.
+    draw = np.random.default_rng(4)
+    areas, shares = [], []
+    positive = np.arange(40) % 2 == 0
+    for _ in range(400):
+        vectors = draw.standard_normal((40, 60))
+        assigned = np.empty(40, np.int64)
+        for side in (True, False):
+            assigned[positive == side] = draw.permutation(20) % 4
+        scores = np.empty(40)
+        parts = folds.divisions(assigned, 4)
+        for train, test in parts:
+            rows, side = vectors[train], positive[train]
+            scores[test] = vectors[test] @ (rows[side].mean(0) - rows[~side].mean(0))
+        found = metrics.influence(scores, positive, np.arange(40), parts)
+        areas.append(found.area)
+        shares.append(np.square(found.rows).sum())
+    assert 1.6 < np.var(areas, ddof=1) / np.mean(shares) < 2.4
+
+
+def test_differences_are_paired() -> None:
+    draw = np.random.default_rng(5)
+    positive = np.arange(80) % 2 == 0
+    scores = draw.standard_normal(80) + positive
+    groups = np.arange(80)
+    near = metrics.auroc_difference(
+        scores, scores + 0.05 * draw.standard_normal(80), positive, groups, whole(80)
+    )
+    far = metrics.auroc_difference(
+        scores, draw.standard_normal(80) + positive, positive, groups, whole(80)
+    )
+    assert near.low < 0 < near.high
+    assert near.high - near.low < 0.3 * (far.high - far.low)
+    held = 0
+    for _ in range(300):
+        one, two = draw.standard_normal((2, 80)) + positive + 0.5 * draw.standard_normal(80)
+        found = metrics.auroc_difference(one, two, positive, groups, whole(80))
+        held += found.low <= 0 <= found.high
+    assert 0.91 <= held / 300 <= 0.99
+    # Whole separation is not certain, and no words have no error.
+    sure = metrics.auroc_difference(
+        positive.astype(float), np.zeros(80), positive, groups, whole(80)
+    )
+    assert sure.value == 0.5
+    assert 0.35 < sure.low < 0.5
+
+
+def test_accuracy_has_wilsons_interval() -> None:
+    right = np.arange(100) < 80
+    found = metrics.accuracy_interval(right, np.arange(100), whole(100))
+    assert found.value == 0.8
+    assert (found.low, found.high) == pytest.approx((0.7112, 0.8666), abs=1e-3)
+    perfect = metrics.accuracy_interval(np.ones(30, bool), np.arange(30), whole(30))
+    assert perfect.high == 1
+    assert 0.85 < perfect.low < 0.92
+
+
+def test_a_few_groups_of_many_rows_do_not_make_an_interval_narrow() -> None:
+    # One group in each fold, of both classes: DeLong's contributions cancel in every group.
+    draw = np.random.default_rng(1)
+    positive = np.tile([True, False], 20)
+    groups = np.repeat(np.arange(4), 10)
+    folds = [Fold(np.flatnonzero(groups != g), np.flatnonzero(groups == g)) for g in range(4)]
+    for _ in range(20):
+        scores = draw.standard_normal(40)
+        found = metrics.auroc_interval(scores, positive, groups, folds)
+        assert found.low < 0.5 < found.high
+        assert found.high - found.low > 0.4
+        right = (scores > 0) == positive
+        share = metrics.accuracy_interval(right, groups, folds)
+        assert share.high - share.low > 0.4
+    alone = np.arange(40)
+    rows = metrics.auroc_interval(scores, positive, alone, folds)
+    assert rows.high - rows.low < found.high - found.low

@@ -1,0 +1,123 @@
+"""What is written down about a capture: enough to tell runs apart, nothing of the machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import actstore
+from actstore.capturing.run import provenance
+from actstore.errors import UsageError
+from actstore.models.blocks import find, points
+from actstore.storage import manifest
+from tests.capturing import families
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "revision"),
+    [
+        ("org/model", "org/model", None),
+        ("/home/somebody/models/llama", "llama", None),
+        ("./models/llama", "llama", None),
+        ("private/models/llama", "llama", None),
+        (
+            "/x/hub/models--org--a-model/snapshots/0123456789abcdef0123456789abcdef01234567",
+            "org/a-model",
+            "0123456789abcdef0123456789abcdef01234567",
+        ),
+    ],
+)
+def test_models_are_named_without_the_folders_above(
+    given: str, name: str, revision: str | None
+) -> None:
+    assert provenance.identify(families.build("llama"), given, None) == (name, revision)
+
+
+def test_a_model_made_in_memory_needs_a_name() -> None:
+    with pytest.raises(UsageError, match="model_name="):
+        provenance.identify(families.build("llama"), None, None)
+
+
+def test_a_fingerprint_tells_apart_what_computes_other_values() -> None:
+    def described(model: Any) -> str:
+        return provenance.fingerprint(provenance.describe_model(find(model)))
+
+    base = described(families.build("llama"))
+    assert base == described(families.build("llama"))
+    other = families.build("llama")
+    with torch.no_grad():
+        other.model.layers[1].self_attn.q_proj.weight.mul_(1.5)
+    eager = families.build("llama")
+    eager.config._attn_implementation = "eager"
+    scaled = families.build("llama")
+    scaled.config.rms_norm_eps = 0.1
+    half = families.build("llama", dtype=torch.bfloat16)
+    assert len({base, *map(described, (other, eager, scaled, half))}) == 5
+
+
+def test_a_tokenizer_is_the_same_however_it_padded_last() -> None:
+    tokenizer = families.tokenizer()
+    before = provenance.describe_tokenizer(tokenizer)
+    tokenizer(["a b", "a"], padding=True, truncation=True, max_length=4)
+    assert provenance.describe_tokenizer(tokenizer) == before
+    assert provenance.describe_tokenizer(families.tokenizer(bos=False)) != before
+
+
+def test_weights_on_disk_have_no_digest() -> None:
+    assert provenance.weights_digest(families.build("llama").to("meta")) is None
+
+
+def test_hook_paths_are_told_once_per_site() -> None:
+    anatomy = find(families.build("llama"))
+    found = provenance.hook_paths(points(anatomy, ["mlp_in", "embeddings", "final_norm"], [0, 2]))
+    assert found == {
+        "mlp_in": ["model.layers.{layer}.mlp (input)"],
+        "embeddings": ["model.layers.0 (input)"],
+        "final_norm": ["model.norm (output)"],
+    }
+
+
+def test_differences_are_named_with_both_values() -> None:
+    ours: dict[str, Any] = {"a": 1, "hash": "0" * 64, "same": 2}
+    theirs: dict[str, Any] = {"hash": "f" * 64, "same": 2}
+    assert provenance.differences(ours, theirs) == ["a null → 1", "hash ffffffff → 00000000"]
+    deep = provenance.differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+    assert deep == ["a c 3 → 2"]
+
+
+def test_the_record_of_a_run_has_no_paths_of_the_machine(tmp_path: Path) -> None:
+    model = families.build("llama")
+    model.config._name_or_path = str(tmp_path / "models" / "tiny")
+    summary = actstore.capture(
+        model,
+        families.tokenizer(),
+        [{"id": 1, "question": "which is larger 1 2"}],
+        store=tmp_path / "store",
+        max_new_tokens=2,
+        system="be brief",
+        layers="0",
+    )
+    (run,) = manifest.load(tmp_path / "store").runs
+    text = json.dumps(run.settings)
+    assert str(tmp_path) not in text
+    assert run.settings["model"] == summary.model == "tiny"
+    assert run.settings["first_prompt"].startswith("<bos><|system|>be brief<|end|><|user|>which")
+    values = run.settings["values"]
+    assert values["system"] == "be brief"
+    assert len(values["chat_template_sha256"]) == 64
+    assert values["attention"] == "sdpa"
+    assert run.settings["device"] == "cpu"
+    assert {"torch", "transformers", "actstore", "python"} <= set(run.versions)
+
+
+def test_a_long_prompt_is_kept_by_its_ends() -> None:
+    text = "a" * 30_000 + "z"
+    shown = provenance.shown_prompt(text)
+    assert len(shown) < 21_000
+    assert "[10001 characters]" in shown
+    assert shown.endswith("z")
+    assert provenance.shown_prompt("short") == "short"

@@ -1,0 +1,79 @@
+"""Arithmetic on the map, in blocks, against NumPy on everything at once."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actstore.querying import vector_math
+from actstore.storage.snapshot import Snapshot, open_snapshot
+from tests.querying import stores
+
+
+@pytest.fixture(params=["float16", "float32"])
+def snapshot(request: pytest.FixtureRequest, tmp_path: Path) -> Snapshot:
+    # Wide enough that a block holds few rows.
+    for layer in range(2):
+        matrix = stores.vectors(150, 5000, request.param, layer)
+        stores.add(tmp_path / "s", matrix, layer=layer)
+    return open_snapshot(tmp_path / "s")
+
+
+def rows_of(kind: str) -> np.ndarray:
+    kinds: dict[str, np.ndarray] = {
+        "all": np.arange(300),
+        "runs": np.r_[5:60, 140:170, 290:300],
+        "scattered": np.random.default_rng(0).permutation(300)[:99],
+        "one": np.array([7]),
+        "none": np.empty(0, np.int64),
+    }
+    return kinds[kind]
+
+
+@pytest.mark.parametrize("kind", ["all", "runs", "scattered", "one", "none"])
+def test_blocks_cover_rows_in_order(snapshot: Snapshot, kind: str) -> None:
+    rows = rows_of(kind)
+    everything = snapshot.gather(np.arange(300))
+    end = 0
+    for start, stop, vectors in vector_math.blocks(snapshot, rows, 16):
+        assert start == end < stop <= start + 16
+        assert np.array_equal(vectors, everything[rows[start:stop]])
+        end = stop
+    assert end == len(rows)
+
+
+@pytest.mark.parametrize("kind", ["all", "runs", "scattered", "one", "none"])
+@pytest.mark.parametrize("metric", vector_math.METRICS)
+def test_scores(snapshot: Snapshot, kind: str, metric: Any) -> None:
+    rows = rows_of(kind)
+    stored = snapshot.gather(np.arange(300))[rows].astype(np.float64)
+    query = np.random.default_rng(3).standard_normal(5000).astype(np.float32)
+    lengths = np.linalg.norm(stored, axis=1)
+    expected = {
+        "dot": stored @ query,
+        "cosine": stored @ query / lengths / np.linalg.norm(query),
+        "l2": np.linalg.norm(stored - query, axis=1),
+    }[metric]
+    found = vector_math.scores(snapshot, rows, query, metric)
+    assert found.dtype == np.float32
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-3)
+    if metric == "cosine":
+        given = vector_math.scores(snapshot, rows, query, metric, lengths.astype(np.float32))
+        assert given == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["all", "runs", "scattered", "one"])
+def test_mean(snapshot: Snapshot, kind: str) -> None:
+    rows = rows_of(kind)
+    expected = snapshot.gather(np.arange(300))[rows].astype(np.float64).mean(axis=0)
+    assert vector_math.mean(snapshot, rows, 5000) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_cosine_of_a_vector_with_itself_never_exceeds_one(snapshot: Snapshot) -> None:
+    rows = np.arange(300)
+    for row in range(0, 300, 37):
+        query = snapshot.gather(rows[row : row + 1])[0].astype(np.float32)
+        found = vector_math.scores(snapshot, rows, query, "cosine")
+        assert found.max() <= 1
+        assert found[row] == pytest.approx(1, abs=1e-6)
