@@ -1,11 +1,4 @@
-# make install everything into .venv
-# make demo    from a real model to probes and a shared data set, told on the screen
-# make test    all tests, among them the documents' examples and an installed wheel
-# make check   lint, format, types, then all tests: what CI runs
-# make crashes kill, interrupt and fill the disk at every call of the system, and 100 random ones
-# make docs    write the generated parts of docs/ anew
-# make format  let ruff lay out the code
-# make clean   remove what these targets made
+# `make help` lists the targets: the line above each, from its two number signs on.
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -18,33 +11,47 @@ NODE_PACKAGES := hyparquet@1.31.5 hyparquet-compressors@1.1.2
 # Touched last, so a half-made environment is never taken for a whole one.
 STAMP := .venv/installed
 
-.PHONY: install demo test crashes check lint types format docs clean
+.DEFAULT_GOAL := help
+.PHONY: help install demo test crashes check lint types format docs clean
 
+## this list
+help:
+	@awk '/^## /{text=substr($$0,4)} /^[a-z]+:/{if(text){sub(":.*","");printf "make %-9s%s\n",$$0,text;text=""}}' $(firstword $(MAKEFILE_LIST))
+
+## everything into .venv
 install: $(STAMP)
 
+## from a real model to probes and a shared data set, told on the screen
 demo: $(STAMP)
 	$(BIN)/python docs/demo.py
 
+## all tests, among them the documents' examples and an installed wheel
 test: $(STAMP)
 	@# One thread of torch per worker: with more, those of one wait for those of the other.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
+## kill, interrupt and fill the disk at every call of the system, and 100 random ones
 crashes: $(STAMP)
 	ACTSTORE_CRASHES=all $(BIN)/python -m pytest tests/storage/test_crashes.py
 
+## lint, format, types, then all tests: what a merge must pass
 check: lint types test
 
+## ruff: mistakes and layout
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+## mypy, strict
 types: $(STAMP)
 	$(BIN)/mypy
 
+## let ruff lay out the code
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+## write the generated parts of docs/ anew
 docs: $(STAMP)
 	$(BIN)/python -m docs.generate
 
@@ -60,5 +67,6 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "npm could not install $(NODE_PACKAGES): one test will be skipped"
 	touch $@
 
+## remove what these targets made
 clean:
 	rm -rf .venv .demo .models build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,11 +1,34 @@
 """actstore: the columnar store for model activations.
 
-A *store* is a folder. One *row* is one vector (one example, one layer, one site, one
-pooling or token) with its metadata, in one fixed schema. Rows come in by :func:`ingest`,
-in *commits* that never change afterwards. :func:`open` gives the :class:`Store` at one
-commit: ask it in SQL (``sql``), as a Polars frame (``frame``), by columns (``select``, a
-:class:`Selection` that becomes a matrix) or by similarity (``nearest``). Metadata is
-queried, vectors are read from a memory map. Every error is an :class:`ActstoreError`.
+A store is a folder. A row is one vector (of one example, layer, site, and pooling or token)
+beside its question, oracle answer, prediction, label and the other columns of one schema.
+Rows come in by commits, which never change afterwards. Metadata is queried; vectors are read
+from a memory map.
+
+    import actstore
+
+    actstore.ingest("folder/of/pt/files", "runs.store")
+    store = actstore.open("runs.store")
+    rows = store.select("label = 'correct'", layer=12, site="resid_post")
+    matrix = rows.numpy()
+    counts = store.sql("SELECT layer, count(*) FROM activations GROUP BY layer")
+
+Rows come in by
+
+    ingest      folders of activation files, here or on the Hugging Face Hub
+    capture     a model, while it answers prompts
+    record      a model, inside a loop of your own
+    Store.write arrays in memory, and the caches of other libraries
+
+and are asked by
+
+    open        a Store at its latest commit or an earlier one; hf://datasets/org/name too
+    Store       SQL, Polars frames, nearest neighbours, export, push; select gives a
+    Selection   some rows: matrix, tensor, table, batches to train on
+    analysis    statistics, probes, steering vectors, pictures, reports
+    steering    adds a steering vector to what a model computes
+
+Every error is an ActstoreError; the module errors has the tree.
 """
 
 from __future__ import annotations
@@ -63,4 +86,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*__all__, *_MODULES})

@@ -2,8 +2,9 @@
 
 docs/commands.md comes whole from the command line's own help, the tables of
 docs/schema.md from schemas/v1/activations.json, the families in docs/capture.md from
-docs/families.json, which the tests of families hold to what they ran, and what examples
-print from running them. The tests hold all of it to be current.
+docs/families.json, which the tests of families hold to what they ran, the picture of the
+rooms from the imports, and what examples print from running them. The tests hold all of
+it to be current.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import datasets
 from actstore import cli, schema
 from actstore.commands.exit_codes import Exit
 from actstore.models.blocks import SITES
-from docs import examples
+from docs import examples, rooms
 from docs.study import model as study
 
 DOCS = Path(__file__).parent
@@ -175,6 +176,7 @@ def main() -> None:
         with_blocks(page.read_text(encoding="utf-8"), {"families": family_table()}),
         encoding="utf-8",
     )
+    rooms.PICTURE.write_text(rooms.picture(), encoding="utf-8")
     for page in sorted(DOCS.glob("*.md")):
         _renew(page)
     readme = DOCS.parent / "README.md"

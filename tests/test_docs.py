@@ -248,3 +248,27 @@ def test_an_example_that_prints_something_else_is_found(tmp_path: Path) -> None:
 )
 def test_what_counts_as_the_same_output(printed: str, expected: str, same: bool) -> None:
     assert examples.agrees(printed, expected) is same
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "docs" / "architecture.md",
+        *sorted((ROOT / "docs" / "decisions").glob("*.md")),
+    ],
+    ids=lambda page: page.name,
+)
+def test_files_and_links_that_a_page_names_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", text)) - {"actstore/_data/"}
+    gone = [
+        name
+        for name in named
+        if not any((folder / name).exists() for folder in (ROOT, ROOT / "actstore"))
+        and not any((ROOT / "actstore").glob(f"*/{name}"))
+        and not re.fullmatch(r"manifests/\d+\.json", name)
+    ]
+    assert gone == []
