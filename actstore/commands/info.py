@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,12 @@ from actstore.commands.options import (
     report_traffic,
 )
 from actstore.wording import counted
+
+if TYPE_CHECKING:
+    from actstore.querying.info import OwnColumn
+
+_SHOWN = 12
+"""Own columns that are listed."""
 
 
 @click.command("info")
@@ -45,6 +52,7 @@ def command(store: str | Path, at: int | None, as_json: bool) -> None:
             "store": found.path,
             "rows": f"{found.rows:,}",
             "labels": ", ".join([*labels, f"none {unlabelled:,}"] if unlabelled else labels),
+            **_own_columns(found.extra),
             "size": f"{output.size(found.bytes)} in {counted(found.shards, 'shard')}, "
             f"{output.size(found.vector_bytes)} of vectors",
             "commit": f"{found.commit} of {found.created_at}, {found.commits:,} can be opened",
@@ -62,3 +70,11 @@ def command(store: str | Path, at: int | None, as_json: bool) -> None:
                 for p in found.partitions
             ],
         )
+
+
+def _own_columns(found: tuple[OwnColumn, ...]) -> dict[str, str]:
+    """Return the line about fields of ``extra``, if there are any."""
+    told = [f"{one.name} ({one.type}, {one.rows:,})" for one in found[:_SHOWN]]
+    if len(found) > _SHOWN:
+        told.append(f"and {len(found) - _SHOWN} more (--json)")
+    return {"own columns": ", ".join(told)} if told else {}

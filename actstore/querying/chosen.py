@@ -120,6 +120,11 @@ class ChosenRows:
         """The shards that the rows lie in; of no rows, those they could have lain in."""
         return [self._snapshot.shards[number] for number in self._touched().tolist()]
 
+    @property
+    def own_columns(self) -> list[str]:
+        """The fields of ``extra``, each as the name of its column: ``extra.NAME``."""
+        return list(self._snapshot.own_columns())
+
     def values_of(self, column: str) -> set[str | None]:
         """Return the values that the rows have in a column of few, such as ``pooling``."""
         return self._metadata.distinct(self.rows, column)

@@ -10,7 +10,9 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import NotInStoreError, SqlError, UsageError
+from actstore.querying import own_sql
 from actstore.querying.metadata import Metadata, missing_column
+from actstore.querying.own_sql import quoted
 
 if TYPE_CHECKING:
     from actstore.querying.sql import Database
@@ -56,7 +58,7 @@ def rows_where(
         UsageError: a value of the wrong type.
         SqlError: ``where`` is not one condition.
     """
-    wanted = {column: _values(column, value) for column, value in equals.items()}
+    wanted = {column: _values(column, value, metadata) for column, value in equals.items()}
     several = {column for column, value in equals.items() if _is_list(value)}
     shards = _shards(snapshot, wanted)
     listed = _listed(snapshot, {name: wanted[name] for name in wanted if name in several})
@@ -127,9 +129,11 @@ def _rows_by_codes(
     return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
 
 
-def _values(column: str, value: Any) -> Values:
+def _values(column: str, value: Any, metadata: Metadata) -> Values:
     """Return the wanted values of a column as a list, each of the column's type."""
     types = {entry.name: entry.type for entry in schema.columns() if entry.name != schema.VECTOR}
+    if column.startswith(own_sql.PREFIX):
+        types[column] = str(metadata.type_of(column))
     if column not in types:
         raise NotInStoreError(missing_column(column, list(types)))
     if hasattr(value, "tolist"):  # a NumPy array or scalar, a tensor
@@ -173,9 +177,16 @@ def _typed(column: str, kind: str, value: Any) -> Any:
             return operator.index(value)
         except TypeError:
             pass
-    if kind == "float32" and isinstance(value, int | float) and not isinstance(value, bool):
+    if kind == "bool" and isinstance(value, bool):
+        return value
+    if (
+        kind in ("float32", "double")
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+    ):
         return float(value)
-    names = {"string": "text", "float32": "a number"}
+    numbers = {"float32": "a number", "double": "a number"}
+    names = {"string": "text", "bool": "True or False", **numbers}
     raise UsageError(f"{column} takes {names.get(kind, 'an integer')}, got {value!r}")
 
 
@@ -258,14 +269,14 @@ def _condition(column: str, values: Values, parameters: dict[str, Any]) -> str:
     names = []
     for value in values:
         if value is None:
-            choices.append(f"{column} IS NULL")
+            choices.append(f"{quoted(column)} IS NULL")
         else:
             name = f"value_{len(parameters)}"
             parameters[name] = value
             names.append(f"${name}")
     if names:
         cast = "::FLOAT" if column == "norm" else ""
-        choices.append(f"{column} IN ({', '.join(name + cast for name in names)})")
+        choices.append(f"{quoted(column)} IN ({', '.join(name + cast for name in names)})")
     return f"({' OR '.join(choices)})"
 
 
@@ -285,14 +296,14 @@ def _checked(where: str) -> str:
 def _check_present(database: Database, column: str, values: Values) -> None:
     parameters: dict[str, Any] = {}
     condition = _condition(column, values, parameters)
-    text = f"SELECT DISTINCT {column} FROM activations WHERE {condition}"
+    text = f"SELECT DISTINCT {quoted(column)} FROM activations WHERE {condition}"
     found = set(database.table(text, parameters or None).column(0).to_pylist())
     if column == "norm":
         return  # float32 against float: equality is for SQL to say
     for value in values:
         if value not in found:
             listing = database.table(
-                f"SELECT {column} FROM activations GROUP BY 1 ORDER BY count(*) DESC, 1 "
+                f"SELECT {quoted(column)} FROM activations GROUP BY 1 ORDER BY count(*) DESC, 1 "
                 f"LIMIT {_LISTED + 1}"
             )
             present = set(listing.column(0).to_pylist())

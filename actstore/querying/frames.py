@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from actstore.storage.snapshot import Snapshot
 
 _BATCH_BYTES = 32 << 20
+_OWN = {"bool": "Boolean", "int64": "Int64", "double": "Float64", "string": "String"}
 
 
 def frame(snapshot: Snapshot) -> pl.LazyFrame:
     """Return all rows, in row order, as a LazyFrame.
 
-    Columns are the schema's, labels as they stand in the snapshot, and ``row_id`` last. The
+    Columns are the schema's, labels as they stand in the snapshot, ``row_id``, and the fields of
+    ``extra`` as ``extra.NAME``. The
     vector is ``Array(Float16 or Float32, width)``, or ``List(Float32)`` where widths
     differ. Filters, column choice and ``head`` reach the metadata first; vectors are read
     from the map for the rows that are left, and only if asked for.
@@ -56,12 +58,17 @@ class _Source:
         else:
             self._vector = pl.List(pl.Float32)
             self._dtype = np.dtype(np.float32)
+        own: dict[str, Any] = {}
+        for name, kind in snapshot.own_columns().items():
+            own[name] = getattr(pl, _OWN[str(kind)])
+        self._file = snapshot.own_columns_file if own else snapshot.metadata_file
         self.schema = pl.Schema(
             {
                 column.name: self._vector if column.name == schema.VECTOR else types[column.type]
                 for column in schema.columns()
             }
             | {ROW_ID: pl.Int64}
+            | own
         )
 
     def read(
@@ -76,7 +83,7 @@ class _Source:
 
         names = self.schema.names() if with_columns is None else with_columns
         asked = set() if predicate is None else set(predicate.meta.root_names())
-        rows = pl.scan_parquet(self._snapshot.metadata_file())
+        rows = pl.scan_parquet(self._file())
         if n_rows is not None:
             rows = rows.head(n_rows)
         late = predicate if schema.VECTOR in asked else None

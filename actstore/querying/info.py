@@ -36,6 +36,18 @@ class PartitionInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnColumn:
+    """A field of ``extra``, which SQL, selections and frames have as a column."""
+
+    name: str
+    """As it is written: ``extra.NAME``."""
+    type: str
+    """``bool``, ``int64``, ``double`` or ``string``; of values of several types, their JSON."""
+    rows: int
+    """Rows that have a value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreInfo:
     """What a store holds at one commit."""
 
@@ -66,6 +78,9 @@ class StoreInfo:
     runs: int
     partitions: tuple[PartitionInfo, ...] = field(default=())
     """By model, site and layer as rows go, then by pooling and region."""
+
+    extra: tuple[OwnColumn, ...] = field(default=())
+    """What the users' data brought beyond the schema."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values; rows without a label under ``unlabelled``."""
@@ -101,6 +116,7 @@ def describe(snapshot: Snapshot) -> StoreInfo:
         labels=label_counts(snapshot),
         runs=len(manifest.runs),
         partitions=tuple(partitions),
+        extra=tuple(_own_columns(snapshot)),
     )
 
 
@@ -114,6 +130,21 @@ def label_counts(snapshot: Snapshot) -> dict[str | None, int]:
     pairs = [(entry["values"], entry["counts"]) for entry in counts.to_pylist()]
     pairs.sort(key=lambda pair: (-pair[1], pair[0] is None, pair[0] or ""))
     return dict(pairs)
+
+
+def _own_columns(snapshot: Snapshot) -> Iterator[OwnColumn]:
+    """Count the values of each field of ``extra``: the file's own statistics know them."""
+    import pyarrow.parquet as pq
+
+    types = snapshot.own_columns()
+    if not types:
+        return
+    footer = pq.read_metadata(snapshot.own_columns_file())
+    for name, kind in types.items():
+        at = footer.schema.names.index(name)
+        groups = (footer.row_group(group).column(at) for group in range(footer.num_row_groups))
+        nulls = sum(group.statistics.null_count for group in groups)
+        yield OwnColumn(name=name, type=str(kind), rows=snapshot.rows - nulls)
 
 
 def _partitions(snapshot: Snapshot) -> list[PartitionInfo]:

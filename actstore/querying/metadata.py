@@ -11,6 +11,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import NotInStoreError
+from actstore.querying import own_sql
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,6 +52,26 @@ class Metadata:
         return pq.ParquetFile(self._snapshot.metadata_file(), memory_map=True)
 
     @cached_property
+    def _own_file(self) -> pq.ParquetFile:
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(self._snapshot.own_columns_file(), memory_map=True)
+
+    @cached_property
+    def _own(self) -> dict[str, pa.DataType]:
+        return self._snapshot.own_columns()
+
+    def type_of(self, column: str) -> pa.DataType:
+        """Return the type of a column ``extra.NAME``.
+
+        Raises:
+            NotInStoreError: no row has such a field.
+        """
+        if column not in self._own:
+            raise NotInStoreError(own_sql.absent(column, self._own))
+        return self._own[column]
+
+    @cached_property
     def _starts(self) -> np.ndarray:
         footer = self._file.metadata
         counts = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
@@ -61,8 +82,8 @@ class Metadata:
 
         Args:
             rows: int64 row numbers, any order.
-            columns: which columns, ``row_id`` among them if wanted; all and ``row_id``
-                when missing.
+            columns: which columns, ``row_id`` and fields of ``extra`` (``extra.NAME``) among
+                them if wanted; the schema's and ``row_id`` when missing.
 
         Raises:
             NotInStoreError: there is no such column.
@@ -71,18 +92,17 @@ class Metadata:
 
         names = check_columns(columns)
         if not len(rows) or not names:
-            fields = [
-                pa.field(ROW_ID, pa.int64())
-                if name == ROW_ID
-                else schema.metadata_schema().field(name)
-                for name in names
-            ]
+            fields = [self._field(name) for name in names]
             empty = pa.schema(fields).empty_table()
             # A table without columns would not know its length.
             return empty if not len(rows) else pa.table({ROW_ID: rows}).select(names)
         groups = np.searchsorted(self._starts, rows, "right") - 1
         needed = np.unique(groups)
-        table = self._file.read_row_groups(needed.tolist(), columns=names).select(names)
+        own = [name for name in names if name.startswith(own_sql.PREFIX)]
+        for name in own:
+            self.type_of(name)
+        file = self._own_file if own else self._file
+        table = file.read_row_groups(needed.tolist(), columns=names).select(names)
         sizes = np.diff(self._starts)[needed]
         before = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         places = rows - self._starts[groups] + before[np.searchsorted(needed, groups)]
@@ -90,6 +110,15 @@ class Metadata:
         if last - first == len(places) - 1 and bool((np.diff(places) == 1).all()):
             return table.slice(first, len(places))
         return table.take(pa.array(places))
+
+    def _field(self, name: str) -> pa.Field:
+        import pyarrow as pa
+
+        if name.startswith(own_sql.PREFIX):
+            return pa.field(name, self.type_of(name))
+        if name == ROW_ID:
+            return pa.field(ROW_ID, pa.int64())
+        return schema.metadata_schema().field(name)
 
     def codes(self, column: str) -> Codes | None:
         """Return a column of few different values in a form that compares fast.
@@ -126,13 +155,15 @@ class Metadata:
     def close(self) -> None:
         """Close the file if it was opened."""
         self._codes.clear()
-        if "_file" in self.__dict__:
-            self._file.close()
-            del self._file
+        for name in ("_file", "_own_file"):
+            if name in self.__dict__:
+                self.__dict__.pop(name).close()
 
 
 def check_columns(columns: Iterable[str] | None) -> list[str]:
-    """Return the asked-for metadata columns, or all and ``row_id``.
+    """Return the asked-for metadata columns, or the schema's and ``row_id``.
+
+    A field of ``extra`` (``extra.NAME``) is looked up when it is read.
 
     Raises:
         NotInStoreError: one is no metadata column.
@@ -142,7 +173,7 @@ def check_columns(columns: Iterable[str] | None) -> list[str]:
         return known
     names = [columns] if isinstance(columns, str) else list(columns)
     for name in names:
-        if name not in known:
+        if name not in known and not name.startswith(own_sql.PREFIX):
             raise NotInStoreError(missing_column(name, known))
     return names
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,13 +9,11 @@ import numpy as np
 from actstore import schema
 from actstore.errors import NotInStoreError, SqlError
 from actstore.querying.metadata import ROW_ID, missing_column
+from actstore.querying.own_sql import PREFIX, absent
 from actstore.querying.sql import Database, explained
 
 if TYPE_CHECKING:
     from actstore.querying.selected import SelectedRows
-
-EXTRA = "extra."
-_LISTED = 20
 
 
 def texts(selection: SelectedRows, expression: str) -> np.ndarray:
@@ -24,8 +21,8 @@ def texts(selection: SelectedRows, expression: str) -> np.ndarray:
 
     Args:
         selection: the rows.
-        expression: a metadata column or ``row_id``; ``extra.NAME``, a field of the JSON
-            object in ``extra`` (``extra.a.b`` is also ``b`` within ``a``); or an SQL
+        expression: a metadata column or ``row_id``; ``extra.NAME``, a field of ``extra``
+            (``extra.a.b`` is ``b`` within ``a``); or an SQL
             expression over the columns of ``activations``, one value for each row.
 
     Raises:
@@ -34,18 +31,17 @@ def texts(selection: SelectedRows, expression: str) -> np.ndarray:
     """
     name = expression.strip()
     known = [*schema.metadata_names(), ROW_ID]
-    if name in known:
+    if name in known or name in (own := selection.own_columns):
         found: np.ndarray = (
             selection.table([name])[name].cast("string").to_numpy(zero_copy_only=False)
         )
         return found.astype(object)
-    if name.startswith(EXTRA) and not set(name) & set("()'\"|=<>+*/ \n"):
-        return _fields(selection, name.removeprefix(EXTRA))
+    if name.startswith(PREFIX) and not set(name) & set("()'\"|=<>+*/ \n"):
+        raise NotInStoreError(absent(name, own))
     if name.isidentifier():
-        fields = _names(selection)
-        if name in fields:
+        if PREFIX + name in own:
             raise NotInStoreError(
-                f"there is no column {name!r}, but extra has a field {name}: write {EXTRA}{name}"
+                f"there is no column {name!r}, but extra has a field {name}: write {PREFIX}{name}"
             )
         raise NotInStoreError(missing_column(name, known))
     return _by_sql(selection, expression)
@@ -93,50 +89,3 @@ def _by_sql(selection: SelectedRows, expression: str) -> np.ndarray:
     order = np.argsort(places)
     found: np.ndarray = values[order[np.searchsorted(places[order], rows)]]
     return found
-
-
-def _fields(selection: SelectedRows, name: str) -> np.ndarray:
-    """Return a field of ``extra`` for each row."""
-    values, codes = _parsed(selection)
-    found = np.empty(len(values) + 1, object)
-    for number, value in enumerate(values):
-        found[number] = _text(_within(value, name))
-    if not any(text is not None for text in found):
-        there = ", ".join(sorted(_names(selection))[:_LISTED])
-        raise NotInStoreError(
-            f"no row here has a field {name!r} in extra, which has {there or 'no fields at all'}"
-        )
-    chosen: np.ndarray = found[codes]
-    return chosen
-
-
-def _names(selection: SelectedRows) -> set[str]:
-    return {name for value in _parsed(selection)[0] for name in value}
-
-
-def _parsed(selection: SelectedRows) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Return the different objects in ``extra``, and the number of each row's; -1 for null."""
-    column = selection.table(["extra"])["extra"].combine_chunks().dictionary_encode()
-    objects = []
-    for text in column.dictionary.to_pylist():
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = {}
-        objects.append(value if isinstance(value, dict) else {})
-    return objects, column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-
-
-def _within(value: dict[str, Any], name: str) -> Any:
-    """Return a field, or a field of a field; None where there is none."""
-    if name in value:
-        return value[name]
-    head, dot, rest = name.partition(".")
-    inner = value.get(head)
-    return _within(inner, rest) if dot and isinstance(inner, dict) else None
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from actstore import schema
 from actstore.errors import SqlError, UsageError
-from actstore.querying import pushdown, vector_math
+from actstore.querying import own_sql, pushdown, vector_math
 from actstore.querying.pushdown import PushedDown
 from actstore.querying.sql_functions import VectorFunctions
 
@@ -54,14 +54,21 @@ class Database:
     row's number in the snapshot. Vectors are read from the map, for the rows that a query
     still needs them for.
 
+    A query that names a field of ``extra`` (``extra.group``) runs on a view that has these
+    fields as columns too (``own``); it is made when it is first asked for.
+
     Unless ``allow_external``, SQL reads nothing but the view and changes nothing: DuckDB's
     access to files, extensions and settings is off, and one reading statement is taken at
     a time.
     """
 
-    def __init__(self, snapshot: Snapshot, *, allow_external: bool = False) -> None:
+    def __init__(
+        self, snapshot: Snapshot, *, allow_external: bool = False, own: bool = False
+    ) -> None:
         self._snapshot = snapshot
         self._allow_external = allow_external
+        self._own = own
+        self._with_own: Database | None = None
         self._lock = Lock()
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._functions = VectorFunctions(snapshot)
@@ -73,6 +80,9 @@ class Database:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+            if self._with_own is not None:
+                self._with_own.close()
+                self._with_own = None
 
     def relation(self, query: str, parameters: Parameters | None = None) -> duckdb.DuckDBPyRelation:
         """Return one statement as a lazy DuckDB relation.
@@ -86,10 +96,14 @@ class Database:
             SqlError: the statement is refused or cannot be bound. What goes wrong later,
                 while rows are fetched, is DuckDB's own error.
         """
+        if own_sql.mentions(query) and not self._own:
+            return self._over_own_columns().relation(query, parameters)
         with explained():
             # A cursor of its own: results of one connection end one another.
             cursor = self._connect().cursor()
             kind = self._check(cursor, query)
+            if self._own and own_sql.mentions(query):
+                query = own_sql.rewritten(cursor, query, self._snapshot.own_columns())
             found = None
             if kind == "SELECT":
                 found = self._on_the_map(cursor, query, parameters)
@@ -162,9 +176,18 @@ class Database:
         except (duckdb.Error, KeyError):
             return None  # the original says what is wrong, or does what this could not
 
+    def _over_own_columns(self) -> Database:
+        with self._lock:
+            if self._with_own is None:
+                self._with_own = Database(
+                    self._snapshot, allow_external=self._allow_external, own=True
+                )
+            return self._with_own
+
     def _connect(self) -> duckdb.DuckDBPyConnection:
         # Made again if another commit's reader has cleared the cache; a cheap look if not.
-        path = self._snapshot.metadata_file()
+        snapshot = self._snapshot
+        path = snapshot.own_columns_file() if self._own else snapshot.metadata_file()
         with self._lock:
             if self._connection is None:
                 self._connection = self._open(path)
@@ -195,9 +218,11 @@ class Database:
                 else column.name
                 for column in schema.columns()
             ]
+            own = self._snapshot.own_columns() if self._own else {}
+            columns += ["row_id", *map(own_sql.quoted, own)]
             source = _literal(str(metadata))
             connection.execute(
-                f"CREATE VIEW {pushdown.VIEW} AS SELECT {', '.join(columns)}, row_id "
+                f"CREATE VIEW {pushdown.VIEW} AS SELECT {', '.join(columns)} "
                 f"FROM read_parquet({source})"
             )
             if not self._allow_external:

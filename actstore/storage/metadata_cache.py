@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from actstore import schema
 from actstore.errors import ActstoreError, StoreError
-from actstore.storage import layout, shard_columns
+from actstore.storage import layout, own_columns, shard_columns
 from actstore.storage.files import StoreFiles
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
 
@@ -107,6 +107,7 @@ def _remove_old(folder: Path, newest: Path) -> None:
     others = [path for path in _newest_first(folder) if path != newest]
     for path in others[_KEPT - 1 :]:
         path.unlink(missing_ok=True)
+        own_columns.path_of(path).unlink(missing_ok=True)
 
 
 def _newest_first(folder: Path) -> list[Path]:

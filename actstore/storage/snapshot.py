@@ -7,18 +7,22 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from actstore import schema
 from actstore.errors import MixedVectorsError, UsageError
 from actstore.storage import manifest as manifests
-from actstore.storage import metadata_cache
+from actstore.storage import metadata_cache, own_columns
 from actstore.storage.buffer_pool import Memory
 from actstore.storage.files import LocalFiles, StoreFiles
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy
 from actstore.storage.staging import prepare
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _OPEN_SHARDS = 256
 """Shards kept open at a time, well below the usual limit of 1,024 files per process."""
@@ -106,6 +110,20 @@ class Snapshot:
         and kept in the store's cache folder.
         """
         return metadata_cache.cached_file(self.files, self.manifest)
+
+    def own_columns_file(self) -> Path:
+        """Return the metadata file with the fields of ``extra`` as further columns.
+
+        See :mod:`actstore.storage.own_columns`. It is made on first use and kept beside it.
+        """
+        return own_columns.own_file(self.metadata_file())
+
+    def own_columns(self) -> dict[str, pa.DataType]:
+        """Return the fields of ``extra`` by their columns' names, with their types."""
+        import pyarrow.parquet as pq
+
+        found = pq.read_schema(self.own_columns_file())
+        return {name: found.field(name).type for name in found.names if "." in name}
 
     def shape(self, row_ids: np.ndarray | None = None) -> tuple[int, schema.VectorType]:
         """Return width and stored type of the given rows' vectors (of all rows: None).

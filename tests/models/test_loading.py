@@ -141,7 +141,7 @@ def test_a_model_of_the_hub_comes_with_its_commit(llama: Path, tmp_path: Path) -
     """In a child process: the Hub's client reads its environment once, on import."""
     files = {path.name: path.read_bytes() for path in llama.iterdir()}
     code = (
-        "from actstore.capturing import loading\n"
+        "from actstore.models import loading\n"
         "from actstore.errors import ActstoreError\n"
         "found = loading.load('alice/tiny', device='cpu', revision='main')\n"
         "print(found.name, found.revision)\n"

@@ -70,7 +70,7 @@ def test_components_do_not_depend_on_how_many_threads_add_up(tmp_path: Path) -> 
     program = """
 import sys
 import numpy as np
-from actstore.analysis import projection
+from actstore.analysis.statistics import projection
 rng = np.random.default_rng(3)
 for shape in ((44, 1536), (900, 300)):
     matrix = rng.standard_normal(shape).astype(np.float32)
