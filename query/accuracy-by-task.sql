@@ -1,6 +1,6 @@
--- How often each task and mode got the given label, counting each example once.
+-- How often each model, task and mode got the given label, counting each example once.
 -- param label text = correct: the label that counts as right
-SELECT task, mode, variant,
+SELECT model, task, mode, variant,
        count(*) AS examples,
        count(*) FILTER (label = $label::VARCHAR) AS hits,
        round(hits / examples, 4) AS accuracy
@@ -9,5 +9,5 @@ FROM (
     FROM activations
     WHERE label IS NOT NULL
 )
-GROUP BY task, mode, variant
-ORDER BY task, mode, variant
+GROUP BY model, task, mode, variant
+ORDER BY model, task, mode, variant

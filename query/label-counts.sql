@@ -1,8 +1,9 @@
--- Rows of each label, by model, site and layer.
+-- Rows and examples of each label, by model, site and layer.
 -- param layer int optional: only this layer
 -- param model text optional: only this model
 -- param site text optional: only this site
-SELECT model, site, layer, label, count(*) AS rows
+SELECT model, site, layer, label, count(*) AS rows,
+       count(DISTINCT example_id) AS examples
 FROM activations
 WHERE ($layer::INTEGER IS NULL OR layer = $layer::INTEGER)
   AND ($model::VARCHAR IS NULL OR model = $model::VARCHAR)

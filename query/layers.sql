@@ -1,9 +1,9 @@
--- What each layer of each model holds: rows, examples, labelled rows and the mean norm.
-SELECT model, site, layer,
+-- What each layer of each model holds: rows, examples, labelled rows and the mean norm; each pooling and region by itself.
+SELECT model, site, layer, pooling, region,
        count(*) AS rows,
        count(DISTINCT example_id) AS examples,
        count(label) AS labelled,
        round(avg(norm), 3) AS mean_norm
 FROM activations
-GROUP BY model, site, layer
-ORDER BY model, site, layer
+GROUP BY ALL
+ORDER BY model, site, layer, pooling, region

@@ -1,6 +1,6 @@
--- Spread of the vectors' norms by layer: zeros, sinks and overflow show here.
+-- Spread of the vectors' norms by layer, each pooling and region by itself: zeros, sinks and overflow show here.
 -- param model text optional: only this model
-SELECT model, site, layer,
+SELECT model, site, layer, pooling, region,
        count(*) AS rows,
        count(*) FILTER (norm = 0) AS zeros,
        count(*) FILTER (NOT isfinite(norm)) AS not_finite,
@@ -9,5 +9,5 @@ SELECT model, site, layer,
        max(norm) AS most
 FROM activations
 WHERE $model::VARCHAR IS NULL OR model = $model::VARCHAR
-GROUP BY model, site, layer
-ORDER BY model, site, layer
+GROUP BY ALL
+ORDER BY model, site, layer, pooling, region

@@ -26,6 +26,7 @@ def add(
     layer: int | None = 0,
     model: str = MODEL,
     site: str = "resid_post",
+    pooling: str = "last",
     **columns: Any,
 ) -> None:
     """Commit ``matrix`` as rows of one layer; examples are numbered e0, e1, …"""
@@ -40,7 +41,7 @@ def add(
         writer.add(
             RowBatch(
                 vectors=matrix,
-                constants={"model": model, "site": site, "layer": layer, "pooling": "last"},
+                constants={"model": model, "site": site, "layer": layer, "pooling": pooling},
                 columns=given,
             )
         )

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from actstore import resources
@@ -19,7 +20,7 @@ FIRST: dict[str, dict[str, Any]] = {
     "accuracy-by-task": {"task": "grid", "examples": 4, "hits": 2, "accuracy": 0.5},
     "cosine-to-example": {"row_id": 13, "cosine": 1.0},
     "duplicates": {"question": "why?", "examples": 2, "first_examples": ["e0", "e1"]},
-    "label-counts": {"layer": 0, "label": "no", "rows": 4},
+    "label-counts": {"layer": 0, "label": "no", "rows": 4, "examples": 4},
     "layers": {"layer": 0, "rows": 12, "examples": 12, "labelled": 8},
     "mean-by-label": {"label": "no", "rows": 4},
     "norms-by-layer": {"layer": 0, "rows": 12, "zeros": 0, "not_finite": 0},
@@ -48,6 +49,32 @@ def test_shipped_queries_answer(tmp_path: Path, name: str) -> None:
             assert store.named(name, {"site": "nowhere"}).to_arrow_table().num_rows == 0
         if name == "outliers":
             assert store.named(name, {"k": 3}).to_arrow_table().num_rows == 3
+
+
+def test_no_figure_mixes_poolings_or_models(tmp_path: Path) -> None:
+    """Two poolings and two models at one layer: each has rows of its own, none a mean of both."""
+    questions = [f"what is {n}?" for n in range(12)]
+    for scale, pooling, model in ((1, "last", "a"), (10, "mean", "a"), (100, "last", "b")):
+        matrix = stores.vectors(12, 6, "float32", 0) * np.float32(scale)
+        stores.add(
+            tmp_path / "s", matrix, layer=0, question=questions, pooling=pooling, model=model
+        )
+    with open_store(tmp_path / "s") as store:
+        for name, column in (("layers", "mean_norm"), ("norms-by-layer", "median")):
+            rows = store.named(name).to_arrow_table().to_pylist()
+            assert [row["rows"] for row in rows] == [12, 12, 12], name
+            by_place = {(row["model"], row["pooling"]): row[column] for row in rows}
+            assert by_place["a", "mean"] == pytest.approx(10 * by_place["a", "last"], rel=1e-3)
+            assert by_place["b", "last"] == pytest.approx(100 * by_place["a", "last"], rel=1e-3)
+        worst = store.named("outliers", {"k": 36}).to_arrow_table()
+        assert max(worst["times_median"].to_pylist()) < 10
+        close = store.named("cosine-to-example", {"example": "e1", "layer": 0}).to_arrow_table()
+        assert len(set(close["example_id"].to_pylist())) == len(close) == 12
+        mean = {"example": "e1", "layer": 0, "pooling": "mean"}
+        close = store.named("cosine-to-example", mean).to_arrow_table()
+        assert set(close["pooling"].to_pylist()) == {"mean"}
+        right = store.named("accuracy-by-task", {"label": "yes"}).to_arrow_table()
+        assert sorted(set(right["model"].to_pylist())) == ["a", "b"]
 
 
 def test_every_shipped_query_tells_what_it_is_for() -> None:
