@@ -7,7 +7,6 @@ the imports as they are.
 from __future__ import annotations
 
 import ast
-from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from html import escape
@@ -126,12 +125,12 @@ def between(depth: int) -> dict[str, set[str]]:
 
 def picture() -> str:
     """Return the rooms and the imports between them as an SVG drawing."""
-    counts = Counter(
+    edges = {
         (room(source), room(target))
         for source, targets in arrows().items()
         for target in targets
         if room(source) != room(target) and room(target) not in _EVERYBODYS
-    )
+    }
     width, height, box, high, gap = 1000, 720, 152, 50, 12
     places: dict[str, tuple[float, float]] = {}
     boxes = []
@@ -157,19 +156,18 @@ def picture() -> str:
         'style="text-anchor:end">all rooms import these two rows</text>'
     )
     lines = []
-    for (source, target), count in sorted(counts.items()):
+    for source, target in sorted(edges):
         (x1, y1), (x2, y2) = places[source], places[target]
         bend = (y2 - y1 - high) / 2
-        thick = min(5.0, 0.6 + count**0.5 / 3)
         lines.append(
             f'<path d="M{x1:.0f} {y1 + high:.0f} C{x1:.0f} {y1 + high + bend:.0f} '
-            f'{x2:.0f} {y2 - bend:.0f} {x2:.0f} {y2:.0f}" stroke-width="{thick:.1f}">'
-            f"<title>{source} imports {target}: {count}</title></path>"
+            f'{x2:.0f} {y2 - bend:.0f} {x2:.0f} {y2:.0f}">'
+            f"<title>{source} imports {target}</title></path>"
         )
     style = (
         "rect{fill:#eef3fa;stroke:#3b6ea5}text{font-family:sans-serif;text-anchor:middle;"
         "fill:#1a1a1a}.n{font-size:14px;font-weight:bold}.w{font-size:10px;fill:#444}"
-        "path{fill:none;stroke:#3b6ea5;stroke-opacity:.35}path:hover{stroke-opacity:1}"
+        "path{fill:none;stroke:#3b6ea5;stroke-width:1.5;stroke-opacity:.35}path:hover{stroke-opacity:1}"
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">\n'

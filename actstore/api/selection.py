@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from actstore.querying import mixture, saving, stacking
+import numpy as np
+
+from actstore import schema
+from actstore.querying import mixture, saving, stacking, tables
+from actstore.querying.metadata import ROW_ID
 from actstore.querying.selected import SelectedRows
 
 if TYPE_CHECKING:
-    from actstore import schema
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+    from actstore.analysis.examples.learning import XY
     from actstore.querying.stacking import Stack
     from actstore.training.batches import Batches
     from actstore.training.normalisation import Kind, Normalisation
@@ -216,3 +224,104 @@ class Selection(SelectedRows):
         """
 
         return saving.save(self, Path(path), columns, mixed=mixed)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield each row as a dict: its metadata, and its vector as ``activation``."""
+        return tables.one_by_one(self)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the metadata columns, ``row_id`` and the fields of ``extra`` among them."""
+        return [*schema.metadata_names(), ROW_ID, *self.own_columns]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of :meth:`to_arrow`."""
+        return self.head(0).to_arrow().schema
+
+    def head(self, rows: int = 5) -> Selection:
+        """Return the first rows."""
+        return self.take(slice(0, max(0, rows)))
+
+    def sample(self, rows: int, *, seed: int = 0) -> Selection:
+        """Return some rows, drawn by ``seed`` without replacement, in the selection's order."""
+        drawn = np.random.default_rng(seed).permutation(len(self))[: max(0, rows)]
+        return self.take(np.sort(drawn))
+
+    def to_arrow(self, columns: Sequence[str] | None = None, *, vectors: bool = True) -> pa.Table:
+        """Return the rows as an Arrow table.
+
+        Args:
+            columns: metadata columns; the schema's and ``row_id`` when missing.
+            vectors: with the vectors, as ``activation``, last.
+
+        Raises:
+            NotInStoreError: there is no such column.
+            MixedVectorsError: the vectors differ in width.
+        """
+        return tables.to_arrow(self, columns, vectors=vectors)
+
+    def to_polars(
+        self, columns: Sequence[str] | None = None, *, vectors: bool = True
+    ) -> pl.DataFrame:
+        """Return the rows as a Polars frame; arguments and errors as for :meth:`to_arrow`."""
+        return tables.to_polars(self, columns, vectors=vectors)
+
+    def to_pandas(
+        self, columns: Sequence[str] | None = None, *, vectors: bool = True
+    ) -> pd.DataFrame:
+        """Return the rows as a pandas frame, each vector as an array; as :meth:`to_arrow`."""
+        return tables.to_pandas(self, columns, vectors=vectors)
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Hand the rows to any library that knows Arrow, as :meth:`to_arrow` has them."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def xy(
+        self,
+        label: str = "label",
+        *,
+        positive: str | Sequence[str] | None = None,
+        groups: str | None = None,
+        dtype: str | None = "float32",
+        mixed: bool = False,
+    ) -> XY:
+        """Return ``X, y, groups`` for scikit-learn.
+
+        Rows without a label are left out; the others keep their order.
+
+        Args:
+            label: the column that holds the labels, ``extra.NAME`` too.
+            positive: value, or values, for which ``y`` is 1; the labels themselves when missing.
+            groups: column or SQL expression whose equal values belong together. By default
+                rows that share their example or their question do.
+            dtype: of ``X``; None for the stored type.
+            mixed: as in :meth:`numpy`.
+
+        Raises:
+            TooFewRowsError: no row has a label.
+            NotInStoreError: there is no such column or value.
+            MixedVectorsError: the vectors differ in where they were taken, or in width.
+        """
+        from actstore.analysis.examples import learning
+
+        return learning.xy(self, label, positive, groups, dtype=dtype, mixed=mixed)
+
+    def split(
+        self, by: str | None = None, *, test: float = 0.25, seed: int = 0
+    ) -> tuple[Selection, Selection]:
+        """Return training and test rows, nothing that belongs together on both sides.
+
+        Args:
+            by: column or SQL expression whose equal values stay together; by default rows
+                that share their example or their question do.
+            test: share of rows to test on; whole groups come as near to it as they can.
+            seed: which groups these are.
+
+        Raises:
+            TooFewRowsError: all rows belong together.
+            UsageError: ``test`` is no share.
+        """
+        from actstore.analysis.examples import learning
+
+        return learning.split(self, by, test=test, seed=seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from actstore.hub.push import Pushed
+    from actstore.ingestion.labeling import Labelled
     from actstore.ingestion.memory import WriteSummary
     from actstore.training.clt import CltBatches
 
@@ -317,6 +318,79 @@ class Store(StoreReader):
             pretty_name=pretty_name,
             dry_run=dry_run,
         )
+        self.refresh()
+        return done
+
+    @property
+    def poolings(self) -> list[str]:
+        """Poolings, by name."""
+        return sorted(filter(None, self._distinct("pooling")))
+
+    @property
+    def datasets(self) -> list[str | None]:
+        """Data sets, by name; None (not recorded) last."""
+        return sorted(self._distinct("dataset"), key=lambda name: (name is None, name or ""))
+
+    @property
+    def tasks(self) -> list[str | None]:
+        """Tasks, by name; None (not recorded) last."""
+        return sorted(self._distinct("task"), key=lambda name: (name is None, name or ""))
+
+    def _distinct(self, column: str) -> set[str | None]:
+        return self._metadata.distinct(np.arange(self._open().rows), column)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the metadata columns, ``row_id`` and the fields of ``extra`` among them."""
+        return self.select().columns
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the rows as an Arrow table."""
+        return self.select().schema
+
+    def head(self, rows: int = 5) -> Selection:
+        """Return the first rows."""
+        return self.select().head(rows)
+
+    def sample(self, rows: int, *, seed: int = 0) -> Selection:
+        """Return some rows, drawn by ``seed`` without replacement, in row order."""
+        return self.select().sample(rows, seed=seed)
+
+    def query(
+        self, query: str, parameters: Parameters | None = None, *, allow_external: bool = False
+    ) -> duckdb.DuckDBPyRelation:
+        """Return one SQL statement as a lazy DuckDB relation: :meth:`sql` by another name."""
+        return self.sql(query, parameters, allow_external=allow_external)
+
+    def label(
+        self,
+        to: str | Callable[[dict[str, Any]], str | None],
+        where: str | None = None,
+        *,
+        message: str | None = None,
+    ) -> Labelled:
+        """Set the labels of rows, as one commit; the store is then open at it.
+
+        Args:
+            to: an SQL expression over the columns, such as
+                ``"CASE WHEN prediction = oracle THEN 'right' ELSE 'wrong' END"``; or a function
+                that is given a row's metadata as a dict and returns its label. None takes the
+                label away.
+            where: an SQL condition; rows that do not meet it keep their label.
+            message: what the log says.
+
+        Raises:
+            SqlError: the expression or condition is refused or fails.
+            UsageError: the function returned something else than text or None, or the store
+                is on the Hub.
+        """
+        from actstore.ingestion import labeling
+
+        if callable(to):
+            done = labeling.label_by_function(self.path, to, where=where, message=message)
+        else:
+            done = labeling.label_by_expression(self.path, to, where=where, message=message)
         self.refresh()
         return done
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from actstore.storage.manifest import EMPTY
 from actstore.storage.snapshot import Snapshot, open_snapshot
 
 _EXAMPLES = 3
+_AT_ONCE = 4_096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,49 @@ def label_by_expression(
     snapshot = open_snapshot(store)
     rows, old, new = _evaluate(snapshot, _label_query(expression, where))
     return _apply(snapshot, rows, old, new, message or f"label set to {expression}")
+
+
+def label_by_function(
+    store: Path | str,
+    function: Callable[[dict[str, Any]], str | None],
+    *,
+    where: str | None = None,
+    message: str | None = None,
+) -> Labelled:
+    """Set the label of rows to what a function makes of their metadata.
+
+    Args:
+        store: folder of the store.
+        function: given all metadata columns of a row as a dict; returns its label, None to
+            take it away.
+        where: SQL condition; rows that do not meet it keep their label.
+        message: what the log says.
+
+    Raises:
+        UsageError: it returned something else than text or None.
+        SqlError: the condition is refused or fails.
+        StoreNotFoundError: there is no store at that path.
+    """
+    snapshot = open_snapshot(store)
+    names = ", ".join(["row_id", *schema.metadata_names()])
+    database = Database(snapshot)
+    try:
+        table = database.table(f"SELECT {names} FROM activations{_condition(where)}")
+    finally:
+        database.close()
+    new: list[str | None] = []
+    for batch in table.to_batches(max_chunksize=_AT_ONCE):
+        for row in batch.to_pylist():
+            label = function(row)
+            if label is not None and not isinstance(label, str):
+                raise UsageError(
+                    f"a label is text or None, and {row['example_id']} (row {row['row_id']}) got "
+                    f"{label!r}: return str(…) of it"
+                )
+            new.append(label)
+    name = getattr(function, "__name__", type(function).__name__)
+    rows, old = table["row_id"].to_pylist(), table["label"].to_pylist()
+    return _apply(snapshot, rows, old, new, message or f"label set by {name}")
 
 
 def check_expression(expression: str, where: str | None = None) -> None:

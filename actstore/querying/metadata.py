@@ -117,7 +117,7 @@ class Metadata:
         if name.startswith(own_sql.PREFIX):
             return pa.field(name, self.type_of(name))
         if name == ROW_ID:
-            return pa.field(ROW_ID, pa.int64())
+            return pa.field(ROW_ID, pa.int64(), nullable=False)
         return schema.metadata_schema().field(name)
 
     def codes(self, column: str) -> Codes | None:
