@@ -14,7 +14,7 @@ from actstore.errors import UsageError
 from actstore.querying.metadata import ROW_ID
 from actstore.querying.reader import open_reader
 from actstore.training import state as states
-from actstore.training.batches import Batch, Batches, Settings
+from actstore.training.batches import Batch, Batches, BatchSettings
 from actstore.training.state import Lane
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class SelectionDataset(IterableDataset[Item]):
         columns = settings.pop("columns", None) or []
         names = [ROW_ID, *(name for name in columns if name != ROW_ID)]
         try:
-            self._settings = Settings(size=size, columns=names, **settings)
+            self._settings = BatchSettings(size=size, columns=names, **settings)
         except TypeError as error:
             raise UsageError(f"{error}: see help(SelectedRows.batches)") from error
         snapshot = selection.snapshot

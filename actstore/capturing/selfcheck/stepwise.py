@@ -12,17 +12,17 @@ from typing import Any
 
 import torch
 
-from actstore.capturing.prompts.encode import Batch
-from actstore.capturing.selfcheck.plain_hooks import Watch, expected_module, watching
-from actstore.capturing.selfcheck.subject import Place, Subject, side_of
+from actstore.capturing.prompts.encode import PromptBatch
+from actstore.capturing.selfcheck.reference import Watch, expected_module, watching
+from actstore.capturing.selfcheck.subject import SiteLayer, Subject, side_of
 
 _NEVER = 2**31 - 1
 """A token that no vocabulary has: nothing ends a response before its time."""
 
 
 def fed_in_steps(
-    subject: Subject, single: Batch, response: Sequence[int]
-) -> dict[Place, torch.Tensor]:
+    subject: Subject, single: PromptBatch, response: Sequence[int]
+) -> dict[SiteLayer, torch.Tensor]:
     """Return the states ``[T + n, width]`` of one unpadded prompt and its ``n`` response tokens."""
     engine = subject.engine
     assert engine.generation is not None
@@ -36,7 +36,7 @@ def fed_in_steps(
         stop_strings=None,
         max_time=None,
     )
-    seen: dict[Place, list[torch.Tensor]] = {}
+    seen: dict[SiteLayer, list[torch.Tensor]] = {}
     watches = [_watch(subject, point, seen) for point in engine.points]
     prompt = single.inputs["input_ids"].shape[1]
     # one more token is chosen than is fed: that it is the pad does not matter
@@ -53,7 +53,7 @@ def fed_in_steps(
     return {place: torch.cat(states) for place, states in seen.items()}
 
 
-def _watch(subject: Subject, point: Any, seen: dict[Place, list[torch.Tensor]]) -> Watch:
+def _watch(subject: Subject, point: Any, seen: dict[SiteLayer, list[torch.Tensor]]) -> Watch:
     def keep(tensors: list[torch.Tensor]) -> None:
         if tensors:
             states = tensors[0].detach().reshape(-1, tensors[0].shape[-1])
