@@ -1,4 +1,4 @@
-"""Watches somebody's own calls of a model, tells one from the next and prompt from response."""
+"""Watches the calls of a model in somebody's own loop: where each begins, prompt and response."""
 
 from __future__ import annotations
 

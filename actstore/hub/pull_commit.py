@@ -1,4 +1,4 @@
-"""Makes what a pull fetched part of a store, as one commit: three sides are laid together.
+"""Makes what a pull fetched part of a store, as one commit: a three-way merge.
 
 What the store and the repository had in common when they last met, what the repository holds
 now, and what the store holds now.

@@ -1,4 +1,4 @@
-"""A matrix is never a mixture: rows of several places are refused unless they were asked for."""
+"""Refuses to mix rows of several layers, sites or poolings in one matrix, unless asked to."""
 
 from __future__ import annotations
 

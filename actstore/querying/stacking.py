@@ -1,4 +1,4 @@
-"""Keeps layers (sites, poolings …) apart: a selection for each, or one array joined by example."""
+"""Splits a selection by layer (site, pooling …), or stacks the layers into one array by example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns of chosen rows as numbers into their values: what grouping and joining compare."""
+"""Columns as codes: each value once, and per row the number of its value. For groups and joins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arithmetic on stored vectors where they lie: dot, cosine, distance, mean, block by block."""
+"""Dot, cosine, distance and mean of stored vectors, block by block on the memory map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A repository's files as a folder: each is fetched when it is opened, and given up after that."""
+"""A repository's files as a local folder: each is fetched when opened and removed afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of a selection: shuffled, dealt out to ranks, normalised, left and taken up again."""
+"""Batches of a selection: shuffled, split between ranks, normalised, resumable."""
 
 from __future__ import annotations
 

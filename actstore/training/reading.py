@@ -1,4 +1,4 @@
-"""Reads the vectors of a batch: from the map row by row, or out of windows fetched whole."""
+"""Reads the vectors of a batch: row by row from the memory map, or out of fetched windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of an iteration: plain values that say where it stands and what it belongs to."""
+"""The state of an iteration (`state_dict`): where it stands and which batches it belongs to."""
 
 from __future__ import annotations
 

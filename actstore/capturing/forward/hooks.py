@@ -1,4 +1,4 @@
-"""The tap: forward hooks that pool states while a model runs, in one pass or in generation."""
+"""The tap: forward hooks that pool hidden states while a model runs, in a pass or generation."""
 
 from __future__ import annotations
 

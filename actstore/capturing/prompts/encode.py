@@ -1,4 +1,4 @@
-"""Makes the model's input of examples: token ids, what goes with them, and which token is whose."""
+"""Turns examples into the model's input: token ids, masks, and the region of each token."""
 
 from __future__ import annotations
 

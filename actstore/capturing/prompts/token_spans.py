@@ -1,4 +1,4 @@
-"""Finds which tokens of a prompt stand for given characters of it."""
+"""Finds the tokens that cover given characters of a prompt."""
 
 from __future__ import annotations
 

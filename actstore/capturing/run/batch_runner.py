@@ -1,4 +1,4 @@
-"""Runs a window batch by batch: smaller ones where memory runs out, none of what cannot be read."""
+"""Runs a window batch by batch, in smaller batches where memory runs out."""
 
 from __future__ import annotations
 

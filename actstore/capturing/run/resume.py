@@ -1,4 +1,4 @@
-"""Finds what a store already has of a capture: a run broken off, or rows of an equal one."""
+"""Finds what a store already has of a capture: an interrupted run, or rows of an equal one."""
 
 from __future__ import annotations
 

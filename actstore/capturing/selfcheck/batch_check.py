@@ -1,4 +1,4 @@
-"""Holds a batch of the run against each example alone, and responses against one pass."""
+"""Compares a batch with each example run alone, and generated responses with one forward pass."""
 
 from __future__ import annotations
 

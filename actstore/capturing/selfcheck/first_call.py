@@ -1,4 +1,4 @@
-"""Measures, in the first pass of somebody's own loop, whether sites are what their names say.
+"""Checks, in the first pass of somebody's own loop, that sites are what their names say.
 
 The caller's pass may be steered or ablated on purpose, so a site is refused only by a sum that
 holds: the stream leaving the block is made of the site without what came in, or has another

@@ -1,4 +1,4 @@
-"""Asks, before a run, whether pads change what a model computes for the tokens beside them.
+"""Checks, before a run, whether padding changes what a model computes for real tokens.
 
 Most models keep pads out: attention masks them, positions count from the first token that is
 no pad. Some do not (recurrences without a mask, positions counted from the first column), and

@@ -1,4 +1,4 @@
-"""What hooked vectors are held against: states seen by plain hooks or reported by the model.
+"""What hooked vectors are compared with: states seen by plain hooks or reported by the model.
 
 They share nothing with the tap: no pooling, no bookkeeping, no way to find a module.
 """

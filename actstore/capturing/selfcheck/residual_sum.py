@@ -1,4 +1,4 @@
-"""Measures how a block adds what its attention and its MLP compute to the residual stream.
+"""Measures how a block adds the outputs of its attention and MLP to the residual stream.
 
 ``resid_post = resid_pre + attn_out + mlp_out`` holds in many families. Elsewhere the parts pass
 a norm first, are multiplied by a number, or the sum is normed. All of that is read off the

@@ -1,4 +1,4 @@
-"""Responses fed once more, text by text and token by token, as generation feeds them.
+"""Feeds responses once more, text by text and token by token, as generation does.
 
 Some architectures compute a step by another rule than a whole text: Mamba 2 keeps its smallest
 time step in whole texts alone. What generation computed is then held against steps, not a pass.

@@ -1,4 +1,4 @@
-"""What the self-check looks at: an engine, a few examples, and the passes it makes of them."""
+"""What the self-check examines: an engine, a few examples, and the passes made of them."""
 
 from __future__ import annotations
 
