@@ -198,8 +198,8 @@ class Client:
                     found += block
                     if len(found) > most:
                         raise RemoteStoreError(
-                            f"{path} of {repository} is larger than {most:,} bytes: that is none "
-                            "that actstore wrote"
+                            f"{path} of {repository} is larger than {most:,} bytes: "
+                            "actstore writes no such file"
                         )
             return bytes(found)
 

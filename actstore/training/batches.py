@@ -174,7 +174,7 @@ class Batches(Iterator[Batch]):
     def __len__(self) -> int:
         left = self._plan.left(self._place)
         if left is None:
-            raise TypeError("passes without end (epochs=None) have no length")
+            raise TypeError("endless batches (epochs=None) have no length")
         return len(range(self._lane.skip, left, self._lane.workers))
 
     def __repr__(self) -> str:

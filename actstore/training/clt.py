@@ -143,7 +143,7 @@ class CltBatches(Iterator[CltBatch]):
     def __len__(self) -> int:
         left = self._plan.left(self._moment.place)
         if left is None:
-            raise TypeError("passes without end (epochs=None) have no length")
+            raise TypeError("endless batches (epochs=None) have no length")
         return left * len(self.targets) - self._moment.done
 
     def __repr__(self) -> str:

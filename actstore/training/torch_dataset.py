@@ -93,7 +93,7 @@ class SelectionDataset(IterableDataset[Item]):
 
     def __len__(self) -> int:
         if self._length is None:
-            raise TypeError("passes without end (epochs=None) have no length")
+            raise TypeError("endless batches (epochs=None) have no length")
         return self._length
 
     def __iter__(self) -> Iterator[Item]:
@@ -115,7 +115,7 @@ class SelectionDataset(IterableDataset[Item]):
     def set_epoch(self, epoch: int) -> None:
         """Say which pass comes next; each is in another order."""
         if epoch < 0:
-            raise UsageError(f"passes are counted from 0, got {epoch}")
+            raise UsageError(f"epochs are counted from 0, got {epoch}")
         self._shared[0] = epoch
 
     def state_dict(self) -> dict[str, Any]:
