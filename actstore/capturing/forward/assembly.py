@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from actstore.capturing.forward.pooling import Pool, PooledBatch, PoolRows
+from actstore.capturing.forward.pooling import Pool, PooledBatch, PoolRows, SiteLayer
 from actstore.capturing.forward.prefill import PromptPlan, PromptStates
 from actstore.capturing.forward.response import Responses
 from actstore.models.blocks import HookPoint
@@ -52,7 +52,7 @@ def assemble(
             torch.cuda.synchronize(device)  # single tokens are still on their way
     texts = _BatchTexts(plan, fed, answer)
     rows = {pool: texts.rows(pool) for pool in pools}
-    vectors: dict[tuple[str, int | None], dict[Pool, np.ndarray]] = {}
+    vectors: dict[SiteLayer, dict[Pool, np.ndarray]] = {}
     for point, kept in zip(points, _off_device(prompt, groups), strict=True):
         vectors[point.site, point.layer] = {
             pool: texts.vectors(pool, rows[pool], kept, groups) for pool in pools

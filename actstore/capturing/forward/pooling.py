@@ -89,6 +89,10 @@ def parse_exclude(specs: str | Sequence[str], known: Sequence[str] = EXCLUSIONS)
     return found
 
 
+SiteLayer = tuple[str, int | None]
+"""Where in the model a state is taken."""
+
+
 class PoolRows(NamedTuple):
     """Which rows a pool has in a batch; an example whose region is empty has none."""
 
@@ -109,7 +113,7 @@ class PooledBatch:
     """The vectors of one batch, on the CPU."""
 
     rows: dict[Pool, PoolRows]
-    vectors: dict[tuple[str, int | None], dict[Pool, np.ndarray]]
+    vectors: dict[SiteLayer, dict[Pool, np.ndarray]]
     """By (site, layer) and pool, ``[n, width]``: float16 where a model in float16 had single
     tokens picked, else float32."""
     response_tokens: np.ndarray

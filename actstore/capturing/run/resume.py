@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from actstore.capturing.forward.pooling import Pool
+from actstore.capturing.forward.pooling import Pool, SiteLayer
 from actstore.capturing.prompts.example import Example, ExampleKey
 from actstore.capturing.run import provenance
-from actstore.capturing.run.tables import SiteLayer
 from actstore.errors import MixedRunError
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, Run

@@ -11,19 +11,17 @@ import numpy as np
 
 from actstore.capturing.forward import grading
 from actstore.capturing.forward.engine import Captured
-from actstore.capturing.forward.pooling import Pool
+from actstore.capturing.forward.pooling import Pool, SiteLayer
 from actstore.capturing.prompts.encode import PAD, ROLES
 from actstore.capturing.prompts.example import Example, ExampleKey
 from actstore.storage import floats
 from actstore.storage.rows import RowBatch
 
 StorageType = Literal["float16", "float32"]
-SiteLayer = tuple[str, int | None]
-"""Site and layer."""
 _GENERATED = "generated"
 
 
-class StoredRows(Protocol):
+class AlreadyStored(Protocol):
     """What the store has already of this model and data set."""
 
     def has(self, place: SiteLayer, pool: Pool) -> frozenset[ExampleKey]:
@@ -52,7 +50,7 @@ def tabulate(
     pools: Sequence[Pool],
     constants: Mapping[str, Any],
     *,
-    stored: StoredRows | None = None,
+    stored: AlreadyStored | None = None,
     refused: frozenset[int] = frozenset(),
 ) -> Iterator[RowBatch]:
     """Yield the rows of some batches, one :class:`RowBatch` per site, layer and stored type.

@@ -11,7 +11,7 @@ import torch
 
 from actstore.capturing.forward.engine import Captured, Engine, excluded
 from actstore.capturing.forward.generation import Generation
-from actstore.capturing.forward.pooling import Pool
+from actstore.capturing.forward.pooling import Pool, SiteLayer
 from actstore.capturing.prompts.encode import PromptBatch
 from actstore.capturing.selfcheck.reference import (
     Pair,
@@ -26,7 +26,6 @@ from actstore.capturing.selfcheck.subject import (
     SAME_PASS,
     SUMMED,
     SeenVectors,
-    SiteLayer,
     Subject,
     named,
     rounded,

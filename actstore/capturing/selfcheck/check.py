@@ -25,7 +25,7 @@ import torch
 
 from actstore.capturing.forward.engine import Engine, out_of_memory
 from actstore.capturing.forward.hooks import Tap
-from actstore.capturing.forward.pooling import Pool
+from actstore.capturing.forward.pooling import Pool, SiteLayer
 from actstore.capturing.prompts.encode import PromptBatch
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.selfcheck import residual_sum
@@ -42,7 +42,6 @@ from actstore.capturing.selfcheck.reference import (
 )
 from actstore.capturing.selfcheck.subject import (
     SAME_PASS,
-    SiteLayer,
     Subject,
     named,
     rounded,

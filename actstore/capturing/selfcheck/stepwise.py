@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from actstore.capturing.forward.pooling import SiteLayer
 from actstore.capturing.prompts.encode import PromptBatch
 from actstore.capturing.selfcheck.reference import Watch, expected_module, watching
-from actstore.capturing.selfcheck.subject import SiteLayer, Subject, side_of
+from actstore.capturing.selfcheck.subject import Subject, side_of
 
 _NEVER = 2**31 - 1
 """A token that no vocabulary has: nothing ends a response before its time."""

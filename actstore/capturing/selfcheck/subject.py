@@ -10,7 +10,7 @@ import torch
 
 from actstore.capturing.forward.engine import Engine, position_ids, takes
 from actstore.capturing.forward.hooks import Tap
-from actstore.capturing.forward.pooling import Pool
+from actstore.capturing.forward.pooling import Pool, SiteLayer
 from actstore.capturing.prompts.encode import PromptBatch, Prompter
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.selfcheck.reference import (
@@ -39,7 +39,6 @@ TOLERANCES: Mapping[str, float] = {
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _INPUTS = ("resid_pre", "embeddings", "mlp_in")
 _OUTPUTS = ("resid_post", "attn_out", "mlp_out", "final_norm")
-SiteLayer = tuple[str, int | None]
 SeenVectors = dict[tuple[SiteLayer, Pool, int], np.ndarray]
 """By place, pool and row of the batch: vectors ``[n, width]``."""
 
