@@ -59,6 +59,7 @@ what to do next. Each leaf is also the builtin that a caller would expect.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 
 class ActstoreError(Exception):
@@ -111,7 +112,16 @@ class CommitError(StoreError, OSError):
 
 
 class IngestError(ActstoreError):
-    """A source could not be turned into rows."""
+    """A source could not be turned into rows.
+
+    ``path`` is the file that it is about, where it is about one; ``reason`` is the message
+    without it, for lists in which the file's name stands beside.
+    """
+
+    def __init__(self, reason: str, path: Path | None = None) -> None:
+        super().__init__(reason if path is None else f"{path}: {reason}")
+        self.reason = reason
+        self.path = path
 
 
 class RecipeError(IngestError, ValueError):

@@ -143,7 +143,7 @@ class Selection(SelectedRows):
         """
         from actstore.training import batches as training
 
-        settings = training.Settings(
+        settings = training.BatchSettings(
             size=size,
             shuffle=shuffle,
             seed=seed,

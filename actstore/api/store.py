@@ -124,9 +124,9 @@ class Store(StoreReader):
         Filters and column choice reach the metadata; vectors are read from the map for the
         rows that are left, and only if asked for.
         """
-        from actstore.querying import frames
+        from actstore.querying import polars_frame
 
-        return frames.frame(self._open())
+        return polars_frame.frame(self._open())
 
     def select(self, where: str | None = None, /, **equals: Any) -> Selection:
         """Return the rows that meet all conditions, in row order.

@@ -1,4 +1,4 @@
-"""Watches somebody's own calls of a model, tells one from the next and prompt from response."""
+"""Watches the calls of a model in somebody's own loop: where each begins, prompt and response."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from actstore.capturing.forward.hooks import Pooled, Tap
-from actstore.capturing.forward.pooling import Pool
+from actstore.capturing.forward.hooks import Tap
+from actstore.capturing.forward.pooling import Pool, PooledBatch
 from actstore.capturing.forward.stopping import Stops, going_on, response_of, watched
 from actstore.capturing.prompts.encode import PAD, ROLES
 from actstore.capturing.selfcheck.first_call import FirstCall
@@ -23,12 +23,12 @@ _ROLE = {name: number for number, name in enumerate(ROLES)}
 
 Locate = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 """Of ids and mask ``[B, T]``: masks of further regions of the prompt."""
-Answer = Callable[["Call"], torch.Tensor | None]
+Answer = Callable[["ModelCall"], torch.Tensor | None]
 """Of a call: where in its response the answer stands, bool ``[B, N]``."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Call:
+class ModelCall:
     """One call: a forward pass with the decode steps that follow it, or one ``generate``."""
 
     prompt: np.ndarray
@@ -50,7 +50,7 @@ class Call:
     """Rows that the attention mask left out of each step, bool ``[B]``."""
     sequences: np.ndarray | None = None
     """What ``generate`` returned, int64 ``[B, T + N]``."""
-    pooled: Pooled | None = None
+    pooled: PooledBatch | None = None
 
     @property
     def batch(self) -> int:
@@ -114,8 +114,8 @@ class Listener:
         self._generating: dict[str, Any] | None = None
         self._locate: Locate | None = None
         self._answer: Answer | None = None
-        self._open: Call | None = None
-        self._calls: list[Call] = []
+        self._open: ModelCall | None = None
+        self._calls: list[ModelCall] = []
         self._patched = False
 
     def __enter__(self) -> Self:
@@ -162,7 +162,7 @@ class Listener:
         self._listening, self._locate, self._answer = True, locate, answer
         self._calls = []
 
-    def finish(self) -> list[Call]:
+    def finish(self) -> list[ModelCall]:
         """Stop listening and return the calls there were.
 
         Raises:
@@ -205,7 +205,7 @@ class Listener:
             try:
                 with watched(model, stops):
                     found = original(*args, **kwargs)
-                call: Call | None = self._generating["call"]
+                call: ModelCall | None = self._generating["call"]
             finally:
                 self._generating = None
             if call is not None:
@@ -286,7 +286,7 @@ class Listener:
         settings = generating["kwargs"] if generating is not None else {}
         ends = self._numbers("eos_token_id", settings)
         loops = generating is None and bool(ends)
-        call = Call(
+        call = ModelCall(
             prompt=prompt,
             real=real,
             roles=roles,
@@ -346,7 +346,7 @@ def _numbers(value: Any) -> set[int]:
     return {int(each) for each in (value if isinstance(value, list | tuple) else [value])}
 
 
-def check_rows(call: Call, examples: int) -> None:
+def check_rows(call: ModelCall, examples: int) -> None:
     """Refuse a call whose rows are not the examples that were named.
 
     Raises:

@@ -13,14 +13,14 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 
-from actstore.capturing.calls import Call, Listener, check_rows
+from actstore.capturing.calls import Listener, ModelCall, check_rows
 from actstore.capturing.forward import grading
 from actstore.capturing.forward.engine import Captured
 from actstore.capturing.forward.pooling import parse_exclude, parse_pools
 from actstore.capturing.prompts.encode import Prompter
 from actstore.capturing.prompts.example import Example, from_dict
 from actstore.capturing.run import provenance
-from actstore.capturing.run.background_writer import Part, Sink
+from actstore.capturing.run.background_writer import Sink, WindowRows
 from actstore.capturing.run.tables import settle_values, tabulate
 from actstore.errors import StoreError, UsageError
 from actstore.models import blocks as anatomy_of
@@ -60,7 +60,7 @@ class RecordedExample:
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self.examples = list(examples)
-        self.calls: list[Call] = []
+        self.calls: list[ModelCall] = []
         """The calls of the model there were, once the block is over."""
         self.prediction: str | Sequence[str | None] | None = None
         self.label: str | Sequence[str | None] | None = None
@@ -296,7 +296,7 @@ class Recorder:
                 yield from tabulate([each], self._pools, self._constants, refused=bad)
 
         done = {"examples": self._counts["examples"], "generated": self._generated}
-        self._sink.put(Part(rows, done))
+        self._sink.put(WindowRows(rows, done))
 
     def _captured(self, recorded: RecordedExample) -> list[Captured]:
         set_predictions, set_labels = recorded.each("prediction"), recorded.each("label")
@@ -335,7 +335,7 @@ class Recorder:
             )
         return found
 
-    def _predictions(self, call: Call) -> list[str | None]:
+    def _predictions(self, call: ModelCall) -> list[str | None]:
         if self._prompter is None or not call.generates:
             return [None] * call.batch
         return [self._prompter.decode(response) for response in call.responses]
@@ -353,7 +353,7 @@ class Recorder:
                 found[row] = self._prompter.find(example.question, ids[row], real[row])
         return {"question": found}
 
-    def _answers(self, recorded: RecordedExample, call: Call) -> torch.Tensor | None:
+    def _answers(self, recorded: RecordedExample, call: ModelCall) -> torch.Tensor | None:
         """Return where the answers stand in the responses, as it was set or graded."""
         if not any(pool.region == "answer" for pool in self._pools):
             return None

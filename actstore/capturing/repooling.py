@@ -17,7 +17,7 @@ from actstore.capturing.token_rows import (
     REGIONS,
     ROLES,
     UNKNOWN,
-    Pooled,
+    PooledRow,
     Tokens,
     kept_regions,
     partitions,
@@ -63,7 +63,7 @@ class RepoolSummary:
     """Why examples got no row: the reason, and how many (per site and layer)."""
 
 
-class _Chosen(NamedTuple):
+class _RegionTokens(NamedTuple):
     """The tokens that a region has, as places in a :class:`Tokens`."""
 
     at: np.ndarray
@@ -210,7 +210,7 @@ class _Worker:
         else:
             yield from self._reduced(tokens, pool, self._without(tokens, chosen))
 
-    def _region(self, tokens: Tokens, region: str) -> _Chosen:
+    def _region(self, tokens: Tokens, region: str) -> _RegionTokens:
         """Choose the tokens of a region, of the examples of which all are there."""
         code = REGIONS.index(region)
         said = tokens.region == code
@@ -247,7 +247,9 @@ class _Worker:
         self.skipped[_GAPS] += int(np.count_nonzero(~whole))
         kept = np.repeat(whole, sizes)
         ends = np.cumsum(sizes[whole])
-        return _Chosen(at[kept], np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)])
+        return _RegionTokens(
+            at[kept], np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
+        )
 
     def _has_all(self, tokens: Tokens, groups: np.ndarray) -> np.ndarray:
         """Say which examples have prompt and response: a capture may have kept one of them."""
@@ -265,7 +267,7 @@ class _Worker:
         alone = np.array([e["run_id"] not in generates for e in tokens.examples], bool)
         return np.asarray((complete | (halves[0] & (halves[1] | alone)))[groups])
 
-    def _without(self, tokens: Tokens, chosen: _Chosen) -> _Chosen:
+    def _without(self, tokens: Tokens, chosen: _RegionTokens) -> _RegionTokens:
         """Leave out what means and maxima exclude."""
         drop = np.zeros(len(tokens), bool)
         for word in self._exclude & {"bos", "special"}:
@@ -279,7 +281,7 @@ class _Worker:
         at = chosen.at[keep]
         groups, starts = np.unique(tokens.group[at], return_index=True)
         self.skipped[_EXCLUDED] += len(before) - len(groups)
-        return _Chosen(at, starts)
+        return _RegionTokens(at, starts)
 
     def _special(self, tokens: Tokens) -> np.ndarray:
         """Say which generated tokens are special, as far as their runs recorded it."""
@@ -291,7 +293,7 @@ class _Worker:
             found |= own[tokens.group] & np.isin(tokens.token_id, run.settings["special_ids"])
         return np.asarray(found & (tokens.role == _GENERATED))
 
-    def _picked(self, tokens: Tokens, pool: Pool, chosen: _Chosen) -> Iterator[RowBatch]:
+    def _picked(self, tokens: Tokens, pool: Pool, chosen: _RegionTokens) -> Iterator[RowBatch]:
         if not len(chosen.at):
             return
         ends = np.append(chosen.starts[1:], len(chosen.at)) - 1
@@ -312,7 +314,7 @@ class _Worker:
             vectors = self._snapshot.gather(tokens.row[part])
             yield self._batch(tokens, pool, tokens.group[part], vectors, columns)
 
-    def _reduced(self, tokens: Tokens, pool: Pool, chosen: _Chosen) -> Iterator[RowBatch]:
+    def _reduced(self, tokens: Tokens, pool: Pool, chosen: _RegionTokens) -> Iterator[RowBatch]:
         if not len(chosen.at):
             return
         groups = chosen.groups(tokens)
@@ -330,7 +332,7 @@ class _Worker:
                 first, waiting = first + len(waiting), []
 
     def _reductions(
-        self, tokens: Tokens, pool: Pool, chosen: _Chosen, width: int
+        self, tokens: Tokens, pool: Pool, chosen: _RegionTokens, width: int
     ) -> Iterator[np.ndarray]:
         """Yield each example's mean or maximum, float32 ``[width]``, reading piece by piece."""
         mean = pool.pool == "mean"
@@ -370,7 +372,7 @@ class _Worker:
         fresh = np.ones(len(groups), bool)
         stored = {} if self._variant is not None else tokens.stored
         for at, group in enumerate(groups.tolist()):
-            row = stored.get(Pooled(pool.stored, pool.region, group))
+            row = stored.get(PooledRow(pool.stored, pool.region, group))
             if row is None:
                 continue
             there = self._snapshot.gather(np.array([row]))[0].astype(np.float64)

@@ -27,7 +27,7 @@ _KEPT = tuple(
 Key = tuple[Any, ...]
 
 
-class Pooled(NamedTuple):
+class PooledRow(NamedTuple):
     """A vector that is stored already: pooling word, region and example."""
 
     pooling: str
@@ -58,7 +58,7 @@ class Tokens:
     """Index into :data:`REGIONS`, int8 ``[n]``."""
     norm: np.ndarray
     """float32 ``[n]``."""
-    stored: Mapping[Pooled, int]
+    stored: Mapping[PooledRow, int]
     """Rows of means and maxima that these examples have already."""
     through: int
     """Number of the store's row after the last one of this model, site and layer."""
@@ -87,7 +87,7 @@ def partitions(snapshot: Snapshot, rows: np.ndarray | None = None) -> Iterator[T
                 int(np.searchsorted(bounds, start, "right")) - 1,
                 int(np.searchsorted(bounds, stop, "left")),
             )
-            reader = _Reader(runs)
+            reader = _TokenReader(runs)
             for number in groups:
                 table = file.read_row_group(
                     number, columns=[*_KEPT, *_OF_TOKENS], use_threads=False
@@ -122,7 +122,7 @@ def _ranges(snapshot: Snapshot) -> Iterator[tuple[tuple[str, str, int | None], i
         number = end
 
 
-class _Reader:
+class _TokenReader:
     """Collects the rows of one partition, piece by piece."""
 
     def __init__(self, runs: Mapping[str, frozenset[str] | None]) -> None:
@@ -130,7 +130,7 @@ class _Reader:
         self._numbers: dict[Key, int] = {}
         self._examples: list[dict[str, Any]] = []
         self._pieces: list[dict[str, np.ndarray]] = []
-        self._stored: dict[Pooled, int] = {}
+        self._stored: dict[PooledRow, int] = {}
 
     @property
     def found(self) -> bool:
@@ -169,7 +169,7 @@ class _Reader:
                 strict=True,
             )
             for word, region, group, row in cells:
-                self._stored[Pooled(word, region, group)] = row
+                self._stored[PooledRow(word, region, group)] = row
 
     def _whole(self, table: pa.Table) -> np.ndarray:
         """Return which rows belong to a region of which their run kept every token."""

@@ -19,8 +19,8 @@ from actstore.wording import counted
 if TYPE_CHECKING:
     from actstore.capturing.prompts.data import Questions
     from actstore.capturing.prompts.recipes import CaptureRecipe
-    from actstore.capturing.run.summary import CaptureSummary, Progress
-    from actstore.models.loading import Loaded
+    from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
+    from actstore.models.loading import LoadedModel
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -264,7 +264,7 @@ def command(store: Path, as_json: bool, **given: Any) -> int:
         loaded, layers = _loaded(options, loading)
         with counting("capturing", hidden=as_json) as report:
 
-            def progress(done: Progress) -> None:
+            def progress(done: CaptureProgress) -> None:
                 report(done.examples, done.total, f"{done.tokens:,} tokens", done.tokens, "tokens")
 
             summary = capture(
@@ -336,7 +336,7 @@ def _questions(options: Mapping[str, Any], recipe: CaptureRecipe | None) -> Ques
     )
 
 
-def _loaded(options: Mapping[str, Any], loading: Any) -> tuple[Loaded, Any]:
+def _loaded(options: Mapping[str, Any], loading: Any) -> tuple[LoadedModel, Any]:
     """Load the model, and say which layers are meant."""
     layers: Any = options["layers"]
     needed = None

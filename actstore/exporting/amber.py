@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 
 from actstore.errors import ExportError
-from actstore.exporting.export_context import Piece, Scene, as_extra, differing
-from actstore.exporting.plan import File, Matrices, Text, home, json_lines, json_text, listed
+from actstore.exporting.export_context import ExportContext, RowRange, as_extra, differing
+from actstore.exporting.plan import File, Matrices, TextFile, home, json_lines, json_text, listed
 from actstore.exporting.tensors import save, shape_of, tensor
 
 _OF_ALL = {"layer", "site", "model", "dataset"}
 """Conditions that cut the same from every sample."""
 
 
-def plan(scene: Scene) -> Iterator[File]:
+def plan(context: ExportContext) -> Iterator[File]:
     """Yield one file per sample, then answers, classes and queries.
 
     Raises:
         ExportError: tokens, several vectors of one layer, or layers that a sample lacks.
     """
-    samples = _samples(scene)
-    _check_layers(scene, samples)
+    samples = _samples(context)
+    _check_layers(context, samples)
     for path, layers in samples.items():
-        yield _file(scene, path, layers)
+        yield _file(context, path, layers)
     folders = list(home(list(samples)))
     for folder in folders:
         firsts = [
@@ -34,14 +34,14 @@ def plan(scene: Scene) -> Iterator[File]:
             for path, layers in samples.items()
             if len(folders) == 1 or path.startswith(folder)
         ]
-        yield from _tables(scene, folder, firsts)
+        yield from _tables(context, folder, firsts)
 
 
-def _samples(scene: Scene) -> dict[str, dict[int, Piece]]:
-    pieces = scene.pieces
-    known = scene.known(pieces)
+def _samples(context: ExportContext) -> dict[str, dict[int, RowRange]]:
+    pieces = context.pieces
+    known = context.known(pieces)
     numbers = {} if known else _numbers(pieces)
-    found: dict[str, dict[int, Piece]] = {}
+    found: dict[str, dict[int, RowRange]] = {}
     for piece in pieces:
         if piece.first is not None:
             raise ExportError(
@@ -64,7 +64,7 @@ def _samples(scene: Scene) -> dict[str, dict[int, Piece]]:
     return {name: dict(sorted(found[name].items())) for name in sorted(found)}
 
 
-def _numbers(pieces: Sequence[Piece]) -> dict[str, int]:
+def _numbers(pieces: Sequence[RowRange]) -> dict[str, int]:
     """Return the number of each sample: the stored one where all have their own, else its rank."""
     indices = {piece.example_id: piece.example_index for piece in pieces}
     values = [value for value in indices.values() if value is not None and value >= 0]
@@ -73,13 +73,13 @@ def _numbers(pieces: Sequence[Piece]) -> dict[str, int]:
     return {name: number for number, name in enumerate(indices)}
 
 
-def _check_layers(scene: Scene, samples: dict[str, dict[int, Piece]]) -> None:
+def _check_layers(context: ExportContext, samples: dict[str, dict[int, RowRange]]) -> None:
     folders: dict[str, set[int]] = {}
     for name, layers in samples.items():
         folders.setdefault(_folder(name), set()).update(layers)
     # Without a condition that could have cut some, the files themselves lacked them.
     pieces = [piece for layers in samples.values() for piece in layers.values()]
-    whole = scene.where is None and set(scene.equals) <= _OF_ALL and scene.known(pieces)
+    whole = context.where is None and set(context.equals) <= _OF_ALL and context.known(pieces)
     for name, layers in samples.items():
         missing = [layer for layer in sorted(folders[_folder(name)]) if layer not in layers]
         if missing and not whole:
@@ -88,7 +88,7 @@ def _check_layers(scene: Scene, samples: dict[str, dict[int, Piece]]) -> None:
                 "layers that all have with --layers, or samples that have all with --where"
             )
         if missing:
-            scene.notes.say(
+            context.notes.say(
                 "some samples lack layers that others have, as the files did that were "
                 f"ingested; one is {name}, without {listed(missing)}"
             )
@@ -98,19 +98,19 @@ def _folder(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def _file(scene: Scene, path: str, layers: dict[int, Piece]) -> Matrices:
+def _file(context: ExportContext, path: str, layers: dict[int, RowRange]) -> Matrices:
     pieces = list(layers.values())
 
     def write(target: Path, matrices: list[np.ndarray]) -> None:
         table: dict[Any, Any] = {}
         for piece, vectors in zip(pieces, matrices, strict=True):
-            form = scene.form(piece)
+            form = context.form(piece)
             whole = form.get("keys", "int" if not form else "str") == "int"
             shape = shape_of(form.get("rank", 1), vectors.shape[1])
-            value = tensor(vectors, scene.dtype or form.get("dtype"), shape)
+            value = tensor(vectors, context.dtype or form.get("dtype"), shape)
             table[piece.layer if whole else str(piece.layer)] = value
-        flat = scene.known(pieces[:1]) and not pieces[0].key.startswith("activations.")
-        row = scene.details(pieces[0])
+        flat = context.known(pieces[:1]) and not pieces[0].key.startswith("activations.")
+        row = context.details(pieces[0])
         extra = as_extra(row["extra"])
         tables = _of_tables(row, extra)
         rest = {k: v for k, v in extra.items() if k not in tables}
@@ -126,12 +126,12 @@ def _of_tables(row: Mapping[str, Any], extra: Mapping[str, Any]) -> set[str]:
     return found | ({"classification"} if isinstance(entry, dict) and "class" in entry else set())
 
 
-def _tables(scene: Scene, folder: str, pieces: Sequence[Piece]) -> Iterator[Text]:
+def _tables(context: ExportContext, folder: str, pieces: Sequence[RowRange]) -> Iterator[TextFile]:
     queries: list[dict[str, Any]] = []
     answers: list[dict[str, Any]] = []
     classes: dict[str, list[dict[str, Any]]] = {}
     for piece in pieces:
-        row = scene.details(piece)
+        row = context.details(piece)
         extra = as_extra(row["extra"])
         name = row["example_id"]
         number = int(name) if name.isdecimal() and str(int(name)) == name else name
@@ -146,8 +146,8 @@ def _tables(scene: Scene, folder: str, pieces: Sequence[Piece]) -> Iterator[Text
             rest = {key: value for key, value in entry.items() if key != "class"}
             classes.setdefault(str(entry["class"]), []).append(rest)
     if queries:
-        yield Text(f"{folder}data/query/query_generative.json", json_text(queries))
+        yield TextFile(f"{folder}data/query/query_generative.json", json_text(queries))
     if answers:
-        yield Text(f"{folder}results/amber/answer/model_responses.jsonl", json_lines(answers))
+        yield TextFile(f"{folder}results/amber/answer/model_responses.jsonl", json_lines(answers))
     if classes:
-        yield Text(f"{folder}analysis/amber_classification.json", json_text(classes))
+        yield TextFile(f"{folder}analysis/amber_classification.json", json_text(classes))

@@ -15,31 +15,31 @@ from typing import Any
 import numpy as np
 
 from actstore.errors import ExportError
-from actstore.exporting.export_context import Piece, Scene, joined
-from actstore.exporting.plan import File, Matrices, Text, json_text, listed
+from actstore.exporting.export_context import ExportContext, RowRange, joined
+from actstore.exporting.plan import File, Matrices, TextFile, json_text, listed
 from actstore.exporting.tensors import save, tensor
 
 _SOURCE = re.compile(r"(?P<prefix>(?:.*/)?)L(?P<layer>\d+)/batch_(?P<batch>\d+)_(?P<side>[xy])\.pt")
 _TARGETS = 16
 """How many the original's default is."""
 
-Tensors = dict[tuple[int, int], dict[str, list[Piece]]]
+PairTensors = dict[tuple[int, int], dict[str, list[RowRange]]]
 """Layer and batch: the pieces of each sample."""
 
 
 @dataclass(slots=True)
-class Capture:
+class CaptureFolder:
     """One folder of captures."""
 
-    inputs: Tensors = field(default_factory=dict)
-    outputs: Tensors = field(default_factory=dict)
+    inputs: PairTensors = field(default_factory=dict)
+    outputs: PairTensors = field(default_factory=dict)
     last: int = 0
     """The last layer that the store has inputs of: what lies past it is padding."""
     dtype: str = "float32"
     """One that holds all outputs: each stands in several files, which must agree."""
 
 
-def plan(scene: Scene) -> Iterator[File]:
+def plan(context: ExportContext) -> Iterator[File]:
     """Yield ``L{layer}/batch_{i}_x.pt`` and ``_y.pt`` batch by batch, then the queries.
 
     ``--layers`` chooses the folders; later outputs are taken from wherever they are.
@@ -48,7 +48,7 @@ def plan(scene: Scene) -> Iterator[File]:
         ExportError: inputs or outputs of a layer are missing, tokens are, or the samples
             of a batch differ in length.
     """
-    for prefix, capture in _captures(scene).items():
+    for prefix, capture in _captures(context).items():
         layers = sorted({layer for layer, _ in capture.inputs})
         batches = sorted({batch for _, batch in capture.inputs})
         for batch in batches:
@@ -59,33 +59,33 @@ def plan(scene: Scene) -> Iterator[File]:
                         f"batch {batch} has no input of layer {layer}, as others have; choose "
                         "layers and samples that all have, with --layers and --where"
                     )
-                yield from _files(scene, prefix, capture, layer, batch, samples)
-        yield from _queries(scene, prefix, capture)
+                yield from _files(context, prefix, capture, layer, batch, samples)
+        yield from _queries(context, prefix, capture)
 
 
-def _captures(scene: Scene) -> dict[str, Capture]:
-    layers = scene.equals.pop("layer", None)
-    pieces = [piece for piece in scene.pieces if piece.site in ("mlp_in", "mlp_out")]
-    if len(pieces) < len(scene.pieces):
-        scene.notes.say("rows of other sites than mlp_in and mlp_out were left out")
+def _captures(context: ExportContext) -> dict[str, CaptureFolder]:
+    layers = context.equals.pop("layer", None)
+    pieces = [piece for piece in context.pieces if piece.site in ("mlp_in", "mlp_out")]
+    if len(pieces) < len(context.pieces):
+        context.notes.say("rows of other sites than mlp_in and mlp_out were left out")
     if not any(piece.site == "mlp_in" for piece in pieces):
         raise ExportError(
             f"there are no inputs of MLPs (site mlp_in) among the rows; the sites are "
-            f"{listed(sorted({piece.site for piece in scene.pieces}))}"
+            f"{listed(sorted({piece.site for piece in context.pieces}))}"
         )
-    known = scene.known(pieces)
+    known = context.known(pieces)
     models = sorted({piece.model for piece in pieces})
     if len(models) > 1 and not known:
         raise ExportError(f"rows of several models ({listed(models)}): choose one with --model")
     wanted = None if layers is None else {layers} if isinstance(layers, int) else set(layers)
     numbers: dict[str, int] = {}
-    captures: dict[str, Capture] = {}
+    captures: dict[str, CaptureFolder] = {}
     for piece in pieces:
         match = _SOURCE.fullmatch(piece.path) if known else None
         prefix = match["prefix"] if match else ""
         name = piece.example_id
         batch = int(match["batch"]) if match else numbers.setdefault(name, len(numbers))
-        capture = captures.setdefault(prefix, Capture())
+        capture = captures.setdefault(prefix, CaptureFolder())
         if piece.layer is None:
             raise ExportError(f"sample {name} has a vector of an unknown layer")
         if piece.site == "mlp_in":
@@ -96,7 +96,7 @@ def _captures(scene: Scene) -> dict[str, Capture]:
         side.setdefault((piece.layer, batch), {}).setdefault(name, []).append(piece)
     last = [
         shard.layer or 0
-        for shard in scene.selection.snapshot.shards
+        for shard in context.selection.snapshot.shards
         if shard.site == "mlp_in" and shard.model in models
     ]
     absent = sorted((wanted or set()) - {at for each in captures.values() for at, _ in each.inputs})
@@ -107,13 +107,13 @@ def _captures(scene: Scene) -> dict[str, Capture]:
     for capture in captures.values():
         samples = (capture.outputs or capture.inputs).values()
         rows = [piece.row for each in samples for pieces in each.values() for piece in pieces]
-        capture.dtype = scene.selection.snapshot.shape(np.array(rows, np.int64))[1]
+        capture.dtype = context.selection.snapshot.shape(np.array(rows, np.int64))[1]
         # What a condition left out is missing, not padding; one capture tells for itself.
         capture.last = max([capture.last, *(last if len(captures) == 1 else ())])
         first = min((layer for layer, _ in capture.inputs), default=0)
         before = sorted({layer for layer, _ in capture.outputs if layer <= first})
         if before and wanted is None:
-            scene.notes.say(
+            context.notes.say(
                 f"MLP outputs of layer {listed(before)} have no place in this layout, whose "
                 "files hold the outputs of later layers than their own"
             )
@@ -121,18 +121,18 @@ def _captures(scene: Scene) -> dict[str, Capture]:
 
 
 def _files(
-    scene: Scene,
+    context: ExportContext,
     prefix: str,
-    capture: Capture,
+    capture: CaptureFolder,
     layer: int,
     batch: int,
-    samples: Mapping[str, Sequence[Piece]],
+    samples: Mapping[str, Sequence[RowRange]],
 ) -> Iterator[Matrices]:
     rows, count, tokens = _stack(samples, f"L{layer}/batch_{batch}, input")
     one = next(iter(samples.values()))[0]
     stem = f"{prefix}L{layer}/batch_{batch}"
-    form = scene.form(one, "x", f"{stem}_x.pt")
-    dtype = scene.dtype or form.get("dtype")
+    form = context.form(one, "x", f"{stem}_x.pt")
+    dtype = context.dtype or form.get("dtype")
     shape = (count, 1, tokens) if form.get("rank") == 4 else (count, tokens)
     known = bool(form)
     key = one.key if known else "x"
@@ -142,9 +142,9 @@ def _files(
         save({key: value} if key else value, target)
 
     yield Matrices(f"{stem}_x.pt", [rows], write_x)
-    later = scene.form(one, "y", f"{stem}_y.pt")
+    later = context.form(one, "y", f"{stem}_y.pt")
     single = bool(later) and "targets" not in later
-    number = 1 if single else (scene.targets or later.get("targets") or _TARGETS)
+    number = 1 if single else (context.targets or later.get("targets") or _TARGETS)
     found: list[np.ndarray | None] = []
     for at in range(layer + 1, layer + 1 + number):
         outputs = capture.outputs.get((at, batch))
@@ -166,9 +166,9 @@ def _files(
             )
         found.append(target_rows)
     own = later.get("key", "y" if key == "x" else key)
-    width = scene.selection.snapshot.shape(rows[:1])[0]
+    width = context.selection.snapshot.shape(rows[:1])[0]
     types = later.get("dtypes") or [later.get("dtype") or capture.dtype] * number
-    types = [scene.dtype or name for name in (*types, *types[-1:] * number)][:number]
+    types = [context.dtype or name for name in (*types, *types[-1:] * number)][:number]
     yield _later(f"{stem}_y.pt", found, (*shape, width), types, own if single else None)
 
 
@@ -201,7 +201,7 @@ def _later(
     return Matrices(path, [rows for rows in targets if rows is not None], write)
 
 
-def _stack(samples: Mapping[str, Sequence[Piece]], what: str) -> tuple[np.ndarray, int, int]:
+def _stack(samples: Mapping[str, Sequence[RowRange]], what: str) -> tuple[np.ndarray, int, int]:
     """Return the rows of a batch, and how many samples and tokens it has."""
     parts = []
     for name, pieces in samples.items():
@@ -220,15 +220,15 @@ def _stack(samples: Mapping[str, Sequence[Piece]], what: str) -> tuple[np.ndarra
     return np.concatenate(parts), len(parts), lengths[0]
 
 
-def _queries(scene: Scene, prefix: str, capture: Capture) -> Iterator[Text]:
-    firsts: dict[int, Piece] = {}
+def _queries(context: ExportContext, prefix: str, capture: CaptureFolder) -> Iterator[TextFile]:
+    firsts: dict[int, RowRange] = {}
     for samples in capture.inputs.values():
         for pieces in samples.values():
             if pieces[0].example_index is not None:
                 firsts.setdefault(pieces[0].example_index, pieces[0])
     entries: list[dict[str, Any]] = []
     for number, piece in sorted(firsts.items()):
-        row, extra = scene.details(piece), scene.extra(piece)
+        row, extra = context.details(piece), context.extra(piece)
         name = row["example_id"]
         own: dict[str, Any] = {}
         if name != str(number):
@@ -241,4 +241,4 @@ def _queries(scene: Scene, prefix: str, capture: Capture) -> Iterator[Text]:
         entries += [{} for _ in range(number - len(entries))]
         entries.append(own)
     if any(entries):
-        yield Text(f"{prefix}queries.json", json_text(entries))
+        yield TextFile(f"{prefix}queries.json", json_text(entries))

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from actstore.errors import ExportError
-from actstore.exporting.export_context import Piece, Scene, differing, joined
-from actstore.exporting.plan import File, Matrices, Text, json_text, listed
+from actstore.exporting.export_context import ExportContext, RowRange, differing, joined
+from actstore.exporting.plan import File, Matrices, TextFile, json_text, listed
 from actstore.exporting.tensors import save, shape_of, tensor
 
 _SOURCE = re.compile(
@@ -29,17 +29,17 @@ _NOTES = {
     "variable seq lengths",
 }
 
-Tensors = dict[tuple[int, str], dict[int, list[Piece]]]
+CacheTensors = dict[tuple[int, str], dict[int, list[RowRange]]]
 """Layer and side (empty for validation examples): the pieces of each example, by index."""
 
 
 @dataclass(slots=True)
-class Cache:
+class CacheFolder:
     """One folder with ``metadata.json``."""
 
     prefix: str
     pattern: str
-    tensors: Tensors = field(default_factory=dict)
+    tensors: CacheTensors = field(default_factory=dict)
 
     @property
     def individual(self) -> bool:
@@ -52,29 +52,29 @@ class Cache:
         return 1 + max(index for found in self.tensors.values() for index in found)
 
 
-def plan(scene: Scene) -> Iterator[File]:
+def plan(context: ExportContext) -> Iterator[File]:
     """Yield the files of each cache, layer by layer, and its two tables.
 
     Raises:
         ExportError: examples, sides or layers are missing, or rows of several kinds.
     """
-    for cache in _caches(scene):
+    for cache in _caches(context):
         _check(cache)
         shapes: list[list[int]] = []
         for (layer, side), examples in sorted(cache.tensors.items(), key=_order):
             stem = f"{cache.prefix}layer_{layer}/"
             if not cache.individual:
                 name = f"{stem}{side}_activations.pt" if side else f"{stem}activations.pt"
-                yield _stacked(scene, cache, name, examples)
+                yield _stacked(context, cache, name, examples)
                 continue
             for index, pieces in sorted(examples.items()):
                 path = f"{stem}{side}/{index}.pt" if side else f"{stem}{index}.pt"
                 rows = joined(pieces, f"layer {layer}, example {pieces[0].example_id}")
-                rank = scene.form(pieces[0], cache.pattern, pieces[0].path).get("rank", 3)
-                width = scene.selection.snapshot.shape(rows[:1])[0]
+                rank = context.form(pieces[0], cache.pattern, pieces[0].path).get("rank", 3)
+                width = context.selection.snapshot.shape(rows[:1])[0]
                 shapes.append(list(shape_of(rank, len(rows), width)))
-                yield _single(scene, cache, path, pieces[0], rows)
-        yield from _tables(scene, cache, shapes)
+                yield _single(context, cache, path, pieces[0], rows)
+        yield from _tables(context, cache, shapes)
 
 
 def _order(item: tuple[tuple[int, str], Any]) -> tuple[int, int]:
@@ -82,11 +82,11 @@ def _order(item: tuple[tuple[int, str], Any]) -> tuple[int, int]:
     return layer, _SIDES.index(side) if side else 2
 
 
-def _caches(scene: Scene) -> list[Cache]:
-    pieces = scene.pieces
-    known = scene.known(pieces)
+def _caches(context: ExportContext) -> list[CacheFolder]:
+    pieces = context.pieces
+    known = context.known(pieces)
     numbers: dict[tuple[str, ...], dict[str, int]] = {}
-    caches: dict[str, Cache] = {}
+    caches: dict[str, CacheFolder] = {}
     for piece in pieces:
         if piece.layer is None:
             raise ExportError(
@@ -112,7 +112,7 @@ def _caches(scene: Scene) -> list[Cache]:
         pattern = "individual" if side else "validation-individual"
         if not single:
             pattern = "stacked" if side else "validation"
-        cache = caches.setdefault(prefix, Cache(prefix, pattern))
+        cache = caches.setdefault(prefix, CacheFolder(prefix, pattern))
         if cache.pattern != pattern:
             raise ExportError(
                 f"{prefix or 'the rows'}: both {cache.pattern} and {pattern} examples; a cache "
@@ -123,7 +123,7 @@ def _caches(scene: Scene) -> list[Cache]:
     return list(caches.values())
 
 
-def _check(cache: Cache) -> None:
+def _check(cache: CacheFolder) -> None:
     layers = sorted({layer for layer, _ in cache.tensors})
     sides = _SIDES if cache.pattern in ("stacked", "individual") else ("",)
     count = cache.examples
@@ -148,57 +148,66 @@ def _check(cache: Cache) -> None:
 
 
 def _stacked(
-    scene: Scene, cache: Cache, path: str, examples: Mapping[int, Sequence[Piece]]
+    context: ExportContext,
+    cache: CacheFolder,
+    path: str,
+    examples: Mapping[int, Sequence[RowRange]],
 ) -> Matrices:
     pieces = [examples[index][0] for index in sorted(examples)]
-    form = scene.form(pieces[0], cache.pattern, pieces[0].path)
+    form = context.form(pieces[0], cache.pattern, pieces[0].path)
 
     def write(target: Path, matrices: list[np.ndarray]) -> None:
         count, width = matrices[0].shape
         shape = (count, width) if form.get("rank", 3) == 2 else (count, 1, width)
-        save(tensor(matrices[0], scene.dtype or form.get("dtype"), shape), target)
+        save(tensor(matrices[0], context.dtype or form.get("dtype"), shape), target)
 
     return Matrices(path, [np.array([piece.row for piece in pieces], np.int64)], write)
 
 
-def _single(scene: Scene, cache: Cache, path: str, piece: Piece, rows: np.ndarray) -> Matrices:
-    form = scene.form(piece, cache.pattern, piece.path)
+def _single(
+    context: ExportContext, cache: CacheFolder, path: str, piece: RowRange, rows: np.ndarray
+) -> Matrices:
+    form = context.form(piece, cache.pattern, piece.path)
 
     def write(target: Path, matrices: list[np.ndarray]) -> None:
         shape = shape_of(form.get("rank", 3), *matrices[0].shape)
-        save(tensor(matrices[0], scene.dtype or form.get("dtype"), shape), target)
+        save(tensor(matrices[0], context.dtype or form.get("dtype"), shape), target)
 
     return Matrices(path, [rows], write)
 
 
-def _tables(scene: Scene, cache: Cache, shapes: Sequence[list[int]]) -> Iterator[Text]:
+def _tables(
+    context: ExportContext, cache: CacheFolder, shapes: Sequence[list[int]]
+) -> Iterator[TextFile]:
     layers = sorted({layer for layer, _ in cache.tensors})
     firsts = {
         side: {index: pieces[0] for index, pieces in examples.items()}
         for (layer, side), examples in cache.tensors.items()
         if layer == layers[0]
     }
-    entries = [_entry(scene, index, firsts) for index in range(cache.examples)]
+    entries = [_entry(context, index, firsts) for index in range(cache.examples)]
     if any(
         any(value not in (None, index) for value in entry.values())
         for index, entry in enumerate(entries)
     ):
-        yield Text(f"{cache.prefix}metadata.json", json_text(entries))
+        yield TextFile(f"{cache.prefix}metadata.json", json_text(entries))
     info: dict[str, Any] = {"layers": layers, "num_examples": cache.examples}
     if cache.individual:
         info["storage_format"] = "individual"
-        info["sample_shapes"] = _samples(scene, cache, shapes)
+        info["sample_shapes"] = _samples(context, cache, shapes)
     else:
         piece = next(iter(firsts.values()))[0]
-        form = scene.form(piece, cache.pattern, piece.path)
-        width = scene.selection.snapshot.shape(piece.rows)[0]
+        form = context.form(piece, cache.pattern, piece.path)
+        width = context.selection.snapshot.shape(piece.rows)[0]
         info["activation_shape"] = [width] if form.get("rank", 3) == 2 else [1, width]
     if cache.pattern in _NOTES:
         info["note"] = _NOTES[cache.pattern]
-    yield Text(f"{cache.prefix}layer_info.json", json_text(info))
+    yield TextFile(f"{cache.prefix}layer_info.json", json_text(info))
 
 
-def _samples(scene: Scene, cache: Cache, shapes: Sequence[list[int]]) -> list[list[int]]:
+def _samples(
+    context: ExportContext, cache: CacheFolder, shapes: Sequence[list[int]]
+) -> list[list[int]]:
     """Return three shapes; a reader takes sequences for pooled if all of these are of one token."""
     pieces = [p for examples in cache.tensors.values() for each in examples.values() for p in each]
     pooled = any(piece.first is None for piece in pieces)
@@ -208,9 +217,11 @@ def _samples(scene: Scene, cache: Cache, shapes: Sequence[list[int]]) -> list[li
     return first
 
 
-def _entry(scene: Scene, index: int, firsts: Mapping[str, Mapping[int, Piece]]) -> dict[str, Any]:
-    rows = {side: scene.details(pieces[index]) for side, pieces in firsts.items()}
-    extras = {side: scene.extra(pieces[index]) for side, pieces in firsts.items()}
+def _entry(
+    context: ExportContext, index: int, firsts: Mapping[str, Mapping[int, RowRange]]
+) -> dict[str, Any]:
+    rows = {side: context.details(pieces[index]) for side, pieces in firsts.items()}
+    extras = {side: context.extra(pieces[index]) for side, pieces in firsts.items()}
     one = next(iter(rows.values()))
     entry: dict[str, Any] = {"idx": index, "question": one["question"]}
     for name in ("answer", "token_type"):
@@ -223,7 +234,7 @@ def _entry(scene: Scene, index: int, firsts: Mapping[str, Mapping[int, Piece]]) 
         if len(labels) == 1 and None not in kinds.values():
             entry["type"] = labels.pop()
         else:
-            scene.notes.say(
+            context.notes.say(
                 "labels that differ from 'test' and 'deploy' within a pair have no place in "
                 "metadata.json and were left out"
             )

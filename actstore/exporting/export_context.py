@@ -12,7 +12,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import ExportError
-from actstore.exporting.plan import Notes, listed
+from actstore.exporting.plan import ExportNotes, listed
 from actstore.storage.source_dtypes import Form, Forms
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _TELLING = (
 """Columns in which two pieces differ."""
 
 
-class Piece(NamedTuple):
+class RowRange(NamedTuple):
     """Rows that belong together: one vector, or a run of tokens."""
 
     number: int
@@ -81,7 +81,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class Scene:
+class ExportContext:
     """What a layout may use to plan its files."""
 
     store: StoreReader
@@ -94,7 +94,7 @@ class Scene:
     context: int | None = None
     compression: str = "zstd"
     metadata: str = "parquet"
-    notes: Notes = field(default_factory=Notes)
+    notes: ExportNotes = field(default_factory=ExportNotes)
 
     @cached_property
     def selection(self) -> SelectedRows:
@@ -116,7 +116,7 @@ class Scene:
         """How the rows' files held them."""
         return Forms(self.selection.snapshot.manifest.runs)
 
-    def form(self, piece: Piece, kind: str = "", source: str | None = None) -> Form:
+    def form(self, piece: RowRange, kind: str = "", source: str | None = None) -> Form:
         """Return how a piece's file held it; empty where it was not this layout's."""
         if self.forms.recipe(piece.run_id) != self.layout:
             return {}
@@ -133,21 +133,23 @@ class Scene:
         return pieces_of(self.selection)
 
     @cached_property
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[RowRange]:
         """All pieces, in the store's order."""
-        columns = [self.table[name].to_pylist() for name in Piece._fields[1:]]
-        return [Piece(number, *values) for number, values in enumerate(zip(*columns, strict=True))]
+        columns = [self.table[name].to_pylist() for name in RowRange._fields[1:]]
+        return [
+            RowRange(number, *values) for number, values in enumerate(zip(*columns, strict=True))
+        ]
 
-    def known(self, pieces: Iterable[Piece]) -> bool:
+    def known(self, pieces: Iterable[RowRange]) -> bool:
         """Say whether all pieces were ingested from this layout, so that they know their file."""
         return all(each.source and self.forms.recipe(each.run_id) == self.layout for each in pieces)
 
-    def details(self, piece: Piece) -> dict[str, Any]:
+    def details(self, piece: RowRange) -> dict[str, Any]:
         """Return all metadata of a piece's first row."""
         found: dict[str, Any] = self.table.slice(piece.number, 1).to_pylist()[0]
         return found
 
-    def extra(self, piece: Piece) -> dict[str, Any]:
+    def extra(self, piece: RowRange) -> dict[str, Any]:
         """Return the column extra as a table."""
         return as_extra(self.details(piece)["extra"])
 
@@ -189,7 +191,7 @@ def pieces_of(selection: SelectedRows) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def joined(pieces: Sequence[Piece], what: str) -> np.ndarray:
+def joined(pieces: Sequence[RowRange], what: str) -> np.ndarray:
     """Return the row numbers of one tensor's tokens (or of its only vector), in order.
 
     Raises:
@@ -216,7 +218,7 @@ def joined(pieces: Sequence[Piece], what: str) -> np.ndarray:
     return np.concatenate([each.rows for each in ordered])
 
 
-def differing(pieces: Sequence[Piece]) -> str:
+def differing(pieces: Sequence[RowRange]) -> str:
     """Name the columns in which some pieces differ, with their values."""
     found = []
     for name in ("model", "site", "layer", "dataset", "mode", "variant", "pooling", "run_id"):

@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore.errors import ExportError
-from actstore.exporting.export_context import Piece, Scene
-from actstore.exporting.plan import File, Matrices, Text, json_lines, json_text, listed
+from actstore.exporting.export_context import ExportContext, RowRange
+from actstore.exporting.plan import File, Matrices, TextFile, json_lines, json_text, listed
 from actstore.exporting.tensors import save, tensor
 
 CLASSES = ("faithful", "unfaithful")
 _OURS = ("row", "scores", "pair")
 """What of extra is no part of a response."""
 
-Classes = dict[str, list[Piece]]
+ByClass = dict[str, list[RowRange]]
 
 
-class Group(NamedTuple):
+class FileGroup(NamedTuple):
     """Files that one writer wrote into one folder."""
 
     folder: str
@@ -49,34 +49,34 @@ class Group(NamedTuple):
         return f"{self.folder}/{name}" if self.folder != "." else name
 
 
-def plan(scene: Scene) -> Iterator[File]:
+def plan(context: ExportContext) -> Iterator[File]:
     """Yield one file per layer, then the tables that say what each row is.
 
     Raises:
         ExportError: a class is missing, layers hold different examples, or rows are tokens.
     """
-    groups: dict[Group, dict[str, Classes]] = {}
-    for path, classes in _files(scene).items():
+    groups: dict[FileGroup, dict[str, ByClass]] = {}
+    for path, classes in _files(context).items():
         one = next(iter(classes.values()))[0]
-        keys = tuple(scene.form(one).get("keys", ()))
-        group = Group(str(PurePosixPath(path).parent), keys)
-        groups.setdefault(group, {})[path] = _ordered(scene, path, classes)
+        keys = tuple(context.form(one).get("keys", ()))
+        group = FileGroup(str(PurePosixPath(path).parent), keys)
+        groups.setdefault(group, {})[path] = _ordered(context, path, classes)
     for group, files in groups.items():
         _check_layers(files)
         for path, classes in files.items():
-            yield _file(scene, group, path, classes)
-        yield from _tables(scene, group, next(iter(files.values())))
+            yield _file(context, group, path, classes)
+        yield from _tables(context, group, next(iter(files.values())))
 
 
-def _files(scene: Scene) -> dict[str, Classes]:
-    pieces = scene.pieces
-    known = scene.known(pieces)
-    labels = scene.table["label"].to_pylist()
-    found: dict[str, Classes] = {}
+def _files(context: ExportContext) -> dict[str, ByClass]:
+    pieces = context.pieces
+    known = context.known(pieces)
+    labels = context.table["label"].to_pylist()
+    found: dict[str, ByClass] = {}
     for piece, label in zip(pieces, labels, strict=True):
         name = piece.key if known else label
         if name not in CLASSES:
-            scene.notes.say("rows labelled neither faithful nor unfaithful were left out")
+            context.notes.say("rows labelled neither faithful nor unfaithful were left out")
             continue
         if piece.first is not None:
             raise ExportError(
@@ -93,32 +93,32 @@ def _files(scene: Scene) -> dict[str, Classes]:
     return found
 
 
-def _ordered(scene: Scene, path: str, classes: Classes) -> Classes:
+def _ordered(context: ExportContext, path: str, classes: ByClass) -> ByClass:
     for name in CLASSES:
         if name not in classes:
             raise ExportError(
                 f"{path}: no {name} row; these files hold both classes: choose rows of both"
             )
         places = {(each.model, each.site, each.pooling) for each in classes[name]}
-        if not scene.known(classes[name]) and len(places) > 1:
+        if not context.known(classes[name]) and len(places) > 1:
             raise ExportError(
                 f"{path}: rows of {listed(sorted('/'.join(place) for place in places))}; "
                 "choose one with --model, --site or --where"
             )
     return {
-        name: sorted(classes[name], key=lambda piece: (_row(scene, piece), piece.row))
+        name: sorted(classes[name], key=lambda piece: (_row(context, piece), piece.row))
         for name in CLASSES
     }
 
 
-def _row(scene: Scene, piece: Piece) -> int:
-    row = scene.extra(piece).get("row")
+def _row(context: ExportContext, piece: RowRange) -> int:
+    row = context.extra(piece).get("row")
     if type(row) is int:
         return row
     return piece.example_index if piece.example_index is not None else 0
 
 
-def _check_layers(files: Mapping[str, Classes]) -> None:
+def _check_layers(files: Mapping[str, ByClass]) -> None:
     (first, classes), *others = files.items()
     for name in CLASSES:
         wanted = [(each.example_id, each.variant) for each in classes[name]]
@@ -137,11 +137,11 @@ def _check_layers(files: Mapping[str, Classes]) -> None:
                 )
 
 
-def _file(scene: Scene, group: Group, path: str, classes: Classes) -> Matrices:
+def _file(context: ExportContext, group: FileGroup, path: str, classes: ByClass) -> Matrices:
     def write(target: Path, matrices: list[np.ndarray]) -> None:
         document: dict[str, Any] = {}
         for (name, pieces), vectors in zip(classes.items(), matrices, strict=True):
-            dtype = scene.dtype or scene.form(pieces[0]).get("dtype")
+            dtype = context.dtype or context.form(pieces[0]).get("dtype")
             document[name] = tensor(vectors, dtype, vectors.shape)
         if "layer" in group.keys:
             document["layer"] = classes["faithful"][0].layer
@@ -153,14 +153,14 @@ def _file(scene: Scene, group: Group, path: str, classes: Classes) -> Matrices:
     return Matrices(path, rows, write)
 
 
-def _tables(scene: Scene, group: Group, classes: Classes) -> Iterator[Text]:
+def _tables(context: ExportContext, group: FileGroup, classes: ByClass) -> Iterator[TextFile]:
     scores: dict[str, dict[str, Any]] = {}
     responses: list[dict[str, Any]] = []
     pairs: dict[str, dict[str, Any]] = {}
     models: list[str] = []
     for name in CLASSES:
         for piece in classes[name]:
-            row, extra = scene.details(piece), scene.extra(piece)
+            row, extra = context.details(piece), context.extra(piece)
             if not isinstance(extra.get("scores"), dict):
                 return  # rows that were only numbered
             pair = extra.get("pair") if isinstance(extra.get("pair"), dict) else None
@@ -175,14 +175,16 @@ def _tables(scene: Scene, group: Group, classes: Classes) -> Iterator[Text]:
             response = {k: v for k, v in extra.items() if k not in _OURS}
             if response:
                 responses.append(_response(group, row, extra["scores"], pair, response))
-    yield Text(group.table("processed", "faithfulness_scores.csv"), _csv(list(scores.values())))
+    yield TextFile(group.table("processed", "faithfulness_scores.csv"), _csv(list(scores.values())))
     if responses:
-        yield Text(group.table("responses", _responses_name(group, models)), json_lines(responses))
+        yield TextFile(
+            group.table("responses", _responses_name(group, models)), json_lines(responses)
+        )
     if pairs:
-        yield Text(
+        yield TextFile(
             group.table("raw", "question_pairs.json"), json_text({"pairs": list(pairs.values())})
         )
-    scene.notes.say(
+    context.notes.say(
         "scores, responses and pairs hold the entries of the rows that were exported, the "
         "faithful ones first"
     )
@@ -198,7 +200,7 @@ def _score(row: Mapping[str, Any], scores: dict[str, Any], pair: Any) -> dict[st
 
 
 def _response(
-    group: Group,
+    group: FileGroup,
     row: Mapping[str, Any],
     scores: Mapping[str, Any],
     pair: Any,
@@ -221,7 +223,7 @@ def _response(
     return line
 
 
-def _responses_name(group: Group, models: Sequence[str]) -> str:
+def _responses_name(group: FileGroup, models: Sequence[str]) -> str:
     """Return the writer's name for the file: the first one put the model's size into it."""
     if not group.first:
         return "responses.jsonl"

@@ -1,4 +1,4 @@
-"""The target of an export: a folder that is there as a whole or not at all."""
+"""The folder of an export: written as a whole or not at all."""
 
 from __future__ import annotations
 

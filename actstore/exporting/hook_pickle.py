@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from actstore.errors import ExportError
-from actstore.exporting.export_context import Piece, Scene, joined
-from actstore.exporting.plan import File, Matrices, Text, file_name, folder_name, json_text
+from actstore.exporting.export_context import ExportContext, RowRange, joined
+from actstore.exporting.plan import File, Matrices, TextFile, file_name, folder_name, json_text
 from actstore.exporting.tensors import save, shape_of, tensor
 
 _ENDING = re.compile(r"\.(pkl\.gz|pkl|pickle|pt)$")
@@ -23,21 +23,21 @@ _ANSWER = re.compile(r"FINAL ANSWER:\s*.", re.IGNORECASE | re.DOTALL)
 _PLACES = ("embeddings", "resid_post")
 
 
-def plan(scene: Scene) -> Iterator[File]:
+def plan(context: ExportContext) -> Iterator[File]:
     """Yield one file per question, then the logs of those answered correctly.
 
     Raises:
         ExportError: a layer of a question has several vectors, or tokens are missing.
     """
-    questions = _questions(scene)
+    questions = _questions(context)
     logs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     labelled = False
     for path, layers in questions.items():
         ordered = dict(sorted(layers.items(), key=lambda item: _rank(item[1][0])))
-        yield _file(scene, path, ordered)
+        yield _file(context, path, ordered)
         row, extra = (
-            scene.details(first := next(iter(ordered.values()))[0]),
-            scene.extra(next(iter(ordered.values()))[0]),
+            context.details(first := next(iter(ordered.values()))[0]),
+            context.extra(next(iter(ordered.values()))[0]),
         )
         labelled |= row["label"] is not None
         if _are_logs(extra.get("logs")):
@@ -45,20 +45,20 @@ def plan(scene: Scene) -> Iterator[File]:
     for (model, question), entries in logs.items():
         yield from _logs(model, question, entries)
     if labelled and not logs:
-        scene.notes.say(
+        context.notes.say(
             "labels are not written: this layout has none in its files, and no result log of "
             "a correct answer is among the rows"
         )
 
 
-def _rank(piece: Piece) -> tuple[bool, int]:
+def _rank(piece: RowRange) -> tuple[bool, int]:
     return piece.site != "embeddings", -1 if piece.layer is None else piece.layer
 
 
-def _questions(scene: Scene) -> dict[str, dict[str, list[Piece]]]:
-    pieces = scene.pieces
-    known = scene.known(pieces)
-    found: dict[str, dict[str, list[Piece]]] = {}
+def _questions(context: ExportContext) -> dict[str, dict[str, list[RowRange]]]:
+    pieces = context.pieces
+    known = context.known(pieces)
+    found: dict[str, dict[str, list[RowRange]]] = {}
     for piece in pieces:
         if piece.pooling not in ("last", "none"):
             raise ExportError(
@@ -85,7 +85,7 @@ def _questions(scene: Scene) -> dict[str, dict[str, list[Piece]]]:
     return found
 
 
-def _key(piece: Piece) -> str:
+def _key(piece: RowRange) -> str:
     if piece.site not in _PLACES:
         raise ExportError(
             f"example {piece.example_id} has a vector of {piece.site}; these files hold "
@@ -94,22 +94,22 @@ def _key(piece: Piece) -> str:
     return "embeddings" if piece.site == "embeddings" else f"layer_{piece.layer}"
 
 
-def _file(scene: Scene, path: str, layers: dict[str, list[Piece]]) -> Matrices:
+def _file(context: ExportContext, path: str, layers: dict[str, list[RowRange]]) -> Matrices:
     one = next(iter(layers.values()))[0]
     rows = [joined(pieces, f"{path}, {key}") for key, pieces in layers.items()]
 
     def write(target: Path, matrices: list[np.ndarray]) -> None:
-        row, extra = scene.details(one), scene.extra(one)
+        row, extra = context.details(one), context.extra(one)
         ids = extra.pop("input_ids", None)
         if one.first is not None and ids is None:
-            ids = _token_ids(scene, rows[0])
+            ids = _token_ids(context, rows[0])
         activations = {}
         for (key, pieces), vectors in zip(layers.items(), matrices, strict=True):
-            form = scene.form(pieces[0])
+            form = context.form(pieces[0])
             shape = shape_of(form.get("rank", 3), *vectors.shape)
             if form.get("rank") == 1:
                 shape = (vectors.shape[1],)
-            activations[key] = tensor(vectors, scene.dtype or form.get("dtype"), shape)
+            activations[key] = tensor(vectors, context.dtype or form.get("dtype"), shape)
         document = {
             "prompt": extra.pop("prompt", row["question"]),
             "response": row["prediction"],
@@ -128,8 +128,8 @@ def _file(scene: Scene, path: str, layers: dict[str, list[Piece]]) -> Matrices:
     return Matrices(path, rows, write)
 
 
-def _token_ids(scene: Scene, rows: np.ndarray) -> list[list[int]] | None:
-    table = scene.store.rows_at(rows).table(["token_id"])
+def _token_ids(context: ExportContext, rows: np.ndarray) -> list[list[int]] | None:
+    table = context.store.rows_at(rows).table(["token_id"])
     found = [value for value in table["token_id"].to_pylist() if value is not None]
     return [found] if found else None
 
@@ -148,7 +148,7 @@ def _are_logs(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(e, dict) for e in value)
 
 
-def _logs(model: str, question: str, entries: Sequence[dict[str, Any]]) -> Iterator[Text]:
+def _logs(model: str, question: str, entries: Sequence[dict[str, Any]]) -> Iterator[TextFile]:
     folder = "/".join(file_name(part) for part in model.split("/"))
     for number, entry in enumerate(entries):
         content = {"original_question": question}
@@ -161,7 +161,7 @@ def _logs(model: str, question: str, entries: Sequence[dict[str, Any]]) -> Itera
         concept = file_name(str(entry.get("concept") or "log").split()[0])
         name = f"{_digest(question)}_{number:03d}_{concept}.json"
         path = "/".join(("results", *(place for place in places if place), name))
-        yield Text(path, json_text(content))
+        yield TextFile(path, json_text(content))
 
 
 def _digest(question: str) -> str:

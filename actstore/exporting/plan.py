@@ -36,18 +36,18 @@ class Stream(NamedTuple):
     write: Callable[[Path, Gather], None]
 
 
-class Text(NamedTuple):
+class TextFile(NamedTuple):
     """A file without vectors."""
 
     path: str
     content: str
 
 
-File = Matrices | Stream | Text
+File = Matrices | Stream | TextFile
 
 
 @dataclass(slots=True)
-class Notes:
+class ExportNotes:
     """What the user should know beside the files; each said once."""
 
     lines: list[str] = field(default_factory=list)

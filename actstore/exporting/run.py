@@ -14,8 +14,8 @@ import numpy as np
 from actstore import schema
 from actstore.errors import ExportError, UsageError
 from actstore.exporting import folder as folders
-from actstore.exporting.export_context import Scene
-from actstore.exporting.plan import File, Matrices, Stream, Text, checked_path
+from actstore.exporting.export_context import ExportContext
+from actstore.exporting.plan import File, Matrices, Stream, TextFile, checked_path
 
 if TYPE_CHECKING:
     from actstore.querying.reader import StoreReader
@@ -150,7 +150,7 @@ def export(
 
 def _scene(
     store: StoreReader, to: str, where: str | None, equals: dict[str, Any], **options: Any
-) -> Scene:
+) -> ExportContext:
     if to not in LAYOUTS:
         raise UsageError(f"there is no layout {to!r}; export to one of {', '.join(LAYOUTS)}")
     choices = {"compression": COMPRESSIONS, "dtype": (*DTYPES, None), "metadata": METADATA}
@@ -165,7 +165,7 @@ def _scene(
     if "site" in given:
         sites = [given["site"]] if isinstance(given["site"], str) else list(given["site"])
         given["site"] = [schema.canonical_site(site)[0] for site in sites]
-    return Scene(store=store, layout=to, where=where, equals=given, **options)
+    return ExportContext(store=store, layout=to, where=where, equals=given, **options)
 
 
 def _check_paths(files: Iterable[File]) -> None:
@@ -197,7 +197,7 @@ def _written(
                 )
             if isinstance(file, Matrices):
                 file.write(path, next(vectors))
-            elif isinstance(file, Text):
+            elif isinstance(file, TextFile):
                 path.write_text(file.content, encoding="utf-8", newline="")
             else:
                 file.write(path, meter.gather)
@@ -274,7 +274,7 @@ class _Meter:
         """Count a finished file."""
         if isinstance(file, Matrices):
             self._step(self.size(file), sum(map(len, file.rows)))
-        elif isinstance(file, Text):
+        elif isinstance(file, TextFile):
             self._step(self.size(file), 0)
 
     def _step(self, size: int, rows: int) -> None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actstore.errors import ExportError
-from actstore.exporting.export_context import Piece, Scene, joined
-from actstore.exporting.plan import File, Gather, Stream, Text, listed
+from actstore.exporting.export_context import ExportContext, RowRange, joined
+from actstore.exporting.plan import File, Gather, Stream, TextFile, listed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,21 +36,21 @@ Contexts = list[np.ndarray]
 """Row numbers of each context, all of one length."""
 
 
-def plan(scene: Scene) -> Iterator[File]:
+def plan(context: ExportContext) -> Iterator[File]:
     """Yield the Arrow files of one data set and the two files that describe it.
 
     Raises:
         ExportError: rows are no tokens, or contexts of one length cannot be made of them.
     """
-    if scene.dtype == "bfloat16":
+    if context.dtype == "bfloat16":
         raise ExportError("Arrow has no bfloat16: leave out --dtype, or use float32")
-    hooks = _hooks(scene)
-    size, columns = _contexts(scene, hooks)
+    hooks = _hooks(context)
+    size, columns = _contexts(context, hooks)
     count = len(next(iter(columns.values())))
-    snapshot = scene.selection.snapshot
+    snapshot = context.selection.snapshot
     kinds = {name: snapshot.shape(np.concatenate(rows)) for name, rows in columns.items()}
-    types = {name: scene.dtype or kind for name, (_, kind) in kinds.items()}
-    ids = _token_ids(scene, next(iter(columns.values())))
+    types = {name: context.dtype or kind for name, (_, kind) in kinds.items()}
+    ids = _token_ids(context, next(iter(columns.values())))
     features = _features(
         {name: (size, kinds[name][0], types[name]) for name in columns}, size if ids else None
     )
@@ -66,15 +66,15 @@ def plan(scene: Scene) -> Iterator[File]:
             sum(map(len, part.values())) * size,
             _writer(features, part, types, own, max(1, _BLOCK // per_context)),
         )
-    yield from _description(scene, features, names)
+    yield from _description(context, features, names)
 
 
-def _hooks(scene: Scene) -> dict[str, list[Piece]]:
-    models = sorted({piece.model for piece in scene.pieces})
+def _hooks(context: ExportContext) -> dict[str, list[RowRange]]:
+    models = sorted({piece.model for piece in context.pieces})
     if len(models) > 1:
         raise ExportError(f"rows of several models ({listed(models)}): choose one with --model")
-    found: dict[str, list[Piece]] = {}
-    for piece in scene.pieces:
+    found: dict[str, list[RowRange]] = {}
+    for piece in context.pieces:
         if piece.first is None:
             raise ExportError(
                 f"example {piece.example_id} is one vector; SAELens takes whole sequences: "
@@ -89,12 +89,12 @@ def _hooks(scene: Scene) -> dict[str, list[Piece]]:
 
 
 def _contexts(
-    scene: Scene, hooks: Mapping[str, Sequence[Piece]]
+    context: ExportContext, hooks: Mapping[str, Sequence[RowRange]]
 ) -> tuple[int, dict[str, Contexts]]:
     """Return the context size and each hook's contexts, of the same tokens in all."""
     wholes: dict[str, dict[tuple[Any, ...], np.ndarray]] = {}
     for hook, pieces in hooks.items():
-        examples: dict[tuple[Any, ...], list[Piece]] = {}
+        examples: dict[tuple[Any, ...], list[RowRange]] = {}
         for each in pieces:
             key = (each.dataset, each.mode, each.example_id, each.example_index, each.variant)
             examples.setdefault(key, []).append(each)
@@ -110,13 +110,13 @@ def _contexts(
                     "one with --site and --layers, or examples that are whole with --where"
                 )
     lengths = sorted({len(rows) for rows in wanted.values()})
-    if len(lengths) > 1 and scene.context is None:
+    if len(lengths) > 1 and context.context is None:
         raise ExportError(
             f"SAELens takes contexts of one length, and the examples have {lengths[0]} to "
             f"{lengths[-1]} tokens; --context N cuts each into contexts of N tokens and "
             "leaves out what is left of it"
         )
-    size = scene.context or lengths[0]
+    size = context.context or lengths[0]
     columns: dict[str, Contexts] = {hook: [] for hook in wholes}
     for key, rows in wanted.items():
         for start in range(0, len(rows) - size + 1, size):
@@ -124,19 +124,19 @@ def _contexts(
                 columns[hook].append(wholes[hook][key][start : start + size])
     left = sum(len(rows) % size for rows in wanted.values())
     if left:
-        scene.notes.say(f"{left:,} tokens that fill no context of {size} were left out")
+        context.notes.say(f"{left:,} tokens that fill no context of {size} were left out")
     if not columns[first]:
         raise ExportError(f"no example has {size} tokens; choose a smaller --context")
     return size, columns
 
 
-def _token_ids(scene: Scene, contexts: Contexts) -> list[list[int]] | None:
+def _token_ids(context: ExportContext, contexts: Contexts) -> list[list[int]] | None:
     """Return the token ids of each context, or None where some token has none."""
     found = []
     for rows in contexts:
-        ids = scene.store.rows_at(rows).table(["token_id"])["token_id"]
+        ids = context.store.rows_at(rows).table(["token_id"])["token_id"]
         if ids.null_count:
-            scene.notes.say("some tokens have no id, so the data set has no column token_ids")
+            context.notes.say("some tokens have no id, so the data set has no column token_ids")
             return None
         found.append(ids.to_pylist())
     return found
@@ -194,7 +194,9 @@ def _array(field: pa.Field, contexts: Contexts, gather: Gather, dtype: str) -> p
     return pa.ExtensionArray.from_storage(field.type, outer.cast(field.type.storage_type))
 
 
-def _description(scene: Scene, features: Features, names: Sequence[str]) -> Iterator[Text]:
+def _description(
+    context: ExportContext, features: Features, names: Sequence[str]
+) -> Iterator[TextFile]:
     from datasets import DatasetInfo
 
     info = {
@@ -203,7 +205,7 @@ def _description(scene: Scene, features: Features, names: Sequence[str]) -> Iter
         if value is not None and key in ("description", "citation", "homepage", "license")
     }
     info |= {"features": features.to_dict()}
-    content = f"{scene.store.commit} {features} {scene.selection.rows.tobytes()!r}"
+    content = f"{context.store.commit} {features} {context.selection.rows.tobytes()!r}"
     state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in names],
         "_fingerprint": hashlib.sha256(content.encode()).hexdigest()[:16],
@@ -213,5 +215,5 @@ def _description(scene: Scene, features: Features, names: Sequence[str]) -> Iter
         "_output_all_columns": False,
         "_split": None,
     }
-    yield Text("dataset_info.json", json.dumps(info, indent=2))
-    yield Text("state.json", json.dumps(state, indent=2))
+    yield TextFile("dataset_info.json", json.dumps(info, indent=2))
+    yield TextFile("state.json", json.dumps(state, indent=2))

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from actstore.exporting.export_context import Scene
-from actstore.exporting.places import Place, blocks, places
+from actstore.exporting.export_context import ExportContext
+from actstore.exporting.layer_matrices import LayerMatrix, blocks, layer_matrices, sidecar
 from actstore.exporting.plan import File, Gather, Stream
-from actstore.exporting.sidecar import sidecar
 
 _TYPES = {
     "float16": ("F16", 2),
@@ -22,21 +21,21 @@ _TYPES = {
 _ALIGNED = 8
 
 
-def plan(scene: Scene) -> Iterator[File]:
-    """Yield a matrix named after its site, ``[rows, width]``, and its table, for each place."""
-    for place in places(scene):
-        yield _matrix(place)
-        yield sidecar(scene, place)
+def plan(context: ExportContext) -> Iterator[File]:
+    """Yield a matrix named after its site, ``[rows, width]``, and its table, for each matrix."""
+    for matrix in layer_matrices(context):
+        yield _matrix(matrix)
+        yield sidecar(context, matrix)
 
 
-def _matrix(place: Place) -> Stream:
+def _matrix(matrix: LayerMatrix) -> Stream:
     def write(path: Path, gather: Gather) -> None:
-        kind, size = _TYPES[place.dtype]
-        shape = [len(place.rows), place.width]
+        kind, size = _TYPES[matrix.dtype]
+        shape = [len(matrix.rows), matrix.width]
         header = {
-            "__metadata__": {"format": "pt", "model": place.model, "site": place.site}
-            | ({} if place.layer is None else {"layer": str(place.layer)}),
-            place.site: {
+            "__metadata__": {"format": "pt", "model": matrix.model, "site": matrix.site}
+            | ({} if matrix.layer is None else {"layer": str(matrix.layer)}),
+            matrix.site: {
                 "dtype": kind,
                 "shape": shape,
                 "data_offsets": [0, shape[0] * shape[1] * size],
@@ -47,7 +46,7 @@ def _matrix(place: Place) -> Stream:
         with path.open("wb") as file:
             file.write(len(text).to_bytes(8, "little"))
             file.write(text)
-            for block in blocks(place, gather):
+            for block in blocks(matrix, gather):
                 file.write(block.reshape(-1).view(np.uint8).data)
 
-    return Stream(f"{place.stem}.safetensors", len(place.rows), write)
+    return Stream(f"{matrix.stem}.safetensors", len(matrix.rows), write)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from actstore.errors import ExportError
-from actstore.exporting.export_context import Piece, Scene
-from actstore.exporting.plan import File, Matrices, Text, file_name, folder_name, json_lines
+from actstore.exporting.export_context import ExportContext, RowRange
+from actstore.exporting.plan import File, Matrices, TextFile, file_name, folder_name, json_lines
 from actstore.exporting.tensors import save, shape_of, tensor
 
 _ADDED = ("prompt", "oracle_option", "oracle_full_answer", "image")
@@ -22,32 +22,32 @@ _RANK = 3
 """``[1, 1, hidden]``: what the original code writes, whatever its documentation says."""
 
 
-def plan(scene: Scene) -> Iterator[File]:
+def plan(context: ExportContext) -> Iterator[File]:
     """Yield one file per example, then the answers.
 
     Raises:
         ExportError: examples have several vectors, or are stored token by token.
     """
-    pieces = scene.pieces
+    pieces = context.pieces
     _check(pieces)
-    known = scene.known(pieces)
+    known = context.known(pieces)
     ranks: Counter[tuple[str | None, ...]] = Counter()
     answers: dict[str, list[dict[str, Any]]] = {}
     for piece in pieces:
-        row = scene.table.slice(piece.number, 1).select(["task"]).to_pylist()[0]
+        row = context.table.slice(piece.number, 1).select(["task"]).to_pylist()[0]
         group = (piece.model, piece.dataset, piece.mode, row["task"])
         index = ranks[group] if piece.example_index is None else piece.example_index
         ranks[group] += 1
         path = _path(piece, row["task"], index)
         if known:
             path = _known_path(piece, row["task"], path)
-        yield _file(scene, piece, path, index)
-        _collect(scene, piece, path, answers)
+        yield _file(context, piece, path, index)
+        _collect(context, piece, path, answers)
     for path, lines in answers.items():
-        yield Text(path, json_lines(lines))
+        yield TextFile(path, json_lines(lines))
 
 
-def _check(pieces: Sequence[Piece]) -> None:
+def _check(pieces: Sequence[RowRange]) -> None:
     for piece in pieces:
         if piece.first is not None:
             raise ExportError(
@@ -71,7 +71,7 @@ def _check(pieces: Sequence[Piece]) -> None:
         )
 
 
-def _path(piece: Piece, task: str | None, index: int) -> str:
+def _path(piece: RowRange, task: str | None, index: int) -> str:
     folders = (
         folder_name(piece.dataset),
         folder_name(piece.model),
@@ -81,7 +81,7 @@ def _path(piece: Piece, task: str | None, index: int) -> str:
     return "/".join((*folders, f"{file_name(piece.example_id.replace('.', '_'))}_{index}.pt"))
 
 
-def _known_path(piece: Piece, task: str | None, built: str) -> str:
+def _known_path(piece: RowRange, task: str | None, built: str) -> str:
     """Return where the file was, completed where only part of its tree was ingested."""
     name = piece.path.rsplit("/", 1)[-1]
     if piece.path.count("/") >= _FOLDERS or None in (piece.dataset, piece.mode, task):
@@ -89,9 +89,9 @@ def _known_path(piece: Piece, task: str | None, built: str) -> str:
     return f"{built.rsplit('/', 1)[0]}/{name}"
 
 
-def _file(scene: Scene, piece: Piece, path: str, index: int) -> Matrices:
+def _file(context: ExportContext, piece: RowRange, path: str, index: int) -> Matrices:
     def write(target: Path, matrices: list[np.ndarray]) -> None:
-        row, extra, form = scene.details(piece), scene.extra(piece), scene.form(piece)
+        row, extra, form = context.details(piece), context.extra(piece), context.form(piece)
         width = matrices[0].shape[1]
         shape = shape_of(form.get("rank", _RANK), width)
         document = {
@@ -102,7 +102,7 @@ def _file(scene: Scene, piece: Piece, path: str, index: int) -> Matrices:
             "index": index,
             "task": row["task"],
             "mode": row["mode"],
-            "hidden_states_last": tensor(matrices[0], scene.dtype or form.get("dtype"), shape),
+            "hidden_states_last": tensor(matrices[0], context.dtype or form.get("dtype"), shape),
             "hidden_size": width,
         }
         if form and piece.example_index is None:
@@ -114,14 +114,14 @@ def _file(scene: Scene, piece: Piece, path: str, index: int) -> Matrices:
 
 
 def _collect(
-    scene: Scene, piece: Piece, path: str, answers: dict[str, list[dict[str, Any]]]
+    context: ExportContext, piece: RowRange, path: str, answers: dict[str, list[dict[str, Any]]]
 ) -> None:
     """Add a line to the answers; they lie beside the model's folder, under the data set."""
-    extra = scene.extra(piece)
+    extra = context.extra(piece)
     folders = path.split("/")[:-1]
     if not any(name in extra for name in _ADDED) or len(folders) < _FOLDERS:
         return
-    row = scene.details(piece)
+    row = context.details(piece)
     name = file_name(row["model"].rsplit("/", 1)[-1])
     line = {
         "id": row["example_id"],
@@ -133,6 +133,6 @@ def _collect(
     *above, dataset, _, mode, task = folders
     file = "/".join((*above, dataset, mode, task, f"m-{name}_bare.jsonl"))
     answers.setdefault(file, []).append(line)
-    scene.notes.say(
+    context.notes.say(
         "answers are written as m-MODEL_bare.jsonl: which prompt style a run had is not stored"
     )

@@ -1,4 +1,4 @@
-"""What a push must change: the store, what it remembers and the repository laid side by side."""
+"""What a push must change: compares the store, its last sync and the repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels go into the shards of a push; the store takes these shards over once it is pushed."""
+"""Writes labels into the shards that are pushed; the store takes these over after the push."""
 
 from __future__ import annotations
 

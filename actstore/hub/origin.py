@@ -1,4 +1,4 @@
-"""What a store remembers of a repository: which of its shards were there when they last met."""
+"""What a store remembers of a repository: the shards that both had when they last synced."""
 
 from __future__ import annotations
 

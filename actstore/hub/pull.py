@@ -18,7 +18,7 @@ from actstore.hub import origin
 from actstore.hub.fetch import Fetch
 from actstore.hub.origin import Origin
 from actstore.hub.pull_commit import Merged, Merger, PullDiff, pull_diff, recall
-from actstore.hub.wanted import Choice, WantedShard, together, wanted_shards
+from actstore.hub.wanted import PullChoice, WantedShard, together, wanted_shards
 from actstore.remote import cache as caches
 from actstore.remote import resolve
 from actstore.remote.address import Address, parse
@@ -115,7 +115,7 @@ def pull(
     address = _address(source, revision)
     root = Path(folder)
     client = client or Client()
-    choice = Choice(layers=tuple(layers), models=tuple(models), sites=tuple(sites), where=where)
+    choice = PullChoice(layers=tuple(layers), models=tuple(models), sites=tuple(sites), where=where)
     held = resolve.look_up(client, address, at)
     files = RemoteFiles(client, address, held, cache or caches.default())
     remote = Snapshot(files, held.manifest)
@@ -154,7 +154,7 @@ def run_id(client: Client, address: Address) -> str:
     return f"pull-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
-def _earlier(root: Path, client: Client, address: Address) -> tuple[Choice, ...]:
+def _earlier(root: Path, client: Client, address: Address) -> tuple[PullChoice, ...]:
     """Return what earlier pulls from the repository asked for."""
     if not manifests.numbers(root):
         return ()
@@ -188,7 +188,7 @@ class _Pull:
     client: Client
     address: Address
     root: Path
-    choice: Choice
+    choice: PullChoice
     held: ResolvedStore
     remote: Snapshot
     wanted: list[WantedShard]

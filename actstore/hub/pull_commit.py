@@ -1,4 +1,4 @@
-"""Makes what a pull fetched part of a store, as one commit: three sides are laid together.
+"""Makes what a pull fetched part of a store, as one commit: a three-way merge.
 
 What the store and the repository had in common when they last met, what the repository holds
 now, and what the store holds now.
@@ -22,7 +22,7 @@ from actstore.errors import CommitError
 from actstore.hub.fetch import Fetched
 from actstore.hub.origin import Origin
 from actstore.hub.overlap import Direction, less
-from actstore.hub.wanted import Choice, WantedShard
+from actstore.hub.wanted import PullChoice, WantedShard
 from actstore.storage import layout, shard_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.labels import write_overlay
@@ -39,7 +39,7 @@ _OVERLAY = "labels.parquet"
 class PullMemory:
     """What a store's manifest remembers of the pulls from one repository."""
 
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[PullChoice, ...] = ()
     """What was asked for so far."""
     revision: str | None = None
     """Of the last pull."""
@@ -56,7 +56,7 @@ def recall(manifest: Manifest, run_id: str) -> PullMemory:
             try:
                 settings = run.settings
                 return PullMemory(
-                    choices=tuple(Choice.from_dict(each) for each in settings["parts"]),
+                    choices=tuple(PullChoice.from_dict(each) for each in settings["parts"]),
                     revision=str(settings["revision"]),
                     made={str(path): str(key) for path, key in settings["made"].items()},
                     covered=frozenset(map(str, settings["covered"])),
@@ -141,7 +141,7 @@ class Merger:
     there: Manifest
     """What the repository holds."""
     wanted: Sequence[WantedShard]
-    choices: tuple[Choice, ...]
+    choices: tuple[PullChoice, ...]
     origins: Sequence[Origin]
     folder: Path
     """In the store, for files that no commit names yet."""
@@ -219,7 +219,7 @@ class Merger:
         todo: PullDiff,
         chosen: Sequence[Fetched],
         workspace: Path,
-    ) -> list[_Fresh]:
+    ) -> list[_NewShard]:
         """Return the shards that come new, without rows that the store has from elsewhere."""
         shared = {entry.path for entry in self.there.shards}
         own = [
@@ -239,7 +239,7 @@ class Merger:
             if kept.rows and (kept.rows < entry.rows or taken):
                 # Other rows need another name, and so does a file that is not the one there.
                 kept = dataclasses.replace(kept, path=kept.named(transaction, number))
-            found.append(_Fresh(piece, kept, source, entry.rows - kept.rows))
+            found.append(_NewShard(piece, kept, source, entry.rows - kept.rows))
         return found
 
     @property
@@ -253,7 +253,7 @@ class Merger:
         )
 
     def _made(
-        self, base: Manifest, memory: PullMemory, todo: PullDiff, fresh: Sequence[_Fresh]
+        self, base: Manifest, memory: PullMemory, todo: PullDiff, fresh: Sequence[_NewShard]
     ) -> dict[str, str]:
         """Return the shards that are not the repository's own, and the pieces they are."""
         live = {entry.path for entry in base.shards} - todo.removed
@@ -264,13 +264,13 @@ class Merger:
         return made
 
     def _covered(
-        self, memory: PullMemory, todo: PullDiff, fresh: Sequence[_Fresh]
+        self, memory: PullMemory, todo: PullDiff, fresh: Sequence[_NewShard]
     ) -> frozenset[str]:
         wanted = {piece.key for piece in self.wanted}
         before = memory.covered & wanted if not todo.removed else frozenset()
         return before | {item.piece.key for item in fresh if not item.entry.rows}
 
-    def _to_place(self, live: Sequence[_Fresh], staging: Path) -> dict[str, Path]:
+    def _to_place(self, live: Sequence[_NewShard], staging: Path) -> dict[str, Path]:
         """Link files into the staging folder: a failed attempt leaves what was fetched."""
         files: dict[str, Path] = {}
         for number, item in enumerate(live):
@@ -288,7 +288,7 @@ class Merger:
         self,
         base: Manifest,
         todo: PullDiff,
-        live: Sequence[_Fresh],
+        live: Sequence[_NewShard],
         overlay: LabelEntry | None,
         remembered: PullMemory,
     ) -> Manifest:
@@ -321,7 +321,7 @@ class Merger:
         )
 
     def _carried_labels(
-        self, base: Manifest, todo: PullDiff, live: Sequence[_Fresh], staging: Path
+        self, base: Manifest, todo: PullDiff, live: Sequence[_NewShard], staging: Path
     ) -> tuple[LabelEntry | None, int]:
         """Give labels that were set in this store to the same rows in what takes their place.
 
@@ -375,7 +375,7 @@ class Merger:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fresh:
+class _NewShard:
     """A shard that comes new."""
 
     piece: WantedShard

@@ -174,7 +174,7 @@ def push(
                 state = read_state(client, where.repository, read)
             draft = drafter.survey(state)
             draft, labels = drafter.with_labels(draft)
-            made = _Made(None)
+            made = _PushOutcome(None)
             return _summary(pushing, draft, made, created=created, folded=labels, dry_run=True)
         draft, made = pushing.run()
         if not create_pr:
@@ -215,7 +215,7 @@ def chosen_from(manifest: Manifest, only: Sequence[str]) -> tuple[ShardEntry, ..
     return tuple(entry for entry in manifest.shards if entry.path in paths)
 
 
-class _Made(NamedTuple):
+class _PushOutcome(NamedTuple):
     """What came of an attempt."""
 
     commit: str | None
@@ -246,7 +246,7 @@ class _Pushing:
     def look(self) -> State:
         return read_state(self.client, self.drafter.repository, self.branch)
 
-    def run(self) -> tuple[Draft, _Made]:
+    def run(self) -> tuple[Draft, _PushOutcome]:
         """Return what is in the repository now, and the commit that made it so, if one did."""
         pending: Draft | None = None
         pause = self.client.patience.first
@@ -268,7 +268,7 @@ class _Pushing:
                     )
             draft = self.drafter.draft(state)
             if not draft.changes:
-                return draft, _Made(None)
+                return draft, _PushOutcome(None)
             try:
                 made = self._commit(draft)
             except RateLimitError as error:
@@ -290,11 +290,11 @@ class _Pushing:
             pause *= 2
         raise problem
 
-    def _commit(self, draft: Draft) -> _Made:
+    def _commit(self, draft: Draft) -> _PushOutcome:
         operations = draft.operations(self._uploads)
         title = self._message or draft.title
 
-        def commit() -> _Made:
+        def commit() -> _PushOutcome:
             info = self.client.api.create_commit(
                 self.drafter.repository,
                 operations,
@@ -305,7 +305,7 @@ class _Pushing:
                 parent_commit=draft.base,
                 create_pr=self._create_pr,
             )
-            return _Made(info.oid, info.pr_url)
+            return _PushOutcome(info.oid, info.pr_url)
 
         doing = f"commit to {self.drafter.repository}"
         with self.client.quiet():
@@ -317,19 +317,19 @@ class _Pushing:
                 attempts=1,
             )
 
-    def _landed(self, draft: Draft, state: State) -> _Made | None:
+    def _landed(self, draft: Draft, state: State) -> _PushOutcome | None:
         """Return the commit of an attempt whose answer was lost, if it was made after all."""
         if not self._create_pr:
-            return _Made(state.commit) if draft.is_in(state) else None
+            return _PushOutcome(state.commit) if draft.is_in(state) else None
         for request, commit in repository.open_pull_requests(
             self.client, self.drafter.repository, self._message or draft.title
         ):
             found = read_state(self.client, self.drafter.repository, commit=commit)
             if draft.is_in(found):
-                return _Made(commit, request)
+                return _PushOutcome(commit, request)
         return None
 
-    def remember(self, draft: Draft, made: _Made) -> None:
+    def remember(self, draft: Draft, made: _PushOutcome) -> None:
         """Note what the repository holds, and let the store take over what was made for it.
 
         The note comes first, so that nothing is lost if the store is not reached any more.
@@ -344,7 +344,7 @@ class _Pushing:
 def _summary(
     pushing: _Pushing,
     draft: Draft,
-    made: _Made,
+    made: _PushOutcome,
     *,
     created: bool,
     folded: int,

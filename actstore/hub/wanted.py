@@ -19,7 +19,7 @@ from actstore.storage.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class PullChoice:
     """A choice of rows; nothing chosen is everything."""
 
     layers: tuple[int | None, ...] = ()
@@ -31,7 +31,7 @@ class Choice:
     @property
     def is_all(self) -> bool:
         """Whether it leaves nothing out."""
-        return self == Choice()
+        return self == PullChoice()
 
     def as_dict(self) -> dict[str, Any]:
         """Return what was chosen, ready for JSON."""
@@ -40,7 +40,7 @@ class Choice:
         return found if self.where is None else {**found, "where": self.where}
 
     @staticmethod
-    def from_dict(facts: dict[str, Any]) -> Choice:
+    def from_dict(facts: dict[str, Any]) -> PullChoice:
         """Return a choice from what :meth:`as_dict` gave.
 
         Raises:
@@ -49,13 +49,13 @@ class Choice:
         given = {name: tuple(facts.get(name, ())) for name in ("layers", "models", "sites")}
         if not set(facts) <= {*given, "where"}:
             raise ValueError(f"no choice: {facts}")
-        return Choice(**given, where=facts.get("where"))
+        return PullChoice(**given, where=facts.get("where"))
 
 
-def together(choices: Sequence[Choice]) -> tuple[Choice, ...]:
+def together(choices: Sequence[PullChoice]) -> tuple[PullChoice, ...]:
     """Return several choices as few as say the same."""
     if any(choice.is_all for choice in choices):
-        return (Choice(),)
+        return (PullChoice(),)
     return tuple(dict.fromkeys(choices))
 
 
@@ -70,7 +70,9 @@ class WantedShard(NamedTuple):
     """Row numbers in the repository, int64 and ascending; None: the shard as it is."""
 
 
-def wanted_shards(snapshot: Snapshot, new: Choice, earlier: Sequence[Choice]) -> list[WantedShard]:
+def wanted_shards(
+    snapshot: Snapshot, new: PullChoice, earlier: Sequence[PullChoice]
+) -> list[WantedShard]:
     """Return what makes up ``new`` and the ``earlier`` choices, in row order.
 
     Shards of which all rows are wanted are taken as they are; of the others the wanted rows
@@ -90,7 +92,7 @@ def wanted_shards(snapshot: Snapshot, new: Choice, earlier: Sequence[Choice]) ->
             try:
                 rows, shards = _find(snapshot, metadata, database, choice)
             except NotInStoreError:
-                if choice in (new, Choice()):
+                if choice in (new, PullChoice()):
                     raise
                 continue
             if choice.where is None:
@@ -127,7 +129,7 @@ def wanted_shards(snapshot: Snapshot, new: Choice, earlier: Sequence[Choice]) ->
 
 
 def _find(
-    snapshot: Snapshot, metadata: Metadata, database: Database, choice: Choice
+    snapshot: Snapshot, metadata: Metadata, database: Database, choice: PullChoice
 ) -> tuple[np.ndarray, np.ndarray]:
     named = {"layer": choice.layers, "model": choice.models, "site": choice.sites}
     equals = {name: list(values) for name, values in named.items() if values}

@@ -16,6 +16,7 @@ from actstore.errors import (
     CorruptStoreError,
     ForeignFileError,
     HubError,
+    IngestError,
     RefusedError,
 )
 from actstore.ingestion import contract as contracts
@@ -39,7 +40,7 @@ from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.report import IngestSummary, Progress, Refusal, Tally
 from actstore.ingestion.sidecars import Sidecars
 from actstore.ingestion.source_file import SourceFile
-from actstore.ingestion.unmatched import damaged, without_path, without_sidecars
+from actstore.ingestion.unmatched import damaged, without_sidecars
 from actstore.storage.manifest import Run
 from actstore.storage.rows import RowBatch
 from actstore.storage.source_dtypes import FormNotes
@@ -472,4 +473,6 @@ def _reason(error: BaseException, file: SourceFile) -> str:
         return f"not enough memory to read it ({file.size:,} bytes on disk)"
     if isinstance(error, OSError) and not isinstance(error, ActstoreError):
         return f"cannot be read: {error.strerror or error}"
-    return without_path(str(error), file.path)
+    if isinstance(error, IngestError) and error.path == file.path:
+        return error.reason
+    return str(error)

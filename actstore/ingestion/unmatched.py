@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from actstore.errors import ActstoreError, UnreadableFileError, UnsafeFileError
 from actstore.ingestion import containers, fetching
@@ -43,12 +42,7 @@ def damaged(found: Discovery) -> list[Refusal]:
         try:
             containers.read(found.recipe.container, entry.path)
         except (UnsafeFileError, UnreadableFileError) as error:
-            refused.append(Refusal(entry.relative, without_path(str(error), entry.path)))
+            refused.append(Refusal(entry.relative, error.reason))
         except (ActstoreError, OSError, MemoryError):
             continue  # it is no activation file, and stays unmatched
     return refused
-
-
-def without_path(text: str, path: Path) -> str:
-    """Return a message without the file's own path, which is listed beside it."""
-    return text.removeprefix(f"{path}: ")

@@ -40,7 +40,7 @@ _PACKAGES = {"pil": "pillow"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
+class LoadedModel:
     """A model, ready to be asked."""
 
     model: Any
@@ -67,7 +67,7 @@ def load(
     layers_needed: int | None = None,
     generate: bool = False,
     trust_remote_code: bool = False,
-) -> Loaded:
+) -> LoadedModel:
     """Load a causal language model or a vision-language model with what prepares its input.
 
     Args:
@@ -139,7 +139,7 @@ def load(
         raise ModelError(
             f"{shown}: {type(model).__name__} cannot generate; capture it with --max-new-tokens 0"
         )
-    return Loaded(
+    return LoadedModel(
         model=model,
         processor=processor,
         name=header.path.name if header is not None else name,

@@ -140,7 +140,7 @@ def _values(column: str, value: Any, metadata: Metadata) -> Values:
         value = value.tolist()
     items = list(value) if _is_list(value) else [value]
     if not items:
-        raise UsageError(f"{column}=[] wants no value at all: leave it out or name one")
+        raise UsageError(f"{column}=[] is an empty list: leave it out, or name a value")
     return [_typed(column, types[column], item) for item in items]
 
 

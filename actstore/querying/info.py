@@ -13,7 +13,7 @@ from actstore.querying.value_codes import ranked
 
 if TYPE_CHECKING:
     from actstore import schema
-    from actstore.storage.manifest import Pool
+    from actstore.storage.manifest import PoolingRegion
     from actstore.storage.snapshot import Snapshot
 
 
@@ -180,12 +180,12 @@ def _partitions(snapshot: Snapshot) -> list[PartitionInfo]:
     ]
 
 
-def _pool_counts(snapshot: Snapshot) -> list[dict[Pool, int]]:
+def _pool_counts(snapshot: Snapshot) -> list[dict[PoolingRegion, int]]:
     """Return the rows of each shard by pooling and region.
 
     The metadata are read only if a shard holds several, or does not say which it holds.
     """
-    found: list[dict[Pool, int]] = [
+    found: list[dict[PoolingRegion, int]] = [
         {shard.pools[0]: shard.rows} if shard.pools and len(shard.pools) == 1 else {}
         for shard in snapshot.shards
     ]
@@ -195,7 +195,7 @@ def _pool_counts(snapshot: Snapshot) -> list[dict[Pool, int]]:
     return found
 
 
-def _counted(snapshot: Snapshot) -> Iterator[tuple[int, Pool, int]]:
+def _counted(snapshot: Snapshot) -> Iterator[tuple[int, PoolingRegion, int]]:
     """Yield the number of each shard, each of its pools and the rows that have it."""
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""A matrix is never a mixture: rows of several places are refused unless they were asked for."""
+"""Refuses to mix rows of several layers, sites or poolings in one matrix, unless asked to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.querying.chosen import ChosenRows
-    from actstore.storage.manifest import Pool, ShardEntry
+    from actstore.storage.manifest import PoolingRegion, ShardEntry
 
 STREAM = ("resid_post", "resid_pre")
 """Sites that the embeddings, which are layer -1, go with: the stream begins with them."""
@@ -89,9 +89,9 @@ def listing(values: Sequence[Any], most: int = _LISTED) -> str:
     return ", ".join(told) + more
 
 
-def _pools(shards: Sequence[ShardEntry]) -> set[Pool] | None:
+def _pools(shards: Sequence[ShardEntry]) -> set[PoolingRegion] | None:
     """Return the pairs of pooling and region in some shards; None where one keeps silent."""
-    found: set[Pool] = set()
+    found: set[PoolingRegion] = set()
     for shard in shards:
         if shard.pools is None:
             return None

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours: every chosen row is scored on the map, the best k come back."""
+"""Exact nearest neighbours: scores every chosen row on the memory map and returns the best k."""
 
 from __future__ import annotations
 

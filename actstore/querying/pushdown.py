@@ -1,4 +1,4 @@
-"""Rewrites SQL so that dot, cosine, distance, norm and mean of stored vectors run on the map.
+"""Rewrites SQL so that dot, cosine, distance, norm and mean run on the memory-mapped vectors.
 
 ``cosine(activation, q)`` is right as it stands: the view hands DuckDB each vector. But
 DuckDB then adds up products one after the other, at a fraction of the memory's speed. Where

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from actstore.storage.files import Traffic
 
 
-Rows = TypeVar("Rows", bound=SelectedRows)
+Selected = TypeVar("Selected", bound=SelectedRows)
 
 
 class StoreReader:
@@ -142,7 +142,7 @@ class StoreReader:
         """
         return self._rows_at(row_ids, SelectedRows)
 
-    def _select(self, where: str | None, equals: dict[str, Any], kind: type[Rows]) -> Rows:
+    def _select(self, where: str | None, equals: dict[str, Any], kind: type[Selected]) -> Selected:
         snapshot = self._open()
         found = filters.rows_where(snapshot, self._sealed, self._metadata, where, equals)
         return kind(
@@ -154,7 +154,7 @@ class StoreReader:
             listed=found.listed,
         )
 
-    def _rows_at(self, row_ids: Sequence[int] | np.ndarray, kind: type[Rows]) -> Rows:
+    def _rows_at(self, row_ids: Sequence[int] | np.ndarray, kind: type[Selected]) -> Selected:
         rows = np.asarray(row_ids, np.int64).reshape(-1)
         if len(rows) and (rows.min() < 0 or rows.max() >= self.rows):
             raise UsageError(

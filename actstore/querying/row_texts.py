@@ -78,7 +78,10 @@ def _by_sql(selection: SelectedRows, expression: str) -> np.ndarray:
     finally:
         database.close()
     if not table.sort_by("row_id").equals(again.sort_by("row_id")):
-        raise SqlError(f"{expression!r} gives other values each time it is asked: groups must last")
+        raise SqlError(
+            f"{expression!r} gives other values each time it runs: use an expression whose values "
+            "stay the same"
+        )
     if table.num_columns != 2 or len(table) != len(np.unique(rows)):
         raise SqlError(
             f"{expression!r} gives {len(table):,} values for {len(np.unique(rows)):,} rows: one "

@@ -1,4 +1,4 @@
-"""SQL functions over the mapped vectors: what the view hands DuckDB, and sums done on the map."""
+"""SQL functions over the memory-mapped vectors: what DuckDB gets, and what is computed here."""
 
 from __future__ import annotations
 

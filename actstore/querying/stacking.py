@@ -1,4 +1,4 @@
-"""Keeps layers (sites, poolings …) apart: a selection for each, or one array joined by example."""
+"""Splits a selection by layer (site, pooling …), or stacks the layers into one array by example."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from actstore import schema
 from actstore.errors import StackError, UsageError
 from actstore.querying import mixture
 from actstore.querying.metadata import ROW_ID, check_columns
-from actstore.querying.value_codes import Column, combine, encode, ranked
+from actstore.querying.value_codes import CodedColumn, combine, encode, ranked
 from actstore.storage import keys
 from actstore.wording import counted
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from actstore.querying.selected import SelectedRows
 
-Rows = TypeVar("Rows", bound="SelectedRows")
+Selected = TypeVar("Selected", bound="SelectedRows")
 
 STACKED = ("layer", "site", "pooling", "region", "position", "model", "mode", "variant")
 """Columns of the key along which vectors can be stacked: those that do not name an example."""
@@ -45,7 +45,7 @@ class Stack(NamedTuple):
         return torch.from_numpy(self.array).to(device)
 
 
-def by(selection: Rows, columns: Sequence[str]) -> dict[Any, Rows]:
+def by(selection: Selected, columns: Sequence[str]) -> dict[Any, Selected]:
     """Return the rows by their values of columns; see ``Selection.by``."""
     if not columns or not all(isinstance(name, str) for name in columns):
         raise UsageError(
@@ -57,7 +57,7 @@ def by(selection: Rows, columns: Sequence[str]) -> dict[Any, Rows]:
     numbers = combine((column.codes, len(column.values)) for column in encoded)
     order = np.argsort(numbers, kind="stable")
     _, firsts = np.unique(numbers[order], return_index=True)
-    found: dict[Any, Rows] = {}
+    found: dict[Any, Selected] = {}
     for places in np.split(order, firsts[1:]) if len(order) else ():
         at = int(places[0])
         key = tuple(column.values[column.codes[at]] for column in encoded)
@@ -113,14 +113,14 @@ def stack(
     return Stack(array.reshape(*shape, array.shape[1]), tuple(along.values), table)
 
 
-def _with_listed(along: Column, listed: Sequence[Any]) -> Column:
+def _with_listed(along: CodedColumn, listed: Sequence[Any]) -> CodedColumn:
     """Return the column with the values that the caller listed, also those no row has."""
     absent = [value for value in listed if value not in along.values]
     if not absent:
         return along
     values = sorted([*along.values, *absent], key=ranked)
     places = np.array([values.index(value) for value in along.values], np.int64)
-    return Column(values, places[along.codes])
+    return CodedColumn(values, places[along.codes])
 
 
 def _uneven(

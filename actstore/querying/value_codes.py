@@ -1,4 +1,4 @@
-"""Columns of chosen rows as numbers into their values: what grouping and joining compare."""
+"""Columns as codes: each value once, and per row the number of its value. For groups and joins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OF_SHARD = ("model", "site", "layer")
 _MOST = 1 << 62
 
 
-class Column(NamedTuple):
+class CodedColumn(NamedTuple):
     """A column of some rows."""
 
     values: list[Any]
@@ -26,7 +26,7 @@ class Column(NamedTuple):
     """Index of each row's value, int64 ``[rows]``."""
 
 
-def encode(selection: ChosenRows, names: Sequence[str]) -> list[Column]:
+def encode(selection: ChosenRows, names: Sequence[str]) -> list[CodedColumn]:
     """Return columns of a selection's rows, in the order of ``names``.
 
     Nothing is read for model, site and layer; columns of few values are kept once they were
@@ -87,7 +87,7 @@ def ranked(value: Any) -> tuple[bool, bool, Any]:
     return missing, strange, 0 if missing or strange else value
 
 
-def _of_shards(selection: ChosenRows, name: str) -> Column:
+def _of_shards(selection: ChosenRows, name: str) -> CodedColumn:
     snapshot = selection.snapshot
     shards = np.searchsorted(snapshot.offsets, selection.rows, "right") - 1
     values = [getattr(shard, name) for shard in snapshot.shards]
@@ -97,10 +97,10 @@ def _of_shards(selection: ChosenRows, name: str) -> Column:
     return _sorted(present, of_shard[shards])
 
 
-def _sorted(values: list[Any], codes: np.ndarray) -> Column:
+def _sorted(values: list[Any], codes: np.ndarray) -> CodedColumn:
     """Return a column of these values, but for those that no row has."""
     present = np.flatnonzero(np.bincount(codes, minlength=1)).tolist() if len(codes) else []
     order = sorted(present, key=lambda at: ranked(values[at]))
     rank = np.empty(len(values), np.int64)
     rank[order] = np.arange(len(order))
-    return Column([values[at] for at in order], rank[codes])
+    return CodedColumn([values[at] for at in order], rank[codes])

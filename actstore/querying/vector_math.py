@@ -1,4 +1,4 @@
-"""Arithmetic on stored vectors where they lie: dot, cosine, distance, mean, block by block."""
+"""Dot, cosine, distance and mean of stored vectors, block by block on the memory map."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BLOCK = 1 << 18
 _RUN = 8
 
 
-class Block(NamedTuple):
+class RowBlock(NamedTuple):
     """Vectors of some consecutive entries of a list of rows."""
 
     start: int
@@ -34,21 +34,21 @@ class Block(NamedTuple):
     """As stored, ``[stop - start, width]``; a view of the map where rows are consecutive."""
 
 
-def blocks(snapshot: Snapshot, rows: np.ndarray, most: int) -> Iterator[Block]:
+def blocks(snapshot: Snapshot, rows: np.ndarray, most: int) -> Iterator[RowBlock]:
     """Yield the vectors of ``rows`` (int64, all of one width) in blocks of at most ``most``."""
     for start, stop in snapshot.portions(rows):
         for block in _blocks(snapshot, rows[start:stop], most):
-            yield Block(start + block.start, start + block.stop, block.vectors)
+            yield RowBlock(start + block.start, start + block.stop, block.vectors)
 
 
-def _blocks(snapshot: Snapshot, rows: np.ndarray, most: int) -> Iterator[Block]:
+def _blocks(snapshot: Snapshot, rows: np.ndarray, most: int) -> Iterator[RowBlock]:
     if not len(rows):
         return
     breaks = np.flatnonzero(np.diff(rows) != 1) + 1
     if (len(breaks) + 1) * _RUN > len(rows):
         for start in range(0, len(rows), most):
             stop = min(start + most, len(rows))
-            yield Block(start, stop, snapshot.gather(rows[start:stop]))
+            yield RowBlock(start, stop, snapshot.gather(rows[start:stop]))
         return
     bounds = [0, *breaks.tolist(), len(rows)]
     for first, last in itertools.pairwise(bounds):
@@ -57,7 +57,7 @@ def _blocks(snapshot: Snapshot, rows: np.ndarray, most: int) -> Iterator[Block]:
             row = int(rows[start])
             view = snapshot.view(row, row + stop - start)
             vectors = snapshot.gather(rows[start:stop]) if view is None else view
-            yield Block(start, stop, vectors)
+            yield RowBlock(start, stop, vectors)
 
 
 def scores(

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from actstore.errors import OfflineError, RemoteStoreError, TransferError
 from actstore.remote.address import check
-from actstore.remote.hub_errors import Scene, judge
+from actstore.remote.hub_errors import HubCall, judge
 from actstore.remote.redaction import guard_logs
 
 if TYPE_CHECKING:
     import httpx2
     from huggingface_hub import HfApi
 
-Result = TypeVar("Result")
+Reply = TypeVar("Reply")
 KIND = "dataset"
 MAIN = "main"
 _BAR_SWITCH = threading.Lock()
@@ -85,12 +85,12 @@ class Client:
     def call(
         self,
         doing: str,
-        function: Callable[[], Result],
+        function: Callable[[], Reply],
         *,
         repository: str,
         revision: str | None = None,
         attempts: int | None = None,
-    ) -> Result:
+    ) -> Reply:
         """Return ``function()``; failures of network and Hub become errors of ours.
 
         Args:
@@ -104,7 +104,7 @@ class Client:
             HubError: the leaf that says why; what went wrong below is not shown with it,
                 because it may name tokens and signed links.
         """
-        scene = Scene(doing, self.endpoint, repository, revision, self.token)
+        call = HubCall(doing, self.endpoint, repository, revision, self.token)
         left = self.patience.attempts if attempts is None else attempts
         pause = self.patience.first
         while True:
@@ -113,15 +113,15 @@ class Client:
                 self._limit_silence()
                 return function()
             except Exception as error:
-                verdict = judge(error, scene)
-                if verdict is None:
+                explained = judge(error, call)
+                if explained is None:
                     raise
             # Raised out here, so that the error does not carry the one below it along.
-            if isinstance(verdict.error, OfflineError):
+            if isinstance(explained.error, OfflineError):
                 left = min(left, 2)  # nobody there: that is soon certain
-            wait = verdict.wait if verdict.wait is not None else pause
-            if not verdict.transient or left <= 0 or wait > self.patience.most:
-                raise verdict.error
+            wait = explained.wait if explained.wait is not None else pause
+            if not explained.transient or left <= 0 or wait > self.patience.most:
+                raise explained.error
             self.rest(wait)
             pause *= 2
 
@@ -198,8 +198,8 @@ class Client:
                     found += block
                     if len(found) > most:
                         raise RemoteStoreError(
-                            f"{path} of {repository} is larger than {most:,} bytes: that is none "
-                            "that actstore wrote"
+                            f"{path} of {repository} is larger than {most:,} bytes: "
+                            "actstore writes no such file"
                         )
             return bytes(found)
 

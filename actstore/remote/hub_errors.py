@@ -23,7 +23,7 @@ _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _AGAIN = "run the same command again: it goes on where it stopped"
 
 
-class Verdict(NamedTuple):
+class Explained(NamedTuple):
     """An error in our words, and whether trying again may help."""
 
     error: HubError
@@ -32,7 +32,7 @@ class Verdict(NamedTuple):
     """Seconds that the Hub asked to wait."""
 
 
-class Scene(NamedTuple):
+class HubCall(NamedTuple):
     """What was being done when something went wrong."""
 
     doing: str
@@ -43,49 +43,49 @@ class Scene(NamedTuple):
     token: str | None
 
 
-def judge(error: BaseException, scene: Scene) -> Verdict | None:
+def judge(error: BaseException, call: HubCall) -> Explained | None:
     """Return what an error of huggingface_hub, its HTTP client or Xet means; None: not theirs."""
     import httpx2
     from huggingface_hub import errors as theirs
 
     if isinstance(error, ValueError) and str(error).startswith("Invalid metadata in README.md"):
         reasons = "; ".join(line.strip("- ") for line in str(error).splitlines()[1:])
-        return Verdict(
+        return Explained(
             CardError(
-                f"cannot {scene.doing}: the Hub refuses the metadata of README.md: "
-                f"{redact(reasons, scene.token)}; correct what stands between its --- lines"
+                f"cannot {call.doing}: the Hub refuses the metadata of README.md: "
+                f"{redact(reasons, call.token)}; correct what stands between its --- lines"
             )
         )
     for cause in _chain(error):
         if isinstance(cause, theirs.HfHubHTTPError):
-            return _by_answer(cause, scene)
+            return _by_answer(cause, call)
         if isinstance(cause, theirs.OfflineModeIsEnabled):
-            return Verdict(
+            return Explained(
                 OfflineError(
-                    f"cannot {scene.doing}: HF_HUB_OFFLINE is set, which forbids it; unset it"
+                    f"cannot {call.doing}: HF_HUB_OFFLINE is set, which forbids it; unset it"
                 )
             )
         if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
-            reason = redact(str(cause) or type(cause).__name__, scene.token)
-            return Verdict(
+            reason = redact(str(cause) or type(cause).__name__, call.token)
+            return Explained(
                 OfflineError(
-                    f"cannot {scene.doing}: {scene.endpoint} cannot be reached ({reason}); check "
+                    f"cannot {call.doing}: {call.endpoint} cannot be reached ({reason}); check "
                     f"the connection (and HF_ENDPOINT, if you set it), then {_AGAIN}"
                 ),
                 transient=True,
             )
         if isinstance(cause, httpx2.TransportError | json.JSONDecodeError):
-            reason = redact(str(cause) or type(cause).__name__, scene.token)
-            return Verdict(
-                TransferError(f"cannot {scene.doing}: the connection failed ({reason}); {_AGAIN}"),
+            reason = redact(str(cause) or type(cause).__name__, call.token)
+            return Explained(
+                TransferError(f"cannot {call.doing}: the connection failed ({reason}); {_AGAIN}"),
                 transient=True,
             )
     if isinstance(error, theirs.HFValidationError | theirs.LocalTokenNotFoundError):
-        return Verdict(AccessError(f"cannot {scene.doing}: {redact(str(error), scene.token)}"))
+        return Explained(AccessError(f"cannot {call.doing}: {redact(str(error), call.token)}"))
     if _from_xet(error):
-        return Verdict(
+        return Explained(
             TransferError(
-                f"cannot {scene.doing}: Xet failed ({redact(_first(str(error)), scene.token)}); "
+                f"cannot {call.doing}: Xet failed ({redact(_first(str(error)), call.token)}); "
                 f"{_AGAIN}, if need be with HF_HUB_DISABLE_XET=1"
             ),
             transient=True,
@@ -118,87 +118,87 @@ def _from_xet(error: BaseException) -> bool:
     return False
 
 
-def _by_answer(error: BaseException, scene: Scene) -> Verdict:
-    verdict = _of_answer(error, scene)
-    verdict.error.status = error.response.status_code  # type: ignore[attr-defined]  # it has one
-    verdict.error.said = _said(error, scene)
-    return verdict
+def _by_answer(error: BaseException, call: HubCall) -> Explained:
+    explained = _of_answer(error, call)
+    explained.error.status = error.response.status_code  # type: ignore[attr-defined]  # it has one
+    explained.error.said = _said(error, call)
+    return explained
 
 
-def _of_answer(error: BaseException, scene: Scene) -> Verdict:
+def _of_answer(error: BaseException, call: HubCall) -> Explained:
     from huggingface_hub import errors as theirs
 
     assert isinstance(error, theirs.HfHubHTTPError)
     status = error.response.status_code
-    said = _said(error, scene)
-    where = f"{scene.endpoint}/datasets/{scene.repository}"
+    said = _said(error, call)
+    where = f"{call.endpoint}/datasets/{call.repository}"
     if isinstance(error, theirs.GatedRepoError):
-        return Verdict(
+        return Explained(
             AccessError(
-                f"cannot {scene.doing}: {scene.repository} is gated; ask for access at {where}, "
-                f"then set HF_TOKEN to a token of that account{_token_hint(scene)}"
+                f"cannot {call.doing}: {call.repository} is gated; ask for access at {where}, "
+                f"then set HF_TOKEN to a token of that account{_token_hint(call)}"
             )
         )
     if isinstance(error, theirs.DisabledRepoError):
-        return Verdict(AccessError(f"cannot {scene.doing}: {where} has been disabled"))
+        return Explained(AccessError(f"cannot {call.doing}: {where} has been disabled"))
     if isinstance(error, theirs.RevisionNotFoundError):
-        return Verdict(
+        return Explained(
             RevisionError(
-                f"cannot {scene.doing}: {scene.repository} has no revision "
-                f"{scene.revision or 'main'!r}; its branches and tags stand at {where}/tree/main"
+                f"cannot {call.doing}: {call.repository} has no revision "
+                f"{call.revision or 'main'!r}; its branches and tags stand at {where}/tree/main"
             )
         )
     if isinstance(error, theirs.RemoteEntryNotFoundError):
-        return Verdict(
+        return Explained(
             RemoteFileError(
-                f"cannot {scene.doing}: {scene.repository} has no such file at "
-                f"{scene.revision or 'main'}"
+                f"cannot {call.doing}: {call.repository} has no such file at "
+                f"{call.revision or 'main'}"
             )
         )
     if status == 401 and "invalid credentials" in said.lower():
-        return Verdict(
+        return Explained(
             AccessError(
-                f"cannot {scene.doing}: the Hub does not know the token in use; make a new one at "
-                f"{scene.endpoint}/settings/tokens and set HF_TOKEN, or run: hf auth login"
+                f"cannot {call.doing}: the Hub does not know the token in use; make a new one at "
+                f"{call.endpoint}/settings/tokens and set HF_TOKEN, or run: hf auth login"
             )
         )
     if isinstance(error, theirs.RepositoryNotFoundError) or status == 401:
-        return Verdict(RepositoryNotFoundError(_not_found(scene)))
+        return Explained(RepositoryNotFoundError(_not_found(call)))
     if status == 403:
-        return Verdict(
+        return Explained(
             AccessError(
-                f"cannot {scene.doing}: the token in use does not allow it{said and f' ({said})'}; "
-                f"take one with write access to {scene.repository} "
-                f"({scene.endpoint}/settings/tokens), or ask its owner"
+                f"cannot {call.doing}: the token in use does not allow it{said and f' ({said})'}; "
+                f"take one with write access to {call.repository} "
+                f"({call.endpoint}/settings/tokens), or ask its owner"
             )
         )
     if status == 412:
-        return Verdict(
-            RemoteChangedError(f"cannot {scene.doing}: {scene.repository} was changed meanwhile")
+        return Explained(
+            RemoteChangedError(f"cannot {call.doing}: {call.repository} was changed meanwhile")
         )
     if status == 429:
-        return _rate_limit(error, scene)
+        return _rate_limit(error, call)
     if status in _TRANSIENT:
         wait = _wait(error)
-        return Verdict(
+        return Explained(
             TransferError(
-                f"cannot {scene.doing}: the Hub answered {status}{_colon(said)}; {_AGAIN}"
+                f"cannot {call.doing}: the Hub answered {status}{_colon(said)}; {_AGAIN}"
             ),
             transient=True,
             wait=wait,
         )
-    return Verdict(
-        TransferError(f"cannot {scene.doing}: the Hub refused with {status}{_colon(said)}")
+    return Explained(
+        TransferError(f"cannot {call.doing}: the Hub refused with {status}{_colon(said)}")
     )
 
 
-def _rate_limit(error: BaseException, scene: Scene) -> Verdict:
+def _rate_limit(error: BaseException, call: HubCall) -> Explained:
     wait = _wait(error)
     text = f"again in {wait:.0f} s" if wait is not None else "later"
-    hint = "" if scene.token else "; with a token (HF_TOKEN) the limit is higher"
-    return Verdict(
+    hint = "" if call.token else "; with a token (HF_TOKEN) the limit is higher"
+    return Explained(
         RateLimitError(
-            f"cannot {scene.doing}: the Hub limits how often it is asked; try {text}, {_AGAIN}"
+            f"cannot {call.doing}: the Hub limits how often it is asked; try {text}, {_AGAIN}"
             f"{hint}",
             wait,
         ),
@@ -218,28 +218,28 @@ def _wait(error: BaseException) -> float | None:
     return float(after) if after.isdigit() else None
 
 
-def _not_found(scene: Scene) -> str:
-    if scene.token is None:
+def _not_found(call: HubCall) -> str:
+    if call.token is None:
         return (
-            f"cannot {scene.doing}: without a token there is no data set {scene.repository} at "
-            f"{scene.endpoint}; check the name, and if it is private set HF_TOKEN or run: "
+            f"cannot {call.doing}: without a token there is no data set {call.repository} at "
+            f"{call.endpoint}; check the name, and if it is private set HF_TOKEN or run: "
             "hf auth login"
         )
     return (
-        f"cannot {scene.doing}: there is no data set {scene.repository} at {scene.endpoint}, or "
+        f"cannot {call.doing}: there is no data set {call.repository} at {call.endpoint}, or "
         "the token in use may not see it; check the name and whose token it is (hf auth whoami)"
     )
 
 
-def _token_hint(scene: Scene) -> str:
-    return "" if scene.token else " (none is set)"
+def _token_hint(call: HubCall) -> str:
+    return "" if call.token else " (none is set)"
 
 
-def _said(error: BaseException, scene: Scene) -> str:
+def _said(error: BaseException, call: HubCall) -> str:
     """Return what the server said, on one line."""
     text = getattr(error, "server_message", None) or ""
     text = text or error.response.headers.get("X-Error-Message", "")  # type: ignore[attr-defined]  # it has one
-    return redact(_first(text), scene.token)
+    return redact(_first(text), call.token)
 
 
 def _first(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A repository's files as a folder: each is fetched when it is opened, and given up after that."""
+"""A repository's files as a local folder: each is fetched when opened and removed afterwards."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ class Mirror:
         for path in visible:
             if "\\" in path or "\0" in path or any(p in ("", ".", "..") for p in path.split("/")):
                 raise RemoteStoreError(
-                    f"{self.address.repository} has a file called {path!r}, which leads elsewhere; "
-                    "nothing was fetched"
+                    f"{self.address.repository} has a file called {path!r}, which points "
+                    "outside the folder; nothing was fetched"
                 )
         below = self.address.path
         if below and not any(p == below or p.startswith(f"{below}/") for p in visible):

@@ -1,4 +1,4 @@
-"""A file of a repository as pyarrow reads it: what it asks for is fetched, the end in one go."""
+"""A file of a repository for pyarrow to read: fetches the ranges that are asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which store a repository holds at which of its commits, checked before anything is believed."""
+"""Finds which store a repository holds at which of its commits, and checks its manifest."""
 
 from __future__ import annotations
 

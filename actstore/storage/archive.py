@@ -1,4 +1,4 @@
-"""Shards made small for keeping: compressed Parquet, which every reader decodes and none maps."""
+"""Archived shards: compressed Parquet, smaller on disk, decoded where others are memory-mapped."""
 
 from __future__ import annotations
 

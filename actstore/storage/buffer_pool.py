@@ -1,4 +1,4 @@
-"""Memory of matrices that were let go, kept for the next ones.
+"""A pool of buffers: the memory of freed matrices is kept for the next ones.
 
 The system hands out fresh memory page by page and zeroes each page, which for a large matrix
 takes as long as copying the vectors into it. So reading layer after layer, each into the

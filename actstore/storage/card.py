@@ -39,10 +39,7 @@ def refresh(root: Path, manifest: Manifest | None = None, *, own: Own | None = N
     manifest = manifest or manifests.latest(root)
     while True:
         try:
-            present = [
-                file.relative_to(root).as_posix()
-                for file in (root / layout.ACTIVATIONS).rglob("*.parquet")
-            ]
+            present = layout.shard_files(root)
             write(root, render(manifest, present, own or card_text.take_apart(read(root))))
         except OSError as error:
             raise CommitError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -60,10 +61,7 @@ def as_yaml(found: Sequence[Config], present: Iterable[str]) -> list[str]:
         present: paths of all shard files that lie where the card does; a pattern must not
             match those that are in no config.
     """
-    by_folder: dict[str, list[str]] = {}
-    for path in present:
-        folder, _, name = path.rpartition("/")
-        by_folder.setdefault(folder, []).append(name)
+    files = _Files(present)
     lines = ["configs:"]
     for number, config in enumerate(found):
         lines.append(f"- config_name: {quoted(config.name)}")
@@ -72,7 +70,7 @@ def as_yaml(found: Sequence[Config], present: Iterable[str]) -> list[str]:
         if config.columns is not None:
             lines.append(f"  columns: {json.dumps(config.columns)}")
         lines += ["  data_files:", "  - split: train", "    path:"]
-        lines += [f"    - {quoted(path)}" for path in _patterns(config.entries, by_folder)]
+        lines += [f"    - {quoted(path)}" for path in _patterns(config.entries, files)]
     lines.append("dataset_info:")
     for config in found:
         if config.whole_model or config.columns is not None:
@@ -139,45 +137,47 @@ def _age(entry: ShardEntry) -> tuple[int, str]:
     return entry.since, entry.path.rpartition("/")[2].partition("-")[2]
 
 
-def _patterns(entries: Sequence[ShardEntry], by_folder: dict[str, list[str]]) -> list[str]:
-    """Return patterns that match exactly these shards: one per commit and folder, or less."""
+class _Files:
+    """Shard files by the patterns that match them: a card of any size asks for each once."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._in_folder: dict[tuple[str, str], list[str]] = {}
+        self._below: dict[tuple[str, str], list[str]] = {}
+        for path in paths:
+            folder, _, name = path.rpartition("/")
+            top = "/".join(folder.split("/")[:2])
+            for dash in re.finditer("-", name):
+                start = name[: dash.start()]
+                self._in_folder.setdefault((folder, start), []).append(path)
+                self._below.setdefault((top, start), []).append(path)
+
+    def strangers_in(self, folder: str, start: str, live: set[str]) -> bool:
+        """Say whether ``folder/start-*`` matches more than the live files."""
+        return any(path not in live for path in self._in_folder.get((folder, start), ()))
+
+    def strangers_below(self, top: str, start: str, live: set[str]) -> bool:
+        """Say whether ``top/**/start-*`` matches more than the live files."""
+        return any(path not in live for path in self._below.get((top, start), ()))
+
+
+def _patterns(entries: Sequence[ShardEntry], files: _Files) -> list[str]:
+    """Return patterns that match exactly these shards: one per commit and model, or more."""
     live = {entry.path for entry in entries}
     found: list[str] = []
     stems: dict[tuple[str, str], list[str]] = {}
     for path in sorted(live):
         folder, _, name = path.rpartition("/")
         stems.setdefault((folder, name.rpartition("-")[0]), []).append(path)
+    folders: dict[tuple[str, str], list[str]] = {}
     for (folder, stem), paths in stems.items():
-        if not stem:  # not named by this program
+        if not stem or files.strangers_in(folder, stem, live):  # no stem: not named by this program
             found += paths
-            continue
-        others = [
-            name
-            for name in by_folder.get(folder, ())
-            if name.startswith(stem + "-") and f"{folder}/{name}" not in live
-        ]
-        found += paths if others else [f"{folder}/{stem}-*.parquet"]
-    return _across_folders(found, by_folder, live)
-
-
-def _across_folders(
-    patterns: list[str], by_folder: dict[str, list[str]], live: set[str]
-) -> list[str]:
-    """Join the patterns of one commit in all folders of a model, where nothing else matches."""
-    found: list[str] = []
-    groups: dict[tuple[str, str], list[str]] = {}
-    for pattern in patterns:
-        if pattern.endswith("-*.parquet"):
-            top = "/".join(pattern.split("/")[:2])
-            groups.setdefault((top, pattern.rpartition("/")[2]), []).append(pattern)
         else:
-            found.append(pattern)
-    for (top, last), members in groups.items():
-        stem = last.removesuffix("*.parquet")
-        strangers = any(
-            folder.startswith(top + "/")
-            and any(name.startswith(stem) and f"{folder}/{name}" not in live for name in names)
-            for folder, names in by_folder.items()
-        )
-        found += members if len(members) == 1 or strangers else [f"{top}/**/{last}"]
+            folders.setdefault(("/".join(folder.split("/")[:2]), stem), []).append(folder)
+    for (top, stem), members in folders.items():
+        # One pattern for all folders of a model, where nothing else matches it.
+        if len(members) > 1 and not files.strangers_below(top, stem, live):
+            found.append(f"{top}/**/{stem}-*.parquet")
+        else:
+            found += [f"{folder}/{stem}-*.parquet" for folder in members]
     return sorted(found)

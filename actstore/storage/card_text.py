@@ -1,4 +1,4 @@
-"""A card taken apart: what its owner wrote (metadata and text), and the place of the generated."""
+"""Splits a card into what its owner wrote and the generated part, and joins them again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a snapshot's files are read from: a folder here, or anything else that has them."""
+"""Where a snapshot's files are read from: a local folder, or whatever else serves them."""
 
 from __future__ import annotations
 

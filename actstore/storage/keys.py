@@ -1,4 +1,4 @@
-"""Row keys as 64-bit hashes: says fast which rows a store already holds.
+"""Row keys as 64-bit hashes: find the rows that a store already holds.
 
 The hashes live in memory only and differ from process to process. A stored row with the
 same hash and the same vector is the same row; where the vectors differ, the keys' values

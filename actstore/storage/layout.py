@@ -6,6 +6,8 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 ACTIVATIONS = "activations"
@@ -19,6 +21,7 @@ CARD = "README.md"
 KNOWN = frozenset({ACTIVATIONS, MANIFESTS, LABELS, REPORTS, REMOTES, STAGING, CACHE, CARD})
 
 
+@lru_cache(maxsize=4096)
 def slug(name: str) -> str:
     """Return ``name`` as one safe path segment: ``/`` becomes ``--``, oddities ``_``.
 
@@ -54,6 +57,14 @@ def shard_path(
     """Return a shard's path relative to the store, with ``/`` between segments."""
     name = f"{vector_tag(width, dtype)}-{transaction}-{number:05d}.parquet"
     return "/".join((ACTIVATIONS, slug(model), slug(site), layer_folder(layer), name))
+
+
+def shard_files(root: Path) -> Iterator[str]:
+    """Yield the paths of all shard files that lie in a store, live or not, relative to it."""
+    # Path.rglob takes a second for 10,000 of them.
+    for folder, _, names in os.walk(root / ACTIVATIONS):
+        inside = Path(folder).relative_to(root).as_posix()
+        yield from (f"{inside}/{name}" for name in names if name.endswith(".parquet"))
 
 
 def new_transaction() -> str:

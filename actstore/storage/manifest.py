@@ -30,7 +30,7 @@ _MOST = 1 << 48
 """No count or size comes near this; sums of such numbers fit into 64 bits."""
 
 
-Pool = tuple[str, "str | None"]
+PoolingRegion = tuple[str, "str | None"]
 """A pooling and the region that it covered."""
 
 
@@ -52,7 +52,7 @@ class ShardEntry:
     """Offset of the values and rows per row group; empty when the file cannot be mapped."""
     since: int = 0
     """Number of the commit that brought its oldest rows; 0 before it is committed."""
-    pools: tuple[Pool, ...] | None = None
+    pools: tuple[PoolingRegion, ...] | None = None
     """Pooling and region of its rows, each pair once, ascending, null first; None in manifests
     written before this was recorded."""
 
@@ -173,7 +173,13 @@ class Manifest:
 
 def _fields(entry: ShardEntry | LabelEntry | Run) -> dict[str, Any]:
     # dataclasses.asdict copies deeply, which takes a third of a second for 10,000 shards.
-    return {item.name: getattr(entry, item.name) for item in dataclasses.fields(entry)}
+    return {name: getattr(entry, name) for name in _FIELDS[type(entry)]}
+
+
+_FIELDS = {
+    kind: tuple(item.name for item in dataclasses.fields(kind))
+    for kind in (ShardEntry, LabelEntry, Run)
+}
 
 
 EMPTY = Manifest(number=0, parent=None, created_at="", operation="", message="")
@@ -243,7 +249,7 @@ def decode(data: bytes, where: str) -> Manifest:
         raise CorruptStoreError(f"{where} is damaged ({error}): restore it from a copy") from error
 
 
-def _pools(pairs: list[list[Any]] | None) -> tuple[Pool, ...] | None:
+def _pools(pairs: list[list[Any]] | None) -> tuple[PoolingRegion, ...] | None:
     if pairs is None:
         return None
     found = tuple((pooling, region) for pooling, region in pairs)

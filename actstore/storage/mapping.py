@@ -223,7 +223,7 @@ class Gatherer:
         if not self._in_units:
             units -= self._step - 1
         size = unit if self._in_units else self._row_bytes
-        self._memory: np.ndarray = np.asarray(_Memory(low, units, unit, size))
+        self._memory: np.ndarray = np.asarray(_AddressSpace(low, units, unit, size))
 
     def can_fill(self, out: np.ndarray) -> bool:
         """Say whether :meth:`take` can fill ``out``."""
@@ -255,7 +255,7 @@ class Gatherer:
             target[start : start + block] = self._memory[where[start : start + block]]
 
 
-class _Memory:
+class _AddressSpace:
     """All memory from one address on as rows, for NumPy to pick some of them.
 
     One indexing call then reads from any number of maps, which is three times as fast as

@@ -1,4 +1,4 @@
-"""All rows' metadata as one Parquet file, labels applied: derived, cached, rebuilt in part."""
+"""A cache of all rows' metadata, labels applied, as one Parquet file that is rebuilt in part."""
 
 from __future__ import annotations
 

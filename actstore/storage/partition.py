@@ -15,6 +15,9 @@ from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import ShardReader, open_shard
 from actstore.storage.shard import ShardWriter
 
+_ROWS_AT_ONCE = 100_000
+"""Rows whose keys are hashed in one go: many small shards take as long as one, else."""
+
 
 class RowAddress(NamedTuple):
     """Where a row is: in a committed shard, or in one that is being written."""
@@ -38,20 +41,33 @@ class Partition:
         """Pending rows of other keys and the same hash."""
         self.width: int | None = None
         """Width of the stored vectors; None when nothing is stored yet."""
+        waiting: list[ShardEntry] = []
+        rows = 0
         for entry in entries:
-            self.add_shard(entry)
+            waiting.append(entry)
+            rows += entry.rows
+            if rows >= _ROWS_AT_ONCE:
+                self._learn(waiting)
+                waiting, rows = [], 0
+        if waiting:
+            self._learn(waiting)
 
-    def add_shard(self, entry: ShardEntry) -> None:
-        """Take note of a committed shard's keys."""
+    def _learn(self, entries: list[ShardEntry]) -> None:
+        """Take note of the keys of committed shards."""
+        import pyarrow as pa
+
         columns = [*schema.key_names(), "label"]
-        table = shard_columns.read_columns(self._root, entry, columns)
-        hashes = keys.hash_table(table)
-        order = np.argsort(hashes, kind="stable")
-        self.width = entry.width
-        self._entries.append(entry)
-        self._hashes.append(hashes[order])
-        self._order.append(order)
-        self._labels.append(keys.hash_column(table["label"]))
+        table = pa.concat_tables(
+            [shard_columns.read_columns(self._root, entry, columns) for entry in entries]
+        )
+        ends = np.cumsum([entry.rows for entry in entries])[:-1]
+        self.width = entries[-1].width
+        self._entries += entries
+        self._labels += np.split(keys.hash_column(table["label"]), ends)
+        for hashes in np.split(keys.hash_table(table), ends):
+            order = np.argsort(hashes, kind="stable")
+            self._hashes.append(hashes[order])
+            self._order.append(order)
 
     def expect(self, writer: ShardWriter, values: Sequence[int]) -> None:
         """Take note of the hashes of rows that are about to be appended to ``writer``."""

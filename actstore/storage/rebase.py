@@ -1,4 +1,4 @@
-"""Two writers at once: what the one that comes second leaves out of its shards."""
+"""Two writers at once: the second leaves out of its shards the rows that the first has stored."""
 
 from __future__ import annotations
 

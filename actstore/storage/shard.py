@@ -19,7 +19,7 @@ from isal import isal_zlib
 from actstore import schema
 from actstore.errors import CommitError
 from actstore.storage import floats, pages
-from actstore.storage.manifest import Pool
+from actstore.storage.manifest import PoolingRegion
 from actstore.storage.pages import VectorPage
 from actstore.storage.threads import in_parallel
 
@@ -52,11 +52,11 @@ class Written(NamedTuple):
     sha256: str
     pages: tuple[tuple[int, int], ...]
     """Offset of the values and number of rows, per row group."""
-    pools: tuple[Pool, ...]
+    pools: tuple[PoolingRegion, ...]
     """Pooling and region of its rows, each pair once."""
 
 
-class _Sum(NamedTuple):
+class _Checksum(NamedTuple):
     """Checksum of the first rows of a row group."""
 
     crc: int
@@ -86,13 +86,13 @@ class ShardWriter:
         self._placed = 0  # rows whose vectors are in the shard file
         self._buffer = np.empty((0, width), dtype)  # what follows them
         self._norms: deque[np.ndarray] = deque()  # of the rows placed and not flushed
-        self._sums: dict[int, _Sum] = {}
+        self._sums: dict[int, _Checksum] = {}
         self._descriptor = -1
         self._unsynced = 0  # bytes placed since the disk was last asked to take them
         self._syncing: Future[None] | None = None
         self._metadata: pq.ParquetWriter | None = None
         self._memory: pa.BufferOutputStream | None = None  # instead of the metadata file
-        self._pools: set[Pool] = set()
+        self._pools: set[PoolingRegion] = set()
 
     def append(self, vectors: np.ndarray, fragment: Fragment) -> None:
         """Add ``vectors`` ``[n, width]`` of the shard's dtype and their metadata.
@@ -303,10 +303,10 @@ class ShardWriter:
         """Extend the checksum of a row group's values by that of the rows that follow."""
         group, within = divmod(row, self._group_rows)
         if within == 0:
-            self._sums[group] = _Sum(crc, rows)
+            self._sums[group] = _Checksum(crc, rows)
         elif (known := self._sums.get(group)) is not None and known.rows == within:
             crc = isal_zlib.crc32_combine(known.crc, crc, rows * self.row_bytes)
-            self._sums[group] = _Sum(crc, within + rows)
+            self._sums[group] = _Checksum(crc, within + rows)
 
     def _flush_metadata(self, rows: int) -> None:
         import pyarrow as pa
@@ -396,7 +396,7 @@ class ShardWriter:
         os.ftruncate(self._descriptor, start + len(body) + len(tail))
 
 
-def pools_of(table: pa.Table) -> set[Pool]:
+def pools_of(table: pa.Table) -> set[PoolingRegion]:
     """Return each pair of pooling and region that a table's rows have."""
     pooling, region = (
         table[name].combine_chunks().dictionary_encode(null_encoding="encode")
@@ -411,7 +411,7 @@ def pools_of(table: pa.Table) -> set[Pool]:
     }
 
 
-def in_order(pools: Iterable[Pool]) -> tuple[Pool, ...]:
+def in_order(pools: Iterable[PoolingRegion]) -> tuple[PoolingRegion, ...]:
     """Return pairs of pooling and region as a manifest lists them: ascending, null first."""
     return tuple(sorted(pools, key=lambda pool: (pool[0], pool[1] or "")))
 

@@ -38,7 +38,7 @@ _PartitionKey = tuple[str, str, int | None]
 _ShardKey = tuple[_PartitionKey, int, schema.VectorType]
 
 
-class _Source(NamedTuple):
+class _HashedBatch(NamedTuple):
     """A batch with its key hashes."""
 
     vectors: np.ndarray
@@ -191,7 +191,7 @@ class StoreWriter:
         constants = {**batch.constants, "run_id": self.run.run_id}
         check(batch.vectors, constants, batch.columns)
         hashes = keys.hash_rows(count, constants, batch.columns)
-        source = _Source(batch.vectors, constants, batch.columns, hashes, hashes.tolist())
+        source = _HashedBatch(batch.vectors, constants, batch.columns, hashes, hashes.tolist())
         written = present = differing = 0
         with self._or_give_up():
             for key, rows in _by_partition(count, constants, batch.columns).items():
@@ -210,7 +210,7 @@ class StoreWriter:
             place = partial(ShardWriter.place, keep=len(self._open) <= _KEPT_BUFFERS)
             in_parallel(place, waiting)
 
-    def _add_to(self, key: _PartitionKey, rows: Sequence[int], source: _Source) -> Added:
+    def _add_to(self, key: _PartitionKey, rows: Sequence[int], source: _HashedBatch) -> Added:
         partition = self._partition(key)
         width = source.vectors.shape[1]
         if partition.width not in (None, width):
@@ -256,7 +256,7 @@ class StoreWriter:
         partition: Partition,
         found: dict[int, RowAddress],
         rows: Sequence[int],
-        source: _Source,
+        source: _HashedBatch,
     ) -> None:
         """Drop from ``found`` what only shares a hash; refuse what shares a key."""
         slots = list(found)

@@ -1,4 +1,4 @@
-"""Batches of a selection: shuffled, dealt out to ranks, normalised, left and taken up again."""
+"""Batches of a selection: shuffled, split between ranks, normalised, resumable."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ from actstore.training.normalisation import Normalisation
 from actstore.training.order import Ordering
 from actstore.training.plan import Place, Plan, Step
 from actstore.training.prefetch import Ahead
-from actstore.training.reading import BLOCK_BYTES, WINDOW_BYTES, Reader, Vectors, stored_type
+from actstore.training.reading import (
+    BLOCK_BYTES,
+    WINDOW_BYTES,
+    MatrixMaker,
+    OrderReader,
+    stored_type,
+)
 from actstore.training.state import Lane
 
 if TYPE_CHECKING:
@@ -37,7 +43,7 @@ _WHOLE = ("size", "seed", "rank", "world_size", "epoch", "epochs", "block", "pre
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class BatchSettings:
     """What :meth:`Selection.batches` takes, all but the state."""
 
     size: int
@@ -99,7 +105,7 @@ class Batches(Iterator[Batch]):
     def __init__(
         self,
         selection: SelectedRows,
-        settings: Settings,
+        settings: BatchSettings,
         state: Mapping[str, Any] | None = None,
         lane: Lane | None = None,
     ) -> None:
@@ -133,11 +139,11 @@ class Batches(Iterator[Batch]):
         )
         self.normalisation = _normalisation(selection, settings.normalise)
         """What was done to each vector; None where nothing was."""
-        self._reader = Reader(
+        self._reader = OrderReader(
             snapshot,
             selection.rows,
             self._plan.ordering,
-            Vectors(
+            MatrixMaker(
                 snapshot,
                 width=width,
                 stored=stored_type(snapshot, selection._touched().tolist()),
@@ -168,7 +174,7 @@ class Batches(Iterator[Batch]):
     def __len__(self) -> int:
         left = self._plan.left(self._place)
         if left is None:
-            raise TypeError("passes without end (epochs=None) have no length")
+            raise TypeError("endless batches (epochs=None) have no length")
         return len(range(self._lane.skip, left, self._lane.workers))
 
     def __repr__(self) -> str:
@@ -283,7 +289,7 @@ def whole(name: str, value: Any) -> int:
         raise UsageError(f"{name} is a whole number, got {value!r}") from None
 
 
-def ordering(settings: Settings, *, remote: bool, block: int, window: int) -> Ordering:
+def ordering(settings: BatchSettings, *, remote: bool, block: int, window: int) -> Ordering:
     """Return the order that was asked for; by default blocks are shuffled in remote stores.
 
     Args:

@@ -15,12 +15,12 @@ import numpy as np
 from actstore.errors import MismatchError, NotInStoreError, UsageError
 from actstore.querying import mixture
 from actstore.training import state as states
-from actstore.training.batches import Settings, check_dtype, ordering, use_pinned, whole
-from actstore.training.joining import Joined, Part, join, split
+from actstore.training.batches import BatchSettings, check_dtype, ordering, use_pinned, whole
+from actstore.training.joining import Joined, JoinedSite, join, split
 from actstore.training.normalisation import Normalisation, normalisation
 from actstore.training.plan import Place, Plan, Step
 from actstore.training.prefetch import Ahead
-from actstore.training.reading import Vectors, stored_type
+from actstore.training.reading import MatrixMaker, stored_type
 
 if TYPE_CHECKING:
     from actstore.querying.selected import SelectedRows
@@ -55,7 +55,7 @@ class Moment(NamedTuple):
     """Layers that the tokens after :attr:`place` have been given out for."""
 
 
-class _Made(NamedTuple):
+class _Prepared(NamedTuple):
     batch: CltBatch
     after: Moment
 
@@ -85,7 +85,7 @@ class CltBatches(Iterator[CltBatch]):
     def __init__(
         self,
         selection: SelectedRows,
-        settings: Settings,
+        settings: BatchSettings,
         *,
         n_targets: int = 16,
         layers: Sequence[int] | int | None = None,
@@ -101,8 +101,10 @@ class CltBatches(Iterator[CltBatch]):
         rows = split(selection)
         self.targets = _targets(rows, n_targets, layers)
         """The target layers of each layer."""
-        inputs = [Part(INPUT, layer) for layer in self.targets]
-        outputs = sorted({Part(OUTPUT, at) for found in self.targets.values() for at in found})
+        inputs = [JoinedSite(INPUT, layer) for layer in self.targets]
+        outputs = sorted(
+            {JoinedSite(OUTPUT, at) for found in self.targets.values() for at in found}
+        )
         self.joined: Joined = join(selection, rows, [*inputs, *outputs])
         """Which tokens are used, and how many rows are not: ``joined.explain()`` says why."""
         self._vectors = {**self._readers(inputs), **self._readers(outputs)}
@@ -124,7 +126,7 @@ class CltBatches(Iterator[CltBatch]):
         )
         self._moment = Moment(self._plan.start, 0)
         self._hash: str | None = None
-        self._ahead: Ahead[_Made] | None = None
+        self._ahead: Ahead[_Prepared] | None = None
         if state is not None:
             self.load_state_dict(state)
 
@@ -141,14 +143,14 @@ class CltBatches(Iterator[CltBatch]):
     def __len__(self) -> int:
         left = self._plan.left(self._moment.place)
         if left is None:
-            raise TypeError("passes without end (epochs=None) have no length")
+            raise TypeError("endless batches (epochs=None) have no length")
         return left * len(self.targets) - self._moment.done
 
     def __repr__(self) -> str:
         return f"CltBatches({len(self.targets)} layers, {self.joined.explain()})"
 
     @property
-    def normalisations(self) -> dict[Part, Normalisation]:
+    def normalisations(self) -> dict[JoinedSite, Normalisation]:
         """What is done to the vectors of each site and layer; empty where nothing is."""
         return {
             part: vectors.normalisation
@@ -211,13 +213,13 @@ class CltBatches(Iterator[CltBatch]):
         if self._ahead is not None:
             self._ahead.close()
 
-    def _tasks(self) -> Iterator[Callable[[], _Made]]:
+    def _tasks(self) -> Iterator[Callable[[], _Prepared]]:
         place, done = self._moment
         for step in self._plan.steps(place):
             yield from self._tasks_of(step, place, done)
             place, done = step.after, 0
 
-    def _tasks_of(self, step: Step, before: Place, done: int) -> Iterator[Callable[[], _Made]]:
+    def _tasks_of(self, step: Step, before: Place, done: int) -> Iterator[Callable[[], _Prepared]]:
         order = self._plan.ordering.of(self.joined.tokens, step.epoch)
         tokens = order.at(step.start, step.stop)
         held: deque[_Shared] = deque()  # outputs that this layer and later ones need
@@ -229,7 +231,7 @@ class CltBatches(Iterator[CltBatch]):
             have = {shared.part.layer for shared in held}
             for at in targets:
                 if at not in have:
-                    part = Part(OUTPUT, at)
+                    part = JoinedSite(OUTPUT, at)
                     held.append(_Shared(part, partial(self._gather, part, tokens)))
             last = number + 1 == len(self.targets)
             after = Moment(step.after, 0) if last else Moment(before, number + 1)
@@ -238,8 +240,8 @@ class CltBatches(Iterator[CltBatch]):
 
     def _make(
         self, layer: int, tokens: np.ndarray, outputs: tuple[_Shared, ...], after: Moment
-    ) -> _Made:
-        part = Part(INPUT, layer)
+    ) -> _Prepared:
+        part = JoinedSite(INPUT, layer)
         batch = CltBatch(
             layer=layer,
             x=self._gather(part, tokens),
@@ -247,12 +249,12 @@ class CltBatches(Iterator[CltBatch]):
             target_layers=tuple(output.part.layer for output in outputs),
             rows=self.joined.places[part].of(tokens),
         )
-        return _Made(batch, after)
+        return _Prepared(batch, after)
 
-    def _gather(self, part: Part, tokens: np.ndarray) -> np.ndarray:
+    def _gather(self, part: JoinedSite, tokens: np.ndarray) -> np.ndarray:
         return self._vectors[part].gather(self.joined.places[part].of(tokens))
 
-    def _readers(self, parts: Sequence[Part]) -> dict[Part, Vectors]:
+    def _readers(self, parts: Sequence[JoinedSite]) -> dict[JoinedSite, MatrixMaker]:
         """Return what reads each part of one site, all in one type."""
         wanted = self._settings.normalise
         if isinstance(wanted, Normalisation):
@@ -274,7 +276,7 @@ class CltBatches(Iterator[CltBatch]):
             if wanted is not None:
                 rows = self.joined.places[part].of(tokens)
                 own = normalisation(self._snapshot, rows, wanted, name=str(part))
-            found[part] = Vectors(
+            found[part] = MatrixMaker(
                 self._snapshot,
                 width=width,
                 stored=stored_type(self._snapshot, shards),
@@ -298,7 +300,7 @@ class CltBatches(Iterator[CltBatch]):
 class _Shared:
     """A matrix that several batches need and whichever comes first reads."""
 
-    def __init__(self, part: Part, read: Callable[[], np.ndarray]) -> None:
+    def __init__(self, part: JoinedSite, read: Callable[[], np.ndarray]) -> None:
         self.part = part
         self._read = read
         self._found: np.ndarray | None = None
@@ -313,17 +315,17 @@ class _Shared:
 
 def separate(
     size: int, options: Mapping[str, Any]
-) -> tuple[Settings, dict[str, Any], dict[str, Any]]:
+) -> tuple[BatchSettings, dict[str, Any], dict[str, Any]]:
     """Return the settings among some options, what is for CLT batches alone, and the rest."""
-    names = {field.name for field in dataclasses.fields(Settings)} - {"size", "columns"}
+    names = {field.name for field in dataclasses.fields(BatchSettings)} - {"size", "columns"}
     settings = {name: value for name, value in options.items() if name in names}
     own = {name: value for name, value in options.items() if name in ("layers", "state")}
     rest = {name: value for name, value in options.items() if name not in {*names, *own}}
-    return Settings(size=size, **settings), own, rest
+    return BatchSettings(size=size, **settings), own, rest
 
 
 def _targets(
-    rows: Mapping[Part, np.ndarray], n_targets: int, layers: Sequence[int] | int | None
+    rows: Mapping[JoinedSite, np.ndarray], n_targets: int, layers: Sequence[int] | int | None
 ) -> dict[int, tuple[int, ...]]:
     """Return the target layers of each layer: those after it, up to the last there is."""
     inputs = sorted(part.layer for part in rows if part.site == INPUT)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from actstore.querying.selected import SelectedRows
 
 
-class Part(NamedTuple):
+class JoinedSite(NamedTuple):
     """One site of one layer."""
 
     site: str
@@ -45,8 +45,8 @@ class Joined:
     """Tokens that every part has."""
 
     tokens: int
-    places: Mapping[Part, Places]
-    unused: Mapping[Part, int] = field(default_factory=dict)
+    places: Mapping[JoinedSite, Places]
+    unused: Mapping[JoinedSite, int] = field(default_factory=dict)
     """Rows of each part whose token another part lacks; parts without any are left out."""
 
     def explain(self) -> str:
@@ -67,7 +67,7 @@ def token_columns() -> list[str]:
     return [name for name in schema.key_names() if name not in ("site", "layer")]
 
 
-def split(selection: SelectedRows) -> dict[Part, np.ndarray]:
+def split(selection: SelectedRows) -> dict[JoinedSite, np.ndarray]:
     """Return a selection's rows by site and layer: int64 row numbers each.
 
     Raises:
@@ -83,7 +83,7 @@ def split(selection: SelectedRows) -> dict[Part, np.ndarray]:
             f"tokens of different models cannot be joined: choose one by model=, of "
             f"{', '.join(models)}"
         )
-    found: dict[Part, list[np.ndarray]] = {}
+    found: dict[JoinedSite, list[np.ndarray]] = {}
     for number, piece in zip(touched.tolist(), np.split(rows, firsts[1:]), strict=True):
         shard = snapshot.shards[number]
         if shard.layer is None:
@@ -91,12 +91,12 @@ def split(selection: SelectedRows) -> dict[Part, np.ndarray]:
                 f"{len(piece)} rows of {shard.site} do not say which layer they are of: leave them "
                 'out with the condition "layer IS NOT NULL"'
             )
-        found.setdefault(Part(shard.site, shard.layer), []).append(piece)
+        found.setdefault(JoinedSite(shard.site, shard.layer), []).append(piece)
     return {part: np.concatenate(pieces) for part, pieces in found.items()}
 
 
 def join(
-    selection: SelectedRows, rows: Mapping[Part, np.ndarray], wanted: Sequence[Part]
+    selection: SelectedRows, rows: Mapping[JoinedSite, np.ndarray], wanted: Sequence[JoinedSite]
 ) -> Joined:
     """Join parts by token, in the order that the first of them has.
 
@@ -122,7 +122,7 @@ def join(
     first = wanted[0]
     reference = selection._metadata.read(rows[first], columns)
     # Of each part, where in it the reference's tokens are, -1 for none; None: at the same place.
-    matches: dict[Part, np.ndarray | None] = {}
+    matches: dict[JoinedSite, np.ndarray | None] = {}
     kept = np.ones(len(reference), bool)
     for part in wanted:
         table = reference if part == first else selection._metadata.read(rows[part], columns)

@@ -106,7 +106,7 @@ def normalisation(
     if kind not in KINDS:
         raise UsageError(f"normalise is one of {', '.join(KINDS)}, got {kind!r}")
     if not len(rows):
-        raise TooFewRowsError(f"there is no mean of no rows: {name} is empty")
+        raise TooFewRowsError(f"{name} has no rows, so there is no mean to compute")
     file = f"normalisation-{kind}-{fingerprint(snapshot, [rows])}.npz"
     kept = _load(snapshot, file, kind, snapshot.shape(rows)[0])
     if kept is None:

@@ -1,4 +1,4 @@
-"""Orders of rows that can be entered anywhere: keyed permutations instead of stored ones."""
+"""Shuffled orders that can be entered anywhere: computed from a key, never stored."""
 
 from __future__ import annotations
 

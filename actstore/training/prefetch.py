@@ -1,4 +1,4 @@
-"""Makes batches in threads before they are asked for, and gives them in their order."""
+"""Prefetches batches in threads and returns them in order."""
 
 from __future__ import annotations
 

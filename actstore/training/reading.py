@@ -1,4 +1,4 @@
-"""Reads the vectors of a batch: from the map row by row, or out of windows fetched whole."""
+"""Reads the vectors of a batch: row by row from the memory map, or out of fetched windows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WINDOWS = 3
 """Windows held: a batch may need two, and the next is on its way."""
 
 
-class Window(NamedTuple):
+class ReadWindow(NamedTuple):
     """Rows of one window."""
 
     members: np.ndarray
@@ -39,7 +39,7 @@ class Window(NamedTuple):
     """As stored, ``[len(members), width]``."""
 
 
-class Vectors:
+class MatrixMaker:
     """Makes matrices of the wanted type, normalised if that is wanted.
 
     Args:
@@ -120,7 +120,7 @@ def stored_type(snapshot: Snapshot, shards: Iterable[int]) -> schema.VectorType 
     return found.pop() if len(found) == 1 else None
 
 
-class Reader:
+class OrderReader:
     """Reads any run of the order of a pass.
 
     Args:
@@ -136,7 +136,7 @@ class Reader:
         snapshot: Snapshot,
         rows: np.ndarray,
         ordering: Ordering,
-        vectors: Vectors,
+        vectors: MatrixMaker,
         *,
         end: int,
     ) -> None:
@@ -145,7 +145,7 @@ class Reader:
         self._ordering = ordering
         self._vectors = vectors
         self._end = end
-        self._windows: OrderedDict[tuple[int, int], Future[Window]] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, int], Future[ReadWindow]] = OrderedDict()
         self._lock = Lock()
 
     def read(self, epoch: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -169,7 +169,7 @@ class Reader:
         stored = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return np.concatenate(places), self._vectors.finish(stored)
 
-    def _window(self, order: Blocks, epoch: int, number: int) -> Future[Window]:
+    def _window(self, order: Blocks, epoch: int, number: int) -> Future[ReadWindow]:
         with self._lock:
             found = self._windows.get((epoch, number))
             if found is None or (found.done() and found.exception()):
@@ -180,6 +180,6 @@ class Reader:
                     self._windows.popitem(last=False)
             return found
 
-    def _load(self, order: Blocks, number: int) -> Window:
+    def _load(self, order: Blocks, number: int) -> ReadWindow:
         members = order.members(number)
-        return Window(members, self._snapshot.gather(self._rows[members]))
+        return ReadWindow(members, self._snapshot.gather(self._rows[members]))

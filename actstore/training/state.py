@@ -1,4 +1,4 @@
-"""The state of an iteration: plain values that say where it stands and what it belongs to."""
+"""The state of an iteration (`state_dict`): where it stands and which batches it belongs to."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Lane(NamedTuple):
     """How many batches others make before this one's next."""
 
 
-class Found(NamedTuple):
+class ReadState(NamedTuple):
     """What a state says."""
 
     place: Place
@@ -92,7 +92,7 @@ def unpack(
     rows_hash: str,
     commit: int,
     epoch: int | None = None,
-) -> Found:
+) -> ReadState:
     """Return where a state says to go on.
 
     Args:
@@ -141,7 +141,7 @@ def unpack(
             f"the state stands in pass {place.epoch}, before the first one that is asked for, "
             f"epoch={epoch}: leave out epoch= to go on there, or state= to begin pass {epoch}"
         )
-    return Found(place, first_epoch, lane)
+    return ReadState(place, first_epoch, lane)
 
 
 def _other_rows(theirs: tuple[str, int, int], ours: tuple[str, int, int]) -> str:

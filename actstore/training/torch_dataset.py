@@ -14,7 +14,7 @@ from actstore.errors import UsageError
 from actstore.querying.metadata import ROW_ID
 from actstore.querying.reader import open_reader
 from actstore.training import state as states
-from actstore.training.batches import Batch, Batches, Settings
+from actstore.training.batches import Batch, Batches, BatchSettings
 from actstore.training.state import Lane
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class SelectionDataset(IterableDataset[Item]):
         columns = settings.pop("columns", None) or []
         names = [ROW_ID, *(name for name in columns if name != ROW_ID)]
         try:
-            self._settings = Settings(size=size, columns=names, **settings)
+            self._settings = BatchSettings(size=size, columns=names, **settings)
         except TypeError as error:
             raise UsageError(f"{error}: see help(SelectedRows.batches)") from error
         snapshot = selection.snapshot
@@ -93,7 +93,7 @@ class SelectionDataset(IterableDataset[Item]):
 
     def __len__(self) -> int:
         if self._length is None:
-            raise TypeError("passes without end (epochs=None) have no length")
+            raise TypeError("endless batches (epochs=None) have no length")
         return self._length
 
     def __iter__(self) -> Iterator[Item]:
@@ -115,7 +115,7 @@ class SelectionDataset(IterableDataset[Item]):
     def set_epoch(self, epoch: int) -> None:
         """Say which pass comes next; each is in another order."""
         if epoch < 0:
-            raise UsageError(f"passes are counted from 0, got {epoch}")
+            raise UsageError(f"epochs are counted from 0, got {epoch}")
         self._shared[0] = epoch
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from actstore.capturing.forward.hooks import Pooled
-from actstore.capturing.forward.pooling import Pool
+from actstore.capturing.forward.pooling import Pool, PooledBatch
 from tests.capturing import families, references
 
 LENGTHS = (9, 1, 6, 3)
@@ -63,7 +62,7 @@ def pick(states: np.ndarray, pool: Pool, *, start: int, stop: int, skip: Sequenc
 
 
 def distances(
-    pooled: Pooled,
+    pooled: PooledBatch,
     expected: Sequence[references.States],
     spans: Sequence[Mapping[str, tuple[int, int] | list[int]]],
     *,

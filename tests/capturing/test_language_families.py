@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from actstore.capturing.forward.hooks import Pooled, Tap
-from actstore.capturing.forward.pooling import parse_pools
+from actstore.capturing.forward.hooks import Tap
+from actstore.capturing.forward.pooling import PooledBatch, parse_pools
 from actstore.models import blocks
 from tests.capturing import comparing, families, recorded, references
 
@@ -40,7 +40,7 @@ def tapped(name: str, model: Any, pools: str, *, stop_early: bool = False) -> Ta
     return Tap(wanted, parse_pools(pools), anatomy=anatomy, stop_early=stop_early)
 
 
-def forward(name: str, model: Any, prompts: Sequence[Sequence[int]], side: str) -> Pooled:
+def forward(name: str, model: Any, prompts: Sequence[Sequence[int]], side: str) -> PooledBatch:
     ids, mask = comparing.padded(prompts, side)
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask.long()}
     if name not in ("mamba",):

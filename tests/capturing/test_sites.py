@@ -217,7 +217,7 @@ def test_a_family_of_experts_lends_its_name_to_modules_that_are_none(
 ) -> None:
     """What stands beside an MLP is told by its own name, not by the family's."""
     family = "GraniteMoeHybrid" if "Granite" in module else module.partition("Moe")[0] + "Moe"
-    found = residual_sum.Block(
+    found = residual_sum.SeenBlock(
         0, f"{family}DecoderLayer", {}, {part: type(module, (nn.Module,), {})()}
     )
     assert residual_sum.is_like(found, part, "mlp_out") is is_mlp
@@ -323,9 +323,9 @@ def test_features_of_images_between_blocks_raise_no_alarm(tmp_path: Path) -> Non
     assert compared == len(rows) == 4 * 5 * (5 * families.BLOCKS + 2)
 
 
-def block(**returned: torch.Tensor) -> residual_sum.Block:
+def block(**returned: torch.Tensor) -> residual_sum.SeenBlock:
     """Return a block of which this was seen: ``attn``, ``mlp`` and what came in and out."""
-    found = residual_sum.Block(0, "Block", {"attn_out": "attn", "mlp_out": "mlp"}, {})
+    found = residual_sum.SeenBlock(0, "Block", {"attn_out": "attn", "mlp_out": "mlp"}, {})
     found.taken[""] = [returned.pop("before")]
     found.returned[""] = returned.pop("after")
     found.returned |= returned

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from actstore.capturing.forward.hooks import Pooled, Tap
-from actstore.capturing.forward.pooling import parse_pools
+from actstore.capturing.forward.hooks import Tap
+from actstore.capturing.forward.pooling import PooledBatch, parse_pools
 from actstore.models import blocks
 from tests.capturing import comparing, families, recorded, references, vision_families
 
@@ -87,7 +87,7 @@ def tapped(name: str, model: Any, pools: str) -> Tap:
     return Tap(references.points(name, anatomy), parse_pools(pools), anatomy=anatomy)
 
 
-def forward(name: str, model: Any, processor: Any, side: str) -> Pooled:
+def forward(name: str, model: Any, processor: Any, side: str) -> PooledBatch:
     batch = encode(processor, range(len(QUESTIONS)), side)
     with torch.inference_mode(), tapped(name, model, PROMPT) as tap:
         tap.begin(regions(processor, batch))

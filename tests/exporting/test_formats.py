@@ -154,9 +154,9 @@ def test_parquet_comes_back(tmp_path: Path) -> None:
 
 
 def test_many_rows_pass_through_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from actstore.exporting import parquet, places
+    from actstore.exporting import layer_matrices, parquet
 
-    monkeypatch.setattr(places, "_BLOCK", 4 * 8 * 5)  # five rows
+    monkeypatch.setattr(layer_matrices, "_BLOCK", 4 * 8 * 5)  # five rows
     monkeypatch.setattr(parquet, "_ROW_GROUP", 4 * 8 * 2)
     matrices = layered(tmp_path / "store", layers=1, rows=23, dtype="float32")
     for to in ("safetensors", "npz", "parquet"):

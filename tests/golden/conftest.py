@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from actstore.models.loading import Loaded, load
+from actstore.models.loading import LoadedModel, load
 from docs.study import model
 
 
@@ -21,7 +21,7 @@ def checkpoint() -> Path:
 
 
 @pytest.fixture(scope="session")
-def loaded(checkpoint: Path) -> Loaded:
+def loaded(checkpoint: Path) -> LoadedModel:
     return load(checkpoint, dtype="float32", device="cpu")
 
 

@@ -17,7 +17,7 @@ import actstore
 from actstore import analysis
 from actstore.analysis.examples.place_rows import Choice
 from actstore.analysis.probes.evaluating import Settings
-from actstore.models.loading import Loaded
+from actstore.models.loading import LoadedModel
 from docs.study import facts
 
 RECORDED = Path(__file__).with_name("recorded.json")
@@ -36,7 +36,7 @@ def recorded(name: str, measured: Any) -> Any:
     return known[name]
 
 
-def test_truth_by_layer(loaded: Loaded, tmp_path: Path) -> None:
+def test_truth_by_layer(loaded: LoadedModel, tmp_path: Path) -> None:
     statements = facts.statements(facts.CITIES + facts.OTHERS)[: 2 * facts.CITIES]
     actstore.capture(
         loaded.model,
@@ -67,7 +67,7 @@ def test_truth_by_layer(loaded: Loaded, tmp_path: Path) -> None:
     assert measured["20"] > 0.9
 
 
-def test_answers_word_for_word(loaded: Loaded, tmp_path: Path) -> None:
+def test_answers_word_for_word(loaded: LoadedModel, tmp_path: Path) -> None:
     actstore.capture(
         loaded.model,
         loaded.processor,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import actstore
-from actstore.models.loading import Loaded
+from actstore.models.loading import LoadedModel
 from docs.study import facts, model
 
 LAYERS = 30
@@ -40,7 +40,7 @@ def rendered(question: str, template: bool) -> str:
     )
 
 
-def reference(loaded: Loaded, text: str) -> tuple[States, list[torch.Tensor]]:
+def reference(loaded: LoadedModel, text: str) -> tuple[States, list[torch.Tensor]]:
     """Run one text alone, with hooks of our own; return states ``[tokens, width]`` by place."""
     found: dict[tuple[str, int | None], np.ndarray] = {}
     handles = []
@@ -78,7 +78,7 @@ Reference = Callable[[str], tuple[States, list[torch.Tensor]]]
 
 
 @pytest.fixture(scope="module")
-def references(loaded: Loaded) -> Reference:
+def references(loaded: LoadedModel) -> Reference:
     """A text's reference, which is the same whatever side others are padded on."""
     return functools.cache(functools.partial(reference, loaded))
 
@@ -86,7 +86,7 @@ def references(loaded: Loaded) -> Reference:
 @pytest.mark.parametrize("template", [False, True], ids=["raw", "chat"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_states_of_every_layer_and_site(
-    loaded: Loaded, references: Reference, tmp_path: Path, side: Any, template: bool
+    loaded: LoadedModel, references: Reference, tmp_path: Path, side: Any, template: bool
 ) -> None:
     rows = examples()
     summary = actstore.capture(
@@ -125,7 +125,7 @@ def test_states_of_every_layer_and_site(
                 assert away.max() < NEAR, (site, layer, away.max())
 
 
-def test_the_conversion_keeps_the_weights_of_the_file(loaded: Loaded) -> None:
+def test_the_conversion_keeps_the_weights_of_the_file(loaded: LoadedModel) -> None:
     """Unpacked four-bit weights, rounded to bfloat16: off by at most half its last digit."""
     import gguf
 
@@ -143,7 +143,7 @@ def test_the_conversion_keeps_the_weights_of_the_file(loaded: Loaded) -> None:
 
 
 def test_the_first_tokens_norm_is_massive_and_means_leave_it_out(
-    loaded: Loaded, tmp_path: Path
+    loaded: LoadedModel, tmp_path: Path
 ) -> None:
     """In a chat prompt the first token is BOS: the mean is that of all other tokens."""
     rows = examples()[:2]

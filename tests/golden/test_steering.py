@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from actstore.models.loading import Loaded
+from actstore.models.loading import LoadedModel
 from docs.study import facts, steering
 
 WIDTH, LAYER = 576, 15
@@ -30,7 +30,7 @@ def test_statements_become_questions(asked: tuple[list[str], np.ndarray]) -> Non
 
 
 def test_without_a_push_it_is_the_models_own_preference(
-    loaded: Loaded, asked: tuple[list[str], np.ndarray]
+    loaded: LoadedModel, asked: tuple[list[str], np.ndarray]
 ) -> None:
     """Each question alone and unpadded, and the two words by what they are as text."""
     texts, _ = asked
@@ -50,7 +50,7 @@ def test_without_a_push_it_is_the_models_own_preference(
 
 
 def test_a_push_moves_it_and_is_taken_back(
-    loaded: Loaded, asked: tuple[list[str], np.ndarray]
+    loaded: LoadedModel, asked: tuple[list[str], np.ndarray]
 ) -> None:
     texts, truth = asked
     draw = np.random.default_rng(0)

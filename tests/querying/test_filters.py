@@ -60,7 +60,7 @@ def test_what_is_not_there_is_an_error_that_names_what_is(
         ({"layer": True}, "an integer, got True"),
         ({"label": 3}, "label takes text, got 3"),
         ({"norm": "x"}, "a number"),
-        ({"layer": []}, "no value at all"),
+        ({"layer": []}, "is an empty list"),
         ({"site": None}, "every row has a site"),
     ],
 )

@@ -21,7 +21,7 @@ from actstore.errors import (
 )
 from actstore.storage.snapshot import Snapshot
 from actstore.training.clt import CltBatch, CltBatches
-from actstore.training.joining import Part
+from actstore.training.joining import JoinedSite
 from tests.layouts import clt
 from tests.querying import stores
 
@@ -174,8 +174,8 @@ def test_ranks_share_the_tokens(store: actstore.Store) -> None:
 def test_each_site_and_layer_is_normalised_by_itself(store: actstore.Store) -> None:
     batches = store.clt_batches(n_targets=2, normalise="mean-norm")
     assert set(batches.normalisations) == {
-        *(Part("mlp_in", layer) for layer in range(5)),
-        *(Part("mlp_out", layer) for layer in range(1, 6)),
+        *(JoinedSite("mlp_in", layer) for layer in range(5)),
+        *(JoinedSite("mlp_out", layer) for layer in range(1, 6)),
     }
     for batch in batches:
         for matrix in (batch.x, *batch.targets):
@@ -206,7 +206,7 @@ def test_tokens_in_any_order_and_missing_ones(tmp_path: Path) -> None:
                 )
             }
             assert np.array_equal(target, np.array([found[name] for name in ids]))
-        assert batches.joined.unused == {Part("mlp_in", 0): 1, Part("mlp_out", 1): 2}
+        assert batches.joined.unused == {JoinedSite("mlp_in", 0): 1, JoinedSite("mlp_out", 1): 2}
         explained = batches.joined.explain()
         assert "3 tokens are in all 3 parts" in explained
         assert "2 rows of mlp_out of layer 1, 1 rows of mlp_in of layer 0" in explained

@@ -11,7 +11,7 @@ import pytest
 import actstore
 from actstore import schema
 from actstore.errors import UsageError
-from actstore.training.joining import Joined, Part, Places, _identities, split, token_columns
+from actstore.training.joining import Joined, JoinedSite, Places, _identities, split, token_columns
 from tests.querying import stores
 
 
@@ -42,8 +42,8 @@ def test_rows_are_split_by_site_and_layer(tmp_path: Path) -> None:
     with actstore.open(tmp_path / "s") as store:
         found = split(store.select(site="resid_post").take([5, 0, 9, 3]))
         assert {part: rows.tolist() for part, rows in found.items()} == {
-            Part("resid_post", 0): [0, 3, 5],
-            Part("resid_post", 1): [9],
+            JoinedSite("resid_post", 0): [0, 3, 5],
+            JoinedSite("resid_post", 1): [9],
         }
         with pytest.raises(UsageError, match=r"2 rows of zzz do not say .*layer IS NOT NULL"):
             split(store.select())
@@ -56,7 +56,7 @@ def test_places_are_a_run_or_a_list() -> None:
 
 
 def test_what_is_left_out_is_explained() -> None:
-    parts = [Part("mlp_out", layer) for layer in range(6)]
+    parts = [JoinedSite("mlp_out", layer) for layer in range(6)]
     joined = Joined(tokens=5, places=dict.fromkeys(parts, Places()))
     assert joined.explain() == "5 tokens are in all 6 parts"
     unused = {part: 1 + part.layer for part in parts}

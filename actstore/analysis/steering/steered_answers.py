@@ -12,7 +12,7 @@ from actstore.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from actstore.models.loading import Loaded
+    from actstore.models.loading import LoadedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class Applied:
 
 
 def before_and_after(
-    loaded: Loaded,
+    loaded: LoadedModel,
     prompts: Sequence[str],
     vector: np.ndarray,
     layer: int,

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from actstore.capturing.forward.pooled import Pooled, Rows
-from actstore.capturing.forward.pooling import Pool
+from actstore.capturing.forward.pooling import Pool, PooledBatch, PoolRows, SiteLayer
 from actstore.capturing.forward.prefill import PromptPlan, PromptStates
 from actstore.capturing.forward.response import Responses
 from actstore.models.blocks import HookPoint
@@ -46,19 +45,19 @@ def assemble(
     groups: Sequence[tuple[Responses, int]],
     fed: Fed,
     answer: torch.Tensor | None,
-) -> Pooled:
+) -> PooledBatch:
     """Return rows and vectors of a batch; ``groups`` has each point's accumulators, if any."""
     for device in plan.left | {group.device for group, _ in groups}:
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # single tokens are still on their way
-    texts = _Texts(plan, fed, answer)
+    texts = _BatchTexts(plan, fed, answer)
     rows = {pool: texts.rows(pool) for pool in pools}
-    vectors: dict[tuple[str, int | None], dict[Pool, np.ndarray]] = {}
+    vectors: dict[SiteLayer, dict[Pool, np.ndarray]] = {}
     for point, kept in zip(points, _off_device(prompt, groups), strict=True):
         vectors[point.site, point.layer] = {
             pool: texts.vectors(pool, rows[pool], kept, groups) for pool in pools
         }
-    return Pooled(
+    return PooledBatch(
         rows=rows,
         vectors=vectors,
         response_tokens=fed.real.sum(axis=0, dtype=np.int64),
@@ -66,7 +65,7 @@ def assemble(
     )
 
 
-class _Texts:
+class _BatchTexts:
     """Prompts and responses of a batch as one row of tokens each: ``[B, T + steps]``."""
 
     def __init__(self, plan: PromptPlan, fed: Fed, answer: torch.Tensor | None) -> None:
@@ -86,12 +85,12 @@ class _Texts:
             self.masks["answer"] = np.hstack([before, found & fed.real.T])
         self.positions = np.cumsum(self.masks["all"], axis=1) - 1
 
-    def rows(self, pool: Pool) -> Rows:
+    def rows(self, pool: Pool) -> PoolRows:
         mask = self.masks.get(pool.region, np.zeros_like(self.masks["all"]))
         if not pool.picks:
             counts = (mask & ~self.excluded).sum(axis=1, dtype=np.int32)
             (examples,) = np.nonzero(counts)
-            return Rows(examples, None, None, counts[examples])
+            return PoolRows(examples, None, None, counts[examples])
         offset = pool.offset
         lengths = mask.sum(axis=1, dtype=np.int32)
         if offset is not None:
@@ -100,10 +99,10 @@ class _Texts:
         examples, columns = np.nonzero(mask)
         positions = self.positions[examples, columns].astype(np.int32)
         counts = lengths[examples] if pool.stored != "none" else np.ones(len(examples), np.int32)
-        return Rows(examples, positions, columns, counts)
+        return PoolRows(examples, positions, columns, counts)
 
     def vectors(
-        self, pool: Pool, rows: Rows, kept: _Kept, groups: Sequence[tuple[Responses, int]]
+        self, pool: Pool, rows: PoolRows, kept: _Kept, groups: Sequence[tuple[Responses, int]]
     ) -> np.ndarray:
         if rows.column is None:
             return self._averages(pool, rows, kept)
@@ -135,7 +134,7 @@ class _Texts:
             found = kept.heads[groups[0][0].wanted.heads.index((pool.region, offset)), examples]
         return found
 
-    def _averages(self, pool: Pool, rows: Rows, kept: _Kept) -> np.ndarray:
+    def _averages(self, pool: Pool, rows: PoolRows, kept: _Kept) -> np.ndarray:
         """Put the prompt's part and the response's together; either may be missing."""
         mean = pool.pool == "mean"
         parts: list[np.ndarray] = []

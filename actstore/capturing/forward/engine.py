@@ -13,10 +13,10 @@ import torch
 
 from actstore.capturing.forward.generation import Generation, seeded
 from actstore.capturing.forward.grading import Grade, Grader
-from actstore.capturing.forward.hooks import Pooled, Tap
-from actstore.capturing.forward.pooling import Pool
+from actstore.capturing.forward.hooks import Tap
+from actstore.capturing.forward.pooling import Pool, PooledBatch
 from actstore.capturing.forward.stopping import Stops, response_of, watched
-from actstore.capturing.prompts.encode import ROLES, Batch, Prompter, Side
+from actstore.capturing.prompts.encode import ROLES, PromptBatch, Prompter, Side
 from actstore.capturing.prompts.example import Example
 from actstore.models.blocks import Anatomy, HookPoint
 
@@ -31,11 +31,11 @@ class Captured:
     examples: list[Example]
     positions: list[int]
     """Place of each example in the source."""
-    pooled: Pooled
+    pooled: PooledBatch
     ids: np.ndarray
     """Int64 ``[B, T + N]``: the padded prompts, then what was generated."""
     roles: np.ndarray
-    """Int8 ``[B, T]``, as in :class:`Batch`."""
+    """Int8 ``[B, T]``, as in :class:`PromptBatch`."""
     predictions: list[str | None]
     """The responses as text; None where nothing was to be generated."""
     responses: list[list[int]]
@@ -115,7 +115,7 @@ class Engine:
         """
         return self.forward(self.prompter.batch(examples, self.padding_side), positions)
 
-    def forward(self, batch: Batch, positions: Sequence[int]) -> Captured:
+    def forward(self, batch: PromptBatch, positions: Sequence[int]) -> Captured:
         """Capture a batch that is ready."""
         generation = self.generation
         inputs = self.inputs(batch)
@@ -162,7 +162,7 @@ class Engine:
             rendered=batch.rendered,
         )
 
-    def inputs(self, batch: Batch) -> dict[str, Any]:
+    def inputs(self, batch: PromptBatch) -> dict[str, Any]:
         """Return the batch's inputs on the model's device, with positions where they are due.
 
         Models of texts alone count positions from the first token that is no pad; in a bare
@@ -230,7 +230,7 @@ def position_ids(mask: torch.Tensor) -> torch.Tensor:
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def excluded(batch: Batch, exclude: frozenset[str]) -> torch.Tensor | None:
+def excluded(batch: PromptBatch, exclude: frozenset[str]) -> torch.Tensor | None:
     """Return which tokens of a batch means and maxima leave out, bool ``[B, T]``."""
     kinds = [number for name, number in (("bos", _BOS), ("special", _SPECIAL)) if name in exclude]
     if not kinds:

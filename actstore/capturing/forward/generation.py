@@ -1,4 +1,4 @@
-"""How a response is generated: settled before the run, refused where hooks could not follow."""
+"""Generation settings: checked before the run, refused where hooks could not follow."""
 
 from __future__ import annotations
 

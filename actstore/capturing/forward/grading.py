@@ -1,4 +1,4 @@
-"""Grades what a model answered: is it correct, and where in the response does the answer stand?
+"""Grades responses: is the answer correct, and which tokens of the response hold it?
 
 ======================  ================================================================
 ``exact``               the whole prediction is the oracle
@@ -147,7 +147,7 @@ def parse(text: str, *, evaluate: Evaluate | None = None) -> Grader:
             raise UsageError(f"--grade {text}: not a regular expression: {problem}") from None
     if kind == "sql" and rest.strip():
         if evaluate is None:
-            from actstore.querying.expressions import evaluate as in_duckdb
+            from actstore.querying.row_expressions import evaluate as in_duckdb
 
             evaluate = in_duckdb
         try:

@@ -1,4 +1,4 @@
-"""The tap: forward hooks that pool states while a model runs, in one pass or in generation."""
+"""The tap: forward hooks that pool hidden states while a model runs, in a pass or generation."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ import torch
 from torch import nn
 
 from actstore.capturing.forward.assembly import Fed, assemble
-from actstore.capturing.forward.pooled import Pooled, Rows
-from actstore.capturing.forward.pooling import Pool
+from actstore.capturing.forward.pooling import Pool, PooledBatch
 from actstore.capturing.forward.prefill import PromptPlan, PromptStates
 from actstore.capturing.forward.response import ResponseNeeds, Responses, needs
 from actstore.capturing.forward.stopping import Stops, going_on
 from actstore.errors import HookError
 from actstore.models.blocks import Anatomy, HookPoint
-
-__all__ = ["Pooled", "Rows", "Tap"]
 
 _Like = tuple[torch.device, torch.dtype, int]
 
@@ -164,7 +161,7 @@ class Tap:
         finally:
             self._stops = False
 
-    def end(self, answer: torch.Tensor | None = None) -> Pooled:
+    def end(self, answer: torch.Tensor | None = None) -> PooledBatch:
         """Return what was kept of the batch, with one copy off each device.
 
         ``answer``, boolean ``[B, N]`` over the generated tokens, is where the answer was found.

@@ -1,10 +1,13 @@
-"""The vocabulary of what is taken of a text's states: a region and how its tokens are pooled."""
+"""What is taken of a text's states: regions, how their tokens are pooled, and the vectors then."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
 
 from actstore.errors import UsageError
 
@@ -84,3 +87,36 @@ def parse_exclude(specs: str | Sequence[str], known: Sequence[str] = EXCLUSIONS)
             f"exclude {', '.join(unknown)!r} is unknown: use {', '.join(known)} or none"
         )
     return found
+
+
+SiteLayer = tuple[str, int | None]
+"""Where in the model a state is taken."""
+
+
+class PoolRows(NamedTuple):
+    """Which rows a pool has in a batch; an example whose region is empty has none."""
+
+    example: np.ndarray
+    """Row of the batch, int64 ``[n]``, ascending."""
+    position: np.ndarray | None
+    """Place among the example's real tokens (no pads), prompt then response, int32 ``[n]``;
+    None for means and maxima."""
+    column: np.ndarray | None
+    """Place among the padded tokens, int64 ``[n]``: below T in the prompt, T + k for response
+    token k; None for means and maxima."""
+    token_count: np.ndarray
+    """Tokens that the pooling covered, int32 ``[n]``; 1 for tokens and offsets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PooledBatch:
+    """The vectors of one batch, on the CPU."""
+
+    rows: dict[Pool, PoolRows]
+    vectors: dict[SiteLayer, dict[Pool, np.ndarray]]
+    """By (site, layer) and pool, ``[n, width]``: float16 where a model in float16 had single
+    tokens picked, else float32."""
+    response_tokens: np.ndarray
+    """Response tokens of each example that have a state, int64 ``[B]``."""
+    steps: int
+    """Decode steps that the tap saw: tokens generated less one."""

@@ -1,4 +1,4 @@
-"""Tells where each response of a batch is over, as the loop that generates it decides that."""
+"""Where each response of a batch ends, by the rules of the loop that generates it."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from actstore.capturing.prompts.example import Example, from_dict, stream
-from actstore.capturing.prompts.fields import Field, column
-from actstore.capturing.prompts.recipes import FIELDS, CaptureRecipe, Table
+from actstore.capturing.prompts.fields import TextTemplate, column
+from actstore.capturing.prompts.recipes import FIELDS, CaptureRecipe, JoinedTable
 from actstore.capturing.prompts.records import Record, Records, open_records
 from actstore.errors import ExampleError, SidecarError, UsageError
 
@@ -21,11 +21,11 @@ class Questions:
 
     def __init__(
         self,
-        parts: Sequence[tuple[Records, Mapping[str, Field]]],
+        parts: Sequence[tuple[Records, Mapping[str, TextTemplate]]],
         *,
         columns: Mapping[str, str],
         recipe: CaptureRecipe | None,
-        tables: Mapping[str, tuple[Table, Mapping[tuple[str, ...], Mapping[str, Any]]]],
+        tables: Mapping[str, tuple[JoinedTable, Mapping[tuple[str, ...], Mapping[str, Any]]]],
         split: str | None,
         images: Path | None,
         first_k: int | None,
@@ -129,7 +129,7 @@ class Questions:
                     yield from_dict(mapping, source=record[0], images=folder, number=number)
 
     def _mappings(
-        self, record: Record, columns: Mapping[str, Field], number: int
+        self, record: Record, columns: Mapping[str, TextTemplate], number: int
     ) -> Iterator[dict[str, Any]]:
         where, given = record
         if self._recipe is None:
@@ -209,7 +209,7 @@ def open_questions(
         raise UsageError(f"the first {first_k} examples: at least 1")
     if images is not None and not Path(images).is_dir():
         raise UsageError(f"{images}: no such folder of images")
-    parts: list[tuple[Records, Mapping[str, Field]]] = []
+    parts: list[tuple[Records, Mapping[str, TextTemplate]]] = []
     if recipe is not None and recipe.parts:
         for part in recipe.parts:
             parts.append((open_records(_place(part.data, data)), part.columns))
@@ -244,7 +244,7 @@ def _place(candidates: Sequence[str], data: str | Path) -> str:
     raise ExampleError(f"{data}: the recipe's file is not there: looked for {', '.join(places)}")
 
 
-def _table(table: Table, data: str | Path) -> dict[tuple[str, ...], Mapping[str, Any]]:
+def _table(table: JoinedTable, data: str | Path) -> dict[tuple[str, ...], Mapping[str, Any]]:
     try:
         records = open_records(_place(table.data, data))
     except ExampleError as problem:
@@ -268,7 +268,7 @@ def _table(table: Table, data: str | Path) -> dict[tuple[str, ...], Mapping[str,
 
 
 def _joined(
-    table: Table,
+    table: JoinedTable,
     rows: Mapping[tuple[str, ...], Mapping[str, Any]],
     record: Mapping[str, Any],
     where: str,

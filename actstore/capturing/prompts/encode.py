@@ -1,4 +1,4 @@
-"""Makes the model's input of examples: token ids, what goes with them, and which token is whose."""
+"""Turns examples into the model's input: token ids, masks, and the region of each token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from actstore import schema
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.prompts.images import image_sizes, open_images
 from actstore.capturing.prompts.rendering import Rendered, Renderer, Span
-from actstore.capturing.prompts.token_spans import ByOffsets, BySearch, Place, bare
+from actstore.capturing.prompts.token_spans import ByOffsets, BySearch, TextPlace, bare
 from actstore.errors import ExampleError
 
 Side = Literal["left", "right"]
@@ -33,7 +33,7 @@ _SPLIT = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class PromptBatch:
     """What the model is given at once: ``B`` examples, padded to ``T`` tokens."""
 
     examples: list[Example]
@@ -158,7 +158,7 @@ class Prompter:
         """Return what examples of one batch must have in common: whether there are images."""
         return bool(example.pictures)
 
-    def batch(self, examples: Sequence[Example], padding_side: Side = "left") -> Batch:
+    def batch(self, examples: Sequence[Example], padding_side: Side = "left") -> PromptBatch:
         """Return the input for ``examples``.
 
         Raises:
@@ -271,7 +271,7 @@ class Prompter:
             parts = _SPLIT if getattr(tool, "do_image_splitting", False) else 1
             return int(each) * parts * len(sizes)
 
-    def _tokenized(self, examples: list[Example], side: Side) -> Batch:
+    def _tokenized(self, examples: list[Example], side: Side) -> PromptBatch:
         """Pad by hand: the tokenizer stays as its owner configured it."""
         kept = [self._ready.pop(id(example), None) for example in examples]
         missing = [e for e, k in zip(examples, kept, strict=True) if k is None]
@@ -293,7 +293,7 @@ class Prompter:
             [(row.offsets, ()) if row.offsets is not None else None for row in rows],
         )
 
-    def _processed(self, examples: list[Example], side: Side) -> Batch:
+    def _processed(self, examples: list[Example], side: Side) -> PromptBatch:
         """Let the processor prepare images and expand their tokens."""
         rendered = [self._renderer.render(example) for example in examples]
         images = [open_images(example) for example in examples]
@@ -328,7 +328,7 @@ class Prompter:
         replaced = inputs.pop("text_replacement_offsets", None)
         replaced = replaced if isinstance(replaced, list) else None  # a tensor if all are empty
         inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
-        places: list[Place | None] = [None] * len(examples)
+        places: list[TextPlace | None] = [None] * len(examples)
         if offsets is not None and (replaced or not any(images)):
             shifts: Sequence[Any] = replaced or [()] * len(examples)
             for row in range(len(examples)):
@@ -344,8 +344,8 @@ class Prompter:
         examples: list[Example],
         inputs: dict[str, Any],
         rendered: list[Rendered],
-        places: Sequence[Place | None],
-    ) -> Batch:
+        places: Sequence[TextPlace | None],
+    ) -> PromptBatch:
         ids: np.ndarray = inputs["input_ids"].numpy()
         real = inputs["attention_mask"].numpy().astype(bool)
         image = np.isin(ids, self._image_ids) & real
@@ -378,7 +378,7 @@ class Prompter:
         masks["all"] = real
         if "token_type_ids" in inputs and "token_type_ids" not in self._taken:
             del inputs["token_type_ids"]
-        return Batch(
+        return PromptBatch(
             examples=examples,
             inputs=inputs,
             regions={name: torch.from_numpy(mask.copy()) for name, mask in masks.items()},
@@ -387,7 +387,7 @@ class Prompter:
         )
 
     def _finder(
-        self, rendered: Rendered, place: Place | None, ids: np.ndarray, real: np.ndarray
+        self, rendered: Rendered, place: TextPlace | None, ids: np.ndarray, real: np.ndarray
     ) -> ByOffsets | BySearch:
         """Return what finds tokens by characters: by offsets if they can be believed."""
         searched = BySearch(self._text_of, ids, real)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,6 @@ class Example:
         if isinstance(self.image, list | tuple):
             return tuple(self.image)
         return (self.image,)
-
-
-_FIELDS = tuple(each.name for each in fields(Example))
 
 
 def from_dict(

@@ -35,7 +35,7 @@ _PLAIN: Mapping[str, Callable[[str], str]] = {
 }
 
 
-class Part(NamedTuple):
+class Placeholder(NamedTuple):
     """One part in braces."""
 
     path: tuple[str, ...]
@@ -43,7 +43,7 @@ class Part(NamedTuple):
     filters: tuple[tuple[str, str], ...]
 
 
-class Field(NamedTuple):
+class TextTemplate(NamedTuple):
     """A compiled text."""
 
     text: str
@@ -57,7 +57,7 @@ class Field(NamedTuple):
             ExampleError: the record lacks a column; the message has those that there are.
         """
         found = [
-            _filled(piece, record, where) if isinstance(piece, Part) else piece
+            _filled(piece, record, where) if isinstance(piece, Placeholder) else piece
             for piece in self.pieces
         ]
         if len(found) == 1:
@@ -69,26 +69,26 @@ class Field(NamedTuple):
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the text speaks of."""
-        return tuple(piece.path[0] for piece in self.pieces if isinstance(piece, Part))
+        return tuple(piece.path[0] for piece in self.pieces if isinstance(piece, Placeholder))
 
 
-def column(name: str) -> Field:
+def column(name: str) -> TextTemplate:
     """Return the field that is the column ``name``, whatever characters its name has."""
-    return Field(name, (Part((name,), False, ()),))
+    return TextTemplate(name, (Placeholder((name,), False, ()),))
 
 
-def constant(value: Any) -> Field:
+def constant(value: Any) -> TextTemplate:
     """Return the field that is ``value`` for all records."""
-    return Field(str(value), (value,))
+    return TextTemplate(str(value), (value,))
 
 
-def compile_field(text: str, where: str) -> Field:
+def compile_field(text: str, where: str) -> TextTemplate:
     """Compile a text.
 
     Raises:
         RecipeError: a brace without its partner, or an unknown filter; names ``where``.
     """
-    pieces: list[str | Part] = []
+    pieces: list[str | Placeholder] = []
     literal, at = "", 0
     for match in _PART.finditer(text):
         literal += text[at : match.start()]
@@ -105,10 +105,10 @@ def compile_field(text: str, where: str) -> Field:
     literal += text[at:]
     if literal or not pieces:
         pieces.append(literal)
-    return Field(text, tuple(pieces))
+    return TextTemplate(text, tuple(pieces))
 
 
-def _part(inside: str, text: str, where: str) -> Part:
+def _part(inside: str, text: str, where: str) -> Placeholder:
     name, *filters = inside.split("|")
     optional = name.endswith("?")
     name = name.removesuffix("?").strip()
@@ -124,10 +124,10 @@ def _part(inside: str, text: str, where: str) -> Part:
                 f"{', '.join(f'{w}:…' if w not in _PLAIN else w for w in known)}"
             )
         compiled.append((word, argument))
-    return Part(tuple(name.split(".")), optional, tuple(compiled))
+    return Placeholder(tuple(name.split(".")), optional, tuple(compiled))
 
 
-def _filled(part: Part, record: Mapping[str, Any], where: str) -> Any:
+def _filled(part: Placeholder, record: Mapping[str, Any], where: str) -> Any:
     value = _found(part, record, where)
     for word, argument in part.filters:
         if value is None:
@@ -141,7 +141,7 @@ def _filled(part: Part, record: Mapping[str, Any], where: str) -> Any:
     return value
 
 
-def _found(part: Part, record: Mapping[str, Any], where: str) -> Any:
+def _found(part: Placeholder, record: Mapping[str, Any], where: str) -> Any:
     whole = ".".join(part.path)
     if whole in record:  # a column may have a dot in its name
         return record[whole]

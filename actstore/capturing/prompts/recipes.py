@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from actstore import resources
-from actstore.capturing.prompts.fields import Field, compile_field, constant
+from actstore.capturing.prompts.fields import TextTemplate, compile_field, constant
 from actstore.errors import RecipeError
 
 FIELDS = (
@@ -65,21 +65,21 @@ OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class RecipePart:
     """One of several files that are read one after the other."""
 
     data: tuple[str, ...]
     """Where it may lie, ``{data}`` being what the user named; the first that exists is read."""
-    columns: Mapping[str, Field]
+    columns: Mapping[str, TextTemplate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class JoinedTable:
     """A second file, joined to each record under its name."""
 
     name: str
     data: tuple[str, ...]
-    on: Mapping[str, Field]
+    on: Mapping[str, TextTemplate]
     """The table's column: what it must equal."""
     required: bool
 
@@ -95,12 +95,12 @@ class CaptureRecipe:
     description: str = ""
     link: str | None = None
     dataset: str | None = None
-    columns: Mapping[str, Field] = field(default_factory=dict)
-    extra: Mapping[str, Field] = field(default_factory=dict)
-    parts: tuple[Part, ...] = ()
-    expand: tuple[Mapping[str, Field], ...] = ()
+    columns: Mapping[str, TextTemplate] = field(default_factory=dict)
+    extra: Mapping[str, TextTemplate] = field(default_factory=dict)
+    parts: tuple[RecipePart, ...] = ()
+    expand: tuple[Mapping[str, TextTemplate], ...] = ()
     """Each record becomes one example per entry, whose columns come before the others."""
-    tables: tuple[Table, ...] = ()
+    tables: tuple[JoinedTable, ...] = ()
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Values that an example's columns must have."""
     most: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -195,22 +195,22 @@ def _columns_of(document: Mapping[str, Any], key: str, where: str) -> Mapping[st
     return found
 
 
-def _part(given: Any, where: str) -> Part:
+def _part(given: Any, where: str) -> RecipePart:
     if not isinstance(given, dict) or "data" not in given:
         raise RecipeError(f"{where} [[parts]]: needs 'data', such as \"{{data}}:tqa:test\"")
     _only_known(given, ("data", "columns"), f"{where} [[parts]]")
-    return Part(
+    return RecipePart(
         data=_texts(given["data"]),
         columns=_columns(given.get("columns", {}), f"{where} [[parts]]"),
     )
 
 
-def _table(given: Any, where: str) -> Table:
+def _table(given: Any, where: str) -> JoinedTable:
     missing = [key for key in ("name", "data", "on") if key not in given]
     if missing:
         raise RecipeError(f"{where} [[tables]]: needs {', '.join(missing)}")
     _only_known(given, ("name", "data", "on", "required"), f"{where} [[tables]]")
-    return Table(
+    return JoinedTable(
         name=str(given["name"]),
         data=_texts(given["data"]),
         on={name: _field(v, f"{where} [[tables]] on {name}") for name, v in given["on"].items()},
@@ -218,12 +218,12 @@ def _table(given: Any, where: str) -> Table:
     )
 
 
-def _columns(given: Mapping[str, Any], where: str) -> dict[str, Field]:
+def _columns(given: Mapping[str, Any], where: str) -> dict[str, TextTemplate]:
     _only_known(given, FIELDS, where)
     return {name: _field(value, f"{where} {name}") for name, value in given.items()}
 
 
-def _field(value: Any, where: str) -> Field:
+def _field(value: Any, where: str) -> TextTemplate:
     return compile_field(value, where) if isinstance(value, str) else constant(value)
 
 

@@ -1,4 +1,4 @@
-"""Finds which tokens of a prompt stand for given characters of it."""
+"""Finds the tokens that cover given characters of a prompt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from actstore.capturing.prompts.rendering import Span
 
-Place = tuple[Sequence[Span], Sequence[Mapping[str, Any]]]
+TextPlace = tuple[Sequence[Span], Sequence[Mapping[str, Any]]]
 """Characters of each token, and which placeholders were replaced by longer texts."""
 
 

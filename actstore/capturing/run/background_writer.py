@@ -22,7 +22,7 @@ _DEPTH = 2
 """Windows that may wait: the model waits for the disk rather than fill the memory."""
 
 
-class Part(NamedTuple):
+class WindowRows(NamedTuple):
     """One window's rows, and how far the source is read once they are stored."""
 
     rows: Callable[[], Iterable[RowBatch]]
@@ -44,7 +44,7 @@ class Sink:
         self.bytes = 0
         self._writer = writer
         self._commit_seconds = COMMIT_SECONDS if commit_seconds is None else commit_seconds
-        self._parts: queue.Queue[Part | None] = queue.Queue(_DEPTH)
+        self._parts: queue.Queue[WindowRows | None] = queue.Queue(_DEPTH)
         self._error: BaseException | None = None
         self._finished = False
         self._thread = threading.Thread(target=self._work, name="actstore-sink", daemon=True)
@@ -70,7 +70,7 @@ class Sink:
         """Number of the last commit."""
         return self._writer.commits[-1] if self._writer.commits else None
 
-    def put(self, part: Part) -> None:
+    def put(self, part: WindowRows) -> None:
         """Store a window; waits while too many wait already.
 
         Raises:
@@ -80,7 +80,7 @@ class Sink:
         if self._error is not None:
             raise self._error
 
-    def _offer(self, part: Part | None) -> None:
+    def _offer(self, part: WindowRows | None) -> None:
         while self._error is None and self._thread.is_alive():
             try:
                 self._parts.put(part, timeout=0.2)
@@ -101,7 +101,7 @@ class Sink:
         except BaseException as error:  # handed to the thread that waits for it
             self._error = error
 
-    def _store(self, part: Part) -> None:
+    def _store(self, part: WindowRows) -> None:
         with self._writer.file():
             for batch in part.rows():
                 added = self._writer.add(batch)

@@ -1,4 +1,4 @@
-"""Runs a window batch by batch: smaller ones where memory runs out, none of what cannot be read."""
+"""Runs a window batch by batch, in smaller batches where memory runs out."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from actstore.capturing.forward.engine import Captured, Engine, out_of_memory
-from actstore.capturing.run.batching import TOKENS, BatchSize, form
+from actstore.capturing.run.batching import TOKENS, BatchSize, Window, form
 from actstore.capturing.run.summary import Refused
-from actstore.capturing.run.windows import Window
 from actstore.capturing.selfcheck.padding import Padding, measure
 from actstore.errors import ExampleError, ModelError
 

@@ -1,15 +1,18 @@
-"""Which examples run together: windows by source position, batches by length within a window."""
+"""Which examples run together: windows of the source, batches of like length in a window."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal, TypeVar
+from typing import Literal
 
-from actstore.errors import UsageError
+from actstore.capturing.prompts.example import Example
+from actstore.capturing.run.summary import Refused
+from actstore.errors import ExampleError, UsageError
 
 BatchSize = int | Literal["auto"]
-Item = TypeVar("Item")
 
 TOKENS = 4096
 """Tokens of a batch, padding included, that ``auto`` aims for."""
@@ -34,19 +37,6 @@ def parse_batch_size(text: str | int) -> BatchSize:
     if number < 1:
         raise UsageError(f"batch size {text!r}: expected 'auto' or a number of at least 1")
     return number
-
-
-def window(items: Iterable[Item], size: int = WINDOW) -> Iterator[list[Item]]:
-    """Cut a stream into runs of ``size``, the last one shorter.
-
-    Where a window begins depends on the source alone, so a run that is taken up again
-    forms the same windows.
-    """
-    if size < 1:
-        raise UsageError(f"a window of {size} examples: at least 1")
-    stream = iter(items)
-    while run := list(islice(stream, size)):
-        yield run
 
 
 def form(
@@ -93,8 +83,120 @@ def _full(
     return len(batch) >= most or (len(batch) + 1) * longest > tokens
 
 
-def padding(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
-    """Return the share of a window's positions that are padding (0 to 1)."""
-    real = sum(lengths[at] for batch in batches for at in batch)
-    all_positions = sum(len(batch) * max(lengths[at] for at in batch) for batch in batches)
-    return 1 - real / all_positions if all_positions else 0.0
+WINDOW_BYTES = 192 << 20
+"""Vector bytes of a window, of which a few are in memory at once."""
+_PER_BATCH = 16
+_LEAST = 64
+
+Lengths = Callable[[Sequence[Example]], Sequence[int]]
+_Length = int | Refused | None
+"""Tokens, why it is refused, or None: it is left out."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Window:
+    """Examples that are batched together and stored together."""
+
+    start: int
+    """Place of the first in the source."""
+    examples: list[Example] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    """Place of each in the source."""
+    lengths: list[int] = field(default_factory=list)
+    """Tokens of each prompt."""
+    refused: list[Refused] = field(default_factory=list)
+    skipped: int = 0
+    """Examples that the store has."""
+    taken: list[Example] = field(default_factory=list)
+    """All examples that the window covers, refused and skipped ones included."""
+
+    @property
+    def stop(self) -> int:
+        """Place after the last example."""
+        return self.start + len(self.taken)
+
+
+def window_size(batch_size: BatchSize) -> int:
+    """Return how many examples a window has at most: enough batches to sort by length."""
+    if batch_size == "auto":
+        return WINDOW
+    return max(_LEAST, min(WINDOW, batch_size * _PER_BATCH), batch_size)
+
+
+def windows(
+    source: Iterator[Example],
+    lengths: Lengths,
+    *,
+    start: int,
+    size: int,
+    bytes_of: Callable[[int], int],
+    most_bytes: int = WINDOW_BYTES,
+    refuse: bool = True,
+    skip: Callable[[Example], bool] = lambda example: False,
+) -> Iterator[Window]:
+    """Yield windows; where one ends depends on the examples since its beginning alone.
+
+    A run that goes on at the end of a window therefore forms the windows that an unbroken
+    run would have formed.
+
+    Args:
+        source: examples from place ``start`` on.
+        lengths: returns the tokens of prompts.
+        start: place of the first example in the source.
+        size: examples of a window at most.
+        bytes_of: returns the bytes of an example's rows, given its prompt's tokens.
+        most_bytes: of a window; a single example may exceed it.
+        refuse: put examples whose prompts cannot be made among the refused; else raise.
+        skip: says which examples are left out, as the store has them.
+
+    Raises:
+        ExampleError: a prompt cannot be made, and ``refuse`` is off.
+    """
+    ahead: deque[tuple[Example, _Length]] = deque()
+    while True:
+        more = list(islice(source, size - len(ahead)))
+        new = [example for example in more if not skip(example)]
+        measured = iter(_measured(new, lengths, refuse))
+        kept = {id(example) for example in new}
+        ahead.extend(next(measured) if id(each) in kept else (each, None) for each in more)
+        if not ahead:
+            return
+        window = Window(start=start)
+        total = 0
+        while ahead and len(window.taken) < size:
+            example, length = ahead[0]
+            if isinstance(length, Refused):
+                window.refused.append(length)
+            elif length is None:
+                window.skipped += 1
+            else:
+                needed = bytes_of(length)
+                if window.examples and total + needed > most_bytes:
+                    break
+                total += needed
+                window.positions.append(start + len(window.taken))
+                window.examples.append(example)
+                window.lengths.append(length)
+            window.taken.append(example)
+            ahead.popleft()
+        start = window.stop
+        yield window
+
+
+def _measured(
+    examples: Sequence[Example], lengths: Lengths, refuse: bool
+) -> list[tuple[Example, _Length]]:
+    if not examples:
+        return []
+    try:
+        return list(zip(examples, lengths(examples), strict=True))
+    except ExampleError:
+        if not refuse:
+            raise
+    found: list[tuple[Example, _Length]] = []
+    for example in examples:
+        try:
+            found.append((example, lengths([example])[0]))
+        except ExampleError as error:
+            found.append((example, Refused.by(example.where, error)))
+    return found

@@ -13,7 +13,7 @@ from actstore.capturing.run.batching import BatchSize, parse_batch_size
 from actstore.capturing.run.options import Options, Side, Source
 from actstore.capturing.run.provenance import identify
 from actstore.capturing.run.session import Session
-from actstore.capturing.run.summary import CaptureSummary, Progress
+from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
 from actstore.errors import UsageError
 from actstore.models import gguf
 from actstore.models.blocks import unwrap
@@ -50,7 +50,7 @@ def capture(
     strict: bool = False,
     dry_run: bool = False,
     settings: Mapping[str, Any] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[CaptureProgress], None] | None = None,
 ) -> CaptureSummary:
     """Capture activations of ``model`` while it reads, and answers, ``examples``.
 

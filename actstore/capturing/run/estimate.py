@@ -24,7 +24,7 @@ _SHARD_BYTES = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class CaptureEstimate:
     """What the whole run takes, from a first batch that was timed."""
 
     examples: int

@@ -1,4 +1,4 @@
-"""What is written down about a capture, and which of it decides the values."""
+"""What is recorded about a capture, and which of these settings decide the values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds what a store already has of a capture: a run broken off, or rows of an equal one."""
+"""Finds what a store already has of a capture: an interrupted run, or rows of an equal one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from actstore.capturing.forward.pooling import Pool
+from actstore.capturing.forward.pooling import Pool, SiteLayer
 from actstore.capturing.prompts.example import Example, ExampleKey
 from actstore.capturing.run import provenance
-from actstore.capturing.run.tables import Place
 from actstore.errors import MixedRunError
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, Run
@@ -159,7 +158,7 @@ class StoredRows:
         self._found: dict[tuple[str, int | None, str | None, str], frozenset[ExampleKey]] | None
         self._found = None if self._runs else {}
 
-    def has(self, place: Place, pool: Pool) -> frozenset[ExampleKey]:
+    def has(self, place: SiteLayer, pool: Pool) -> frozenset[ExampleKey]:
         """Return the examples that have rows of this site, layer and pool.
 
         Of single tokens nothing is said: which of them are there is for the writer to see.
@@ -170,7 +169,7 @@ class StoredRows:
             self._found = self._read()
         return self._found.get((*place, pool.region, pool.stored), frozenset())
 
-    def complete(self, places: Iterable[Place], pools: Sequence[Pool]) -> frozenset[ExampleKey]:
+    def complete(self, places: Iterable[SiteLayer], pools: Sequence[Pool]) -> frozenset[ExampleKey]:
         """Return the examples that have everything that is wanted."""
         found: frozenset[ExampleKey] | None = None
         for place in places:

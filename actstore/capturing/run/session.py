@@ -24,15 +24,15 @@ from actstore.capturing.prompts.encode import Prompter
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.run import estimate as estimates
 from actstore.capturing.run import provenance
-from actstore.capturing.run.background_writer import Part, Sink
+from actstore.capturing.run.background_writer import Sink, WindowRows
 from actstore.capturing.run.batch_runner import Runner, halves
-from actstore.capturing.run.estimate import Estimate
+from actstore.capturing.run.batching import Window, window_size, windows
+from actstore.capturing.run.estimate import CaptureEstimate
 from actstore.capturing.run.options import Options, Source
 from actstore.capturing.run.provenance import Identity
 from actstore.capturing.run.resume import Chain, Earlier, StoredRows, look
-from actstore.capturing.run.summary import CaptureSummary, Progress, Refused, later_notes
+from actstore.capturing.run.summary import CaptureProgress, CaptureSummary, Refused, later_notes
 from actstore.capturing.run.tables import settle_values, tabulate
-from actstore.capturing.run.windows import Window, window_size, windows
 from actstore.capturing.selfcheck import check
 from actstore.capturing.selfcheck.reference import advice
 from actstore.errors import ExampleError, ModelError, UsageError
@@ -57,7 +57,7 @@ class Session:
         store: Path,
         options: Options,
         identity: Identity,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Callable[[CaptureProgress], None] | None = None,
     ) -> None:
         self.options = options
         self.store = store
@@ -319,7 +319,7 @@ class Session:
         for example in window.taken:
             self._chain.add(example)
         sink.put(
-            Part(
+            WindowRows(
                 partial(self._rows, done, run, frozenset(left_out)) if done else tuple,
                 self._position(),
             )
@@ -363,7 +363,7 @@ class Session:
         if self._progress is not None:
             total = self.source.total
             self._progress(
-                Progress(
+                CaptureProgress(
                     examples=self._examples
                     + len(self._refused)
                     + self._skipped
@@ -421,7 +421,7 @@ class Session:
         todo = round(len(first.examples) * share)
         needed = int(estimates.bytes_per_example(batches, examples) * todo)
         needed += estimates.shard_overhead(len(self.points))
-        found = Estimate(
+        found = CaptureEstimate(
             examples=todo,
             rows=round(rows * todo),
             bytes=needed,
@@ -457,7 +457,7 @@ class Session:
         sink: Sink | None,
         checked: Mapping[str, Any] | None,
         began: float,
-        estimate: Estimate | None = None,
+        estimate: CaptureEstimate | None = None,
     ) -> CaptureSummary:
         runner = self._runner
         notes = [*self._notes, *self.prompter.notes]

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-from actstore.capturing.run.estimate import Estimate
+from actstore.capturing.run.estimate import CaptureEstimate
 from actstore.capturing.selfcheck.padding import Padding
 
 
-class Progress(NamedTuple):
+class CaptureProgress(NamedTuple):
     """How far a capture is; given to ``progress`` after every batch."""
 
     examples: int
@@ -76,7 +76,7 @@ class CaptureSummary:
     seconds: float
     self_check: Mapping[str, Any] | None
     """Numbers of the self-check; None if it was left out."""
-    estimate: Estimate | None
+    estimate: CaptureEstimate | None
     """What the whole run takes; in a dry run only."""
     notes: tuple[str, ...] = field(default=())
     """What the user should know."""

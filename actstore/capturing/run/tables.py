@@ -11,34 +11,32 @@ import numpy as np
 
 from actstore.capturing.forward import grading
 from actstore.capturing.forward.engine import Captured
-from actstore.capturing.forward.pooling import Pool
+from actstore.capturing.forward.pooling import Pool, SiteLayer
 from actstore.capturing.prompts.encode import PAD, ROLES
 from actstore.capturing.prompts.example import Example, ExampleKey
 from actstore.storage import floats
 from actstore.storage.rows import RowBatch
 
 StorageType = Literal["float16", "float32"]
-Place = tuple[str, int | None]
-"""Site and layer."""
 _GENERATED = "generated"
 
 
-class Stored(Protocol):
+class AlreadyStored(Protocol):
     """What the store has already of this model and data set."""
 
-    def has(self, place: Place, pool: Pool) -> frozenset[ExampleKey]:
+    def has(self, place: SiteLayer, pool: Pool) -> frozenset[ExampleKey]:
         """Return the examples that have such rows."""
 
 
 class NothingStored:
     """Of a new data set."""
 
-    def has(self, place: Place, pool: Pool) -> frozenset[ExampleKey]:
+    def has(self, place: SiteLayer, pool: Pool) -> frozenset[ExampleKey]:
         """Return no example."""
         return frozenset()
 
 
-class _Chosen(NamedTuple):
+class _BatchRows(NamedTuple):
     """Rows of one pool in one batch."""
 
     batch: int
@@ -52,7 +50,7 @@ def tabulate(
     pools: Sequence[Pool],
     constants: Mapping[str, Any],
     *,
-    stored: Stored | None = None,
+    stored: AlreadyStored | None = None,
     refused: frozenset[int] = frozenset(),
 ) -> Iterator[RowBatch]:
     """Yield the rows of some batches, one :class:`RowBatch` per site, layer and stored type.
@@ -68,7 +66,7 @@ def tabulate(
         refused: places in the source of examples that get no rows.
     """
     have = stored if stored is not None else NothingStored()
-    columns: dict[Any, tuple[list[_Chosen], np.ndarray, dict[str, list[Any]]]] = {}
+    columns: dict[Any, tuple[list[_BatchRows], np.ndarray, dict[str, list[Any]]]] = {}
     for place in batches[0].pooled.vectors if batches else ():
         for group in _by_type(batches[0].pooled.vectors[place]):
             held = tuple((pool, have.has(place, pool)) for pool in group)
@@ -115,9 +113,9 @@ def _metadata(
     batches: Sequence[Captured],
     held: Sequence[tuple[Pool, frozenset[ExampleKey]]],
     refused: frozenset[int],
-) -> tuple[list[_Chosen], np.ndarray, dict[str, list[Any]]]:
+) -> tuple[list[_BatchRows], np.ndarray, dict[str, list[Any]]]:
     """Return which rows are taken, their order, and their columns in that order."""
-    chosen: list[_Chosen] = []
+    chosen: list[_BatchRows] = []
     sources: list[np.ndarray] = []
     ranks: list[np.ndarray] = []
     for number, batch in enumerate(batches):
@@ -132,7 +130,7 @@ def _metadata(
             )
             examples = batch.pooled.rows[pool].example
             rows = np.flatnonzero(wanted[examples])
-            chosen.append(_Chosen(number, pool, rows))
+            chosen.append(_BatchRows(number, pool, rows))
             sources.append(positions[examples[rows]])
             ranks.append(np.full(len(rows), rank))
     order = np.lexsort((np.concatenate(ranks), np.concatenate(sources)))
@@ -144,7 +142,7 @@ def _metadata(
     return chosen, order, {name: [cells[at] for at in numbers] for name, cells in flat.items()}
 
 
-def _cells(batch: Captured, chosen: _Chosen) -> dict[str, Sequence[Any]]:
+def _cells(batch: Captured, chosen: _BatchRows) -> dict[str, Sequence[Any]]:
     pool = chosen.pool
     rows = batch.pooled.rows[pool]
     examples = rows.example[chosen.rows].tolist()

@@ -1,4 +1,4 @@
-"""Holds a batch of the run against each example alone, and responses against one pass."""
+"""Compares a batch with each example run alone, and generated responses with one forward pass."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ import torch
 
 from actstore.capturing.forward.engine import Captured, Engine, excluded
 from actstore.capturing.forward.generation import Generation
-from actstore.capturing.forward.pooling import Pool
-from actstore.capturing.prompts.encode import Batch
-from actstore.capturing.selfcheck.plain_hooks import Watch, shaped, watching
-from actstore.capturing.selfcheck.reference import Pair, as_numpy, pooled_plainly
+from actstore.capturing.forward.pooling import Pool, SiteLayer
+from actstore.capturing.prompts.encode import PromptBatch
+from actstore.capturing.selfcheck.reference import (
+    Pair,
+    Watch,
+    as_numpy,
+    pooled_plainly,
+    shaped,
+    watching,
+)
 from actstore.capturing.selfcheck.stepwise import fed_in_steps
 from actstore.capturing.selfcheck.subject import (
     SAME_PASS,
     SUMMED,
-    Found,
-    Place,
+    SeenVectors,
     Subject,
     named,
     rounded,
@@ -41,7 +46,7 @@ def batched(subject: Subject) -> dict[str, Any]:
     engine = _engine(subject.engine)
     batch = subject.prompter.batch(subject.examples, engine.padding_side)
     _check_regions(subject, batch)
-    seen: Found = {}
+    seen: SeenVectors = {}
     pools = [pool for pool in engine.pools if _lies_in_prompt(pool, batch, engine)]
     plain = subject.pooling(batch.regions, excluded(batch, engine.exclude), pools, seen)
     routed: list[np.ndarray] = []
@@ -89,7 +94,7 @@ def _engine(given: Engine) -> Engine:
     )
 
 
-def _check_regions(subject: Subject, batch: Batch) -> None:
+def _check_regions(subject: Subject, batch: PromptBatch) -> None:
     """The prompt is every token that the mask does not hide, no pad and none less."""
     real = batch.inputs["attention_mask"].bool()
     for region in ("prompt", "all"):
@@ -100,11 +105,13 @@ def _check_regions(subject: Subject, batch: Batch) -> None:
             )
 
 
-def _lies_in_prompt(pool: Pool, batch: Batch, engine: Engine) -> bool:
+def _lies_in_prompt(pool: Pool, batch: PromptBatch, engine: Engine) -> bool:
     return pool.region in batch.regions and (pool.region != "all" or engine.generation is None)
 
 
-def _against(captured: Captured, seen: Found, subject: Subject) -> Iterable[tuple[Pool, Pair]]:
+def _against(
+    captured: Captured, seen: SeenVectors, subject: Subject
+) -> Iterable[tuple[Pool, Pair]]:
     """Pair what was kept of a batch with what was seen of it."""
     for place, kept in captured.pooled.vectors.items():
         for pool, vectors in kept.items():
@@ -127,7 +134,7 @@ def _check_count(subject: Subject, what: str, got: int, expected: int, of: str) 
         )
 
 
-def _before_experts(subject: Subject, batch: Batch, found: list[np.ndarray]) -> list[Watch]:
+def _before_experts(subject: Subject, batch: PromptBatch, found: list[np.ndarray]) -> list[Watch]:
     """Watch what goes into the first block's experts: there no token was routed yet.
 
     What experts make may be far off where a rounding error sends a token elsewhere. What
@@ -162,7 +169,7 @@ def _alone(
         single = subject.prompter.batch([subject.examples[row]], "right")
         _check_regions(subject, single)
         left_out = excluded(single, subject.engine.exclude)
-        seen: Found = {}
+        seen: SeenVectors = {}
         watches = subject.pooling(single.regions, left_out, pools, seen)
         unrouted: list[np.ndarray] = []
         watches += _before_experts(subject, single, unrouted)
@@ -200,11 +207,11 @@ def _check_lengths(subject: Subject, captured: Captured, generation: Generation)
             )
 
 
-class _Text(NamedTuple):
+class _CheckedText(NamedTuple):
     """A prompt and the response to it that went through the model, unpadded."""
 
     row: int
-    single: Batch
+    single: PromptBatch
     """The prompt alone."""
     response: list[int]
     regions: dict[str, torch.Tensor]
@@ -213,7 +220,7 @@ class _Text(NamedTuple):
     """Tokens that means and maxima leave out, bool ``[1, T + n]``."""
 
 
-def _texts(subject: Subject, captured: Captured) -> Iterator[_Text]:
+def _texts(subject: Subject, captured: Captured) -> Iterator[_CheckedText]:
     engine, prompter = subject.engine, subject.prompter
     if not any(pool.region in _GENERATED for pool in engine.pools):
         return
@@ -237,11 +244,11 @@ def _texts(subject: Subject, captured: Captured) -> Iterator[_Text]:
         left_out[0, width:] = torch.tensor(
             [token in special for token in response], dtype=torch.bool
         )
-        yield _Text(row, single, response, regions, left_out)
+        yield _CheckedText(row, single, response, regions, left_out)
 
 
 def _check_responses(
-    subject: Subject, captured: Captured, texts: Sequence[_Text], allowed: float
+    subject: Subject, captured: Captured, texts: Sequence[_CheckedText], allowed: float
 ) -> float | None:
     """Hold generated tokens against one pass, or steps where the model's own steps differ."""
     passed = [pair for text in texts for pair in _in_one_pass(subject, captured, text)]
@@ -260,12 +267,12 @@ def _check_responses(
     return max(pair.error for pair in stepped)
 
 
-def _in_one_pass(subject: Subject, captured: Captured, text: _Text) -> Iterator[Pair]:
+def _in_one_pass(subject: Subject, captured: Captured, text: _CheckedText) -> Iterator[Pair]:
     """Pair generated tokens' states with one pass over prompt and response."""
     more = torch.tensor([text.response], dtype=text.single.inputs["input_ids"].dtype)
     more = more.reshape(1, -1)
     pools = [pool for pool in subject.engine.pools if pool.region in _GENERATED]
-    seen: Found = {}
+    seen: SeenVectors = {}
     watches = subject.pooling(text.regions, text.left_out, pools, seen)
     inputs = subject.engine.inputs(
         dataclasses.replace(text.single, inputs=_extended(text.single, more))
@@ -273,7 +280,7 @@ def _in_one_pass(subject: Subject, captured: Captured, text: _Text) -> Iterator[
     inputs.pop("position_ids", None)  # unpadded: the model counts for itself
     states = subject.run(inputs, watches=watches).states
 
-    def expected(place: Place, pool: Pool) -> np.ndarray:
+    def expected(place: SiteLayer, pool: Pool) -> np.ndarray:
         entry = subject.entry(place)
         if entry is None:
             return seen[place, pool, 0]
@@ -282,11 +289,11 @@ def _in_one_pass(subject: Subject, captured: Captured, text: _Text) -> Iterator[
     yield from _against_text(subject, captured, text, expected, "one pass over the text")
 
 
-def _in_steps(subject: Subject, captured: Captured, text: _Text) -> Iterator[Pair]:
+def _in_steps(subject: Subject, captured: Captured, text: _CheckedText) -> Iterator[Pair]:
     """Pair them with steps over the same text alone."""
     states = fed_in_steps(subject, text.single, text.response)
 
-    def expected(place: Place, pool: Pool) -> np.ndarray:
+    def expected(place: SiteLayer, pool: Pool) -> np.ndarray:
         return pooled_plainly(pool, states[place], text.regions[pool.region][0], text.left_out)
 
     yield from _against_text(subject, captured, text, expected, "steps over the text")
@@ -295,8 +302,8 @@ def _in_steps(subject: Subject, captured: Captured, text: _Text) -> Iterator[Pai
 def _against_text(
     subject: Subject,
     captured: Captured,
-    text: _Text,
-    expected: Callable[[Place, Pool], np.ndarray],
+    text: _CheckedText,
+    expected: Callable[[SiteLayer, Pool], np.ndarray],
     of: str,
 ) -> Iterator[Pair]:
     for place, kept in captured.pooled.vectors.items():
@@ -310,7 +317,7 @@ def _against_text(
             yield from (Pair(what, *pair) for pair in zip(mine, other, strict=True))
 
 
-def _extended(single: Batch, more: torch.Tensor) -> dict[str, Any]:
+def _extended(single: PromptBatch, more: torch.Tensor) -> dict[str, Any]:
     """Return the inputs of one text with its response put behind the prompt."""
     found = dict(single.inputs)
     length = found["input_ids"].shape[1]

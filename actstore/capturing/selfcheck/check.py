@@ -25,14 +25,28 @@ import torch
 
 from actstore.capturing.forward.engine import Engine, out_of_memory
 from actstore.capturing.forward.hooks import Tap
-from actstore.capturing.forward.pooling import Pool
-from actstore.capturing.prompts.encode import Batch
+from actstore.capturing.forward.pooling import Pool, SiteLayer
+from actstore.capturing.prompts.encode import PromptBatch
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.selfcheck import residual_sum
 from actstore.capturing.selfcheck.batch_check import batched
-from actstore.capturing.selfcheck.plain_hooks import Watch, expected_module, shaped
-from actstore.capturing.selfcheck.reference import Pair, States, as_numpy, at_columns, scaled_logits
-from actstore.capturing.selfcheck.subject import SAME_PASS, Place, Subject, named, rounded, side_of
+from actstore.capturing.selfcheck.reference import (
+    Pair,
+    States,
+    Watch,
+    as_numpy,
+    at_columns,
+    expected_module,
+    scaled_logits,
+    shaped,
+)
+from actstore.capturing.selfcheck.subject import (
+    SAME_PASS,
+    Subject,
+    named,
+    rounded,
+    side_of,
+)
 from actstore.errors import HookError, ModelError, SelfCheckError
 from actstore.models.blocks import points
 
@@ -118,8 +132,8 @@ class _Check:
         """Compare hooks with hidden states, norm and logits of one and the same pass."""
         subject = self.subject
         wanted = list(subject.engine.points)
-        there: set[Place] = {(point.site, point.layer) for point in wanted}
-        last: Place = ("resid_post", subject.count - 1)
+        there: set[SiteLayer] = {(point.site, point.layer) for point in wanted}
+        last: SiteLayer = ("resid_post", subject.count - 1)
         extra = [] if last in there else points(self.anatomy, ["resid_post"], [subject.count - 1])
         batch = subject.prompter.batch(subject.examples, "left")
         columns = _columns(batch)
@@ -141,7 +155,7 @@ class _Check:
         vectors = pooled.vectors
         for place in there:
             subject.refuse_zeros(place, vectors[place][_LAST])
-        norm: Place = ("final_norm", None)
+        norm: SiteLayer = ("final_norm", None)
         if norm in there and states.states:
             width = vectors[norm][_LAST].shape[-1]
             if states.states[-1].shape[-1] != width:  # projected further, as in OPT-350m
@@ -169,10 +183,10 @@ class _Check:
 
     def _reported_pairs(
         self,
-        place: Place,
+        place: SiteLayer,
         pool: Pool,
         column: torch.Tensor,
-        vectors: Mapping[Place, Mapping[Pool, np.ndarray]],
+        vectors: Mapping[SiteLayer, Mapping[Pool, np.ndarray]],
         states: States,
     ) -> list[tuple[str, np.ndarray, np.ndarray]]:
         entry = self.subject.entry(place)
@@ -188,7 +202,7 @@ class _Check:
 
     def _note_features_between(
         self,
-        vectors: Mapping[Place, Mapping[Pool, np.ndarray]],
+        vectors: Mapping[SiteLayer, Mapping[Pool, np.ndarray]],
         states: States,
         columns: Mapping[Pool, torch.Tensor],
     ) -> None:
@@ -292,14 +306,14 @@ class _Check:
         found = as_numpy(made)
         return max(Pair("", *pair).error for pair in zip(found, expected, strict=True))
 
-    def _measured(self, there: set[Place]) -> list[int]:
+    def _measured(self, there: set[SiteLayer]) -> list[int]:
         """Return the layers whose sums are measured: three, or all whose parts are captured."""
         asked = {layer for site, layer in there if site in residual_sum.SITES and layer is not None}
         count = self.subject.count
         return sorted(asked or {0, count // 2, count - 1})
 
     def _adds_up(
-        self, measured: Sequence[residual_sum.Block], there: set[Place]
+        self, measured: Sequence[residual_sum.SeenBlock], there: set[SiteLayer]
     ) -> dict[str, Any] | None:
         """Say how blocks add their parts up; refuse sites that are not what their name says."""
         verdicts = [residual_sum.judge(block, self.subject.dtype) for block in measured]
@@ -331,7 +345,7 @@ class _Check:
 
     def _refuse_misplaced(
         self,
-        vectors: Mapping[Place, Mapping[Pool, np.ndarray]],
+        vectors: Mapping[SiteLayer, Mapping[Pool, np.ndarray]],
         states: States,
         column: torch.Tensor,
     ) -> None:
@@ -349,7 +363,7 @@ class _Check:
                     )
 
 
-def _columns(batch: Batch) -> dict[Pool, torch.Tensor]:
+def _columns(batch: PromptBatch) -> dict[Pool, torch.Tensor]:
     """Return where each pool of the check's first pass stands, ``[B]``; -1 where nowhere."""
     real: torch.Tensor = batch.inputs["attention_mask"].bool()
     masks = {_LAST: real, _FIRST: real}

@@ -1,4 +1,4 @@
-"""Measures, in the first pass of somebody's own loop, whether sites are what their names say.
+"""Checks, in the first pass of somebody's own loop, that sites are what their names say.
 
 The caller's pass may be steered or ablated on purpose, so a site is refused only by a sum that
 holds: the stream leaving the block is made of the site without what came in, or has another
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from actstore.capturing.selfcheck import residual_sum
-from actstore.capturing.selfcheck.plain_hooks import watching
+from actstore.capturing.selfcheck.reference import watching
 from actstore.errors import HookError
 from actstore.models.blocks import Anatomy, HookPoint
 
@@ -29,7 +29,7 @@ class FirstCall:
             for point in points
             if point.site in residual_sum.SITES and point.layer is not None
         }
-        self._blocks: list[residual_sum.Block] = []
+        self._blocks: list[residual_sum.SeenBlock] = []
         self._hooks = contextlib.ExitStack()
 
     def begin(self, real: np.ndarray) -> None:
@@ -78,7 +78,7 @@ class FirstCall:
         self._blocks = []
 
 
-def _coarsest(block: residual_sum.Block) -> str:
+def _coarsest(block: residual_sum.SeenBlock) -> str:
     """Return the type of the widest rounding in a block; under autocast there are several."""
     kinds = {str(each.dtype)[6:] for each in block.returned.values()}
     return max(kinds, key=lambda kind: residual_sum.LIMITS.get(kind, 1.0), default="bfloat16")

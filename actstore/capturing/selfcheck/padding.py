@@ -1,4 +1,4 @@
-"""Asks, before a run, whether pads change what a model computes for the tokens beside them.
+"""Checks, before a run, whether padding changes what a model computes for real tokens.
 
 Most models keep pads out: attention masks them, positions count from the first token that is
 no pad. Some do not (recurrences without a mask, positions counted from the first column), and
@@ -19,7 +19,7 @@ import torch
 from actstore.capturing.forward.engine import Captured, Engine, context_length
 from actstore.capturing.forward.generation import Generation
 from actstore.capturing.forward.pooling import Pool
-from actstore.capturing.prompts.encode import PAD, Batch, Prompter
+from actstore.capturing.prompts.encode import PAD, PromptBatch, Prompter
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.selfcheck.subject import TOLERANCES
 from actstore.errors import HookError
@@ -144,7 +144,7 @@ def _short(generation: Generation | None) -> Generation | None:
     )
 
 
-def _padded(batch: Batch, prompter: Prompter, side: str, count: int) -> Batch:
+def _padded(batch: PromptBatch, prompter: Prompter, side: str, count: int) -> PromptBatch:
     """Return the batch with that many more columns of padding."""
     shape = batch.inputs["input_ids"].shape
 

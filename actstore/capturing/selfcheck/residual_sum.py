@@ -1,4 +1,4 @@
-"""Measures how a block adds what its attention and its MLP compute to the residual stream.
+"""Measures how a block adds the outputs of its attention and MLP to the residual stream.
 
 ``resid_post = resid_pre + attn_out + mlp_out`` holds in many families. Elsewhere the parts pass
 a norm first, are multiplied by a number, or the sum is normed. All of that is read off the
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from actstore.capturing.selfcheck.plain_hooks import Watch, shaped
+from actstore.capturing.selfcheck.reference import Watch, shaped
 from actstore.errors import ModelError
 from actstore.models.blocks import Anatomy, points
 
@@ -40,7 +40,7 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+")
 _R = "resid_pre"
 
 
-class Verdict(NamedTuple):
+class BlockVerdict(NamedTuple):
     """What was measured of one block."""
 
     layer: int
@@ -55,7 +55,7 @@ class Verdict(NamedTuple):
 
 
 @dataclass(slots=True)
-class Block:
+class SeenBlock:
     """What was seen of one block: rows of a few tokens, ``[n, width]``."""
 
     layer: int
@@ -69,7 +69,7 @@ class Block:
     returned: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def blocks_of(anatomy: Anatomy, layers: list[int]) -> list[Block]:
+def blocks_of(anatomy: Anatomy, layers: list[int]) -> list[SeenBlock]:
     """Return the blocks to look at, with the modules of each that matter."""
     found = []
     for layer in layers:
@@ -83,7 +83,7 @@ def blocks_of(anatomy: Anatomy, layers: list[int]) -> list[Block]:
         if marks:
             block = anatomy.blocks[layer]
             modules = dict(_frontier(block, set(marks.values())))
-            found.append(Block(layer, type(block).__name__, marks, modules))
+            found.append(SeenBlock(layer, type(block).__name__, marks, modules))
     return found
 
 
@@ -100,7 +100,7 @@ def _frontier(
 
 
 def watches(
-    anatomy: Anatomy, block: Block, columns: torch.Tensor, shape: tuple[int, int]
+    anatomy: Anatomy, block: SeenBlock, columns: torch.Tensor, shape: tuple[int, int]
 ) -> Iterator[Watch]:
     """Yield what to watch of a block; kept are the tokens at ``columns`` ``[B, k]``."""
 
@@ -130,21 +130,21 @@ def watches(
         yield keep(path, "output")
 
 
-def judge(block: Block, dtype: str) -> Verdict | None:
+def judge(block: SeenBlock, dtype: str) -> BlockVerdict | None:
     """Say how the block's parts come into the stream; None where nothing was seen of it."""
     if not block.taken.get("") or "" not in block.returned:
         return None
     return _Judge(block, LIMITS.get(dtype, LIMITS["bfloat16"])).verdict()
 
 
-class _Sum(NamedTuple):
+class _FittedSum(NamedTuple):
     error: float
     parts: dict[str, float]
     """Factor of each part that matters."""
 
 
 class _Judge:
-    def __init__(self, block: Block, limit: float) -> None:
+    def __init__(self, block: SeenBlock, limit: float) -> None:
         self.block, self.limit = block, limit
         self.before = _array(block.taken[""][0])
         self.after = _array(block.returned[""])
@@ -161,12 +161,12 @@ class _Judge:
             and tensor.shape == block.returned[""].shape
         }
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> BlockVerdict:
         plain = None
         if self.sites and len(self.sites) == len(self.block.marks):
             plain = self._error(self.after, [self.before, *self.sites.values()])
         if plain is not None and plain <= self.limit:
-            return Verdict(self.block.layer, plain, {site: site for site in self.sites}, {})
+            return BlockVerdict(self.block.layer, plain, {site: site for site in self.sites}, {})
         if len(self.sites) < len(SITES):
             plain = None  # something else stands where the other part would be
         reached: dict[str, str] = {}
@@ -203,7 +203,7 @@ class _Judge:
                 how[site] = "too small to be told from rounding"
             else:
                 refused[site] = f"what {path} returns is not found in the residual stream"
-        return Verdict(self.block.layer, plain, how, refused, frozenset(certain))
+        return BlockVerdict(self.block.layer, plain, how, refused, frozenset(certain))
 
     def _follow(
         self, target: np.ndarray, through: tuple[str, ...], reached: dict[str, str], deep: int
@@ -252,7 +252,7 @@ class _Judge:
             if tensor.shape == self.block.returned[""].shape:
                 yield _array(tensor)
 
-    def _sum(self, target: np.ndarray, without: tuple[str, ...]) -> _Sum | None:
+    def _sum(self, target: np.ndarray, without: tuple[str, ...]) -> _FittedSum | None:
         named = {_R: self.before, **self.sites}
         found = self._fit(target, named)
         if found.error <= self.limit:
@@ -264,7 +264,7 @@ class _Judge:
         found = self._fit(target, parts)
         return found if found.error <= self.limit else None
 
-    def _fit(self, target: np.ndarray, parts: Mapping[str, np.ndarray]) -> _Sum:
+    def _fit(self, target: np.ndarray, parts: Mapping[str, np.ndarray]) -> _FittedSum:
         """Fit factors by least squares, every token with the same weight."""
         size = np.maximum(
             *(np.linalg.norm(e, axis=1, keepdims=True) for e in (target, self.before))
@@ -285,9 +285,9 @@ class _Judge:
                 factors = [_rounded(float(each), self.limit) for each in solved / scale]
                 told = dict(zip(names, factors, strict=True))
                 made = [parts[name] * told[name] for name in names]
-                return _Sum(self._error(target, made), told)
+                return _FittedSum(self._error(target, made), told)
             names = needed
-        return _Sum(1.0, {})
+        return _FittedSum(1.0, {})
 
     def _error(self, target: np.ndarray, made: Sequence[np.ndarray]) -> float:
         """Return how far a sum is off, relative to its largest part: that is what was rounded.
@@ -320,7 +320,7 @@ class _Judge:
         )
 
 
-def is_like(block: Block, part: str, site: str) -> bool:
+def is_like(block: SeenBlock, part: str, site: str) -> bool:
     """Say whether a module of a block is an MLP, or an attention, by what it is called."""
     name = f"{part} {_own_name(block.modules[part], block.kind)}"
     is_mlp = bool(_MLP.search(name)) and not _RECURRENT.search(name)

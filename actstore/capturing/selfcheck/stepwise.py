@@ -1,4 +1,4 @@
-"""Responses fed once more, text by text and token by token, as generation feeds them.
+"""Feeds responses once more, text by text and token by token, as generation does.
 
 Some architectures compute a step by another rule than a whole text: Mamba 2 keeps its smallest
 time step in whole texts alone. What generation computed is then held against steps, not a pass.
@@ -12,17 +12,18 @@ from typing import Any
 
 import torch
 
-from actstore.capturing.prompts.encode import Batch
-from actstore.capturing.selfcheck.plain_hooks import Watch, expected_module, watching
-from actstore.capturing.selfcheck.subject import Place, Subject, side_of
+from actstore.capturing.forward.pooling import SiteLayer
+from actstore.capturing.prompts.encode import PromptBatch
+from actstore.capturing.selfcheck.reference import Watch, expected_module, watching
+from actstore.capturing.selfcheck.subject import Subject, side_of
 
 _NEVER = 2**31 - 1
 """A token that no vocabulary has: nothing ends a response before its time."""
 
 
 def fed_in_steps(
-    subject: Subject, single: Batch, response: Sequence[int]
-) -> dict[Place, torch.Tensor]:
+    subject: Subject, single: PromptBatch, response: Sequence[int]
+) -> dict[SiteLayer, torch.Tensor]:
     """Return the states ``[T + n, width]`` of one unpadded prompt and its ``n`` response tokens."""
     engine = subject.engine
     assert engine.generation is not None
@@ -36,7 +37,7 @@ def fed_in_steps(
         stop_strings=None,
         max_time=None,
     )
-    seen: dict[Place, list[torch.Tensor]] = {}
+    seen: dict[SiteLayer, list[torch.Tensor]] = {}
     watches = [_watch(subject, point, seen) for point in engine.points]
     prompt = single.inputs["input_ids"].shape[1]
     # one more token is chosen than is fed: that it is the pad does not matter
@@ -53,7 +54,7 @@ def fed_in_steps(
     return {place: torch.cat(states) for place, states in seen.items()}
 
 
-def _watch(subject: Subject, point: Any, seen: dict[Place, list[torch.Tensor]]) -> Watch:
+def _watch(subject: Subject, point: Any, seen: dict[SiteLayer, list[torch.Tensor]]) -> Watch:
     def keep(tensors: list[torch.Tensor]) -> None:
         if tensors:
             states = tensors[0].detach().reshape(-1, tensors[0].shape[-1])

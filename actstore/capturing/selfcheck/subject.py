@@ -1,4 +1,4 @@
-"""What the self-check looks at: an engine, a few examples, and the passes it makes of them."""
+"""What the self-check examines: an engine, a few examples, and the passes made of them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ import torch
 
 from actstore.capturing.forward.engine import Engine, position_ids, takes
 from actstore.capturing.forward.hooks import Tap
-from actstore.capturing.forward.pooling import Pool
-from actstore.capturing.prompts.encode import Batch, Prompter
+from actstore.capturing.forward.pooling import Pool, SiteLayer
+from actstore.capturing.prompts.encode import PromptBatch, Prompter
 from actstore.capturing.prompts.example import Example
-from actstore.capturing.selfcheck.plain_hooks import Watch, expected_module, shaped, watching
-from actstore.capturing.selfcheck.reference import Pair, States, advice, pooled_plainly, same_values
+from actstore.capturing.selfcheck.reference import (
+    Pair,
+    States,
+    Watch,
+    advice,
+    expected_module,
+    pooled_plainly,
+    same_values,
+    shaped,
+    watching,
+)
 from actstore.errors import SelfCheckError
 from actstore.models.blocks import Anatomy, HookPoint
 
@@ -30,8 +39,7 @@ TOLERANCES: Mapping[str, float] = {
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _INPUTS = ("resid_pre", "embeddings", "mlp_in")
 _OUTPUTS = ("resid_post", "attn_out", "mlp_out", "final_norm")
-Place = tuple[str, int | None]
-Found = dict[tuple[Place, Pool, int], np.ndarray]
+SeenVectors = dict[tuple[SiteLayer, Pool, int], np.ndarray]
 """By place, pool and row of the batch: vectors ``[n, width]``."""
 
 
@@ -60,7 +68,7 @@ class Subject:
         """The examples, for messages."""
         return [f"example {example.id!r}" for example in self.examples]
 
-    def entry(self, place: Place) -> int | None:
+    def entry(self, place: SiteLayer) -> int | None:
         """Return which of ``hidden_states`` a place is; None where none is."""
         site, layer = place
         if self.shift is None or site in self.unreported:
@@ -76,7 +84,7 @@ class Subject:
         return self.count if site == "final_norm" else None
 
     def reported(
-        self, batch: Batch, tap: Tap | None = None, watches: Iterable[Watch] = ()
+        self, batch: PromptBatch, tap: Tap | None = None, watches: Iterable[Watch] = ()
     ) -> States:
         """Run the whole model without cache and return what it reports of itself."""
         inputs = self.engine.inputs(batch)
@@ -114,7 +122,7 @@ class Subject:
         regions: Mapping[str, torch.Tensor],
         left_out: torch.Tensor | None,
         pools: Sequence[Pool],
-        found: Found,
+        found: SeenVectors,
     ) -> list[Watch]:
         """Return watches that pool every place in the plainest way, while a pass runs.
 
@@ -146,7 +154,7 @@ class Subject:
 
         return [watch(point) for point in self.engine.points]
 
-    def refuse_zeros(self, place: Place, vectors: np.ndarray) -> None:
+    def refuse_zeros(self, place: SiteLayer, vectors: np.ndarray) -> None:
         """Refuse what no model computes: NaN, infinity, nothing but zeros."""
         if not np.isfinite(vectors).all():
             raise SelfCheckError(
@@ -200,7 +208,7 @@ def side_of(point: HookPoint) -> Any:
     return "output" if point.site in _OUTPUTS else point.take
 
 
-def named(place: Place) -> str:
+def named(place: SiteLayer) -> str:
     """Return a place in words."""
     site, layer = place
     return site if layer is None else f"{site} of layer {layer}"

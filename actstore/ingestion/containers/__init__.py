@@ -41,10 +41,10 @@ def read(kind: str, path: Path, *, memory_limit: int = DEFAULT_MEMORY_LIMIT) -> 
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise UnreadableFileError(f"{path}: cannot be opened: {error.strerror}") from error
+        raise UnreadableFileError(f"cannot be opened: {error.strerror}", path) from error
     if path.is_file() and size == 0:
-        raise UnreadableFileError(f"{path}: is empty (0 bytes); write it again or remove it")
+        raise UnreadableFileError("is empty (0 bytes); write it again or remove it", path)
     if path.is_dir() and kind != "huggingface":
-        raise UnreadableFileError(f"{path}: is a folder, not a {kind} file")
+        raise UnreadableFileError(f"is a folder, not a {kind} file", path)
     module = import_module(f"{__name__}.{kind}")
     return module.read(path, memory_limit=memory_limit)

@@ -53,7 +53,7 @@ def read(path: Path, *, memory_limit: int) -> TableSource | dict[str, TableSourc
     if arrows:
         return _arrow_table(arrows, path)
     raise UnreadableFileError(
-        f"{path}: holds no data set: neither state.json of save_to_disk nor Parquet files"
+        "holds no data set: neither state.json of save_to_disk nor Parquet files", path
     )
 
 
@@ -72,7 +72,7 @@ def batches(
 def _single(path: Path) -> TableSource:
     found = read(Path(path), memory_limit=_DEFAULT_LIMIT)
     if isinstance(found, dict):
-        raise LayoutError(f"{path}: has the splits {', '.join(found)}; read one of them")
+        raise LayoutError(f"has the splits {', '.join(found)}; read one of them", path)
     return found
 
 
@@ -82,9 +82,7 @@ def _file(path: Path, memory_limit: int) -> TableSource:
         return table([path], path, memory_limit=memory_limit)
     if kind == "huggingface":
         return _arrow_table([path], path)
-    raise UnreadableFileError(
-        f"{path}: is neither an Arrow nor a Parquet file but {describe(path)}"
-    )
+    raise UnreadableFileError(f"is neither an Arrow nor a Parquet file but {describe(path)}", path)
 
 
 def _saved(folder: Path) -> TableSource:
@@ -112,11 +110,11 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except OSError as error:
-        raise UnreadableFileError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UnreadableFileError(f"cannot be read: {error.strerror}", path) from error
     except (ValueError, RecursionError) as error:
-        raise UnreadableFileError(f"{path}: is not JSON: {str(error)[:200]}") from error
+        raise UnreadableFileError(f"is not JSON: {str(error)[:200]}", path) from error
     if not isinstance(found, dict):
-        raise UnreadableFileError(f"{path}: is not a JSON object")
+        raise UnreadableFileError("is not a JSON object", path)
     return found
 
 
@@ -144,7 +142,7 @@ def _arrow_table(files: Sequence[Path], path: Path) -> TableSource:
         elif not found.equals(columns):
             raise different_columns(files[0], found, file, columns)
     if found is None:
-        raise UnreadableFileError(f"{path}: holds no Arrow file")
+        raise UnreadableFileError("holds no Arrow file", path)
 
     def stream(columns: Sequence[str] | None, batch_rows: int) -> Iterator[pa.RecordBatch]:
         for file in files:

@@ -43,18 +43,18 @@ def read(path: Path, *, memory_limit: int) -> Any:
     """
     found = sniff(path)
     if found not in ("numpy", None) or (found is None and describe(path) != _DAMAGED):
-        raise UnreadableFileError(f"{path}: is no NumPy file but {describe(path)}")
+        raise UnreadableFileError(f"is no NumPy file but {describe(path)}", path)
     try:
         data = open_bytes(path)
         if data[:2] != b"PK":
             return Tensor(_array(data, 0, len(data)))
         return _archive(data, memory_limit)
     except IngestError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(error.reason, path) from error
     except MemoryError as error:
-        raise UnsafeFileError(f"{path}: loading it exhausts the memory") from error
+        raise UnsafeFileError("loading it exhausts the memory", path) from error
     except OSError as error:
-        raise UnreadableFileError(f"{path}: cannot be read: {error}") from error
+        raise UnreadableFileError(f"cannot be read: {error}", path) from error
 
 
 _DAMAGED: Final = "a zip archive that is cut off or damaged"

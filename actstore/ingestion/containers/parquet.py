@@ -47,7 +47,7 @@ class TableSource:
         for column in columns or ():
             if column not in self.schema.names:
                 raise LayoutError(
-                    f"{self.path}: has no column {column!r}; it has {', '.join(self.schema.names)}"
+                    f"has no column {column!r}; it has {', '.join(self.schema.names)}", self.path
                 )
         return self.stream(columns, batch_rows)
 
@@ -95,7 +95,7 @@ def table(files: Sequence[Path], path: Path, *, memory_limit: int) -> TableSourc
         elif not found.equals(columns):
             raise different_columns(files[0], found, file, columns)
     if found is None:
-        raise UnreadableFileError(f"{path}: holds no Parquet file")
+        raise UnreadableFileError("holds no Parquet file", path)
 
     def stream(columns: Sequence[str] | None, batch_rows: int) -> Iterator[pa.RecordBatch]:
         for file in files:
@@ -132,7 +132,7 @@ def checked(batch: pa.RecordBatch, file: Path) -> pa.RecordBatch:
     try:
         result.validate(full=True)
     except pa.ArrowException as error:
-        raise UnreadableFileError(f"{file}: is damaged: {str(error)[:200]}") from error
+        raise UnreadableFileError(f"is damaged: {str(error)[:200]}", file) from error
     return result
 
 
@@ -163,11 +163,11 @@ def damage_explained(file: Path) -> Iterator[None]:
     except IngestError:
         raise
     except (MemoryError, pa.ArrowMemoryError) as error:
-        raise UnsafeFileError(f"{file}: reading it exhausts the memory: {error}") from error
+        raise UnsafeFileError(f"reading it exhausts the memory: {error}", file) from error
     except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
         size = f" ({file.stat().st_size:,} bytes)" if file.is_file() else ""
         raise UnreadableFileError(
-            f"{file}: cannot be read, it is {describe(file)}{size}: {str(error)[:200]}"
+            f"cannot be read, it is {describe(file)}{size}: {str(error)[:200]}", file
         ) from error
 
 
@@ -180,6 +180,7 @@ def _check_sizes(file: Path, metadata: Any, memory_limit: int) -> None:
         claimed = max(row_group.num_rows, row_group.total_byte_size)
         if claimed > memory_limit and claimed > 200 * size:
             raise UnsafeFileError(
-                f"{file}: its row group {group} unfolds to {claimed:,} rows or bytes out of a file "
-                f"of {size:,}, as bombs do"
+                f"its row group {group} unfolds to {claimed:,} rows or bytes out of a file "
+                f"of {size:,}, as bombs do",
+                file,
             )

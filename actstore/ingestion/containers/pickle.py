@@ -29,16 +29,16 @@ def read(path: Path, *, memory_limit: int) -> Any:
     found = sniff(path)
     if found not in ("pickle", None):
         raise UnreadableFileError(
-            f"{path}: is not a plain pickle but {describe(path)}; name {found!r} as the container"
+            f"is not a plain pickle but {describe(path)}; name {found!r} as the container", path
         )
     try:
         data = _content(path, memory_limit)
         opcodes.check(data)
         return plain(_unpickle(data))
     except UnreadableFileError as error:
-        raise UnreadableFileError(f"{path}: {error} (it is {describe(path)})") from error
+        raise UnreadableFileError(f"{error} (it is {describe(path)})", path) from error
     except IngestError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(error.reason, path) from error
 
 
 def _content(path: Path, memory_limit: int) -> bytes:

@@ -29,18 +29,18 @@ def read(path: Path, *, memory_limit: int) -> Any:
             # The keys in the order of their bytes in the file, which is reading order.
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
     except MemoryError as error:
-        raise UnsafeFileError(f"{path}: loading it exhausts the memory") from error
+        raise UnsafeFileError("loading it exhausts the memory", path) from error
     except Exception as error:
         # SafetensorError for what its reader checks, and whatever torch raises for the rest.
         raise UnreadableFileError(
-            f"{path}: is no whole safetensors file ({str(error)[:200]}); write or fetch it again"
+            f"is no whole safetensors file ({str(error)[:200]}); write or fetch it again", path
         ) from error
     tree: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
     for name, tensor in tensors.items():
         try:
             tree[name] = Tensor(tensor)
         except LayoutError as error:
-            raise LayoutError(f"{path}: {name}: {error}") from error
+            raise LayoutError(f"{name}: {error}", path) from error
     return tree
 
 
@@ -52,23 +52,24 @@ def _metadata(path: Path) -> dict[str, str] | None:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > size - 8:
                 raise UnreadableFileError(
-                    f"{path}: is no whole safetensors file: its header announces {length:,} bytes, "
-                    f"the file holds {size:,}; it is {describe(path)}"
+                    f"is no whole safetensors file: its header announces {length:,} bytes, "
+                    f"the file holds {size:,}; it is {describe(path)}",
+                    path,
                 )
             if length > _MAX_HEADER:
                 raise UnsafeFileError(
-                    f"{path}: its header takes {length:,} bytes, the format allows {_MAX_HEADER:,}"
+                    f"its header takes {length:,} bytes, the format allows {_MAX_HEADER:,}", path
                 )
             header = json.loads(file.read(length))
     except OSError as error:
-        raise UnreadableFileError(f"{path}: cannot be read: {error}") from error
+        raise UnreadableFileError(f"cannot be read: {error}", path) from error
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UnreadableFileError(
-            f"{path}: is no safetensors file but {describe(path)}: its header is not JSON"
+            f"is no safetensors file but {describe(path)}: its header is not JSON", path
         ) from error
     found = header.get("__metadata__") if isinstance(header, dict) else None
     if found is None:
         return None
     if not isinstance(found, dict):
-        raise UnreadableFileError(f"{path}: its __metadata__ is not a table of text")
+        raise UnreadableFileError("its __metadata__ is not a table of text", path)
     return {str(key): str(value) for key, value in found.items()}

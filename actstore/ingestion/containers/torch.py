@@ -41,7 +41,7 @@ def read(path: Path, *, memory_limit: int) -> Any:
     :func:`actstore.ingestion.containers.read` says.
     """
     if sniff(path) != "torch":
-        raise UnreadableFileError(_not_torch(path))
+        raise UnreadableFileError(_not_torch(path), path)
     try:
         data = open_bytes(path)
         size = len(data)
@@ -61,9 +61,9 @@ def read(path: Path, *, memory_limit: int) -> Any:
         source = path if mapped else io.BytesIO(data)
         return plain(_load(source, size, mapped=mapped, further=further))
     except IngestError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(error.reason, path) from error
     except OSError as error:
-        raise UnreadableFileError(f"{path}: cannot be read: {error}") from error
+        raise UnreadableFileError(f"cannot be read: {error}", path) from error
 
 
 def load_storage(data: bytes) -> Storage:
@@ -295,4 +295,4 @@ def _storage_identity(identity: Any, length: int) -> tuple[str, str, int]:
 def _not_torch(path: Path) -> str:
     found = sniff(path)
     hint = f"; name {found!r} as the container" if found else "; write or fetch it again"
-    return f"{path}: is not a torch file but {describe(path)} ({path.stat().st_size:,} bytes){hint}"
+    return f"is not a torch file but {describe(path)} ({path.stat().st_size:,} bytes){hint}"

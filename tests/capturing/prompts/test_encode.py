@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from actstore.capturing.prompts.encode import PAD, ROLES, Batch, Prompter, Side
+from actstore.capturing.prompts.encode import PAD, ROLES, PromptBatch, Prompter, Side
 from actstore.capturing.prompts.example import Example
 from actstore.errors import ExampleError
 from tests.capturing import vision_families
@@ -35,7 +35,7 @@ class Plain:
         """Take what a causal model takes."""
 
 
-def text_of(prompter: Prompter, batch: Batch, row: int, region: str) -> str:
+def text_of(prompter: Prompter, batch: PromptBatch, row: int, region: str) -> str:
     ids = batch.inputs["input_ids"][row][batch.regions[region][row]]
     return str(prompter.tokenizer.decode(ids))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from actstore.capturing.run import provenance
-from actstore.capturing.run.background_writer import Part, Sink
+from actstore.capturing.run.background_writer import Sink, WindowRows
 from actstore.errors import ConflictError
 from actstore.storage.rows import RowBatch
 from actstore.storage.snapshot import open_snapshot
@@ -26,8 +26,8 @@ def batch(*ids: int, value: float = 1.0) -> RowBatch:
     )
 
 
-def part(number: int, *batches: RowBatch) -> Part:
-    return Part(lambda: batches, {"examples": number})
+def part(number: int, *batches: RowBatch) -> WindowRows:
+    return WindowRows(lambda: batches, {"examples": number})
 
 
 def writer(store: Path) -> StoreWriter:
@@ -36,7 +36,7 @@ def writer(store: Path) -> StoreWriter:
 
 def put(
     store: Path,
-    parts: list[Part],
+    parts: list[WindowRows],
     then: type[BaseException] | None = None,
     commit_seconds: float | None = 0,
 ) -> None:
@@ -94,7 +94,7 @@ def test_half_a_window_is_never_stored(tmp_path: Path) -> None:
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
-        put(tmp_path / "s", [part(1, batch(1)), Part(failing, {"examples": 2})])
+        put(tmp_path / "s", [part(1, batch(1)), WindowRows(failing, {"examples": 2})])
     assert stored(tmp_path / "s")[:2] == (1, {"examples": 1})
 
 
@@ -102,13 +102,13 @@ def test_the_model_waits_for_the_disk(tmp_path: Path) -> None:
     gate = threading.Event()
     made: list[int] = []
 
-    def slow(number: int) -> Part:
+    def slow(number: int) -> WindowRows:
         def rows() -> Iterator[RowBatch]:
             gate.wait()
             made.append(number)
             yield batch(number)
 
-        return Part(rows, {"examples": number})
+        return WindowRows(rows, {"examples": number})
 
     with writer(tmp_path / "s") as opened, Sink(opened) as sink:
         for number in range(3):  # one at work, two waiting

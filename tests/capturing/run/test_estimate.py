@@ -62,7 +62,7 @@ def test_memory_is_that_of_the_process_on_a_cpu() -> None:
 
 
 def test_plain_values() -> None:
-    found = estimate.Estimate(
+    found = estimate.CaptureEstimate(
         examples=1, rows=2, bytes=3, free_bytes=4, peak_memory=5, memory_of="cpu", seconds=90.0
     )
     assert found.as_dict()["minutes"] == 1.5

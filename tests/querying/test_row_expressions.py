@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actstore.errors import SqlError
-from actstore.querying.expressions import evaluate
+from actstore.querying.row_expressions import evaluate
 
 
 def test_one_value_per_row_in_order() -> None:

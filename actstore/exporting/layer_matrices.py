@@ -1,23 +1,24 @@
-"""Rows grouped by model, site and layer: one matrix each, for the common formats."""
+"""Rows grouped by model, site and layer: one matrix each, and the table that goes beside it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from actstore.exporting.export_context import Scene
-from actstore.exporting.plan import Gather, file_name, folder_name
+from actstore.exporting.export_context import ExportContext
+from actstore.exporting.plan import Gather, Stream, file_name, folder_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _BLOCK = 32 << 20
-_BITS_LOST = 0xFFFF
 
 
-class Place(NamedTuple):
+class LayerMatrix(NamedTuple):
     """Where vectors were taken, and the rows that were."""
 
     model: str
@@ -40,9 +41,9 @@ class Place(NamedTuple):
         return f"{folder_name(self.model)}/{file_name(self.site)}/{layer}"
 
 
-def places(scene: Scene) -> Iterator[Place]:
+def layer_matrices(context: ExportContext) -> Iterator[LayerMatrix]:
     """Yield the places that have rows, in the store's order."""
-    selection = scene.selection
+    selection = context.selection
     snapshot = selection.snapshot
     shards = np.searchsorted(snapshot.offsets, selection.rows, "right") - 1
     groups: dict[tuple[Any, ...], list[int]] = {}
@@ -51,11 +52,11 @@ def places(scene: Scene) -> Iterator[Place]:
         groups.setdefault((shard.model, shard.site, shard.layer, shard.width), []).append(number)
     for (model, site, layer, width), numbers in groups.items():
         rows = selection.rows[np.isin(shards, numbers)]
-        dtype = scene.dtype or snapshot.shape(rows)[1]
-        yield Place(model, site, layer, width, dtype, rows)
+        dtype = context.dtype or snapshot.shape(rows)[1]
+        yield LayerMatrix(model, site, layer, width, dtype, rows)
 
 
-def blocks(place: Place, gather: Gather) -> Iterator[np.ndarray]:
+def blocks(matrix: LayerMatrix, gather: Gather) -> Iterator[np.ndarray]:
     """Yield a place's vectors in pieces, in the type of its matrix.
 
     bfloat16 comes as its bits in uint16.
@@ -65,14 +66,14 @@ def blocks(place: Place, gather: Gather) -> Iterator[np.ndarray]:
     """
     from actstore.exporting.tensors import tensor
 
-    step = max(1, _BLOCK // (4 * place.width))
-    for start in range(0, len(place.rows), step):
-        vectors = gather(place.rows[start : start + step])
-        if vectors.dtype.name == place.dtype:
+    step = max(1, _BLOCK // (4 * matrix.width))
+    for start in range(0, len(matrix.rows), step):
+        vectors = gather(matrix.rows[start : start + step])
+        if vectors.dtype.name == matrix.dtype:
             yield np.ascontiguousarray(vectors)
             continue
-        exact = tensor(vectors, place.dtype, vectors.shape)
-        if place.dtype == "bfloat16":
+        exact = tensor(vectors, matrix.dtype, vectors.shape)
+        if matrix.dtype == "bfloat16":
             import torch
 
             yield exact.view(torch.uint16).numpy()
@@ -80,8 +81,26 @@ def blocks(place: Place, gather: Gather) -> Iterator[np.ndarray]:
             yield exact.numpy()
 
 
-def table_of(scene: Scene, place: Place) -> pa.Table:
+def table_of(context: ExportContext, matrix: LayerMatrix) -> pa.Table:
     """Return the metadata of a place's rows, with ``row_id`` and without empty columns."""
-    table = scene.store.rows_at(place.rows).table()
+    table = context.store.rows_at(matrix.rows).table()
     kept = [name for name in table.column_names if table[name].null_count < len(table)]
     return table.select(kept)
+
+
+def sidecar(context: ExportContext, matrix: LayerMatrix) -> Stream:
+    """Return the file of metadata that goes with a place's matrix."""
+
+    def write(path: Path, gather: Gather) -> None:
+        table = table_of(context, matrix)
+        if context.metadata == "parquet":
+            import pyarrow.parquet as pq
+
+            pq.write_table(table, path, compression="zstd")
+            return
+        with path.open("w", encoding="utf-8", newline="") as file:
+            for batch in table.to_batches(max_chunksize=10_000):
+                for row in batch.to_pylist():
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    return Stream(f"{matrix.stem}.metadata.{context.metadata}", 0, write)

@@ -1,4 +1,4 @@
-"""One SQL expression over rows that are not in a store yet, such as answers to be graded."""
+"""Evaluates one SQL expression over rows that are not in a store, such as answers to grade."""
 
 from __future__ import annotations
 

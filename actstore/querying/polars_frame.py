@@ -32,13 +32,13 @@ def frame(snapshot: Snapshot) -> pl.LazyFrame:
     """
     from polars.io.plugins import register_io_source
 
-    source = _Source(snapshot)
+    source = _FrameSource(snapshot)
     return register_io_source(
         source.read, schema=source.schema, explain_name=f"actstore {snapshot.name}"
     )
 
 
-class _Source:
+class _FrameSource:
     def __init__(self, snapshot: Snapshot) -> None:
         import polars as pl
 
