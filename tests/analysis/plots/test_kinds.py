@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 import actstore
 from actstore.analysis import plots
-from actstore.analysis.plots import style
+from actstore.analysis.plots import looks
 from actstore.errors import MixedVectorsError, TooFewRowsError
 from tests.analysis.plots.pictures import make, texts
 from tests.querying import stores
@@ -145,16 +145,16 @@ def test_embeddings_are_drawn_with_the_residual_stream(tmp_path: Path) -> None:
         assert "40 examples" in " ".join(texts(plots.similarity(store.select())))
 
 
-def test_a_heatmap_says_what_its_white_is(tmp_path: Path) -> None:
+def test_a_heatmap_says_what_is_blank(tmp_path: Path) -> None:
     matrix = np.ones((6, 4), np.float32)
     meta = [{"example_id": str(n)} for n in range(6)]
     with actstore.open(tmp_path / "s", create=True) as store:
         store.write({("resid_post", 1): matrix}, meta, model="org/m")
-        assert not any("white" in text for text in texts(plots.heatmap(store.refresh().select())))
+        assert not any("blank" in text for text in texts(plots.heatmap(store.refresh().select())))
         matrix[:, 2] = 0
         store.write({("resid_post", 2): matrix}, meta, model="org/m")
         shown = texts(plots.heatmap(store.refresh().select()))
-    assert any("white: nothing but zeros" in text for text in shown)
+    assert any("blank: nothing but zeros" in text for text in shown)
 
 
 def test_a_layer_without_a_finite_vector_leaves_the_others(tmp_path: Path) -> None:
@@ -168,10 +168,10 @@ def test_a_layer_without_a_finite_vector_leaves_the_others(tmp_path: Path) -> No
         found = texts(plots.pca(store.select()))
         assert {"layer 0", "layer 2", "no finite vector"} <= set(found)
         assert any("40 not finite" in text for text in found)
-        assert "white: no finite value" in " ".join(texts(plots.heatmap(store.select())))
+        assert "blank: no finite value" in " ".join(texts(plots.heatmap(store.select())))
         assert "40 of them not finite" in " ".join(texts(plots.norms(store.select())))
         assert "480 not finite" in " ".join(texts(plots.histogram(store.select())))
-        assert "white: vectors all alike" in " ".join(texts(plots.similarity(store.select())))
+        assert "blank: vectors all alike" in " ".join(texts(plots.similarity(store.select())))
 
 
 def test_layers_that_do_not_vary_have_no_similarity(tmp_path: Path) -> None:
@@ -219,4 +219,4 @@ def test_boxes_keep_the_colours_of_their_classes(tmp_path: Path) -> None:
     with actstore.open(tmp_path) as store:
         boxes = plots.norms(store.select()).axes[0].patches
     colours = [mpl.colors.to_hex(box.get_facecolor()) for box in boxes]
-    assert colours == [colour.lower() for colour in style.COLOURS[1:3]]
+    assert colours == [colour.lower() for colour in looks.COLOURS[1:3]]

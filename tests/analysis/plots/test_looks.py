@@ -11,7 +11,7 @@ import pytest
 
 import actstore
 from actstore.analysis import plots
-from actstore.analysis.plots import style
+from actstore.analysis.plots import looks
 from actstore.errors import UsageError
 from tests.analysis.plots.pictures import make
 
@@ -43,8 +43,8 @@ def test_a_long_title_is_made_to_fit(tmp_path: Path) -> None:
     root = make(tmp_path, layers=(0,))
     with actstore.open(root) as store:
         figure = plots.similarity(store.select())
-    with style.styled():
-        style.finish(figure, "Similarity of " + "many very long words " * 9, "note")
+    with looks.styled():
+        looks.finish(figure, "Similarity of " + "many very long words " * 9, "note")
     title = figure._suptitle  # type: ignore[attr-defined]
     assert title.get_window_extent().width <= figure.bbox.width
     assert title.get_text().endswith("…")
@@ -52,8 +52,8 @@ def test_a_long_title_is_made_to_fit(tmp_path: Path) -> None:
 
 
 def test_text_is_taken_as_it_is() -> None:
-    assert style.plain("a $b$\nc") == r"a \$b\$ c"
-    assert style.plain("x" * 50, 10) == "xxxxxx…xxx"
+    assert looks.plain("a $b$\nc") == r"a \$b\$ c"
+    assert looks.plain("x" * 50, 10) == "xxxxxx…xxx"
 
 
 def test_without_matplotlib_the_extra_is_named() -> None:
