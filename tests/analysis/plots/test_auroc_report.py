@@ -64,3 +64,19 @@ def test_a_layer_that_is_not_recorded_follows_none(tmp_path: Path) -> None:
         np.asarray(line.get_xdata()) for line in figure.axes[0].lines if line.get_marker() == "o"
     ]
     assert [len(places) for places in joined] == [2, 1]
+
+
+def test_in_sample_figures_are_another_kind_of_line(tmp_path: Path) -> None:
+    vectors = {"lineage": {"vectors": "v"}, "positive": ["a"], "negative": ["b"]}
+    shown = {"in_sample": 9, "in_sample_shown": True}
+    results = [result(layer, 0.9, **vectors, **shown) for layer in range(3)]
+    results += [result(layer, 0.6, site="mlp_out") for layer in range(3)]
+    (tmp_path / "report.json").write_text(json.dumps(results))
+    figure = plots.auroc_of_report(tmp_path)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["resid_post (in-sample)", "mlp_out"]
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert lines[names[0]].get_linestyle() == "--"
+    assert lines[names[0]].get_markerfacecolor() != lines[names[0]].get_color()
+    assert lines[names[1]].get_linestyle() == "-"
+    assert figure.heading.startswith("IN-SAMPLE: ")

@@ -220,3 +220,36 @@ def test_boxes_keep_the_colours_of_their_classes(tmp_path: Path) -> None:
         boxes = plots.norms(store.select()).axes[0].patches
     colours = [mpl.colors.to_hex(box.get_facecolor()) for box in boxes]
     assert colours == [colour.lower() for colour in looks.COLOURS[1:3]]
+
+
+def test_a_histogram_keeps_layers_apart(tmp_path: Path) -> None:
+    for layer, scale in ((0, 1.0), (1, 2.0), (2, 100.0)):
+        stores.add(tmp_path, stores.vectors(60, 8, "float32", 0) * np.float32(scale), layer=layer)
+    with actstore.open(tmp_path) as store:
+        alike = plots.histogram(store.select(layer=[0, 1]))
+        apart = plots.histogram(store.select())
+    assert [axes.get_title() for axes in apart.axes] == ["layer 0", "layer 1", "layer 2"]
+    assert alike.axes[0].get_xlim() == alike.axes[1].get_xlim()
+    assert apart.axes[0].get_xlim()[1] < 10 < apart.axes[2].get_xlim()[1]
+    assert "each layer has axes of its own" in apart.caption
+    assert "axes" not in alike.caption
+
+
+def test_a_similarity_s_colours_span_what_differs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((60, 8))
+    for layer in range(3):
+        noise = 0.1 * rng.standard_normal((60, 8))
+        stores.add(tmp_path, (shared + noise).astype(np.float32), layer=layer)
+    with actstore.open(tmp_path) as store:
+        figure = plots.similarity(store.select())
+    (image,) = figure.axes[0].images
+    cells = np.asarray(image.get_array())
+    beside = cells[~np.eye(3, dtype=bool)]
+    low, high = image.get_clim()
+    assert 0.9 <= low <= beside.min()
+    assert beside.max() <= high
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert written == [f"{value:.2f}" for value in cells.ravel()]
+    # The first layer is on the left and on top, as in any matrix.
+    assert figure.axes[0].yaxis_inverted()
