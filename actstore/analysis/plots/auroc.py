@@ -158,8 +158,8 @@ def draw(figure: Picture, axes: Axes, points: Sequence[Point]) -> None:
         shift = step * (number - (len(names) - 1) / 2) * min(0.12, 0.6 / len(names))
         _line(figure, axes, name, [(places[one.layer] + shift, one) for one in mine], number)
     if any(one.shuffled_95 is not None for one in points):
-        mark = {"marker": "_", "linewidth": 0, "color": figure.look.soft}
-        axes.plot([], [], label=_SHUFFLED, markersize=8, **mark)
+        soft = figure.look.soft
+        axes.plot([], [], label=_SHUFFLED, marker="_", markersize=8, linewidth=0, color=soft)
     axes.set_ylim(max(-0.02, min(0.4, *(one.auroc.low for one in points)) - 0.03), 1.02)
     axes.set_ylabel("AUROC")
     looks.layer_ticks(axes, layers, numbers)

@@ -23,8 +23,10 @@ def render(figure: Figure, suffix: str) -> bytes:
     """
     if suffix == ".html":
         return page.page(figure).encode()
-    if suffix == ".png" or suffix == ".svg":
-        return looks.encode(figure, suffix)
+    if suffix == ".svg":
+        return looks.encode(figure, ".svg")
+    if suffix == ".png":
+        return looks.encode(figure, ".png")
     raise UsageError(f"a picture is one of {', '.join(FORMATS)}, got {suffix!r}")
 
 

@@ -72,6 +72,9 @@ def draw(
 
 
 def _ink(colours: Colormap, at: float) -> str:
-    """Return black or white, whichever is read better on a colour."""
+    """Return dark or white, whichever is read better on a colour.
+
+    Not quite black: that is left out of SVG, and then is whatever the page has for text.
+    """
     red, green, blue, _ = colours(min(1.0, max(0.0, at)))
-    return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#FFFFFF"
+    return "#111111" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#FFFFFF"

@@ -17,6 +17,7 @@ from actstore.errors import TooFewRowsError
 from actstore.wording import counted
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
     from actstore.querying.selected import SelectedRows
@@ -160,14 +161,14 @@ def name_axes(axes: Axes, first: float, second: float) -> None:
 
 def _legend(figure: Picture, names: Sequence[str]) -> None:
     """Put the names of all classes beside the panels, each once and in their order."""
-    known: dict[str, object] = {}
+    known: dict[str, Artist] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             known.setdefault(label, handle)
     shown = [label for name in names if (label := looks.plain(name, 32)) in known]
     if list(names) != ["all rows"]:
         handles = [known[label] for label in shown]
-        figure.legend(handles, shown, loc="outside right center", markerscale=1.4)  # type: ignore[arg-type]
+        figure.legend(handles, shown, loc="outside right center", markerscale=1.4)
 
 
 def _empty(figure: Picture, axes: Axes) -> None:
