@@ -157,11 +157,11 @@ def command(
             other.close()
     written = probe_files.save(report, out)
     first, second = report.classes.names
-    shown = [
+    drawn = [
         Layer(one.place, one.auroc, None if one.permuted is None else one.permuted.auroc_95)
         for one in report.results
     ]
-    picture = draw_auroc(shown, out, f"{method} probe: {first} against {second}")
+    picture = draw_auroc(drawn, out, f"{method} probe: {first} against {second}")
     if as_json:
         output.print_json(json.loads(written[0].read_text(encoding="utf-8")))
         return

@@ -109,12 +109,12 @@ def command(
     if out is not None:
         validation.save(found, out)
         if visualize:
-            shown = [
+            drawn = [
                 Layer(one.place, one.auroc, None, one.in_sample.marked) for one in found.layers
             ]
             title = f"steering vectors: {first} against {second}"
             heading = f"{title} ({marked})" if marked else title
-            drawing = draw_auroc(shown, out, heading) is not None
+            drawing = draw_auroc(drawn, out, heading) is not None
     if as_json:
         output.print_json(validation.summary(found))
         return

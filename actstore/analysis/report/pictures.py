@@ -95,13 +95,13 @@ def key(number: int, own: int, name: str) -> str:
 def _outline(marker: str) -> str:
     """Return a marker of matplotlib as a path of SVG."""
     from matplotlib.markers import MarkerStyle
+    from matplotlib.transforms import Affine2D
 
     style = MarkerStyle(marker)
-    path = style.get_path().transformed(style.get_transform().scale(9, -9))
-    polygons = path.to_polygons(closed_only=True)
-    return "".join(
-        "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in polygon) + "Z" for polygon in polygons
-    )
+    # A marker is one wide and stands upright; the key is twelve wide and hangs.
+    outline = style.get_path().transformed(style.get_transform() + Affine2D().scale(9, -9))
+    polygons = [np.asarray(one, float).tolist() for one in outline.to_polygons(closed_only=True)]
+    return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in one) + "Z" for one in polygons)
 
 
 def _variables() -> dict[str, str]:

@@ -27,7 +27,7 @@ def test_files_are_what_their_names_say(tmp_path: Path) -> None:
     assert plots.save(figure, tmp_path / "a.html").read_bytes().startswith(b"<!doctype html>")
     with pytest.raises(UsageError, match=r"ends in .png, .svg, .html"):
         plots.save(figure, tmp_path / "a.gif")
-    assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+    assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_settings_of_others_are_left_alone(tmp_path: Path) -> None:
@@ -76,7 +76,12 @@ def test_every_style_is_read_on_its_ground(style: looks.Style, tmp_path: Path) -
         figure = plots.norms(store.select(), style=style)
     look = looks.LOOKS[style]
     texts = [figure.axes[0].xaxis.label, *figure.legends[0].get_texts()]
-    for colour in [look.ink, look.soft, *look.colours, *(text.get_color() for text in texts)]:
+    for colour in [
+        look.ink,
+        look.soft,
+        *look.colours,
+        *(mpl.colors.to_hex(text.get_color()) for text in texts),
+    ]:
         # The palest of Okabe and Ito's on white; text and marks tell such lines apart as well.
         assert contrast(colour, look.ground) > 2.2
     assert contrast(look.ink, look.ground) > 7
