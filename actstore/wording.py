@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 
 def counted(number: int, noun: str = "row") -> str:
     """Return ``1 row``, ``2,000 rows``."""
@@ -39,3 +41,8 @@ def readable(text: str) -> str:
 
 
 _KEPT = "\n\u200c\u200d"
+
+
+def escaped(text: str) -> str:
+    """Return text as HTML: escaped, without characters that HTML does not have."""
+    return escape(readable(text))

@@ -34,7 +34,8 @@ def draw(folder: Path) -> list[Path]:
                 "histogram.svg": plots.histogram(everything),
                 "heatmap.png": plots.heatmap(everything),
                 "pca.svg": plots.pca(everything),
-                "similarity.png": plots.similarity(one_layer),
+                "similarity.svg": plots.similarity(everything),
+                "similarity-rows.png": plots.similarity(one_layer),
                 "auroc.svg": plots.auroc(everything),
             }
             return [plots.save(figure, folder / name) for name, figure in figures.items()]

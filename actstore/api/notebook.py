@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from actstore.analysis.plots.charts import clean
-from actstore.wording import counted
+from actstore.wording import counted, escaped
 
 if TYPE_CHECKING:
     from actstore.querying.info import StoreInfo
@@ -63,18 +62,18 @@ _UNTOLD = frozenset({"run_id", "captured_at", "source", "extra"})
 def _page(
     title: str, text: str, header: Sequence[str], rows: Iterable[Sequence[object]], left: int
 ) -> str:
-    head = "".join(f"<th>{clean(name)}</th>" for name in header)
+    head = "".join(f"<th>{escaped(name)}</th>" for name in header)
     body = "".join(
         "<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>" for row in rows
     )
-    told = f"<p>{clean(text)}</p>" if text else ""
+    told = f"<p>{escaped(text)}</p>" if text else ""
     more = f"<p>… and {left:,} more</p>" if left > 0 else ""
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if body else ""
-    return f"<div><p><b>{clean(title)}</b></p>{told}{table}{more}</div>"
+    return f"<div><p><b>{escaped(title)}</b></p>{told}{table}{more}</div>"
 
 
 def _cell(value: object) -> str:
     if value is None:
         return ""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return clean(text if len(text) <= _CELL else text[: _CELL - 1] + "…")
+    return escaped(text if len(text) <= _CELL else text[: _CELL - 1] + "…")

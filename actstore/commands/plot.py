@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -26,11 +26,11 @@ from actstore.commands.probes_shown import (
 from actstore.errors import UsageError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from actstore.analysis.plots.looks import Picture, Style
     from actstore.api.selection import Selection
 
-KINDS = ("histogram", "heatmap", "norms", "pca", "similarity", "auroc")
+KINDS = ("histogram", "heatmap", "norms", "pca", "similarity", "positions", "auroc")
+STYLES = ("screen", "paper", "dark")
 _SAMPLED = ("histogram", "heatmap", "pca", "similarity")
 
 
@@ -76,7 +76,15 @@ _SAMPLED = ("histogram", "heatmap", "pca", "similarity")
     "--rows",
     type=click.IntRange(min=3),
     metavar="N",
-    help="How many rows to draw at most (of each layer, but for histogram).",
+    help="How many rows of each layer to draw at most.",
+)
+@click.option("--title", metavar="TEXT", help="Title above the picture; an empty text for none.")
+@click.option(
+    "--style",
+    type=click.Choice(STYLES),
+    default="screen",
+    show_default=True,
+    help="paper: for the width of a page, at 300 dpi, what it shows left to the caption.",
 )
 @filter_options
 @json_option
@@ -92,6 +100,8 @@ def command(
     probes: Path | None,
     no_probes: bool,
     rows: int | None,
+    title: str | None,
+    style: Style,
     as_json: bool,
     at: int | None,
     **filters: Any,
@@ -99,11 +109,12 @@ def command(
     """Draw STORE, or its rows that meet WHERE, into FILE.
 
     \b
-      histogram   how often which value occurs
+      histogram   how often which value occurs, by layer
       heatmap     how large each dimension is, by layer
       norms       length of the vectors by layer: median and spread
       pca         rows along their two directions of largest variance, by layer
       similarity  linear CKA between layers; of one layer, cosines between rows
+      positions   length of the vectors of tokens, by layer and position
       auroc       how well the label can be read off each layer, with intervals: by
                   probes where there are any, else by the difference of means
 
@@ -115,6 +126,7 @@ def command(
       actstore plot runs.store --kind pca -o pca.png
       actstore plot runs.store --kind norms --by task -o norms.svg
       actstore plot runs.store --kind pca --layer 12 -o pca.html
+      actstore plot runs.store --kind similarity --style paper -o similarity.svg
       actstore plot runs.store --kind auroc --probes probes -o auroc.svg
     """
     import actstore
@@ -133,7 +145,7 @@ def command(
     if rows is not None and kind not in _SAMPLED:
         raise click.UsageError(f"--rows is for --kind {', '.join(_SAMPLED)}")
     if probes is not None:
-        figure = plots.auroc_of_report(probes)
+        figure = plots.auroc_of_report(probes, title=title, style=style)
     else:
         with actstore.open(store, at=at) as opened:
             selection = opened.select(where, **given_filters(filters))
@@ -142,39 +154,61 @@ def command(
                 whole = where is None and about_places(filters)
                 named = positive, negative
                 reports = found_probes(store, target, selection, by, named, whole=whole)
-            figure = _draw(kind, selection, by or None, (positive, negative), rows, reports)
+            drawn = Drawn(kind, by or None, (positive, negative), rows, reports, title, style)
+            figure = _draw(selection, drawn)
             report_traffic(opened.traffic)
     plots.save(figure, target)
     if as_json:
         output.print_json(
-            {"path": str(target), "kind": kind, "title": figure.get_suptitle().replace(r"\$", "$")}
+            {
+                "path": str(target),
+                "kind": kind,
+                "title": figure.heading,
+                "caption": figure.caption,
+            }
         )
     else:
-        click.echo(f"{target}: {figure.get_supxlabel()}")
+        click.echo(f"{target}: {figure.caption}")
 
 
-def _draw(
-    kind: str,
-    selection: Selection,
-    by: str | None,
-    classes: tuple[tuple[str, ...], tuple[str, ...]],
-    rows: int | None,
-    probes: list[Path],
-) -> Figure:
+class Drawn(NamedTuple):
+    """What is to be drawn, and how."""
+
+    kind: str
+    by: str | None
+    classes: tuple[tuple[str, ...], tuple[str, ...]]
+    rows: int | None
+    probes: list[Path]
+    title: str | None
+    style: Style
+
+
+def _draw(selection: Selection, drawn: Drawn) -> Picture:
     from actstore.analysis import plots
 
+    kind, by, title, style = drawn.kind, drawn.by, drawn.title, drawn.style
     if kind == "auroc":
         if by is None:
             raise UsageError("auroc needs a column with the classes: --by label")
-        positive, negative = classes
-        named = {"positive": positive or None, "negative": negative or None}
-        return plots.auroc(selection, by=by, probes=probes, **named)
+        return plots.auroc(
+            selection,
+            by=by,
+            positive=drawn.classes[0] or None,
+            negative=drawn.classes[1] or None,
+            probes=drawn.probes,
+            title=title,
+            style=style,
+        )
     if kind == "norms":
-        return plots.norms(selection, by=by)
+        return plots.norms(selection, by=by, title=title, style=style)
+    if kind == "positions":
+        return plots.positions(selection, title=title, style=style)
     sampled = {
         "histogram": plots.histogram,
         "heatmap": plots.heatmap,
         "pca": plots.pca,
         "similarity": plots.similarity,
     }[kind]
-    return sampled(selection, by=by) if rows is None else sampled(selection, by=by, rows=rows)
+    if drawn.rows is None:
+        return sampled(selection, by=by, title=title, style=style)
+    return sampled(selection, by=by, rows=drawn.rows, title=title, style=style)

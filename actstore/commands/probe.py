@@ -17,6 +17,7 @@ from actstore.commands.analysis_options import (
     pooling_cells,
 )
 from actstore.commands.options import at_option, json_option, place, readable_store_argument
+from actstore.commands.probes_shown import Layer, draw_auroc
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -127,7 +128,6 @@ def command(
     """
     import actstore
     from actstore.analysis.examples.place_rows import Choice
-    from actstore.analysis.plots import auroc_plot
     from actstore.analysis.probes import probe_files, probing
     from actstore.analysis.probes.evaluating import Settings
 
@@ -156,21 +156,12 @@ def command(
         if other is not None:
             other.close()
     written = probe_files.save(report, out)
-    picture = None
-    if auroc_plot.available():
-        picture = out / "auroc.png"
-        points = [
-            auroc_plot.Point(
-                result.place,
-                result.auroc,
-                None if result.permuted is None else result.permuted.auroc_95,
-            )
-            for result in report.results
-        ]
-        first, second = report.classes.names
-        drawn = auroc_plot.figure(points, f"{method} probe: {first} against {second}")
-        auroc_plot.save(drawn, picture)
-        auroc_plot.save(drawn, out / "auroc.svg")
+    first, second = report.classes.names
+    drawn = [
+        Layer(one.place, one.auroc, None if one.permuted is None else one.permuted.auroc_95)
+        for one in report.results
+    ]
+    picture = draw_auroc(drawn, out, f"{method} probe: {first} against {second}")
     if as_json:
         output.print_json(json.loads(written[0].read_text(encoding="utf-8")))
         return

@@ -1,16 +1,19 @@
-"""Which probe run a picture or report shows: the one that was named, or one that lies beside."""
+"""AUROC in pictures: which probe run they show, and the picture beside a run of one's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from actstore.errors import MissingExtraError
 from actstore.schema import PLACE
 
 if TYPE_CHECKING:
+    from actstore.analysis.examples.place_rows import Place
+    from actstore.analysis.statistics.metrics import Estimate
     from actstore.api.selection import Selection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -58,3 +61,29 @@ def found_probes(
     if isinstance(store, Path):
         folders.append(store.resolve().parent)
     return probe_runs.beside(dict.fromkeys(folders), selection, by, classes, whole=whole)
+
+
+class Layer(NamedTuple):
+    """One layer of a run of probes or steering vectors, for its picture."""
+
+    place: Place
+    auroc: Estimate
+    shuffled_95: float | None = None
+    in_sample: bool = False
+
+
+def draw_auroc(layers: Sequence[Layer], out: Path, heading: str) -> Path | None:
+    """Draw ``auroc.png`` and ``auroc.svg`` into a folder; nothing where matplotlib is missing."""
+    try:
+        from actstore.analysis import plots
+    except MissingExtraError:
+        return None
+    from actstore.analysis.plots.auroc import Point, figure_of, series
+
+    points = [
+        Point(series(one.place), one.place.layer, one.auroc, one.shuffled_95, one.in_sample)
+        for one in layers
+    ]
+    figure = figure_of(points, heading)
+    plots.save(figure, out / "auroc.svg")
+    return plots.save(figure, out / "auroc.png")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +82,7 @@ def command(
       actstore report runs.store "task = 'mazenav'" --by mode -o mazes.html
     """
     import actstore
-    from actstore.analysis.report import contents
+    from actstore.analysis.report import contents, page
 
     if probes and no_probes:
         raise click.UsageError("give --probes or --no-probes, not both")
@@ -90,8 +92,10 @@ def command(
         if not probes and not no_probes:
             whole = where is None and about_places(filters)
             reports = found_probes(store, target, selection, by, whole=whole)
-        found = contents.collect(selection, by, probes=reports)
-        contents.write(found, target)
+        name = contents.shown_name(str(store))
+        words = _words(name, where, target, by, probes, no_probes, at, filters)
+        found = contents.collect(selection, by, probes=reports, command=shlex.join(words))
+        page.write(found, target)
         report_traffic(opened.traffic)
     size = target.stat().st_size
     probed = sum(place.probes is not None for place in found.places)
@@ -107,3 +111,24 @@ def command(
         )
     else:
         click.echo(f"{target}: {counted(found.rows, 'row')}, {output.size(size)}")
+
+
+def _words(
+    name: str,
+    where: str | None,
+    target: Path,
+    by: str,
+    probes: Path | None,
+    no_probes: bool,
+    at: int | None,
+    filters: Mapping[str, Any],
+) -> list[str]:
+    """Return the command that writes this report, without the folders of this machine."""
+    words = ["actstore", "report", name, *([] if where is None else [where])]
+    for option, values in filters.items():
+        words += [word for value in values or () for word in (f"--{option}", str(value))]
+    words += [] if by == "label" else ["--by", by]
+    words += [] if probes is None else ["--probes", probes.name]
+    words += ["--no-probes"] if no_probes else []
+    words += [] if at is None else ["--at", str(at)]
+    return [*words, "-o", target.name]

@@ -18,6 +18,7 @@ from actstore.commands.analysis_options import (
     pooling_cells,
 )
 from actstore.commands.options import at_option, json_option, readable_store_argument
+from actstore.commands.probes_shown import Layer, draw_auroc
 
 
 @click.command("validate")
@@ -88,7 +89,6 @@ def command(
     import actstore
     from actstore.analysis.examples import lineages
     from actstore.analysis.examples.place_rows import Choice
-    from actstore.analysis.plots import auroc_plot
     from actstore.analysis.steering import validation
 
     with actstore.open(store, at=at) as opened:
@@ -105,15 +105,16 @@ def command(
         )
     first, second = found.classes.names
     marked = lineages.title([one.in_sample for one in found.layers])
-    drawing = visualize and auroc_plot.available()
+    drawing = False
     if out is not None:
         validation.save(found, out)
-        if drawing:
-            points = [auroc_plot.Point(one.place, one.auroc) for one in found.layers]
+        if visualize:
+            drawn = [
+                Layer(one.place, one.auroc, None, one.in_sample.marked) for one in found.layers
+            ]
             title = f"steering vectors: {first} against {second}"
-            drawn = auroc_plot.figure(points, f"{title} ({marked})" if marked else title)
-            for name in ("auroc.png", "auroc.svg"):
-                auroc_plot.save(drawn, out / name)
+            heading = f"{title} ({marked})" if marked else title
+            drawing = draw_auroc(drawn, out, heading) is not None
     if as_json:
         output.print_json(validation.summary(found))
         return

@@ -119,11 +119,11 @@ def _tell(target: Path | None, rows: int, note: str, as_json: bool) -> None:
 
 def _fall_back(selection: Selection, target: Path | None, as_json: bool) -> int:
     """Write the report instead, say so in a sentence, and open it where somebody looks on."""
-    from actstore.analysis.report import contents
+    from actstore.analysis import report
 
     page = Path("report.html") if target is None else target.with_suffix(".html")
-    found = contents.collect(selection)
-    contents.write(found, page)
+    found = report.collect(selection)
+    report.write(found, page)
     output.note(
         f"embedding-atlas is not installed (pip install 'actstore[view]'), so here is the report: "
         f"{page}"

@@ -7,19 +7,49 @@ from pathlib import Path
 
 import pytest
 
-from actstore.commands.plot import KINDS
+from actstore.analysis.plots.looks import LOOKS
+from actstore.commands.plot import KINDS, STYLES
 from tests.analysis import labelled
 from tests.commands.conftest import Command
 from tests.querying import stores
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "positions"])
 def test_every_kind_is_drawn(actstore: Command, store: Path, tmp_path: Path, kind: str) -> None:
     target = tmp_path / f"{kind}.svg"
     done = actstore("plot", store, "--kind", kind, "-o", target)
     assert done.code == 0, done.err
     assert done.out.startswith(f"{target}: ")
     assert b"<svg" in target.read_bytes()
+
+
+def test_positions_are_of_tokens(actstore: Command, store: Path, tmp_path: Path) -> None:
+    words = ("--kind", "positions", "-o", tmp_path / "a.svg")
+    refused = actstore("plot", store, *words)
+    assert refused.code == 1
+    assert "--pool tokens" in refused.err
+    matrix = stores.vectors(12, 6, "float16", 0)
+    stores.add(tmp_path / "s", matrix, pooling=["none"] * 12, position=[0, 1, 2] * 4)
+    assert "12 rows, 3 positions" in actstore("plot", tmp_path / "s", *words).out
+
+
+def test_a_title_and_a_style(actstore: Command, store: Path, tmp_path: Path) -> None:
+    words = ("plot", store, "--kind", "norms", "-o", tmp_path / "a.svg", "--json")
+    usual = json.loads(actstore(*words).out)
+    assert usual["title"] in (tmp_path / "a.svg").read_text().partition("</metadata>")[2]
+    paper = json.loads(actstore(*words, "--style", "paper").out)
+    assert paper == usual
+    drawn = (tmp_path / "a.svg").read_text()
+    metadata, _, picture = drawn.partition("</metadata>")
+    assert usual["title"] in metadata
+    assert usual["caption"] in metadata
+    assert usual["title"] not in picture
+    assert usual["caption"] not in picture
+    titled = json.loads(actstore(*words, "--style", "paper", "--title", "Figure 3").out)
+    assert titled["title"] == "Figure 3"
+    assert "Figure 3" in (tmp_path / "a.svg").read_text().partition("</metadata>")[2]
+    assert actstore(*words, "--style", "comic").code == 2
+    assert tuple(LOOKS) == STYLES
 
 
 def test_conditions_and_json(actstore: Command, store: Path, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import shlex
 from pathlib import Path
 
 from tests.analysis import labelled
@@ -52,3 +55,17 @@ def test_a_probe_run_beside_the_store_or_by_name_is_shown(
     refused = actstore(*words, "--probes", tmp_path / "nowhere")
     assert refused.code == 2
     assert "no report of a probe" in refused.err
+
+
+def test_the_command_stands_on_the_page_without_this_machine_s_folders(
+    actstore: Command, store: Path, tmp_path: Path
+) -> None:
+    words = ("--layer", 3, "--layer", 7, "--by", "task", "-o", tmp_path / "a.html")
+    assert actstore("report", store, "label = 'faithful'", *words).code == 0
+    text = html.unescape((tmp_path / "a.html").read_text())
+    assert str(tmp_path) not in text
+    (command,) = (line for line in re.findall("<pre>(.*?)</pre>", text) if "report" in line)
+    assert shlex.split(command) == [
+        *("actstore", "report", store.name, "label = 'faithful'"),
+        *("--layer", "3", "--layer", "7", "--by", "task", "-o", "a.html"),
+    ]

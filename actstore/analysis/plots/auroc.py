@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from actstore.analysis.examples import lineages
-from actstore.analysis.examples.lineages import InSample
-from actstore.analysis.plots import style
+from actstore.analysis.examples.place_rows import Place
+from actstore.analysis.plots import looks
+from actstore.analysis.plots.looks import Picture, Style
 from actstore.analysis.probes import probe_runs
 from actstore.analysis.statistics import sampling, separation
-from actstore.errors import UsageError
-from actstore.wording import counted, shorten
+from actstore.analysis.statistics.metrics import Estimate
+from actstore.wording import shorten
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
     from actstore.querying.selected import SelectedRows
 
-
-_MEANS = "mean difference (no probe)"
+MEANS = "mean difference (no probe)"
+_SHUFFLED = "95 % of shuffled labels stay below"
+_BARS = "bars: 95 % intervals"
+_MANY = 40
+"""Layers that leave room for small marks only."""
 
 
 class Point(NamedTuple):
     """One layer's AUROC."""
 
     series: str
-    """Site and pooling, where there are several."""
+    """Whose it is: probe, steering vector, or site and pooling where there are several."""
     layer: int | None
-    auroc: float
-    low: float
-    high: float
-    shuffled: float | None = None
-    """What 95 of 100 probes of shuffled labels stay below, where that is known."""
+    auroc: Estimate
+    shuffled_95: float | None = None
+    """What 95 of 100 runs with shuffled labels stay below, where that is known."""
+    in_sample: bool = False
+    """Rows that it was made of are, or may be, among those that it is measured on."""
 
 
 def auroc(
@@ -44,7 +47,9 @@ def auroc(
     positive: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
     probes: Sequence[str | Path] = (),
-) -> Figure:
+    title: str | None = None,
+    style: Style = "screen",
+) -> Picture:
     """Return the AUROC by layer of trained probes, or along the difference of class means.
 
     Both are of rows that were not trained on, and the picture says which it is.
@@ -56,6 +61,8 @@ def auroc(
         negative: the same for the negative class.
         probes: what ``actstore probe --out`` wrote for these rows, folders or their
             ``report.json``; without any, the difference of means is measured.
+        title: above the picture; by default what against what, and which rows these are.
+        style: ``screen``, ``paper`` or ``dark``.
 
     Raises:
         MismatchError: the probes are for other rows.
@@ -70,160 +77,150 @@ def auroc(
     curves = list(probe_runs.curves(probes, selection, by, (named[0], named[1])).values())
     if curves:
         # More than one where the embeddings go with the residual stream that they begin.
-        points = [
-            Point("probe", one.layer, *one.auroc, one.shuffled_95)
-            for curve in curves
-            for one in curve.layers
-        ]
-        curve = curves[0]
-        told = _against([curve.positive, curve.negative])
-        title = f"AUROC of probes: {told} · {style.subject(place)}"
-        return draw(points, title, curve.note + "; bars: 95 % intervals")
-    found = separation.by_layer(selection, by, positive=positive, negative=negative)
-    points = [Point(_MEANS, one.layer, *one.auroc) for one in found.layers]
-    told = _against([found.positive, found.negative])
-    title = f"{told} · {style.subject(place)} · mean difference"
-    return draw(points, title, found.note + "; bars: 95 % intervals")
+        points = [point for curve in curves for point in points_of(curve)]
+        told = against([curves[0].positive, curves[0].negative])
+        heading, note = f"AUROC of probes: {told} · {looks.subject(place)}", curves[0].note
+    else:
+        found = separation.by_layer(selection, by, positive=positive, negative=negative)
+        points = points_of(found)
+        told = against([found.positive, found.negative])
+        heading, note = f"{told} · {looks.subject(place)} · mean difference", found.note
+    return figure_of(points, heading, note, title=title, style=style)
 
 
-def auroc_of_report(path: str | Path) -> Figure:
-    """Return the AUROC by layer that the ``report.json`` of probes or of a validation tells.
+def points_of(found: probe_runs.Curve | separation.Separations) -> list[Point]:
+    """Return the points of probes, or of differences of means."""
+    if isinstance(found, separation.Separations):
+        return [Point(MEANS, one.layer, one.auroc) for one in found.layers]
+    return [Point("probe", one.layer, one.auroc, one.shuffled_95) for one in found.layers]
 
-    The picture says whose figures they are, and whether they are in-sample.
 
-    Raises:
-        UsageError: the file is no such report.
+def series(place: Place) -> str:
+    """Return what a line is called where there may be several sites and poolings."""
+    region = f" over {place.region}" if place.region else ""
+    return f"{place.site}, {place.pooling}{region}"
+
+
+def against(names: Sequence[str]) -> str:
+    """Return the classes in words."""
+    return " against ".join(shorten(name, 32) for name in names)
+
+
+def figure_of(
+    points: Sequence[Point],
+    heading: str,
+    note: str = "",
+    *,
+    title: str | None = None,
+    style: Style = "screen",
+) -> Picture:
+    """Return the figure of some points.
+
+    Args:
+        points: in any order; layers without a number come last.
+        heading: its title, where none is given.
+        note: what the points are of.
+        title: above the picture, whatever the heading.
+        style: ``screen``, ``paper`` or ``dark``.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / "report.json"
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-        points, rows = points_of(document)
-        results = document["results"] if isinstance(document, dict) else document
-        title = _title(results[0])
-        marked = lineages.title([_in_sample(one) for one in results])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{file}: no report of a probe ({type(error).__name__}: {error}); "
-            "`actstore probe STORE --out DIR` writes DIR/report.json"
-        ) from error
-    note = f"up to {counted(rows)} a layer; bars: 95 % intervals"
-    return draw(points, f"{marked}: {title}" if marked else title, note)
-
-
-def _in_sample(entry: dict[str, Any]) -> InSample:
-    """Return what an entry says of rows of the making; a probe's own report has none."""
-    if not _of_vectors(entry):
-        return InSample(0, False)
-    # Validations of older versions say nothing of it, and left no row out.
-    return InSample(entry.get("in_sample"), bool(entry.get("in_sample_shown")))
-
-
-def _of_vectors(entry: dict[str, Any]) -> bool:
-    """Whether an entry is of `actstore validate`: steering vectors, not probes."""
-    return "vectors" in (entry.get("lineage") or {})
-
-
-def points_of(document: Any) -> tuple[list[Point], int]:
-    """Return the points of a probe's report, and the most rows a layer has."""
-    results = document["results"] if isinstance(document, dict) else document
-    if not results:
-        raise ValueError("it has no results")
-    names = ("model", "site", "pooling", "region")
-    several = [name for name in names if len({str(one.get(name)) for one in results}) > 1]
-    points = []
-    for one in results:
-        low, high = one.get("auroc_interval") or (one["auroc"], one["auroc"])
-        shuffled = (one.get("baselines") or {}).get("permutation") or {}
-        points.append(
-            Point(
-                " ".join(str(one[name]) for name in several if one.get(name) is not None)
-                or ("steering vector" if _of_vectors(one) else "probe"),
-                one["layer"],
-                float(one["auroc"]),
-                float(low),
-                float(high),
-                shuffled.get("auroc_95"),
-            )
-        )
-    return points, max(int(one["rows"]) for one in results)
-
-
-def _title(result: dict[str, Any]) -> str:
-    classes = [" or ".join(result.get(side) or ()) for side in ("positive", "negative")]
-    told = _against(classes) if all(classes) else ""
-    model = str(result.get("model", "")).rsplit("/", 1)[-1]
-    whose = "AUROC of steering vectors" if _of_vectors(result) else "AUROC of probes"
-    return " · ".join(filter(None, [f"{whose}: {told}" if told else whose, model]))
-
-
-def _against(classes: Sequence[str]) -> str:
-    return " against ".join(shorten(name, 32) for name in classes)
-
-
-def draw(points: Sequence[Point], title: str, note: str) -> Figure:
-    """Return points as a line per series over the layers."""
-    layers = sorted({one.layer for one in points}, key=lambda layer: (layer is None, layer or 0))
-    series = list(dict.fromkeys(one.series for one in points))
-    with style.styled():
-        figure = style.picture(7, 3.8)
+    with looks.styled(style) as look:
+        figure = looks.picture(look, 7, 3.8)
         axes = figure.add_subplot()
-        axes.axhline(0.5, color="#666666", linewidth=1, linestyle="--")
-        axes.annotate(
-            "chance",
-            (1.005, 0.5),
-            xycoords=("axes fraction", "data"),
-            ha="left",
-            va="center",
-            fontsize=7.5,
-            color="#666666",
+        draw(figure, axes, points)
+        looks.legend(figure, axes)
+        return looks.finish(figure, heading, "; ".join(filter(None, (note, _BARS))), title)
+
+
+def draw(figure: Picture, axes: Axes, points: Sequence[Point]) -> None:
+    """Draw points as a line per series over the layers, with chance and shuffled labels.
+
+    Args:
+        figure: whose look is taken, and that keeps what points tell.
+        axes: where.
+        points: at least one.
+    """
+    layers = sorted({one.layer for one in points}, key=lambda layer: (layer is None, layer or 0))
+    places = looks.layer_places(layers)
+    names = list(dict.fromkeys(one.series for one in points))
+    numbers = list(places.values())
+    step = min((b - a for a, b in itertools.pairwise(numbers)), default=1)
+    axes.axhline(0.5, color=figure.look.soft, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes.annotate(
+        "chance",
+        (1.005, 0.5),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        fontsize=figure.look.size - 1,
+        color=figure.look.soft,
+    )
+    for number, name in enumerate(names):
+        mine = sorted((one for one in points if one.series == name), key=lambda o: places[o.layer])
+        shift = step * (number - (len(names) - 1) / 2) * min(0.12, 0.6 / len(names))
+        _line(figure, axes, name, [(places[one.layer] + shift, one) for one in mine], number)
+    if any(one.shuffled_95 is not None for one in points):
+        soft = figure.look.soft
+        axes.plot([], [], label=_SHUFFLED, marker="_", markersize=8, linewidth=0, color=soft)
+    axes.set_ylim(max(-0.02, min(0.4, *(one.auroc.low for one in points)) - 0.03), 1.02)
+    axes.set_ylabel("AUROC")
+    looks.layer_ticks(axes, layers, numbers)
+    if len(layers) == 1:
+        axes.set_xlim(numbers[0] - 0.6, numbers[0] + 0.6)
+
+
+def _line(
+    figure: Picture, axes: Axes, name: str, points: Sequence[tuple[float, Point]], number: int
+) -> None:
+    colour = figure.look.colours[number % len(figure.look.colours)]
+    few = len(points) <= _MANY
+    in_sample = any(one.in_sample for _, one in points)
+    shown = looks.plain(name or "all rows", 32) + (" (in-sample)" if in_sample else "")
+    label: str | None = shown
+    # A layer that is not recorded does not follow the last one that is.
+    for joined in (True, False):
+        part = [(at, one) for at, one in points if (one.layer is not None) == joined]
+        if not part:
+            continue
+        across, values = [at for at, _ in part], [one.auroc.value for _, one in part]
+        gid = f"auroc-{number}-{int(joined)}"
+        axes.plot(
+            across,
+            values,
+            color=colour,
+            # What flatters is seen to be another kind of figure, also without its legend.
+            linestyle="--" if in_sample else "-",
+            markerfacecolor=figure.look.ground if in_sample else colour,
+            marker=looks.MARKERS[number % len(looks.MARKERS)],
+            markersize=5 if few else 3,
+            label=label,
+            zorder=3,
+            gid=gid,
         )
-        for number, name in enumerate(series):
-            mine = sorted(
-                (one for one in points if one.series == name),
-                key=lambda one: (one.layer is None, one.layer or 0),
-            )
-            shift = (number - (len(series) - 1) / 2) * min(0.12, 0.6 / len(series))
-            places = [layers.index(one.layer) + shift for one in mine]
-            # A layer that is not recorded does not follow the last one that is.
-            end = len(mine) - (len(mine) > 1 and mine[-1].layer is None)
-            for part in filter(None, (range(end), range(end, len(mine)))):
-                axes.errorbar(
-                    [places[at] for at in part],
-                    [mine[at].auroc for at in part],
-                    [
-                        [max(0.0, mine[at].auroc - mine[at].low) for at in part],
-                        [max(0.0, mine[at].high - mine[at].auroc) for at in part],
-                    ],
-                    color=style.COLOURS[number % len(style.COLOURS)],
-                    marker=style.MARKERS[number % len(style.MARKERS)],
-                    markersize=5 if len(layers) <= 40 else 3,
-                    linewidth=1.3,
-                    elinewidth=1,
-                    capsize=2.5 if len(layers) <= 40 else 0,
-                    label=None if part.start else style.plain(name or "all rows", 32),
-                )
-        for number, name in enumerate(series):
-            known = [
-                (layers.index(one.layer), one.shuffled)
-                for one in points
-                if one.series == name and one.shuffled is not None
-            ]
-            axes.scatter(
-                [place for place, _ in known],
-                [value for _, value in known],
-                marker="_",
-                s=90 if len(layers) <= 40 else 16,
-                color="#777777",
-                label="95 % of shuffled labels stay below" if known and not number else None,
-            )
-        lowest = min(0.4, *(one.low for one in points))
-        axes.set_ylim(max(-0.02, lowest - 0.03), 1.02)
-        axes.set_ylabel("AUROC")
-        style.layer_ticks(axes, layers)
-        if len(layers) == 1:
-            axes.set_xlim(-0.6, 0.6)
-        style.legend(figure, axes)
-        style.finish(figure, title, note)
-    return figure
+        axes.errorbar(
+            across,
+            values,
+            [
+                [max(0.0, one.auroc.value - one.auroc.low) for _, one in part],
+                [max(0.0, one.auroc.high - one.auroc.value) for _, one in part],
+            ],
+            color=colour,
+            linestyle="none",
+            elinewidth=1,
+            capsize=2.5 if few else 0,
+        )
+        label = None
+        figure.hover(gid, [_told(shown, one) for _, one in part])
+    known = [(at, one.shuffled_95) for at, one in points if one.shuffled_95 is not None]
+    axes.plot(
+        [at for at, _ in known],
+        [value for _, value in known],
+        color=colour,
+        linewidth=0,
+        marker="_",
+        markersize=9 if few else 4,
+        zorder=2,
+    )
+
+
+def _told(name: str, point: Point) -> str:
+    value, low, high = point.auroc
+    return f"{name}, {looks.layer_title(point.layer)}: {value:.3f} ({low:.3f} to {high:.3f})"

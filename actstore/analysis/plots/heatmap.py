@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actstore.analysis.plots import style
+from actstore.analysis.plots import looks
+from actstore.analysis.plots.looks import Picture, Style
 from actstore.analysis.statistics import sampling
 from actstore.analysis.statistics.moments import measure
 from actstore.analysis.statistics.norms import class_codes
@@ -14,8 +15,6 @@ from actstore.errors import MixedVectorsError, TooFewRowsError
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from actstore.querying.selected import SelectedRows
 
 ROWS = 500
@@ -23,11 +22,25 @@ ROWS = 500
 _COLUMNS = 400
 
 
-def heatmap(selection: SelectedRows, *, by: str | None = "label", rows: int = ROWS) -> Figure:
+def heatmap(
+    selection: SelectedRows,
+    *,
+    by: str | None = "label",
+    rows: int = ROWS,
+    title: str | None = None,
+    style: Style = "screen",
+) -> Picture:
     """Return the root mean square of each dimension, a line per layer.
 
     Of a single layer there is a line per value of ``by``. Dimensions that share a pixel
     show the largest of them, so that a single outlier dimension stays visible.
+
+    Args:
+        selection: of one model, site, pooling and region.
+        by: of a single layer, the column whose values are lines.
+        rows: rows of each line at most.
+        title: above the picture; by default which rows these are.
+        style: ``screen``, ``paper`` or ``dark``.
 
     Raises:
         TooFewRowsError: no rows, or nothing finite.
@@ -60,11 +73,11 @@ def heatmap(selection: SelectedRows, *, by: str | None = "label", rows: int = RO
     positive = grid[np.isfinite(grid) & (grid > 0)]
     if not len(positive):
         raise TooFewRowsError("every value is zero or not finite, so there is nothing to draw")
-    with style.styled():
+    with looks.styled(style) as look:
         from matplotlib.colors import LogNorm
         from matplotlib.ticker import MaxNLocator
 
-        figure = style.picture(7.5, min(9, max(2.6, 1.6 + 0.16 * len(lines))))
+        figure = looks.picture(look, 7.5, min(9, max(2.6, 1.6 + 0.16 * len(lines))))
         axes = figure.add_subplot()
         axes.grid(visible=False)
         low, high = float(np.quantile(positive, 0.01)), float(positive.max())
@@ -72,23 +85,23 @@ def heatmap(selection: SelectedRows, *, by: str | None = "label", rows: int = RO
             np.where(grid > 0, grid, np.nan),
             aspect="auto",
             interpolation="nearest",
-            cmap=style.SEQUENTIAL,
+            cmap=look.sequential,
             norm=LogNorm(low if low < high else high / 10, high),
             extent=(0, width, len(lines) - 0.5, -0.5),
         )
         if names:
-            axes.set_yticks(range(len(names)), [style.plain(name, 28) for name in names])
+            axes.set_yticks(range(len(names)), [looks.plain(name, 28) for name in names])
         else:
-            style.layer_ticks(axes, layers, axis="y")
+            looks.layer_ticks(axes, layers, range(len(layers)), axis="y")
         axes.set_xlabel("dimension")
         axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         figure.colorbar(image, ax=axes, label="root mean square")
         note = f"up to {counted(largest)} a line"
         if bins < width:
             note += f"; each column shows the largest of up to {-(-width // bins)} dimensions"
-        white = ["nothing but zeros"] if (grid == 0).any() else []
-        white += ["no finite value"] if np.isnan(grid).any() else []
-        if white:
-            note += f"; white: {' or '.join(white)}"
-        style.finish(figure, f"Size of dimensions · {style.subject(place, layers)}", note)
-    return figure
+        blank = ["nothing but zeros"] if (grid == 0).any() else []
+        blank += ["no finite value"] if np.isnan(grid).any() else []
+        if blank:
+            note += f"; blank: {' or '.join(blank)}"
+        subject = looks.subject(place, layers)
+        return looks.finish(figure, f"Size of dimensions · {subject}", note, title)

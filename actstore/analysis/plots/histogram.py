@@ -1,54 +1,147 @@
-"""Histogram of activation values, class by class."""
+"""Histogram of activation values, class by class, a panel per layer."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from actstore.analysis.plots import style
+from actstore.analysis.plots import looks
+from actstore.analysis.plots.looks import Picture, Style
 from actstore.analysis.statistics import sampling
-from actstore.analysis.statistics.norms import class_codes
+from actstore.analysis.statistics.norms import ClassCodes, class_codes
 from actstore.errors import TooFewRowsError
 from actstore.querying import vector_math
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
     from actstore.querying.selected import SelectedRows
 
-ROWS = 2000
-_BINS = 120
+ROWS = 1000
+"""Rows of each layer at most."""
+PANELS = 6
+_BINS, _PANEL_BINS = 120, 60
 _OUTSIDE = 0.001
 _BLOCK = 1 << 20
+_ALIKE = 3
+"""Layers whose values spread by up to this factor share an axis."""
 
 
-def histogram(selection: SelectedRows, *, by: str | None = "label", rows: int = ROWS) -> Figure:
-    """Return how often which value occurs, on a logarithmic scale.
+class _Counted(NamedTuple):
+    """How often which value occurs in one layer."""
+
+    edges: np.ndarray
+    counts: np.ndarray
+    """``[classes, bins]``."""
+    totals: np.ndarray
+    outside: int
+    nonfinite: int
+
+
+def histogram(
+    selection: SelectedRows,
+    *,
+    by: str | None = "label",
+    rows: int = ROWS,
+    title: str | None = None,
+    style: Style = "screen",
+) -> Picture:
+    """Return how often which value occurs in each layer, on a logarithmic scale.
+
+    More than six layers are thinned out evenly, the first and the last among them.
 
     Args:
         selection: of one model, site and pooling.
         by: column whose values are drawn apart; None for one line.
-        rows: how many rows to look at most.
+        rows: rows of each layer at most.
+        title: above the picture; by default which rows these are.
+        style: ``screen``, ``paper`` or ``dark``.
 
     Raises:
         TooFewRowsError: no rows, or no finite value.
         UsageError: several models, sites or poolings.
     """
     place = sampling.require_one_place(selection)
-    drawn = sampling.draw(selection, rows)
-    part = drawn.selection
-    found = class_codes(part, by)
-    edges = np.linspace(*_limits(part), _BINS + 1)
-    counts = np.zeros((len(found.names), _BINS))
-    totals, outside, nonfinite = np.zeros(len(found.names)), 0, 0
+    layers = sampling.layer_values(selection)
+    chosen = looks.thinned(len(layers), PANELS)
+    found = class_codes(selection, by)
+    of_layer = sampling.layers_of(selection)
+    counts: list[_Counted | None] = []
+    largest, nonfinite = 0, 0
+    for number in chosen:
+        places = np.flatnonzero(of_layer == number)
+        here = selection.take(places)
+        part = sampling.draw(here, rows).selection
+        largest = max(largest, len(part))
+        codes = found.codes[places[np.searchsorted(here.rows, part.rows)]]
+        bins = _BINS if len(chosen) == 1 else _PANEL_BINS
+        counts.append(_count(part, codes, len(found.names), bins))
+        nonfinite += _nonfinite(counts[-1], part)
+    known = [one for one in counts if one is not None]
+    if not known:
+        raise TooFewRowsError("no value is finite, so there is nothing to draw")
+    spans = [float(one.edges[-1] - one.edges[0]) for one in known]
+    alike = max(spans) <= _ALIKE * min(spans)
+    columns = 2 if len(chosen) == 4 else min(3, len(chosen))
+    lines = math.ceil(len(chosen) / columns)
+    size = (7, 4) if len(chosen) == 1 else (2.7 * columns + 1.2, 0.8 + 2.1 * lines)
+    with looks.styled(style) as look:
+        figure = looks.picture(look, *size)
+        panels = figure.subplots(lines, columns, squeeze=False, sharex=alike, sharey=alike)
+        for axes in panels.ravel()[len(chosen) :]:
+            axes.remove()
+        for at, (number, axes) in enumerate(zip(chosen, panels.ravel(), strict=False)):
+            one = counts[at]
+            if len(chosen) > 1:
+                axes.set_title(looks.layer_title(layers[number]))
+            if one is None:
+                axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center")
+            else:
+                _draw(figure, axes, one, found)
+            if at >= len(chosen) - columns:
+                axes.set_xlabel("value")
+                axes.tick_params(labelbottom=True)
+            if at % columns == 0:
+                axes.set_ylabel("density")
+        looks.legend(figure, next(a for a, one in zip(figure.axes, counts, strict=True) if one))
+        note = f"up to {counted(largest)} a layer"
+        if len(layers) == 1:
+            note = sampling.draw(selection, rows).note
+        elif len(chosen) < len(layers):
+            note += f"; {len(chosen)} of {len(layers)} layers"
+        if not alike:
+            note += "; each layer has axes of its own"
+        if outside := sum(one.outside for one in known):
+            total = sum(float(one.totals.sum()) for one in known)
+            note += f"; {outside / total:.2%} of the values lie outside"
+        if nonfinite:
+            note += f"; {nonfinite:,} not finite"
+        return looks.finish(figure, f"Values · {looks.subject(place, layers)}", note, title)
+
+
+def _nonfinite(found: _Counted | None, part: SelectedRows) -> int:
+    """Return how many values are not finite; all of them where nothing could be counted."""
+    if found is not None:
+        return found.nonfinite
+    return sum(values.size for _, values in _values(part))
+
+
+def _count(part: SelectedRows, codes: np.ndarray, classes: int, bins: int) -> _Counted | None:
+    limits = _limits(part)
+    if limits is None:
+        return None
+    edges = np.linspace(*limits, bins + 1)
+    counts, totals = np.zeros((classes, bins)), np.zeros(classes)
+    outside, nonfinite = 0, 0
     for start, values in _values(part):
-        codes = found.codes[start : start + len(values)]
-        for code in np.unique(codes).tolist():
-            flat = values[codes == code].ravel()
+        own = codes[start : start + len(values)]
+        for code in np.unique(own).tolist():
+            flat = values[own == code].ravel()
             known = np.isfinite(flat)
             nonfinite += int(known.size - np.count_nonzero(known))
             flat = flat[known]
@@ -56,34 +149,25 @@ def histogram(selection: SelectedRows, *, by: str | None = "label", rows: int = 
             counts[code] += inside
             totals[code] += len(flat)
             outside += len(flat) - int(inside.sum())
-    with style.styled():
-        figure = style.picture(7, 4)
-        axes = figure.add_subplot()
-        for code, colour in enumerate(style.colours(found.own, len(found.names))):
-            if totals[code]:
-                density = counts[code] / totals[code] / (edges[1] - edges[0])
-                axes.stairs(
-                    np.where(density > 0, density, np.nan),
-                    edges,
-                    color=colour,
-                    linewidth=1.4,
-                    label=style.plain(found.names[code], 32),
-                )
-        axes.set_yscale("log")
-        axes.set_xlabel("value")
-        axes.set_ylabel("density")
-        style.legend(figure, axes)
-        layers = sampling.layer_values(part)
-        note = f"{drawn.note}, {counted(len(layers), 'layer')}"
-        if outside:
-            note += f"; {outside / totals.sum():.2%} of the values lie outside"
-        if nonfinite:
-            note += f"; {nonfinite:,} not finite"
-        style.finish(figure, f"Values · {style.subject(place, layers)}", note)
-    return figure
+    return _Counted(edges, counts, totals, outside, nonfinite)
 
 
-def _limits(part: SelectedRows) -> tuple[float, float]:
+def _draw(figure: Picture, axes: Axes, one: _Counted, found: ClassCodes) -> None:
+    for code, colour in enumerate(looks.colours(figure.look, found.own, len(found.names))):
+        if one.totals[code]:
+            density = one.counts[code] / one.totals[code] / (one.edges[1] - one.edges[0])
+            axes.stairs(
+                np.where(density > 0, density, np.nan),
+                one.edges,
+                color=colour,
+                linewidth=figure.look.line,
+                label=looks.plain(found.names[code], 32),
+            )
+    axes.set_yscale("log")
+    axes.minorticks_off()  # nine of ten ticks, which nobody counts
+
+
+def _limits(part: SelectedRows) -> tuple[float, float] | None:
     """Return values between which all but a thousandth lie, from every so many values."""
     kept = []
     for _, values in _values(part):
@@ -91,7 +175,7 @@ def _limits(part: SelectedRows) -> tuple[float, float]:
         kept.append(flat[np.isfinite(flat)])
     every = np.concatenate(kept)
     if not len(every):
-        raise TooFewRowsError("no value is finite, so there is nothing to draw")
+        return None
     low, high = np.quantile(every, (_OUTSIDE / 2, 1 - _OUTSIDE / 2)).tolist()
     margin = 0.05 * (high - low) or 1.0
     return low - margin, high + margin

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actstore.analysis.plots import style
+from actstore.analysis.plots import looks
+from actstore.analysis.plots.looks import Picture, Style
 from actstore.analysis.statistics import sampling
-from actstore.analysis.statistics.norms import class_codes, norms_by_layer
+from actstore.analysis.statistics.norms import NormProfile, class_codes, norms_by_layer
 from actstore.errors import TooFewRowsError
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
     from actstore.querying.selected import SelectedRows
 
 _RATIO = 30
 """Norms that spread over more than this factor are drawn on a logarithmic scale."""
+_MANY = 40
+"""Layers that leave room for small marks only."""
 
 
-def norms(selection: SelectedRows, *, by: str | None = "label") -> Figure:
+def norms(
+    selection: SelectedRows,
+    *,
+    by: str | None = "label",
+    title: str | None = None,
+    style: Style = "screen",
+) -> Picture:
     """Return the norms of the vectors by layer: median, and where 90 % of the rows lie.
 
     Of a single layer, each class is a box. All rows count; no vector is read.
+
+    Args:
+        selection: of one model, site, pooling and region.
+        by: column whose values are drawn apart; None for one line.
+        title: above the picture; by default which rows these are.
+        style: ``screen``, ``paper`` or ``dark``.
 
     Raises:
         TooFewRowsError: no rows, or no norm is finite.
@@ -32,81 +48,131 @@ def norms(selection: SelectedRows, *, by: str | None = "label") -> Figure:
     """
     place = sampling.require_one_place(selection)
     layers, profiles = norms_by_layer(selection, by)
-    known = [one for profile in profiles for one in profile.layers if one is not None]
-    if not known:
+    if not any(one is not None for profile in profiles for one in profile.layers):
         raise TooFewRowsError("no norm is finite, so there is nothing to draw")
-    found = class_codes(selection, by)
-    colours = style.colours(found.own, len(found.names))
-    low = min(one.q05 for one in known)
-    logarithmic = low > 0 and max(one.q95 for one in known) / low > _RATIO
-    with style.styled():
-        figure = style.picture(7, 4)
+    left = int((~np.isfinite(selection.table(["norm"])["norm"].to_numpy())).sum())
+    rows = counted(len(selection)) + (f", {left:,} of them not finite" if left else "")
+    with looks.styled(style) as look:
+        figure = looks.picture(look, 7, 4)
         axes = figure.add_subplot()
+        draw(figure, axes, layers, profiles, class_codes(selection, by).own)
         if len(layers) == 1:
-            shown = [number for number, one in enumerate(profiles) if one.layers[0] is not None]
-            boxes = [
-                {
-                    "label": style.plain(profile.name, 24),
-                    "med": one.median,
-                    "q1": one.q05,
-                    "q3": one.q95,
-                    "whislo": one.minimum,
-                    "whishi": one.maximum,
-                }
-                for profile in (profiles[number] for number in shown)
-                if (one := profile.layers[0]) is not None
-            ]
-            drawn = axes.bxp(
-                boxes, showfliers=False, orientation="horizontal", patch_artist=True, widths=0.5
-            )
-            for box, number in zip(drawn["boxes"], shown, strict=True):
-                box.set(facecolor=colours[number], alpha=0.6)
-            for line in drawn["medians"]:
-                line.set(color="black", linewidth=1.6)
-            axes.invert_yaxis()
-            axes.set_xlabel("L2 norm")
-            if logarithmic:
-                axes.set_xscale("log")
             note = "line: median, box: 90 % of the rows, whiskers: all"
         else:
-            for profile, colour, marker in zip(
-                profiles, colours, style.MARKERS + style.MARKERS, strict=False
-            ):
-                values = np.array(
-                    [
-                        (np.nan,) * 3 if one is None else (one.q05, one.median, one.q95)
-                        for one in profile.layers
-                    ]
-                )
-                places = np.arange(len(layers))
-                # A layer that is not recorded does not follow the last one that is.
-                end = len(layers) - 1 if layers[-1] is None else len(layers)
-                axes.fill_between(
-                    places[:end], values[:end, 0], values[:end, 2], color=colour, alpha=0.13, lw=0
-                )
-                axes.plot(
-                    places[:end],
-                    values[:end, 1],
-                    color=colour,
-                    marker=marker,
-                    markersize=4 if len(layers) <= 40 else 2.5,
-                    linewidth=1.5,
-                    label=style.plain(profile.name, 32),
-                )
-                if end < len(layers):
-                    apart = np.abs(values[end:, 1] - values[end:, [0, 2]].T)
-                    axes.errorbar(
-                        places[end:], values[end:, 1], apart, color=colour, fmt=marker, ms=4
-                    )
-            style.layer_ticks(axes, layers)
-            axes.set_ylabel("L2 norm")
-            if logarithmic:
-                axes.set_yscale("log")
-            else:
-                axes.set_ylim(bottom=0)
-            style.legend(figure, axes)
+            looks.legend(figure, axes)
             note = "line: median, band: 90 % of the rows"
-        left = int((~np.isfinite(selection.table(["norm"])["norm"].to_numpy())).sum())
-        rows = counted(len(selection)) + (f", {left:,} of them not finite" if left else "")
-        style.finish(figure, f"Norms · {style.subject(place, layers)}", f"{rows}; {note}")
-    return figure
+        subject = looks.subject(place, layers)
+        return looks.finish(figure, f"Norms · {subject}", f"{rows}; {note}", title)
+
+
+def draw(
+    figure: Picture,
+    axes: Axes,
+    layers: Sequence[int | None],
+    profiles: Sequence[NormProfile],
+    own: int,
+) -> None:
+    """Draw profiles as lines over the layers; of a single layer, as boxes.
+
+    Args:
+        figure: whose look is taken, and that keeps what points tell.
+        axes: where.
+        layers: of the profiles.
+        profiles: at least one with a finite norm.
+        own: how many of them stand for one value; the rest are grey.
+    """
+    known = [one for profile in profiles for one in profile.layers if one is not None]
+    low = min(one.q05 for one in known)
+    logarithmic = low > 0 and max(one.q95 for one in known) / low > _RATIO
+    colours = looks.colours(figure.look, own, len(profiles))
+    if len(layers) == 1:
+        _boxes(figure, axes, profiles, colours)
+        if logarithmic:
+            axes.set_xscale("log")
+        return
+    places = looks.layer_places(layers)
+    for number, (profile, colour) in enumerate(zip(profiles, colours, strict=True)):
+        _line(figure, axes, profile, places, colour, number)
+    looks.layer_ticks(axes, layers, list(places.values()))
+    axes.set_ylabel("L2 norm")
+    if logarithmic:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def _line(
+    figure: Picture,
+    axes: Axes,
+    profile: NormProfile,
+    places: dict[int | None, float],
+    colour: str,
+    number: int,
+) -> None:
+    found = [
+        (layer, at, one)
+        for (layer, at), one in zip(places.items(), profile.layers, strict=True)
+        if one is not None
+    ]
+    marker = looks.MARKERS[number % len(looks.MARKERS)]
+    size = 4 if len(places) <= _MANY else 2.5
+    label: str | None = looks.plain(profile.name, 32)
+    # A layer that is not recorded does not follow the last one that is.
+    for joined in (True, False):
+        part = [one for one in found if (one[0] is not None) == joined]
+        if not part:
+            continue
+        across = [at for _, at, _ in part]
+        low, middle, high = (
+            np.array([getattr(one, name) for _, _, one in part])
+            for name in ("q05", "median", "q95")
+        )
+        if len(part) > 1:
+            axes.fill_between(across, low, high, color=colour, alpha=0.13, lw=0)
+        else:
+            axes.vlines(across, low, high, color=colour)
+        gid = f"norms-{number}-{int(joined)}"
+        axes.plot(across, middle, color=colour, marker=marker, ms=size, label=label, gid=gid)
+        label = None
+        figure.hover(
+            gid,
+            [
+                f"{profile.name}, {looks.layer_title(layer)}: "
+                f"{one.median:.4g} ({one.q05:.4g} to {one.q95:.4g})"
+                for layer, _, one in part
+            ],
+        )
+
+
+def _boxes(
+    figure: Picture, axes: Axes, profiles: Sequence[NormProfile], colours: Sequence[str]
+) -> None:
+    shown = [number for number, one in enumerate(profiles) if one.layers[0] is not None]
+    boxes = [
+        {
+            "label": looks.plain(profile.name, 24),
+            "med": one.median,
+            "q1": one.q05,
+            "q3": one.q95,
+            "whislo": one.minimum,
+            "whishi": one.maximum,
+        }
+        for profile in (profiles[number] for number in shown)
+        if (one := profile.layers[0]) is not None
+    ]
+    ink = {"color": figure.look.ink}
+    drawn = axes.bxp(
+        boxes,
+        showfliers=False,
+        orientation="horizontal",
+        patch_artist=True,
+        widths=0.5,
+        whiskerprops=ink,
+        capprops=ink,
+    )
+    for box, number in zip(drawn["boxes"], shown, strict=True):
+        box.set(facecolor=colours[number], alpha=0.6, edgecolor=figure.look.ink)
+    for line in drawn["medians"]:
+        line.set(color=figure.look.ink, linewidth=1.6)
+    axes.invert_yaxis()
+    axes.set_xlabel("L2 norm")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore import schema
-from actstore.analysis.plots import style
+from actstore.analysis.plots import looks, matrix
+from actstore.analysis.plots.looks import Picture, Style
 from actstore.analysis.statistics import sampling
 from actstore.analysis.statistics.norms import class_codes
 from actstore.errors import TooFewRowsError
@@ -16,21 +17,36 @@ from actstore.storage import floats, keys
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from actstore.querying.selected import SelectedRows
 
 ROWS = 512
 """Examples that are in every layer, at most."""
+_EXAMPLES = 300
+"""Examples that are compared with each other, at most."""
 _TOLD = 0.045
 """Share of the rows that a class needs, so that there is room for its name."""
 
 
-def similarity(selection: SelectedRows, *, by: str | None = "label", rows: int = ROWS) -> Figure:
+def similarity(
+    selection: SelectedRows,
+    *,
+    by: str | None = "label",
+    rows: int = ROWS,
+    title: str | None = None,
+    style: Style = "screen",
+) -> Picture:
     """Return linear CKA between all layers, or cosines between the rows of a single one.
 
     Layers are compared over examples that every layer has. A single layer's rows are
     ordered by ``by``; their mean is taken off first, or all cosines would be near one.
+    The colours span what there is beside the diagonal, and the scale says what that is.
+
+    Args:
+        selection: of one model, site, pooling and region.
+        by: of a single layer, the column that its rows are ordered by.
+        rows: examples at most; of a single layer, 300 of them.
+        title: above the picture; by default which rows these are.
+        style: ``screen``, ``paper`` or ``dark``.
 
     Raises:
         TooFewRowsError: no rows, or fewer than three that can be compared.
@@ -40,31 +56,48 @@ def similarity(selection: SelectedRows, *, by: str | None = "label", rows: int =
     place = sampling.require_one_place(selection)
     layers = sampling.layer_values(selection)
     if len(layers) == 1:
-        return _examples(selection, place, layers, by, rows)
+        return _examples(selection, place, layers, by, min(rows, _EXAMPLES), title, style)
     grams, count, total = _grams(selection, len(layers), rows)
     sizes = np.sqrt(np.einsum("ij,ij->i", grams, grams))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        matrix = np.clip(grams @ grams.T / np.outer(sizes, sizes), 0, 1)
     if not sizes.any():
         raise TooFewRowsError(
             "in every layer the vectors are all alike or not finite, so there is nothing to compare"
         )
-    with style.styled():
-        figure = style.picture(5.6, 4.8)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cells = np.clip(grams @ grams.T / np.outer(sizes, sizes), 0, 1)
+    with looks.styled(style) as look:
+        from matplotlib.colors import Normalize
+
+        figure = looks.picture(look, 5.6, 4.8)
         axes = figure.add_subplot()
-        axes.grid(visible=False)
-        image = axes.imshow(
-            matrix, cmap=style.SEQUENTIAL, vmin=0, vmax=1, origin="lower", interpolation="nearest"
+        low, high = _limits(cells)
+        matrix.draw(
+            figure,
+            axes,
+            cells,
+            name="linear CKA",
+            norm=Normalize(low, high),
+            colours=look.sequential,
+            extend="neither" if high == 1 else "max",
         )
-        style.layer_ticks(axes, layers)
-        style.layer_ticks(axes, layers, axis="y")
-        figure.colorbar(image, ax=axes, label="linear CKA", shrink=0.85)
+        numbers = range(len(layers))
+        looks.layer_ticks(axes, layers, numbers)
+        looks.layer_ticks(axes, layers, numbers, axis="y")
         drawn = f"{count:,} examples" if count == total else f"{count:,} of {total:,} examples"
         note = f"{drawn} that every layer has; near 1 for any two layers of few examples"
         if not sizes.all():
-            note += "; white: vectors all alike or not finite"
-        style.finish(figure, f"Similarity of layers · {style.subject(place)}", note)
-    return figure
+            note += "; blank: vectors all alike or not finite"
+        return looks.finish(figure, f"Similarity of layers · {looks.subject(place)}", note, title)
+
+
+def _limits(cells: np.ndarray) -> tuple[float, float]:
+    """Return the ends of a scale that shows how layers differ: what is beside the diagonal."""
+    beside = cells[~np.eye(len(cells), dtype=bool)]
+    beside = beside[np.isfinite(beside)]
+    if not len(beside):
+        return 0.0, 1.0
+    low = min(0.95, float(np.floor(20 * beside.min()) / 20))
+    return low, max(low + 0.05, float(np.ceil(20 * beside.max()) / 20))
 
 
 def _grams(selection: SelectedRows, layers: int, rows: int) -> tuple[np.ndarray, int, int]:
@@ -105,8 +138,10 @@ def _examples(
     layers: list[int | None],
     by: str | None,
     rows: int,
-) -> Figure:
-    drawn = sampling.draw(selection, min(rows, 300))
+    title: str | None,
+    style: Style,
+) -> Picture:
+    drawn = sampling.draw(selection, rows)
     found = class_codes(drawn.selection, by)
     vectors = floats.widen(drawn.selection.numpy()).astype(np.float64)
     finite = np.isfinite(vectors).all(axis=1)
@@ -120,31 +155,34 @@ def _examples(
     vectors -= vectors.mean(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    matrix = vectors @ vectors.T
+    cells = vectors @ vectors.T
     sizes = np.bincount(codes, minlength=len(found.names))
     ends = np.cumsum(sizes)
-    with style.styled():
+    beside = np.abs(cells[~np.eye(len(cells), dtype=bool)])
+    # The diagonal is one by definition, and the rest is often far from it.
+    high = float(np.nanquantile(beside, 0.99)) if np.isfinite(beside).any() else 1.0
+    high = min(1.0, max(0.05, np.ceil(20 * high) / 20))
+    with looks.styled(style) as look:
+        from matplotlib.colors import Normalize
+
         # A class of few rows has no room for its name.
-        told = [n for n in range(len(sizes)) if sizes[n] >= _TOLD * len(matrix)]
-        texts = [style.plain(f"{found.names[n]} ({sizes[n]:,})", 28) for n in told]
-        figure = style.picture(5 + 0.07 * max(map(len, texts), default=0), 4.7)
+        told = [n for n in range(len(sizes)) if sizes[n] >= _TOLD * len(cells)]
+        texts = [looks.plain(f"{found.names[n]} ({sizes[n]:,})", 28) for n in told]
+        figure = looks.picture(look, 5 + 0.07 * max(map(len, texts), default=0), 4.7)
         axes = figure.add_subplot()
-        axes.grid(visible=False)
-        # Not kept square: the room that names take is not seen then, and they are cut off.
-        image = axes.imshow(
-            matrix,
-            cmap=style.DIVERGING,
-            vmin=-1,
-            vmax=1,
-            interpolation="nearest",
-            aspect="auto",
+        matrix.draw(
+            figure,
+            axes,
+            cells,
+            name="cosine, mean taken off",
+            norm=Normalize(-high, high),
+            colours=look.diverging,
+            extend="neither" if high == 1 else "both",
         )
         for end in ends[:-1].tolist():
-            axes.axhline(end - 0.5, color="black", linewidth=0.7)
-            axes.axvline(end - 0.5, color="black", linewidth=0.7)
+            axes.axhline(end - 0.5, color=look.ink, linewidth=0.7)
+            axes.axvline(end - 0.5, color=look.ink, linewidth=0.7)
         axes.set_xticks([])
         axes.set_yticks([float(ends[n] - sizes[n] / 2 - 0.5) for n in told], texts)
-        figure.colorbar(image, ax=axes, label="cosine, mean taken off", shrink=0.85)
-        title = f"Similarity of examples · {style.subject(place, layers)}"
-        style.finish(figure, title, drawn.note)
-    return figure
+        subject = looks.subject(place, layers)
+        return looks.finish(figure, f"Similarity of examples · {subject}", drawn.note, title)

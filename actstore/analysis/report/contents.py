@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from actstore.analysis.examples import place_rows
-from actstore.analysis.plots.hover_text import hover_texts
+from actstore.analysis.examples.hover_text import hover_texts
 from actstore.analysis.probes import probe_runs
 from actstore.analysis.probes.probe_runs import Curve
 from actstore.analysis.statistics import group_by, projection, sampling, separation
@@ -51,8 +51,18 @@ class OutlierRow(NamedTuple):
 
     layer: int | None
     row: dict[str, Any]
+    """All that is known of it; what is not is left out."""
+    row_id: int
     ratio: float
     """Its norm over the layer's median."""
+
+
+class Step(NamedTuple):
+    """A run that brought rows into the store."""
+
+    kind: str
+    started_at: str
+    run_id: str
 
 
 class OutlierDimensions(NamedTuple):
@@ -102,6 +112,10 @@ class Report:
     places: list[Place]
     left_out: int
     """Places that are not shown."""
+    command: str
+    """What wrote the report."""
+    steps: list[Step]
+    """Runs that the rows come from, the latest first."""
 
 
 def collect(
@@ -109,6 +123,7 @@ def collect(
     by: str = "label",
     *,
     probes: Sequence[str | Path] = (),
+    command: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Gather what a report tells.
@@ -121,6 +136,7 @@ def collect(
         by: column whose values are told apart.
         probes: what ``actstore probe --out`` wrote for these rows, folders or their
             ``report.json``. Without any, AUROC is that of the difference of means.
+        command: what is to stand in the report as the command that wrote it.
         progress: called with the places done and the places there are.
 
     Raises:
@@ -141,8 +157,7 @@ def collect(
         if progress is not None:
             progress(number + 1, len(shown))
     return Report(
-        # A page is for passing on: where a store lies on this machine is nobody's business.
-        name=snapshot.name if "://" in snapshot.name else Path(snapshot.name).resolve().name,
+        name=shown_name(snapshot.name),
         commit=snapshot.manifest.number,
         created_at=snapshot.manifest.created_at,
         rows=len(selection),
@@ -152,7 +167,24 @@ def collect(
         table=_table(selection, by),
         places=places,
         left_out=len(groups) - len(shown),
+        command=command,
+        steps=_steps(selection),
     )
+
+
+def shown_name(name: str) -> str:
+    """Return what a store is called in a report.
+
+    A page is for passing on: where a store lies on this machine is nobody's business.
+    """
+    return name if "://" in name else Path(name).resolve().name
+
+
+def _steps(selection: SelectedRows) -> list[Step]:
+    named = {name for name in _counts(selection, "run_id") if name is not None}
+    runs = [run for run in selection.snapshot.manifest.runs if run.run_id in named]
+    runs.sort(key=lambda run: (run.started_at, run.run_id), reverse=True)
+    return [Step(run.kind, run.started_at, run.run_id) for run in runs]
 
 
 def _composition(selection: SelectedRows, groups: list[group_by.Group]) -> list[dict[str, Any]]:
@@ -314,20 +346,14 @@ def _rows_apart(
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = np.nan_to_num(norms / medians[of_layer], nan=1.0, posinf=0, neginf=0)
     places = np.argsort(-ratios, kind="stable")[:_LISTED]
-    names = ("example_id", "position", "label", "question", "norm")
-    rows = selection.take(places).table(names).to_pylist()
+    apart = selection.take(places)
+    rows = apart.table().to_pylist()
     return [
-        OutlierRow(layers[int(of_layer[place])], row, float(ratios[place]))
-        for place, row in zip(places.tolist(), rows, strict=True)
+        OutlierRow(
+            layers[int(of_layer[place])],
+            {name: value for name, value in row.items() if value is not None},
+            row_id,
+            float(ratios[place]),
+        )
+        for place, row, row_id in zip(places.tolist(), rows, apart.rows.tolist(), strict=True)
     ]
-
-
-def write(report: Report, path: str | Path) -> Path:
-    """Write a report as one self-contained HTML file, whole or not at all."""
-    from actstore.analysis.report.page import page
-    from actstore.storage.layout import replace_durably
-
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    replace_durably(target, page(report).encode())
-    return target

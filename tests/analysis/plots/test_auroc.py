@@ -1,66 +1,57 @@
-"""AUROC by layer, drawn from a probe's report."""
+"""AUROC by layer is drawn once, whoever asks: every layer, in order, the same each time."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-import actstore
 from actstore.analysis import plots
-from actstore.analysis.plots.auroc import points_of
-from actstore.errors import UsageError
-from tests.analysis.plots.pictures import make, texts
+from actstore.analysis.examples.place_rows import Place
+from actstore.analysis.plots.auroc import Point, figure_of, series
+from actstore.analysis.statistics.metrics import Estimate
 
 
-def result(layer: int | None, auroc: float, **more: Any) -> dict[str, Any]:
-    return {
-        "model": "m",
-        "site": "resid_post",
-        "pooling": "last",
-        "layer": layer,
-        "auroc": auroc,
-        "auroc_interval": [auroc - 0.1, auroc + 0.05],
-        "rows": 40,
-        **more,
-    }
-
-
-def test_a_report_is_drawn(tmp_path: Path) -> None:
-    shuffled = {"baselines": {"permutation": {"auroc_95": 0.6}}}
-    more = {**shuffled, "positive": ["b"], "negative": ["a", "c"]}
-    results = [result(layer, 0.5 + layer / 20, **more) for layer in range(8)]
-    (tmp_path / "report.json").write_text(json.dumps(results))
-    found = texts(plots.auroc_of_report(tmp_path))
-    assert {"AUROC", "layer", "7", "chance", "95 % of shuffled labels stay below", "probe"} <= set(
-        found
-    )
-    assert "AUROC of probes: b against a or c · m" in found
-
-
-def test_sites_are_series_of_their_own() -> None:
-    points, rows = points_of(
-        {"results": [result(3, 0.7), result(3, 0.8, site="mlp_out", rows=50), result(None, 0.6)]}
-    )
-    assert [point.series for point in points] == ["resid_post", "mlp_out", "resid_post"]
-    assert points[0][2:5] == pytest.approx((0.7, 0.6, 0.75))
-    assert rows == 50
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"results": [{}]}', '[{"layer": 1}]', "[1]"])
-def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "report.json").write_text(text)
-    with pytest.raises(UsageError, match="no report of a probe"):
-        plots.auroc_of_report(tmp_path)
-
-
-def test_a_layer_that_is_not_recorded_follows_none(tmp_path: Path) -> None:
-    with actstore.open(make(tmp_path, layers=(0, 1, None))) as store:
-        figure = plots.auroc(store.select())
-    joined = [
-        np.asarray(line.get_xdata()) for line in figure.axes[0].lines if line.get_marker() == "o"
+def points(layers: list[int | None], site: str = "resid_post") -> list[Point]:
+    return [
+        Point(series(Place("m", site, layer, "last", None)), layer, Estimate(0.7, 0.6, 0.8), 0.58)
+        for layer in layers
     ]
-    assert [len(places) for places in joined] == [2, 1]
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_equal_results_give_equal_files(tmp_path: Path, ending: str) -> None:
+    for name in ("one", "two"):
+        drawn = figure_of(points([6, 12, None]), "Ünïcode <title>")
+        plots.save(drawn, tmp_path / f"{name}.{ending}")
+    first, second = ((tmp_path / f"{name}.{ending}").read_bytes() for name in ("one", "two"))
+    assert first == second
+    assert len(first) > 5000
+
+
+def test_all_layers_stand_in_order_on_the_axis() -> None:
+    drawn = figure_of(points([None, 12, -1, 6]), "")
+    (axes,) = drawn.axes
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ["embed", "6", "12", "unknown"]
+    *known, beyond = axes.get_xticks().tolist()
+    assert known == [-1, 6, 12]
+    assert beyond > 12
+    low, high = axes.get_ylim()
+    assert low < 0.5
+    assert high >= 1
+
+
+def test_many_layers_and_sites_stay_readable() -> None:
+    many = points(list(range(80))) + points(list(range(80)), "mlp_out")
+    drawn = figure_of(many, "")
+    (axes,) = drawn.axes
+    assert len(axes.get_xticks()) <= 20
+    (legend,) = drawn.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["resid_post, last", "mlp_out, last", "95 % of shuffled labels stay below"]
+
+
+def test_one_layer_alone_is_drawn() -> None:
+    place = Place("m", "s", None, "mean", "prompt")
+    single = [Point(series(place), None, Estimate(0.1, 0.0, 0.3))]
+    (axes,) = figure_of(single, "").axes
+    assert axes.get_ylim()[0] < 0.1

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 import actstore
 from actstore.analysis import plots
-from actstore.analysis.plots import style
+from actstore.analysis.plots import looks
 from actstore.errors import MixedVectorsError, TooFewRowsError
 from tests.analysis.plots.pictures import make, texts
 from tests.querying import stores
@@ -145,16 +145,16 @@ def test_embeddings_are_drawn_with_the_residual_stream(tmp_path: Path) -> None:
         assert "40 examples" in " ".join(texts(plots.similarity(store.select())))
 
 
-def test_a_heatmap_says_what_its_white_is(tmp_path: Path) -> None:
+def test_a_heatmap_says_what_is_blank(tmp_path: Path) -> None:
     matrix = np.ones((6, 4), np.float32)
     meta = [{"example_id": str(n)} for n in range(6)]
     with actstore.open(tmp_path / "s", create=True) as store:
         store.write({("resid_post", 1): matrix}, meta, model="org/m")
-        assert not any("white" in text for text in texts(plots.heatmap(store.refresh().select())))
+        assert not any("blank" in text for text in texts(plots.heatmap(store.refresh().select())))
         matrix[:, 2] = 0
         store.write({("resid_post", 2): matrix}, meta, model="org/m")
         shown = texts(plots.heatmap(store.refresh().select()))
-    assert any("white: nothing but zeros" in text for text in shown)
+    assert any("blank: nothing but zeros" in text for text in shown)
 
 
 def test_a_layer_without_a_finite_vector_leaves_the_others(tmp_path: Path) -> None:
@@ -168,10 +168,10 @@ def test_a_layer_without_a_finite_vector_leaves_the_others(tmp_path: Path) -> No
         found = texts(plots.pca(store.select()))
         assert {"layer 0", "layer 2", "no finite vector"} <= set(found)
         assert any("40 not finite" in text for text in found)
-        assert "white: no finite value" in " ".join(texts(plots.heatmap(store.select())))
+        assert "blank: no finite value" in " ".join(texts(plots.heatmap(store.select())))
         assert "40 of them not finite" in " ".join(texts(plots.norms(store.select())))
         assert "480 not finite" in " ".join(texts(plots.histogram(store.select())))
-        assert "white: vectors all alike" in " ".join(texts(plots.similarity(store.select())))
+        assert "blank: vectors all alike" in " ".join(texts(plots.similarity(store.select())))
 
 
 def test_layers_that_do_not_vary_have_no_similarity(tmp_path: Path) -> None:
@@ -219,4 +219,37 @@ def test_boxes_keep_the_colours_of_their_classes(tmp_path: Path) -> None:
     with actstore.open(tmp_path) as store:
         boxes = plots.norms(store.select()).axes[0].patches
     colours = [mpl.colors.to_hex(box.get_facecolor()) for box in boxes]
-    assert colours == [colour.lower() for colour in style.COLOURS[1:3]]
+    assert colours == [colour.lower() for colour in looks.COLOURS[1:3]]
+
+
+def test_a_histogram_keeps_layers_apart(tmp_path: Path) -> None:
+    for layer, scale in ((0, 1.0), (1, 2.0), (2, 100.0)):
+        stores.add(tmp_path, stores.vectors(60, 8, "float32", 0) * np.float32(scale), layer=layer)
+    with actstore.open(tmp_path) as store:
+        alike = plots.histogram(store.select(layer=[0, 1]))
+        apart = plots.histogram(store.select())
+    assert [axes.get_title() for axes in apart.axes] == ["layer 0", "layer 1", "layer 2"]
+    assert alike.axes[0].get_xlim() == alike.axes[1].get_xlim()
+    assert apart.axes[0].get_xlim()[1] < 10 < apart.axes[2].get_xlim()[1]
+    assert "each layer has axes of its own" in apart.caption
+    assert "axes" not in alike.caption
+
+
+def test_a_similarity_s_colours_span_what_differs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((60, 8))
+    for layer in range(3):
+        noise = 0.1 * rng.standard_normal((60, 8))
+        stores.add(tmp_path, (shared + noise).astype(np.float32), layer=layer)
+    with actstore.open(tmp_path) as store:
+        figure = plots.similarity(store.select())
+    (image,) = figure.axes[0].images
+    cells = np.asarray(image.get_array())
+    beside = cells[~np.eye(3, dtype=bool)]
+    low, high = image.get_clim()
+    assert 0.9 <= low <= beside.min()
+    assert beside.max() <= high
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert written == [f"{value:.2f}" for value in cells.ravel()]
+    # The first layer is on the left and on top, as in any matrix.
+    assert figure.axes[0].yaxis_inverted()

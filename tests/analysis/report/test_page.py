@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -66,8 +68,10 @@ def test_nothing_comes_from_outside(tmp_path: Path) -> None:
         html = page(report.collect(store.select()))
     found = parsed(html)
     assert not {"link", "img", "iframe", "object", "embed"} & set(found.tags)
-    assert not [name for name, _ in found.attributes if name in ("src", "href")]
-    assert not re.search(r"https?://|@import|url\(", html)
+    addresses = [value for name, value in found.attributes if name in ("src", "href")]
+    assert addresses
+    assert all(str(address).startswith("#") for address in addresses)
+    assert not re.search(r"https?://|@import|url\((?!#)", html)
 
 
 def test_every_point_tells_its_row(tmp_path: Path) -> None:
@@ -129,11 +133,93 @@ def test_of_tokens_it_is_told_which(tmp_path: Path) -> None:
     )
     with actstore.open(tmp_path / "tokens") as store:
         html = page(report.collect(store.select()))
-    first = html.split("Rows of largest norm")[1].split("<tr>")[2]
-    assert '<td class="n">7</td>' in first
+    first = html.split("Rows of largest norm")[1].split("<tr>")[1]
+    assert '<td class="n" data-name="position">7</td>' in first
     assert "position: 7\ntoken_role: user" in html
     stores.add(tmp_path / "pooled", matrix)
     with actstore.open(tmp_path / "pooled") as store:
         html = page(report.collect(store.select()))
     assert "position" not in html.split("Rows of largest norm")[1]
     assert "position: 7" not in html
+
+
+def test_no_two_things_of_the_page_have_the_same_id_and_all_that_are_meant_are_there(
+    tmp_path: Path,
+) -> None:
+    make(tmp_path, layers=(0, 1, 2, 3))
+    stores.add(tmp_path, stores.vectors(30, 12, "float16", 0), site="mlp_out", layer=2)
+    with actstore.open(tmp_path) as store:
+        html = page(report.collect(store.select()))
+    found = parsed(html)
+    ids = [value for name, value in found.attributes if name == "id"]
+    assert len(ids) == len(set(ids)) > 20
+    meant = {str(value)[1:] for name, value in found.attributes if name == "href"}
+    meant |= set(re.findall(r"url\(#([^)]+)\)", html))
+    assert meant <= set(ids)
+
+
+def test_every_row_that_stands_out_leads_to_all_that_is_known_of_it(tmp_path: Path) -> None:
+    matrix = stores.vectors(40, 16, "float32", 1)
+    matrix[7] *= 20
+    prediction = ["a very long answer " * 20 + str(number) for number in range(40)]
+    stores.add(tmp_path / "runs.store", matrix, prediction=prediction)
+    with actstore.open(tmp_path / "runs.store") as store:
+        html = page(report.collect(store.select()))
+        assert store.rows_at([7]).table(["example_id"])["example_id"].to_pylist() == ["e7"]
+    table, _, rows = html.split("Rows of largest norm")[1].partition('<details id="row-7">')
+    assert '<a href="#row-7">e7</a>' in table
+    row = rows.partition("</details>")[0]
+    assert prediction[7] in row
+    command = "SELECT * FROM activations WHERE row_id = 7&#x27; --at 1"
+    assert f"actstore query runs.store &#x27;{command}" in row
+
+
+def test_colours_are_the_page_s_in_light_and_in_dark(tmp_path: Path) -> None:
+    with actstore.open(make(tmp_path, labels=("yes", "no", None))) as store:
+        html = page(report.collect(store.select()))
+    for chart in re.findall(r'<svg[^>]*class="chart".*?</svg>', html):
+        assert not re.search(r"(fill|stroke): #", chart)
+    assert "var(--c0)" in html
+    named = set(re.findall(r"var\(--([a-z0-9]+)\)", html))
+    light, dark = re.findall(r":root \{([^}]*)\}", html)
+    for scheme in (light, dark):
+        assert named <= set(re.findall(r"--([a-z0-9]+):", scheme))
+
+
+def test_what_made_the_page_stands_on_it(tmp_path: Path) -> None:
+    with actstore.open(make(tmp_path)) as store:
+        html = page(report.collect(store.select(), command="actstore report runs.store -o a.html"))
+    made = html.split("How this was made")[1]
+    assert "<pre>actstore report runs.store -o a.html</pre>" in made
+    assert ">test</td>" in made  # the kind of run that wrote these rows
+
+
+def test_a_page_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    sizes = []
+    for rows in (1000, 4000):
+        root = tmp_path / str(rows)
+        make(root, layers=(0, 1), rows=rows)
+        with actstore.open(root) as store:
+            sizes.append(len(page(report.collect(store.select()))))
+    assert sizes[1] < 1.05 * sizes[0]
+
+
+def test_without_matplotlib_the_tables_stay(tmp_path: Path) -> None:
+    root = make(tmp_path / "s")
+    code = (
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'matplotlib': raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "sys.modules['matplotlib'] = None\n"
+        "import actstore\n"
+        "from actstore.analysis import report\n"
+        f"with actstore.open({str(root)!r}) as store:\n"
+        f"    report.write(report.collect(store.select()), {str(tmp_path / 'a.html')!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    html = (tmp_path / "a.html").read_text()
+    assert "pip install 'actstore[plot]'" in html
+    assert "Rows of largest norm" in html
+    assert "<svg" not in html

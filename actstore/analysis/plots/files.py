@@ -1,0 +1,45 @@
+"""Pictures as files: ``.png``, ``.svg`` and ``.html``, the same bytes for the same picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actstore.analysis.plots import looks, page
+from actstore.errors import UsageError
+from actstore.storage.layout import replace_durably
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".svg", ".html")
+
+
+def render(figure: Figure, suffix: str) -> bytes:
+    """Return a figure as a ``.png``, ``.svg`` or ``.html`` file, the same bytes every time.
+
+    Raises:
+        UsageError: there is no such kind of picture.
+    """
+    if suffix == ".html":
+        return page.page(figure).encode()
+    if suffix == ".svg":
+        return looks.encode(figure, ".svg")
+    if suffix == ".png":
+        return looks.encode(figure, ".png")
+    raise UsageError(f"a picture is one of {', '.join(FORMATS)}, got {suffix!r}")
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure to a ``.png``, ``.svg`` or ``.html`` file, whole or not at all.
+
+    Raises:
+        UsageError: the name has another ending.
+    """
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix not in FORMATS:
+        raise UsageError(f"{target.name}: a picture ends in {', '.join(FORMATS)}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    replace_durably(target, render(figure, suffix))
+    return target
