@@ -426,7 +426,7 @@ class Store(StoreReader):
         from actstore.querying.changes import Checkout
 
         checkout = Checkout(self._latest("checkout"), at)
-        done = checkout.outlook if dry_run or checkout.nothing else checkout.apply()
+        done = checkout.outlook if dry_run else checkout.apply()
         self.refresh()
         return done
 

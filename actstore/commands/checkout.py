@@ -10,8 +10,8 @@ import click
 from actstore.commands import output
 from actstore.commands.confirming import (
     SHOWN,
-    agreed,
     check_can_ask,
+    confirm,
     dry_run_option,
     yes_option,
 )
@@ -52,9 +52,9 @@ def command(store: Path, at: int, dry_run: bool, yes: bool, as_json: bool) -> in
     check_can_ask(yes=yes, dry_run=dry_run)
     checkout = Checkout(store, at)
     done = checkout.outlook
-    if not (dry_run or checkout.nothing):
-        if not agreed("Go back?", lambda: _show(checkout.outlook), yes=yes, as_json=as_json):
-            return Exit.ERROR
+    if not dry_run:
+        if not checkout.nothing:
+            confirm("Go back?", lambda: _show(checkout.outlook), yes=yes, as_json=as_json)
         with bar("checking") as report:
             done = checkout.apply(progress=report)
     if as_json:

@@ -9,7 +9,18 @@ from collections.abc import Callable, Iterable
 import click
 
 from actstore.commands import output
+from actstore.commands.exit_codes import Exit
 from actstore.querying.changes import RowGroup
+
+
+class Declined(click.ClickException):
+    """Whoever was asked said no."""
+
+    exit_code = Exit.ERROR
+
+    def __init__(self) -> None:
+        super().__init__("not confirmed: nothing changed")
+
 
 SHOWN = 40
 """Groups of rows that a table shows."""
@@ -35,21 +46,22 @@ def check_can_ask(*, yes: bool, dry_run: bool) -> None:
         )
 
 
-def agreed(question: str, show: Callable[[], None], *, yes: bool, as_json: bool) -> bool:
-    """Show what would be done and ask; say whether it is to be done.
+def confirm(question: str, show: Callable[[], None], *, yes: bool, as_json: bool) -> None:
+    """Show what would be done and ask whether it is to be done.
 
     Under ``--json`` what is shown goes to standard error, out of the document's way, and only
     where there is a question.
+
+    Raises:
+        Declined: it is not to be done.
     """
     if not as_json:
         show()
     elif not yes:
         with contextlib.redirect_stdout(sys.stderr):
             show()
-    if yes or click.confirm(question, err=True):
-        return True
-    output.note("nothing changed")
-    return False
+    if not (yes or click.confirm(question, err=True)):
+        raise Declined
 
 
 def print_groups(groups: Iterable[RowGroup]) -> None:

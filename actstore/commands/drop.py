@@ -9,8 +9,8 @@ import click
 
 from actstore.commands import output
 from actstore.commands.confirming import (
-    agreed,
     check_can_ask,
+    confirm,
     dry_run_option,
     print_groups,
     yes_option,
@@ -58,9 +58,9 @@ def command(store: Path, where: str, prune: bool, dry_run: bool, yes: bool, as_j
     check_can_ask(yes=yes, dry_run=dry_run)
     drop = Drop(store, where, prune=prune)
     done = drop.outlook
-    if not (dry_run or drop.nothing):
-        if not agreed("Drop them?", lambda: _show(drop.outlook), yes=yes, as_json=as_json):
-            return Exit.ERROR
+    if not dry_run:
+        if not drop.nothing:
+            confirm("Drop them?", lambda: _show(drop.outlook), yes=yes, as_json=as_json)
         with bar("dropping") as report:
             done = drop.apply(progress=report)
     if as_json:

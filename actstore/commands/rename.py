@@ -10,8 +10,8 @@ import click
 from actstore.commands import output
 from actstore.commands.confirming import (
     SHOWN,
-    agreed,
     check_can_ask,
+    confirm,
     dry_run_option,
     print_groups,
     yes_option,
@@ -65,9 +65,9 @@ def command(
     check_can_ask(yes=yes, dry_run=dry_run)
     rename = Rename(store, assignments, where)
     done = rename.outlook
-    if done.rows and not dry_run:
-        if not agreed("Change them?", lambda: _show(rename.outlook), yes=yes, as_json=as_json):
-            return Exit.ERROR
+    if not dry_run:
+        if done.rows:
+            confirm("Change them?", lambda: _show(rename.outlook), yes=yes, as_json=as_json)
         with bar("renaming") as report:
             done = rename.apply(progress=report)
     if as_json:

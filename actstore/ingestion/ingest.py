@@ -40,7 +40,8 @@ def ingest(
         dry_run: do everything but write.
         options: ``recipe``, ``model``, ``dataset``, ``labels``, ``labels_on``, ``site``,
             ``layer``, ``pool``, ``storage_dtype``, ``allow_rounding``, ``allow_nonfinite``,
-            ``contract``, ``first_k``, ``strict``, ``sidecars``, ``map`` and ``progress``, as
+            ``contract``, ``first_k``, ``strict``, ``sidecars``, ``map``, ``progress``,
+            ``replace_stored`` and ``confirm_replacing``, as
             :func:`actstore.ingestion.run.ingest` describes them.
 
     Raises:

@@ -61,6 +61,8 @@ class IngestSummary:
     rows_written: int
     rows_present: int
     """Rows that the store held already, bit for bit."""
+    rows_replaced: int = 0
+    """Rows among the written that took the place of stored ones with another vector."""
     refused: tuple[Refusal, ...]
     unmatched: tuple[str, ...]
     """Files that no template fits; the report holds them all."""
@@ -136,7 +138,15 @@ class Tally:
 
     def merge(self, other: Tally) -> None:
         """Add the counts of a file that is whole."""
-        for name in ("written", "present", "differing", "rounded", "nonfinite", "bytes"):
+        for name in (
+            "written",
+            "present",
+            "differing",
+            "replaced",
+            "rounded",
+            "nonfinite",
+            "bytes",
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.groups.update(other.groups)
         self.labels.update(other.labels)

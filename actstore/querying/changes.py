@@ -18,6 +18,7 @@ from actstore.querying.reader import StoreReader
 from actstore.querying.sql import Database
 from actstore.storage import dropping, going_back, pruning, renaming, shard_columns, soundness
 from actstore.storage import manifest as manifests
+from actstore.storage.partition import StoredRows
 from actstore.storage.pruning import Erased
 from actstore.storage.renaming import NewValues, Renaming
 from actstore.storage.snapshot import Snapshot, open_snapshot
@@ -331,6 +332,19 @@ def _groups(table: pa.Table) -> tuple[RowGroup, ...]:
         RowGroup(model=model, site=site, layer=layer, label=label, rows=rows)
         for model, site, layer, label, rows in zip(*cells, strict=True)
     )
+
+
+def groups_of(store: Path, stored: Iterable[StoredRows]) -> tuple[RowGroup, ...]:
+    """Return rows of the latest commit's shards by model, site, layer and label.
+
+    Raises:
+        CorruptStoreError: a shard or label file is missing or damaged.
+    """
+    snapshot = open_snapshot(store)
+    firsts = dict(zip((e.path for e in snapshot.shards), snapshot.offsets.tolist(), strict=False))
+    rows = [each.rows + firsts[each.entry.path] for each in stored if each.entry.path in firsts]
+    with StoreReader(snapshot) as reader:
+        return _groups(reader.rows_at(np.concatenate(rows)).table(_GROUP))
 
 
 def _group_changes(now: Snapshot, then: Snapshot) -> tuple[GroupChange, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,11 @@ import numpy as np
 
 from actstore.errors import UsageError
 from actstore.storage import rewriting, shard_columns, soundness
-from actstore.storage.manifest import Manifest, Run, ShardEntry
-from actstore.storage.rewriting import Destination, Wanted
+from actstore.storage.manifest import Manifest, Run
+from actstore.storage.partition import StoredRows
+from actstore.storage.rewriting import Destination, Replacement, Wanted
 from actstore.storage.snapshot import Snapshot
+from actstore.storage.staging import prepare
 from actstore.storage.transaction import Transaction
 from actstore.wording import counted
 
@@ -47,21 +49,14 @@ def drop_rows(
     """
     rows = np.unique(np.asarray(row_ids, np.int64))
     if not len(rows):
+        prepare(snapshot.root)  # an earlier try may have been killed right after its commit
         return None
     by_shard = rows_by_shard(snapshot, rows)
     base, root = snapshot.manifest, snapshot.root
-    touched = [entry for entry, _ in by_shard]
-    soundness.check(root, [*(snapshot.shards if check_all else touched), *base.labels])
-    overlays = shard_columns.overlays(root, base.labels)
-
-    def wanted() -> Iterator[Wanted]:
-        for entry, going in by_shard:
-            kept = np.delete(np.arange(entry.rows), going)
-            table = rewriting.with_labels(root, entry, overlays.get(entry.path))
-            yield Wanted(entry, table, [Destination(entry.partition, kept)] if len(kept) else [])
-
+    if check_all:
+        soundness.check(root, [*snapshot.shards, *base.labels])
     with Transaction(root, base) as change:
-        new = rewriting.replace(root, base, change.folder, wanted(), progress=progress)
+        new = without(root, base, by_shard, change.folder, progress=progress)
         runs = _runs_left(snapshot, rows)
 
         def build(latest: Manifest) -> Manifest:
@@ -76,7 +71,40 @@ def drop_rows(
         return change.commit(new.files, build)
 
 
-def rows_by_shard(snapshot: Snapshot, rows: np.ndarray) -> list[tuple[ShardEntry, np.ndarray]]:
+def without(
+    root: Path,
+    base: Manifest,
+    by_shard: Sequence[StoredRows],
+    folder: Path,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Replacement:
+    """Write shards anew without some of their rows; the store does not change.
+
+    Args:
+        root: folder of the store.
+        base: the commit that they are of.
+        by_shard: the rows that go.
+        folder: where the files go.
+        progress: called with the vector bytes written so far.
+
+    Raises:
+        DamageError: a file is not what the manifest says.
+        CommitError: the disk is full or failed.
+    """
+    soundness.check(root, [*(entry for entry, _ in by_shard), *base.labels])
+    overlays = shard_columns.overlays(root, base.labels)
+
+    def wanted() -> Iterator[Wanted]:
+        for entry, going in by_shard:
+            kept = np.delete(np.arange(entry.rows), going)
+            table = rewriting.with_labels(root, entry, overlays.get(entry.path))
+            yield Wanted(entry, table, [Destination(entry.partition, kept)] if len(kept) else [])
+
+    return rewriting.replace(root, base, folder, wanted(), progress=progress)
+
+
+def rows_by_shard(snapshot: Snapshot, rows: np.ndarray) -> list[StoredRows]:
     """Return the shards that rows lie in, each with the rows' numbers within it.
 
     Args:
@@ -92,7 +120,7 @@ def rows_by_shard(snapshot: Snapshot, rows: np.ndarray) -> list[tuple[ShardEntry
         )
     numbers = np.searchsorted(snapshot.offsets, rows, "right") - 1
     return [
-        (snapshot.shards[number], rows[numbers == number] - snapshot.offsets[number])
+        StoredRows(snapshot.shards[number], rows[numbers == number] - snapshot.offsets[number])
         for number in np.unique(numbers).tolist()
     ]
 

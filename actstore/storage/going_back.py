@@ -9,6 +9,7 @@ from actstore.errors import CommitError
 from actstore.storage import manifest as manifests
 from actstore.storage import soundness
 from actstore.storage.manifest import Manifest
+from actstore.storage.staging import prepare
 from actstore.storage.transaction import Transaction
 
 
@@ -33,6 +34,7 @@ def go_back(
     """
     base, wanted = manifests.load(root), manifests.load(root, at)
     if holds_the_same(base, wanted):
+        prepare(root)  # an earlier try may have been killed right after its commit
         return None
     soundness.check(root, [*wanted.shards, *wanted.labels], progress=progress)
     with Transaction(root, base) as change:

@@ -15,7 +15,7 @@ from typing import Any
 from actstore.errors import CorruptStoreError, UsageError
 from actstore.storage import card, files, layout, metadata_cache, shard_columns, soundness
 from actstore.storage import manifest as manifests
-from actstore.storage.manifest import Manifest
+from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
 from actstore.storage.staging import planned_paths, prepare, writing
 
 _QUOTED = ("example_id", "question", "oracle", "prediction", "source", "extra")
@@ -93,7 +93,10 @@ def _erase(
     used = planned_paths(root)
     numbers = manifests.numbers(root)
     kept = [manifests.load(root, number) for number in numbers[-keep:]]
-    named = {entry.path: entry for each in kept for entry in (*each.shards, *each.labels)}
+    named: dict[str, ShardEntry | LabelEntry] = {}
+    for each in kept:
+        named |= {entry.path: entry for entry in each.shards}
+        named |= {entry.path: entry for entry in each.labels}
     unused = [path for path in found if path not in used | named.keys()]
     old = numbers[:-keep]
     if old or unused:

@@ -16,6 +16,7 @@ from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.rewriting import Destination, Key, Wanted
 from actstore.storage.rows import check
 from actstore.storage.snapshot import Snapshot
+from actstore.storage.staging import prepare
 from actstore.storage.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -81,12 +82,12 @@ class Renaming:
         tables: dict[str, pa.Table] = {}
         targets: set[Key] = set()
         for path, changed in self._changes.items():
-            table = changed.applied(shard_columns.read_columns(root, changed.entry, names))
-            part = table.take(changed.rows)
-            columns = {name: part[name].to_pylist() for name in _REQUIRED} | changed.cells
-            check(np.zeros((part.num_rows, 1), np.float32), {}, columns)
+            table = shard_columns.read_columns(root, changed.entry, names)
+            required = table.select(_REQUIRED).take(changed.rows).to_pydict()
+            check(np.zeros((len(changed.rows), 1), np.float32), {}, {**required, **changed.cells})
+            table = changed.applied(table)
             self._places[path] = _destinations(table)
-            targets |= {place.partition for place in _destinations(part)}
+            targets |= {place.partition for place in _destinations(table.take(changed.rows))}
             tables[path] = table.select(list(schema.key_names()))
         for entry in self._snapshot.shards:
             if entry.path not in tables and entry.partition in targets:
@@ -136,6 +137,7 @@ class Renaming:
             CommitError: another writer changed the same shards meanwhile, or the disk failed.
         """
         if not self._changes:
+            prepare(self._snapshot.root)  # an earlier try may have been killed after its commit
             return None
         base, root = self._snapshot.manifest, self._snapshot.root
         soundness.check(root, [*self.touched, *base.labels])

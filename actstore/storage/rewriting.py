@@ -89,6 +89,10 @@ class Replacement:
         Raises:
             CommitError: another writer has changed or labelled the same shards meanwhile.
         """
+        runs = latest.runs if runs is None else runs
+        if not self.made:
+            shards = (*latest.shards, *more)
+            return latest.next(operation=operation, message=message, shards=shards, runs=runs)
         paths = {shard.path for shard in latest.shards}
         known = len(self.base.labels)
         later = latest.labels[known:]
@@ -101,13 +105,13 @@ class Replacement:
                 f"{self.root} was changed by others while this was prepared, in the same shards; "
                 "nothing changed, run the command again"
             )
-        shards = [new for shard in latest.shards for new in self.made.get(shard.path, (shard,))]
+        anew = [new for shard in latest.shards for new in self.made.get(shard.path, (shard,))]
         return latest.next(
             operation=operation,
             message=message,
-            shards=(*shards, *more),
+            shards=(*anew, *more),
             labels=(*self.labels, *later),
-            runs=self._remembered(latest.runs if runs is None else runs),
+            runs=self._remembered(runs),
         )
 
     def _remembered(self, runs: tuple[Run, ...]) -> tuple[Run, ...]:
@@ -178,11 +182,11 @@ def replace(
     labels = []
     for overlay in base.labels:
         with writing(root):
-            left, draft = _without(root, overlay, made.keys(), folder)
+            left, file = _without(root, overlay, made.keys(), folder)
         if left is not None:
             labels.append(left)
-            if draft is not None:
-                files[left.path] = draft
+            if file is not None:
+                files[left.path] = file
     return Replacement(root=root, base=base, made=made, labels=tuple(labels), files=files)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actstore.errors import DamageError
+from actstore.errors import CorruptStoreError, DamageError
 from actstore.storage import manifest as manifests
 from actstore.storage import pruning, soundness
 from actstore.storage.compaction import compact, prune
@@ -42,6 +42,14 @@ def renaming(root: Path) -> object:
     return Renaming(snapshot, values).commit("")
 
 
+def checked_renaming(root: Path) -> object:
+    try:
+        return renaming(root)
+    except CorruptStoreError:
+        soundness.check(root, manifests.latest(root).shards)
+        raise
+
+
 def going_back(root: Path) -> object:
     return go_back(root, 3)
 
@@ -73,9 +81,9 @@ def test_a_damaged_shard_is_named_and_nothing_changes(
         path.write_bytes(data[:-1])
     before = files_of(store)
     numbers = manifests.numbers(store)
+    if change is renaming and part != "vectors":
+        change = checked_renaming  # as querying does: names are read before anything is checked
     with pytest.raises(DamageError) as caught:
-        if change is renaming and part in ("missing", "shorter", "footer"):
-            soundness.check(store, manifests.latest(store).shards)  # it reads keys first
         change(store)
     assert [name for name, _ in caught.value.problems] == [path.relative_to(store).as_posix()]
     assert path.name in str(caught.value)
@@ -114,6 +122,6 @@ def test_many_problems_are_counted(tmp_path: Path) -> None:
     write(root, *(batch(0, 1, layer=layer) for layer in range(8)))
     for entry in manifests.latest(root).shards:
         (root / entry.path).unlink()
-    with pytest.raises(DamageError, match="; and 3 more. Nothing was changed") as caught:
+    with pytest.raises(DamageError, match=r"; and 3 more\. Nothing was changed") as caught:
         soundness.check(root, manifests.latest(root).shards)
     assert len(caught.value.problems) == 8

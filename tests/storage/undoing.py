@@ -1,4 +1,4 @@
-"""What the tests of dropping, renaming and going back share: every text that a store still holds."""
+"""What the tests of dropping, renaming and going back share: what a store still holds."""
 
 from __future__ import annotations
 
