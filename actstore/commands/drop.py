@@ -108,6 +108,10 @@ def _tell(store: Path, erased: Erased) -> None:
     click.echo("not in our hands, look there yourself:")
     for name in erased.repositories:
         click.echo(f"  {name} on the Hub: push, and its history still holds what was pushed before")
+    if erased.repositories:
+        click.echo(
+            "  byte ranges read from the Hub, in ~/.cache/actstore or where ACTSTORE_CACHE says"
+        )
     if erased.foreign:
         more = f" and {len(erased.foreign) - _NAMED} more" if len(erased.foreign) > _NAMED else ""
         click.echo(f"  in {store}, not the store's own: {', '.join(erased.foreign[:_NAMED])}{more}")

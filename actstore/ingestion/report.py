@@ -138,15 +138,7 @@ class Tally:
 
     def merge(self, other: Tally) -> None:
         """Add the counts of a file that is whole."""
-        for name in (
-            "written",
-            "present",
-            "differing",
-            "replaced",
-            "rounded",
-            "nonfinite",
-            "bytes",
-        ):
+        for name in ("written", "present", "differing", "rounded", "nonfinite", "bytes"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.groups.update(other.groups)
         self.labels.update(other.labels)

@@ -421,13 +421,18 @@ def _values(
     query = f"SELECT {', '.join([*expressions, *cells])} FROM activations{condition}"
     database = Database(snapshot)
     try:
+        for name, expression in expressions.items():
+            # In parentheses, as below, several would be one row of values.
+            if database.table(f"SELECT {expression}\n FROM activations LIMIT 0").num_columns != 1:
+                raise UsageError(
+                    f"{name} = {expression} is not one SQL expression: give --set once for each "
+                    "column"
+                )
         table = database.table(f"{query} ORDER BY row_id")
     except SqlError as error:
         raise SqlError(f"{error} (text stands in single quotes: \"site='resid_post'\")") from error
     finally:
         database.close()
-    if table.num_columns != 2 * len(expressions):
-        raise SqlError(f"not one SQL expression for each column: {', '.join(expressions.values())}")
     columns = [column.to_pylist() for column in table.columns]
     names = list(expressions)
     old = dict(zip(names, columns[: len(names)], strict=True))
