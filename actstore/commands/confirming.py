@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import click
 
 from actstore.commands import output
 from actstore.commands.exit_codes import Exit
-from actstore.querying.changes import RowGroup
+
+if TYPE_CHECKING:
+    from actstore.querying.changes import RowGroup
 
 
 class Declined(click.ClickException):

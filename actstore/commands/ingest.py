@@ -182,7 +182,7 @@ def command(
             label_set=label_set,
             dry_run=dry_run,
             progress=progress,
-            replace_stored=replace,
+            replace=replace,
             confirm_replacing=confirm_replacing,
             **options,
         )

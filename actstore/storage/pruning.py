@@ -115,7 +115,7 @@ def _erase(
             size += (root / path).stat().st_size
             (root / path).unlink()
             removed.append(path)
-    _remove_empty(root, removed)
+    _remove_empty(root)
     card.refresh(root)
     return Erased(
         commits=tuple(old),
@@ -176,15 +176,12 @@ def _remove_work(root: Path) -> tuple[str, ...]:
     return tuple(gone)
 
 
-def _remove_empty(root: Path, removed: Iterable[str]) -> None:
+def _remove_empty(root: Path) -> None:
     """Remove folders that no shard is in any longer: they are called after models and sites."""
-    home = root / layout.ACTIVATIONS
-    for path in removed:
-        folder = (root / path).parent
-        with contextlib.suppress(OSError):  # as soon as one is not empty
-            while folder != home and folder.is_relative_to(home):
-                folder.rmdir()
-                folder = folder.parent
+    folders = [path for path in (root / layout.ACTIVATIONS).rglob("*") if path.is_dir()]
+    for folder in sorted(folders, key=lambda path: -len(path.parts)):
+        with contextlib.suppress(OSError):  # there is something in it
+            folder.rmdir()
 
 
 def _quoting_reports(root: Path, unused: list[str], kept: list[Manifest]) -> list[Path]:

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 import actstore
-from actstore.commands import confirming
 from actstore.storage import manifest as manifests
 from actstore.storage.labels import set_labels
 from actstore.storage.snapshot import open_snapshot
-from tests.commands.conftest import Command
+from tests.commands.conftest import Command, Finished
 from tests.storage.undoing import files_of, flip, holds
 
 CHANGES = {
@@ -46,7 +45,7 @@ class Terminal:
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(confirming.sys, "stdin", Terminal(text))
+    monkeypatch.setattr("sys.stdin", Terminal(text))
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda prompt: text)
 
 
@@ -244,7 +243,7 @@ def write_vectors(folder: Path, scale: float) -> None:
         np.savez(folder / f"layer_{layer}.npz", activations=values)
 
 
-def ingest(actstore: Command, folder: Path, *words: str) -> object:
+def ingest(actstore: Command, folder: Path, *words: str) -> Finished:
     return actstore(
         "ingest", folder, "--store", folder.parent / "s", "--model", "m", "--site", "resid_post",
         *words,

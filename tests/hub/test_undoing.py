@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_dropped_rows_leave_the_repository_with_the_next_push(
 
 @pytest.mark.parametrize("how", [{}, {"layers": [0, 1]}, {"where": "example_index IS NULL"}])
 def test_a_pull_does_not_bring_dropped_rows_back(
-    hub: Hub, store: Path, tmp_path: Path, how: dict[str, object]
+    hub: Hub, store: Path, tmp_path: Path, how: dict[str, Any]
 ) -> None:
     copy = tmp_path / "copy"
     pull_from(hub, copy, **how)
