@@ -22,14 +22,12 @@ from actstore.storage.shard import (
     Fragment,
     ShardWriter,
     Written,
-    append_metadata,
     in_order,
-    metadata_writer,
     pools_of,
     sha256_at,
     sha256_of,
-    write_at,
 )
+from actstore.storage.shard_tail import append_metadata, metadata_writer, write_at
 from actstore.storage.staging import writing
 
 if TYPE_CHECKING:
