@@ -37,6 +37,9 @@ COMMANDS = (
     "score",
     "steer",
     "validate",
+    "drop",
+    "rename",
+    "checkout",
     "compact",
     "verify",
     "log",
@@ -116,6 +119,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return problem.exit_code
     except errors.ActstoreError as problem:
         output.error(str(problem))
+        if isinstance(problem, errors.DamageError):
+            return Exit.DAMAGED
         return Exit.USAGE if isinstance(problem, errors.UsageError) else Exit.ERROR
     except BrokenPipeError:
         raise

@@ -9,6 +9,7 @@
     │   ├── StoreNotFoundError (FileNotFoundError)   no store at that path
     │   ├── SnapshotNotFoundError (LookupError)      the store has no such commit
     │   ├── CorruptStoreError (ValueError)           a manifest or shard is damaged
+    │   │   └── DamageError                          found before files were rewritten or removed
     │   ├── ConflictError (ValueError)               a stored key came with another vector
     │   └── CommitError (OSError)                    the commit could not be made
     ├── IngestError
@@ -97,6 +98,17 @@ class CorruptStoreError(StoreError, ValueError):
     def __init__(self, message: str, path: str = "") -> None:
         super().__init__(message)
         self.path = path
+
+
+class DamageError(CorruptStoreError):
+    """Files are not what the manifest says, so nothing is made of them or removed.
+
+    ``problems`` lists (path within the store, reason).
+    """
+
+    def __init__(self, message: str, problems: Sequence[tuple[str, str]]) -> None:
+        super().__init__(message, problems[0][0])
+        self.problems = tuple(problems)
 
 
 class ConflictError(StoreError, ValueError):

@@ -42,7 +42,7 @@ def commands_page() -> str:
         f"| {Exit.ERROR:d} | an error |\n"
         f"| {Exit.USAGE:d} | a wrong option or argument |\n"
         f"| {Exit.REFUSED:d} | some source files were refused, the rest is stored |\n"
-        f"| {Exit.DAMAGED:d} | `verify` found damage, or a contract is not kept |\n"
+        f"| {Exit.DAMAGED:d} | damage was found, and nothing changed; or a contract is not kept |\n"
         f"| {Exit.INTERRUPTED:d} | interrupted; the store is whole |",
     ]
     for name in cli.COMMANDS:

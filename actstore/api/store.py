@@ -18,6 +18,7 @@ from actstore.querying.reader import StoreReader, opened
 from actstore.querying.sql import Database, Parameters
 from actstore.querying.vector_math import Metric
 from actstore.remote.address import is_address
+from actstore.storage import manifest as manifests
 from actstore.storage.snapshot import Snapshot, latest_snapshot, open_snapshot
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from actstore.hub.push import Pushed
     from actstore.ingestion.labeling import Labelled
     from actstore.ingestion.memory import WriteSummary
+    from actstore.querying.changes import Assignments, CheckedOut, Dropped, Renamed
     from actstore.training.clt import CltBatches
 
 
@@ -430,6 +432,88 @@ class Store(StoreReader):
         if isinstance(query, int | np.integer) and not isinstance(query, bool):
             return int(self.rows_at([int(query)]).rows[0])
         return None
+
+    def drop(self, where: str, *, prune: bool = False, dry_run: bool = False) -> Dropped:
+        """Commit the store without the rows that meet a condition; it is then open at that.
+
+        Args:
+            where: an SQL condition; ``"true"`` means every row.
+            prune: remove the bytes for good, with all older commits; not while others read.
+            dry_run: change nothing; say what would be done.
+
+        Raises:
+            UsageError: it is not the store's latest commit that is open, or it is on the Hub.
+            SqlError: ``where`` is not one condition.
+            DamageError: a file is not what the manifest says; nothing was removed.
+            CommitError: another writer changed the same shards meanwhile, or the disk failed.
+        """
+        from actstore.querying.changes import Drop
+
+        drop = Drop(self._latest("drop"), where, prune=prune)
+        done = drop.outlook if dry_run else drop.apply()
+        self.refresh()
+        return done
+
+    def rename(
+        self, set: Assignments, where: str | None = None, *, dry_run: bool = False
+    ) -> Renamed:
+        """Give rows other metadata, keys too, as one commit; the store is then open at it.
+
+        No vector is computed or changed. Labels change with ``actstore label``.
+
+        Args:
+            set: ``"column = expression"`` in SQL, one or several; or a mapping of columns to
+                plain values.
+            where: an SQL condition; all rows when missing.
+            dry_run: change nothing; say what would be done.
+
+        Raises:
+            UsageError: a column cannot be set, a value does not fit the schema, it is not the
+                store's latest commit that is open, or it is on the Hub.
+            SqlError: an expression or the condition is refused or fails.
+            ConflictError: rows would share a key afterwards; the message names them.
+            DamageError: a file is not what the manifest says; nothing changed.
+            CommitError: another writer changed the same shards meanwhile, or the disk failed.
+        """
+        from actstore.querying.changes import Rename
+
+        rename = Rename(self._latest("rename"), set, where)
+        done = rename.outlook if dry_run else rename.apply()
+        self.refresh()
+        return done
+
+    def checkout(self, at: int, *, dry_run: bool = False) -> CheckedOut:
+        """Commit again what commit ``at`` held; the store is then open at the new commit.
+
+        The history stays, so that this too can be undone.
+
+        Args:
+            at: number of the commit.
+            dry_run: change nothing; say what would be done.
+
+        Raises:
+            UsageError: it is not the store's latest commit that is open, or it is on the Hub.
+            SnapshotNotFoundError: the store has no such commit.
+            DamageError: a file of that commit is not what its manifest says; nothing changed.
+            CommitError: another writer has committed meanwhile, or the disk failed.
+        """
+        from actstore.querying.changes import Checkout
+
+        checkout = Checkout(self._latest("checkout"), at)
+        done = checkout.outlook if dry_run else checkout.apply()
+        self.refresh()
+        return done
+
+    def _latest(self, change: str) -> Path:
+        """Return the store's folder, if it is the latest commit that is open."""
+        root = self._open().root
+        newest = manifests.load(root).number
+        if newest != self.commit:
+            raise UsageError(
+                f"{root} is open at commit {self.commit}, its latest is {newest}, and that is what "
+                f"{change} changes: refresh() first"
+            )
+        return root
 
 
 def open(path: str | Path, at: int | None = None, *, create: bool = False) -> Store:

@@ -47,17 +47,24 @@ def command(store: Path, shard_mb: int, prune: bool, keep: int | None, as_json: 
       actstore compact runs.store
       actstore compact runs.store --prune --keep 3
     """
-    from actstore.storage import compaction
+    from actstore.storage import compaction, pruning
 
     if keep is not None and not prune:
         raise click.UsageError("--keep only has a meaning with --prune")
     with bar("compacting") as report:
         done = compaction.compact(store, shard_bytes=shard_mb << 20, progress=report)
-    removed = compaction.prune(store, keep=keep or 1) if prune else None
+    removed = pruning.erase(store, keep=keep or 1) if prune else None
     if as_json:
-        output.print_json(
-            {**done._asdict(), "pruned": removed._asdict() if removed is not None else None}
-        )
+        pruned = None
+        if removed is not None:
+            pruned = {
+                "commits": len(removed.commits),
+                "files": len(removed.files),
+                "bytes": removed.bytes,
+                "caches": removed.caches,
+                "reports": removed.reports,
+            }
+        output.print_json({**done._asdict(), "pruned": pruned})
         return
     if done.commit is None:
         click.echo(f"nothing to do: {counted(done.shards_after, 'shard')}, no labels apart")
@@ -68,6 +75,8 @@ def command(store: Path, shard_mb: int, prune: bool, keep: int | None, as_json: 
         )
     if removed is not None:
         click.echo(
-            f"removed {counted(removed.commits, 'old commit')}, "
-            f"{counted(removed.files, 'file')}, {output.size(removed.bytes)}"
+            f"removed {counted(len(removed.commits), 'old commit')}, "
+            f"{counted(len(removed.files), 'file')}, {output.size(removed.bytes)}"
         )
+        for name in removed.reports:
+            click.echo(f"removed {name}, which quotes rows that are in no commit any longer")

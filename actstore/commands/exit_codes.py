@@ -16,7 +16,7 @@ class Exit(IntEnum):
     REFUSED = 3
     """Some source files were refused; everything else was stored."""
     DAMAGED = 4
-    """`actstore verify` found damage, or a contract that is not kept."""
+    """Damage was found, by `actstore verify` or before a change, or a contract is not kept."""
     DIFFERENT = 5
     """`actstore diff` found that the stores differ."""
     INTERRUPTED = 130

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actstore.commands import output
+from actstore.commands.confirming import check_can_ask, confirm, print_groups
 from actstore.commands.exit_codes import Exit
 from actstore.commands.options import json_option, pairs, place
 from actstore.commands.progress import bar
 from actstore.wording import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from actstore.ingestion.report import IngestSummary, Progress
+    from actstore.storage.partition import StoredRows
 
 NAMED = 20
 """Refused and unmatched files that are named on the screen; the report names all."""
@@ -115,6 +119,15 @@ NAMED = 20
     metavar="NAME=PATH",
     help="The file to read for a table that the recipe joins; may be repeated.",
 )
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Let rows whose key is stored with another vector take the place of the stored ones, in "
+    "one commit; shown first, and asked.",
+)
+@click.option(
+    "--yes", is_flag=True, help="Answer yes to what would be asked, as where there is no terminal."
+)
 @click.option("--dry-run", is_flag=True, help="Read everything, store nothing, say what would be.")
 @click.option("--strict", is_flag=True, help="Store nothing at all if any file is refused.")
 @json_option
@@ -124,6 +137,8 @@ def command(
     label_set: str | None,
     mapping: tuple[str, ...],
     sidecars: tuple[str, ...],
+    replace: bool,
+    yes: bool,
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -142,11 +157,19 @@ def command(
       actstore ingest cache --store runs.store --model meta-llama/Llama-3.1-8B --site resid_pre
       actstore ingest caches/* --store runs.store --labels labels.csv --on example_id
       actstore ingest vectors --store runs.store --recipe my.toml --dry-run
+      actstore ingest captured-again --store runs.store --replace
       actstore ingest hf://datasets/org/raw-activations --store runs.store
     """
     from actstore.ingestion.ingest import ingest
 
-    with bar("ingesting") as report:
+    if replace:
+        check_can_ask(yes=yes, dry_run=dry_run)
+
+    def confirm_replacing(stored: Sequence[StoredRows]) -> None:
+        if not (yes or dry_run):
+            _ask_to_replace(store, stored, as_json=as_json)
+
+    with bar("ingesting", hidden=replace and not yes) as report:  # it would hide the question
 
         def progress(done: Progress) -> None:
             report(done.bytes, done.rows, done.bytes_total)
@@ -159,6 +182,8 @@ def command(
             label_set=label_set,
             dry_run=dry_run,
             progress=progress,
+            replace=replace,
+            confirm_replacing=confirm_replacing,
             **options,
         )
     if as_json:
@@ -166,6 +191,22 @@ def command(
     else:
         print_summary(summary)
     return Exit.REFUSED if summary.refused else Exit.DONE
+
+
+def _ask_to_replace(store: Path, stored: Sequence[StoredRows], *, as_json: bool) -> None:
+    """Show which stored rows would be replaced and ask.
+
+    Raises:
+        Declined: the answer is no.
+    """
+    from actstore.querying.changes import groups_of
+
+    def show() -> None:
+        rows = sum(len(each.rows) for each in stored)
+        click.echo(f"replaces {counted(rows, 'stored row')}, their labels too")
+        print_groups(groups_of(store, stored))
+
+    confirm("Replace them?", show, yes=False, as_json=as_json)
 
 
 def print_summary(summary: IngestSummary) -> None:
@@ -197,7 +238,9 @@ def print_summary(summary: IngestSummary) -> None:
 
 
 def _present(summary: IngestSummary) -> str:
-    return f", {summary.rows_present:,} were there already" if summary.rows_present else ""
+    there = f", {summary.rows_present:,} were there already" if summary.rows_present else ""
+    new = f", {summary.rows_replaced:,} in place of stored ones" if summary.rows_replaced else ""
+    return new + there
 
 
 def _name(kind: str, number: int, lines: list[str]) -> None:

@@ -19,7 +19,7 @@ class PushDiff:
     missing: tuple[ShardEntry, ...]
     """Shards of the store that the repository lacks, in the store's order."""
     removed: tuple[ShardEntry, ...]
-    """Entries of the repository that this store once shared and has since replaced."""
+    """Entries of the repository that this store once shared and has since replaced or dropped."""
     theirs: tuple[ShardEntry, ...]
     """Among the kept: those that came from elsewhere."""
 
@@ -58,12 +58,14 @@ def push_diff(
     _refuse_replaced(repository, common, replaced, there, remote)
     chosen_paths = {entry.path for entry in chosen}
     live = {entry.path for entry in local.shards}
-    # Only what is being pushed may take the place of what was there.
+    # Of a choice only what is being pushed may take the place of what was there; a store that
+    # is pushed whole may also have dropped all rows of a layer.
+    whole = len(chosen) == len(local.shards)
     touched = {entry.partition for entry in chosen}
     ours = {replaced.get(path, path) for path in live}
     # What a shard of the store is called there has not gone, whatever else was called so.
     gone = {replaced.get(path, path) for path in common - live} - ours
-    removed = {path for path in gone if path in there and there[path].partition in touched}
+    removed = {p for p in gone if p in there and (whole or there[p].partition in touched)}
     missing = []
     for entry in local.shards:
         at = replaced.get(entry.path, entry.path)

@@ -19,6 +19,7 @@ def ingest(
     store: str | Path,
     *,
     label_set: str | None = None,
+    replace: bool = False,
     dry_run: bool = False,
     **options: Any,
 ) -> IngestSummary:
@@ -37,11 +38,13 @@ def ingest(
         label_set: SQL expression over a row's columns that becomes its label, such as
             ``CASE WHEN contains(lower(prediction), lower(oracle)) THEN 'correct' END``;
             for the rows of this run and the unlabelled ones of the same models and data sets.
+        replace: rows whose key is stored with another vector take the place of the stored
+            ones, in one commit with all others; without it their file is refused.
         dry_run: do everything but write.
         options: ``recipe``, ``model``, ``dataset``, ``labels``, ``labels_on``, ``site``,
             ``layer``, ``pool``, ``storage_dtype``, ``allow_rounding``, ``allow_nonfinite``,
-            ``contract``, ``first_k``, ``strict``, ``sidecars``, ``map`` and ``progress``, as
-            :func:`actstore.ingestion.run.ingest` describes them.
+            ``contract``, ``first_k``, ``strict``, ``sidecars``, ``map``, ``progress`` and
+            ``confirm_replacing``, as :func:`actstore.ingestion.run.ingest` describes them.
 
     Raises:
         UsageError: an option cannot work, or the source does not exist.
@@ -58,7 +61,9 @@ def ingest(
         labeling.check_expression(label_set)
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     with _here(given) as (paths, called):
-        summary = run.ingest(paths, store, dry_run=dry_run, called=called, **options)
+        summary = run.ingest(
+            paths, store, dry_run=dry_run, called=called, replace_stored=replace, **options
+        )
     if label_set is None or dry_run:
         return summary
     condition = (

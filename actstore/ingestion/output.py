@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
+from actstore.storage.partition import StoredRows
 from actstore.storage.rows import Added, RowBatch
 
 
@@ -17,6 +18,7 @@ class Output(Protocol):
     def file(self) -> AbstractContextManager[None]: ...
     def add(self, batch: RowBatch) -> Added: ...
     def checkpoint(self) -> int | None: ...
+    def replaced(self) -> list[StoredRows]: ...
     def commit(self, *, operation: str, message: str) -> int | None: ...
 
 
@@ -35,6 +37,9 @@ class Nowhere:
 
     def checkpoint(self) -> int | None:
         return None
+
+    def replaced(self) -> list[StoredRows]:
+        return []
 
     def commit(self, *, operation: str, message: str) -> int | None:
         return None

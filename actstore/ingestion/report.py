@@ -61,6 +61,8 @@ class IngestSummary:
     rows_written: int
     rows_present: int
     """Rows that the store held already, bit for bit."""
+    rows_replaced: int = 0
+    """Rows among the written that took the place of stored ones with another vector."""
     refused: tuple[Refusal, ...]
     unmatched: tuple[str, ...]
     """Files that no template fits; the report holds them all."""

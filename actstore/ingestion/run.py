@@ -42,6 +42,7 @@ from actstore.ingestion.sidecars import Sidecars
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.unmatched import damaged, without_sidecars
 from actstore.storage.manifest import Run
+from actstore.storage.partition import StoredRows
 from actstore.storage.rows import RowBatch
 from actstore.storage.source_dtypes import FormNotes
 from actstore.storage.writer import CHECKPOINT_BYTES, StoreWriter
@@ -75,6 +76,8 @@ def ingest(
     map: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
     called: Mapping[Path, str] | None = None,
+    replace_stored: bool = False,
+    confirm_replacing: Callable[[Sequence[StoredRows]], None] | None = None,
 ) -> IngestSummary:
     """Turn folders of activation files into rows of a store.
 
@@ -106,6 +109,9 @@ def ingest(
         map: schema column: key or expression that says where the source holds it.
         progress: called after each file.
         called: what the record of the run calls a source, where that is not its path.
+        replace_stored: rows whose key is stored with another vector take the place of the
+            stored ones, in one commit with all others; without it the file is refused.
+        confirm_replacing: called before that commit with the rows to be replaced; may raise.
 
     Raises:
         UsageError: an option cannot work, or the source does not exist.
@@ -148,6 +154,8 @@ def ingest(
         strict=strict,
         progress=progress,
         memory=page_cache.MappedPages(Path(store)),
+        replace_stored=replace_stored,
+        confirm_replacing=confirm_replacing,
     ).run()
 
 
@@ -165,6 +173,8 @@ class _Ingest:
     strict: bool
     progress: Callable[[Progress], None] | None
     memory: page_cache.MappedPages
+    replace_stored: bool
+    confirm_replacing: Callable[[Sequence[StoredRows]], None] | None
 
     def run(self) -> IngestSummary:
         started = time.monotonic()
@@ -183,7 +193,7 @@ class _Ingest:
         widths = width_check.usual_widths(self._trial_reader(), files)
         tally = Tally()
         counts: Counter[contracts.Count] = Counter()
-        whole = self.strict or self.contract is not None
+        whole = self.strict or self.contract is not None or self.replace_stored
         with self._output(run, whole) as output:
             try:
                 read = self._files(reader, files, widths, output, tally, counts, refused, unmatched)
@@ -198,13 +208,21 @@ class _Ingest:
             named = {refusal.path for refusal in strays}
             unmatched = [path for path in unmatched if path not in named]
             self._enforce(context, counts, refused)
-            commit = output.commit(operation="ingest", message=self._message())
-            commit = output.commits[-1] if output.commits else commit
+            replaced = output.replaced()
+            if self.confirm_replacing is not None and replaced:
+                self.confirm_replacing(replaced)
+            if not self.dry_run:
+                output.commit(operation="ingest", message=self._message())
+            commit = output.commits[-1] if output.commits else None
             tally.overtake(output.overtaken)
         summary = self._summary(
             run, tally, read, refused, unmatched, commit, self._notes(context, tally)
         )
-        summary = replace(summary, seconds=round(time.monotonic() - started, 3))
+        summary = replace(
+            summary,
+            rows_replaced=sum(len(each.rows) for each in replaced),
+            seconds=round(time.monotonic() - started, 3),
+        )
         if self.dry_run or not (summary.commit or refused):
             return summary
         path = report.write(self.store, run.run_id, summary.as_dict(), unmatched=unmatched)
@@ -226,10 +244,13 @@ class _Ingest:
         return reader
 
     def _output(self, run: Run, whole: bool) -> AbstractContextManager[Output]:
-        if self.dry_run:
+        if self.dry_run and not self.replace_stored:  # which only the store can tell
             return nullcontext(Nowhere())
         return StoreWriter(
-            self.store, run=run, checkpoint_bytes=None if whole else CHECKPOINT_BYTES
+            self.store,
+            run=run,
+            checkpoint_bytes=None if whole else CHECKPOINT_BYTES,
+            replace=self.replace_stored,
         )
 
     def _arranged(self, reader: Reader) -> tuple[list[SourceFile], list[Refusal], list[str]]:

@@ -9,7 +9,8 @@ from actstore import schema
 from actstore.errors import CorruptStoreError
 from actstore.storage import layout
 from actstore.storage.manifest import ShardEntry
-from actstore.storage.shard import NO_STATISTICS, sha256_of
+from actstore.storage.shard import sha256_of
+from actstore.storage.shard_tail import NO_STATISTICS
 
 
 def write_archived(root: Path, entry: ShardEntry, target: Path) -> ShardEntry:

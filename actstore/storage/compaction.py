@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from actstore import schema
-from actstore.errors import CommitError, UsageError
-from actstore.storage import card, layout, shard_columns
+from actstore.errors import CommitError
+from actstore.storage import layout, pruning, shard_columns, soundness
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.mapping import open_shard
-from actstore.storage.shard import Fragment, ShardWriter, Written
-from actstore.storage.staging import planned_paths, prepare, writing
+from actstore.storage.rewriting import copy_rows, with_labels
+from actstore.storage.shard import ShardWriter, Written
+from actstore.storage.staging import prepare, writing
 from actstore.storage.transaction import Transaction
 from actstore.storage.writer import SHARD_BYTES
 
@@ -101,6 +100,7 @@ def compact(
 
     Raises:
         StoreNotFoundError: there is no store at ``root``.
+        DamageError: a shard or label file is not what the manifest says; nothing changed.
         CommitError: other writers kept changing the same rows, or the disk failed.
     """
     path = Path(root)
@@ -141,11 +141,13 @@ def rewrite(
         progress: called with the vector bytes rewritten so far.
 
     Raises:
-        CorruptStoreError: a shard or label file is missing or damaged.
+        DamageError: a shard or label file is not what the manifest says.
         CommitError: the disk is full or failed.
     """
+    soundness.check(root, base.labels)
     overlays = shard_columns.overlays(root, base.labels)
     runs = _to_join(base, overlays, shard_bytes)
+    soundness.check(root, [entry for run in runs for entry in run])
     transaction = layout.new_transaction()
     made: dict[str, ShardEntry] = {}
     files: dict[str, Path] = {}
@@ -216,20 +218,10 @@ def _write_together(
 
 def _copy(root: Path, entry: ShardEntry, labels: dict[int, Any] | None, shard: ShardWriter) -> None:
     """Append all rows of ``entry`` to ``shard``, with the labels set since."""
-    names = list(schema.metadata_names())
-    table = shard_columns.read_columns(root, entry, names)
-    if labels:
-        table = shard_columns.with_labels(table, labels)
+    table = with_labels(root, entry, labels)
     reader = open_shard(root, entry)
     try:
-        step = max(1, _BLOCK_BYTES // shard.row_bytes)
-        for start in range(0, entry.rows, step):
-            block = table.slice(start, step)
-            vectors = np.empty((block.num_rows, entry.width), entry.dtype)
-            reader.run(start, vectors)
-            columns = {name: block[name].to_pylist() for name in names}
-            shard.append(vectors, Fragment({}, columns, range(block.num_rows)))
-            shard.settle()
+        copy_rows(reader, table, np.arange(entry.rows), shard, _BLOCK_BYTES)
     finally:
         reader.close()
 
@@ -241,39 +233,10 @@ def prune(root: Path | str, *, keep: int = 1) -> Pruned:
 
     Raises:
         StoreNotFoundError: there is no store at ``root``.
+        DamageError: a file of a commit that stays is not what the manifest says; nothing is
+            removed, since an older commit may hold the last sound copy.
         UsageError: ``keep`` is below one.
         CommitError: the store cannot be written.
     """
-    path = Path(root)
-    if keep < 1:
-        raise UsageError(f"at least one commit must be kept, got {keep}")
-    manifests.load(path)
-    prepare(path)
-    with writing(path):
-        return _prune(path, keep)
-
-
-def _prune(root: Path, keep: int) -> Pruned:
-    found = [
-        file
-        for folder in (layout.ACTIVATIONS, layout.LABELS)
-        for file in (root / folder).rglob("*.parquet")
-    ]
-    # Files are listed before plans and manifests are read: whatever a living writer had
-    # placed by then is named by its plan, or meanwhile by a commit.
-    used = planned_paths(root)
-    numbers = manifests.numbers(root)
-    for number in numbers[-keep:]:
-        commit = manifests.load(root, number)
-        used |= {entry.path for entry in commit.shards} | {entry.path for entry in commit.labels}
-    for number in numbers[:-keep]:
-        layout.manifest_path(root, number).unlink(missing_ok=True)
-    removed = size = 0
-    for file in found:
-        if file.relative_to(root).as_posix() not in used:
-            with contextlib.suppress(FileNotFoundError):  # another one prunes too
-                size += file.stat().st_size
-                file.unlink()
-                removed += 1
-    card.refresh(root)
-    return Pruned(len(numbers[:-keep]), removed, size)
+    gone = pruning.erase(Path(root), keep=keep)
+    return Pruned(len(gone.commits), len(gone.files), gone.bytes)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,6 +101,13 @@ def _file_name(manifest: Manifest) -> str:
 def _identity(entry: ShardEntry | LabelEntry) -> str:
     """Return what tells a file from every other, of the same path in another repository too."""
     return f"{entry.sha256} {entry.path}"
+
+
+def others(folder: Path, kept: Iterable[Manifest]) -> list[Path]:
+    """Return the cached files in a folder, drafts too, that are not of one of these commits."""
+    names = {_file_name(manifest) for manifest in kept}
+    found = [*folder.glob("metadata-*.parquet"), *folder.glob(".metadata-*.parquet.*")]
+    return sorted(path for path in found if path.name not in names)
 
 
 def _remove_old(folder: Path, newest: Path) -> None:

@@ -26,6 +26,14 @@ class RowAddress(NamedTuple):
     row: int
 
 
+class StoredRows(NamedTuple):
+    """Rows of one committed shard."""
+
+    entry: ShardEntry
+    rows: np.ndarray
+    """Their numbers within it: int64, ascending."""
+
+
 class Partition:
     """Rows of one (model, site, layer), committed and pending."""
 
@@ -177,6 +185,10 @@ class Partition:
         entry = self._entries[place.shard]
         table = shard_columns.read_columns(self._root, entry, list(schema.key_names()))
         return tuple(table[name][place.row].as_py() for name in schema.key_names())
+
+    def entry(self, place: RowAddress) -> ShardEntry | None:
+        """Return the committed shard that a row is in; None where it is not committed yet."""
+        return None if isinstance(place.shard, ShardWriter) else self._entries[place.shard]
 
     def close(self) -> None:
         """Give all files back."""

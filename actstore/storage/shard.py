@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from actstore.errors import CommitError
 from actstore.storage import floats, pages
 from actstore.storage.manifest import PoolingRegion
 from actstore.storage.pages import VectorPage
+from actstore.storage.shard_tail import append_metadata, metadata_writer, write_at
 from actstore.storage.threads import in_parallel
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ GROUP_BYTES = 32 << 20
 _CHUNK = 1 << 20
 _SYNC_BYTES = 8 << 20
 """Bytes after which the disk is asked to take what was placed."""
-# Long texts would put their minimum and maximum into every footer and help no filter.
-NO_STATISTICS = frozenset({"question", "oracle", "prediction", "extra", "source"})
 
 
 class Fragment(NamedTuple):
@@ -76,7 +74,7 @@ class ShardWriter:
         self.rows = 0
         self.row_bytes = width * np.dtype(dtype).itemsize
         self.width = width
-        self._dtype: schema.VectorType = dtype
+        self.dtype: schema.VectorType = dtype
         # A page counts its values in 31 bits.
         most = ((1 << 31) - 1) // (4 * width)
         self._group_rows = max(1, min(GROUP_BYTES // self.row_bytes, most))
@@ -111,7 +109,7 @@ class ShardWriter:
                 return
         if waiting + count > len(self._buffer):
             rows = min(max(2 * len(self._buffer), waiting + count), _CHUNK // self.row_bytes)
-            grown = np.empty((rows, self.width), self._dtype)
+            grown = np.empty((rows, self.width), self.dtype)
             grown[:waiting] = self._buffer[:waiting]
             self._buffer = grown
         self._buffer[waiting : waiting + count] = vectors
@@ -130,7 +128,7 @@ class ShardWriter:
         # One after the other: this may itself run in one of the pool's threads.
         self._place(self._buffer[: self.waiting], map)
         if not keep:
-            self._buffer = np.empty((0, self.width), self._dtype)
+            self._buffer = np.empty((0, self.width), self.dtype)
 
     def truncate(self, rows: int) -> None:
         """Forget every row from ``rows`` on; they must not have been settled."""
@@ -167,7 +165,7 @@ class ShardWriter:
 
     def vectors(self, rows: Sequence[int]) -> np.ndarray:
         """Read back rows that were appended, ``[n, width]``."""
-        out = np.empty((len(rows), self.width), self._dtype)
+        out = np.empty((len(rows), self.width), self.dtype)
         for slot, row in enumerate(rows):
             if row < self._placed:
                 os.preadv(self._descriptor, [out[slot]], self._offset(row))
@@ -208,10 +206,11 @@ class ShardWriter:
         assert self._metadata is not None
         self._metadata.close()
         groups = self._write_pages()
-        self._write_metadata(self._metadata_bytes(), groups)
+        content = self._metadata_bytes()
+        append_metadata(self._descriptor, content, groups, self.width, self.dtype)
         self._wait_for_disk()
         self._syncing = _disk().submit(os.fsync, self._descriptor)
-        digest, size = _sha256(self._descriptor)
+        digest, size = sha256_at(self._descriptor)
         self._wait_for_disk()
         self._close()
         placed = tuple((page.values, page.rows) for page in groups)
@@ -284,7 +283,7 @@ class ShardWriter:
             block = vectors[piece[0] : piece[1]]
             floats.norms(block, out=norms[piece[0] : piece[1]])
             data = block.data.cast("B")
-            _write_at(self._descriptor, data, self._offset(self._placed + piece[0]))
+            write_at(self._descriptor, data, self._offset(self._placed + piece[0]))
             return isal_zlib.crc32(data)
 
         sums = list(run(write, pieces))  # all of them, or none counts
@@ -310,7 +309,6 @@ class ShardWriter:
 
     def _flush_metadata(self, rows: int) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         if self._placed < self._flushed + rows:
             self.place()
@@ -324,19 +322,9 @@ class ShardWriter:
             taken.append(fragment)
             missing -= len(fragment.rows)
         if self._metadata is None:
-            names = schema.metadata_names()
             if rows == self.rows:  # all there is to come: no need of a file
                 self._memory = pa.BufferOutputStream()
-            self._metadata = pq.ParquetWriter(
-                self._memory or self._metadata_path(),
-                schema.metadata_schema(),
-                compression="zstd",
-                use_dictionary=True,
-                write_statistics=[name for name in names if name not in NO_STATISTICS],
-                write_page_checksum=True,
-                version="2.6",
-                store_schema=True,
-            )
+            self._metadata = metadata_writer(self._memory or self._metadata_path())
         table = metadata_table(taken, self._take_norms(rows))
         self._pools |= pools_of(table)
         self._metadata.write_table(table, row_group_size=rows)
@@ -363,7 +351,7 @@ class ShardWriter:
                 crc = self._checksum(values, end, isal_zlib.crc32(level_bytes))
             body = len(level_bytes) + end - values
             head = pages.page_header(rows, self.width, body, crc) + level_bytes
-            _write_at(self._descriptor, memoryview(head), values - len(head))
+            write_at(self._descriptor, memoryview(head), values - len(head))
             found.append(VectorPage(values - len(head), values, rows, end))
         return found
 
@@ -376,24 +364,6 @@ class ShardWriter:
             crc = isal_zlib.crc32(view[:count], crc)
             start += count
         return crc
-
-    def _write_metadata(self, file: bytes, groups: list[VectorPage]) -> None:
-        """Append the metadata columns' chunks and the footer of both."""
-        footer_size = int.from_bytes(file[-8:-4], "little")
-        body = memoryview(file)[len(pages.MAGIC) : len(file) - 8 - footer_size]
-        start = pages.align(groups[-1].end)
-        footer = pages.join_footer(
-            file[len(file) - 8 - footer_size : len(file) - 8],
-            shift=start - len(pages.MAGIC),
-            pages=groups,
-            arrow_schema=schema.arrow_schema(self.width, self._dtype),
-        )
-        tail = footer + struct.pack("<I", len(footer)) + pages.MAGIC
-        _write_at(self._descriptor, memoryview(pages.MAGIC), 0)
-        _write_at(self._descriptor, body, start)
-        _write_at(self._descriptor, memoryview(tail), start + len(body))
-        # A group that was rolled back may have left bytes behind the end.
-        os.ftruncate(self._descriptor, start + len(body) + len(tail))
 
 
 def pools_of(table: pa.Table) -> set[PoolingRegion]:
@@ -470,14 +440,8 @@ def _disk() -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_disk.cache_clear)
 
 
-def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(descriptor, data, offset)
-        data = data[written:]
-        offset += written
-
-
-def _sha256(descriptor: int) -> tuple[str, int]:
+def sha256_at(descriptor: int) -> tuple[str, int]:
+    """Return the SHA-256 and size in bytes of an open file."""
     # Read, not mapped: pages of a map count as memory of this process.
     digest = hashlib.sha256()
     buffer = bytearray(_CHUNK)
@@ -491,4 +455,4 @@ def _sha256(descriptor: int) -> tuple[str, int]:
 def sha256_of(path: Path) -> tuple[str, int]:
     """Return a file's SHA-256 and size in bytes."""
     with path.open("rb") as file:
-        return _sha256(file.fileno())
+        return sha256_at(file.fileno())

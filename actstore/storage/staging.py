@@ -64,8 +64,12 @@ class Staging:
                 folders = set()
                 for relative, source in files.items():
                     target = self.root / relative
-                    _make_folders(self.root, target.parent)
-                    source.rename(target)
+                    try:
+                        _make_folders(self.root, target.parent)
+                        source.rename(target)
+                    except FileNotFoundError:  # a prune has just removed the empty folder
+                        _make_folders(self.root, target.parent)
+                        source.rename(target)
                     folders.add(target.parent)
                 for folder in folders:
                     layout.sync_folder(folder)

@@ -15,9 +15,11 @@ import numpy as np
 from actstore import schema
 from actstore.errors import CommitError, ConflictError, LayoutError, UsageError
 from actstore.storage import keys, layout
+from actstore.storage.dropping import without
 from actstore.storage.manifest import Manifest, Run, ShardEntry
-from actstore.storage.partition import Partition, RowAddress
+from actstore.storage.partition import Partition, RowAddress, StoredRows
 from actstore.storage.rebase import without_rows_of
+from actstore.storage.rewriting import Replacement
 from actstore.storage.rows import Added, RowBatch, check
 from actstore.storage.shard import Fragment, ShardWriter, Written
 from actstore.storage.staging import writing
@@ -60,6 +62,8 @@ class StoreWriter:
         root: folder of the store, made when missing.
         run: what makes these rows; goes into the manifest.
         checkpoint_bytes: :meth:`checkpoint` commits after this many vector bytes; None: never.
+        replace: a row whose key is stored with another vector takes its place, in the same
+            commit, instead of being a conflict.
 
     Raises:
         StoreError: the path is a file or holds other things.
@@ -67,7 +71,12 @@ class StoreWriter:
     """
 
     def __init__(
-        self, root: Path | str, *, run: Run, checkpoint_bytes: int | None = CHECKPOINT_BYTES
+        self,
+        root: Path | str,
+        *,
+        run: Run,
+        checkpoint_bytes: int | None = CHECKPOINT_BYTES,
+        replace: bool = False,
     ) -> None:
         self.root = Path(root)
         self.run = run
@@ -80,6 +89,8 @@ class StoreWriter:
         self._marks: dict[ShardWriter, int] | None = None
         self._marked: list[tuple[Partition, list[int]]] = []
         self._waiting_bytes = 0
+        self._replace = replace
+        self._replaced: list[tuple[ShardEntry, int]] = []
         self.commits: list[int] = []
         """Numbers of the commits made so far."""
         self.overtaken = 0
@@ -113,6 +124,14 @@ class StoreWriter:
         """Vector bytes that the next commit would add."""
         return sum(shard.rows * shard.row_bytes for _, shard in self._pending())
 
+    def replaced(self) -> list[StoredRows]:
+        """Return the stored rows that the next commit would replace: by shard, ascending."""
+        rows: dict[str, list[int]] = {}
+        entries = {entry.path: entry for entry, _ in self._replaced}
+        for entry, row in self._replaced:
+            rows.setdefault(entry.path, []).append(row)
+        return [StoredRows(entries[path], np.array(sorted(rows[path]), np.int64)) for path in rows]
+
     @contextlib.contextmanager
     def file(self) -> Iterator[None]:
         """Group the batches of one source file: all of them are kept, or none.
@@ -120,9 +139,11 @@ class StoreWriter:
         An exception inside the block takes the block's rows back and goes on its way.
         """
         self._marks, self._marked = {}, []
+        replaced = len(self._replaced)
         try:
             yield
         except BaseException:
+            del self._replaced[replaced:]
             for partition, values in self._marked:
                 partition.forget(values)
             for shard, rows in self._marks.items():
@@ -148,6 +169,7 @@ class StoreWriter:
             shard.abort()
         self._open.clear()
         self._full.clear()
+        self._replaced.clear()
         self._forget_partitions()
 
     def _settle(self, touched: Mapping[ShardWriter, int]) -> None:
@@ -274,6 +296,9 @@ class StoreWriter:
                     break
                 key = keys.key_of(source.constants, source.columns, rows[at])
                 stored = partition.key(place)
+                if stored == key and self._replace and (entry := partition.entry(place)):
+                    self._replaced.append((entry, place.row))
+                    break
                 if stored is None or stored == key:
                     raise ConflictError(
                         "this row is already stored with a different vector: "
@@ -329,6 +354,7 @@ class StoreWriter:
             for number, ((key, _), written) in enumerate(zip(pending, files, strict=True))
         ]
         before = self._change.base
+        replacement = self._replacement()
         checked = {entry.path for entry in before.shards}
 
         def build(latest: Manifest) -> Manifest | None:
@@ -339,26 +365,34 @@ class StoreWriter:
             if not live:
                 return None
             runs = tuple(run for run in latest.runs if run.run_id != self.run.run_id)
-            return latest.next(
-                operation=operation,
-                message=message,
-                shards=(*latest.shards, *live),
-                runs=(*runs, self.run),
+            return replacement.following(
+                latest, operation=operation, message=message, runs=(*runs, self.run), more=live
             )
 
         def committed(manifest: Manifest) -> None:
             self.commits.append(manifest.number)
-            if manifest.number != before.number + 1:
-                self._forget_partitions()  # others committed: learn their keys when needed
+            if manifest.number != before.number + 1 or self._replaced:
+                self._replaced.clear()
+                self._forget_partitions()  # shards came or went: learn their keys when needed
                 return
             for (key, shard), entry in zip(pending, entries, strict=True):
                 self._partitions[key[0]].commit(shard, entry)
 
         return self._change.commit(
-            {entry.path: shard.path for entry, (_, shard) in zip(entries, pending, strict=True)},
+            {
+                **replacement.files,
+                **{e.path: shard.path for e, (_, shard) in zip(entries, pending, strict=True)},
+            },
             build,
             then=committed,
         )
+
+    def _replacement(self) -> Replacement:
+        """Write the shards anew that rows are replaced in, without those."""
+        base = self._change.base
+        if self._replaced:
+            return without(self.root, base, self.replaced(), self._change.folder)
+        return Replacement(root=self.root, base=base, made={}, labels=base.labels, files={})
 
     def _rebase(self, entry: ShardEntry, others: list[ShardEntry]) -> ShardEntry:
         rivals = [other for other in others if other.partition == entry.partition]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from actstore.storage.dropping import drop_rows
 from actstore.storage.labels import set_labels
 from actstore.storage.snapshot import open_snapshot
 from tests.commands.conftest import Command
@@ -29,3 +30,15 @@ def test_nothing_to_do_is_said(actstore: Command, store: Path) -> None:
 
 def test_keep_needs_prune(actstore: Command, store: Path) -> None:
     assert actstore("compact", store, "--keep", 2).code == 2
+
+
+def test_what_pruning_removed_is_said(actstore: Command, store: Path) -> None:
+    """A report that quotes a dropped row goes too, and is named."""
+    (store / "reports").mkdir()
+    (store / "reports/run-1.json").write_text('{"first_row": {"prediction": "It is 4."}}')
+    snapshot = open_snapshot(store)
+    drop_rows(snapshot, np.array([4, 24]))
+    done = actstore("compact", store, "--prune")
+    assert "removed 1 old commit, 2 files, " in done.out
+    assert "removed reports/run-1.json, which quotes rows" in done.out
+    assert not list((store / "reports").iterdir())

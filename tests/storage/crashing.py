@@ -20,11 +20,16 @@ import pytest
 
 from actstore.storage import shard, staging
 from actstore.storage.compaction import compact, prune
+from actstore.storage.dropping import drop_rows
+from actstore.storage.going_back import go_back
 from actstore.storage.labels import set_labels
+from actstore.storage.pruning import erase
+from actstore.storage.renaming import NewValues, Renaming
 from actstore.storage.rows import RowBatch
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.writer import StoreWriter
 from tests.storage.stores import RUN, batch, write
+from tests.storage.undoing import rows_of
 
 # pyarrow and the card import these when they first need them; then every child would.
 for _name in ("pandas", "yaml"):
@@ -129,6 +134,43 @@ def prepare_prune(root: Path) -> None:
 def pruning(root: Path) -> None:
     """Forget all commits but the last."""
     prune(root)
+
+
+def dropping(root: Path) -> None:
+    """Drop some rows of two shards, and all of another."""
+    chosen = ("e1", "e7", "e8")
+    rows = np.concatenate([rows_of(root, example_id=name) for name in chosen])
+    drop_rows(open_snapshot(root), rows)
+
+
+def dropping_for_good(root: Path) -> None:
+    """Drop rows, and forget that they were ever there."""
+    dropping(root)
+    erase(root, caches=True)
+
+
+def renaming(root: Path) -> None:
+    """Give rows of one layer another site, and some of another layer another name."""
+    snapshot = open_snapshot(root)
+    rows = rows_of(root, layer=1, site="resid_post")
+    values = NewValues(rows=rows, columns={"site": ["attn_out"] * len(rows)})
+    Renaming(snapshot, values).commit("site")
+    rows = rows_of(root, example_id="e3")
+    values = NewValues(rows=rows, columns={"example_id": ["other"] * len(rows)})
+    Renaming(open_snapshot(root), values).commit("example_id")
+
+
+def going_back(root: Path) -> None:
+    """Go back to the first commit."""
+    go_back(root, 1)
+
+
+def replacing(root: Path) -> None:
+    """Store rows again whose vectors are others now."""
+    with StoreWriter(root, run=RUN, replace=True) as session:
+        session.add(batch(2, 5, layer=0, seed=7))
+        session.add(batch(1, 2, layer=1, seed=7))
+        session.commit(operation="ingest", message="again")
 
 
 def run_and_die(root: Path, scenario: Callable[[Path], None], at: int) -> None:

@@ -60,6 +60,11 @@ SCENARIOS = {
     "label": Scenario(crashing.prepare_labels, crashing.label),
     "compact": Scenario(crashing.prepare_labels, crashing.compacting),
     "prune": Scenario(crashing.prepare_prune, crashing.pruning),
+    "drop": Scenario(crashing.prepare_labels, crashing.dropping),
+    "drop for good": Scenario(crashing.prepare_labels, crashing.dropping_for_good),
+    "rename": Scenario(crashing.prepare_labels, crashing.renaming),
+    "checkout": Scenario(crashing.prepare_labels, crashing.going_back),
+    "replace": Scenario(crashing.prepare_labels, crashing.replacing),
 }
 every_scenario = pytest.mark.parametrize("name", SCENARIOS)
 

@@ -1,0 +1,343 @@
+"""Shards written anew, with fewer rows or other metadata: the vectors stay the bytes they were."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from actstore import schema
+from actstore.errors import CommitError
+from actstore.storage import layout, pages, shard_columns
+from actstore.storage.labels import write_overlay
+from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry
+from actstore.storage.mapping import ShardReader, open_shard
+from actstore.storage.pages import VectorPage
+from actstore.storage.shard import (
+    Fragment,
+    ShardWriter,
+    Written,
+    in_order,
+    pools_of,
+    sha256_at,
+    sha256_of,
+)
+from actstore.storage.shard_tail import append_metadata, metadata_writer, write_at
+from actstore.storage.staging import writing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_BLOCK_BYTES = 32 << 20
+_CHUNK = 1 << 20
+
+Key = tuple[str, str, "int | None"]
+"""Model, site and layer."""
+
+
+class Destination(NamedTuple):
+    """Rows of a shard that are to be together in a new one."""
+
+    partition: Key
+    rows: np.ndarray
+    """Their numbers in the old shard: int64, ascending."""
+
+
+class Wanted(NamedTuple):
+    """What is to become of a shard."""
+
+    entry: ShardEntry
+    table: pa.Table
+    """Metadata of all its rows, as they are to be, labels in it."""
+    destinations: Sequence[Destination]
+    """The new shards, in order; none where no row is left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replacement:
+    """New shards, in a folder of a transaction, that are to take the place of others."""
+
+    root: Path
+    base: Manifest
+    """The commit that they were made from."""
+    made: Mapping[str, tuple[ShardEntry, ...]]
+    """By path of the shard whose place they take."""
+    labels: tuple[LabelEntry, ...]
+    """Overlays that are left: labels of the shards that go are in the new ones."""
+    files: Mapping[str, Path]
+    """Files of shards and overlays, by the path they are to have."""
+
+    def following(
+        self,
+        latest: Manifest,
+        *,
+        operation: str,
+        message: str,
+        runs: tuple[Run, ...] | None = None,
+        more: Sequence[ShardEntry] = (),
+    ) -> Manifest:
+        """Return the commit on top of ``latest``, with ``more`` shards behind all others.
+
+        Raises:
+            CommitError: another writer has changed or labelled the same shards meanwhile.
+        """
+        runs = latest.runs if runs is None else runs
+        if not self.made:
+            shards = (*latest.shards, *more)
+            return latest.next(operation=operation, message=message, shards=shards, runs=runs)
+        paths = {shard.path for shard in latest.shards}
+        known = len(self.base.labels)
+        later = latest.labels[known:]
+        if (
+            not self.made.keys() <= paths
+            or latest.labels[:known] != self.base.labels
+            or any(_labelled(self.root, overlay) & self.made.keys() for overlay in later)
+        ):
+            raise CommitError(
+                f"{self.root} was changed by others while this was prepared, in the same shards; "
+                "nothing changed, run the command again"
+            )
+        anew = [new for shard in latest.shards for new in self.made.get(shard.path, (shard,))]
+        return latest.next(
+            operation=operation,
+            message=message,
+            shards=(*anew, *more),
+            labels=(*self.labels, *later),
+            runs=self._remembered(runs),
+        )
+
+    def _remembered(self, runs: tuple[Run, ...]) -> tuple[Run, ...]:
+        """Let pulls find what they brought: by its path, or it would be fetched again."""
+        return tuple(
+            dataclasses.replace(run, settings=self._renamed(run.settings))
+            if run.kind == "pull" and isinstance(run.settings.get("made"), dict)
+            else run
+            for run in runs
+        )
+
+    def _renamed(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        made: dict[str, str] = {}
+        covered = set(settings.get("covered", ()))
+        for path, piece in settings["made"].items():
+            if path not in self.made:
+                made[path] = piece
+            elif self.made[path]:
+                made |= {new.path: piece for new in self.made[path]}
+            else:
+                covered.add(piece)
+        return {**settings, "made": dict(sorted(made.items())), "covered": sorted(covered)}
+
+
+def replace(
+    root: Path,
+    base: Manifest,
+    folder: Path,
+    wanted: Iterable[Wanted],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Replacement:
+    """Write shards anew, and the label overlays without theirs; the store does not change.
+
+    Args:
+        root: folder of the store; its shards and overlays were found sound.
+        base: the commit.
+        folder: where the files go.
+        wanted: each shard that changes.
+        progress: called with the vector bytes written so far.
+
+    Raises:
+        CorruptStoreError: a shard or label file is missing or damaged.
+        CommitError: the disk is full or failed.
+    """
+    transaction = layout.new_transaction()
+    made: dict[str, tuple[ShardEntry, ...]] = {}
+    files: dict[str, Path] = {}
+    done = 0
+    for entry, table, destinations in wanted:
+        entries = []
+        for partition, rows in destinations:
+            number = len(files)
+            draft = folder / f"anew-{number:06d}.parquet"
+            with writing(root):
+                written = _write(root, entry, table, rows, draft)
+            model, site, layer = partition
+            new = dataclasses.replace(
+                entry, model=model, site=site, layer=layer, **written._asdict()
+            )
+            new = dataclasses.replace(new, path=new.named(transaction, number))
+            entries.append(new)
+            files[new.path] = draft
+            done += new.vector_bytes
+            if progress:
+                progress(done)
+        made[entry.path] = tuple(entries)
+    labels = []
+    for overlay in base.labels:
+        with writing(root):
+            left, file = _without(root, overlay, made.keys(), folder)
+        if left is not None:
+            labels.append(left)
+            if file is not None:
+                files[left.path] = file
+    return Replacement(root=root, base=base, made=made, labels=tuple(labels), files=files)
+
+
+def with_labels(root: Path, entry: ShardEntry, labels: dict[int, Any] | None) -> pa.Table:
+    """Return all metadata of a shard, with labels that were set since."""
+    table = shard_columns.read_columns(root, entry, list(schema.metadata_names()))
+    return shard_columns.with_labels(table, labels) if labels else table
+
+
+def copy_rows(
+    reader: ShardReader,
+    table: pa.Table,
+    rows: np.ndarray,
+    shard: ShardWriter,
+    block_bytes: int = _BLOCK_BYTES,
+) -> None:
+    """Append rows of a shard to another one.
+
+    Args:
+        reader: of the shard's vectors.
+        table: its metadata, all columns and rows.
+        rows: which rows, int64, ascending.
+        shard: where they go.
+        block_bytes: vector bytes to hold at a time.
+    """
+    import pyarrow as pa
+
+    step = max(1, block_bytes // shard.row_bytes)
+    for start in range(0, len(rows), step):
+        chosen = rows[start : start + step]
+        if chosen[-1] - chosen[0] == len(chosen) - 1:
+            block = table.slice(int(chosen[0]), len(chosen))
+            vectors = np.empty((len(chosen), shard.width), shard.dtype)
+            reader.run(int(chosen[0]), vectors)
+        else:
+            block = table.take(pa.array(chosen))
+            vectors = reader.take(chosen)
+        columns = {name: block[name].to_pylist() for name in block.column_names}
+        shard.append(vectors, Fragment({}, columns, range(block.num_rows)))
+        shard.settle()
+
+
+def _write(
+    root: Path, entry: ShardEntry, table: pa.Table, rows: np.ndarray, draft: Path
+) -> Written:
+    if len(rows) == entry.rows:
+        written = _with_metadata(root, entry, table, draft)
+        if written is not None:
+            return written
+    shard = ShardWriter(draft, width=entry.width, dtype=entry.dtype)
+    try:
+        reader = open_shard(root, entry)
+        try:
+            copy_rows(reader, table, rows, shard)
+        finally:
+            reader.close()
+        return shard.finish()
+    except BaseException:
+        shard.abort()
+        raise
+
+
+def _with_metadata(root: Path, entry: ShardEntry, table: pa.Table, draft: Path) -> Written | None:
+    """Copy a shard's vectors byte for byte and put other metadata behind them.
+
+    None where they do not lie as this program writes them: before everything else.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    source = root / entry.path
+    with pq.ParquetFile(source) as file, source.open("rb") as raw:
+        groups = _groups(file.metadata, entry, raw.fileno())
+        if groups is None:
+            return None
+        memory = pa.BufferOutputStream()
+        first = 0
+        with metadata_writer(memory) as writer:
+            for group in groups:
+                writer.write_table(table.slice(first, group.rows), row_group_size=group.rows)
+                first += group.rows
+        target = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            _copy(raw.fileno(), target, groups[-1].end)
+            content = memory.getvalue().to_pybytes()
+            append_metadata(target, content, groups, entry.width, entry.dtype)
+            os.fsync(target)
+            digest, size = sha256_at(target)
+        finally:
+            os.close(target)
+    return Written(entry.rows, size, digest, entry.pages, in_order(pools_of(table)))
+
+
+def _groups(footer: pq.FileMetaData, entry: ShardEntry, descriptor: int) -> list[VectorPage] | None:
+    """Return where a shard's vectors lie; None unless they come before all else."""
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        mapped = pages.mapped_pages(footer, file)
+    if mapped is None or tuple(mapped) != entry.pages:
+        return None
+    vector = f"{schema.VECTOR}."
+    found: list[VectorPage] = []
+    others: list[int] = []
+    for number, (values, rows) in enumerate(mapped):
+        group = footer.row_group(number)
+        for leaf in range(group.num_columns):
+            chunk = group.column(leaf)
+            if chunk.path_in_schema.startswith(vector):
+                end = chunk.data_page_offset + chunk.total_compressed_size
+                found.append(VectorPage(chunk.data_page_offset, values, rows, end))
+            else:
+                others.append(min(chunk.data_page_offset, chunk.dictionary_page_offset or 1 << 62))
+    return found if min(others) >= max(page.end for page in found) else None
+
+
+def _copy(source: int, target: int, size: int) -> None:
+    buffer = bytearray(_CHUNK)
+    done = 0
+    while done < size:
+        view = memoryview(buffer)[: size - done]
+        count = os.preadv(source, [view], done)
+        write_at(target, view[:count], done)
+        done += count
+
+
+def _labelled(root: Path, overlay: LabelEntry) -> set[str]:
+    """Return the shards that an overlay speaks of."""
+    return set(shard_columns.read_labels(root, overlay)["shard"].unique().to_pylist())
+
+
+def _without(
+    root: Path, overlay: LabelEntry, paths: Iterable[str], folder: Path
+) -> tuple[LabelEntry | None, Path | None]:
+    """Return an overlay without the labels of some shards, and its file if it is a new one."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = shard_columns.read_labels(root, overlay)
+    going = pc.is_in(table["shard"], value_set=pa.array(list(paths), pa.string()))
+    left = table.filter(pc.invert(going))
+    if left.num_rows == table.num_rows:
+        return overlay, None
+    if not left.num_rows:
+        return None, None
+    shards = left["shard"].combine_chunks().dictionary_encode()
+    name = f"{layout.LABELS}/{layout.new_transaction()}.parquet"
+    draft = folder / Path(name).name
+    write_overlay(
+        draft,
+        shards.dictionary.to_pylist(),
+        shards.indices.to_numpy(zero_copy_only=False),
+        left["row"].to_numpy(),
+        left["label"].to_pylist(),
+    )
+    digest, size = sha256_of(draft)
+    entry = LabelEntry(path=name, rows=left.num_rows, bytes=size, sha256=digest)
+    return entry, draft

@@ -1,0 +1,72 @@
+"""What stands behind a shard's vectors: the metadata columns, and the footer of both."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actstore import schema
+from actstore.storage import pages
+from actstore.storage.pages import VectorPage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+# Long texts would put their minimum and maximum into every footer and help no filter.
+NO_STATISTICS = frozenset({"question", "oracle", "prediction", "extra", "source"})
+
+
+def metadata_writer(target: Path | pa.BufferOutputStream) -> pq.ParquetWriter:
+    """Return what writes a shard's metadata columns as a Parquet file of their own."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetWriter(
+        target,
+        schema.metadata_schema(),
+        compression="zstd",
+        use_dictionary=True,
+        write_statistics=[name for name in schema.metadata_names() if name not in NO_STATISTICS],
+        write_page_checksum=True,
+        version="2.6",
+        store_schema=True,
+    )
+
+
+def append_metadata(
+    descriptor: int, file: bytes, groups: list[VectorPage], width: int, dtype: schema.VectorType
+) -> None:
+    """Complete a shard: behind its vectors the metadata columns' chunks, and the footer of both.
+
+    Args:
+        descriptor: the shard's file, which holds the vectors.
+        file: content of the metadata columns' file, in the same row groups.
+        groups: where the vectors are.
+        width: of the vectors.
+        dtype: of the vectors.
+    """
+    footer_size = int.from_bytes(file[-8:-4], "little")
+    body = memoryview(file)[len(pages.MAGIC) : len(file) - 8 - footer_size]
+    start = pages.align(groups[-1].end)
+    footer = pages.join_footer(
+        file[len(file) - 8 - footer_size : len(file) - 8],
+        shift=start - len(pages.MAGIC),
+        pages=groups,
+        arrow_schema=schema.arrow_schema(width, dtype),
+    )
+    tail = footer + struct.pack("<I", len(footer)) + pages.MAGIC
+    write_at(descriptor, memoryview(pages.MAGIC), 0)
+    write_at(descriptor, body, start)
+    write_at(descriptor, memoryview(tail), start + len(body))
+    # A group that was rolled back may have left bytes behind the end.
+    os.ftruncate(descriptor, start + len(body) + len(tail))
+
+
+def write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write all of ``data`` at a position of a file."""
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data = data[written:]
+        offset += written

@@ -1,0 +1,67 @@
+"""Holds files against the manifest before anything is made of them or removed for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from actstore.errors import DamageError
+from actstore.storage.manifest import LabelEntry, ShardEntry
+from actstore.storage.shard import sha256_of
+from actstore.storage.threads import in_parallel
+
+_NAMED = 5
+
+
+def check(
+    root: Path,
+    entries: Iterable[ShardEntry | LabelEntry],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Refuse to go on with files that are not, byte for byte, what the manifest says.
+
+    What is written from a damaged file gets a new hash, and is taken for sound ever after;
+    and where an older file is removed, the last sound copy of a row may go with it.
+
+    Args:
+        root: folder of the store.
+        entries: shards and label overlays.
+        progress: called with the bytes read so far, from one thread at a time.
+
+    Raises:
+        DamageError: names every file that is missing or was changed.
+    """
+    wanted = list({entry.path: entry for entry in entries}.values())
+    problems: list[tuple[str, str]] = []
+    done = 0
+    step = 64  # so that there is progress to tell of
+    for first in range(0, len(wanted), step):
+        some = wanted[first : first + step]
+        reasons = in_parallel(lambda entry: _problem(root, entry), some)
+        problems += [(e.path, why) for e, why in zip(some, reasons, strict=True) if why]
+        done += sum(entry.bytes for entry in some)
+        if progress:
+            progress(done)
+    if problems:
+        named = "; ".join(f"{path}: {reason}" for path, reason in problems[:_NAMED])
+        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise DamageError(
+            f"files of {root} are damaged: {named}{more}. Nothing was changed or removed; an "
+            "earlier commit (see: actstore log), the Hub or a backup may hold sound ones",
+            problems,
+        )
+
+
+def _problem(root: Path, entry: ShardEntry | LabelEntry) -> str | None:
+    try:
+        digest, size = sha256_of(root / entry.path)
+    except FileNotFoundError:
+        return "the file is missing"
+    except OSError as error:
+        return f"it cannot be read ({error})"
+    if size != entry.bytes:
+        return f"it has {size} bytes, the manifest says {entry.bytes}"
+    if digest != entry.sha256:
+        return "its SHA-256 is not what the manifest says: the content was changed"
+    return None
