@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from actstore.analysis.examples import classes, example_groups, place_rows
-from actstore.analysis.examples.place_rows import Choice, Place
+from actstore.analysis.examples.place_rows import ActivationPlace, RowChoice
 from actstore.errors import ActstoreError, QueryError, TooFewRowsError
 from actstore.querying import row_texts as columns
 from actstore.querying.metadata import ROW_ID
@@ -61,7 +61,7 @@ def keys(selection: SelectedRows, grouped_by: str) -> np.ndarray:
     Args:
         selection: the rows.
         grouped_by: what kept rows together, as
-            :class:`~actstore.analysis.examples.example_groups.Kinship` has it.
+            :class:`~actstore.analysis.examples.example_groups.ExampleGroups` has it.
     """
     examples, _ = _examples(selection)
     found = set(_groups(selection, grouped_by).tolist()) - {_NO_GROUP}
@@ -126,7 +126,7 @@ class InSample(NamedTuple):
         return {"in_sample": self.rows, "in_sample_shown": self.shown}
 
 
-def count(own: np.ndarray | None, *, shown: bool, place: Place, what: str) -> InSample:
+def count(own: np.ndarray | None, *, shown: bool, place: ActivationPlace, what: str) -> InSample:
     """Return how many rows of the making there are.
 
     Args:
@@ -190,7 +190,7 @@ def own_rows(
     store: StoreReader,
     made_of: np.ndarray | None,
     lineage: Mapping[str, Any],
-    place: Place | None,
+    place: ActivationPlace | None,
 ) -> np.ndarray | None:
     """Return which rows are of the making of something saved, bool ``[rows]``, or None.
 
@@ -211,7 +211,7 @@ def own_rows(
 
 
 def _recovered(
-    store: StoreReader, lineage: Mapping[str, Any], place: Place | None
+    store: StoreReader, lineage: Mapping[str, Any], place: ActivationPlace | None
 ) -> np.ndarray | None:
     if place is None or not lineage.get("store_fingerprint"):
         return None
@@ -231,18 +231,18 @@ def _recovered(
 
 
 def _of_query(
-    store: StoreReader, choice: Choice, lineage: Mapping[str, Any], place: Place
+    store: StoreReader, choice: RowChoice, lineage: Mapping[str, Any], place: ActivationPlace
 ) -> np.ndarray:
-    selection, values = place_rows.labels_of(store, choice, str(lineage["label"]))
+    selection, values = place_rows.rows_and_labels(store, choice, str(lineage["label"]))
     sides = classes.find(
         str(lineage["label"]), values, list(lineage["positive"]), list(lineage["negative"])
     )
-    (cell,) = (cell for cell in place_rows.cells(selection, sides) if cell.place == place)
-    return keys(cell.selection, example_groups.DEFAULT)
+    (rows,) = (rows for rows in place_rows.by_place(selection, sides) if rows.place == place)
+    return keys(rows.selection, example_groups.DEFAULT)
 
 
-def _choice(text: str) -> Choice | None:
-    """Return the choice whose text lineage holds (:attr:`Choice.text`); None if it is none."""
+def _choice(text: str) -> RowChoice | None:
+    """Return the choice whose text lineage holds (:attr:`RowChoice.text`); None if it is none."""
     given: dict[str, Any] = {}
     position = 0
     while match := _CONDITION.match(text, position):
@@ -251,7 +251,7 @@ def _choice(text: str) -> Choice | None:
     where = text[position:]
     if where and not (where.startswith("(") and where.endswith(")")):
         return None
-    return Choice(
+    return RowChoice(
         where=where[1:-1] or None,
         layers=given.get("layer"),
         model=given.get("model"),

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from actstore.analysis.examples.place_rows import Place, layer_word
-from actstore.analysis.statistics.metrics import Estimate
+from actstore.analysis.examples.place_rows import ActivationPlace, layer_word
+from actstore.analysis.statistics.metrics import IntervalEstimate
 from actstore.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ _MOST_TICKS = 20
 class Point(NamedTuple):
     """One probe in the picture."""
 
-    place: Place
-    auroc: Estimate
+    place: ActivationPlace
+    auroc: IntervalEstimate
     shuffled_95: float | None = None
     """What 95 of 100 runs with shuffled labels stay below."""
 
@@ -134,6 +134,6 @@ def _tick(layer: int | None) -> str:
     return "embed" if layer == -1 else layer_word(layer)
 
 
-def _kind_text(place: Place) -> str:
+def _kind_text(place: ActivationPlace) -> str:
     region = f" over {place.region}" if place.region else ""
     return f"{place.site}, {place.pooling}{region}"

@@ -1,4 +1,4 @@
-"""Trains and tests the probes of cells: scores, shuffled labels, the probe to keep."""
+"""Trains and tests the probes of places: scores, shuffled labels, the probe to keep."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import numpy as np
 
 from actstore.analysis.probes import nested_choice, words_baseline
 from actstore.analysis.probes.results import Probe
-from actstore.analysis.probes.splits import Job as Job
-from actstore.analysis.probes.splits import Settings as Settings
-from actstore.analysis.probes.words_baseline import Words
+from actstore.analysis.probes.splits import Job, ProbeSettings
+from actstore.analysis.probes.words_baseline import WordsFit
 from actstore.analysis.solvers import cv_solver, linear
-from actstore.analysis.solvers.linear import Linear, Perceptron, Space
+from actstore.analysis.solvers.linear import LinearModels, Perceptron, TrainTest
 from actstore.analysis.solvers.standardise import Standard, standards_of
 from actstore.analysis.statistics import folds, metrics
 from actstore.analysis.statistics.folds import Fold
@@ -26,13 +25,13 @@ Progress = Callable[[int, int, int], None]
 """Is told the bytes of vectors done, the rows done and the bytes there are."""
 
 _LARGE = 1 << 30
-"""Bytes of one matrix from which on one cell is worked on at a time."""
+"""Bytes of one matrix from which on one place is worked on at a time."""
 _PRECISE = 1e5
 """Width times strength from which on rows' weights cancel to more digits than float32 has."""
 
 
 class Evaluated(NamedTuple):
-    """What came of one cell."""
+    """What came of one place."""
 
     probe: Probe
     scores: np.ndarray
@@ -48,10 +47,10 @@ class Evaluated(NamedTuple):
 
 
 def evaluate(
-    jobs: Sequence[Job], setting: Settings, progress: Progress | None
-) -> tuple[list[Evaluated], list[Words | None]]:
-    """Work on all cells, several at a time where they are small, and on the questions' words."""
-    sizes = [4 * len(job.cell) * job.cell.selection.shape[1] for job in jobs]
+    jobs: Sequence[Job], setting: ProbeSettings, progress: Progress | None
+) -> tuple[list[Evaluated], list[WordsFit | None]]:
+    """Work on all places, several at a time where they are small, and on the questions' words."""
+    sizes = [4 * len(job.rows) * job.rows.selection.shape[1] for job in jobs]
     workers = min(
         len(jobs), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
     )
@@ -62,7 +61,7 @@ def evaluate(
     stop = Event()
     jobs = [job._replace(stop=stop, choose=len(jobs) > 1) for job in jobs]
     texts, places = words_baseline.distinct(jobs)
-    # One thread of arithmetic for each cell: cells side by side use processors better.
+    # One thread of arithmetic for each place: places side by side use processors better.
     with (
         linear.threads(1 if workers > 1 else None),
         ThreadPoolExecutor(max(1, workers)) as pool,
@@ -75,7 +74,7 @@ def evaluate(
                 jobs, sizes, pool.map(lambda job: _evaluate(job, setting), jobs), strict=True
             ):
                 found.append(result)
-                done, rows = done + size, rows + len(job.cell)
+                done, rows = done + size, rows + len(job.rows)
                 if progress is not None:
                     progress(done, rows, sum(sizes))
             baselines = [None if each is None else each.result() for each in told]
@@ -86,14 +85,14 @@ def evaluate(
     return found, [baselines[place] for place in places]
 
 
-def _evaluate(job: Job, setting: Settings) -> Evaluated:
-    cell, other = job.cell, job.other
-    vectors = cell.vectors()
+def _evaluate(job: Job, setting: ProbeSettings) -> Evaluated:
+    rows, other = job.rows, job.other
+    vectors = rows.vectors()
     if other is not None:
         tested = other.vectors()
         if tested.shape[1] != vectors.shape[1]:
             raise MismatchError(
-                f"{cell.place.text}: vectors of {vectors.shape[1]} values to train on, but of "
+                f"{rows.place.text}: vectors of {vectors.shape[1]} values to train on, but of "
                 f"{tested.shape[1]} in the other store"
             )
         vectors = np.concatenate([vectors, tested])
@@ -102,9 +101,9 @@ def _evaluate(job: Job, setting: Settings) -> Evaluated:
     if len(job.divisions) > 1:
         parts.append(np.arange(len(vectors)))
     standards = standards_of(vectors, parts)
-    trained = _train(job, setting, _Rows(vectors, positive, standards))
+    trained = _train(job, setting, _TrainingData(vectors, positive, standards))
     probe = Probe(
-        place=cell.place,
+        place=rows.place,
         method=setting.method,
         standard=standards[-1],
         model=trained.model,
@@ -125,14 +124,14 @@ def _of_shuffled(
     right = np.zeros(labels.shape[1])
     for division in divisions:
         found = metrics.auroc(scores[division.test], labels[division.test])
-        # Where labels shared with other cells leave one class here, nothing can be told.
+        # Where labels shared with other places leave one class here, nothing can be told.
         areas += np.where(np.isnan(found), 0.5, found) / len(divisions)
         right += ((scores[division.test] > 0) == labels[division.test]).sum(0)
     tested = sum(len(division.test) for division in divisions)
     return areas, float(right[1:].mean() / tested)
 
 
-class _Rows(NamedTuple):
+class _TrainingData(NamedTuple):
     """The rows of a job."""
 
     vectors: np.ndarray
@@ -144,7 +143,7 @@ class _Rows(NamedTuple):
 
 
 class _Trained(NamedTuple):
-    """What came of a cell's divisions."""
+    """What came of a place's divisions."""
 
     scores: np.ndarray
     """Of each row, by a probe that did not see it; NaN where there is none. ``[rows]``."""
@@ -159,7 +158,7 @@ class _Trained(NamedTuple):
     """Whether all regressions did, those of the divisions and that of the probe to keep."""
 
 
-def _train(job: Job, setting: Settings, rows: _Rows) -> _Trained:
+def _train(job: Job, setting: ProbeSettings, rows: _TrainingData) -> _Trained:
     """Train and test all divisions in the way that suits them."""
     vectors, _, standards = rows
     width = vectors.shape[1]
@@ -168,16 +167,20 @@ def _train(job: Job, setting: Settings, rows: _Rows) -> _Trained:
         vectors = vectors.astype(np.float64)
         rows = rows._replace(vectors=vectors)
     if len(job.divisions) > 1 and len(vectors) <= width and setting.method != "mlp":
-        ratios = cv_solver.ratios(vectors, standards[-1], standards[:-1], job.divisions)
-        if ratios.max() <= cv_solver.MOST:
+        ratios = cv_solver.variance_ratios(vectors, standards[-1], standards[:-1], job.divisions)
+        if ratios.max() <= cv_solver.LARGEST_RATIO:
             return _together(job, setting, rows, ratios)
     return _one_by_one(job, setting, rows)
 
 
-def _together(job: Job, setting: Settings, rows: _Rows, ratios: np.ndarray) -> _Trained:
+def _together(
+    job: Job, setting: ProbeSettings, rows: _TrainingData, ratios: np.ndarray
+) -> _Trained:
     """Cross-validate linear probes where rows are no more than dimensions."""
     vectors, positive, standards = rows
-    crossed = cv_solver.Crossed(vectors, standards[-1], standards[:-1], job.divisions, ratios)
+    crossed = cv_solver.CrossValidation(
+        vectors, standards[-1], standards[:-1], job.divisions, ratios
+    )
     model = _linear(crossed.whole, positive, setting)
     fitted = crossed.whole.fitted(model.weights)[:, 0] + float(model.intercepts[0])
     scores, converged = crossed.scores(positive, setting.method, setting.strength, fitted)
@@ -194,7 +197,7 @@ def _together(job: Job, setting: Settings, rows: _Rows, ratios: np.ndarray) -> _
     return _Trained(scores, shuffled, weights, float(model.intercepts[0]), choosing, converged)
 
 
-def _one_by_one(job: Job, setting: Settings, rows: _Rows) -> _Trained:
+def _one_by_one(job: Job, setting: ProbeSettings, rows: _TrainingData) -> _Trained:
     """Train and test each division by itself, then the probe to keep."""
     vectors, positive, standards = rows
     scores = np.full(len(vectors), np.nan)
@@ -206,7 +209,7 @@ def _one_by_one(job: Job, setting: Settings, rows: _Rows) -> _Trained:
     converged = True
     for division, standard in zip(job.divisions, standards, strict=False):
         job.check()
-        space = Space.of(vectors, division.train, division.test, standard)
+        space = TrainTest.of(vectors, division.train, division.test, standard)
         kept = _fit(space, positive[division.train], setting)
         scores[division.test] = kept.scores
         converged = converged and kept.converged
@@ -215,7 +218,7 @@ def _one_by_one(job: Job, setting: Settings, rows: _Rows) -> _Trained:
             shuffled[division.test] = _fit_shuffled(job, space, given, setting, kept.scores)
     if len(job.divisions) > 1:
         every = np.arange(len(vectors))
-        space = Space.of(vectors, every, every[:0], standards[-1])
+        space = TrainTest.of(vectors, every, every[:0], standards[-1])
         kept = _fit(space, positive, setting)
     assert kept is not None
     assert space is not None
@@ -224,11 +227,11 @@ def _one_by_one(job: Job, setting: Settings, rows: _Rows) -> _Trained:
     return _Trained(scores, shuffled, kept.model, kept.intercept, choosing, converged)
 
 
-def _choosing(job: Job, setting: Settings, space: Space) -> np.ndarray | None:
+def _choosing(job: Job, setting: ProbeSettings, space: TrainTest) -> np.ndarray | None:
     """Return by what the layer of each fold is chosen; None where that cannot be told.
 
     Args:
-        job: the cell.
+        job: the place.
         setting: method and penalty.
         space: all rows of a cross-validation, or the training rows of one division.
     """
@@ -265,7 +268,7 @@ class _Fitted(NamedTuple):
     converged: bool
 
 
-def _fit(space: Space, positive: np.ndarray, setting: Settings) -> _Fitted:
+def _fit(space: TrainTest, positive: np.ndarray, setting: ProbeSettings) -> _Fitted:
     if setting.method == "mlp":
         network = linear.perceptron(space, positive, setting.strength, setting.seed)
         return _Fitted(network, network.intercept, network.scores(space.test.ready()), True)
@@ -275,7 +278,7 @@ def _fit(space: Space, positive: np.ndarray, setting: Settings) -> _Fitted:
     return _Fitted(space.primal(model.weights[:, 0]), offset, scores, model.converged)
 
 
-def _linear(space: Space, positive: np.ndarray, setting: Settings) -> Linear:
+def _linear(space: TrainTest, positive: np.ndarray, setting: ProbeSettings) -> LinearModels:
     if setting.method == "logistic":
         return linear.logistic(space, positive, setting.strength)
     if setting.method == "ridge":
@@ -284,7 +287,11 @@ def _linear(space: Space, positive: np.ndarray, setting: Settings) -> Linear:
 
 
 def _fit_shuffled(
-    job: Job, space: Space, labels: np.ndarray, setting: Settings, own: np.ndarray | None = None
+    job: Job,
+    space: TrainTest,
+    labels: np.ndarray,
+    setting: ProbeSettings,
+    own: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the test rows' scores for each column of labels, the first being the real ones.
 
@@ -304,7 +311,7 @@ def _fit_shuffled(
             network = linear.perceptron(space, labels[:, column], setting.strength, setting.seed)
             columns.append(network.scores(space.test.ready()))
         return np.column_stack(columns)
-    model: Linear
+    model: LinearModels
     if setting.method == "logistic":
         model = linear.newton_step(space, labels, setting.strength)
     elif setting.method == "ridge":

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from actstore.analysis.solvers import linear, newton
-from actstore.analysis.solvers.cholesky import Factor
-from actstore.analysis.solvers.linear import Method, Space
+from actstore.analysis.solvers import linear
+from actstore.analysis.solvers.cholesky import CholeskyFactor, slack
+from actstore.analysis.solvers.linear import Method, TrainTest
 from actstore.analysis.statistics import metrics
 
 FEWEST = 3
@@ -22,7 +22,7 @@ FEWEST = 3
 
 
 def crossed(
-    space: Space, positive: np.ndarray, assigned: np.ndarray, method: Method, strength: float
+    space: TrainTest, positive: np.ndarray, assigned: np.ndarray, method: Method, strength: float
 ) -> np.ndarray:
     """Return for each fold the mean AUROC of two others, none trained on any of the two.
 
@@ -46,7 +46,7 @@ def crossed(
 
 
 def within(
-    space: Space, positive: np.ndarray, assigned: np.ndarray, method: Method, strength: float
+    space: TrainTest, positive: np.ndarray, assigned: np.ndarray, method: Method, strength: float
 ) -> float:
     """Return the mean AUROC of a cross-validation within the training rows.
 
@@ -63,7 +63,7 @@ def within(
 
 
 def _fits(
-    space: Space,
+    space: TrainTest,
     positive: np.ndarray,
     assigned: np.ndarray,
     left: Sequence[tuple[int, ...]],
@@ -91,10 +91,10 @@ def _fits(
             if method != "mean-difference":
                 gram -= means[:, None]
                 gram -= means - means.mean()
-                gram[np.diag_indices_from(gram)] += penalty + newton.slack(gram)
+                gram[np.diag_indices_from(gram)] += penalty + slack(gram)
                 targets = np.where(side, 1, -1) - (2 * side.mean() - 1)
                 # They add up to nothing, so that where the tested rows are centred is all one.
-                weights = Factor(gram).solve(targets.astype(gram.dtype))
+                weights = CholeskyFactor(gram).solve(targets.astype(gram.dtype))
             scores = [space.gram[np.ix_(test, train)] @ weights for test in tests]
         areas = [
             metrics.auroc(each, positive[test]) for each, test in zip(scores, tests, strict=True)
@@ -135,7 +135,7 @@ class _Products:
             matrix -= self._squares[fold]
         mean = sums.sum(0) / counts.sum()
         matrix -= (counts.sum() * np.outer(mean, mean)).astype(dtype)
-        matrix[np.diag_indices_from(matrix)] += penalty + newton.slack(matrix)
+        matrix[np.diag_indices_from(matrix)] += penalty + slack(matrix)
         # Products of the rows with centred targets: a multiple of the means' difference.
         right = difference * (2 * counts[0] * counts[1] / counts.sum())
-        return Factor(matrix).solve(np.asarray(right, dtype))
+        return CholeskyFactor(matrix).solve(np.asarray(right, dtype))

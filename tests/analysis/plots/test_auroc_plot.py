@@ -4,15 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from actstore.analysis.examples.place_rows import Place
+from actstore.analysis.examples.place_rows import ActivationPlace
 from actstore.analysis.plots import auroc_plot
 from actstore.analysis.plots.auroc_plot import Point
-from actstore.analysis.statistics.metrics import Estimate
+from actstore.analysis.statistics.metrics import IntervalEstimate
 
 
 def points(layers: list[int | None], site: str = "resid_post") -> list[Point]:
     return [
-        Point(Place("m", site, layer, "last", None), Estimate(0.7, 0.6, 0.8), 0.58)
+        Point(
+            ActivationPlace("m", site, layer, "last", None), IntervalEstimate(0.7, 0.6, 0.8), 0.58
+        )
         for layer in layers
     ]
 
@@ -49,6 +51,8 @@ def test_many_layers_and_sites_stay_readable() -> None:
 
 
 def test_one_layer_alone_is_drawn() -> None:
-    single = [Point(Place("m", "s", None, "mean", "prompt"), Estimate(0.1, 0.0, 0.3))]
+    single = [
+        Point(ActivationPlace("m", "s", None, "mean", "prompt"), IntervalEstimate(0.1, 0.0, 0.3))
+    ]
     (axes,) = auroc_plot.figure(single).axes
     assert axes.get_ylim()[0] < 0.1

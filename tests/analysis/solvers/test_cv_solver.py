@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
 from actstore.analysis.solvers import linear
-from actstore.analysis.solvers.cv_solver import Crossed, ratios
+from actstore.analysis.solvers.cv_solver import CrossValidation, variance_ratios
 from actstore.analysis.solvers.linear import Method
 from actstore.analysis.solvers.standardise import Standard, standards_of
 from actstore.analysis.statistics import folds, metrics
@@ -32,11 +32,13 @@ def outliers(vectors: np.ndarray) -> np.ndarray:
     return vectors
 
 
-def crossed(vectors: np.ndarray, divisions: list[folds.Fold]) -> tuple[Crossed, list[Standard]]:
+def crossed(
+    vectors: np.ndarray, divisions: list[folds.Fold]
+) -> tuple[CrossValidation, list[Standard]]:
     every = np.arange(len(vectors))
     standards = standards_of(vectors, [*(fold.train for fold in divisions), every])
-    found = ratios(vectors, standards[-1], standards[:-1], divisions)
-    return Crossed(vectors, standards[-1], standards[:-1], divisions, found), standards
+    found = variance_ratios(vectors, standards[-1], standards[:-1], divisions)
+    return CrossValidation(vectors, standards[-1], standards[:-1], divisions, found), standards
 
 
 def reference(

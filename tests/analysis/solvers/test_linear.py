@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
 from actstore.analysis.solvers import linear
-from actstore.analysis.solvers.linear import Space
+from actstore.analysis.solvers.linear import TrainTest
 from actstore.analysis.solvers.standardise import standards_of
 
 
@@ -41,7 +41,7 @@ def test_logistic_and_ridge_are_scikit_learns(rows: int, width: int, strength: f
     train, test = np.arange(rows - 15), np.arange(rows - 15, rows)
     (standard,) = standards_of(vectors, [train])
     ready = standard.apply(vectors)
-    space = Space.of(ready, train, test)
+    space = TrainTest.of(ready, train, test)
     assert space.dual == (len(train) <= width)
     models = {
         "logistic": (
@@ -69,7 +69,7 @@ def test_mean_difference_lies_half_way_between_the_means(rows: int, width: int) 
     vectors, positive = problem(rows, width)
     (standard,) = standards_of(vectors, [np.arange(rows)])
     ready = standard.apply(vectors)
-    space = Space.of(ready, np.arange(rows), np.empty(0, np.int64))
+    space = TrainTest.of(ready, np.arange(rows), np.empty(0, np.int64))
     found = linear.mean_difference(space, positive[:, None])
     expected = ready[positive].mean(0) - ready[~positive].mean(0)
     weights = space.primal(found.weights[:, 0])
@@ -81,7 +81,7 @@ def test_mean_difference_lies_half_way_between_the_means(rows: int, width: int) 
 def test_many_labels_at_once_are_each_what_they_are_alone() -> None:
     vectors, positive = problem(60, 200)
     labels = np.column_stack([positive, np.random.default_rng(1).permuted(positive)])
-    space = Space.of(vectors - vectors.mean(0), np.arange(45), np.arange(45, 60))
+    space = TrainTest.of(vectors - vectors.mean(0), np.arange(45), np.arange(45, 60))
     for solve in (linear.mean_difference, lambda s, y: linear.newton_step(s, y, 1.0)):
         both = solve(space, labels[:45])
         alone = solve(space, labels[:45, 1:])
@@ -92,7 +92,7 @@ def test_rows_that_are_the_same_do_not_stop_it() -> None:
     vectors, positive = problem(30, 100)
     vectors[10:20] = vectors[:10]
     vectors[20:] = 0
-    space = Space.of(vectors, np.arange(30), np.empty(0, np.int64))
+    space = TrainTest.of(vectors, np.arange(30), np.empty(0, np.int64))
     found = linear.logistic(space, positive, 1.0)
     assert np.isfinite(found.weights).all()
 
@@ -103,7 +103,7 @@ def test_the_perceptron_learns_what_no_line_can(width: int) -> None:
     vectors = draw.standard_normal((160, width)).astype(np.float32) * 0.1
     vectors[:, :2] = draw.choice([-2.0, 2.0], (160, 2))
     positive = vectors[:, 0] * vectors[:, 1] > 0
-    space = Space.of(vectors, np.arange(120), np.arange(120, 160))
+    space = TrainTest.of(vectors, np.arange(120), np.arange(120, 160))
     with linear.threads(None):
         network = linear.perceptron(space, positive[:120], 1.0, 0)
     right = (network.scores(vectors[120:]) > 0) == positive[120:]
