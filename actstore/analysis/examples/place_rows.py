@@ -1,4 +1,4 @@
-"""The rows of a store that one probe or vector is made of: one model, site, layer and pooling."""
+"""Rows of one place: one model, site, layer, pooling and region, for one probe or vector."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LISTED = 5
 
 
 class ActivationPlace(NamedTuple):
-    """What tells places apart."""
+    """The model, site, layer, pooling and region that vectors were captured at."""
 
     model: str
     site: str
@@ -89,7 +89,7 @@ class PlaceRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowChoice:
-    """Which rows of a store are meant; every field narrows them down."""
+    """Which rows of a store to use; every field that is set leaves some out."""
 
     where: str | None = None
     layers: Sequence[int | None] | None = None
@@ -155,7 +155,7 @@ def by_place(
     notes: list[str] | None = None,
     grouping: ExampleGroups | None = None,
 ) -> list[PlaceRows]:
-    """Divide rows with a class into places, ordered by site, pooling, region and layer.
+    """Return the rows with a class, place by place: by site, pooling, region and layer.
 
     Args:
         selection: rows of one model.
@@ -233,8 +233,8 @@ def finite_vectors(selection: SelectedRows, place: ActivationPlace) -> np.ndarra
 
 def rows_and_labels(
     store: StoreReader, choice: RowChoice, column: str
-) -> tuple[SelectedRows, list[Any]]:
-    """Return the chosen rows and the distinct-by-row values of a column of theirs.
+) -> tuple[SelectedRows, list[object]]:
+    """Return the chosen rows, and each row's value of a column.
 
     Raises:
         NotInStoreError: there is no such column.

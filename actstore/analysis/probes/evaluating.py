@@ -31,7 +31,7 @@ _PRECISE = 1e5
 
 
 class Evaluated(NamedTuple):
-    """What came of one place."""
+    """The scores and the kept probe of one place."""
 
     probe: Probe
     scores: np.ndarray
@@ -143,7 +143,7 @@ class _TrainingData(NamedTuple):
 
 
 class _Trained(NamedTuple):
-    """What came of a place's divisions."""
+    """The scores of all divisions of a place, and the model to keep."""
 
     scores: np.ndarray
     """Of each row, by a probe that did not see it; NaN where there is none. ``[rows]``."""
@@ -258,7 +258,7 @@ def _choosing(job: Job, setting: ProbeSettings, space: TrainTest) -> np.ndarray 
 
 
 class _Fitted(NamedTuple):
-    """What came of one division."""
+    """The model and test scores of one division."""
 
     model: np.ndarray | Perceptron
     """In terms of dimensions."""

@@ -1,4 +1,4 @@
-"""What the places of a run come to together: chance among many, and the best one's own worth.
+"""Corrects for the choice among many layers: family-wise p-values, the nested AUROC of the best.
 
 The best of many layers is high by chance. So each place's AUROC is held against the largest
 of all places on the same shuffled labels (Westfall and Young 1993, single step), which knows
@@ -77,7 +77,7 @@ def differences(values: np.ndarray, influences: np.ndarray, seed: int) -> np.nda
 
 
 class Candidate(NamedTuple):
-    """What a place brings to the choice of the best."""
+    """The test results of one place, among which the best is chosen."""
 
     place: ActivationPlace
     auroc: IntervalEstimate
@@ -92,7 +92,7 @@ class Candidate(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The place with the largest AUROC, and what choosing by data is worth."""
+    """The place with the largest AUROC, and the nested AUROC of choosing it by data."""
 
     place: ActivationPlace
     auroc: IntervalEstimate
@@ -112,7 +112,7 @@ class Best(NamedTuple):
 
 
 def best(tested: Sequence[Candidate], reason: str | None) -> Best | None:
-    """Return the best of several places, and what a choice among them is worth.
+    """Return the best of several places, and the nested AUROC of that choice.
 
     Args:
         tested: the places; of one there is no choice.

@@ -27,7 +27,7 @@ Named = tuple[Sequence[str], Sequence[str]]
 
 
 class Probed(NamedTuple):
-    """What one layer's probe came to."""
+    """The AUROC of one layer's probe."""
 
     layer: int | None
     auroc: IntervalEstimate

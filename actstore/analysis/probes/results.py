@@ -1,4 +1,4 @@
-"""What a probe is, and what came of training and testing one."""
+"""A trained probe, and the figures of training and testing it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Probe:
 
 
 class Permuted(NamedTuple):
-    """What comes out when labels are shuffled."""
+    """Figures of runs with shuffled labels."""
 
     runs: int
     auroc_mean: float
@@ -70,7 +70,7 @@ class Permuted(NamedTuple):
 
 
 class WordsBaseline(NamedTuple):
-    """What the questions' words alone come to, in the same folds."""
+    """AUROC of the questions' words alone, in the same folds."""
 
     auroc: IntervalEstimate
     p_family: float
@@ -89,7 +89,7 @@ class Effect(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """What one probe came to."""
+    """The figures of one probe."""
 
     place: ActivationPlace
     method: Method
@@ -183,7 +183,7 @@ class ProbeReport:
 
     results: list[ProbeResult]
     best: Best | None
-    """The best of several places, and what choosing it is worth."""
+    """The best of several places, with its nested AUROC."""
     classes: Classes
     method: Method
     lineage: dict[str, object]

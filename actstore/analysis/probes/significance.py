@@ -34,7 +34,7 @@ def judge(
     Args:
         jobs: the places.
         evaluated: what came of each.
-        words: what the questions' words come to in each.
+        words: scores of the words baseline in each.
         setting: method, folds and seed.
         notes: takes what should be known of the figures.
     """

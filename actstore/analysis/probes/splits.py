@@ -52,7 +52,7 @@ class Job(NamedTuple):
     shared: bool
     """Whether what is a fold here is the same examples' fold in the run's other places."""
     choose: bool = False
-    """Whether there is a choice among places, whose worth is to be told."""
+    """Whether there is a choice among places, whose nested AUROC is to be computed."""
     stop: Event | None = None
     """Set when nobody waits for the result any more."""
 

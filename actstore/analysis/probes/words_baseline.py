@@ -1,4 +1,4 @@
-"""What the words of the questions alone tell of the labels, in the folds of the probes.
+"""The words baseline: a classifier on the questions' words alone, in the folds of the probes.
 
 A probe that does no better than a bag of words has found nothing that the model adds. The
 words are those of ``question`` (where that holds a statement, the statement): TF-IDF of words
@@ -24,7 +24,7 @@ _STEPS = 1000
 
 
 class WordsFit(NamedTuple):
-    """What words come to on the rows of a place."""
+    """Scores and AUROC of the words on the rows of a place."""
 
     scores: np.ndarray
     """Float64 ``[rows]``; NaN of rows that are not tested."""

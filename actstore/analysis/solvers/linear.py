@@ -326,7 +326,6 @@ def perceptron(space: TrainTest, positive: np.ndarray, strength: float, seed: in
 @contextlib.contextmanager
 def threads(count: int | None) -> Iterator[None]:
     """Let arithmetic use ``count`` threads in each caller, or as many as it likes."""
-    import scipy.linalg  # noqa: F401 - limits reach only what is loaded
     from threadpoolctl import threadpool_limits
 
     # Filters are the process's, so they are set before there are threads.

@@ -1,6 +1,6 @@
-"""Regressions over the weights of dimensions, by Newton's method, where rows are the more.
+"""Regressions with one weight for each dimension, by Newton's method: for many rows.
 
-What :mod:`actstore.analysis.solvers.newton` is for few rows: each of Newton's steps is found by
+As in :mod:`actstore.analysis.solvers.newton_by_rows`, each of Newton's steps is found by
 conjugate gradients in float64, led by a factor of the loss's curve that need not be of the
 very point, and the end is reached when little of the weights' length is left to go.
 """
@@ -23,7 +23,7 @@ _SHORT = 1e-4
 
 
 class DimensionWeights(NamedTuple):
-    """What a regression came to."""
+    """The weights of a regression."""
 
     weights: np.ndarray
     """Float64 ``[width]``."""

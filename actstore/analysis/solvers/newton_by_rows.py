@@ -1,4 +1,4 @@
-"""Regressions over the rows' weights, by Newton's method, as exactly as float64 has them.
+"""Regressions with one weight for each row, by Newton's method: for fewer rows than dimensions.
 
 The scores of a linear model are ``K @ weights + intercept`` with the rows' Gram matrix K.
 Several regressions advance side by side, so that what multiplies by K may serve all of
@@ -158,7 +158,7 @@ class Regression(NamedTuple):
 
 
 class Regressions(NamedTuple):
-    """What the regressions came to."""
+    """Weights, intercepts and scores of solved regressions."""
 
     weights: np.ndarray
     """Of each row, 0 where it was not trained on; float64 ``[rows, tasks]``."""
@@ -206,7 +206,7 @@ def solve(tasks: Sequence[Regression], product: Product, rows: int, penalty: flo
 
 
 class _End(NamedTuple):
-    """Where one regression came to."""
+    """The result of one regression."""
 
     weights: np.ndarray
     intercept: float
@@ -233,7 +233,7 @@ class _Step:
 
 
 class _NewtonDescent:
-    """One regression on its way."""
+    """One regression while it is solved, step by step."""
 
     def __init__(self, task: Regression, rows: int, penalty: float) -> None:
         self._rows, self._gram, self._penalty = task.rows, task.gram, penalty
@@ -403,7 +403,7 @@ class _Direction:
 
 
 class _Preconditioner:
-    """Solves what is near the problem of a step."""
+    """Solves an approximation of a step's equations, to lead conjugate gradients."""
 
     def __init__(self, gram: np.ndarray, curve: np.ndarray, penalty: float) -> None:
         self._root = np.sqrt(curve)

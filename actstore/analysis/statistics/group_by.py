@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -51,7 +51,7 @@ def group(selection: SelectedRows, by: Sequence[str]) -> list[RowGroup]:
     return sorted(groups, key=lambda found: order(found.key.values()))
 
 
-def order(values: Any) -> tuple[tuple[bool, Any], ...]:
+def order(values: Iterable[Any]) -> tuple[tuple[bool, Any], ...]:
     """Return what sorts a group's values, null after all others."""
     return tuple((value is None, 0 if value is None else value) for value in values)
 

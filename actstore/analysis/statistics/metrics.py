@@ -141,9 +141,20 @@ def auroc_interval(
         width: dimensions that the probes had; where it is missing, the interval is that of
             probes with many more dimensions than rows.
     """
-    area, shares = influence(scores, positive, groups, folds)
-    tested = np.concatenate([fold.test for fold in folds])
+    found = influence(scores, positive, groups, folds)
     factor = Dependence.of(folds, groups, width, positive)
+    return _auroc_interval(found, positive, groups, folds, factor)
+
+
+def _auroc_interval(
+    found: Influence,
+    positive: np.ndarray,
+    groups: np.ndarray,
+    folds: Sequence[Fold],
+    factor: Dependence,
+) -> IntervalEstimate:
+    area, shares = found
+    tested = np.concatenate([fold.test for fold in folds])
     variance = _clustered(shares[tested], groups[tested])
     sides = [_groups(groups, positive == side, tested) for side in (True, False)]
     widest = _newcombe(area, sides[0], sides[1], factor)
@@ -204,8 +215,8 @@ def auroc_difference(
     certain = [float(np.square(each.rows).sum()) <= _NOTHING for each in (one, two)]
     if any(certain):
         # Wholly separated classes are not certain, and scores that are all one have no error.
-        first = auroc_interval(scores, positive, groups, folds, width)
-        second = auroc_interval(other, positive, groups, folds, width)
+        first = _auroc_interval(one, positive, groups, folds, factor)
+        second = _auroc_interval(two, positive, groups, folds, factor)
         if two.area == 0.5 and certain[1]:
             second = IntervalEstimate(0.5, 0.5, 0.5)
         low, high = min(low, first.low - second.high), max(high, first.high - second.low)

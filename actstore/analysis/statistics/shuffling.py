@@ -1,4 +1,4 @@
-"""Shuffled labels as they might be if they had nothing to do with the vectors.
+"""Shuffled labels, exchanged only between rows that chance could exchange.
 
 What exchanges its labels must be alike but for them, so labels move between things of one
 kind within one thing of the kind above: groups of a fold, examples of a group, versions of

@@ -55,7 +55,7 @@ class Examples(NamedTuple):
 
 
 class HeldOutSeparation(NamedTuple):
-    """What one layer's direction comes to on examples that it was not made of."""
+    """Figures of one layer's direction on examples that it was not made of."""
 
     separation: float | None
     """Distance of the class means along it in standard deviations (Cohen's d)."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validated:
-    """What one layer's vector comes to on validation data."""
+    """Figures of one layer's vector on validation data."""
 
     place: ActivationPlace
     """Of the rows; pooling and region may differ from the vector's where that was asked for."""
@@ -47,8 +47,8 @@ class Validated:
     """Groups of examples that belong together; the interval counts these."""
     in_sample: InSample
     entries: list[tuple[object, ...]]
-    """One for each example, in the columns of ``probe_stats_layerL.csv``; where rows of the
-    making are shown, whether it is one of them stands last."""
+    """One for each example, in the columns of ``probe_stats_layerL.csv``; where training rows
+    are shown, whether it is one of them stands last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,8 @@ def validate(
 
     An example's score is the mean over its rows (its tokens, or its one vector). The AUROC
     is that of these means, as scikit-learn's ``roc_auc_score`` has it, with DeLong's interval.
-    Rows of the vectors' making are left out (see :mod:`actstore.analysis.examples.lineages`).
+    Rows that the vectors were made of are left out
+    (see :mod:`actstore.analysis.examples.lineages`).
 
     Args:
         store: validation data.
@@ -202,7 +203,7 @@ def _positive(
 def _rows_for(
     vector: LoadedVector, by_place: Sequence[PlaceRows], store: StoreReader, other_pooling: bool
 ) -> PlaceRows:
-    """Return the place that a vector is for; of vectors without origin, that of its layer."""
+    """Return the rows of a vector's place; without a recorded place, those of its layer."""
     if vector.place is not None:
         fitting = [rows for rows in by_place if rows.place == vector.place]
         if not fitting and other_pooling:
@@ -258,7 +259,7 @@ def _elsewhere(layers: Sequence[Validated]) -> list[str]:
 def _validated(
     vector: LoadedVector, rows: PlaceRows, sides: Classes, counted: InSample, own: np.ndarray | None
 ) -> Validated:
-    """Return what a vector comes to on a place; ``own`` are rows of the making that are shown."""
+    """Return a vector's figures on a place's rows; ``own`` says which it was made of."""
     vector_files.check_width(vector, rows.selection.shape[1], f"{rows.place.text}")
     scores = rows.vectors().astype(np.float64) @ vector.vector.astype(np.float64)
     entries = question_scores.by_question(rows.table, scores, sides.column)

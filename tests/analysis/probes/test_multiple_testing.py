@@ -1,4 +1,4 @@
-"""Chance among many places, and what the best of them is worth."""
+"""Chance among many places, and the nested AUROC of the best."""
 
 from itertools import permutations
 
