@@ -189,8 +189,8 @@ def _together(
         labels = np.column_stack([positive, job.shuffled.columns()])
         shuffled = np.zeros(labels.shape, np.float32)
         for number, division in enumerate(job.divisions):
-            space = crossed.space(number)
-            shuffled[division.test] = _fit_shuffled(job, space, labels[division.train], setting)
+            data = crossed.fold(number)
+            shuffled[division.test] = _fit_shuffled(job, data, labels[division.train], setting)
     weights = crossed.whole.primal(model.weights[:, 0])
     choosing = _choosing(job, setting, crossed.whole) if job.choose else None
     converged = converged and model.converged
@@ -205,35 +205,35 @@ def _one_by_one(job: Job, setting: ProbeSettings, rows: _TrainingData) -> _Train
     if job.shuffled is not None:
         labels = np.column_stack([positive, job.shuffled.columns()])
         shuffled = np.zeros(labels.shape, np.float32)
-    kept = space = None
+    kept = data = None
     converged = True
     for division, standard in zip(job.divisions, standards, strict=False):
         job.check()
-        space = TrainTest.of(vectors, division.train, division.test, standard)
-        kept = _fit(space, positive[division.train], setting)
+        data = TrainTest.of(vectors, division.train, division.test, standard)
+        kept = _fit(data, positive[division.train], setting)
         scores[division.test] = kept.scores
         converged = converged and kept.converged
         if shuffled is not None and labels is not None:
             given = labels[division.train]
-            shuffled[division.test] = _fit_shuffled(job, space, given, setting, kept.scores)
+            shuffled[division.test] = _fit_shuffled(job, data, given, setting, kept.scores)
     if len(job.divisions) > 1:
         every = np.arange(len(vectors))
-        space = TrainTest.of(vectors, every, every[:0], standards[-1])
-        kept = _fit(space, positive, setting)
+        data = TrainTest.of(vectors, every, every[:0], standards[-1])
+        kept = _fit(data, positive, setting)
     assert kept is not None
-    assert space is not None
+    assert data is not None
     converged = converged and kept.converged
-    choosing = _choosing(job, setting, space) if job.choose else None
+    choosing = _choosing(job, setting, data) if job.choose else None
     return _Trained(scores, shuffled, kept.model, kept.intercept, choosing, converged)
 
 
-def _choosing(job: Job, setting: ProbeSettings, space: TrainTest) -> np.ndarray | None:
+def _choosing(job: Job, setting: ProbeSettings, data: TrainTest) -> np.ndarray | None:
     """Return by what the layer of each fold is chosen; None where that cannot be told.
 
     Args:
         job: the place.
         setting: method and penalty.
-        space: all rows of a cross-validation, or the training rows of one division.
+        data: all rows of a cross-validation, or the training rows of one division.
     """
     if setting.method == "mlp":
         return None
@@ -244,7 +244,7 @@ def _choosing(job: Job, setting: ProbeSettings, space: TrainTest) -> np.ndarray 
         assigned = np.empty(len(job.positive), np.int64)
         for number, division in enumerate(job.divisions):
             assigned[division.test] = number
-        return nested_choice.crossed(space, job.positive, assigned, *how)
+        return nested_choice.crossed(data, job.positive, assigned, *how)
     train = job.divisions[0].train
     positive = job.positive[train]
     try:
@@ -254,7 +254,7 @@ def _choosing(job: Job, setting: ProbeSettings, space: TrainTest) -> np.ndarray 
     assigned = np.empty(len(train), np.int64)
     for number, division in enumerate(inner):
         assigned[division.test] = number
-    return np.array([nested_choice.within(space, positive, assigned, *how)])
+    return np.array([nested_choice.within(data, positive, assigned, *how)])
 
 
 class _Fitted(NamedTuple):
@@ -268,27 +268,27 @@ class _Fitted(NamedTuple):
     converged: bool
 
 
-def _fit(space: TrainTest, positive: np.ndarray, setting: ProbeSettings) -> _Fitted:
+def _fit(data: TrainTest, positive: np.ndarray, setting: ProbeSettings) -> _Fitted:
     if setting.method == "mlp":
-        network = linear.perceptron(space, positive, setting.strength, setting.seed)
-        return _Fitted(network, network.intercept, network.scores(space.test.ready()), True)
-    model = _linear(space, positive, setting)
+        network = linear.perceptron(data, positive, setting.strength, setting.seed)
+        return _Fitted(network, network.intercept, network.scores(data.test.ready()), True)
+    model = _linear(data, positive, setting)
     offset = float(model.intercepts[0])
-    scores = space.scores(model.weights)[:, 0] + offset
-    return _Fitted(space.primal(model.weights[:, 0]), offset, scores, model.converged)
+    scores = data.scores(model.weights)[:, 0] + offset
+    return _Fitted(data.primal(model.weights[:, 0]), offset, scores, model.converged)
 
 
-def _linear(space: TrainTest, positive: np.ndarray, setting: ProbeSettings) -> LinearModels:
+def _linear(data: TrainTest, positive: np.ndarray, setting: ProbeSettings) -> LinearModels:
     if setting.method == "logistic":
-        return linear.logistic(space, positive, setting.strength)
+        return linear.logistic(data, positive, setting.strength)
     if setting.method == "ridge":
-        return linear.ridge(space, positive, setting.strength)
-    return linear.mean_difference(space, positive[:, None])
+        return linear.ridge(data, positive, setting.strength)
+    return linear.mean_difference(data, positive[:, None])
 
 
 def _fit_shuffled(
     job: Job,
-    space: TrainTest,
+    data: TrainTest,
     labels: np.ndarray,
     setting: ProbeSettings,
     own: np.ndarray | None = None,
@@ -300,7 +300,7 @@ def _fit_shuffled(
     """
     lone = labels.all(0) | ~labels.any(0)
     if lone.any():
-        found = _fit_shuffled(job, space, np.where(lone, labels[:, :1], labels), setting, own)
+        found = _fit_shuffled(job, data, np.where(lone, labels[:, :1], labels), setting, own)
         found[:, lone] = 0
         return found
     if setting.method == "mlp":
@@ -308,15 +308,15 @@ def _fit_shuffled(
         columns = [own]
         for column in range(1, labels.shape[1]):
             job.check()
-            network = linear.perceptron(space, labels[:, column], setting.strength, setting.seed)
-            columns.append(network.scores(space.test.ready()))
+            network = linear.perceptron(data, labels[:, column], setting.strength, setting.seed)
+            columns.append(network.scores(data.test.ready()))
         return np.column_stack(columns)
     model: LinearModels
     if setting.method == "logistic":
-        model = linear.newton_step(space, labels, setting.strength)
+        model = linear.newton_step(data, labels, setting.strength)
     elif setting.method == "ridge":
-        model = linear.ridges(space, labels, setting.strength)
+        model = linear.ridges(data, labels, setting.strength)
     else:
-        model = linear.mean_difference(space, labels)
-    scores: np.ndarray = space.many_scores(model.weights) + model.intercepts
+        model = linear.mean_difference(data, labels)
+    scores: np.ndarray = data.many_scores(model.weights) + model.intercepts
     return scores

@@ -83,7 +83,7 @@ class CrossValidation:
         self._means = np.column_stack([each.mean for each in standards])
         self._inverses = np.where(ratios > 0, inverses, 0)
         self._rows = StandardisedRows(vectors, self._means, self._inverses)
-        self._spaces: dict[int, TrainTest] = {}
+        self._folds: dict[int, TrainTest] = {}
 
     def scores(
         self, positive: np.ndarray, method: Method, strength: float, start: np.ndarray
@@ -110,16 +110,16 @@ class CrossValidation:
             scores[division.test] = found[division.test, number]
         return scores, converged
 
-    def space(self, number: int) -> TrainTest:
-        """Return a fold's rows, near those of its own scales, for many labels at little cost.
+    def fold(self, number: int) -> TrainTest:
+        """Return a fold's products, near those of its own scales, cheap for many labels.
 
         Scales have nothing to do with labels, so a test that compares labels may use them.
         """
-        if number not in self._spaces:
+        if number not in self._folds:
             division = self._divisions[number]
             gram = self._gram(number)
-            self._spaces[number] = TrainTest(gram=gram[division.train], cross=gram[division.test])
-        return self._spaces[number]
+            self._folds[number] = TrainTest(gram=gram[division.train], cross=gram[division.test])
+        return self._folds[number]
 
     def _gram(self, number: int) -> np.ndarray:
         """Return inner products of all rows with the training rows of a fold, or near them."""
@@ -155,7 +155,7 @@ class CrossValidation:
     ) -> newton_by_rows.Regressions:
         tasks, offsets = [], np.zeros(len(self._divisions))
         for number, (train, _) in enumerate(self._divisions):
-            gram = self.space(number).gram
+            gram = self.fold(number).gram
             exact = partial(
                 StandardisedRows(self._vectors, self._means, self._inverses, train).gram, number
             )

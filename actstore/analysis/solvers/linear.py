@@ -58,7 +58,7 @@ class TrainTest:
         test: np.ndarray,
         standard: Standard | None = None,
     ) -> TrainTest:
-        """Return the space of some vectors; by rows where those are the fewer.
+        """Return the products of some vectors; by rows where those are the fewer.
 
         Args:
             vectors: float32 or float64 ``[rows, width]``.
@@ -184,16 +184,16 @@ class LinearModels(NamedTuple):
     """Whether the weights are those of the optimum to 1 in 10,000."""
 
 
-def mean_difference(space: TrainTest, positive: np.ndarray) -> LinearModels:
+def mean_difference(data: TrainTest, positive: np.ndarray) -> LinearModels:
     """Return the difference of the classes' means; scores are 0 half way between the two.
 
     Args:
-        space: the rows.
+        data: the rows.
         positive: bool ``[train, models]``.
     """
     rows = difference_weights(positive)
-    weights = rows if space.dual else space.train.combined(rows)
-    return LinearModels(weights, -half_way(space.fitted(weights), positive))
+    weights = rows if data.dual else data.train.combined(rows)
+    return LinearModels(weights, -half_way(data.fitted(weights), positive))
 
 
 def difference_weights(positive: np.ndarray) -> np.ndarray:
@@ -211,53 +211,53 @@ def half_way(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     return middle
 
 
-def ridge(space: TrainTest, positive: np.ndarray, strength: float) -> LinearModels:
+def ridge(data: TrainTest, positive: np.ndarray, strength: float) -> LinearModels:
     """Return least squares on classes -1 and 1 with penalty ``1 / strength``.
 
     Args:
-        space: the rows.
+        data: the rows.
         positive: bool ``[train]``.
         strength: inverse of the penalty.
     """
     targets = np.where(positive, 1.0, -1.0)
     offset = float(targets.mean())
-    found = space.fit(Squares(targets - offset), 1 / strength)
+    found = data.fit(Squares(targets - offset), 1 / strength)
     return found._replace(intercepts=found.intercepts + offset)
 
 
-def ridges(space: TrainTest, positive: np.ndarray, strength: float) -> LinearModels:
+def ridges(data: TrainTest, positive: np.ndarray, strength: float) -> LinearModels:
     """Return ridge regressions of many labels at little cost, to the digits of the vectors.
 
     Args:
-        space: the rows.
+        data: the rows.
         positive: bool ``[train, models]``.
         strength: inverse of the penalty.
     """
     targets = np.where(positive, 1, -1).astype(np.float32)
     offset = targets.mean(0)
-    weights = space.ridge(targets - offset, 1 / strength)
+    weights = data.ridge(targets - offset, 1 / strength)
     # Standardised training rows have mean 0, so the mean target is the intercept.
     return LinearModels(weights, offset)
 
 
-def newton_step(space: TrainTest, positive: np.ndarray, strength: float) -> LinearModels:
+def newton_step(data: TrainTest, positive: np.ndarray, strength: float) -> LinearModels:
     """Return where Newton's first step leads logistic regressions; cheap for many labels.
 
     It is a ridge regression whose penalty is four times that of the logistic one.
     """
-    found = ridges(space, positive, strength / 4)
+    found = ridges(data, positive, strength / 4)
     return LinearModels(2 * found.weights, 2 * found.intercepts)
 
 
-def logistic(space: TrainTest, positive: np.ndarray, strength: float) -> LinearModels:
+def logistic(data: TrainTest, positive: np.ndarray, strength: float) -> LinearModels:
     """Return the logistic regression that scikit-learn has by default: L2 with ``C = strength``.
 
     Args:
-        space: the rows.
+        data: the rows.
         positive: bool ``[train]``.
         strength: inverse of the penalty.
     """
-    return space.fit(Logistic(positive), 1 / strength)
+    return data.fit(Logistic(positive), 1 / strength)
 
 
 def _rows(vectors: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -287,7 +287,7 @@ class Perceptron:
         return result
 
 
-def perceptron(space: TrainTest, positive: np.ndarray, strength: float, seed: int) -> Perceptron:
+def perceptron(data: TrainTest, positive: np.ndarray, strength: float, seed: int) -> Perceptron:
     """Train scikit-learn's ``MLPClassifier`` with 64 hidden units.
 
     Where rows are fewer than dimensions it is trained on the rows' principal components,
@@ -295,10 +295,10 @@ def perceptron(space: TrainTest, positive: np.ndarray, strength: float, seed: in
     """
     from sklearn.neural_network import MLPClassifier
 
-    rows = space.train.ready()
+    rows = data.train.ready()
     features, back = rows, None
-    if space.dual:
-        values, axes = np.linalg.eigh(space.gram)
+    if data.dual:
+        values, axes = np.linalg.eigh(data.gram)
         kept = values > max(0.0, float(values[-1])) * 1e-6
         size = np.sqrt(values[kept])
         features = axes[:, kept] * size

@@ -81,9 +81,9 @@ def test_what_chooses_is_a_probe_trained_without_both_folds(method: Method, widt
     vectors = (draw.standard_normal((60, width)) + 0.6 * positive[:, None]).astype(np.float32)
     assigned = np.arange(60) % 5
     every = np.arange(60)
-    space = TrainTest.of(vectors, every, every[:0])
-    assert space.dual == (width > 60)
-    found = nested_choice.crossed(space, positive, assigned, method, 1.0)
+    data = TrainTest.of(vectors, every, every[:0])
+    assert data.dual == (width > 60)
+    found = nested_choice.crossed(data, positive, assigned, method, 1.0)
     for fold in range(5):
         areas = []
         for other in ((fold - 1) % 5, (fold + 1) % 5):
@@ -118,9 +118,9 @@ def chosen(seed: int, layers: int, rows: int = 40, width: int = 8) -> tuple[floa
         scores = np.empty(rows)
         own = []
         for train, test in divisions:
-            space = TrainTest.of(vectors, train, test)
-            model = linear.mean_difference(space, positive[train][:, None])
-            scores[test] = space.scores(model.weights)[:, 0]
+            data = TrainTest.of(vectors, train, test)
+            model = linear.mean_difference(data, positive[train][:, None])
+            scores[test] = data.scores(model.weights)[:, 0]
             own.append(float(metrics.auroc(scores[test], positive[test])))
         areas.append(own)
         choosing = nested_choice.crossed(

@@ -118,10 +118,10 @@ def test_the_space_for_many_labels_is_near_the_folds_own() -> None:
             ready = standards[number].apply(each)
             expected = ready[train] @ ready[train].T
             # Each dimension counts at most a quarter too much or too little.
-            near = np.linalg.eigvalsh(1.25 * expected - both.space(number).gram)
+            near = np.linalg.eigvalsh(1.25 * expected - both.fold(number).gram)
             assert near.min() > -1e-3 * near.max()
             weights = np.random.default_rng(number).standard_normal((len(train), 1))
             weights -= weights.mean()
             scores = ready[test] @ (ready[train].T @ weights)
-            found = both.space(number).many_scores(weights)
+            found = both.fold(number).many_scores(weights)
             assert np.corrcoef(found[:, 0], scores[:, 0])[0, 1] > 0.99
