@@ -326,6 +326,7 @@ def perceptron(data: TrainTest, positive: np.ndarray, strength: float, seed: int
 @contextlib.contextmanager
 def threads(count: int | None) -> Iterator[None]:
     """Let arithmetic use ``count`` threads in each caller, or as many as it likes."""
+    import scipy.linalg  # noqa: F401 - limits reach only what is loaded
     from threadpoolctl import threadpool_limits
 
     # Filters are the process's, so they are set before there are threads.
