@@ -17,15 +17,15 @@ import pyarrow as pa
 
 from actstore import schema
 from actstore.analysis.examples import example_groups
-from actstore.analysis.examples.place_rows import Cell, Place
+from actstore.analysis.examples.place_rows import ActivationPlace, PlaceRows
 from actstore.analysis.probes import evaluating, significance, splits
-from actstore.analysis.probes.results import Result
-from actstore.analysis.probes.splits import Settings
+from actstore.analysis.probes.results import ProbeResult
+from actstore.analysis.probes.splits import ProbeSettings
 from actstore.analysis.solvers import linear
 from actstore.analysis.solvers.linear import Method
 from actstore.analysis.solvers.standardise import standards_of
 from actstore.analysis.statistics import metrics
-from actstore.analysis.statistics.metrics import Estimate
+from actstore.analysis.statistics.metrics import IntervalEstimate
 from benchmarks.corpus import Corpus
 from benchmarks.measure import Outcome
 
@@ -100,15 +100,15 @@ def draw(case: Case, rows: int, generator: np.random.Generator, exact: bool = Tr
     return Draw(vectors, positive, groups)
 
 
-def probe(data: Draw, setting: Settings) -> tuple[list[Result], Any]:
+def probe(data: Draw, setting: ProbeSettings) -> tuple[list[ProbeResult], Any]:
     """Return what ``actstore probe`` would say of these rows, and of the best layer."""
-    jobs = splits.crossed(cells_of(data), setting)
+    jobs = splits.crossed(place_rows_of(data), setting)
     evaluated, words = evaluating.evaluate(jobs, setting, None)
     return significance.judge(jobs, evaluated, words, setting, [])
 
 
-def cells_of(data: Draw) -> list[Cell]:
-    """Return the rows as the cells of a store that need not be written."""
+def place_rows_of(data: Draw) -> list[PlaceRows]:
+    """Return the rows as the places of a store that need not be written."""
     count = len(data.positive)
     typed = schema.metadata_schema()
     names = dict.fromkeys([*schema.key_names(), "label", *example_groups.COLUMNS])
@@ -116,14 +116,14 @@ def cells_of(data: Draw) -> list[Cell]:
     columns["example_id"] = pa.array([f"e{group}" for group in data.groups.tolist()])
     columns["example_index"] = pa.array(range(count), pa.int64())
     table = pa.table(columns)
-    kin = example_groups.of_table(table)
+    grouping = example_groups.of_table(table)
     return [
-        Cell(
-            place=Place("m", "resid_post", layer, "last", None),
+        PlaceRows(
+            place=ActivationPlace("m", "resid_post", layer, "last", None),
             selection=_Rows(vectors),  # type: ignore[arg-type]  # as much of one as is needed
             table=table,
             positive=data.positive,
-            kin=kin,
+            grouping=grouping,
         )
         for layer, vectors in enumerate(data.vectors)
     ]
@@ -145,8 +145,8 @@ class _Rows:
 class Found:
     """What came of the simulations of one setting."""
 
-    aurocs: list[Estimate] = field(default_factory=list)
-    accuracies: list[Estimate] = field(default_factory=list)
+    aurocs: list[IntervalEstimate] = field(default_factory=list)
+    accuracies: list[IntervalEstimate] = field(default_factory=list)
     true_auroc: list[float] = field(default_factory=list)
     true_accuracy: list[float] = field(default_factory=list)
     p_value: list[float] = field(default_factory=list)
@@ -166,7 +166,7 @@ def simulate(case: Case, simulations: int, seed: int, permutations: int = 99) ->
     for number in range(simulations):
         generator = np.random.default_rng([seed, number])
         data = draw(case, case.rows, generator)
-        setting = Settings(method=case.method, permutations=permutations, seed=number)
+        setting = ProbeSettings(method=case.method, permutations=permutations, seed=number)
         results, best = probe(data, setting)
         fresh = draw(case, FRESH, generator)
         first = _true(case, data, fresh, setting)
@@ -186,13 +186,13 @@ def simulate(case: Case, simulations: int, seed: int, permutations: int = 99) ->
     return found
 
 
-def _true(case: Case, data: Draw, fresh: Draw, setting: Settings) -> tuple[float, float]:
+def _true(case: Case, data: Draw, fresh: Draw, setting: ProbeSettings) -> tuple[float, float]:
     """Return mean AUROC and accuracy of the first layer's folds on fresh data."""
-    (job,) = splits.crossed(cells_of(data)[:1], setting)
+    (job,) = splits.crossed(place_rows_of(data)[:1], setting)
     areas, right = [], []
     for train, _ in job.divisions:
         (standard,) = standards_of(data.vectors[0], [train])
-        space = linear.Space.of(
+        space = linear.TrainTest.of(
             np.concatenate(
                 [standard.apply(data.vectors[0][train]), standard.apply(fresh.vectors[0])]
             ),
@@ -269,6 +269,6 @@ def _row(case: Case, found: Found) -> list[str]:
     ]
 
 
-def held(intervals: Sequence[Estimate], truth: float) -> float:
+def held(intervals: Sequence[IntervalEstimate], truth: float) -> float:
     """Return the share of intervals that hold the truth."""
     return float(np.mean([low <= truth <= high for _, low, high in intervals]))

@@ -12,7 +12,7 @@ import numpy as np
 
 import actstore
 from actstore.analysis.probes import probing
-from actstore.analysis.probes.evaluating import Settings
+from actstore.analysis.probes.splits import ProbeSettings
 from actstore.analysis.statistics.folds import Fold
 from actstore.storage.manifest import Run, now
 from actstore.storage.rows import RowBatch
@@ -44,9 +44,13 @@ def _shape(
     name: str, folder: Path, layers: int, positive: np.ndarray, target: float
 ) -> list[Outcome]:
     with actstore.open(folder / "store") as store:
-        probing.probe(store, settings=Settings(folds=2, permutations=1))  # libraries are loaded
-        seconds, busy, report = _timed(lambda: probing.probe(store, settings=Settings()))
-        bare, bare_busy, _ = _timed(lambda: probing.probe(store, settings=Settings(permutations=0)))
+        probing.probe(
+            store, settings=ProbeSettings(folds=2, permutations=1)
+        )  # libraries are loaded
+        seconds, busy, report = _timed(lambda: probing.probe(store, settings=ProbeSettings()))
+        bare, bare_busy, _ = _timed(
+            lambda: probing.probe(store, settings=ProbeSettings(permutations=0))
+        )
     divisions = _divisions(positive)
     ours = [result.auroc.value for result in report.results[:_PEER_LAYERS]]
     plain, _, areas = _timed(

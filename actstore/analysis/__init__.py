@@ -1,4 +1,14 @@
-"""What stored activations tell: statistics, comparisons, probes, pictures, reports."""
+"""What stored activations tell: statistics, comparisons, probes, pictures, reports.
+
+Its rooms import one way, each only those before it:
+
+1. ``examples``: which rows belong to a place, a class, a group; what was trained on which.
+2. ``statistics``: figures of vectors and scores, their intervals, folds and shuffled labels.
+3. ``solvers``: linear classifiers, one fit or all fits of a cross-validation.
+4. ``probes``: trained, tested, held against chance, saved, applied.
+5. ``steering``: vectors made, chosen, validated, added to a model.
+6. ``plots``, then ``report`` and ``viewing``: what the others found, drawn.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +17,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from actstore.analysis import plots, report, statistics
+    from actstore.analysis.examples.place_rows import RowChoice
     from actstore.analysis.probes.probing import probe
     from actstore.analysis.probes.scoring import score
+    from actstore.analysis.probes.splits import ProbeSettings
     from actstore.analysis.statistics.comparison import compare
     from actstore.analysis.statistics.difference import diff
     from actstore.analysis.steering.validation import validate
     from actstore.analysis.steering.vectors import steer
 
 __all__ = [
+    "ProbeSettings",
+    "RowChoice",
     "compare",
     "diff",
     "plots",
@@ -28,6 +42,8 @@ __all__ = [
 
 _MODULES = ("plots", "report", "statistics")
 _HOMES = {
+    "ProbeSettings": "actstore.analysis.probes.splits",
+    "RowChoice": "actstore.analysis.examples.place_rows",
     "compare": "actstore.analysis.statistics.comparison",
     "diff": "actstore.analysis.statistics.difference",
     "probe": "actstore.analysis.probes.probing",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from actstore.analysis.examples.place_rows import Place
+    from actstore.analysis.examples.place_rows import ActivationPlace
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -107,7 +107,7 @@ def in_sample_cell(rows: int | None) -> str | int:
     return "unknown" if rows is None else rows
 
 
-def pooling_cells(places: Sequence[Place]) -> list[str]:
+def pooling_cells(places: Sequence[ActivationPlace]) -> list[str]:
     """Return the pooling of each place for a table, with its region where regions differ."""
     regions = {place.region for place in places}
     return [

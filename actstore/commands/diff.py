@@ -22,7 +22,7 @@ from actstore.commands.progress import bar
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.analysis.statistics.difference import Difference, PartitionDifference
+    from actstore.analysis.statistics.difference import PartitionDifference, StoreDifference
 
 _WHERE = ("model", "site", "layer")
 _COUNTS = ("rows A", "rows B", "only A", "only B", "vectors")
@@ -92,7 +92,7 @@ def command(
     return Exit.DONE if found.equal else Exit.DIFFERENT
 
 
-def _print(found: Difference) -> None:
+def _print(found: StoreDifference) -> None:
     differing = [one for one in found.partitions if not one.equal]
     output.print_table(
         (*_WHERE, *_COUNTS, "labels", "metadata", "max abs", "max relative", "min cosine"),

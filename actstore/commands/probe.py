@@ -21,7 +21,7 @@ from actstore.commands.probes_shown import Layer, draw_auroc
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.analysis.probes.results import Report
+    from actstore.analysis.probes.results import ProbeReport
 
 _METHODS = ("logistic", "mean-difference", "ridge", "mlp")
 
@@ -127,9 +127,9 @@ def command(
       actstore probe train.store --test-store other.store --out probes
     """
     import actstore
-    from actstore.analysis.examples.place_rows import Choice
+    from actstore.analysis.examples.place_rows import RowChoice
     from actstore.analysis.probes import probe_files, probing
-    from actstore.analysis.probes.evaluating import Settings
+    from actstore.analysis.probes.splits import ProbeSettings
 
     with actstore.open(store, at=at) as opened:
         other = None if test_store is None else actstore.open(test_store)
@@ -139,8 +139,10 @@ def command(
                 label,
                 positive=positive or None,
                 negative=negative or None,
-                choice=Choice(where=where, layers=layers, model=model, site=site, pooling=pooling),
-                settings=Settings(
+                choice=RowChoice(
+                    where=where, layers=layers, model=model, site=site, pooling=pooling
+                ),
+                settings=ProbeSettings(
                     method=method,
                     strength=strength,
                     folds=folds,
@@ -179,7 +181,7 @@ def command(
         output.note("no picture: pip install 'actstore[plot]' draws it")
 
 
-def _show(report: Report) -> None:
+def _show(report: ProbeReport) -> None:
     first, second = report.classes.names
     folds = report.results[0].folds
     tested = f"{folds} folds" if folds > 1 else "one test part"
@@ -221,7 +223,7 @@ def _show(report: Report) -> None:
     )
 
 
-def _told(report: Report) -> list[str]:
+def _told(report: ProbeReport) -> list[str]:
     """Return what belongs to all rows of the table: what kept rows together, the best layer."""
     result = max(report.results, key=lambda each: each.groups)
     lines = [
@@ -231,7 +233,7 @@ def _told(report: Report) -> list[str]:
     best = report.best
     if best is None:
         return lines
-    head = f"best of {best.cells}: {best.place.text}, AUROC {best.auroc.value:.3f}"
+    head = f"best of {best.places}: {best.place.text}, AUROC {best.auroc.value:.3f}"
     if best.nested is None:
         lines.append(
             f"{head}: optimistic, since it was chosen for being the largest ({best.reason})"

@@ -75,12 +75,12 @@ def command(
     """
     import actstore
     from actstore.analysis.examples import lineages
-    from actstore.analysis.examples.place_rows import Choice
+    from actstore.analysis.examples.place_rows import RowChoice
     from actstore.analysis.probes import scoring
 
     if write_label and not isinstance(store, Path):
         raise UsageError("labels are written to a store on this machine: pull it first")
-    choice = Choice(where=where, layers=layers, model=model, site=site, pooling=pooling)
+    choice = RowChoice(where=where, layers=layers, model=model, site=site, pooling=pooling)
     commit = None
     with actstore.open(store) as opened:
         scored = scoring.score(

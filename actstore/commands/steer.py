@@ -20,8 +20,8 @@ from actstore.errors import UsageError
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.analysis.steering.steered_answers import Applied
-    from actstore.analysis.steering.vectors import Vector, Vectors
+    from actstore.analysis.steering.steered_answers import SteeredAnswer
+    from actstore.analysis.steering.vectors import SteeringVector, SteeringVectors
 
 
 @click.command("steer")
@@ -122,7 +122,7 @@ def command(
     """
     import actstore
     from actstore.analysis.examples import lineages
-    from actstore.analysis.examples.place_rows import Choice
+    from actstore.analysis.examples.place_rows import RowChoice
     from actstore.analysis.steering import layer_choice, vector_files, vectors
 
     if out is None and not apply:
@@ -135,7 +135,7 @@ def command(
             positive=positive or None,
             negative=negative or None,
             label=label,
-            choice=Choice(where=where, layers=layers, model=model, site=site, pooling=pooling),
+            choice=RowChoice(where=where, layers=layers, model=model, site=site, pooling=pooling),
             group_by=group_by,
             seed=seed,
         )
@@ -184,7 +184,7 @@ def command(
             click.echo(f"before  {one.before}\nafter   {one.after}")
 
 
-def _show(made: Vectors) -> None:
+def _show(made: SteeringVectors) -> None:
     first, second = made.classes.names
     place = made.vectors[0].place
     click.echo(f"{first} - {second} at {place.site} ({place.pooling}), model {place.model}")
@@ -219,13 +219,13 @@ def _show(made: Vectors) -> None:
 
 
 def _apply(
-    chosen: Vector,
+    chosen: SteeringVector,
     load: str | None,
     prompts: tuple[str, ...],
     scale: float,
     max_new_tokens: int,
     chat_template: bool,
-) -> list[Applied]:
+) -> list[SteeredAnswer]:
     from actstore.analysis.steering import steered_answers
     from actstore.models import loading
 

@@ -88,7 +88,7 @@ def command(
     """
     import actstore
     from actstore.analysis.examples import lineages
-    from actstore.analysis.examples.place_rows import Choice
+    from actstore.analysis.examples.place_rows import RowChoice
     from actstore.analysis.steering import validation
 
     with actstore.open(store, at=at) as opened:
@@ -98,7 +98,7 @@ def command(
             positive=positive or None,
             negative=negative or None,
             label=label,
-            choice=Choice(where=where, layers=layers, model=model, site=site, pooling=pooling),
+            choice=RowChoice(where=where, layers=layers, model=model, site=site, pooling=pooling),
             group_by=group_by,
             in_sample=in_sample,
             other_pooling=other_pooling,

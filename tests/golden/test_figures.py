@@ -15,8 +15,8 @@ import pytest
 
 import actstore
 from actstore import analysis
-from actstore.analysis.examples.place_rows import Choice
-from actstore.analysis.probes.evaluating import Settings
+from actstore.analysis.examples.place_rows import RowChoice
+from actstore.analysis.probes.splits import ProbeSettings
 from actstore.models.loading import LoadedModel
 from docs.study import facts
 
@@ -53,9 +53,9 @@ def test_truth_by_layer(loaded: LoadedModel, tmp_path: Path) -> None:
             store,
             label="label",
             positive="true",
-            choice=Choice(),
+            choice=RowChoice(),
             group_by="example_id",
-            settings=Settings(permutations=0),
+            settings=ProbeSettings(permutations=0),
         )
     measured = {str(one.place.layer): round(one.auroc.value, 4) for one in report.results}
     expected = recorded("auroc", measured)

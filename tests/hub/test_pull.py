@@ -10,7 +10,7 @@ import pytest
 
 import actstore
 from actstore.analysis.examples import lineages
-from actstore.analysis.examples.place_rows import Choice
+from actstore.analysis.examples.place_rows import RowChoice
 from actstore.analysis.steering import validation, vector_files, vectors
 from actstore.errors import (
     CommitError,
@@ -127,7 +127,7 @@ def test_rows_that_a_vector_was_made_of_are_known_after_push_and_pull(
     # Without questions or data sets, their run alone tells examples apart.
     labelled.layered(root, {1: 0.0}, rows=40, width=32, question=[None] * 40)
     with actstore.open(root) as opened:
-        made = vectors.steer(opened, choice=Choice(where="example_id < 'e3'"))
+        made = vectors.steer(opened, choice=RowChoice(where="example_id < 'e3'"))
         own = lineages.shared(opened.select(), made.vectors[0].made_of, made.lineage["group_by"])
     vector_files.save(made, tmp_path / "run")
     push_to(hub, root)

@@ -1,1 +1,1 @@
-"""Which examples a probe or vector is made of and judged by."""
+"""Which rows a probe or steering vector is trained on, and which it is tested on."""

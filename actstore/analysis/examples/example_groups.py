@@ -45,7 +45,7 @@ _STORE = "__store__"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kinship:
+class ExampleGroups:
     """The groups of some rows."""
 
     groups: np.ndarray
@@ -62,9 +62,11 @@ class Kinship:
         """How many groups there are."""
         return int(self.groups.max(initial=-1)) + 1
 
-    def part(self, rows: np.ndarray | slice) -> Kinship:
+    def part(self, rows: np.ndarray | slice) -> ExampleGroups:
         """Return that of some of the rows, group numbers unchanged."""
-        return Kinship(groups=self.groups[rows], units=self.units[rows], grouped_by=self.grouped_by)
+        return ExampleGroups(
+            groups=self.groups[rows], units=self.units[rows], grouped_by=self.grouped_by
+        )
 
 
 def groups_of(
@@ -73,7 +75,7 @@ def groups_of(
     *,
     used: np.ndarray | None = None,
     notes: list[str] | None = None,
-) -> Kinship:
+) -> ExampleGroups:
     """Return which rows of one or several selections must stay on one side.
 
     Args:
@@ -111,7 +113,7 @@ def of_table(
     *,
     used: np.ndarray | None = None,
     notes: list[str] | None = None,
-) -> Kinship:
+) -> ExampleGroups:
     """Return which rows of a table with :data:`COLUMNS` must stay on one side.
 
     Args:
@@ -126,7 +128,7 @@ def of_table(
     examples = _across_stores(table, units[:, 0])
     if group_by is not None and group_by.strip() == ROW_ID:
         # A row's number is another at each layer; what it is a vector of is not.
-        return Kinship(groups=_from_zero(units[:, 2]), units=units, grouped_by=ROW_ID)
+        return ExampleGroups(groups=_from_zero(units[:, 2]), units=units, grouped_by=ROW_ID)
     if group_by is not None:
         if given is None:
             groups = examples
@@ -135,17 +137,17 @@ def of_table(
             numbers = _numbered(given[named].tolist())
             groups = examples + (int(numbers.max(initial=-1)) + 1)
             groups[named] = numbers
-        return Kinship(groups=_from_zero(groups), units=units, grouped_by=group_by.strip())
+        return ExampleGroups(groups=_from_zero(groups), units=units, grouped_by=group_by.strip())
     questions = _codes(table, ["question"])
     questions[_blank(table)] = -1
     seen = questions if used is None else questions[used]
     if not (seen >= 0).any():
-        return Kinship(groups=_from_zero(examples), units=units, grouped_by=EXAMPLE)
+        return ExampleGroups(groups=_from_zero(examples), units=units, grouped_by=EXAMPLE)
     if len(np.unique(seen)) == 1:
         if notes is not None and len(np.unique(examples)) > 1:
             notes.append("all rows have one question: what stays together goes by example_id")
-        return Kinship(groups=_from_zero(examples), units=units, grouped_by=EXAMPLE)
-    return Kinship(groups=connected(examples, questions), units=units, grouped_by=DEFAULT)
+        return ExampleGroups(groups=_from_zero(examples), units=units, grouped_by=EXAMPLE)
+    return ExampleGroups(groups=connected(examples, questions), units=units, grouped_by=DEFAULT)
 
 
 def connected(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Rows that a vector or probe was made of, known again in any store by hashes of what they are.
+"""Finds the rows that a vector or probe was trained on again, in any store, by hashed keys.
 
 Figures of such rows flatter: on pure noise a vector tells the rows that it was made of apart
 perfectly. So vectors and probes carry *keys*: the sorted first 8 bytes (big-endian) of the
@@ -9,7 +9,7 @@ SHA-256 of compact JSON lists in UTF-8, which are the same on every machine and 
   something within its own run alone, which copies, commits and compaction leave as it is;
 - ``["unnamed", example_id, whether it has a question]`` there too, so that rows without a
   question on either side go by their id;
-- ``["question", text]``, where questions kept rows together in the making, as by default;
+- ``["question", text]``, where rows of one question were kept together in training, as by default;
 - ``["group", expression, value]`` where ``--group-by`` named something else.
 
 A row that shares a key with the making counts as one of it, also where only the question or
@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from actstore.analysis.examples import classes, example_groups, place_rows
-from actstore.analysis.examples.place_rows import Choice, Place
+from actstore.analysis.examples.place_rows import ActivationPlace, RowChoice
 from actstore.errors import ActstoreError, QueryError, TooFewRowsError
 from actstore.querying import row_texts as columns
 from actstore.querying.metadata import ROW_ID
@@ -61,7 +61,7 @@ def keys(selection: SelectedRows, grouped_by: str) -> np.ndarray:
     Args:
         selection: the rows.
         grouped_by: what kept rows together, as
-            :class:`~actstore.analysis.examples.example_groups.Kinship` has it.
+            :class:`~actstore.analysis.examples.example_groups.ExampleGroups` has it.
     """
     examples, _ = _examples(selection)
     found = set(_groups(selection, grouped_by).tolist()) - {_NO_GROUP}
@@ -77,12 +77,12 @@ def keys(selection: SelectedRows, grouped_by: str) -> np.ndarray:
 
 
 def shared(selection: SelectedRows, made_of: np.ndarray, grouped_by: str) -> np.ndarray:
-    """Return which rows share an example or a question with the making, bool ``[rows]``.
+    """Return which rows share an example or question with training rows, bool ``[rows]``.
 
     Args:
         selection: the rows.
         made_of: keys as :func:`keys` returns them.
-        grouped_by: what kept rows together in the making.
+        grouped_by: what kept rows together in training.
     """
     known = set(made_of.tolist())
     examples, numbers = _examples(selection)
@@ -103,12 +103,12 @@ def shared(selection: SelectedRows, made_of: np.ndarray, grouped_by: str) -> np.
 
 
 def asked(made_of: np.ndarray, question: str) -> bool:
-    """Return whether a text is a question of the making, where questions are among its keys."""
+    """Return whether a text is a question of the training rows; needs questions among the keys."""
     return bool(np.isin(np.uint64(_hash("question", question)), made_of))
 
 
 class InSample(NamedTuple):
-    """What became of the rows of the making among those that figures are asked of."""
+    """How many of the measured rows were trained on, and whether they are left in."""
 
     rows: int | None
     """How many there are; None where nobody knows which rows it was made of."""
@@ -126,8 +126,8 @@ class InSample(NamedTuple):
         return {"in_sample": self.rows, "in_sample_shown": self.shown}
 
 
-def count(own: np.ndarray | None, *, shown: bool, place: Place, what: str) -> InSample:
-    """Return how many rows of the making there are.
+def count(own: np.ndarray | None, *, shown: bool, place: ActivationPlace, what: str) -> InSample:
+    """Return how many of some rows were trained on.
 
     Args:
         own: which rows are, bool ``[rows]``; None where nobody knows.
@@ -190,9 +190,9 @@ def own_rows(
     store: StoreReader,
     made_of: np.ndarray | None,
     lineage: Mapping[str, Any],
-    place: Place | None,
+    place: ActivationPlace | None,
 ) -> np.ndarray | None:
-    """Return which rows are of the making of something saved, bool ``[rows]``, or None.
+    """Return which rows a saved probe or vector was trained on, bool ``[rows]``, or None.
 
     Args:
         selection: rows of ``store``.
@@ -211,7 +211,7 @@ def own_rows(
 
 
 def _recovered(
-    store: StoreReader, lineage: Mapping[str, Any], place: Place | None
+    store: StoreReader, lineage: Mapping[str, Any], place: ActivationPlace | None
 ) -> np.ndarray | None:
     if place is None or not lineage.get("store_fingerprint"):
         return None
@@ -231,18 +231,18 @@ def _recovered(
 
 
 def _of_query(
-    store: StoreReader, choice: Choice, lineage: Mapping[str, Any], place: Place
+    store: StoreReader, choice: RowChoice, lineage: Mapping[str, Any], place: ActivationPlace
 ) -> np.ndarray:
-    selection, values = place_rows.labels_of(store, choice, str(lineage["label"]))
+    selection, values = place_rows.rows_and_labels(store, choice, str(lineage["label"]))
     sides = classes.find(
         str(lineage["label"]), values, list(lineage["positive"]), list(lineage["negative"])
     )
-    (cell,) = (cell for cell in place_rows.cells(selection, sides) if cell.place == place)
-    return keys(cell.selection, example_groups.DEFAULT)
+    (rows,) = (rows for rows in place_rows.by_place(selection, sides) if rows.place == place)
+    return keys(rows.selection, example_groups.DEFAULT)
 
 
-def _choice(text: str) -> Choice | None:
-    """Return the choice whose text lineage holds (:attr:`Choice.text`); None if it is none."""
+def _choice(text: str) -> RowChoice | None:
+    """Return the choice whose text lineage holds (:attr:`RowChoice.text`); None if it is none."""
     given: dict[str, Any] = {}
     position = 0
     while match := _CONDITION.match(text, position):
@@ -251,7 +251,7 @@ def _choice(text: str) -> Choice | None:
     where = text[position:]
     if where and not (where.startswith("(") and where.endswith(")")):
         return None
-    return Choice(
+    return RowChoice(
         where=where[1:-1] or None,
         layers=given.get("layer"),
         model=given.get("model"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore.analysis.examples import place_rows
-from actstore.analysis.examples.place_rows import Choice, Place
+from actstore.analysis.examples.place_rows import ActivationPlace, RowChoice
 from actstore.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ _LISTED = 8
 
 
 def matching(
-    store: StoreReader, places: Sequence[Place], choice: Choice
-) -> dict[Place, SelectedRows]:
+    store: StoreReader, places: Sequence[ActivationPlace], choice: RowChoice
+) -> dict[ActivationPlace, SelectedRows]:
     """Return the rows of ``store`` for each place: same model, site, layer, pooling, region.
 
     Raises:
@@ -32,14 +32,14 @@ def matching(
 
 
 def places_in(
-    selection: SelectedRows, places: Sequence[Place], name: str
-) -> dict[Place, np.ndarray]:
+    selection: SelectedRows, places: Sequence[ActivationPlace], name: str
+) -> dict[ActivationPlace, np.ndarray]:
     """Return which rows of a selection are those of each place, bool ``[rows]``.
 
     Raises:
         MismatchError: there are none; the message names both sides.
     """
-    codes, there = place_rows.places_of(selection.table(list(Place._fields)))
+    codes, there = place_rows.places_of(selection.table(list(ActivationPlace._fields)))
     found = {}
     for place in places:
         if place not in there:
@@ -48,7 +48,7 @@ def places_in(
     return found
 
 
-def mismatch(place: Place, there: Sequence[Place], name: str) -> MismatchError:
+def mismatch(place: ActivationPlace, there: Sequence[ActivationPlace], name: str) -> MismatchError:
     """Return the error that a store has no rows for something made for ``place``.
 
     Args:
@@ -65,7 +65,7 @@ def mismatch(place: Place, there: Sequence[Place], name: str) -> MismatchError:
     )
 
 
-def _nearest(wanted: Place, there: Sequence[Place]) -> str:
+def _nearest(wanted: ActivationPlace, there: Sequence[ActivationPlace]) -> str:
     """Return the first thing that no row shares with the wanted place, in words."""
     for name in ("model", "site", "layer", "pooling", "region"):
         values = {getattr(place, name) for place in there}

@@ -1,4 +1,4 @@
-"""The rows of a store that one probe or vector is made of: one model, site, layer and pooling."""
+"""Rows of one place: one model, site, layer, pooling and region, for one probe or vector."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from actstore import schema
 from actstore.analysis.examples import example_groups
 from actstore.analysis.examples.classes import Classes
-from actstore.analysis.examples.example_groups import Kinship
+from actstore.analysis.examples.example_groups import ExampleGroups
 from actstore.errors import NotInStoreError, TooFewRowsError, UsageError
 from actstore.storage import floats
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _LISTED = 5
 
 
-class Place(NamedTuple):
-    """What tells cells apart."""
+class ActivationPlace(NamedTuple):
+    """The model, site, layer, pooling and region that vectors were captured at."""
 
     model: str
     site: str
@@ -45,22 +45,22 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class PlaceRows:
     """Rows of one place with their classes and groups, in the store's order."""
 
-    place: Place
+    place: ActivationPlace
     selection: SelectedRows
     table: pa.Table
     """Their metadata: key columns, question and label."""
     positive: np.ndarray
     """Bool ``[rows]``."""
-    kin: Kinship
+    grouping: ExampleGroups
     """What must stay on one side."""
 
     @property
     def groups(self) -> np.ndarray:
-        """Number of each row's group, int64 ``[rows]``, the same in all cells of a run."""
-        return self.kin.groups
+        """Number of each row's group, int64 ``[rows]``, the same in all places of a run."""
+        return self.grouping.groups
 
     def __len__(self) -> int:
         return len(self.positive)
@@ -74,22 +74,22 @@ class Cell:
         """
         return finite_vectors(self.selection, self.place)
 
-    def part(self, keep: np.ndarray) -> Cell:
+    def part(self, keep: np.ndarray) -> PlaceRows:
         """Return the rows for which ``keep``, a bool array, is true."""
         import pyarrow as pa
 
-        return Cell(
+        return PlaceRows(
             place=self.place,
             selection=self.selection.take(keep),
             table=self.table.filter(pa.array(keep)),
             positive=self.positive[keep],
-            kin=self.kin.part(keep),
+            grouping=self.grouping.part(keep),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """Which rows of a store are meant; every field narrows them down."""
+class RowChoice:
+    """Which rows of a store to use; every field that is set leaves some out."""
 
     where: str | None = None
     layers: Sequence[int | None] | None = None
@@ -108,13 +108,13 @@ class Choice:
         }
         return {name: value for name, value in given.items() if value is not None}
 
-    def and_where(self, condition: str | None) -> Choice:
+    def and_where(self, condition: str | None) -> RowChoice:
         """Return the choice with one condition more."""
         if condition is None:
             return self
         # The line breaks end comments, so that the parentheses are always closed.
         both = f"({self.where}\n) AND ({condition}\n)" if self.where else condition
-        return Choice(
+        return RowChoice(
             where=both,
             layers=self.layers,
             model=self.model,
@@ -129,7 +129,7 @@ class Choice:
         return " AND ".join(parts + ([f"({self.where})"] if self.where else []))
 
 
-def choose(store: StoreReader, choice: Choice) -> SelectedRows:
+def choose(store: StoreReader, choice: RowChoice) -> SelectedRows:
     """Select the rows, of one model.
 
     Raises:
@@ -148,19 +148,19 @@ def choose(store: StoreReader, choice: Choice) -> SelectedRows:
     return selection
 
 
-def cells(
+def by_place(
     selection: SelectedRows,
     classes: Classes,
     group_by: str | None = None,
     notes: list[str] | None = None,
-    kin: Kinship | None = None,
-) -> list[Cell]:
-    """Divide rows with a class into cells, ordered by site, pooling, region and layer.
+    grouping: ExampleGroups | None = None,
+) -> list[PlaceRows]:
+    """Return the rows with a class, place by place: by site, pooling, region and layer.
 
     Args:
         selection: rows of one model.
         classes: rows of neither class are left out.
-        group_by: what must stay on one side, as :func:`kinship.groups_of` takes it.
+        group_by: what must stay on one side, as :func:`example_groups.groups_of` takes it.
         notes: takes remarks on what was decided.
         kin: what must stay on one side, where that is known already.
 
@@ -181,20 +181,20 @@ def cells(
         notes.append(
             f"{int((~known).sum()):,} of {len(known):,} rows are of neither class and left out"
         )
-    if kin is None:
-        kin = example_groups.groups_of(selection, group_by, used=known, notes=notes)
+    if grouping is None:
+        grouping = example_groups.groups_of(selection, group_by, used=known, notes=notes)
     codes, places = places_of(table)
     found = []
     for number in sorted(range(len(places)), key=lambda each: _order(places[each])):
         rows = np.flatnonzero((codes == number) & known)
         if len(rows):
             found.append(
-                Cell(
+                PlaceRows(
                     place=places[number],
                     selection=selection.take(rows),
                     table=table.take(rows),
                     positive=positive[rows],
-                    kin=kin.part(rows),
+                    grouping=grouping.part(rows),
                 )
             )
     return found
@@ -212,7 +212,7 @@ def _classified(table: pa.Table, classes: Classes) -> tuple[np.ndarray, np.ndarr
     return positive, positive | np.isin(values, list(classes.negative))
 
 
-def finite_vectors(selection: SelectedRows, place: Place) -> np.ndarray:
+def finite_vectors(selection: SelectedRows, place: ActivationPlace) -> np.ndarray:
     """Return vectors as float32 ``[rows, width]``.
 
     Raises:
@@ -231,8 +231,10 @@ def finite_vectors(selection: SelectedRows, place: Place) -> np.ndarray:
     return vectors
 
 
-def labels_of(store: StoreReader, choice: Choice, column: str) -> tuple[SelectedRows, list[Any]]:
-    """Return the chosen rows and the distinct-by-row values of a column of theirs.
+def rows_and_labels(
+    store: StoreReader, choice: RowChoice, column: str
+) -> tuple[SelectedRows, list[object]]:
+    """Return the chosen rows, and each row's value of a column.
 
     Raises:
         NotInStoreError: there is no such column.
@@ -241,9 +243,9 @@ def labels_of(store: StoreReader, choice: Choice, column: str) -> tuple[Selected
     return selection, selection.table([column])[column].to_pylist()
 
 
-def rows_hash(cell: Cell) -> str:
+def rows_hash(rows: PlaceRows) -> str:
     """Return a hash of the rows' keys and labels, in order."""
-    return table_hash(cell.table)
+    return table_hash(rows.table)
 
 
 def table_hash(table: pa.Table) -> str:
@@ -278,7 +280,7 @@ def store_name(store: StoreReader) -> str:
     return store.name if "://" in store.name else PurePosixPath(store.name).name
 
 
-def _order(place: Place) -> tuple[Any, ...]:
+def _order(place: ActivationPlace) -> tuple[Any, ...]:
     return (
         place.model,
         place.site,
@@ -289,13 +291,13 @@ def _order(place: Place) -> tuple[Any, ...]:
     )
 
 
-def places_of(table: pa.Table) -> tuple[np.ndarray, list[Place]]:
+def places_of(table: pa.Table) -> tuple[np.ndarray, list[ActivationPlace]]:
     """Return the number of each row's place, int64 ``[rows]``, and the places."""
     codes = np.zeros(len(table), np.int64)
-    for name in Place._fields:
+    for name in ActivationPlace._fields:
         column = table[name].combine_chunks().dictionary_encode()
         part = column.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1
         codes = codes * (len(column.dictionary) + 1) + part
     _, first, numbers = np.unique(codes, return_index=True, return_inverse=True)
-    rows = table.select(list(Place._fields)).take(first).to_pylist()
-    return numbers, [Place(**row) for row in rows]
+    rows = table.select(list(ActivationPlace._fields)).take(first).to_pylist()
+    return numbers, [ActivationPlace(**row) for row in rows]

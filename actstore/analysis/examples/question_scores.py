@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore import schema
-from actstore.analysis.examples.place_rows import Place, layer_word
+from actstore.analysis.examples.place_rows import ActivationPlace, layer_word
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,12 +89,12 @@ def write(
     path.write_text(sink.getvalue(), encoding="utf-8")
 
 
-def file_name(place: Place) -> str:
+def file_name(place: ActivationPlace) -> str:
     """Return ``probe_stats_layer6.csv``."""
     return f"probe_stats_layer{layer_word(place.layer)}.csv"
 
 
-def folders(places: list[Place]) -> dict[Place, str]:
+def folders(places: list[ActivationPlace]) -> dict[ActivationPlace, str]:
     """Return where each place's files go: nowhere special, unless layers occur repeatedly."""
     # Embeddings, numbered -1, lie beside the residual stream of the other layers.
     if len({place.layer for place in places}) == len(places):

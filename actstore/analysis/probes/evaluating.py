@@ -1,4 +1,4 @@
-"""Trains and tests the probes of cells: scores, shuffled labels, the probe to keep."""
+"""Trains and tests the probes of places: scores, shuffled labels, the probe to keep."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import numpy as np
 
 from actstore.analysis.probes import nested_choice, words_baseline
 from actstore.analysis.probes.results import Probe
-from actstore.analysis.probes.splits import Job as Job
-from actstore.analysis.probes.splits import Settings as Settings
-from actstore.analysis.probes.words_baseline import Words
+from actstore.analysis.probes.splits import Job, ProbeSettings
+from actstore.analysis.probes.words_baseline import WordsFit
 from actstore.analysis.solvers import cv_solver, linear
-from actstore.analysis.solvers.linear import Linear, Perceptron, Space
+from actstore.analysis.solvers.linear import LinearModels, Perceptron, TrainTest
 from actstore.analysis.solvers.standardise import Standard, standards_of
 from actstore.analysis.statistics import folds, metrics
 from actstore.analysis.statistics.folds import Fold
@@ -26,13 +25,13 @@ Progress = Callable[[int, int, int], None]
 """Is told the bytes of vectors done, the rows done and the bytes there are."""
 
 _LARGE = 1 << 30
-"""Bytes of one matrix from which on one cell is worked on at a time."""
+"""Bytes of one matrix from which on one place is worked on at a time."""
 _PRECISE = 1e5
 """Width times strength from which on rows' weights cancel to more digits than float32 has."""
 
 
 class Evaluated(NamedTuple):
-    """What came of one cell."""
+    """The scores and the kept probe of one place."""
 
     probe: Probe
     scores: np.ndarray
@@ -48,10 +47,10 @@ class Evaluated(NamedTuple):
 
 
 def evaluate(
-    jobs: Sequence[Job], setting: Settings, progress: Progress | None
-) -> tuple[list[Evaluated], list[Words | None]]:
-    """Work on all cells, several at a time where they are small, and on the questions' words."""
-    sizes = [4 * len(job.cell) * job.cell.selection.shape[1] for job in jobs]
+    jobs: Sequence[Job], setting: ProbeSettings, progress: Progress | None
+) -> tuple[list[Evaluated], list[WordsFit | None]]:
+    """Work on all places, several at a time where they are small, and on the questions' words."""
+    sizes = [4 * len(job.rows) * job.rows.selection.shape[1] for job in jobs]
     workers = min(
         len(jobs), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
     )
@@ -62,7 +61,7 @@ def evaluate(
     stop = Event()
     jobs = [job._replace(stop=stop, choose=len(jobs) > 1) for job in jobs]
     texts, places = words_baseline.distinct(jobs)
-    # One thread of arithmetic for each cell: cells side by side use processors better.
+    # One thread of arithmetic for each place: places side by side use processors better.
     with (
         linear.threads(1 if workers > 1 else None),
         ThreadPoolExecutor(max(1, workers)) as pool,
@@ -75,7 +74,7 @@ def evaluate(
                 jobs, sizes, pool.map(lambda job: _evaluate(job, setting), jobs), strict=True
             ):
                 found.append(result)
-                done, rows = done + size, rows + len(job.cell)
+                done, rows = done + size, rows + len(job.rows)
                 if progress is not None:
                     progress(done, rows, sum(sizes))
             baselines = [None if each is None else each.result() for each in told]
@@ -86,14 +85,14 @@ def evaluate(
     return found, [baselines[place] for place in places]
 
 
-def _evaluate(job: Job, setting: Settings) -> Evaluated:
-    cell, other = job.cell, job.other
-    vectors = cell.vectors()
+def _evaluate(job: Job, setting: ProbeSettings) -> Evaluated:
+    rows, other = job.rows, job.other
+    vectors = rows.vectors()
     if other is not None:
         tested = other.vectors()
         if tested.shape[1] != vectors.shape[1]:
             raise MismatchError(
-                f"{cell.place.text}: vectors of {vectors.shape[1]} values to train on, but of "
+                f"{rows.place.text}: vectors of {vectors.shape[1]} values to train on, but of "
                 f"{tested.shape[1]} in the other store"
             )
         vectors = np.concatenate([vectors, tested])
@@ -102,9 +101,9 @@ def _evaluate(job: Job, setting: Settings) -> Evaluated:
     if len(job.divisions) > 1:
         parts.append(np.arange(len(vectors)))
     standards = standards_of(vectors, parts)
-    trained = _train(job, setting, _Rows(vectors, positive, standards))
+    trained = _train(job, setting, _TrainingData(vectors, positive, standards))
     probe = Probe(
-        place=cell.place,
+        place=rows.place,
         method=setting.method,
         standard=standards[-1],
         model=trained.model,
@@ -125,14 +124,14 @@ def _of_shuffled(
     right = np.zeros(labels.shape[1])
     for division in divisions:
         found = metrics.auroc(scores[division.test], labels[division.test])
-        # Where labels shared with other cells leave one class here, nothing can be told.
+        # Where labels shared with other places leave one class here, nothing can be told.
         areas += np.where(np.isnan(found), 0.5, found) / len(divisions)
         right += ((scores[division.test] > 0) == labels[division.test]).sum(0)
     tested = sum(len(division.test) for division in divisions)
     return areas, float(right[1:].mean() / tested)
 
 
-class _Rows(NamedTuple):
+class _TrainingData(NamedTuple):
     """The rows of a job."""
 
     vectors: np.ndarray
@@ -144,7 +143,7 @@ class _Rows(NamedTuple):
 
 
 class _Trained(NamedTuple):
-    """What came of a cell's divisions."""
+    """The scores of all divisions of a place, and the model to keep."""
 
     scores: np.ndarray
     """Of each row, by a probe that did not see it; NaN where there is none. ``[rows]``."""
@@ -159,7 +158,7 @@ class _Trained(NamedTuple):
     """Whether all regressions did, those of the divisions and that of the probe to keep."""
 
 
-def _train(job: Job, setting: Settings, rows: _Rows) -> _Trained:
+def _train(job: Job, setting: ProbeSettings, rows: _TrainingData) -> _Trained:
     """Train and test all divisions in the way that suits them."""
     vectors, _, standards = rows
     width = vectors.shape[1]
@@ -168,16 +167,20 @@ def _train(job: Job, setting: Settings, rows: _Rows) -> _Trained:
         vectors = vectors.astype(np.float64)
         rows = rows._replace(vectors=vectors)
     if len(job.divisions) > 1 and len(vectors) <= width and setting.method != "mlp":
-        ratios = cv_solver.ratios(vectors, standards[-1], standards[:-1], job.divisions)
-        if ratios.max() <= cv_solver.MOST:
+        ratios = cv_solver.variance_ratios(vectors, standards[-1], standards[:-1], job.divisions)
+        if ratios.max() <= cv_solver.LARGEST_RATIO:
             return _together(job, setting, rows, ratios)
     return _one_by_one(job, setting, rows)
 
 
-def _together(job: Job, setting: Settings, rows: _Rows, ratios: np.ndarray) -> _Trained:
+def _together(
+    job: Job, setting: ProbeSettings, rows: _TrainingData, ratios: np.ndarray
+) -> _Trained:
     """Cross-validate linear probes where rows are no more than dimensions."""
     vectors, positive, standards = rows
-    crossed = cv_solver.Crossed(vectors, standards[-1], standards[:-1], job.divisions, ratios)
+    crossed = cv_solver.CrossValidation(
+        vectors, standards[-1], standards[:-1], job.divisions, ratios
+    )
     model = _linear(crossed.whole, positive, setting)
     fitted = crossed.whole.fitted(model.weights)[:, 0] + float(model.intercepts[0])
     scores, converged = crossed.scores(positive, setting.method, setting.strength, fitted)
@@ -186,15 +189,15 @@ def _together(job: Job, setting: Settings, rows: _Rows, ratios: np.ndarray) -> _
         labels = np.column_stack([positive, job.shuffled.columns()])
         shuffled = np.zeros(labels.shape, np.float32)
         for number, division in enumerate(job.divisions):
-            space = crossed.space(number)
-            shuffled[division.test] = _fit_shuffled(job, space, labels[division.train], setting)
+            data = crossed.fold(number)
+            shuffled[division.test] = _fit_shuffled(job, data, labels[division.train], setting)
     weights = crossed.whole.primal(model.weights[:, 0])
     choosing = _choosing(job, setting, crossed.whole) if job.choose else None
     converged = converged and model.converged
     return _Trained(scores, shuffled, weights, float(model.intercepts[0]), choosing, converged)
 
 
-def _one_by_one(job: Job, setting: Settings, rows: _Rows) -> _Trained:
+def _one_by_one(job: Job, setting: ProbeSettings, rows: _TrainingData) -> _Trained:
     """Train and test each division by itself, then the probe to keep."""
     vectors, positive, standards = rows
     scores = np.full(len(vectors), np.nan)
@@ -202,35 +205,35 @@ def _one_by_one(job: Job, setting: Settings, rows: _Rows) -> _Trained:
     if job.shuffled is not None:
         labels = np.column_stack([positive, job.shuffled.columns()])
         shuffled = np.zeros(labels.shape, np.float32)
-    kept = space = None
+    kept = data = None
     converged = True
     for division, standard in zip(job.divisions, standards, strict=False):
         job.check()
-        space = Space.of(vectors, division.train, division.test, standard)
-        kept = _fit(space, positive[division.train], setting)
+        data = TrainTest.of(vectors, division.train, division.test, standard)
+        kept = _fit(data, positive[division.train], setting)
         scores[division.test] = kept.scores
         converged = converged and kept.converged
         if shuffled is not None and labels is not None:
             given = labels[division.train]
-            shuffled[division.test] = _fit_shuffled(job, space, given, setting, kept.scores)
+            shuffled[division.test] = _fit_shuffled(job, data, given, setting, kept.scores)
     if len(job.divisions) > 1:
         every = np.arange(len(vectors))
-        space = Space.of(vectors, every, every[:0], standards[-1])
-        kept = _fit(space, positive, setting)
+        data = TrainTest.of(vectors, every, every[:0], standards[-1])
+        kept = _fit(data, positive, setting)
     assert kept is not None
-    assert space is not None
+    assert data is not None
     converged = converged and kept.converged
-    choosing = _choosing(job, setting, space) if job.choose else None
+    choosing = _choosing(job, setting, data) if job.choose else None
     return _Trained(scores, shuffled, kept.model, kept.intercept, choosing, converged)
 
 
-def _choosing(job: Job, setting: Settings, space: Space) -> np.ndarray | None:
+def _choosing(job: Job, setting: ProbeSettings, data: TrainTest) -> np.ndarray | None:
     """Return by what the layer of each fold is chosen; None where that cannot be told.
 
     Args:
-        job: the cell.
+        job: the place.
         setting: method and penalty.
-        space: all rows of a cross-validation, or the training rows of one division.
+        data: all rows of a cross-validation, or the training rows of one division.
     """
     if setting.method == "mlp":
         return None
@@ -241,7 +244,7 @@ def _choosing(job: Job, setting: Settings, space: Space) -> np.ndarray | None:
         assigned = np.empty(len(job.positive), np.int64)
         for number, division in enumerate(job.divisions):
             assigned[division.test] = number
-        return nested_choice.crossed(space, job.positive, assigned, *how)
+        return nested_choice.crossed(data, job.positive, assigned, *how)
     train = job.divisions[0].train
     positive = job.positive[train]
     try:
@@ -251,11 +254,11 @@ def _choosing(job: Job, setting: Settings, space: Space) -> np.ndarray | None:
     assigned = np.empty(len(train), np.int64)
     for number, division in enumerate(inner):
         assigned[division.test] = number
-    return np.array([nested_choice.within(space, positive, assigned, *how)])
+    return np.array([nested_choice.within(data, positive, assigned, *how)])
 
 
 class _Fitted(NamedTuple):
-    """What came of one division."""
+    """The model and test scores of one division."""
 
     model: np.ndarray | Perceptron
     """In terms of dimensions."""
@@ -265,26 +268,30 @@ class _Fitted(NamedTuple):
     converged: bool
 
 
-def _fit(space: Space, positive: np.ndarray, setting: Settings) -> _Fitted:
+def _fit(data: TrainTest, positive: np.ndarray, setting: ProbeSettings) -> _Fitted:
     if setting.method == "mlp":
-        network = linear.perceptron(space, positive, setting.strength, setting.seed)
-        return _Fitted(network, network.intercept, network.scores(space.test.ready()), True)
-    model = _linear(space, positive, setting)
+        network = linear.perceptron(data, positive, setting.strength, setting.seed)
+        return _Fitted(network, network.intercept, network.scores(data.test.ready()), True)
+    model = _linear(data, positive, setting)
     offset = float(model.intercepts[0])
-    scores = space.scores(model.weights)[:, 0] + offset
-    return _Fitted(space.primal(model.weights[:, 0]), offset, scores, model.converged)
+    scores = data.scores(model.weights)[:, 0] + offset
+    return _Fitted(data.primal(model.weights[:, 0]), offset, scores, model.converged)
 
 
-def _linear(space: Space, positive: np.ndarray, setting: Settings) -> Linear:
+def _linear(data: TrainTest, positive: np.ndarray, setting: ProbeSettings) -> LinearModels:
     if setting.method == "logistic":
-        return linear.logistic(space, positive, setting.strength)
+        return linear.logistic(data, positive, setting.strength)
     if setting.method == "ridge":
-        return linear.ridge(space, positive, setting.strength)
-    return linear.mean_difference(space, positive[:, None])
+        return linear.ridge(data, positive, setting.strength)
+    return linear.mean_difference(data, positive[:, None])
 
 
 def _fit_shuffled(
-    job: Job, space: Space, labels: np.ndarray, setting: Settings, own: np.ndarray | None = None
+    job: Job,
+    data: TrainTest,
+    labels: np.ndarray,
+    setting: ProbeSettings,
+    own: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the test rows' scores for each column of labels, the first being the real ones.
 
@@ -293,7 +300,7 @@ def _fit_shuffled(
     """
     lone = labels.all(0) | ~labels.any(0)
     if lone.any():
-        found = _fit_shuffled(job, space, np.where(lone, labels[:, :1], labels), setting, own)
+        found = _fit_shuffled(job, data, np.where(lone, labels[:, :1], labels), setting, own)
         found[:, lone] = 0
         return found
     if setting.method == "mlp":
@@ -301,15 +308,15 @@ def _fit_shuffled(
         columns = [own]
         for column in range(1, labels.shape[1]):
             job.check()
-            network = linear.perceptron(space, labels[:, column], setting.strength, setting.seed)
-            columns.append(network.scores(space.test.ready()))
+            network = linear.perceptron(data, labels[:, column], setting.strength, setting.seed)
+            columns.append(network.scores(data.test.ready()))
         return np.column_stack(columns)
-    model: Linear
+    model: LinearModels
     if setting.method == "logistic":
-        model = linear.newton_step(space, labels, setting.strength)
+        model = linear.newton_step(data, labels, setting.strength)
     elif setting.method == "ridge":
-        model = linear.ridges(space, labels, setting.strength)
+        model = linear.ridges(data, labels, setting.strength)
     else:
-        model = linear.mean_difference(space, labels)
-    scores: np.ndarray = space.many_scores(model.weights) + model.intercepts
+        model = linear.mean_difference(data, labels)
+    scores: np.ndarray = data.many_scores(model.weights) + model.intercepts
     return scores

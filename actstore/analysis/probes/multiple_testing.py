@@ -1,7 +1,7 @@
-"""What the cells of a run come to together: chance among many, and the best one's own worth.
+"""Corrects for the choice among many layers: family-wise p-values, the nested AUROC of the best.
 
-The best of many layers is high by chance. So each cell's AUROC is held against the largest
-of all cells on the same shuffled labels (Westfall and Young 1993, single step), which knows
+The best of many layers is high by chance. So each place's AUROC is held against the largest
+of all places on the same shuffled labels (Westfall and Young 1993, single step), which knows
 how much the layers have in common. And the best layer is chosen anew for each fold by what
 the other folds tell, so that the fold that judges has no part in the choice.
 """
@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actstore.analysis.examples.place_rows import Place
+from actstore.analysis.examples.place_rows import ActivationPlace
 from actstore.analysis.statistics import metrics
 from actstore.analysis.statistics.folds import Fold
-from actstore.analysis.statistics.metrics import Estimate
+from actstore.analysis.statistics.metrics import IntervalEstimate
 
 _EQUAL = 1e-12
 _DRAWS = 2000
@@ -28,18 +28,18 @@ class Chance(NamedTuple):
     """Shares of shuffled runs, the real one included."""
 
     above: np.ndarray
-    """Whose largest AUROC of all cells is at least the cell's; float64 ``[cells]``."""
+    """Whose largest AUROC of all places is at least the place's; float64 ``[places]``."""
     below: np.ndarray
-    """Whose smallest one is at most the cell's."""
+    """Whose smallest one is at most the place's."""
 
 
 def chance(areas: np.ndarray, alike: bool) -> Chance:
     """Return family-wise p-values.
 
     Args:
-        areas: AUROC by cell and run, the first run being the one with the real labels;
-            float64 ``[cells, runs]``.
-        alike: whether all cells test the same rows. Where they do not, a small cell's AUROC
+        areas: AUROC by place and run, the first run being the one with the real labels;
+            float64 ``[places, runs]``.
+        alike: whether all places test the same rows. Where they do not, a small place's AUROC
             varies more and would drown the others': each is then measured in standard
             deviations of its own runs.
     """
@@ -59,12 +59,12 @@ def chance(areas: np.ndarray, alike: bool) -> Chance:
 def differences(values: np.ndarray, influences: np.ndarray, seed: int) -> np.ndarray:
     """Return family-wise p-values of differences that should be above 0.
 
-    How far the largest of the cells' differences goes by chance is drawn from their
-    influences, groups being multiplied by the same normal numbers in all cells.
+    How far the largest of the places' differences goes by chance is drawn from their
+    influences, groups being multiplied by the same normal numbers in all places.
 
     Args:
-        values: of each cell, float64 ``[cells]``.
-        influences: what each group adds to the error of each, float64 ``[groups, cells]``.
+        values: of each place, float64 ``[places]``.
+        influences: what each group adds to the error of each, float64 ``[groups, places]``.
         seed: of the draws.
     """
     errors = np.sqrt(np.square(influences).sum(0))
@@ -76,11 +76,11 @@ def differences(values: np.ndarray, influences: np.ndarray, seed: int) -> np.nda
     return found
 
 
-class Contender(NamedTuple):
-    """What a cell brings to the choice of the best."""
+class Candidate(NamedTuple):
+    """The test results of one place, among which the best is chosen."""
 
-    place: Place
-    auroc: Estimate
+    place: ActivationPlace
+    auroc: IntervalEstimate
     scores: np.ndarray
     """Float64 ``[rows]``, held out."""
     positive: np.ndarray
@@ -92,16 +92,16 @@ class Contender(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The cell with the largest AUROC, and what choosing by data is worth."""
+    """The place with the largest AUROC, and the nested AUROC of choosing it by data."""
 
-    place: Place
-    auroc: Estimate
-    cells: int
+    place: ActivationPlace
+    auroc: IntervalEstimate
+    places: int
     """How many it is the best of."""
-    nested: Estimate | None
-    """Mean AUROC of the folds, each by the cell that the other folds chose."""
-    chosen: list[Place]
-    """That cell for each fold."""
+    nested: IntervalEstimate | None
+    """Mean AUROC of the folds, each by the place that the other folds chose."""
+    chosen: list[ActivationPlace]
+    """That place for each fold."""
     reason: str | None
     """Why there is no nested estimate."""
 
@@ -111,11 +111,11 @@ class Best(NamedTuple):
         return self.nested is None
 
 
-def best(tested: Sequence[Contender], reason: str | None) -> Best | None:
-    """Return the best of several cells, and what a choice among them is worth.
+def best(tested: Sequence[Candidate], reason: str | None) -> Best | None:
+    """Return the best of several places, and the nested AUROC of that choice.
 
     Args:
-        tested: the cells; of one there is no choice.
+        tested: the places; of one there is no choice.
         reason: why there is no nested estimate, if that is known.
     """
     if len(tested) < 2:

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from actstore.analysis.solvers import linear, newton
-from actstore.analysis.solvers.cholesky import Factor
-from actstore.analysis.solvers.linear import Method, Space
+from actstore.analysis.solvers import linear
+from actstore.analysis.solvers.cholesky import CholeskyFactor, slack
+from actstore.analysis.solvers.linear import Method, TrainTest
 from actstore.analysis.statistics import metrics
 
 FEWEST = 3
@@ -22,12 +22,12 @@ FEWEST = 3
 
 
 def crossed(
-    space: Space, positive: np.ndarray, assigned: np.ndarray, method: Method, strength: float
+    data: TrainTest, positive: np.ndarray, assigned: np.ndarray, method: Method, strength: float
 ) -> np.ndarray:
     """Return for each fold the mean AUROC of two others, none trained on any of the two.
 
     Args:
-        space: all rows, standardised.
+        data: all rows, standardised.
         positive: bool ``[rows]``.
         assigned: fold of each row, int64 ``[rows]``, three folds at least.
         method: any but the MLP.
@@ -39,31 +39,31 @@ def crossed(
     count = int(assigned.max()) + 1
     found: list[list[float]] = [[] for _ in range(count)]
     pairs = {tuple(sorted((fold, (fold + 1) % count))) for fold in range(count)}
-    for (one, other), areas in _fits(space, positive, assigned, sorted(pairs), method, strength):
+    for (one, other), areas in _fits(data, positive, assigned, sorted(pairs), method, strength):
         found[one].append(areas[1])
         found[other].append(areas[0])
     return np.array([np.mean(areas) for areas in found])
 
 
 def within(
-    space: Space, positive: np.ndarray, assigned: np.ndarray, method: Method, strength: float
+    data: TrainTest, positive: np.ndarray, assigned: np.ndarray, method: Method, strength: float
 ) -> float:
     """Return the mean AUROC of a cross-validation within the training rows.
 
     Args:
-        space: the training rows, standardised.
+        data: the training rows, standardised.
         positive: bool ``[rows]``.
         assigned: fold of each row, int64 ``[rows]``.
         method: any but the MLP.
         strength: inverse of the penalty.
     """
     left = [(fold,) for fold in range(int(assigned.max()) + 1)]
-    areas = [area for _, (area,) in _fits(space, positive, assigned, left, method, strength)]
+    areas = [area for _, (area,) in _fits(data, positive, assigned, left, method, strength)]
     return float(np.mean(areas))
 
 
 def _fits(
-    space: Space,
+    data: TrainTest,
     positive: np.ndarray,
     assigned: np.ndarray,
     left: Sequence[tuple[int, ...]],
@@ -72,7 +72,7 @@ def _fits(
 ) -> Iterator[tuple[tuple[int, ...], list[float]]]:
     """Yield folds that were left out together, and the AUROC of each."""
     penalty = 4 / strength if method == "logistic" else 1 / strength
-    rows = None if space.dual else space.train.ready()
+    rows = None if data.dual else data.train.ready()
     products = None if rows is None else _Products(rows, positive, assigned)
     for out in left:
         train = np.flatnonzero(~np.isin(assigned, out))
@@ -86,16 +86,16 @@ def _fits(
             direction = products.direction(out, None if method == "mean-difference" else penalty)
             scores = [rows[test] @ direction for test in tests]
         else:
-            gram = space.gram[np.ix_(train, train)]
+            gram = data.gram[np.ix_(train, train)]
             means = gram.mean(0)
             if method != "mean-difference":
                 gram -= means[:, None]
                 gram -= means - means.mean()
-                gram[np.diag_indices_from(gram)] += penalty + newton.slack(gram)
+                gram[np.diag_indices_from(gram)] += penalty + slack(gram)
                 targets = np.where(side, 1, -1) - (2 * side.mean() - 1)
                 # They add up to nothing, so that where the tested rows are centred is all one.
-                weights = Factor(gram).solve(targets.astype(gram.dtype))
-            scores = [space.gram[np.ix_(test, train)] @ weights for test in tests]
+                weights = CholeskyFactor(gram).solve(targets.astype(gram.dtype))
+            scores = [data.gram[np.ix_(test, train)] @ weights for test in tests]
         areas = [
             metrics.auroc(each, positive[test]) for each, test in zip(scores, tests, strict=True)
         ]
@@ -135,7 +135,7 @@ class _Products:
             matrix -= self._squares[fold]
         mean = sums.sum(0) / counts.sum()
         matrix -= (counts.sum() * np.outer(mean, mean)).astype(dtype)
-        matrix[np.diag_indices_from(matrix)] += penalty + newton.slack(matrix)
+        matrix[np.diag_indices_from(matrix)] += penalty + slack(matrix)
         # Products of the rows with centred targets: a multiple of the means' difference.
         right = difference * (2 * counts[0] * counts[1] / counts.sum())
-        return Factor(matrix).solve(np.asarray(right, dtype))
+        return CholeskyFactor(matrix).solve(np.asarray(right, dtype))

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from actstore.analysis.examples import lineages, previous_report, question_scores
-from actstore.analysis.examples.place_rows import Place, layer_word
+from actstore.analysis.examples.place_rows import ActivationPlace, layer_word
 from actstore.analysis.probes.multiple_testing import Best
-from actstore.analysis.probes.results import Probe, Report, Result
+from actstore.analysis.probes.results import Probe, ProbeReport, ProbeResult
 from actstore.analysis.solvers.linear import METHODS, Perceptron
 from actstore.analysis.solvers.standardise import Standard
 from actstore.errors import MismatchError, UsageError
@@ -34,7 +34,7 @@ class SavedProbe:
     path: Path
 
 
-def save(report: Report, out: Path) -> list[Path]:
+def save(report: ProbeReport, out: Path) -> list[Path]:
     """Write probes, ``report.json`` and the scores by question into a folder.
 
     Where layers come once each, ``probes/layer_6.safetensors`` and
@@ -69,7 +69,7 @@ def save(report: Report, out: Path) -> list[Path]:
     return [out / REPORT, *written]
 
 
-def summary(result: Result, report: Report) -> dict[str, Any]:
+def summary(result: ProbeResult, report: ProbeReport) -> dict[str, Any]:
     """Return what ``report.json`` says of one probe."""
     permuted, words = result.permuted, result.words
     return {
@@ -117,13 +117,13 @@ def summary(result: Result, report: Report) -> dict[str, Any]:
     }
 
 
-def _best(result: Result, best: Best | None) -> dict[str, Any] | None:
-    """Return what choosing this cell as the best is worth; None of all others."""
+def _best(result: ProbeResult, best: Best | None) -> dict[str, Any] | None:
+    """Return what choosing this place as the best is worth; None of all others."""
     if best is None or best.place != result.place:
         return None
     nested = best.nested
     return {
-        "cells": best.cells,
+        "cells": best.places,
         "optimistic": best.optimistic,
         "nested_auroc": None if nested is None else nested.value,
         "nested_auroc_interval": None if nested is None else [nested.low, nested.high],
@@ -167,7 +167,7 @@ def check_width(probe: Probe, width: int, name: str) -> None:
         )
 
 
-def _write_probe(path: Path, result: Result, report: Report) -> None:
+def _write_probe(path: Path, result: ProbeResult, report: ProbeReport) -> None:
     from safetensors.numpy import save_file
 
     probe = result.probe
@@ -203,7 +203,7 @@ def _read_probe(path: Path) -> SavedProbe:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
         if about.get("format") != _FORMAT or about["method"] not in METHODS:
             raise UsageError(f"{path} is no probe that `actstore probe` wrote")
-        place = Place(**{name: about[name] for name in Place._fields})
+        place = ActivationPlace(**{name: about[name] for name in ActivationPlace._fields})
         intercept = float(tensors["bias"][0])
         model: np.ndarray | Perceptron = tensors["weight"]
         if about["method"] == "mlp":
@@ -224,11 +224,11 @@ def _read_probe(path: Path) -> SavedProbe:
     return SavedProbe(probe=probe, lineage=about["lineage"], made_of=made_of, path=path)
 
 
-def _order(place: Place) -> tuple[Any, ...]:
+def _order(place: ActivationPlace) -> tuple[Any, ...]:
     return place.site, place.pooling, place.region or "", place.layer is None, place.layer or 0
 
 
-def _lineage(report: Report, result: Result) -> dict[str, Any]:
+def _lineage(report: ProbeReport, result: ProbeResult) -> dict[str, Any]:
     """Return where a probe comes from, its rows and their vectors included."""
     own = {"rows_hash": result.rows_hash, "vectors_hash": result.vectors_hash}
     return {**report.lineage, **own}

@@ -11,8 +11,8 @@ import numpy as np
 
 from actstore import schema
 from actstore.analysis.examples import place_rows
-from actstore.analysis.examples.place_rows import Place
-from actstore.analysis.statistics.metrics import Estimate
+from actstore.analysis.examples.place_rows import ActivationPlace
+from actstore.analysis.statistics.metrics import IntervalEstimate
 from actstore.errors import MismatchError, UsageError
 from actstore.wording import counted
 
@@ -27,10 +27,10 @@ Named = tuple[Sequence[str], Sequence[str]]
 
 
 class Probed(NamedTuple):
-    """What one layer's probe came to."""
+    """The AUROC of one layer's probe."""
 
     layer: int | None
-    auroc: Estimate
+    auroc: IntervalEstimate
     shuffled_95: float | None
     """What 95 of 100 runs with shuffled labels stay below."""
 
@@ -90,7 +90,7 @@ def beside(
         whole: the selection is all rows of the store, or all of some places.
     """
     found: dict[Path, tuple[bool, float]] = {}
-    rows = _Rows(selection, by)
+    rows = _SelectionRows(selection, by)
     for folder in folders:
         for file in (folder / REPORT, *folder.glob(f"*/{REPORT}")):
             try:
@@ -115,7 +115,7 @@ def curves(
     selection: SelectedRows,
     by: str,
     classes: Named = ((), ()),
-) -> dict[Place, Curve]:
+) -> dict[ActivationPlace, Curve]:
     """Return the first run's curve for each place of the selection; the layer is None in keys.
 
     Args:
@@ -128,10 +128,10 @@ def curves(
         UsageError: one is no report of a probe.
         MismatchError: none is about such rows; the message names both sides.
     """
-    rows = _Rows(selection, by)
-    found: dict[Place, Curve] = {}
+    rows = _SelectionRows(selection, by)
+    found: dict[ActivationPlace, Curve] = {}
     for path in reports:
-        grouped: dict[Place, list[dict[str, Any]]] = {}
+        grouped: dict[ActivationPlace, list[dict[str, Any]]] = {}
         for entry in read(path):
             if _tells(entry, by, classes) and rows.has(entry):
                 grouped.setdefault(_place(entry)._replace(layer=None), []).append(entry)
@@ -148,7 +148,7 @@ def curves(
     return found
 
 
-class _Rows:
+class _SelectionRows:
     """The rows of a selection, read when something is asked of them."""
 
     def __init__(self, selection: SelectedRows, by: str) -> None:
@@ -156,7 +156,7 @@ class _Rows:
         self._by = by
         self._table: pa.Table | None = None
         self._codes = np.empty(0, np.int64)
-        self._places: list[Place] = []
+        self._places: list[ActivationPlace] = []
 
     @property
     def table(self) -> pa.Table:
@@ -168,7 +168,7 @@ class _Rows:
         return self._table
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[ActivationPlace]:
         return self._places if self.table is not None else []
 
     def has(self, entry: dict[str, Any]) -> bool:
@@ -192,14 +192,14 @@ class _Rows:
         return lineage.get("vectors_hash") in (None, place_rows.vectors_hash(table))
 
 
-def _curve(entries: Sequence[dict[str, Any]], path: Path, rows: _Rows) -> Curve:
+def _curve(entries: Sequence[dict[str, Any]], path: Path, rows: _SelectionRows) -> Curve:
     first = entries[0]
     layers = []
     for entry in sorted(entries, key=lambda one: (one["layer"] is None, one["layer"] or 0)):
         shuffled = (entry.get("baselines") or {}).get("permutation") or {}
         value = float(entry["auroc"])
         low, high = entry.get("auroc_interval") or (value, value)
-        estimate = Estimate(value, float(low), float(high))
+        estimate = IntervalEstimate(value, float(low), float(high))
         layers.append(Probed(entry["layer"], estimate, shuffled.get("auroc_95")))
     lineage = first["lineage"]
     folder = path.parent.name if path.name == REPORT else path.name
@@ -235,7 +235,7 @@ def _tested(entry: dict[str, Any]) -> str:
 
 
 def _is_probe(entry: object) -> bool:
-    needed = (*Place._fields, "method", "auroc", "rows", "positive", "negative")
+    needed = (*ActivationPlace._fields, "method", "auroc", "rows", "positive", "negative")
     return (
         isinstance(entry, dict)
         and all(name in entry for name in needed)
@@ -243,5 +243,5 @@ def _is_probe(entry: object) -> bool:
     )
 
 
-def _place(entry: dict[str, Any]) -> Place:
-    return Place(**{name: entry[name] for name in Place._fields})
+def _place(entry: dict[str, Any]) -> ActivationPlace:
+    return ActivationPlace(**{name: entry[name] for name in ActivationPlace._fields})

@@ -10,11 +10,11 @@ import numpy as np
 
 from actstore.analysis.examples import classes, example_groups, lineages, near_copies, place_rows
 from actstore.analysis.examples.matching import places_in
-from actstore.analysis.examples.place_rows import Choice
+from actstore.analysis.examples.place_rows import RowChoice
 from actstore.analysis.probes import significance, splits, words_baseline
 from actstore.analysis.probes.evaluating import Progress, evaluate
-from actstore.analysis.probes.results import Report
-from actstore.analysis.probes.splits import Job, Settings
+from actstore.analysis.probes.results import ProbeReport
+from actstore.analysis.probes.splits import Job, ProbeSettings
 from actstore.analysis.solvers import linear
 from actstore.errors import UsageError
 
@@ -36,14 +36,14 @@ def probe(
     *,
     positive: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
-    choice: Choice | None = None,
-    settings: Settings | None = None,
+    choice: RowChoice | None = None,
+    settings: ProbeSettings | None = None,
     train: str | None = None,
     test: str | None = None,
     test_store: StoreReader | None = None,
     group_by: str | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> ProbeReport:
     """Train and test one probe per layer, site and pooling.
 
     Tested rows are never trained on, nor is any row of their group; means and scales of
@@ -75,14 +75,14 @@ def probe(
         MissingExtraError: scikit-learn is not installed.
     """
     linear.require()
-    chosen, setting = choice or Choice(), settings or Settings()
+    chosen, setting = choice or RowChoice(), settings or ProbeSettings()
     _check(setting, train, test, test_store)
     notes: list[str] = []
     if train is not None and test is not None:
         rows = chosen.and_where(f"({train}\n) OR ({test}\n)")
     else:
         rows = chosen.and_where(train)
-    selection, values = place_rows.labels_of(store, rows, label)
+    selection, values = place_rows.rows_and_labels(store, rows, label)
     if test_store is not None:
         values = values + _values(test_store, chosen.and_where(test), label)
     sides = classes.find(label, values, positive, negative)
@@ -91,11 +91,13 @@ def probe(
         others = test_store.select(chosen.and_where(test).where)
     both = [selection] if others is None else [selection, others]
     used = np.concatenate([place_rows.known_rows(each, sides) for each in both])
-    kin = example_groups.groups_of(both, group_by, used=used, notes=notes)
-    own = place_rows.cells(selection, sides, notes=notes, kin=kin.part(slice(0, len(selection))))
+    grouping = example_groups.groups_of(both, group_by, used=used, notes=notes)
+    own = place_rows.by_place(
+        selection, sides, notes=notes, grouping=grouping.part(slice(0, len(selection)))
+    )
     if test_store is not None and others is not None:
-        fitting = places_in(others, [cell.place for cell in own], test_store.name)
-        theirs = kin.part(slice(len(selection), None))
+        fitting = places_in(others, [rows.place for rows in own], test_store.name)
+        theirs = grouping.part(slice(len(selection), None))
         jobs = splits.across(own, others, fitting, theirs, sides, setting, notes)
     elif test is not None:
         held = place_rows.choose(store, chosen.and_where(test)).rows
@@ -107,7 +109,7 @@ def probe(
     evaluated, told = evaluate(jobs, setting, progress)
     results, best = significance.judge(jobs, evaluated, told, setting, notes)
     results = [
-        replace(result, made_of=_made_of(job, kin.grouped_by))
+        replace(result, made_of=_made_of(job, grouping.grouped_by))
         for job, result in zip(jobs, results, strict=True)
     ]
     notes += [UNSETTLED.format(place=each.place.text) for each in results if not each.converged]
@@ -121,7 +123,7 @@ def probe(
         "label": label,
         "positive": list(sides.positive),
         "negative": list(sides.negative),
-        "group_by": kin.grouped_by,
+        "group_by": grouping.grouped_by,
         "method": setting.method,
         "strength": setting.strength,
         "folds": setting.folds if test is None and test_store is None else None,
@@ -131,7 +133,7 @@ def probe(
     if test_store is not None:
         lineage["test_store"] = place_rows.store_name(test_store)
         lineage["test_store_fingerprint"] = test_store.fingerprint
-    return Report(
+    return ProbeReport(
         results=results,
         best=best,
         classes=sides,
@@ -143,19 +145,19 @@ def probe(
 
 def _made_of(job: Job, grouped_by: str) -> np.ndarray:
     """Return the keys of the rows that the kept probe is trained on."""
-    selection = job.cell.selection
+    selection = job.rows.selection
     if len(job.divisions) == 1:
         selection = selection.take(job.divisions[0].train)
     return lineages.keys(selection, grouped_by)
 
 
-def _values(store: StoreReader, choice: Choice, label: str) -> list[object]:
+def _values(store: StoreReader, choice: RowChoice, label: str) -> list[object]:
     column: list[object] = store.select(choice.where).table([label])[label].to_pylist()
     return column
 
 
 def _check(
-    setting: Settings, train: str | None, test: str | None, test_store: StoreReader | None
+    setting: ProbeSettings, train: str | None, test: str | None, test_store: StoreReader | None
 ) -> None:
     if setting.method not in linear.METHODS:
         raise UsageError(f"no method {setting.method!r}: there are {', '.join(linear.METHODS)}")
@@ -173,11 +175,11 @@ def _check(
 
 def _near_copies(jobs: Sequence[Job]) -> list[str]:
     """Return what should be said of questions that are nearly those of another group."""
-    # Groups and questions are those of the run, and cells have the same ones as a rule.
+    # Groups and questions are those of the run, and places have the same ones as a rule.
     largest = max(jobs, key=lambda job: len(job.positive))
     texts = words_baseline.texts_of(largest)
     if not texts.some:
         return []
     found = near_copies.find(texts.texts, texts.codes, largest.groups)
-    remark = near_copies.note(found, largest.cell.kin.grouped_by)
+    remark = near_copies.note(found, largest.rows.grouping.grouped_by)
     return [] if remark is None else [remark]

@@ -1,4 +1,4 @@
-"""What a probe is, and what came of training and testing one."""
+"""A trained probe, and the figures of training and testing it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from actstore.analysis.examples.classes import Classes
-from actstore.analysis.examples.place_rows import Place
+from actstore.analysis.examples.place_rows import ActivationPlace
 from actstore.analysis.probes.multiple_testing import Best
 from actstore.analysis.solvers.linear import Method, Perceptron
 from actstore.analysis.solvers.standardise import Standard
-from actstore.analysis.statistics.metrics import Estimate
+from actstore.analysis.statistics.metrics import IntervalEstimate
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +28,7 @@ CHANCE = 0.05
 class Probe:
     """A trained classifier: standardise, then score; positive scores mean the positive class."""
 
-    place: Place
+    place: ActivationPlace
     method: Method
     standard: Standard
     model: np.ndarray | Perceptron
@@ -49,7 +49,7 @@ class Probe:
 
 
 class Permuted(NamedTuple):
-    """What comes out when labels are shuffled."""
+    """Figures of runs with shuffled labels."""
 
     runs: int
     auroc_mean: float
@@ -59,9 +59,9 @@ class Permuted(NamedTuple):
     p_value: float
     """Share of runs, the real one included, whose AUROC is at least the real one's."""
     p_family: float
-    """The same of the largest AUROC among all cells of the run."""
+    """The same of the largest AUROC among all places of the run."""
     p_below: float
-    """Share of runs whose smallest AUROC among all cells is at most the real one's."""
+    """Share of runs whose smallest AUROC among all places is at most the real one's."""
 
     @property
     def enough(self) -> bool:
@@ -69,12 +69,12 @@ class Permuted(NamedTuple):
         return 1 / (1 + self.runs) <= CHANCE
 
 
-class WordsAlone(NamedTuple):
-    """What the questions' words alone come to, in the same folds."""
+class WordsBaseline(NamedTuple):
+    """AUROC of the questions' words alone, in the same folds."""
 
-    auroc: Estimate
+    auroc: IntervalEstimate
     p_family: float
-    """Of the probe's AUROC being no larger, among all cells of the run."""
+    """Of the probe's AUROC being no larger, among all places of the run."""
 
 
 class Effect(NamedTuple):
@@ -88,10 +88,10 @@ class Effect(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What one probe came to."""
+class ProbeResult:
+    """The figures of one probe."""
 
-    place: Place
+    place: ActivationPlace
     method: Method
     width: int
     rows: int
@@ -104,20 +104,20 @@ class Result:
     """What kept rows on one side."""
     groups: int
     """Groups among the tested rows."""
-    cells: int
-    """Cells of the run, this one included: among so many may chance choose."""
+    places: int
+    """Places of the run, this one included: among so many may chance choose."""
     folds: int
     """1 where there is one training part and one test part."""
-    auroc: Estimate
+    auroc: IntervalEstimate
     auroc_pooled: float
     """Over the scores of all folds together."""
-    accuracy: Estimate
+    accuracy: IntervalEstimate
     balanced_accuracy: float
     """Mean of the shares of both classes that were classified rightly; 0.5 is chance."""
     majority: float
     """Accuracy of always naming the more frequent class."""
     permuted: Permuted | None
-    words: WordsAlone | None
+    words: WordsBaseline | None
     """None where no row has a question."""
     effect: Effect
     probe: Probe
@@ -146,7 +146,7 @@ class Result:
         """Whether the AUROC is further below 0.5 than chance would put it.
 
         Its interval is wholly below, and so is the AUROC itself for shuffled labels, the
-        smallest of all cells.
+        smallest of all places.
         """
         if self.auroc.high >= 0.5:
             return False
@@ -157,7 +157,7 @@ class Result:
     def verdict(self) -> str:
         """What the figures allow to say, held against the strongest baselines.
 
-        The AUROC against shuffled labels (the largest of all cells) and against the questions'
+        The AUROC against shuffled labels (the largest of all places) and against the questions'
         words, the accuracy against the majority. An AUROC asks how rows are ordered, an
         accuracy where the line between the classes is drawn.
         """
@@ -168,7 +168,7 @@ class Result:
             return "too few shuffles to tell"
         if self.permuted.p_family > CHANCE:
             if self.permuted.p_value <= CHANCE:
-                return f"no better than the best of {self.cells} on shuffled labels"
+                return f"no better than the best of {self.places} on shuffled labels"
             return "no better than shuffled labels"
         if self.words is not None and self.words.p_family > CHANCE:
             return "no better than words"
@@ -178,12 +178,12 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class ProbeReport:
     """All probes of one run."""
 
-    results: list[Result]
+    results: list[ProbeResult]
     best: Best | None
-    """The best of several cells, and what choosing it is worth."""
+    """The best of several places, with its nested AUROC."""
     classes: Classes
     method: Method
     lineage: dict[str, object]

@@ -12,11 +12,11 @@ import numpy as np
 from actstore.analysis.examples import classes, example_groups, lineages, place_rows
 from actstore.analysis.examples.lineages import InSample
 from actstore.analysis.examples.matching import matching
-from actstore.analysis.examples.place_rows import Choice, Place
+from actstore.analysis.examples.place_rows import ActivationPlace, RowChoice
 from actstore.analysis.probes import probe_files
 from actstore.analysis.statistics import metrics
 from actstore.analysis.statistics.folds import Fold
-from actstore.analysis.statistics.metrics import Estimate
+from actstore.analysis.statistics.metrics import IntervalEstimate
 from actstore.errors import NotInStoreError, UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ LabelAs = Literal["class", "score"]
 class Scored:
     """What one probe says about the rows of its place."""
 
-    place: Place
+    place: ActivationPlace
     probe: Path
     rows: np.ndarray
     """``row_id`` of each, int64."""
@@ -41,9 +41,9 @@ class Scored:
     """Float64; positive where the probe sees the positive class."""
     classes: list[str]
     """The class that the probe names for each row."""
-    auroc: Estimate | None
+    auroc: IntervalEstimate | None
     """Where the rows have labels of both classes."""
-    accuracy: Estimate | None
+    accuracy: IntervalEstimate | None
     """Among rows with such a label."""
     in_sample: InSample
     own: np.ndarray | None
@@ -54,7 +54,7 @@ def score(
     store: StoreReader,
     probe: str | Path,
     *,
-    choice: Choice | None = None,
+    choice: RowChoice | None = None,
     label: str | None = None,
     in_sample: bool = False,
 ) -> list[Scored]:
@@ -78,11 +78,11 @@ def score(
         UsageError: there are no probes.
     """
     saved = probe_files.load(Path(probe))
-    chosen = choice or Choice()
+    chosen = choice or RowChoice()
     saved = [one for one in saved if _wanted(one.probe.place, chosen)]
     if not saved:
         raise NotInStoreError(f"{probe} has no probe for {chosen.text}")
-    selections = matching(store, [one.probe.place for one in saved], Choice(where=chosen.where))
+    selections = matching(store, [one.probe.place for one in saved], RowChoice(where=chosen.where))
     return [_scored(one, selections[one.probe.place], store, label, in_sample) for one in saved]
 
 
@@ -135,7 +135,7 @@ def table(store: StoreReader, scored: Sequence[Scored]) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _wanted(place: Place, choice: Choice) -> bool:
+def _wanted(place: ActivationPlace, choice: RowChoice) -> bool:
     return (
         (choice.layers is None or place.layer in choice.layers)
         and (choice.model is None or place.model == choice.model)

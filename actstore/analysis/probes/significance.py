@@ -1,4 +1,4 @@
-"""Turns scores into results: intervals, baselines, p-values over all cells, the best layer."""
+"""Turns scores into results: intervals, baselines, p-values over all places, the best layer."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from actstore.analysis.examples import place_rows
 from actstore.analysis.probes import multiple_testing
 from actstore.analysis.probes.evaluating import Evaluated
-from actstore.analysis.probes.multiple_testing import Best, Contender
+from actstore.analysis.probes.multiple_testing import Best, Candidate
 from actstore.analysis.probes.nested_choice import FEWEST
-from actstore.analysis.probes.results import CHANCE, Effect, Permuted, Result, WordsAlone
-from actstore.analysis.probes.splits import REFITS, Job, Settings
-from actstore.analysis.probes.words_baseline import Words
+from actstore.analysis.probes.results import CHANCE, Effect, Permuted, ProbeResult, WordsBaseline
+from actstore.analysis.probes.splits import REFITS, Job, ProbeSettings
+from actstore.analysis.probes.words_baseline import WordsFit
 from actstore.analysis.statistics import metrics
-from actstore.analysis.statistics.metrics import Difference
+from actstore.analysis.statistics.metrics import AurocDifference
 from actstore.wording import counted
 
 FAIR = 99
@@ -25,16 +25,16 @@ FAIR = 99
 def judge(
     jobs: Sequence[Job],
     evaluated: Sequence[Evaluated],
-    words: Sequence[Words | None],
-    setting: Settings,
+    words: Sequence[WordsFit | None],
+    setting: ProbeSettings,
     notes: list[str],
-) -> tuple[list[Result], Best | None]:
-    """Return the result of each cell, and the best of them.
+) -> tuple[list[ProbeResult], Best | None]:
+    """Return the result of each place, and the best of them.
 
     Args:
-        jobs: the cells.
+        jobs: the places.
         evaluated: what came of each.
-        words: what the questions' words come to in each.
+        words: scores of the words baseline in each.
         setting: method, folds and seed.
         notes: takes what should be known of the figures.
     """
@@ -60,8 +60,8 @@ def judge(
         )
     ]
     tested = [
-        Contender(
-            job.cell.place,
+        Candidate(
+            job.rows.place,
             auroc,
             each.scores,
             job.positive,
@@ -77,14 +77,14 @@ def judge(
     return results, best
 
 
-def _unknown(jobs: Sequence[Job], setting: Settings) -> str | None:
-    """Return why a choice among the cells cannot be judged."""
+def _unknown(jobs: Sequence[Job], setting: ProbeSettings) -> str | None:
+    """Return why a choice among the places cannot be judged."""
     if setting.method == "mlp":
         return "a multilayer perceptron is too dear to train again for each choice"
     if len(jobs[0].divisions) > 1 and setting.folds < FEWEST:
         return f"that takes {FEWEST} folds at least"
     if not all(job.shared for job in jobs):
-        return "the cells have different rows and do not share their folds"
+        return "the places have different rows and do not share their folds"
     return None
 
 
@@ -118,8 +118,8 @@ def _permuted(jobs: Sequence[Job], evaluated: Sequence[Evaluated]) -> list[Permu
 
 
 def _alone(
-    words: Sequence[Words | None], beyond: Sequence[Difference | None], seed: int
-) -> list[WordsAlone | None]:
+    words: Sequence[WordsFit | None], beyond: Sequence[AurocDifference | None], seed: int
+) -> list[WordsBaseline | None]:
     known = [each for each in beyond if each is not None]
     if not known:
         return [None] * len(words)
@@ -129,27 +129,27 @@ def _alone(
         shares[: len(each.shares), number] = each.shares
     values = np.array([each.value for each in known])
     p_values = iter(multiple_testing.differences(values, shares, seed).tolist())
-    return [None if each is None else WordsAlone(each.auroc, next(p_values)) for each in words]
+    return [None if each is None else WordsBaseline(each.auroc, next(p_values)) for each in words]
 
 
 def _result(
     job: Job,
     evaluated: Evaluated,
     count: int,
-    setting: Settings,
-    auroc: metrics.Estimate,
+    setting: ProbeSettings,
+    auroc: metrics.IntervalEstimate,
     permuted: Permuted | None,
-    words: WordsAlone | None,
-    beyond: Difference | None,
-) -> Result:
+    words: WordsBaseline | None,
+    beyond: AurocDifference | None,
+) -> ProbeResult:
     import pyarrow as pa
 
     positive, groups, scores = job.positive, job.groups, evaluated.scores
     tested = np.sort(np.concatenate([division.test for division in job.divisions]))
     right = (scores > 0) == positive
     truth = positive[tested]
-    table = job.cell.table
-    digest = place_rows.rows_hash(job.cell)
+    table = job.rows.table
+    digest = place_rows.rows_hash(job.rows)
     if job.other is not None:
         table = pa.concat_tables([table, job.other.table])
         digest = f"{digest} {place_rows.rows_hash(job.other)}"
@@ -158,16 +158,16 @@ def _result(
     if words is not None and beyond is not None and words.auroc.value >= 0.5:
         effect = Effect("words", *beyond[:3])
     width = evaluated.probe.width
-    return Result(
-        place=job.cell.place,
+    return ProbeResult(
+        place=job.rows.place,
         method=setting.method,
         width=width,
         rows=len(tested),
         trained_rows=len(positive) if crossed else len(job.divisions[0].train),
         positives=int(truth.sum()),
-        grouped_by=job.cell.kin.grouped_by,
+        grouped_by=job.rows.grouping.grouped_by,
         groups=len(np.unique(groups[tested])),
-        cells=count,
+        places=count,
         folds=len(job.divisions),
         auroc=auroc,
         auroc_pooled=float(metrics.auroc(scores[tested], truth)),
@@ -182,11 +182,11 @@ def _result(
         table=table.take(pa.array(tested)),
         scores=scores[tested],
         rows_hash=digest,
-        vectors_hash=place_rows.vectors_hash(job.cell.table),
+        vectors_hash=place_rows.vectors_hash(job.rows.table),
     )
 
 
-def _remark(results: Sequence[Result], setting: Settings, notes: list[str]) -> None:
+def _remark(results: Sequence[ProbeResult], setting: ProbeSettings, notes: list[str]) -> None:
     """Say what the figures cannot show, and which of them should be looked into."""
     runs = setting.runs
     if setting.method == "mlp" and runs < setting.permutations:

@@ -1,4 +1,4 @@
-"""What the words of the questions alone tell of the labels, in the folds of the probes.
+"""The words baseline: a classifier on the questions' words alone, in the folds of the probes.
 
 A probe that does no better than a bag of words has found nothing that the model adds. The
 words are those of ``question`` (where that holds a statement, the statement): TF-IDF of words
@@ -16,23 +16,23 @@ import numpy as np
 from actstore.analysis.probes.splits import Job
 from actstore.analysis.statistics import metrics
 from actstore.analysis.statistics.folds import Fold
-from actstore.analysis.statistics.metrics import Estimate
+from actstore.analysis.statistics.metrics import IntervalEstimate
 
 _WORD = r"(?u)\b\w+\b"
 """Words of one letter and digits count: they can be the answer."""
 _STEPS = 1000
 
 
-class Words(NamedTuple):
-    """What words come to on the rows of a cell."""
+class WordsFit(NamedTuple):
+    """Scores and AUROC of the words on the rows of a place."""
 
     scores: np.ndarray
     """Float64 ``[rows]``; NaN of rows that are not tested."""
-    auroc: Estimate
+    auroc: IntervalEstimate
 
 
 class Texts(NamedTuple):
-    """The questions of a cell's rows."""
+    """The questions of a place's rows."""
 
     texts: list[str]
     """The different ones; of rows without a question the empty text."""
@@ -49,7 +49,7 @@ def texts_of(job: Job) -> Texts:
     """Return the questions of a job's rows, those of the other store included."""
     import pyarrow as pa
 
-    tables = [job.cell.table] + ([job.other.table] if job.other is not None else [])
+    tables = [job.rows.table] + ([job.other.table] if job.other is not None else [])
     column = pa.concat_tables([table.select(["question"]) for table in tables])["question"]
     coded = column.fill_null("").combine_chunks().dictionary_encode()
     codes = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -59,7 +59,7 @@ def texts_of(job: Job) -> Texts:
 def distinct(jobs: Sequence[Job]) -> tuple[list[tuple[Job, Texts] | None], list[int]]:
     """Return what words must be fitted for, and which of these each job is; None has no words.
 
-    Cells with the same questions, classes and folds have the same words.
+    Places with the same questions, classes and folds have the same words.
     """
     known: dict[object, int] = {}
     found: list[tuple[Job, Texts] | None] = []
@@ -78,7 +78,7 @@ def distinct(jobs: Sequence[Job]) -> tuple[list[tuple[Job, Texts] | None], list[
     return found, places
 
 
-def fit(job: Job, texts: Texts) -> Words:
+def fit(job: Job, texts: Texts) -> WordsFit:
     """Return what the words tell of a job's tested rows."""
     positive, versions = job.positive, job.units[:, 1]
     scores = np.full(len(positive), np.nan)
@@ -89,7 +89,7 @@ def fit(job: Job, texts: Texts) -> Words:
         _, first = np.unique(versions[train] * 2 + positive[train], return_index=True)
         scores[division.test] = _scores(texts, train[np.sort(first)], positive, division)
     auroc = metrics.auroc_interval(scores, positive, job.groups, job.divisions)
-    return Words(scores, auroc)
+    return WordsFit(scores, auroc)
 
 
 def _scores(texts: Texts, train: np.ndarray, positive: np.ndarray, division: Fold) -> np.ndarray:

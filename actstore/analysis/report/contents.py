@@ -152,7 +152,7 @@ def collect(
     curves = probe_runs.curves(probes, selection, by)
     places = []
     for number, found in enumerate(shown):
-        curve = curves.get(place_rows.Place(layer=None, **found.key))
+        curve = curves.get(place_rows.ActivationPlace(layer=None, **found.key))
         places.append(_place(selection.take(found.places), by, found.key, curve))
         if progress is not None:
             progress(number + 1, len(shown))
@@ -187,7 +187,7 @@ def _steps(selection: SelectedRows) -> list[Step]:
     return [Step(run.kind, run.started_at, run.run_id) for run in runs]
 
 
-def _composition(selection: SelectedRows, groups: list[group_by.Group]) -> list[dict[str, Any]]:
+def _composition(selection: SelectedRows, groups: list[group_by.RowGroup]) -> list[dict[str, Any]]:
     snapshot = selection.snapshot
     rows = []
     for found in sorted(groups, key=lambda one: group_by.order(one.key.values())):

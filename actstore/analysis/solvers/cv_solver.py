@@ -14,20 +14,19 @@ from functools import partial
 
 import numpy as np
 
-from actstore.analysis.solvers import linear, newton
-from actstore.analysis.solvers.linear import Method, Space
-from actstore.analysis.solvers.losses import Logistic, Squares
-from actstore.analysis.solvers.row_products import Rows
-from actstore.analysis.solvers.standardise import Standard
+from actstore.analysis.solvers import linear, newton_by_rows
+from actstore.analysis.solvers.linear import Method, TrainTest
+from actstore.analysis.solvers.newton_by_rows import Logistic, Squares
+from actstore.analysis.solvers.standardise import Standard, StandardisedRows
 from actstore.analysis.statistics.folds import Fold
 
-MOST = 1e5
+LARGEST_RATIO = 1e5
 """Ratio of variances up to which all rows' scales leave a fold's digits as they are."""
 _APART = 0.25
 """Change of a dimension's variance from which on it is corrected."""
 
 
-def ratios(
+def variance_ratios(
     vectors: np.ndarray, whole: Standard, standards: Sequence[Standard], divisions: Sequence[Fold]
 ) -> np.ndarray:
     """Return the variance of each dimension in all rows, in parts of each fold's own.
@@ -52,7 +51,7 @@ def ratios(
     return found
 
 
-class Crossed:
+class CrossValidation:
     """The folds of a cross-validation with no more rows than dimensions.
 
     Args:
@@ -60,7 +59,7 @@ class Crossed:
         whole: what all rows are standardised on.
         standards: what each fold is standardised on.
         divisions: the folds.
-        ratios: of :func:`ratios`, none above :data:`MOST`.
+        ratios: of :func:`variance_ratios`, none above :data:`LARGEST_RATIO`.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class Crossed:
         self._vectors, self._standard = vectors, whole
         self._divisions = divisions
         every = np.arange(len(vectors))
-        self.whole = Space.of(vectors, every, every[:0], whole)
+        self.whole = TrainTest.of(vectors, every, every[:0], whole)
         """All rows, for the probe that is kept."""
         self._centres = np.column_stack(
             [(each.mean - whole.mean) / whole.scale for each in standards]
@@ -83,8 +82,8 @@ class Crossed:
         inverses = 1 / np.column_stack([each.scale for each in standards]).astype(np.float64)
         self._means = np.column_stack([each.mean for each in standards])
         self._inverses = np.where(ratios > 0, inverses, 0)
-        self._rows = Rows(vectors, self._means, self._inverses)
-        self._spaces: dict[int, Space] = {}
+        self._rows = StandardisedRows(vectors, self._means, self._inverses)
+        self._folds: dict[int, TrainTest] = {}
 
     def scores(
         self, positive: np.ndarray, method: Method, strength: float, start: np.ndarray
@@ -111,16 +110,16 @@ class Crossed:
             scores[division.test] = found[division.test, number]
         return scores, converged
 
-    def space(self, number: int) -> Space:
-        """Return a fold's rows, near those of its own scales, for many labels at little cost.
+    def fold(self, number: int) -> TrainTest:
+        """Return a fold's products, near those of its own scales, cheap for many labels.
 
         Scales have nothing to do with labels, so a test that compares labels may use them.
         """
-        if number not in self._spaces:
+        if number not in self._folds:
             division = self._divisions[number]
             gram = self._gram(number)
-            self._spaces[number] = Space(gram=gram[division.train], cross=gram[division.test])
-        return self._spaces[number]
+            self._folds[number] = TrainTest(gram=gram[division.train], cross=gram[division.test])
+        return self._folds[number]
 
     def _gram(self, number: int) -> np.ndarray:
         """Return inner products of all rows with the training rows of a fold, or near them."""
@@ -153,20 +152,24 @@ class Crossed:
 
     def _regressions(
         self, positive: np.ndarray, method: Method, strength: float, start: np.ndarray
-    ) -> newton.Found:
+    ) -> newton_by_rows.Regressions:
         tasks, offsets = [], np.zeros(len(self._divisions))
         for number, (train, _) in enumerate(self._divisions):
-            gram = self.space(number).gram
-            exact = partial(Rows(self._vectors, self._means, self._inverses, train).gram, number)
+            gram = self.fold(number).gram
+            exact = partial(
+                StandardisedRows(self._vectors, self._means, self._inverses, train).gram, number
+            )
             if method == "logistic":
                 own = start[train]
-                tasks.append(newton.Task(train, gram, Logistic(positive[train]), own, exact))
+                tasks.append(
+                    newton_by_rows.Regression(train, gram, Logistic(positive[train]), own, exact)
+                )
                 continue
             sides = np.where(positive[train], 1.0, -1.0)
             offsets[number] = sides.mean()
             loss = Squares(sides - offsets[number])
-            tasks.append(newton.Task(train, gram, loss, exact=exact))
-        found = newton.solve(tasks, self._product, len(positive), 1 / strength)
+            tasks.append(newton_by_rows.Regression(train, gram, loss, exact=exact))
+        found = newton_by_rows.solve(tasks, self._product, len(positive), 1 / strength)
         return found._replace(scores=found.scores + offsets)
 
     def _mean_difference(self, positive: np.ndarray) -> np.ndarray:

@@ -16,11 +16,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from actstore.analysis.solvers import newton, primal
-from actstore.analysis.solvers.cholesky import Factor
-from actstore.analysis.solvers.losses import Logistic, Loss, Squares
-from actstore.analysis.solvers.row_products import Rows
-from actstore.analysis.solvers.standardise import Standard, neutral
+from actstore.analysis.solvers import newton_by_dimensions, newton_by_rows
+from actstore.analysis.solvers.cholesky import CholeskyFactor, slack
+from actstore.analysis.solvers.newton_by_rows import Logistic, Loss, Squares
+from actstore.analysis.solvers.standardise import Standard, StandardisedRows, neutral
 from actstore.errors import MissingExtraError
 
 Method = Literal["logistic", "mean-difference", "ridge", "mlp"]
@@ -29,7 +28,7 @@ METHODS: tuple[Method, ...] = ("logistic", "mean-difference", "ridge", "mlp")
 _EPOCHS, _BATCH = 100, 32
 
 
-class Space:
+class TrainTest:
     """Training rows and rows to score, standardised on the former.
 
     Args:
@@ -44,12 +43,12 @@ class Space:
         self,
         gram: np.ndarray | None,
         cross: np.ndarray | None,
-        train: Rows | None = None,
-        test: Rows | None = None,
+        train: StandardisedRows | None = None,
+        test: StandardisedRows | None = None,
     ) -> None:
         self._gram, self._cross = gram, cross
         self._train, self._test = train, test
-        self._ridge: tuple[float, Factor] | None = None
+        self._ridge: tuple[float, CholeskyFactor] | None = None
 
     @classmethod
     def of(
@@ -58,8 +57,8 @@ class Space:
         train: np.ndarray,
         test: np.ndarray,
         standard: Standard | None = None,
-    ) -> Space:
-        """Return the space of some vectors; by rows where those are the fewer.
+    ) -> TrainTest:
+        """Return the products of some vectors; by rows where those are the fewer.
 
         Args:
             vectors: float32 or float64 ``[rows, width]``.
@@ -68,7 +67,10 @@ class Space:
             standard: what they are to be standardised on; they are already when missing.
         """
         ways = [standard] if standard is not None else [neutral(vectors.shape[1])]
-        own, others = Rows.of(vectors, ways, train), Rows.of(vectors, ways, test)
+        own, others = (
+            StandardisedRows.of(vectors, ways, train),
+            StandardisedRows.of(vectors, ways, test),
+        )
         if len(train) > vectors.shape[1]:
             return cls(None, None, own, others)
         ready = vectors if standard is None else standard.apply(vectors)
@@ -95,13 +97,13 @@ class Space:
         return self._gram
 
     @property
-    def train(self) -> Rows:
+    def train(self) -> StandardisedRows:
         """The training rows."""
         assert self._train is not None
         return self._train
 
     @property
-    def test(self) -> Rows:
+    def test(self) -> StandardisedRows:
         """The rows to score."""
         assert self._test is not None
         return self._test
@@ -138,12 +140,12 @@ class Space:
         """
         if self._ridge is None or self._ridge[0] != penalty:
             matrix = self.gram.copy() if self.dual else self._moments()
-            matrix[np.diag_indices_from(matrix)] += penalty + newton.slack(matrix)
-            self._ridge = penalty, Factor(matrix)
+            matrix[np.diag_indices_from(matrix)] += penalty + slack(matrix)
+            self._ridge = penalty, CholeskyFactor(matrix)
         right = targets if self.dual else self.train.combined(targets)
         return self._ridge[1].solve(right)
 
-    def fit(self, loss: Loss, penalty: float) -> Linear:
+    def fit(self, loss: Loss, penalty: float) -> LinearModels:
         """Return the linear model that minimises a loss of the training rows, to 1 in 10,000.
 
         Args:
@@ -151,16 +153,18 @@ class Space:
             penalty: half of it times the squared weights is added.
         """
         if not self.dual:
-            found = primal.solve(self.train, loss, penalty)
+            found = newton_by_dimensions.solve(self.train, loss, penalty)
             weights = found.weights[:, None]
-            return Linear(weights, np.array([found.intercept]), found.converged)
+            return LinearModels(weights, np.array([found.intercept]), found.converged)
         exact = None
         if self.gram.dtype != np.float64:
             exact = self.train.gram
-        task = newton.Task(np.arange(len(self.train)), self.gram, loss, exact=exact)
+        task = newton_by_rows.Regression(np.arange(len(self.train)), self.gram, loss, exact=exact)
         rows = self.train
-        ends = newton.solve([task], lambda w, _: rows.scores(rows.combined(w)), len(rows), penalty)
-        return Linear(ends.weights, ends.intercepts, bool(ends.converged[0]))
+        ends = newton_by_rows.solve(
+            [task], lambda w, _: rows.scores(rows.combined(w)), len(rows), penalty
+        )
+        return LinearModels(ends.weights, ends.intercepts, bool(ends.converged[0]))
 
     def _dimensions(self, weights: np.ndarray) -> np.ndarray:
         return self.train.combined(weights) if self.dual else weights
@@ -169,27 +173,27 @@ class Space:
         return self.train.moments(np.ones(len(self.train)))[:-1, :-1].copy()
 
 
-class Linear(NamedTuple):
+class LinearModels(NamedTuple):
     """Linear models: score = vectors @ weights + intercept."""
 
     weights: np.ndarray
-    """Of rows or dimensions, as :class:`Space` has it: ``[…, models]``."""
+    """Of rows or dimensions, as :class:`TrainTest` has it: ``[…, models]``."""
     intercepts: np.ndarray
     """``[models]``."""
     converged: bool = True
     """Whether the weights are those of the optimum to 1 in 10,000."""
 
 
-def mean_difference(space: Space, positive: np.ndarray) -> Linear:
+def mean_difference(data: TrainTest, positive: np.ndarray) -> LinearModels:
     """Return the difference of the classes' means; scores are 0 half way between the two.
 
     Args:
-        space: the rows.
+        data: the rows.
         positive: bool ``[train, models]``.
     """
     rows = difference_weights(positive)
-    weights = rows if space.dual else space.train.combined(rows)
-    return Linear(weights, -half_way(space.fitted(weights), positive))
+    weights = rows if data.dual else data.train.combined(rows)
+    return LinearModels(weights, -half_way(data.fitted(weights), positive))
 
 
 def difference_weights(positive: np.ndarray) -> np.ndarray:
@@ -207,53 +211,53 @@ def half_way(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     return middle
 
 
-def ridge(space: Space, positive: np.ndarray, strength: float) -> Linear:
+def ridge(data: TrainTest, positive: np.ndarray, strength: float) -> LinearModels:
     """Return least squares on classes -1 and 1 with penalty ``1 / strength``.
 
     Args:
-        space: the rows.
+        data: the rows.
         positive: bool ``[train]``.
         strength: inverse of the penalty.
     """
     targets = np.where(positive, 1.0, -1.0)
     offset = float(targets.mean())
-    found = space.fit(Squares(targets - offset), 1 / strength)
+    found = data.fit(Squares(targets - offset), 1 / strength)
     return found._replace(intercepts=found.intercepts + offset)
 
 
-def ridges(space: Space, positive: np.ndarray, strength: float) -> Linear:
+def ridges(data: TrainTest, positive: np.ndarray, strength: float) -> LinearModels:
     """Return ridge regressions of many labels at little cost, to the digits of the vectors.
 
     Args:
-        space: the rows.
+        data: the rows.
         positive: bool ``[train, models]``.
         strength: inverse of the penalty.
     """
     targets = np.where(positive, 1, -1).astype(np.float32)
     offset = targets.mean(0)
-    weights = space.ridge(targets - offset, 1 / strength)
+    weights = data.ridge(targets - offset, 1 / strength)
     # Standardised training rows have mean 0, so the mean target is the intercept.
-    return Linear(weights, offset)
+    return LinearModels(weights, offset)
 
 
-def newton_step(space: Space, positive: np.ndarray, strength: float) -> Linear:
+def newton_step(data: TrainTest, positive: np.ndarray, strength: float) -> LinearModels:
     """Return where Newton's first step leads logistic regressions; cheap for many labels.
 
     It is a ridge regression whose penalty is four times that of the logistic one.
     """
-    found = ridges(space, positive, strength / 4)
-    return Linear(2 * found.weights, 2 * found.intercepts)
+    found = ridges(data, positive, strength / 4)
+    return LinearModels(2 * found.weights, 2 * found.intercepts)
 
 
-def logistic(space: Space, positive: np.ndarray, strength: float) -> Linear:
+def logistic(data: TrainTest, positive: np.ndarray, strength: float) -> LinearModels:
     """Return the logistic regression that scikit-learn has by default: L2 with ``C = strength``.
 
     Args:
-        space: the rows.
+        data: the rows.
         positive: bool ``[train]``.
         strength: inverse of the penalty.
     """
-    return space.fit(Logistic(positive), 1 / strength)
+    return data.fit(Logistic(positive), 1 / strength)
 
 
 def _rows(vectors: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -283,7 +287,7 @@ class Perceptron:
         return result
 
 
-def perceptron(space: Space, positive: np.ndarray, strength: float, seed: int) -> Perceptron:
+def perceptron(data: TrainTest, positive: np.ndarray, strength: float, seed: int) -> Perceptron:
     """Train scikit-learn's ``MLPClassifier`` with 64 hidden units.
 
     Where rows are fewer than dimensions it is trained on the rows' principal components,
@@ -291,10 +295,10 @@ def perceptron(space: Space, positive: np.ndarray, strength: float, seed: int) -
     """
     from sklearn.neural_network import MLPClassifier
 
-    rows = space.train.ready()
+    rows = data.train.ready()
     features, back = rows, None
-    if space.dual:
-        values, axes = np.linalg.eigh(space.gram)
+    if data.dual:
+        values, axes = np.linalg.eigh(data.gram)
         kept = values > max(0.0, float(values[-1])) * 1e-6
         size = np.sqrt(values[kept])
         features = axes[:, kept] * size

@@ -80,7 +80,7 @@ class PartitionDifference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class StoreDifference:
     """What differs between A and B; lists hold the first ten of each kind."""
 
     partitions: tuple[PartitionDifference, ...]
@@ -107,7 +107,7 @@ Partition = tuple[str, str, "int | None"]
 
 def diff(
     a: SelectedRows, b: SelectedRows, *, progress: Callable[[int, int], None] | None = None
-) -> Difference:
+) -> StoreDifference:
     """Hold all rows of two selections against each other, by their keys.
 
     Vectors are compared bit for bit (float16 as float32 where the stored types differ),
@@ -139,7 +139,7 @@ def diff(
         for name in names
     )
     collected.values.sort(key=lambda found: found.column != "label")
-    return Difference(
+    return StoreDifference(
         partitions=partitions,
         only_a=tuple(collected.only_a),
         only_b=tuple(collected.only_b),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from actstore.querying.selected import SelectedRows
 
 
-class Group(NamedTuple):
+class RowGroup(NamedTuple):
     """Rows that share their values of some columns."""
 
     key: dict[str, Any]
@@ -21,7 +21,7 @@ class Group(NamedTuple):
     """Positions in the selection, int64, ascending."""
 
 
-def group(selection: SelectedRows, by: Sequence[str]) -> list[Group]:
+def group(selection: SelectedRows, by: Sequence[str]) -> list[RowGroup]:
     """Return the rows of ``selection`` by their values of the columns ``by``.
 
     Groups are ordered by these values, null last. Without columns all rows are one group.
@@ -36,7 +36,7 @@ def group(selection: SelectedRows, by: Sequence[str]) -> list[Group]:
     if not len(selection):
         return []
     if not names:
-        return [Group({}, np.arange(len(selection)))]
+        return [RowGroup({}, np.arange(len(selection)))]
     table = selection.table(names).append_column(
         "__place__", pa.array(np.arange(len(selection), dtype=np.int64))
     )
@@ -45,13 +45,13 @@ def group(selection: SelectedRows, by: Sequence[str]) -> list[Group]:
     flat, offsets = lists.values.to_numpy(), lists.offsets.to_numpy()
     keys = places.select(names).to_pylist()
     groups = [
-        Group(key, np.sort(flat[start:stop]))
+        RowGroup(key, np.sort(flat[start:stop]))
         for key, start, stop in zip(keys, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
     ]
     return sorted(groups, key=lambda found: order(found.key.values()))
 
 
-def order(values: Any) -> tuple[tuple[bool, Any], ...]:
+def order(values: Iterable[Any]) -> tuple[tuple[bool, Any], ...]:
     """Return what sorts a group's values, null after all others."""
     return tuple((value is None, 0 if value is None else value) for value in values)
 

@@ -46,7 +46,7 @@ _NOTHING = 1e-20
 """Variances below it are what rounding leaves of zero."""
 
 
-class Estimate(NamedTuple):
+class IntervalEstimate(NamedTuple):
     """A number between 0 and 1, and its 95 % confidence interval."""
 
     value: float
@@ -130,7 +130,7 @@ def auroc_interval(
     groups: np.ndarray,
     folds: Sequence[Fold],
     width: int | None = None,
-) -> Estimate:
+) -> IntervalEstimate:
     """Return the mean AUROC of the folds with its interval.
 
     Args:
@@ -141,14 +141,25 @@ def auroc_interval(
         width: dimensions that the probes had; where it is missing, the interval is that of
             probes with many more dimensions than rows.
     """
-    area, shares = influence(scores, positive, groups, folds)
-    tested = np.concatenate([fold.test for fold in folds])
+    found = influence(scores, positive, groups, folds)
     factor = Dependence.of(folds, groups, width, positive)
+    return _auroc_interval(found, positive, groups, folds, factor)
+
+
+def _auroc_interval(
+    found: Influence,
+    positive: np.ndarray,
+    groups: np.ndarray,
+    folds: Sequence[Fold],
+    factor: Dependence,
+) -> IntervalEstimate:
+    area, shares = found
+    tested = np.concatenate([fold.test for fold in folds])
     variance = _clustered(shares[tested], groups[tested])
     sides = [_groups(groups, positive == side, tested) for side in (True, False)]
     widest = _newcombe(area, sides[0], sides[1], factor)
     if area in (0.0, 1.0) or variance <= _NOTHING:
-        return Estimate(area, *widest)
+        return IntervalEstimate(area, *widest)
     logit = math.log(area / (1 - area))
     reach = _Z * math.sqrt(variance) / (area * (1 - area))
     low, high = (
@@ -161,10 +172,10 @@ def auroc_interval(
         for side in (True, False)
     ):
         low, high = min(low, widest[0]), max(high, widest[1])
-    return Estimate(area, low, high)
+    return IntervalEstimate(area, low, high)
 
 
-class Difference(NamedTuple):
+class AurocDifference(NamedTuple):
     """How much larger one AUROC is than another on the same rows."""
 
     value: float
@@ -181,7 +192,7 @@ def auroc_difference(
     groups: np.ndarray,
     folds: Sequence[Fold],
     width: int | None = None,
-) -> Difference:
+) -> AurocDifference:
     """Return the difference of two AUROCs with its interval, paired by row and group.
 
     Args:
@@ -204,12 +215,12 @@ def auroc_difference(
     certain = [float(np.square(each.rows).sum()) <= _NOTHING for each in (one, two)]
     if any(certain):
         # Wholly separated classes are not certain, and scores that are all one have no error.
-        first = auroc_interval(scores, positive, groups, folds, width)
-        second = auroc_interval(other, positive, groups, folds, width)
+        first = _auroc_interval(one, positive, groups, folds, factor)
+        second = _auroc_interval(two, positive, groups, folds, factor)
         if two.area == 0.5 and certain[1]:
-            second = Estimate(0.5, 0.5, 0.5)
+            second = IntervalEstimate(0.5, 0.5, 0.5)
         low, high = min(low, first.low - second.high), max(high, first.high - second.low)
-    return Difference(value, low, high, shares)
+    return AurocDifference(value, low, high, shares)
 
 
 def accuracy_interval(
@@ -218,7 +229,7 @@ def accuracy_interval(
     folds: Sequence[Fold],
     width: int | None = None,
     positive: np.ndarray | None = None,
-) -> Estimate:
+) -> IntervalEstimate:
     """Return the share of rows that were classified rightly with its interval.
 
     Args:
@@ -253,7 +264,7 @@ def accuracy_interval(
         return abs(value - share) < error
 
     # Wilson's interval, whose ends are where a value's own error just reaches the share.
-    return Estimate(share, _bound(share, 0.0, near), _bound(share, 1.0, near))
+    return IntervalEstimate(share, _bound(share, 0.0, near), _bound(share, 1.0, near))
 
 
 class Dependence(NamedTuple):

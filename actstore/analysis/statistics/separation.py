@@ -26,7 +26,7 @@ class Separation(NamedTuple):
     """One layer's result."""
 
     layer: int | None
-    auroc: metrics.Estimate
+    auroc: metrics.IntervalEstimate
     rows: int
     positives: int
     folds: int

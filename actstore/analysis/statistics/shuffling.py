@@ -1,4 +1,4 @@
-"""Shuffled labels as they might be if they had nothing to do with the vectors.
+"""Shuffled labels, exchanged only between rows that chance could exchange.
 
 What exchanges its labels must be alike but for them, so labels move between things of one
 kind within one thing of the kind above: groups of a fold, examples of a group, versions of
@@ -16,12 +16,12 @@ import numpy as np
 
 
 class Shuffled(NamedTuple):
-    """Shuffled labels that all cells of a run share, and where a cell's own are among them."""
+    """Shuffled labels that all places of a run share, and where a place's own are among them."""
 
     labels: np.ndarray
     """Bool ``[units, runs]``."""
     units: np.ndarray
-    """Which of them each row of the cell is, int64 ``[rows]``."""
+    """Which of them each row of the place is, int64 ``[rows]``."""
 
     @property
     def runs(self) -> int:
@@ -29,43 +29,45 @@ class Shuffled(NamedTuple):
         return int(self.labels.shape[1])
 
     def columns(self) -> np.ndarray:
-        """Return the cell's own shuffled labels, bool ``[rows, runs]``."""
+        """Return the place's own shuffled labels, bool ``[rows, runs]``."""
         found: np.ndarray = self.labels[self.units]
         return found
 
 
-class Labelled(NamedTuple):
-    """The rows of a cell, for :func:`shared`."""
+class LabelledRows(NamedTuple):
+    """The rows of a place, for :func:`shared`."""
 
     positive: np.ndarray
     """Bool ``[rows]``."""
     part: np.ndarray
     """Among which rows labels are exchanged, int64 ``[rows]``: the tested rows of a fold, or
-    the training or tested rows of one division. Of the same meaning in all cells."""
+    the training or tested rows of one division. Of the same meaning in all places."""
     groups: np.ndarray
     """Int64 ``[rows]``."""
     units: np.ndarray
-    """Examples, versions and tokens, int64 ``[rows, 3]``, as ``Kinship`` has them."""
+    """Examples, versions and tokens, int64 ``[rows, 3]``, as ``ExampleGroups`` has them."""
 
 
-def shared(cells: Sequence[Labelled], runs: int, seed: int) -> list[Shuffled]:
-    """Shuffle the labels of a run: an example's are the same in all its cells.
+def shared(labelled: Sequence[LabelledRows], runs: int, seed: int) -> list[Shuffled]:
+    """Shuffle the labels of a run: an example's are the same in all its places.
 
-    So the cells' results on one set of shuffled labels hang together as those on the real
-    ones do, also where some cells lack some rows.
+    So the places' results on one set of shuffled labels hang together as those on the real
+    ones do, also where some places lack some rows.
 
     Args:
-        cells: their rows.
+        labelled: the rows of each place.
         runs: how many sets of labels.
         seed: where they come from.
 
     Returns:
-        One for each cell.
+        One for each place.
     """
     # Layers of the same examples come with the same arrays: one of them stands for all.
     known: dict[tuple[bytes, ...], int] = {}
-    places = [known.setdefault(tuple(map(np.ndarray.tobytes, each)), len(known)) for each in cells]
-    first = [cells[places.index(number)] for number in range(len(known))]
+    places = [
+        known.setdefault(tuple(map(np.ndarray.tobytes, each)), len(known)) for each in labelled
+    ]
+    first = [labelled[places.index(number)] for number in range(len(known))]
     positive = np.concatenate([each.positive for each in first])
     levels = np.column_stack(
         [

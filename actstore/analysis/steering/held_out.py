@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actstore.analysis.examples.place_rows import Cell
+from actstore.analysis.examples.place_rows import PlaceRows
 from actstore.analysis.statistics import folds, metrics, shuffling
 from actstore.analysis.statistics.folds import Fold
-from actstore.analysis.statistics.metrics import Estimate
+from actstore.analysis.statistics.metrics import IntervalEstimate
 from actstore.errors import TooFewRowsError
 
 SHUFFLES = 200
@@ -31,16 +31,16 @@ _KEY = ("dataset", "split", "example_id", "mode", "variant")
 
 
 class Examples(NamedTuple):
-    """The examples of one cell, each with the rows (tokens) of one class that it has."""
+    """The examples of one place, each with the rows (tokens) of one class that it has."""
 
     keys: list[tuple[object, ...]]
-    """What tells them apart in every cell, the class last; in order of appearance."""
+    """What tells them apart in every place, the class last; in order of appearance."""
     codes: np.ndarray
     """Each row's example, int64 ``[rows]``."""
     positive: np.ndarray
     """Bool ``[examples]``."""
     groups: np.ndarray
-    """Int64 ``[examples]``: what must stay on one side, numbered alike in all cells."""
+    """Int64 ``[examples]``: what must stay on one side, numbered alike in all places."""
     units: np.ndarray
     """Numbers of the example and of its version, int64 ``[examples, 2]``, likewise."""
 
@@ -54,17 +54,17 @@ class Examples(NamedTuple):
         return sums / np.bincount(self.codes)[:, None].astype(np.float32)
 
 
-class Held(NamedTuple):
-    """What one layer's direction comes to on examples that it was not made of."""
+class HeldOutSeparation(NamedTuple):
+    """Figures of one layer's direction on examples that it was not made of."""
 
     separation: float | None
     """Distance of the class means along it in standard deviations (Cohen's d)."""
-    auroc: Estimate
+    auroc: IntervalEstimate
     shuffled: np.ndarray
     """AUROC of each shuffle, float64 ``[shuffles]``; NaN where a class was missing."""
 
 
-class Plan(NamedTuple):
+class SharedFolds(NamedTuple):
     """Folds and shuffles that all layers share."""
 
     places: dict[tuple[object, ...], int]
@@ -76,24 +76,28 @@ class Plan(NamedTuple):
     """Bool ``[examples, shuffles]``."""
 
 
-def examples(cell: Cell) -> Examples:
-    """Return the examples of a cell's rows."""
-    columns = [cell.table[name].to_pylist() for name in _KEY]
+def examples(rows: PlaceRows) -> Examples:
+    """Return the examples of a place's rows."""
+    columns = [rows.table[name].to_pylist() for name in _KEY]
     numbers: dict[tuple[object, ...], int] = {}
     codes = np.array(
         [
             numbers.setdefault(key, len(numbers))
-            for key in zip(*columns, cell.positive.tolist(), strict=True)
+            for key in zip(*columns, rows.positive.tolist(), strict=True)
         ],
         np.int64,
     )
     first = np.unique(codes, return_index=True)[1]
     return Examples(
-        list(numbers), codes, cell.positive[first], cell.groups[first], cell.kin.units[first, :2]
+        list(numbers),
+        codes,
+        rows.positive[first],
+        rows.groups[first],
+        rows.grouping.units[first, :2],
     )
 
 
-def plan(found: Sequence[Examples], seed: int, shuffles: int = SHUFFLES) -> Plan | None:
+def plan(found: Sequence[Examples], seed: int, shuffles: int = SHUFFLES) -> SharedFolds | None:
     """Divide the examples of all layers into folds; None where a class has fewer than two groups.
 
     Args:
@@ -102,15 +106,15 @@ def plan(found: Sequence[Examples], seed: int, shuffles: int = SHUFFLES) -> Plan
         shuffles: how many.
     """
     places: dict[tuple[object, ...], int] = {}
-    kin: list[list[int]] = []
+    identities: list[list[int]] = []
     for one in found:
         levels = np.column_stack([one.groups, one.units]).tolist()
         for key, numbers in zip(one.keys, levels, strict=True):
             if key not in places:
                 places[key] = len(places)
-                kin.append(numbers)
+                identities.append(numbers)
     positive = np.array([bool(key[-1]) for key in places])
-    together = np.array(kin, np.int64)
+    together = np.array(identities, np.int64)
     groups = together[:, 0]
     for count in range(_FOLDS, 1, -1):
         try:
@@ -122,11 +126,11 @@ def plan(found: Sequence[Examples], seed: int, shuffles: int = SHUFFLES) -> Plan
             part[fold.test] = number
         levels = np.column_stack([part, together])
         shuffled = shuffling.exchanged(positive, levels, shuffles, seed)
-        return Plan(places, groups, divisions, shuffled)
+        return SharedFolds(places, groups, divisions, shuffled)
     return None
 
 
-def measure(means: np.ndarray, found: Examples, shared: Plan) -> Held | None:
+def measure(means: np.ndarray, found: Examples, shared: SharedFolds) -> HeldOutSeparation | None:
     """Measure one layer; None where a fold of it lacks a class.
 
     Args:
@@ -147,14 +151,14 @@ def measure(means: np.ndarray, found: Examples, shared: Plan) -> Held | None:
     with np.errstate(invalid="ignore"):
         shuffled = (np.where(known, areas, 0).sum(0) / known.sum(0))[1:]
     own = scores[:, 0].astype(np.float64)
-    return Held(
+    return HeldOutSeparation(
         separation=_separation(own, found.positive, divisions),
         auroc=metrics.auroc_interval(own, found.positive, shared.groups[at], divisions),
         shuffled=shuffled,
     )
 
 
-def family_p(held: Sequence[Held | None]) -> list[float | None]:
+def family_p(held: Sequence[HeldOutSeparation | None]) -> list[float | None]:
     """Return the family-wise p-value of each layer; None for those that were not measured."""
     known = [one for one in held if one is not None]
     if not known or not len(known[0].shuffled):

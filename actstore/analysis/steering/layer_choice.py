@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from actstore.analysis.examples.place_rows import layer_text
 from actstore.analysis.probes.results import CHANCE
-from actstore.analysis.steering.vectors import Vector
+from actstore.analysis.steering.vectors import SteeringVector
 from actstore.errors import ChanceError, UsageError
 
 
-class Chosen(NamedTuple):
+class LayerChoice(NamedTuple):
     """A vector, and why it was taken."""
 
-    vector: Vector
+    vector: SteeringVector
     named: bool
     """Whether the layer was named, and not found by its AUROC."""
     layers: int
@@ -22,7 +22,7 @@ class Chosen(NamedTuple):
     why: str
 
 
-def choose(vectors: Sequence[Vector], layer: int | None = None) -> Chosen:
+def choose(vectors: Sequence[SteeringVector], layer: int | None = None) -> LayerChoice:
     """Return the named layer's vector, or else the one of the largest held-out AUROC.
 
     Args:
@@ -38,7 +38,7 @@ def choose(vectors: Sequence[Vector], layer: int | None = None) -> Chosen:
     if layer is not None:
         for one in vectors:
             if one.place.layer == layer:
-                return Chosen(one, True, len(judged), _named(one, len(judged)))
+                return LayerChoice(one, True, len(judged), _named(one, len(judged)))
         there = ", ".join(layer_text(one.place.layer) for one in vectors)
         raise UsageError(f"no vector of {layer_text(layer)} was made, only of {there}")
     if not judged:
@@ -61,10 +61,10 @@ def choose(vectors: Sequence[Vector], layer: int | None = None) -> Chosen:
             f"{word} has the largest held-out AUROC of {many} layers, {_figures(best, many)}; as "
             "the largest of several it is optimistic"
         )
-    return Chosen(best, False, many, why)
+    return LayerChoice(best, False, many, why)
 
 
-def _named(one: Vector, layers: int) -> str:
+def _named(one: SteeringVector, layers: int) -> str:
     word = layer_text(one.place.layer)
     if one.auroc is None:
         return f"{word} was named; too few examples to measure it on others than it was made of"
@@ -72,11 +72,11 @@ def _named(one: Vector, layers: int) -> str:
     return f"{word} was named; its held-out AUROC is {_figures(one, layers)}{told}"
 
 
-def _better(one: Vector) -> bool:
+def _better(one: SteeringVector) -> bool:
     return one.p_family is not None and one.p_family <= CHANCE
 
 
-def _figures(one: Vector, layers: int) -> str:
+def _figures(one: SteeringVector, layers: int) -> str:
     """Return AUROC, interval and p-value in words; ``layers`` are those that p allows for."""
     assert one.auroc is not None
     best = f" against the best of {layers} layers" if layers > 1 else ""

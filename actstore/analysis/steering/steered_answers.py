@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
+class SteeredAnswer:
     """Answers to one prompt."""
 
     prompt: str
@@ -34,7 +34,7 @@ def before_and_after(
     site: str = "resid_post",
     max_new_tokens: int = 40,
     chat_template: bool = True,
-) -> list[Applied]:
+) -> list[SteeredAnswer]:
     """Let a model answer each prompt greedily, first as it is and then steered.
 
     Args:
@@ -60,7 +60,7 @@ def before_and_after(
         before = _answer(loaded.model, tokenizer, inputs, max_new_tokens)
         with steering(loaded.model, vector, layer, scale, site=site):
             after = _answer(loaded.model, tokenizer, inputs, max_new_tokens)
-        found.append(Applied(prompt=prompt, before=before, after=after))
+        found.append(SteeredAnswer(prompt=prompt, before=before, after=after))
     return found
 
 

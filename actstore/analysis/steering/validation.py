@@ -20,10 +20,10 @@ from actstore.analysis.examples import (
 from actstore.analysis.examples.classes import Classes
 from actstore.analysis.examples.lineages import InSample
 from actstore.analysis.examples.matching import mismatch
-from actstore.analysis.examples.place_rows import Cell, Choice, Place
+from actstore.analysis.examples.place_rows import ActivationPlace, PlaceRows, RowChoice
 from actstore.analysis.statistics import metrics
 from actstore.analysis.statistics.folds import Fold
-from actstore.analysis.statistics.metrics import Estimate
+from actstore.analysis.statistics.metrics import IntervalEstimate
 from actstore.analysis.steering import vector_files
 from actstore.errors import MismatchError, TooFewRowsError, UsageError
 
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validated:
-    """What one layer's vector comes to on validation data."""
+    """Figures of one layer's vector on validation data."""
 
-    place: Place
+    place: ActivationPlace
     """Of the rows; pooling and region may differ from the vector's where that was asked for."""
-    made_for: Place | None
+    made_for: ActivationPlace | None
     """Of the vector; None where its file does not say."""
-    auroc: Estimate
+    auroc: IntervalEstimate
     examples: int
     positives: int
     groups: int
     """Groups of examples that belong together; the interval counts these."""
     in_sample: InSample
     entries: list[tuple[object, ...]]
-    """One for each example, in the columns of ``probe_stats_layerL.csv``; where rows of the
-    making are shown, whether it is one of them stands last."""
+    """One for each example, in the columns of ``probe_stats_layerL.csv``; where training rows
+    are shown, whether it is one of them stands last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ def validate(
     positive: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
     label: str = "label",
-    choice: Choice | None = None,
+    choice: RowChoice | None = None,
     group_by: str | None = None,
     in_sample: bool = False,
     other_pooling: bool = False,
@@ -77,7 +77,8 @@ def validate(
 
     An example's score is the mean over its rows (its tokens, or its one vector). The AUROC
     is that of these means, as scikit-learn's ``roc_auc_score`` has it, with DeLong's interval.
-    Rows of the vectors' making are left out (see :mod:`actstore.analysis.examples.lineages`).
+    Rows that the vectors were made of are left out
+    (see :mod:`actstore.analysis.examples.lineages`).
 
     Args:
         store: validation data.
@@ -98,7 +99,7 @@ def validate(
         TooFewRowsError: no row is left, one class only, or vectors that are not finite.
         UsageError: there are no vectors, or more than two classes and none is named.
     """
-    chosen, notes = choice or Choice(), list[str]()
+    chosen, notes = choice or RowChoice(), list[str]()
     loaded = vector_files.load(Path(folder))
     if chosen.layers is not None:
         loaded = [one for one in loaded if one.layer in chosen.layers]
@@ -106,22 +107,22 @@ def validate(
         if missing:
             told = ", ".join(sorted(place_rows.layer_text(layer) for layer in missing))
             raise MismatchError(f"{folder} has no vector for {told}")
-    everything = Choice(
+    everything = RowChoice(
         where=chosen.where, model=chosen.model, site=chosen.site, pooling=chosen.pooling
     )
-    selection, values = place_rows.labels_of(store, everything, label)
+    selection, values = place_rows.rows_and_labels(store, everything, label)
     if positive is None and negative is None and loaded[0].lineage:
         positive = _positive(loaded[0], label, values, notes)
     sides = classes.find(label, values, positive, negative)
-    rows = place_rows.cells(selection, sides, group_by, notes)
+    by_place = place_rows.by_place(selection, sides, group_by, notes)
     layers = []
     for one in loaded:
-        cell = _rows_for(one, rows, store, other_pooling)
-        own = lineages.own_rows(cell.selection, store, one.made_of, one.lineage, one.place)
-        counted = lineages.count(own, shown=in_sample, place=cell.place, what="vector")
+        rows = _rows_for(one, by_place, store, other_pooling)
+        own = lineages.own_rows(rows.selection, store, one.made_of, one.lineage, one.place)
+        counted = lineages.count(own, shown=in_sample, place=rows.place, what="vector")
         if own is not None and not in_sample:
-            cell, own = cell.part(~own), None
-        layers.append(_validated(one, cell, sides, counted, own))
+            rows, own = rows.part(~own), None
+        layers.append(_validated(one, rows, sides, counted, own))
     notes += [*lineages.notes([one.in_sample for one in layers], "vector"), *_elsewhere(layers)]
     lineage = {
         "store": place_rows.store_name(store),
@@ -131,7 +132,7 @@ def validate(
         "label": label,
         "positive": list(sides.positive),
         "negative": list(sides.negative),
-        "group_by": rows[0].kin.grouped_by,
+        "group_by": by_place[0].grouping.grouped_by,
         "in_sample": in_sample,
         "other_pooling": other_pooling,
         "vectors": loaded[0].lineage,
@@ -200,16 +201,16 @@ def _positive(
 
 
 def _rows_for(
-    vector: LoadedVector, rows: Sequence[Cell], store: StoreReader, other_pooling: bool
-) -> Cell:
-    """Return the cell that a vector is for; of vectors without origin, that of its layer."""
+    vector: LoadedVector, by_place: Sequence[PlaceRows], store: StoreReader, other_pooling: bool
+) -> PlaceRows:
+    """Return the rows of a vector's place; without a recorded place, those of its layer."""
     if vector.place is not None:
-        fitting = [cell for cell in rows if cell.place == vector.place]
+        fitting = [rows for rows in by_place if rows.place == vector.place]
         if not fitting and other_pooling:
-            fitting = [cell for cell in rows if cell.place[:3] == vector.place[:3]]
+            fitting = [rows for rows in by_place if rows.place[:3] == vector.place[:3]]
         if not fitting:
-            wrong = mismatch(vector.place, [cell.place for cell in rows], store.name)
-            near = any(cell.place[:3] == vector.place[:3] for cell in rows)
+            wrong = mismatch(vector.place, [rows.place for rows in by_place], store.name)
+            near = any(rows.place[:3] == vector.place[:3] for rows in by_place)
             if near:
                 raise MismatchError(
                     f"{vector.path}: {wrong}; --other-pooling projects other rows on it all the "
@@ -217,15 +218,15 @@ def _rows_for(
                 )
             raise MismatchError(f"{vector.path}: {wrong}")
     else:
-        fitting = [cell for cell in rows if cell.place.layer == vector.layer]
+        fitting = [rows for rows in by_place if rows.place.layer == vector.layer]
     if not fitting:
-        there = ", ".join(dict.fromkeys(cell.place.text for cell in rows))
+        there = ", ".join(dict.fromkeys(rows.place.text for rows in by_place))
         raise MismatchError(
             f"{vector.path} is for {place_rows.layer_text(vector.layer)}; {store.name} has "
             f"{there}: name the layers that both have with --layers"
         )
     if len(fitting) > 1:
-        there = ", ".join(cell.place.text for cell in fitting)
+        there = ", ".join(rows.place.text for rows in fitting)
         raise MismatchError(
             f"{vector.path} fits several kinds of rows of {store.name}: {there}; choose with "
             "--site, --pooling or --where"
@@ -256,28 +257,28 @@ def _elsewhere(layers: Sequence[Validated]) -> list[str]:
 
 
 def _validated(
-    vector: LoadedVector, cell: Cell, sides: Classes, counted: InSample, own: np.ndarray | None
+    vector: LoadedVector, rows: PlaceRows, sides: Classes, counted: InSample, own: np.ndarray | None
 ) -> Validated:
-    """Return what a vector comes to on a cell; ``own`` are rows of the making that are shown."""
-    vector_files.check_width(vector, cell.selection.shape[1], f"{cell.place.text}")
-    scores = cell.vectors().astype(np.float64) @ vector.vector.astype(np.float64)
-    entries = question_scores.by_question(cell.table, scores, sides.column)
+    """Return a vector's figures on a place's rows; ``own`` says which it was made of."""
+    vector_files.check_width(vector, rows.selection.shape[1], f"{rows.place.text}")
+    scores = rows.vectors().astype(np.float64) @ vector.vector.astype(np.float64)
+    entries = question_scores.by_question(rows.table, scores, sides.column)
     positive = np.array([entry[2] in sides.positive for entry in entries])
     means = np.array([entry[3] for entry in entries], np.float64)
     if not 0 < int(positive.sum()) < len(positive):
         left = f", {counted.rows:,} rows of the making left out" if counted.rows else ""
         raise TooFewRowsError(
-            f"{cell.place.text}: {int(positive.sum())} of {len(positive)} examples are "
+            f"{rows.place.text}: {int(positive.sum())} of {len(positive)} examples are "
             f"{sides.names[0]}{left}; an AUROC needs both classes"
         )
-    codes = question_scores.examples(cell.table, sides.column)
+    codes = question_scores.examples(rows.table, sides.column)
     first = np.unique(codes, return_index=True)[1]
-    groups = np.unique(cell.groups[first], return_inverse=True)[1]
+    groups = np.unique(rows.groups[first], return_inverse=True)[1]
     everything = [Fold(np.empty(0, np.int64), np.arange(len(entries)))]
     if own is not None:
         entries = [(*entry, flag) for entry, flag in zip(entries, own[first].tolist(), strict=True)]
     return Validated(
-        place=cell.place,
+        place=rows.place,
         made_for=vector.place,
         auroc=metrics.auroc_interval(means, positive, groups, everything),
         examples=len(entries),

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actstore.analysis.examples import lineages, previous_report
-from actstore.analysis.examples.place_rows import Place, layer_word
+from actstore.analysis.examples.place_rows import ActivationPlace, layer_word
 from actstore.errors import MismatchError, UsageError
 
 if TYPE_CHECKING:
-    from actstore.analysis.steering.vectors import Vector, Vectors
+    from actstore.analysis.steering.vectors import SteeringVector, SteeringVectors
 
 RAW, NORMALIZED = "vectors", "normalized_vectors"
 FILE = "steering.safetensors"
@@ -22,7 +22,7 @@ _TABLE = "steering.json"
 _FORMAT = "actstore-steering-1"
 
 
-def save(vectors: Vectors, out: Path) -> list[Path]:
+def save(vectors: SteeringVectors, out: Path) -> list[Path]:
     """Write vectors as document 002's consumers read them, and once as safetensors.
 
     ``vectors/layer_L.pt`` and ``normalized_vectors/layer_L.pt`` are bare float32 tensors
@@ -59,7 +59,7 @@ def save(vectors: Vectors, out: Path) -> list[Path]:
     return [*written, out / FILE, out / _TABLE]
 
 
-def summary(vectors: Vectors) -> list[dict[str, Any]]:
+def summary(vectors: SteeringVectors) -> list[dict[str, Any]]:
     """Return what ``steering.json`` says, one entry for each layer."""
     return [_entry(one) for one in vectors.vectors]
 
@@ -71,7 +71,7 @@ class LoadedVector:
     layer: int | None
     vector: np.ndarray
     """Float32 ``[width]``."""
-    place: Place | None
+    place: ActivationPlace | None
     """Where it was made; None for files that others wrote."""
     lineage: dict[str, Any]
     made_of: np.ndarray | None
@@ -147,7 +147,7 @@ def _read(path: Path) -> np.ndarray:
     return vector
 
 
-_Origin = tuple[Place | None, dict[str, Any], np.ndarray | None]
+_Origin = tuple[ActivationPlace | None, dict[str, Any], np.ndarray | None]
 
 
 def _origins(path: Path) -> dict[int | None, _Origin]:
@@ -162,7 +162,7 @@ def _origins(path: Path) -> dict[int | None, _Origin]:
             about = json.loads((file.metadata() or {})["actstore"])
             names = set(file.keys())
             for entry in about["layers"]:
-                place = Place(**{name: entry[name] for name in Place._fields})
+                place = ActivationPlace(**{name: entry[name] for name in ActivationPlace._fields})
                 tensor = f"{lineages.TENSOR}/layer_{layer_word(place.layer)}"
                 made_of = file.get_tensor(tensor) if tensor in names else None
                 found[place.layer] = place, dict(about["lineage"]), made_of
@@ -171,7 +171,7 @@ def _origins(path: Path) -> dict[int | None, _Origin]:
     return found
 
 
-def _entry(one: Vector) -> dict[str, Any]:
+def _entry(one: SteeringVector) -> dict[str, Any]:
     return {
         **one.place._asdict(),
         "width": len(one.vector),

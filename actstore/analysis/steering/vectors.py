@@ -10,10 +10,10 @@ import numpy as np
 
 from actstore.analysis.examples import classes, lineages, place_rows
 from actstore.analysis.examples.classes import Classes
-from actstore.analysis.examples.place_rows import Cell, Choice, Place
-from actstore.analysis.statistics.metrics import Estimate
+from actstore.analysis.examples.place_rows import ActivationPlace, PlaceRows, RowChoice
+from actstore.analysis.statistics.metrics import IntervalEstimate
 from actstore.analysis.steering import held_out
-from actstore.analysis.steering.held_out import Held
+from actstore.analysis.steering.held_out import HeldOutSeparation
 from actstore.errors import TooFewRowsError, UsageError
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vector:
+class SteeringVector:
     """A steering vector: the positive class's mean minus the negative one's."""
 
-    place: Place
+    place: ActivationPlace
     vector: np.ndarray
     """Float32 ``[width]``, not normalised."""
     norm: float
@@ -33,7 +33,7 @@ class Vector:
     separation: float | None
     """Distance of the classes' means along the vector in standard deviations (Cohen's d),
     on examples that the vector was not made of; None where they are too few."""
-    auroc: Estimate | None
+    auroc: IntervalEstimate | None
     """Of the projection on the vector, on examples that it was not made of."""
     p_family: float | None
     """Share of runs with shuffled labels whose best layer has at least this AUROC."""
@@ -52,10 +52,10 @@ class Vector:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vectors:
+class SteeringVectors:
     """The vectors of one site and pooling, by layer."""
 
-    vectors: list[Vector]
+    vectors: list[SteeringVector]
     classes: Classes
     lineage: dict[str, Any]
     notes: list[str]
@@ -67,10 +67,10 @@ def steer(
     positive: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
     label: str = "label",
-    choice: Choice | None = None,
+    choice: RowChoice | None = None,
     group_by: str | None = None,
     seed: int = 0,
-) -> Vectors:
+) -> SteeringVectors:
     """Make a steering vector for each layer: mean of ``positive`` minus mean of ``negative``.
 
     Tokens of one example are averaged first, so that long examples do not count more. How
@@ -90,26 +90,26 @@ def steer(
         TooFewRowsError: a class has no rows in some layer, or vectors are not finite.
         NotInStoreError: there are no such rows or classes.
     """
-    chosen = choice or Choice()
+    chosen = choice or RowChoice()
     notes: list[str] = []
-    selection, values = place_rows.labels_of(store, chosen, label)
+    selection, values = place_rows.rows_and_labels(store, chosen, label)
     sides = classes.find(label, values, positive, negative)
-    found = place_rows.cells(selection, sides, group_by, notes)
-    kinds = {cell.place._replace(layer=None) for cell in found}
+    found = place_rows.by_place(selection, sides, group_by, notes)
+    kinds = {rows.place._replace(layer=None) for rows in found}
     if len(kinds) > 1:
         told = ", ".join(sorted(f"{k.site} ({k.pooling}, {k.region})" for k in kinds))
         raise UsageError(
             f"a vector is for one site and pooling, and the rows have {told}: choose with --site, "
             "--pooling or --where"
         )
-    parts = [held_out.examples(cell) for cell in found]
+    parts = [held_out.examples(rows) for rows in found]
     plan = held_out.plan(parts, seed)
-    made, held = [], list[Held | None]()
-    for cell, part in zip(found, parts, strict=True):
-        _check_classes(cell)
-        vectors = cell.vectors()
+    made, held = [], list[HeldOutSeparation | None]()
+    for rows, part in zip(found, parts, strict=True):
+        _check_classes(rows)
+        vectors = rows.vectors()
         means = part.means(vectors)
-        made.append(_vector(cell, part.positive, means, vectors))
+        made.append(_vector(rows, part.positive, means, vectors))
         held.append(None if plan is None else held_out.measure(means, part, plan))
     made = [
         _judged(one, one_held, p)
@@ -120,7 +120,7 @@ def steer(
         told = ", ".join(f"{one.place.text} {one.auroc.value:.3f}" for one in low if one.auroc)
         notes.append(
             f"AUROCs below what chance gives ({told}): as a rule labels are balanced within a "
-            f"hidden group that the folds split; here {found[0].kin.grouped_by} keeps rows "
+            f"hidden group that the folds split; here {found[0].grouping.grouped_by} keeps rows "
             "together: name what belongs together with --group-by"
         )
     lineage = {
@@ -131,37 +131,37 @@ def steer(
         "label": label,
         "positive": list(sides.positive),
         "negative": list(sides.negative),
-        "group_by": found[0].kin.grouped_by,
+        "group_by": found[0].grouping.grouped_by,
         "shuffles": held_out.SHUFFLES,
         "seed": seed,
     }
-    return Vectors(vectors=_with_cosines(made), classes=sides, lineage=lineage, notes=notes)
+    return SteeringVectors(vectors=_with_cosines(made), classes=sides, lineage=lineage, notes=notes)
 
 
-def _check_classes(cell: Cell) -> None:
-    count = int(cell.positive.sum())
-    if not 0 < count < len(cell):
+def _check_classes(rows: PlaceRows) -> None:
+    count = int(rows.positive.sum())
+    if not 0 < count < len(rows):
         raise TooFewRowsError(
-            f"{cell.place.text}: {count} rows of the positive class among {len(cell)}; both "
+            f"{rows.place.text}: {count} rows of the positive class among {len(rows)}; both "
             "classes are needed in every layer"
         )
 
 
 def _vector(
-    cell: Cell,
+    rows: PlaceRows,
     positive: np.ndarray,
     means: np.ndarray,
     vectors: np.ndarray,
-) -> Vector:
-    """Return a cell's vector, not yet judged; ``positive`` and ``means`` are its examples'."""
-    count = int(cell.positive.sum())
+) -> SteeringVector:
+    """Return a place's vector, not yet judged; ``positive`` and ``means`` are its examples'."""
+    count = int(rows.positive.sum())
     towards, away = (means[positive == side].mean(0, dtype=np.float64) for side in (True, False))
     vector = (towards - away).astype(np.float32)
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if norm == 0:
-        raise TooFewRowsError(f"{cell.place.text}: both classes have the same mean, no direction")
-    return Vector(
-        place=cell.place,
+        raise TooFewRowsError(f"{rows.place.text}: both classes have the same mean, no direction")
+    return SteeringVector(
+        place=rows.place,
         vector=vector,
         norm=norm,
         mean_norm=float(np.linalg.norm(vectors, axis=1).mean()),
@@ -169,19 +169,21 @@ def _vector(
         auroc=None,
         p_family=None,
         cosine_next=None,
-        rows=(count, len(cell) - count),
-        rows_hash=place_rows.rows_hash(cell),
-        made_of=lineages.keys(cell.selection, cell.kin.grouped_by),
+        rows=(count, len(rows) - count),
+        rows_hash=place_rows.rows_hash(rows),
+        made_of=lineages.keys(rows.selection, rows.grouping.grouped_by),
     )
 
 
-def _judged(one: Vector, held: Held | None, p_family: float | None) -> Vector:
+def _judged(
+    one: SteeringVector, held: HeldOutSeparation | None, p_family: float | None
+) -> SteeringVector:
     if held is None:
         return one
     return replace(one, separation=held.separation, auroc=held.auroc, p_family=p_family)
 
 
-def _with_cosines(made: list[Vector]) -> list[Vector]:
+def _with_cosines(made: list[SteeringVector]) -> list[SteeringVector]:
     found = []
     for number, one in enumerate(made):
         cosine = None

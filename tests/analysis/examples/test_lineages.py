@@ -15,9 +15,9 @@ from safetensors.numpy import save_file
 
 import actstore
 from actstore.analysis.examples import example_groups, lineages
-from actstore.analysis.examples.place_rows import Choice
+from actstore.analysis.examples.place_rows import RowChoice
 from actstore.analysis.probes import probe_files, probing, scoring
-from actstore.analysis.probes.evaluating import Settings
+from actstore.analysis.probes.splits import ProbeSettings
 from actstore.analysis.steering import validation, vector_files, vectors
 from actstore.errors import TooFewRowsError
 from actstore.ingestion.labeling import label_by_expression
@@ -25,7 +25,7 @@ from actstore.storage import compaction
 from tests.analysis import labelled
 
 HALF = "example_index % 2 = 0"
-QUICK = Settings(permutations=0, folds=2)
+QUICK = ProbeSettings(permutations=0, folds=2)
 
 
 def noise(root: Path, *, rows: int = 40, width: int = 64, seed: int = 0, **columns: Any) -> Path:
@@ -61,14 +61,14 @@ def test_noise_is_a_half_held_out_and_perfect_only_in_sample(tmp_path: Path) -> 
     held, own = [], []
     for seed in range(12):
         root = noise(tmp_path / str(seed), seed=seed)
-        run = made(root, tmp_path / f"run{seed}", choice=Choice(where=HALF))
+        run = made(root, tmp_path / f"run{seed}", choice=RowChoice(where=HALF))
         with actstore.open(root) as store:
             (one,) = validation.validate(store, run).layers
             assert one.in_sample == (20, False)
             assert one.examples == 20
             held.append(one.auroc.value)
             (one,) = validation.validate(
-                store, run, choice=Choice(where=HALF), in_sample=True
+                store, run, choice=RowChoice(where=HALF), in_sample=True
             ).layers
             assert one.in_sample == (20, True)
             own.append(one.auroc.value)
@@ -78,7 +78,7 @@ def test_noise_is_a_half_held_out_and_perfect_only_in_sample(tmp_path: Path) -> 
 
 def test_a_signal_is_found_on_the_half_that_is_left(tmp_path: Path) -> None:
     labelled.layered(tmp_path / "s", {3: 2.0}, example_index=list(range(60)))
-    run = made(tmp_path / "s", tmp_path / "run", choice=Choice(where=HALF))
+    run = made(tmp_path / "s", tmp_path / "run", choice=RowChoice(where=HALF))
     with actstore.open(tmp_path / "s") as store:
         (one,) = validation.validate(store, run).layers
     assert one.auroc.low > 0.7
@@ -106,7 +106,7 @@ def test_nothing_left_is_one_error_that_says_what_to_do(tmp_path: Path) -> None:
 
 def test_rows_are_known_in_copies_and_after_relabelling_and_compaction(tmp_path: Path) -> None:
     root = noise(tmp_path / "s")
-    run = made(root, tmp_path / "run", choice=Choice(where=HALF))
+    run = made(root, tmp_path / "run", choice=RowChoice(where=HALF))
     shutil.copytree(root, tmp_path / "copy")
     expected = [number % 2 == 0 for number in range(40)]
     assert flags(tmp_path / "copy", run) == expected
@@ -155,7 +155,7 @@ def stores_add(root: Path, run: str, **columns: Any) -> None:
 
 def test_a_data_set_s_name_and_split_make_examples_known(tmp_path: Path) -> None:
     names: dict[str, Any] = {"dataset": ["d"] * 40, "split": ["train"] * 40}
-    run = made(noise(tmp_path / "s", **names), tmp_path / "run", choice=Choice(where=HALF))
+    run = made(noise(tmp_path / "s", **names), tmp_path / "run", choice=RowChoice(where=HALF))
     other = [f"Put otherwise, {number}?" for number in range(40)]
     ids = [f"e{number}" for number in range(40)]
     for split, known in (("train", True), ("test", False)):
@@ -177,7 +177,7 @@ def test_the_other_phrasing_of_a_pair_is_of_the_making(tmp_path: Path) -> None:
         "variant": ["a", "b"] * 20,
     }
     root = noise(tmp_path / "s", **pairs)
-    run = made(root, tmp_path / "run", choice=Choice(where="variant = 'a'"))
+    run = made(root, tmp_path / "run", choice=RowChoice(where="variant = 'a'"))
     assert flags(root, run) == [True] * 40
 
 
@@ -187,7 +187,7 @@ def test_a_named_group_takes_the_place_of_the_question(tmp_path: Path) -> None:
         "extra": [json.dumps({"city": f"c{number // 4}"}) for number in range(40)]
     }
     root = noise(tmp_path / "s", **same, **cities)
-    few = Choice(where="example_index < 6")
+    few = RowChoice(where="example_index < 6")
     assert flags(root, made(root, tmp_path / "a", choice=few)) == [True] * 40
     run = made(root, tmp_path / "b", choice=few, group_by="example_id")
     assert flags(root, run) == [number < 6 for number in range(40)]
@@ -211,7 +211,7 @@ def without_keys(path: Path) -> None:
 
 def test_files_without_keys_go_by_their_lineage_or_say_that_nobody_knows(tmp_path: Path) -> None:
     root = noise(tmp_path / "s")
-    choice = Choice(where=HALF, layers=[3], model=labelled.MODEL, site="resid_post")
+    choice = RowChoice(where=HALF, layers=[3], model=labelled.MODEL, site="resid_post")
     run = made(root, tmp_path / "run", choice=choice)
     without_keys(run / vector_files.FILE)
     (one,) = vector_files.load(run)
@@ -251,12 +251,12 @@ def test_probes_on_noise_are_a_half_on_rows_that_are_left(tmp_path: Path) -> Non
         root = noise(tmp_path / str(seed), seed=seed)
         with actstore.open(root) as store:
             out = tmp_path / f"probes{seed}"
-            report = probing.probe(store, settings=QUICK, choice=Choice(where=HALF))
+            report = probing.probe(store, settings=QUICK, choice=RowChoice(where=HALF))
             probe_files.save(report, out)
             (one,) = scoring.score(store, out)
             assert one.auroc is not None
             held.append(one.auroc.value)
-            (one,) = scoring.score(store, out, choice=Choice(where=HALF), in_sample=True)
+            (one,) = scoring.score(store, out, choice=RowChoice(where=HALF), in_sample=True)
             assert one.auroc is not None
             own.append(one.auroc.value)
     assert np.mean(held) == pytest.approx(0.5, abs=0.1)
@@ -265,7 +265,7 @@ def test_probes_on_noise_are_a_half_on_rows_that_are_left(tmp_path: Path) -> Non
 
 def test_one_question_for_all_rows_is_no_key(tmp_path: Path) -> None:
     root = noise(tmp_path / "s", questions=["Describe this image."] * 40)
-    run = made(root, tmp_path / "run", choice=Choice(where=HALF))
+    run = made(root, tmp_path / "run", choice=RowChoice(where=HALF))
     assert flags(root, run) == [number % 2 == 0 for number in range(40)]
     (one,) = vector_files.load(run)
     assert one.lineage["group_by"] == example_groups.EXAMPLE

@@ -7,9 +7,9 @@ import pytest
 
 import actstore
 from actstore.analysis.examples import previous_report
-from actstore.analysis.examples.place_rows import Choice
+from actstore.analysis.examples.place_rows import RowChoice
 from actstore.analysis.probes import probe_files, probing
-from actstore.analysis.probes.evaluating import Settings
+from actstore.analysis.probes.splits import ProbeSettings
 from actstore.analysis.steering import validation, vector_files, vectors
 from tests.analysis import labelled
 
@@ -45,8 +45,8 @@ def test_a_second_run_leaves_no_layers_of_the_first(tmp_path: Path) -> None:
     run, tested = tmp_path / "run", tmp_path / "tested"
     with actstore.open(tmp_path / "s") as store:
         for layers in ([2, 5], [5]):
-            choice = Choice(layers=list(layers))
-            settings = Settings(folds=2, permutations=0)
+            choice = RowChoice(layers=list(layers))
+            settings = ProbeSettings(folds=2, permutations=0)
             probes = probing.probe(store, choice=choice, settings=settings)
             probe_files.save(probes, tmp_path / "probes")
             vector_files.save(vectors.steer(store, positive="yes", choice=choice), run)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from actstore.analysis.examples import question_scores
-from actstore.analysis.examples.place_rows import Place
+from actstore.analysis.examples.place_rows import ActivationPlace
 
 
 def test_tokens_of_an_example_become_one_line(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_nothing_gives_nothing() -> None:
 
 
 def test_files_have_folders_only_where_layers_come_again() -> None:
-    place = Place("m", "resid_post", 6, "last", None)
+    place = ActivationPlace("m", "resid_post", 6, "last", None)
     other = place._replace(layer=None)
     assert set(question_scores.folders([place, other]).values()) == {""}
     assert question_scores.file_name(other) == "probe_stats_layerunknown.csv"

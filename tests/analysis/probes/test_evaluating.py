@@ -11,8 +11,8 @@ from sklearn.preprocessing import StandardScaler
 
 import actstore
 from actstore.analysis.probes import probing
-from actstore.analysis.probes.evaluating import Settings
-from actstore.analysis.probes.results import Result
+from actstore.analysis.probes.results import ProbeResult
+from actstore.analysis.probes.splits import ProbeSettings
 from actstore.analysis.solvers import linear
 from actstore.analysis.solvers.linear import Method
 from actstore.analysis.statistics import folds
@@ -32,9 +32,9 @@ def usual(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def probed(
     root: Path, vectors: np.ndarray, positive: np.ndarray, method: Method, strength: float
-) -> Result:
+) -> ProbeResult:
     labelled.add(root, vectors, ["yes" if each else "no" for each in positive])
-    settings = Settings(method=method, strength=strength, folds=FOLDS, permutations=10)
+    settings = ProbeSettings(method=method, strength=strength, folds=FOLDS, permutations=10)
     with actstore.open(root) as store:
         (result,) = probing.probe(store, positive="yes", settings=settings).results
     return result
@@ -156,7 +156,7 @@ def test_what_nobody_waits_for_ends_within_one_fit(
         done.append(len(fits))
         raise KeyboardInterrupt
 
-    settings = Settings(method="mlp", folds=FOLDS, permutations=20)
+    settings = ProbeSettings(method="mlp", folds=FOLDS, permutations=20)
     with actstore.open(tmp_path / "s") as store, pytest.raises(KeyboardInterrupt):
         probing.probe(store, positive="yes", settings=settings, progress=progress)
     assert len(done) == 1

@@ -1,22 +1,22 @@
-"""Chance among many cells, and what the best of them is worth."""
+"""Chance among many places, and the nested AUROC of the best."""
 
 from itertools import permutations
 
 import numpy as np
 import pytest
 
-from actstore.analysis.examples.place_rows import Place
+from actstore.analysis.examples.place_rows import ActivationPlace
 from actstore.analysis.probes import multiple_testing, nested_choice
-from actstore.analysis.probes.multiple_testing import Contender
+from actstore.analysis.probes.multiple_testing import Candidate
 from actstore.analysis.solvers import linear
-from actstore.analysis.solvers.linear import Method, Space
+from actstore.analysis.solvers.linear import Method, TrainTest
 from actstore.analysis.statistics import folds, metrics
-from actstore.analysis.statistics.metrics import Estimate
+from actstore.analysis.statistics.metrics import IntervalEstimate
 
 
 def test_p_values_are_exact_over_all_orders_of_the_labels() -> None:
     # With every order of the labels as a run, the share of data sets with p <= a is at most a,
-    # whichever order is the real one, for the best of the cells too.
+    # whichever order is the real one, for the best of the places too.
     draw = np.random.default_rng(0)
     scores = draw.standard_normal((3, 5))
     orders = sorted(set(permutations([True, True, False, False, False])))
@@ -29,11 +29,11 @@ def test_p_values_are_exact_over_all_orders_of_the_labels() -> None:
         turned = np.roll(areas, -real, axis=1)
         found = multiple_testing.chance(turned, True)
         others = turned.max(0)
-        for cell in range(3):
-            expected = np.mean(others >= turned[cell, 0] - 1e-12)
-            assert found.above[cell] == pytest.approx(expected)
-            low = np.mean(turned.min(0) <= turned[cell, 0] + 1e-12)
-            assert found.below[cell] == pytest.approx(low)
+        for rows in range(3):
+            expected = np.mean(others >= turned[rows, 0] - 1e-12)
+            assert found.above[rows] == pytest.approx(expected)
+            low = np.mean(turned.min(0) <= turned[rows, 0] + 1e-12)
+            assert found.below[rows] == pytest.approx(low)
         smallest.append(found.above.min())
     for level in np.arange(1, len(orders) + 1) / len(orders):
         assert np.mean(np.array(smallest) <= level + 1e-9) <= level + 1e-9
@@ -81,9 +81,9 @@ def test_what_chooses_is_a_probe_trained_without_both_folds(method: Method, widt
     vectors = (draw.standard_normal((60, width)) + 0.6 * positive[:, None]).astype(np.float32)
     assigned = np.arange(60) % 5
     every = np.arange(60)
-    space = Space.of(vectors, every, every[:0])
-    assert space.dual == (width > 60)
-    found = nested_choice.crossed(space, positive, assigned, method, 1.0)
+    data = TrainTest.of(vectors, every, every[:0])
+    assert data.dual == (width > 60)
+    found = nested_choice.crossed(data, positive, assigned, method, 1.0)
     for fold in range(5):
         areas = []
         for other in ((fold - 1) % 5, (fold + 1) % 5):
@@ -118,19 +118,19 @@ def chosen(seed: int, layers: int, rows: int = 40, width: int = 8) -> tuple[floa
         scores = np.empty(rows)
         own = []
         for train, test in divisions:
-            space = Space.of(vectors, train, test)
-            model = linear.mean_difference(space, positive[train][:, None])
-            scores[test] = space.scores(model.weights)[:, 0]
+            data = TrainTest.of(vectors, train, test)
+            model = linear.mean_difference(data, positive[train][:, None])
+            scores[test] = data.scores(model.weights)[:, 0]
             own.append(float(metrics.auroc(scores[test], positive[test])))
         areas.append(own)
         choosing = nested_choice.crossed(
-            Space.of(vectors, every, every[:0]), positive, assigned, "mean-difference", 1.0
+            TrainTest.of(vectors, every, every[:0]), positive, assigned, "mean-difference", 1.0
         )
         value = float(np.mean(own))
         tested.append(
-            Contender(
-                Place("m", "resid_post", layer, "last", None),
-                Estimate(value, 0.0, 1.0),
+            Candidate(
+                ActivationPlace("m", "resid_post", layer, "last", None),
+                IntervalEstimate(value, 0.0, 1.0),
                 scores,
                 positive,
                 every,
@@ -159,9 +159,9 @@ def test_a_choice_among_null_layers_is_worth_a_half() -> None:
 
 
 def test_a_best_layer_without_a_second_choice_is_called_optimistic() -> None:
-    one = Contender(
-        Place("m", "resid_post", 1, "last", None),
-        Estimate(0.7, 0.6, 0.8),
+    one = Candidate(
+        ActivationPlace("m", "resid_post", 1, "last", None),
+        IntervalEstimate(0.7, 0.6, 0.8),
         np.zeros(4),
         np.array([True, False] * 2),
         np.arange(4),
@@ -169,8 +169,8 @@ def test_a_best_layer_without_a_second_choice_is_called_optimistic() -> None:
         3,
         None,
     )
-    other = one._replace(auroc=Estimate(0.6, 0.5, 0.7))
+    other = one._replace(auroc=IntervalEstimate(0.6, 0.5, 0.7))
     best = multiple_testing.best([other, one], None)
     assert best is not None
-    assert (best.auroc.value, best.optimistic, best.cells) == (0.7, True, 2)
+    assert (best.auroc.value, best.optimistic, best.places) == (0.7, True, 2)
     assert multiple_testing.best([one], None) is None

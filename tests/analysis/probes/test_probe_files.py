@@ -8,19 +8,19 @@ import pytest
 
 import actstore
 from actstore.analysis.probes import probe_files, probing
-from actstore.analysis.probes.evaluating import Settings
-from actstore.analysis.probes.results import Report
+from actstore.analysis.probes.results import ProbeReport
+from actstore.analysis.probes.splits import ProbeSettings
 from actstore.errors import MismatchError, UsageError
 from tests.analysis import labelled
 
 
-def report(path: Path, method: str = "logistic") -> Report:
+def report(path: Path, method: str = "logistic") -> ProbeReport:
     if not path.exists():
         labelled.layered(path, {3: 1.0, None: 0.0}, rows=40, width=32)
     with actstore.open(path) as store:
         return probing.probe(
             store,
-            settings=Settings(method=method, folds=2, permutations=2),  # type: ignore[arg-type]
+            settings=ProbeSettings(method=method, folds=2, permutations=2),  # type: ignore[arg-type]
         )
 
 

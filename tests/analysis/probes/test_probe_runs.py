@@ -12,9 +12,9 @@ import pytest
 
 import actstore
 from actstore.analysis import plots, report
-from actstore.analysis.examples.place_rows import Choice
+from actstore.analysis.examples.place_rows import RowChoice
 from actstore.analysis.probes import probe_files, probe_runs, probing
-from actstore.analysis.probes.evaluating import Settings
+from actstore.analysis.probes.splits import ProbeSettings
 from actstore.analysis.report.page import page
 from actstore.errors import MismatchError, UsageError
 from actstore.storage import compaction
@@ -31,7 +31,9 @@ def root(tmp_path: Path) -> Path:
 
 def run(root: Path, out: Path, **given: Any) -> Path:
     with actstore.open(root) as store:
-        probe_files.save(probing.probe(store, settings=Settings(permutations=20), **given), out)
+        probe_files.save(
+            probing.probe(store, settings=ProbeSettings(permutations=20), **given), out
+        )
     return out
 
 
@@ -82,7 +84,7 @@ def test_other_reports_and_other_files_are_no_runs(root: Path, tmp_path: Path) -
 def test_the_newest_run_comes_first(root: Path) -> None:
     import os
 
-    run(root, root.parent / "later", choice=Choice(layers=[5]))
+    run(root, root.parent / "later", choice=RowChoice(layers=[5]))
     os.utime(root.parent / "probes/report.json", (1, 1))
     assert found(root) == ["later", "probes"]
 

@@ -14,18 +14,18 @@ from sklearn.preprocessing import StandardScaler
 
 import actstore
 from actstore.analysis.examples import classes, place_rows
-from actstore.analysis.examples.place_rows import Choice
+from actstore.analysis.examples.place_rows import RowChoice
 from actstore.analysis.probes import evaluating, probing, splits
-from actstore.analysis.probes.evaluating import Settings
-from actstore.analysis.probes.results import Report
+from actstore.analysis.probes.results import ProbeReport
+from actstore.analysis.probes.splits import ProbeSettings
 from actstore.analysis.statistics.folds import Fold
 from actstore.errors import MismatchError, NotInStoreError, TooFewRowsError, UsageError
 from tests.analysis import labelled
 
-Probe = Callable[..., Report]
+Probe = Callable[..., ProbeReport]
 
 
-def run(path: Path, **options: object) -> Report:
+def run(path: Path, **options: object) -> ProbeReport:
     settings = {
         name: options.pop(name)
         for name in ("method", "folds", "permutations", "seed", "strength")
@@ -34,7 +34,7 @@ def run(path: Path, **options: object) -> Report:
     with actstore.open(path) as store:
         return probing.probe(
             store,
-            settings=Settings(**settings),  # type: ignore[arg-type]
+            settings=ProbeSettings(**settings),  # type: ignore[arg-type]
             **options,  # type: ignore[arg-type]
         )
 
@@ -44,7 +44,7 @@ def divisions(monkeypatch: pytest.MonkeyPatch) -> list[list[Fold]]:
     seen: list[list[Fold]] = []
     real = evaluating._evaluate
 
-    def watched(job: splits.Job, setting: Settings) -> object:
+    def watched(job: splits.Job, setting: ProbeSettings) -> object:
         seen.append(job.divisions)
         return real(job, setting)
 
@@ -202,11 +202,11 @@ def test_what_cannot_be_probed_is_said(tmp_path: Path) -> None:
         run(tmp_path / "s")
     assert len(run(tmp_path / "s", folds=2).results) == 2
     with pytest.raises(TooFewRowsError, match=r"rows have yes \(8\)"):
-        run(tmp_path / "s", choice=Choice(where="label = 'yes'"))
+        run(tmp_path / "s", choice=RowChoice(where="label = 'yes'"))
     with pytest.raises(TooFewRowsError, match="training part has 4 rows"):
         run(tmp_path / "s", train="label = 'yes'", test="label = 'no'")
     with pytest.raises(NotInStoreError, match="layer 5"):
-        run(tmp_path / "s", choice=Choice(layers=[5]))
+        run(tmp_path / "s", choice=RowChoice(layers=[5]))
     with pytest.raises(UsageError, match="rows to test on"):
         run(tmp_path / "s", train="label = 'yes'")
     with pytest.raises(UsageError, match="no method"):
@@ -281,7 +281,7 @@ def test_a_verdict_holds_each_figure_against_its_strongest_baseline(
     )
     changed = dataclasses.replace(
         result,
-        cells=10,
+        places=10,
         auroc=result.auroc._replace(high=given["high"]),
         accuracy=result.accuracy._replace(low=given["low"]),
         majority=0.5,
@@ -378,19 +378,19 @@ def test_layers_share_folds_and_shuffles_even_where_rows_are_missing(tmp_path: P
     for group_by in (None, "row_id"):
         with actstore.open(tmp_path / "s") as store:
             sides = classes.find("label", labels)
-            own = place_rows.cells(store.select(), sides, group_by)
-            jobs = splits.crossed(own, Settings(permutations=7))
+            own = place_rows.by_place(store.select(), sides, group_by)
+            jobs = splits.crossed(own, ProbeSettings(permutations=7))
         folds_of: dict[str, int] = {}
-        labels_of: dict[str, list[bool]] = {}
+        rows_and_labels: dict[str, list[bool]] = {}
         for job in jobs:
             assert job.shared
             assert job.shuffled is not None
-            names = job.cell.table["example_id"].to_pylist()
+            names = job.rows.table["example_id"].to_pylist()
             for number, fold in enumerate(job.divisions):
                 for row in fold.test.tolist():
                     assert folds_of.setdefault(names[row], number) == number
             for name, each in zip(names, job.shuffled.columns().tolist(), strict=True):
-                assert labels_of.setdefault(name, each) == each
+                assert rows_and_labels.setdefault(name, each) == each
 
 
 def test_many_layers_are_held_against_their_best_and_the_best_is_judged_apart(
@@ -401,7 +401,7 @@ def test_many_layers_are_held_against_their_best_and_the_best_is_judged_apart(
     for result in report.results:
         assert result.permuted is not None
         assert result.permuted.p_family >= result.permuted.p_value
-        assert result.cells == 4
+        assert result.places == 4
     assert report.best is not None
     assert report.best.place.layer == 2
     assert report.best.nested is not None

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import actstore
-from actstore.analysis.examples.place_rows import Choice
+from actstore.analysis.examples.place_rows import RowChoice
 from actstore.analysis.probes import probe_files, probing, scoring
-from actstore.analysis.probes.evaluating import Settings
+from actstore.analysis.probes.splits import ProbeSettings
 from actstore.errors import MismatchError, NotInStoreError, UsageError
 from tests.analysis import labelled
 
@@ -17,7 +17,7 @@ from tests.analysis import labelled
 def probes(tmp_path: Path) -> Path:
     labelled.layered(tmp_path / "train", {3: 2.0, None: 2.0}, rows=60, width=32)
     with actstore.open(tmp_path / "train") as store:
-        report = probing.probe(store, settings=Settings(permutations=0))
+        report = probing.probe(store, settings=ProbeSettings(permutations=0))
     probe_files.save(report, tmp_path / "probes")
     return tmp_path / "probes"
 
@@ -45,7 +45,7 @@ def test_rows_without_labels_are_scored_too(tmp_path: Path, probes: Path) -> Non
     matrix = np.ones((3, 32), np.float32)
     labelled.add(tmp_path / "new", matrix, [None] * 3, layer=3, first=60)
     with actstore.open(tmp_path / "new") as store:
-        (one,) = scoring.score(store, probes, choice=Choice(layers=[3]))
+        (one,) = scoring.score(store, probes, choice=RowChoice(layers=[3]))
         assert one.auroc is one.accuracy is None
         assert len(one.scores) == 3
 
@@ -74,15 +74,15 @@ def test_another_width_and_unknown_layers_are_refused(tmp_path: Path, probes: Pa
     labelled.add(tmp_path / "new", np.ones((4, 16), np.float32), ["yes", "no"] * 2, layer=3)
     with actstore.open(tmp_path / "new") as store:
         with pytest.raises(MismatchError, match=r"32 values.*have 16"):
-            scoring.score(store, probes, choice=Choice(layers=[3]))
+            scoring.score(store, probes, choice=RowChoice(layers=[3]))
         with pytest.raises(NotInStoreError, match="no probe for"):
-            scoring.score(store, probes, choice=Choice(layers=[9]))
+            scoring.score(store, probes, choice=RowChoice(layers=[9]))
 
 
 def test_scores_become_labels(tmp_path: Path, probes: Path) -> None:
     labelled.layered(tmp_path / "new", {3: 2.0, None: 2.0}, rows=6, width=32, seed=4, first=60)
     with actstore.open(tmp_path / "new") as store:
-        found = scoring.score(store, probes, choice=Choice(layers=[3]))
+        found = scoring.score(store, probes, choice=RowChoice(layers=[3]))
         commit = scoring.write_labels(store, found, "class")
         assert store.refresh().commit == commit
         assert store.select(layer=3).table(["label"])["label"].to_pylist() == found[0].classes

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 import actstore
 from actstore.analysis.examples import classes, place_rows
 from actstore.analysis.probes import splits, words_baseline
-from actstore.analysis.probes.splits import Job, Settings
+from actstore.analysis.probes.splits import Job, ProbeSettings
 from tests.analysis import labelled
 
 SIDES = classes.Classes(column="label", positive=("yes",), negative=("no",))
@@ -26,7 +26,9 @@ def jobs(root: Path, questions: list[str | None], seed: int, **columns: Any) -> 
     for layer in (0, 1):
         labelled.add(root, matrix, labels, questions=questions, layer=layer, **columns)
     with actstore.open(root) as store:
-        return splits.crossed(place_rows.cells(store.select(), SIDES), Settings(permutations=0))
+        return splits.crossed(
+            place_rows.by_place(store.select(), SIDES), ProbeSettings(permutations=0)
+        )
 
 
 def random_questions(draw: np.random.Generator, count: int) -> list[str | None]:

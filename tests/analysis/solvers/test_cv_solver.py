@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
 from actstore.analysis.solvers import linear
-from actstore.analysis.solvers.cv_solver import Crossed, ratios
+from actstore.analysis.solvers.cv_solver import CrossValidation, variance_ratios
 from actstore.analysis.solvers.linear import Method
 from actstore.analysis.solvers.standardise import Standard, standards_of
 from actstore.analysis.statistics import folds, metrics
@@ -32,11 +32,13 @@ def outliers(vectors: np.ndarray) -> np.ndarray:
     return vectors
 
 
-def crossed(vectors: np.ndarray, divisions: list[folds.Fold]) -> tuple[Crossed, list[Standard]]:
+def crossed(
+    vectors: np.ndarray, divisions: list[folds.Fold]
+) -> tuple[CrossValidation, list[Standard]]:
     every = np.arange(len(vectors))
     standards = standards_of(vectors, [*(fold.train for fold in divisions), every])
-    found = ratios(vectors, standards[-1], standards[:-1], divisions)
-    return Crossed(vectors, standards[-1], standards[:-1], divisions, found), standards
+    found = variance_ratios(vectors, standards[-1], standards[:-1], divisions)
+    return CrossValidation(vectors, standards[-1], standards[:-1], divisions, found), standards
 
 
 def reference(
@@ -116,10 +118,10 @@ def test_the_space_for_many_labels_is_near_the_folds_own() -> None:
             ready = standards[number].apply(each)
             expected = ready[train] @ ready[train].T
             # Each dimension counts at most a quarter too much or too little.
-            near = np.linalg.eigvalsh(1.25 * expected - both.space(number).gram)
+            near = np.linalg.eigvalsh(1.25 * expected - both.fold(number).gram)
             assert near.min() > -1e-3 * near.max()
             weights = np.random.default_rng(number).standard_normal((len(train), 1))
             weights -= weights.mean()
             scores = ready[test] @ (ready[train].T @ weights)
-            found = both.space(number).many_scores(weights)
+            found = both.fold(number).many_scores(weights)
             assert np.corrcoef(found[:, 0], scores[:, 0])[0, 1] > 0.99

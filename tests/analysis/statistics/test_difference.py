@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import actstore
-from actstore.analysis.statistics.difference import Difference, diff
+from actstore.analysis.statistics.difference import StoreDifference, diff
 from actstore.storage.compaction import compact
 from tests.querying import stores
 
 
-def held(a: Path, b: Path) -> Difference:
+def held(a: Path, b: Path) -> StoreDifference:
     with actstore.open(a) as left, actstore.open(b) as right:
         return diff(left.select(), right.select())
 

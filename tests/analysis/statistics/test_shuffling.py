@@ -1,11 +1,11 @@
-"""Shuffled labels move between things that are alike, and are one and the same in all cells."""
+"""Shuffled labels move between things that are alike, and are one and the same in all places."""
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actstore.analysis.statistics import shuffling
-from actstore.analysis.statistics.shuffling import Labelled
+from actstore.analysis.statistics.shuffling import LabelledRows
 
 
 @st.composite
@@ -92,7 +92,7 @@ def test_an_example_has_the_same_label_in_all_cells() -> None:
     for _ in range(4):
         rows = np.sort(generator.permutation(count)[: generator.integers(20, count)])
         kept.append(rows)
-        cells.append(Labelled(positive[rows], part[rows], groups[rows], units[rows]))
+        cells.append(LabelledRows(positive[rows], part[rows], groups[rows], units[rows]))
     drawn = shuffling.shared([*cells, cells[0]], 20, 1)
     known: dict[int, list[bool]] = {}
     for rows, each in zip([*kept, kept[0]], drawn, strict=True):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actstore.analysis.steering import held_out
-from actstore.analysis.steering.held_out import Examples, Held
+from actstore.analysis.steering.held_out import Examples, HeldOutSeparation
 
 WIDTH = 12
 
@@ -24,7 +24,7 @@ def examples(positive: np.ndarray, groups: np.ndarray, names: Sequence[int]) -> 
 
 def layers(
     draw: np.random.Generator, signals: Sequence[float], *, pairs: bool = False, rows: int = 40
-) -> tuple[list[Held | None], list[float | None]]:
+) -> tuple[list[HeldOutSeparation | None], list[float | None]]:
     """Measure layers that share most of their noise, as layers of one model do."""
     if pairs:
         groups = np.repeat(np.arange(rows // 2), 2)

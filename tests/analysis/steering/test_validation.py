@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import actstore
-from actstore.analysis.examples.place_rows import Choice
+from actstore.analysis.examples.place_rows import RowChoice
 from actstore.analysis.steering import validation, vector_files, vectors
 from actstore.errors import MismatchError, TooFewRowsError, UsageError
 from tests.analysis import labelled
@@ -99,9 +99,9 @@ def test_vectors_of_another_model_site_layer_or_width_are_refused(made: Path) ->
     labelled.add(made / "width", matrix[:, :8], labels, layer=10, first=100)
     with actstore.open(made / "width") as store:
         with pytest.raises(MismatchError, match=r"24 values.*have 8"):
-            validation.validate(store, made / "run", choice=Choice(layers=[10]))
+            validation.validate(store, made / "run", choice=RowChoice(layers=[10]))
         with pytest.raises(MismatchError, match="no vector for layer 7"):
-            validation.validate(store, made / "run", choice=Choice(layers=[7]))
+            validation.validate(store, made / "run", choice=RowChoice(layers=[7]))
 
 
 POOLED: dict[str, Any] = {"pooling": "last", "region": ["prompt"] * 30}
@@ -141,7 +141,7 @@ def test_of_several_poolings_the_vector_s_own_is_taken(tmp_path: Path) -> None:
         more: dict[str, Any] = {"seed": 1, "first": 30, "pooling": pooling}
         labelled.layered(tmp_path / "b", {3: 2.0}, rows=30, width=16, **more)
     with actstore.open(tmp_path / "a") as store:
-        made = vectors.steer(store, choice=Choice(pooling="mean"))
+        made = vectors.steer(store, choice=RowChoice(pooling="mean"))
         vector_files.save(made, tmp_path / "run")
     with actstore.open(tmp_path / "b") as store:
         (one,) = validation.validate(store, tmp_path / "run").layers
@@ -180,7 +180,7 @@ def test_classes_that_cannot_be_matched_are_asked_for(made: Path) -> None:
     matrix = np.random.default_rng(0).standard_normal((6, 24)).astype(np.float32)
     labelled.add(made / "other", matrix, ["a", "b"] * 3, layer=10, first=100)
     labelled.add(made / "one", matrix, ["deployment"] * 6, layer=10, first=100)
-    only = Choice(layers=[10])
+    only = RowChoice(layers=[10])
     with actstore.open(made / "other") as store:
         with pytest.raises(UsageError, match=r"towards deploy, and label has a, b.*--positive"):
             validation.validate(store, made / "run", choice=only)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import actstore
-from actstore.analysis.examples.place_rows import Choice
+from actstore.analysis.examples.place_rows import RowChoice
 from actstore.analysis.steering import vector_files, vectors
 from actstore.errors import MismatchError, TooFewRowsError, UsageError
 from tests.analysis import labelled
@@ -81,7 +81,7 @@ def test_rows_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     with actstore.open(tmp_path / "s") as store:
         with pytest.raises(UsageError, match=r"mlp_out.*resid_post.*--site"):
             vectors.steer(store, positive="yes")
-        assert len(vectors.steer(store, choice=Choice(site="mlp_out")).vectors) == 1
+        assert len(vectors.steer(store, choice=RowChoice(site="mlp_out")).vectors) == 1
     labelled.add(tmp_path / "t", np.ones((4, 3), np.float32), ["yes", "no"] * 2, layer=0)
     labelled.add(tmp_path / "u", np.eye(2, 3, dtype=np.float32), ["yes", "no"], layer=0)
     labelled.add(tmp_path / "u", np.eye(2, 3, dtype=np.float32), ["yes", "yes"], layer=1)

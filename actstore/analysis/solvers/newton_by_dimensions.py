@@ -1,6 +1,6 @@
-"""Regressions over the weights of dimensions, by Newton's method, where rows are the more.
+"""Regressions with one weight for each dimension, by Newton's method: for many rows.
 
-What :mod:`actstore.analysis.solvers.newton` is for few rows: each of Newton's steps is found by
+As in :mod:`actstore.analysis.solvers.newton_by_rows`, each of Newton's steps is found by
 conjugate gradients in float64, led by a factor of the loss's curve that need not be of the
 very point, and the end is reached when little of the weights' length is left to go.
 """
@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actstore.analysis.solvers.cholesky import Factor
-from actstore.analysis.solvers.losses import Loss
-from actstore.analysis.solvers.newton import ENOUGH, FORCING, INNER, STEPS, settled, slack
-from actstore.analysis.solvers.row_products import Rows
+from actstore.analysis.solvers.cholesky import CholeskyFactor, slack
+from actstore.analysis.solvers.newton_by_rows import ENOUGH, FORCING, INNER, STEPS, Loss, settled
+from actstore.analysis.solvers.standardise import StandardisedRows
 
 _PATIENCE = 5
 _CHEAP = 100
@@ -23,18 +22,18 @@ _CHEAP = 100
 _SHORT = 1e-4
 
 
-class Found(NamedTuple):
-    """What a regression came to."""
+class DimensionWeights(NamedTuple):
+    """The weights of a regression."""
 
     weights: np.ndarray
     """Float64 ``[width]``."""
     intercept: float
     converged: bool
-    """Whether the weights are within :data:`~actstore.analysis.solvers.newton.ENOUGH`."""
+    """Whether the weights are within :data:`~actstore.analysis.solvers.newton_by_rows.ENOUGH`."""
 
 
 @dataclass(slots=True)
-class _Step:
+class _DimensionStep:
     move: np.ndarray
     """``[width + 1]``, the intercept's last."""
     change: np.ndarray
@@ -44,7 +43,7 @@ class _Step:
     products: int
 
 
-def solve(rows: Rows, loss: Loss, penalty: float) -> Found:
+def solve(rows: StandardisedRows, loss: Loss, penalty: float) -> DimensionWeights:
     """Minimise a loss plus ``penalty / 2`` times the squared weights.
 
     Args:
@@ -55,7 +54,7 @@ def solve(rows: Rows, loss: Loss, penalty: float) -> Found:
     scores = np.zeros(len(rows))
     weights = np.zeros(1)
     value, cautious = loss.value(scores), False
-    factor: Factor | None = None
+    factor: CholeskyFactor | None = None
     for _ in range(STEPS):
         curve, pull = loss.curve(scores, cautious), loss.pull(scores)
         right = np.append(rows.combined(pull[:, None]), pull.sum())
@@ -75,32 +74,32 @@ def solve(rows: Rows, loss: Loss, penalty: float) -> Found:
         total = float(np.linalg.norm(weights[:-1]))
         left = step.left + size * (1 - length + loss.bend / 2 * min(1.0, moved))
         if settled(left, total, loss.bend / 2 * moved, scores):
-            return Found(weights[:-1], float(weights[-1]), True)
+            return DimensionWeights(weights[:-1], float(weights[-1]), True)
         if length < _SHORT:
             break
         if loss.bend * moved > 1 and len(right) < _CHEAP:
             factor = None
         cautious = moved > 1
-    return Found(weights[:-1], float(weights[-1]), False)
+    return DimensionWeights(weights[:-1], float(weights[-1]), False)
 
 
-def _factor(rows: Rows, curve: np.ndarray, penalty: float) -> Factor:
+def _factor(rows: StandardisedRows, curve: np.ndarray, penalty: float) -> CholeskyFactor:
     matrix = rows.moments(curve)
     penalties = np.full(len(matrix), penalty + slack(matrix))
     penalties[-1] = 0
     matrix[np.diag_indices_from(matrix)] += penalties
-    return Factor(matrix)
+    return CholeskyFactor(matrix)
 
 
 def _conjugate(
-    rows: Rows,
+    rows: StandardisedRows,
     curve: np.ndarray,
     penalty: float,
     right: np.ndarray,
-    factor: Factor,
+    factor: CholeskyFactor,
     weights: np.ndarray,
     thorough: bool,
-) -> _Step:
+) -> _DimensionStep:
     """Solve for one of Newton's steps."""
     move, change, rest = np.zeros(len(right)), np.zeros(len(rows)), right
     towards = before = rest
@@ -114,7 +113,7 @@ def _conjugate(
         enough = 0.1 * ENOUGH * float(np.linalg.norm((weights + move)[:-1]))
         done = products > 0 and left <= max(enough, 0.0 if thorough else FORCING * first)
         if done or products == INNER or energy <= 0:
-            return _Step(move, change, left, products)
+            return _DimensionStep(move, change, left, products)
         if products == 0:
             towards = ahead
         else:
@@ -131,7 +130,12 @@ def _conjugate(
 
 
 def _search(
-    loss: Loss, penalty: float, scores: np.ndarray, weights: np.ndarray, step: _Step, value: float
+    loss: Loss,
+    penalty: float,
+    scores: np.ndarray,
+    weights: np.ndarray,
+    step: _DimensionStep,
+    value: float,
 ) -> tuple[float, float]:
     """Return which part of a step helps, and the value of the objective there."""
     length = 1.0

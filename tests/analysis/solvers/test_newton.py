@@ -9,9 +9,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 import actstore
 from actstore.analysis.probes import probing
-from actstore.analysis.probes.evaluating import Settings
-from actstore.analysis.probes.results import Report
-from actstore.analysis.solvers import newton, primal
+from actstore.analysis.probes.results import ProbeReport
+from actstore.analysis.probes.splits import ProbeSettings
+from actstore.analysis.solvers import newton_by_dimensions, newton_by_rows
 from actstore.analysis.solvers.linear import Method
 from tests.analysis import labelled
 
@@ -103,9 +103,9 @@ def optimum(vectors: np.ndarray, positive: np.ndarray, strength: float) -> tuple
 
 def probed(
     root: Path, vectors: np.ndarray, positive: np.ndarray, strength: float, method: Method
-) -> Report:
+) -> ProbeReport:
     labelled.add(root, vectors, ["yes" if each else "no" for each in positive])
-    settings = Settings(method=method, strength=strength, folds=3, permutations=0)
+    settings = ProbeSettings(method=method, strength=strength, folds=3, permutations=0)
     with actstore.open(root) as store:
         return probing.probe(store, positive="yes", settings=settings)
 
@@ -175,7 +175,7 @@ def test_breast_cancer_is_scikit_learns_own(tmp_path: Path) -> None:
 def test_what_has_not_converged_says_so(
     tmp_path: Path, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (newton, primal):
+    for module in (newton_by_rows, newton_by_dimensions):
         monkeypatch.setattr(module, "STEPS", 2)
     report = probed(tmp_path, *drawn(*shape, "low rank"), 1e3, "logistic")
     assert any("has not converged" in note for note in report.notes)

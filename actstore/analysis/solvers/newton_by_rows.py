@@ -1,4 +1,4 @@
-"""Regressions over the rows' weights, by Newton's method, as exactly as float64 has them.
+"""Regressions with one weight for each row, by Newton's method: for fewer rows than dimensions.
 
 The scores of a linear model are ``K @ weights + intercept`` with the rows' Gram matrix K.
 Several regressions advance side by side, so that what multiplies by K may serve all of
@@ -14,12 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from actstore.analysis.solvers.cholesky import Factor
-from actstore.analysis.solvers.losses import Loss
+from actstore.analysis.solvers.cholesky import CholeskyFactor, slack
 
 Product = Callable[[np.ndarray, list[int]], np.ndarray]
 """Returns ``K @ weights`` of each regression that is named, float64 ``[rows, named]``."""
@@ -38,9 +37,111 @@ _ROUGH = 0.3
 """Change of a score from which on the true matrix takes over."""
 _SHORT = 1e-4
 """Part of a step that is not worth going."""
+_FAR = 4
+"""Score of the wrong sign that is far from the right one."""
+_FLAT = 1e-15
+"""A curve below this is as good as none; divisions need it."""
 
 
-class Task(NamedTuple):
+class Loss(Protocol):
+    """A convex loss of some rows' scores, float64 ``[rows]``."""
+
+    bend: float
+    """How much of itself the curve changes by at most when a score changes by 1."""
+    idle: float
+    """Its value without a model."""
+
+    def value(self, scores: np.ndarray) -> float:
+        """Return the sum over the rows."""
+
+    def pull(self, scores: np.ndarray) -> np.ndarray:
+        """Return minus its derivative."""
+
+    def curve(self, scores: np.ndarray, cautious: bool) -> np.ndarray:
+        """Return its second derivative, never quite 0; or what is safe far from the optimum."""
+
+    def reach(self, size: float) -> np.ndarray:
+        """Return about where scores of rows at right angles end up.
+
+        Args:
+            size: the rows' squared length over the penalty.
+        """
+
+
+class Logistic:
+    """Minus the logarithm of the chance that a logistic model gives the labels.
+
+    Args:
+        positive: bool ``[rows]``.
+    """
+
+    bend = 1.0
+
+    def __init__(self, positive: np.ndarray) -> None:
+        self._sign = np.where(positive, 1.0, -1.0)
+        self.idle = float(np.log(2) * len(positive))
+
+    def value(self, scores: np.ndarray) -> float:
+        """Return the sum over the rows."""
+        return float(np.logaddexp(0, -self._sign * scores).sum())
+
+    def pull(self, scores: np.ndarray) -> np.ndarray:
+        """Return minus its derivative: labels minus chances, with all digits."""
+        found: np.ndarray = self._sign * _expit(-self._sign * scores)
+        return found
+
+    def curve(self, scores: np.ndarray, cautious: bool) -> np.ndarray:
+        """Return its second derivative, never quite 0; or what is safe far from the optimum."""
+        found: np.ndarray = np.maximum(_expit(scores) * _expit(-scores), _FLAT)
+        if cautious:
+            # Far on the wrong side the loss is a straight line, and steps by its curve go too
+            # far. Jaakkola and Jordan's (2000) is that of a parabola which lies above the loss.
+            wrong = self._sign * scores < -_FAR
+            found[wrong] = np.maximum(found[wrong], 0.5 / np.abs(scores[wrong]))
+        return found
+
+    def reach(self, size: float) -> np.ndarray:
+        """Return the scores ``z`` with ``z = size * expit(-z)``, of the labels' signs."""
+        low, high = 0.0, max(1.0, float(np.log1p(size)) + 1)
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if middle < size * float(_expit(-middle)) else (low, middle)
+        found: np.ndarray = self._sign * low
+        return found
+
+
+class Squares:
+    """Half the squared distance from targets that add up to 0.
+
+    Args:
+        targets: ``[rows]``.
+    """
+
+    bend = 0.0
+
+    def __init__(self, targets: np.ndarray) -> None:
+        self._targets = targets.astype(np.float64)
+        self.idle = self.value(np.zeros_like(self._targets))
+
+    def value(self, scores: np.ndarray) -> float:
+        """Return the sum over the rows."""
+        return float(np.square(scores - self._targets).sum()) / 2
+
+    def pull(self, scores: np.ndarray) -> np.ndarray:
+        """Return minus its derivative."""
+        found: np.ndarray = self._targets - scores
+        return found
+
+    def curve(self, scores: np.ndarray, cautious: bool) -> np.ndarray:
+        """Return its second derivative, which is 1."""
+        return np.ones_like(scores)
+
+    def reach(self, size: float) -> np.ndarray:
+        """Return no scores: where it begins does not matter."""
+        return np.zeros_like(self._targets)
+
+
+class Regression(NamedTuple):
     """One regression."""
 
     rows: np.ndarray
@@ -56,8 +157,8 @@ class Task(NamedTuple):
     """Returns the true matrix in float64, for where one near it leads no further."""
 
 
-class Found(NamedTuple):
-    """What the regressions came to."""
+class Regressions(NamedTuple):
+    """Weights, intercepts and scores of solved regressions."""
 
     weights: np.ndarray
     """Of each row, 0 where it was not trained on; float64 ``[rows, tasks]``."""
@@ -69,7 +170,7 @@ class Found(NamedTuple):
     """Bool ``[tasks]``: whether the weights are within :data:`ENOUGH`."""
 
 
-def solve(tasks: Sequence[Task], product: Product, rows: int, penalty: float) -> Found:
+def solve(tasks: Sequence[Regression], product: Product, rows: int, penalty: float) -> Regressions:
     """Minimise losses plus ``penalty / 2`` times the squared weights of dimensions.
 
     Args:
@@ -79,7 +180,7 @@ def solve(tasks: Sequence[Task], product: Product, rows: int, penalty: float) ->
         penalty: inverse of scikit-learn's ``C``.
     """
     ends = [_End(np.zeros(0), 0.0, np.zeros(0), False)] * len(tasks)
-    descents = [_Descent(task, rows, penalty).run() for task in tasks]
+    descents = [_NewtonDescent(task, rows, penalty).run() for task in tasks]
     wanted = {number: next(descent) for number, descent in enumerate(descents)}
     while wanted:
         active = list(wanted)
@@ -96,7 +197,7 @@ def solve(tasks: Sequence[Task], product: Product, rows: int, penalty: float) ->
     weights = np.zeros((rows, len(tasks)))
     for number, end in enumerate(ends):
         weights[tasks[number].rows, number] = end.weights
-    return Found(
+    return Regressions(
         weights,
         np.array([end.intercept for end in ends]),
         np.column_stack([end.scores for end in ends]),
@@ -105,7 +206,7 @@ def solve(tasks: Sequence[Task], product: Product, rows: int, penalty: float) ->
 
 
 class _End(NamedTuple):
-    """Where one regression came to."""
+    """The result of one regression."""
 
     weights: np.ndarray
     intercept: float
@@ -131,10 +232,10 @@ class _Step:
     """Length, in weights of dimensions, that conjugate gradients left to go."""
 
 
-class _Descent:
-    """One regression on its way."""
+class _NewtonDescent:
+    """One regression while it is solved, step by step."""
 
-    def __init__(self, task: Task, rows: int, penalty: float) -> None:
+    def __init__(self, task: Regression, rows: int, penalty: float) -> None:
         self._rows, self._gram, self._penalty = task.rows, task.gram, penalty
         self._exact, self._loss = task.exact, task.loss
         if self._exact is not None and _rounded(task.gram) > penalty:
@@ -147,7 +248,7 @@ class _Descent:
         self._weights = np.zeros(len(task.rows))
         self._intercept = 0.0
         self._scores = np.zeros(rows)
-        self._factor: _Near | None = None
+        self._factor: _Preconditioner | None = None
         self._forcing = FORCING if task.loss.bend else 0.0
         self._rough = True
 
@@ -226,7 +327,7 @@ class _Descent:
         leads them does (Gould, Hribar and Nocedal 2001).
         """
         fresh = self._factor is None
-        near = self._factor or _Near(self._gram, curve, self._penalty)
+        near = self._factor or _Preconditioner(self._gram, curve, self._penalty)
         step, products = yield from self._conjugate(right, curve, near)
         self._factor = near if products <= _PATIENCE else None
         if products > _PATIENCE and fresh and self._exact is not None:
@@ -235,7 +336,7 @@ class _Descent:
         return step
 
     def _conjugate(
-        self, right: np.ndarray, curve: np.ndarray, near: _Near
+        self, right: np.ndarray, curve: np.ndarray, near: _Preconditioner
     ) -> Generator[np.ndarray, np.ndarray, tuple[_Step, int]]:
         """Conjugate gradients in the weights of dimensions, told by weights of rows.
 
@@ -301,8 +402,8 @@ class _Direction:
         self.image = self.image - part * other.image
 
 
-class _Near:
-    """Solves what is near the problem of a step."""
+class _Preconditioner:
+    """Solves an approximation of a step's equations, to lead conjugate gradients."""
 
     def __init__(self, gram: np.ndarray, curve: np.ndarray, penalty: float) -> None:
         self._root = np.sqrt(curve)
@@ -310,7 +411,7 @@ class _Near:
         matrix = gram * root
         matrix *= root[:, None]
         matrix[np.diag_indices_from(matrix)] += penalty + slack(gram) * np.square(root)
-        self._factor = Factor(matrix)
+        self._factor = CholeskyFactor(matrix)
         self._base = self._root * self._factor.solve(self._root)
 
     def solve(self, right: np.ndarray) -> tuple[np.ndarray, float]:
@@ -332,11 +433,6 @@ def settled(left: float, total: float, moved: float, scores: np.ndarray) -> bool
     return left <= ENOUGH * total and moved * moved <= ENOUGH * float(np.abs(scores).max())
 
 
-def slack(matrix: np.ndarray) -> float:
-    """Return what rounding may have taken from the smallest eigenvalue."""
-    return 8 * float(np.finfo(matrix.dtype).eps) * float(np.mean(np.diagonal(matrix))) + 1e-12
-
-
 def _rounded(matrix: np.ndarray) -> float:
     """Return what rounding may make of the small eigenvalues of a matrix."""
     return 8 * float(np.finfo(matrix.dtype).eps) * float(np.linalg.norm(matrix))
@@ -348,3 +444,8 @@ def _length(weights: np.ndarray, scores: np.ndarray) -> float:
     An intercept in the scores does not matter: the weights add up to 0.
     """
     return math.sqrt(max(0.0, float(weights @ scores)))
+
+
+def _expit(values: np.ndarray | float) -> np.ndarray:
+    found: np.ndarray = 1 / (1 + np.exp(np.minimum(-np.asarray(values, np.float64), 700.0)))
+    return found
