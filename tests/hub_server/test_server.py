@@ -19,8 +19,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from tests.hub.short import ID, KIND, LARGE, plain, upload
 from tests.hub_server import Hub, User
+from tests.hub_server.short import ID, KIND, LARGE, plain, upload
 
 # Accounts and repositories
 
