@@ -26,8 +26,9 @@ demo: $(STAMP)
 	$(BIN)/python docs/demo.py
 
 test: $(STAMP)
-	@# One thread of torch per worker: with more, those of one wait for those of the other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	@# One thread of torch per worker: with more, those of one wait for those of the other. Each
+	@# worker takes whole files in order, so that few import or make the same things twice.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 crashes: $(STAMP)
 	ACTSTORE_CRASHES=all $(BIN)/python -m pytest tests/storage/test_crashes.py
