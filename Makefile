@@ -27,7 +27,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@# One thread of torch per worker: with more, those of one wait for those of the other. Each
-	@# worker takes whole files in order, so that few import or make the same things twice.
+	@# worker takes tests that are neighbours, so that few import or make the same things twice.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 crashes: $(STAMP)
