@@ -27,8 +27,9 @@ demo: $(STAMP)
 
 ## all tests, among them the documents' examples and an installed wheel
 test: $(STAMP)
-	@# One thread of torch per worker: with more, those of one wait for those of the other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	@# One thread of torch per worker: with more, those of one wait for those of the other. Each
+	@# worker takes tests that are neighbours, so that few import or make the same things twice.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 ## kill, interrupt and fill the disk at every call of the system, and 100 random ones
 crashes: $(STAMP)

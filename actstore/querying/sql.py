@@ -293,6 +293,8 @@ def explained() -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
+        if "executing the UDF: KeyboardInterrupt" in str(error):  # it keeps no other trace of it
+            raise KeyboardInterrupt from error
         raise SqlError(_message(str(error))) from error
     except RuntimeError as error:
         if "interrupted" in str(error).lower():

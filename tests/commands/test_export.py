@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from actstore.commands import export as command
 from actstore.exporting import run as exporting
 from tests.commands.conftest import Command, vectors
+from tests.interrupting import ctrl_c_heeded
 
 
 def test_matrices(actstore: Command, store: Path, tmp_path: Path) -> None:
@@ -91,17 +91,17 @@ run._gathered = slow
 sys.exit(cli.run(sys.argv[1:]))
 """
     words = ["export", str(store), str(tmp_path / "out/deep"), "--to", "amber"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "NO_COLOR": "1"},
-    )
+    with ctrl_c_heeded():
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "NO_COLOR": "1"},
+        )
     assert process.stdout is not None
     assert process.stdout.readline() == "reading\n"
-    time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

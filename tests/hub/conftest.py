@@ -1,37 +1,41 @@
-"""Tests that talk to the loopback Hub."""
-
-from __future__ import annotations
+"""Tests that talk to the loopback Hub, and the stores that they push to it."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.hub_server.fixtures import (
-    api as api,
-)
-from tests.hub_server.fixtures import (
-    env as env,
-)
-from tests.hub_server.fixtures import (
-    home as home,
-)
-from tests.hub_server.fixtures import (
-    hub as hub,
-)
-from tests.hub_server.fixtures import (
-    lfs as lfs,
-)
-from tests.hub_server.fixtures import (
-    quick_retries as quick_retries,
-)
-from tests.hub_server.fixtures import (
-    range_cache as range_cache,
-)
+from tests.hub.pushing import push_to
+from tests.hub_server import Hub
+from tests.hub_server.fixtures import *  # noqa: F403 (fixtures are found by their names)
+from tests.storage.stores import batch, write
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """huggingface_hub 2.4 sends large files in a way that httpx2 deprecates; not our warning."""
-    ours = Path(__file__).parent
-    for item in items:
-        if ours in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"))
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Three layers of six labelled rows; before them four rows of another site, width and type."""
+    root = tmp_path / "runs.store"
+    rows = [batch(0, 6, layer=layer, task="maze", label="ok") for layer in range(3)]
+    other = batch(0, 4, layer=None, site="mlp_out", width=5, dtype="float32", label="ok")
+    write(root, *rows, other)
+    return root
+
+
+@pytest.fixture
+def pushed(hub: Hub, lfs: None, runs: Path) -> Path:
+    """The same, and the Hub has it."""
+    push_to(hub, runs)
+    return runs
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Two layers of five labelled rows, for tests that push many times."""
+    root = tmp_path / "small.store"
+    write(root, *(batch(0, 5, layer=layer, label="a") for layer in range(2)))
+    return root
+
+
+@pytest.fixture
+def store(runs: Path) -> Path:
+    """What a test pushes, unless its module takes another one of these."""
+    return runs

@@ -46,10 +46,8 @@ PATIENCE = Patience(attempts=3, first=0.005, most=1.0, silence=0.25)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    root = tmp_path / "origin.store"
-    write(root, *(batch(0, 6, layer=layer, label="a") for layer in range(2)))
-    return root
+def store(small: Path) -> Path:
+    return small
 
 
 def expected(store: Path, part: str) -> Content:

@@ -37,14 +37,6 @@ from tests.storage.stores import assert_sound, batch, content, write
 pytestmark = pytest.mark.usefixtures("lfs", "quick_retries")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    root = tmp_path / "runs.store"
-    rows = [batch(0, 6, layer=layer, task="maze", label="ok") for layer in range(3)]
-    write(root, *rows, batch(0, 4, layer=None, site="mlp_out", width=5, dtype="float32"))
-    return root
-
-
 def test_a_push_is_one_commit_that_holds_the_store(hub: Hub, store: Path, tmp_path: Path) -> None:
     before = content(store)
     done = push_to(hub, store, message="First push")

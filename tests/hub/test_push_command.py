@@ -19,14 +19,12 @@ from actstore.storage.writer import StoreWriter
 from tests.hub.pushing import ID, commits, relabel, remote_content
 from tests.hub_server import Hub, hub_env
 from tests.hub_server.clients import CHECKOUT, run
-from tests.storage.stores import batch, content, write
+from tests.storage.stores import content
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    root = tmp_path / "runs.store"
-    write(root, batch(0, 6, layer=0, label="ok"), batch(0, 6, layer=1, label="ok"))
-    return root
+def store(small: Path) -> Path:
+    return small
 
 
 @pytest.fixture

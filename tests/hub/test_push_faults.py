@@ -57,10 +57,8 @@ IMPATIENT = Patience(attempts=2, first=0.01, most=1.0, silence=10.0)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    root = tmp_path / "runs.store"
-    write(root, batch(0, 5, layer=0, label="a"), batch(0, 5, layer=1, label="a"))
-    return root
+def store(small: Path) -> Path:
+    return small
 
 
 def leaks(text: str) -> list[str]:

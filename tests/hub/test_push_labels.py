@@ -34,12 +34,9 @@ pytestmark = pytest.mark.usefixtures("lfs", "quick_retries")
 
 
 @pytest.fixture
-def store(hub: Hub, tmp_path: Path) -> Path:
-    root = tmp_path / "runs.store"
-    write(root, *[batch(0, 6, layer=layer, label="ok") for layer in range(3)])
-    push_to(hub, root)
-    relabel(root, [1, 8], "bad")
-    return root
+def store(pushed: Path) -> Path:
+    relabel(pushed, [5, 12], "bad")
+    return pushed
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -215,11 +212,11 @@ def test_two_pushes_of_one_store_at_once(hub: Hub, store: Path, tmp_path: Path) 
 
 def test_others_change_the_store_and_the_repository(hub: Hub, store: Path, tmp_path: Path) -> None:
     """Labels that are still beside the store's shards count as set there, and stay."""
-    with at_the_commit(lambda: relabel(store, [3], "mine")):
+    with at_the_commit(lambda: relabel(store, [7], "mine")):
         push_to(hub, store)
     other = tmp_path / "other"
     pull(ID, other, client=client(hub))
-    relabel(other, [1], "theirs")
+    relabel(other, [5], "theirs")
     push_to(hub, other)
     pull(ID, store, client=client(hub))
     labels = {key[3]: row[2] for key, row in of(content(store), layer=0).items()}

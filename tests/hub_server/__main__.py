@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shlex
+import signal
 import threading
 from pathlib import Path
 
@@ -30,13 +31,14 @@ def main() -> None:
     hub = Hub(
         given.root, users=users, port=given.port, object_port=given.object_port, xet=given.xet
     )
-    with hub:
+    # A shell that starts this behind itself has Ctrl-C ignored, and nothing else would end it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with hub, contextlib.suppress(KeyboardInterrupt):
         home = given.root.resolve() / "client"
         for name, value in hub_settings(hub, home, token=token, xet=given.xet is not None).items():
             print(f"export {name}={shlex.quote(value)}")
         print(f"# request log: curl {hub.url}/__log   Stop with Ctrl-C.", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

@@ -33,15 +33,21 @@ class Routes:
 
     def __init__(self) -> None:
         self._table: list[tuple[str, re.Pattern[str], Handler]] = []
+        self._names: list[str] = []
 
     def on(self, method: str, route: str) -> Callable[[Handler], Handler]:
         pattern = re.compile(re.sub(r"\{(\w+)\}", lambda m: PARTS[m.group(1)], route) + "$")
 
         def register(handler: Handler) -> Handler:
             self._table.append((method, pattern, handler))
+            self._names.append(f"{method} {route}")
             return handler
 
         return register
+
+    def names(self) -> list[str]:
+        """Method and path of each route, as it was written down."""
+        return list(self._names)
 
     def answer(self, services: Services, request: Request) -> Answer:
         """The first route that fits; 404 (or 405) when none does."""

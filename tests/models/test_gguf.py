@@ -21,7 +21,7 @@ from actstore.errors import ModelError
 from actstore.models import gguf as files
 from actstore.models import loading
 from actstore.storage import manifest
-from tests.capturing import gguf_files
+from tests.models import gguf_files
 
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_1")
 EXAMPLES = [

@@ -12,7 +12,9 @@ import pytest
 from actstore import schema
 from actstore.errors import SqlError
 from actstore.querying.sql import Database
+from actstore.querying.sql_functions import VectorFunctions
 from actstore.storage.snapshot import open_snapshot
+from tests.interrupting import ctrl_c_heeded
 from tests.querying import stores
 
 
@@ -351,11 +353,31 @@ def test_nothing_is_printed_when_python_ends(tmp_path: Path, ending: str) -> Non
 INTERRUPTED = """
 import os, signal, sys, threading
 from actstore.querying.sql import Database
+from actstore.querying.sql_functions import VectorFunctions
 from actstore.storage.snapshot import open_snapshot
+
+running = threading.Event()
+vector_at = VectorFunctions._vector_at
+
+
+def at_work(self, rows):
+    running.set()
+    return vector_at(self, rows)
+
+
+def interrupt():
+    running.wait()
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+VectorFunctions._vector_at = at_work
 database = Database(open_snapshot(sys.argv[1]))
-threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+threading.Thread(target=interrupt).start()
 try:
-    database.table("SELECT count(*) FROM range(10_000_000_000_000)")
+    database.table(
+        "SELECT count(*) FROM (SELECT vector_at(row_id) AS v FROM activations), "
+        "range(10_000_000_000_000) AS r WHERE v[1] <> r.range"
+    )
 except KeyboardInterrupt:
     print("interrupted")
 """
@@ -363,11 +385,22 @@ except KeyboardInterrupt:
 
 def test_ctrl_c_ends_a_query(tmp_path: Path) -> None:
     stores.layered(tmp_path / "store", layers=1)
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, tmp_path / "store"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.stdout == "interrupted\n"
+    with ctrl_c_heeded():
+        done = subprocess.run(
+            [sys.executable, "-c", INTERRUPTED, tmp_path / "store"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
+def test_ctrl_c_inside_a_vector_function_is_no_error_of_the_query(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: VectorFunctions, rows: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VectorFunctions, "_vector_at", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        database.table("SELECT vector_at(row_id) FROM activations WHERE row_id > 1")

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from docs.study import model
-from tests.capturing import gguf_files
+from tests.models import gguf_files
 
 ROOT = Path(__file__).parents[2]
 

@@ -25,6 +25,7 @@ from actstore.errors import ConflictError, MixedRunError, UsageError
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
 from tests.capturing import crashing, families
+from tests.interrupting import ctrl_c_heeded
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 20 if os.environ.get("ACTSTORE_CRASHES") == "all" else 4
@@ -158,10 +159,10 @@ def test_interrupted_it_keeps_what_is_whole_and_says_how_to_go_on(
 
     def interrupt(progress: Any) -> None:
         if progress.examples >= 100:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     capture(model, tmp_path / "whole", examples=given)
-    with pytest.raises(KeyboardInterrupt) as caught:
+    with ctrl_c_heeded(), pytest.raises(KeyboardInterrupt) as caught:
         capture(model, tmp_path / "s", examples=given, progress=interrupt)
     (said,) = caught.value.__notes__
     assert said.startswith("64 examples are done")

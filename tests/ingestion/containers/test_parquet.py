@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actstore.errors import IngestError, LayoutError, UnreadableFileError, UnsafeFileError
+from actstore.errors import LayoutError, UnreadableFileError, UnsafeFileError
 from actstore.ingestion.containers import parquet, read
 
 
@@ -95,46 +94,8 @@ def test_run_length_bomb(tmp_path: Path) -> None:
         read("parquet", path, memory_limit=1 << 19)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "empty"),
-        (b"hello", "of no format known"),
-        (b"PAR1" + bytes(50), r"a Parquet file \(54 bytes\)"),
-    ],
-)
-def test_unreadable_files(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_of_nothing_but_its_first_bytes(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
-    path.write_bytes(content)
-    with pytest.raises(UnreadableFileError, match=rf"x\.parquet: .*{message}"):
+    path.write_bytes(b"PAR1" + bytes(50))
+    with pytest.raises(UnreadableFileError, match=r"x\.parquet: .*a Parquet file \(54 bytes\)"):
         read("parquet", path)
-
-
-def test_damage_anywhere_gives_data_or_our_error(tmp_path: Path) -> None:
-    path = tmp_path / "x.parquet"
-    write(path)
-    data = path.read_bytes()
-    outcomes: Counter[str] = Counter()
-    for position in range(0, len(data), 5):
-        for damaged in (data[:position], bytes(flipped(data, position))):
-            path = tmp_path / f"{len(damaged)}-{position}.parquet"
-            path.write_bytes(damaged)
-            try:
-                for batch in read("parquet", path).batches():
-                    batch.to_pylist()
-            except IngestError as error:
-                outcomes["refused"] += 1
-                outcomes["named"] += path.name in str(error)
-            except UnicodeDecodeError:
-                outcomes["text"] += 1
-            else:
-                outcomes["read"] += 1
-    assert outcomes["named"] == outcomes["refused"] > 100
-    assert outcomes["text"] == 0
-    assert outcomes["read"] > 5
-
-
-def flipped(data: bytes, position: int) -> bytearray:
-    result = bytearray(data)
-    result[position] ^= 0xFF if position % 2 else 0x01
-    return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from actstore.errors import IngestError, LayoutError, UnreadableFileError, UnsafeFileError
+from actstore.errors import LayoutError, UnreadableFileError, UnsafeFileError
 from actstore.ingestion.containers import read
-from actstore.ingestion.tensor import Tensor
 
 
 def load(path: Path) -> Any:
@@ -87,50 +85,3 @@ def test_headers_that_lie(tmp_path: Path, entry: object) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
     with pytest.raises(UnreadableFileError, match=r"x\.safetensors"):
         load(path)
-
-
-def test_says_what_the_file_really_is(tmp_path: Path) -> None:
-    path = tmp_path / "x.safetensors"
-    torch.save({"x": torch.ones(2)}, path)
-    with pytest.raises(UnreadableFileError, match="it is a torch file"):
-        load(path)
-
-
-def small(path: Path) -> bytes:
-    save_file({"x": torch.ones(2, 3).half(), "y": torch.ones(2).bfloat16()}, path, {"a": "b"})
-    return path.read_bytes()
-
-
-def test_truncation_anywhere_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.safetensors"
-    data = small(path)
-    for length in range(len(data)):
-        path.write_bytes(data[:length])
-        with pytest.raises(UnreadableFileError):
-            load(path)
-
-
-@pytest.mark.parametrize("mask", [0xFF, 0x01, 0x20])
-def test_any_damaged_byte_gives_data_or_our_error(tmp_path: Path, mask: int) -> None:
-    path = tmp_path / "x.safetensors"
-    data = small(path)
-    outcomes: Counter[str] = Counter()
-    for position in range(len(data)):
-        flipped = bytearray(data)
-        flipped[position] ^= mask
-        # A new name each time: a rewritten file would change what is mapped already.
-        path = tmp_path / f"{position}.safetensors"
-        path.write_bytes(flipped)
-        try:
-            tree = load(path)
-        except IngestError as error:
-            outcomes["refused"] += 1
-            outcomes["named"] += path.name in str(error)
-        else:
-            outcomes["read"] += 1
-            for leaf in tree.values():
-                if isinstance(leaf, Tensor):
-                    leaf.numpy().sum()
-    assert outcomes["named"] == outcomes["refused"]
-    assert outcomes["refused"] > 20
-    assert outcomes["read"] > 5

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import io
-import os
 import pickle
 import struct
 import zipfile
@@ -20,16 +19,6 @@ import torch
 from actstore.errors import IngestError, LayoutError, UnreadableFileError, UnsafeFileError
 from actstore.ingestion.containers import mapping, read
 from actstore.ingestion.tensor import Tensor
-
-
-class Reduced:
-    """Pickles as a call of anything."""
-
-    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
-        self.parts = (function, arguments) if state is None else (function, arguments, state)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.parts
 
 
 @pytest.fixture(params=["zip", "mapped zip", "legacy"])
@@ -193,70 +182,9 @@ def test_custom_class_is_named(save: Any) -> None:
         load(save({"probe": torch.nn.Linear(2, 2)}))
 
 
-def test_code_never_runs(save: Any, tmp_path: Path) -> None:
-    flag = tmp_path / "flag"
-    path = save({"x": torch.zeros(2), "evil": Reduced(os.system, f"touch {flag}")})
-    with pytest.raises(UnsafeFileError, match=r"(posix|nt)\.system"):
-        load(path)
-    assert not flag.exists()
-
-
-def storage(count: int = 4) -> Any:
-    return torch.zeros(count)._typed_storage()  # type: ignore[no-untyped-call]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        ((0, (1000,), (1,)), "needs 4,000 bytes"),
-        ((2, (4,), (1,)), "reaches outside"),
-        ((0, (2, 2), (3, 1)), "reaches outside"),
-        ((10**9, (1,), (1,)), "reaches outside"),
-        ((-1, (4,), (1,)), "no natural number"),
-        ((0, (4,), (-1,)), "no natural number"),
-        ((0, (2**61,), (0,)), "needs"),
-        ((0, (2**70,), (0,)), "no natural number"),
-        ((0, (1000, 1000), (0, 0)), "needs 4,000,000 bytes"),
-        ((0, (4,), (1, 1)), "1 axes and 2 strides"),
-        ((True, (4,), (1,)), "no natural number"),
-        ((0, "abcd", (1,)), "is a str"),
-    ],
-)
-def test_tensors_stay_inside_their_storage(save: Any, arguments: Any, named: str) -> None:
-    rebuild = torch._utils._rebuild_tensor_v2
-    path = save({"x": Reduced(rebuild, storage(), *arguments, False, OrderedDict())})
-    with pytest.raises(UnsafeFileError, match=named):
-        load(path)
-
-
 def test_expanded_tensor_is_refused(save: Any) -> None:
     with pytest.raises(UnsafeFileError, match=r"shape \[1000, 1000, 4\].*the file holds 16"):
         load(save(torch.zeros(4).expand(1000, 1000, 4)))
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        (torch._utils._rebuild_tensor_v2, "no storage", 0, (1,), (1,), False, OrderedDict()),
-        (torch._utils._rebuild_tensor_v2, storage(), 0, (4,), (1,), False, {"hook": len}),
-        (torch._utils._rebuild_tensor_v2, storage(), 0, (4,), (1,), False, {1: 2}),
-        (torch._utils._rebuild_tensor_v2, storage(), 0, (4,), (1,), False, None, {"x": 1}),
-        (torch._utils._rebuild_tensor_v3, storage(), 0, (4,), (1,), False, None, "float32"),
-        (torch._utils._rebuild_parameter, [1], False, OrderedDict()),
-        (bytearray, 1 << 50),
-        (torch.FloatTensor, 1 << 40),
-        (torch.UntypedStorage, 1 << 40),
-        (torch.storage._load_from_bytes, b"x"),
-        (torch.load, "x"),
-        (eval, "1"),
-    ],
-    ids=lambda call: getattr(call[0], "__name__", "call"),
-)
-def test_allowed_names_with_wrong_arguments(tmp_path: Path, call: Any) -> None:
-    path = tmp_path / "x.pt"
-    torch.save({"x": Reduced(*call)}, path)
-    with pytest.raises((UnsafeFileError, UnreadableFileError)):
-        load(path)
 
 
 def zipped(path: Path, content: bytes, **options: Any) -> Path:
@@ -303,70 +231,10 @@ def test_storage_that_is_missing_or_short(tmp_path: Path) -> None:
             load(other)
 
 
-def test_structures_that_contain_themselves(save: Any) -> None:
-    knot: list[Any] = [torch.zeros(1)]
-    knot.append({"again": knot})
-    with pytest.raises(UnsafeFileError, match="contains itself"):
-        load(save(knot))
-
-
-def test_a_billion_laughs(save: Any) -> None:
-    value: list[Any] = ["ha"]
-    for _ in range(40):
-        value = [value] * 10
-    with pytest.raises(UnsafeFileError, match="unfolds into more than"):
-        load(save(value))
-
-
-def test_deep_nesting(save: Any) -> None:
-    value: list[Any] = []
-    for _ in range(200):
-        value = [value]
-    with pytest.raises(UnsafeFileError, match="deep"):
-        load(save(value))
-
-
 def test_tuples_nested_deep_enough_to_overflow_the_stack(tmp_path: Path) -> None:
     content = b"\x80\x02})" + b"\x85" * 10**6 + b"K\x01s."
     with pytest.raises(UnsafeFileError, match="nests tuples"):
         load(zipped(tmp_path / "x.pt", content))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", r"empty \(0 bytes\)"),
-        (b"hello there, friends", "of no format known"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
-        (b"<!DOCTYPE html><html>", "web page"),
-        (b"\x00" * 4096, "interrupted download"),
-        (pickle.dumps({"a": 1}), "a plain pickle .*name 'pickle'"),
-        (b"PK\x03\x04" + b"\x00" * 100, "cut off or damaged"),
-        (b"PAR1xxxx", "Parquet"),
-    ],
-)
-def test_says_what_the_file_really_is(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "x.pt"
-    path.write_bytes(content)
-    with pytest.raises(UnreadableFileError, match=f"(?s)x.pt: .*{message}"):
-        load(path)
-
-
-def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableFileError, match="cannot be opened"):
-        load(tmp_path / "none.pt")
-    with pytest.raises(UnreadableFileError, match="is a folder"):
-        load(tmp_path)
-
-
-def test_legacy_files_obey_the_memory_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mapping, "MAP_FROM", 1)
-    path = tmp_path / "x.pt"
-    torch.save(torch.zeros(1000), path, _use_new_zipfile_serialization=False)
-    with pytest.raises(UnsafeFileError, match="memory limit of 1,000"):
-        read("torch", path, memory_limit=1000)
 
 
 def test_legacy_storage_that_is_never_filled(tmp_path: Path) -> None:
@@ -381,45 +249,8 @@ def test_legacy_storage_that_is_never_filled(tmp_path: Path) -> None:
         load(path)
 
 
-def small(legacy: bool) -> bytes:
-    buffer = io.BytesIO()
-    content = {"id": "a", "x": torch.ones(2, 3).half(), 5: [torch.ones(2).bfloat16(), 1.5]}
-    torch.save(content, buffer, _use_new_zipfile_serialization=not legacy)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_truncation_anywhere_is_refused(tmp_path: Path, legacy: bool) -> None:
-    data = small(legacy)
+def test_a_pickle_is_named_with_its_container(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
-    for length in range(0, len(data), 3):
-        path.write_bytes(data[:length])
-        with pytest.raises(UnreadableFileError, match=r"x\.pt"):
-            load(path)
-
-
-@pytest.mark.parametrize("mask", [0xFF, 0x01, 0x20])
-@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_any_damaged_byte_gives_data_or_our_error(tmp_path: Path, legacy: bool, mask: int) -> None:
-    data = small(legacy)
-    path = tmp_path / "x.pt"
-    outcomes: Counter[str] = Counter()
-    # Every byte once over the three masks, of the zip's many alike headers.
-    start, step = ({0xFF: 0, 0x01: 1, 0x20: 2}[mask], 3) if not legacy else (0, 1)
-    for position in range(start, len(data), step):
-        flipped = bytearray(data)
-        flipped[position] ^= mask
-        path.write_bytes(flipped)
-        try:
-            tree = load(path)
-        except IngestError as error:
-            outcomes["refused"] += 1
-            outcomes["named"] += "x.pt" in str(error)
-        else:
-            outcomes["read"] += 1
-            for leaf in tree.values() if isinstance(tree, dict) else [tree]:
-                if isinstance(leaf, Tensor):
-                    leaf.numpy().sum()
-    assert outcomes["named"] == outcomes["refused"]
-    assert outcomes["refused"] > 20
-    assert outcomes["read"] > 20
+    path.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(UnreadableFileError, match=r"a plain pickle .*name 'pickle'"):
+        load(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,17 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from tests.hub.short import ID, KIND, LARGE, plain, upload
-from tests.hub_server import Hub, User
+from tests.hub_server import (
+    Hub,
+    User,
+    routes_account,
+    routes_content,
+    routes_social,
+    routes_upload,
+    routes_xet,
+)
+from tests.hub_server.routing import Routes
+from tests.hub_server.short import ID, KIND, LARGE, plain, upload
 
 # Accounts and repositories
 
@@ -286,3 +296,20 @@ def test_log_over_http(hub: Hub) -> None:
     assert (seen["number"], seen["path"], seen["response_bytes"]) == (1, "/api/agent-harnesses", 2)
     plain(hub, "DELETE", "/__log")
     assert plain(hub, "GET", "/__log").json() == []
+
+
+def test_the_page_names_every_route() -> None:
+    page = Path(__file__).with_name("README.md").read_text(encoding="utf-8").replace("\\|", "|")
+    modules = (routes_account, routes_content, routes_social, routes_upload, routes_xet)
+    written = {
+        f"{module.__name__.rpartition('.')[2]}.py": {
+            name
+            for table in vars(module).values()
+            if isinstance(table, Routes)
+            for name in table.names()
+        }
+        for module in modules
+    }
+    rows = [line for line in page.splitlines() if line.startswith("| `routes_")]
+    told = {line.split("`")[1]: set(re.findall(r"`([A-Z]+ /[^`]+)`", line)) for line in rows}
+    assert told == written

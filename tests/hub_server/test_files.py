@@ -21,8 +21,8 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
 )
 
-from tests.hub.short import ID, KIND, LARGE, CommitOperation, plain, upload
 from tests.hub_server import Hub
+from tests.hub_server.short import ID, KIND, LARGE, CommitOperation, plain, upload
 
 # Reading
 

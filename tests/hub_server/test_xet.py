@@ -13,8 +13,8 @@ from textwrap import dedent
 
 import pytest
 
-from tests.hub.short import ID
 from tests.hub_server import Hub, faults, hub_env, run_python
+from tests.hub_server.short import ID
 from tests.hub_server.xet import XetMode
 
 pytest.importorskip("hf_xet")

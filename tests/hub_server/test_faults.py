@@ -10,9 +10,9 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, HfFileSystem, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from tests.hub.short import ID, KIND, LARGE, plain, upload
 from tests.hub_server import Hub, faults
 from tests.hub_server.faults import Fault
+from tests.hub_server.short import ID, KIND, LARGE, plain, upload
 
 BLOCK = 1 << 18
 RETRIED = {

@@ -14,9 +14,9 @@ from textwrap import dedent
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.hub.short import ID, LARGE
 from tests.hub_server import Hub, faults, hub_env, run_hf, run_python
 from tests.hub_server.clients import CHECKOUT
+from tests.hub_server.short import ID, LARGE
 
 CARD = b"""---
 configs:
@@ -154,16 +154,19 @@ def test_by_hand(tmp_path: Path) -> None:
     assert process.stdout is not None
     exports: dict[str, str] = {}
     with process:
-        for line in process.stdout:
-            if line.startswith("#"):
-                break
-            name, _, value = line.removeprefix("export ").strip().partition("=")
-            exports[name] = value
-        request = urllib.request.Request(
-            f"{exports['HF_ENDPOINT']}/api/whoami-v2",
-            headers={"Authorization": f"Bearer {exports['HF_TOKEN']}"},
-        )
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
-            assert json.load(answer)["name"] == "carol"
-        process.send_signal(signal.SIGINT)
+        try:
+            for line in process.stdout:
+                if line.startswith("#"):
+                    break
+                name, _, value = line.removeprefix("export ").strip().partition("=")
+                exports[name] = value
+            request = urllib.request.Request(
+                f"{exports['HF_ENDPOINT']}/api/whoami-v2",
+                headers={"Authorization": f"Bearer {exports['HF_TOKEN']}"},
+            )
+            direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with direct.open(request) as answer:
+                assert json.load(answer)["name"] == "carol"
+        finally:
+            process.send_signal(signal.SIGINT)
     assert process.returncode == 0
