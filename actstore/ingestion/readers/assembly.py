@@ -9,8 +9,8 @@ from actstore import schema
 from actstore.ingestion.axes import Grid, blocks, limited
 from actstore.ingestion.expression import compile_expression
 from actstore.ingestion.options import model_unknown
+from actstore.ingestion.readers.scope import FileScope, column_value
 from actstore.ingestion.recipe import ColumnSource
-from actstore.ingestion.scope import FileScope, column_value
 from actstore.ingestion.source_file import SourceFile
 from actstore.storage.rows import RowBatch
 

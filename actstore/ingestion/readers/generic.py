@@ -15,8 +15,8 @@ from actstore.ingestion.expression import Expression, Level
 from actstore.ingestion.pieces import Piece, Pile
 from actstore.ingestion.plan import TensorPlan
 from actstore.ingestion.readers import Context, Reader, reader
+from actstore.ingestion.readers.scope import FileScope, column_value
 from actstore.ingestion.recipe import Recipe
-from actstore.ingestion.scope import FileScope, column_value
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.tensor import Tensor
 from actstore.storage.rows import RowBatch

@@ -24,8 +24,8 @@ from actstore.ingestion.expression import Reference
 from actstore.ingestion.options import Pool, model_unknown
 from actstore.ingestion.plan import effective_columns, expressions_of
 from actstore.ingestion.readers import Context, Reader, reader
+from actstore.ingestion.readers.scope import FileScope, column_value
 from actstore.ingestion.recipe import ColumnSource, Recipe
-from actstore.ingestion.scope import FileScope, column_value
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.values import convert
 from actstore.ingestion.vector_columns import VectorColumn, Vectors, extract, vector_columns
