@@ -12,8 +12,8 @@ from actstore.errors import MissingExtraError
 from actstore.schema import PLACE
 
 if TYPE_CHECKING:
-    from actstore.analysis.examples.place_rows import Place
-    from actstore.analysis.statistics.metrics import Estimate
+    from actstore.analysis.examples.place_rows import ActivationPlace
+    from actstore.analysis.statistics.metrics import IntervalEstimate
     from actstore.api.selection import Selection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -66,8 +66,8 @@ def found_probes(
 class Layer(NamedTuple):
     """One layer of a run of probes or steering vectors, for its picture."""
 
-    place: Place
-    auroc: Estimate
+    place: ActivationPlace
+    auroc: IntervalEstimate
     shuffled_95: float | None = None
     in_sample: bool = False
 

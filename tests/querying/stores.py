@@ -26,7 +26,7 @@ def add(
     layer: int | None = 0,
     model: str = MODEL,
     site: str = "resid_post",
-    pooling: str = "last",
+    pooling: str | list[str] = "last",
     **columns: Any,
 ) -> None:
     """Commit ``matrix`` as rows of one layer; examples are numbered e0, e1, …"""
@@ -35,13 +35,14 @@ def add(
         "example_id": [f"e{number}" for number in range(count)],
         "label": [("yes", "no", None)[number % 3] for number in range(count)],
         "task": ["maze" if number < count // 2 else "grid" for number in range(count)],
+        "pooling": [pooling] * count if isinstance(pooling, str) else pooling,
         **columns,
     }
     with StoreWriter(root, run=Run(run_id="run", kind="test", started_at="")) as writer:
         writer.add(
             RowBatch(
                 vectors=matrix,
-                constants={"model": model, "site": site, "layer": layer, "pooling": pooling},
+                constants={"model": model, "site": site, "layer": layer},
                 columns=given,
             )
         )

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from actstore.analysis.examples.place_rows import Place
+from actstore.analysis.examples.place_rows import ActivationPlace
 from actstore.analysis.plots import looks
 from actstore.analysis.plots.looks import Picture, Style
 from actstore.analysis.probes import probe_runs
 from actstore.analysis.statistics import sampling, separation
-from actstore.analysis.statistics.metrics import Estimate
+from actstore.analysis.statistics.metrics import IntervalEstimate
 from actstore.wording import shorten
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Point(NamedTuple):
     series: str
     """Whose it is: probe, steering vector, or site and pooling where there are several."""
     layer: int | None
-    auroc: Estimate
+    auroc: IntervalEstimate
     shuffled_95: float | None = None
     """What 95 of 100 runs with shuffled labels stay below, where that is known."""
     in_sample: bool = False
@@ -95,7 +95,7 @@ def points_of(found: probe_runs.Curve | separation.Separations) -> list[Point]:
     return [Point("probe", one.layer, one.auroc, one.shuffled_95) for one in found.layers]
 
 
-def series(place: Place) -> str:
+def series(place: ActivationPlace) -> str:
     """Return what a line is called where there may be several sites and poolings."""
     region = f" over {place.region}" if place.region else ""
     return f"{place.site}, {place.pooling}{region}"

@@ -10,7 +10,7 @@ from actstore.analysis.examples import lineages
 from actstore.analysis.examples.lineages import InSample
 from actstore.analysis.plots.auroc import Point, against, figure_of
 from actstore.analysis.plots.looks import Picture, Style
-from actstore.analysis.statistics.metrics import Estimate
+from actstore.analysis.statistics.metrics import IntervalEstimate
 from actstore.errors import UsageError
 from actstore.wording import counted
 
@@ -66,7 +66,7 @@ def points_of(document: Any) -> tuple[list[Point], int]:
                 " ".join(str(one[name]) for name in several if one.get(name) is not None)
                 or ("steering vector" if _of_vectors(one) else "probe"),
                 one["layer"],
-                Estimate(value, float(low), float(high)),
+                IntervalEstimate(value, float(low), float(high)),
                 shuffled.get("auroc_95"),
                 _in_sample(one).marked,
             )

@@ -5,14 +5,19 @@ from pathlib import Path
 import pytest
 
 from actstore.analysis import plots
-from actstore.analysis.examples.place_rows import Place
+from actstore.analysis.examples.place_rows import ActivationPlace
 from actstore.analysis.plots.auroc import Point, figure_of, series
-from actstore.analysis.statistics.metrics import Estimate
+from actstore.analysis.statistics.metrics import IntervalEstimate
 
 
 def points(layers: list[int | None], site: str = "resid_post") -> list[Point]:
     return [
-        Point(series(Place("m", site, layer, "last", None)), layer, Estimate(0.7, 0.6, 0.8), 0.58)
+        Point(
+            series(ActivationPlace("m", site, layer, "last", None)),
+            layer,
+            IntervalEstimate(0.7, 0.6, 0.8),
+            0.58,
+        )
         for layer in layers
     ]
 
@@ -51,7 +56,7 @@ def test_many_layers_and_sites_stay_readable() -> None:
 
 
 def test_one_layer_alone_is_drawn() -> None:
-    place = Place("m", "s", None, "mean", "prompt")
-    single = [Point(series(place), None, Estimate(0.1, 0.0, 0.3))]
+    place = ActivationPlace("m", "s", None, "mean", "prompt")
+    single = [Point(series(place), None, IntervalEstimate(0.1, 0.0, 0.3))]
     (axes,) = figure_of(single, "").axes
     assert axes.get_ylim()[0] < 0.1
