@@ -6,10 +6,11 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from actstore.errors import ActstoreError
 from actstore.ingestion import run
+from actstore.ingestion.options import IngestOptions
 from actstore.ingestion.report import IngestSummary
 from actstore.remote.address import is_address, parse
 
@@ -19,8 +20,7 @@ def ingest(
     store: str | Path,
     *,
     label_set: str | None = None,
-    dry_run: bool = False,
-    **options: Any,
+    **options: Unpack[IngestOptions],
 ) -> IngestSummary:
     """Turn folders of activation files into rows of a store.
 
@@ -37,11 +37,10 @@ def ingest(
         label_set: SQL expression over a row's columns that becomes its label, such as
             ``CASE WHEN contains(lower(prediction), lower(oracle)) THEN 'correct' END``;
             for the rows of this run and the unlabelled ones of the same models and data sets.
-        dry_run: do everything but write.
         options: ``recipe``, ``model``, ``dataset``, ``labels``, ``labels_on``, ``site``,
             ``layer``, ``pool``, ``storage_dtype``, ``allow_rounding``, ``allow_nonfinite``,
-            ``contract``, ``first_k``, ``strict``, ``sidecars``, ``map`` and ``progress``, as
-            :func:`actstore.ingestion.run.ingest` describes them.
+            ``contract``, ``first_k``, ``dry_run``, ``strict``, ``sidecars``, ``map`` and
+            ``progress``, as :func:`actstore.ingestion.run.ingest` describes them.
 
     Raises:
         UsageError: an option cannot work, or the source does not exist.
@@ -58,8 +57,8 @@ def ingest(
         labeling.check_expression(label_set)
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     with _here(given) as (paths, called):
-        summary = run.ingest(paths, store, dry_run=dry_run, called=called, **options)
-    if label_set is None or dry_run:
+        summary = run.ingest(paths, store, called=called, **options)
+    if label_set is None or summary.dry_run:
         return summary
     condition = (
         f"run_id = {_texts([summary.run_id])} OR (label IS NULL "
