@@ -7,17 +7,21 @@ from pathlib import Path
 import click
 
 from actstore.commands import output
-from actstore.commands.analysis_options import (
-    choice_options,
+from actstore.commands.cells import in_sample_cell, interval, layer_cell, pooling_cells
+from actstore.commands.options import (
+    at_option,
+    format_options,
+    output_option,
+    readable_store_argument,
+)
+from actstore.commands.row_options import (
+    Classes,
+    Places,
     class_options,
     group_option,
-    in_sample_cell,
     in_sample_option,
-    interval,
-    layer_cell,
-    pooling_cells,
+    place_options,
 )
-from actstore.commands.options import at_option, json_option, readable_store_argument
 
 
 @click.command("validate")
@@ -30,8 +34,8 @@ from actstore.commands.options import at_option, json_option, readable_store_arg
     metavar="DIR",
     help="Folder of layer_L.pt files, or the one that `actstore steer` wrote.",
 )
+@place_options
 @class_options
-@choice_options
 @group_option
 @in_sample_option
 @click.option(
@@ -39,35 +43,24 @@ from actstore.commands.options import at_option, json_option, readable_store_arg
     is_flag=True,
     help="Project rows of another pooling or region than the vectors were made for.",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Folder for probe_stats_layerL.csv, report.json and the picture.",
-)
+@output_option("Folder for probe_stats_layerL.csv, report.json and the picture.", folder=True)
 @click.option(
     "--visualize/--no-visualize",
     default=True,
     show_default=True,
     help="Draw AUROC by layer, where matplotlib is installed.",
 )
-@at_option
-@json_option
+@at_option()
+@format_options
 def command(
     store: str | Path,
     folder: Path,
-    label: str,
-    positive: tuple[str, ...],
-    negative: tuple[str, ...],
-    layers: list[int | None] | None,
-    where: str | None,
-    model: str | None,
-    site: str | None,
-    pooling: str | None,
+    places: Places,
+    classes: Classes,
     group_by: str | None,
     in_sample: bool,
     other_pooling: bool,
-    out: Path | None,
+    target: Path | None,
     visualize: bool,
     at: int | None,
     as_json: bool,
@@ -87,7 +80,6 @@ def command(
     """
     import actstore
     from actstore.analysis.examples import lineages
-    from actstore.analysis.examples.place_rows import Choice
     from actstore.analysis.plots import auroc_plot
     from actstore.analysis.steering import validation
 
@@ -95,10 +87,9 @@ def command(
         found = validation.validate(
             opened,
             folder,
-            positive=positive or None,
-            negative=negative or None,
-            label=label,
-            choice=Choice(where=where, layers=layers, model=model, site=site, pooling=pooling),
+            **classes.sides,
+            label=classes.label,
+            choice=places.choice(),
             group_by=group_by,
             in_sample=in_sample,
             other_pooling=other_pooling,
@@ -106,19 +97,19 @@ def command(
     first, second = found.classes.names
     marked = lineages.title([one.in_sample for one in found.layers])
     drawing = visualize and auroc_plot.available()
-    if out is not None:
-        validation.save(found, out)
+    if target is not None:
+        validation.save(found, target)
         if drawing:
             points = [auroc_plot.Point(one.place, one.auroc) for one in found.layers]
             title = f"steering vectors: {first} against {second}"
             drawn = auroc_plot.figure(points, f"{title} ({marked})" if marked else title)
             for name in ("auroc.png", "auroc.svg"):
-                auroc_plot.save(drawn, out / name)
+                auroc_plot.save(drawn, target / name)
     if as_json:
         output.print_json(validation.summary(found))
         return
     heading = f"{first} (positive) against {second}, 95 % intervals"
-    click.echo(f"{heading}, {marked}" if marked else heading)
+    output.say(f"{heading}, {marked}" if marked else heading)
     poolings = pooling_cells([one.place for one in found.layers])
     output.print_table(
         (
@@ -141,6 +132,6 @@ def command(
     )
     for note in found.notes:
         output.note(f"note: {note}")
-    if out is not None:
+    if target is not None:
         shown = ", auroc.png" if drawing else ""
-        output.note(f"written to {out}: probe_stats_layer*.csv, report.json{shown}")
+        output.note(f"written to {target}: probe_stats_layer*.csv, report.json{shown}")

@@ -57,8 +57,9 @@ class SelectionDataset(IterableDataset[Item]):
         super().__init__()
         columns = options.get("columns") or []
         names = [ROW_ID, *(name for name in columns if name != ROW_ID)]
+        given: BatchOptions = {**options, "columns": names}
         try:
-            self._settings = Settings(size=size, **{**options, "columns": names})
+            self._settings = Settings(size=size, **given)
         except TypeError as error:
             raise UsageError(f"{error}: see help(SelectedRows.batches)") from error
         snapshot = selection.snapshot

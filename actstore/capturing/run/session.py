@@ -223,6 +223,8 @@ class Session:
             self._skipped = self._skipped_first = done
             self._runner.budget = earlier.progress.get("batch_tokens")
             self._refused_earlier = int(earlier.progress.get("refused_count", 0))
+            if done:
+                self._tell()
             return earlier, rest
         if earlier.run is not None:
             if not self.source.repeats:
@@ -363,6 +365,10 @@ class Session:
         if self.generation is not None:
             self._silent += int((captured.pooled.response_tokens == 0).sum())
         self._labels.update(label for label in captured.labels if label is not None)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say how far it is."""
         if self._progress is not None:
             total = self.source.total
             self._progress(
