@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import NoReturn
 import click
 
 from actstore import errors
-from actstore.commands import output
+from actstore.commands import hints, output
 from actstore.commands.exit_codes import Exit
 
 COMMANDS = (
@@ -56,6 +57,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = hints.ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS:
             return None
         if cmd_name not in self.commands:
@@ -66,12 +68,13 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        # click suggests the nearest name out of the commands it has loaded: for a
-        # mistyped name that must be all of them.
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            for name in COMMANDS:
-                self.get_command(ctx, name)
-        return super().resolve_command(ctx, args)
+        word = args[0]
+        if word in (*COMMANDS, *hints.ALIASES) or word.startswith("-"):
+            return super().resolve_command(ctx, args)
+        meant = hints.commands(word, COMMANDS)
+        names = [f"`actstore {name}`" for name in meant]
+        told = f" Did you mean {hints.either(names)}?" if names else ""
+        raise click.UsageError(f"there is no command {word!r}.{told}", ctx)
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -86,7 +89,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 an error, 2 a wrong option, 3 some files were refused, "
-    "4 damage was found, 5 two stores differ, 130 interrupted.",
+    "4 damage was found, 5 two stores differ, 130 interrupted. `actstore sql` is `actstore query`.",
 )
 @click.option(
     "--version",
@@ -105,34 +108,57 @@ def group() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; errors become a line on standard error."""
+    """Run one command and return its exit code; errors become a line on standard error.
+
+    Where JSON was asked for the line is a JSON document: ``{"error": {"type", "message",
+    "exit_code"}}``. Standard output stays empty.
+    """
+    as_json = _wants_json(sys.argv[1:] if arguments is None else arguments)
+
+    def failed(text: str, kind: str, code: int) -> int:
+        output.error(text, kind=kind, code=code, as_json=as_json)
+        return code
+
     try:
         code = group.main(arguments, prog_name="actstore", standalone_mode=False)
     except click.Abort:
-        output.error(
+        return failed(
             "interrupted: what was committed stands and the store is whole; "
-            "the same command again does what is left"
+            "the same command again does what is left",
+            "Interrupted",
+            Exit.INTERRUPTED,
         )
-        return Exit.INTERRUPTED
     except click.ClickException as problem:
-        output.error(_with_hint(problem))
-        return problem.exit_code
+        return failed(_with_hint(problem), "UsageError", problem.exit_code)
     except errors.ActstoreError as problem:
-        output.error(str(problem))
+        code = Exit.USAGE if isinstance(problem, errors.UsageError) else Exit.ERROR
         if isinstance(problem, errors.DamageError):
-            return Exit.DAMAGED
-        return Exit.USAGE if isinstance(problem, errors.UsageError) else Exit.ERROR
+            code = Exit.DAMAGED
+        return failed(str(problem), type(problem).__name__, code)
     except BrokenPipeError:
         raise
     except OSError as problem:
-        output.error(_os_message(problem))
-        return Exit.ERROR
+        return failed(_os_message(problem), type(problem).__name__, Exit.ERROR)
     return code if isinstance(code, int) else Exit.DONE
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether errors are to be JSON, which is to be known before the options are understood."""
+    given = list(arguments)
+    given = given[: given.index("--")] if "--" in given else given
+    formats = [word.removeprefix("--format=") for word in given if word.startswith("--format=")]
+    formats += [after for word, after in itertools.pairwise(given) if word == "--format"]
+    return "--json" in given or any(each in ("json", "jsonl") for each in formats)
 
 
 def _with_hint(problem: click.ClickException) -> str:
     message = problem.format_message()
     context = getattr(problem, "ctx", None)
+    if isinstance(problem, click.NoSuchOption) and context is not None:
+        known = {word for each in context.command.params for word in each.opts if word[0] == "-"}
+        meant = hints.options(problem.option_name, known)
+        told = f" Did you mean {hints.either(meant)}?" if meant else ""
+        message = f"there is no option {problem.option_name}.{told}"
     if context is None:
         return message
     end = "" if message.endswith((".", "?", "!")) else "."

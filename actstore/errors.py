@@ -14,6 +14,7 @@
     │   └── CommitError (OSError)                    the commit could not be made
     ├── IngestError
     │   ├── RecipeError (ValueError)         a recipe is wrong, or none or several fit
+    │   │   └── UnknownRecipeError (UsageError)      there is none of that name
     │   ├── UnsafeFileError (ValueError)     the file would run code or exhaust memory
     │   ├── UnreadableFileError (ValueError) truncated, empty or of another format
     │   ├── LayoutError (ValueError)         the content does not fit the recipe
@@ -138,6 +139,10 @@ class IngestError(ActstoreError):
 
 class RecipeError(IngestError, ValueError):
     """A recipe is malformed, or no recipe or more than one fits the source."""
+
+
+class UnknownRecipeError(RecipeError, UsageError):
+    """There is no recipe of that name, and no such file."""
 
 
 class UnsafeFileError(IngestError, ValueError):

@@ -36,13 +36,18 @@ def commands_page() -> str:
         _prose(cli.group.help),
         "Results go to standard output; progress, remarks and errors to standard error. "
         "An error is one line that says what failed, where, what was expected and what to do "
-        "next.",
+        "next; with `--json` (or `--format json`) it is a JSON document, still on standard error: "
+        '`{"error": {"type": …, "message": …, "exit_code": …}}`.',
+        "`--format` says how a result is printed: `table` to read, `json` (for short `--json`), "
+        "`jsonl`, `csv` or `markdown`; what stands beside the table then goes to standard error. "
+        "Tables in a pipe or a file are never cut. `actstore sql` is `actstore query`.",
         "| exit code | meaning |\n|---|---|\n"
         f"| {Exit.DONE:d} | done |\n"
         f"| {Exit.ERROR:d} | an error |\n"
         f"| {Exit.USAGE:d} | a wrong option or argument |\n"
         f"| {Exit.REFUSED:d} | some source files were refused, the rest is stored |\n"
         f"| {Exit.DAMAGED:d} | damage was found, and nothing changed; or a contract is not kept |\n"
+        f"| {Exit.DIFFERENT:d} | `diff` found that two stores differ |\n"
         f"| {Exit.INTERRUPTED:d} | interrupted; the store is whole |",
     ]
     for name in cli.COMMANDS:

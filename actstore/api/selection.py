@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from actstore.analysis.examples.learning import XY
     from actstore.querying.stacking import Stack
-    from actstore.training.batches import Batches
+    from actstore.training.batches import Batches, BatchOptions
     from actstore.training.normalisation import Kind, Normalisation
     from actstore.training.torch_dataset import SelectionDataset
 
@@ -88,21 +88,8 @@ class Selection(SelectedRows):
         self,
         size: int,
         *,
-        shuffle: bool | Literal["exact", "blocks"] = False,
-        seed: int = 0,
-        columns: Sequence[str] | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        drop_last: bool = False,
-        epoch: int | None = None,
-        epochs: int | None = 1,
         state: Mapping[str, Any] | None = None,
-        block: int | None = None,
-        dtype: schema.VectorType | None = None,
-        normalise: Kind | Normalisation | None = None,
-        prefetch: int | None = None,
-        pin_memory: bool | None = None,
-        mixed: bool = False,
+        **options: Unpack[BatchOptions],
     ) -> Batches:
         """Return an iterator over all rows, ``size`` at a time, the last batch being what is left.
 
@@ -110,6 +97,8 @@ class Selection(SelectedRows):
 
         Args:
             size: rows per batch.
+            state: what ``state()`` returned, for the same rows, shuffle and seed.
+            options: as keywords:
             shuffle: in an order drawn from ``seed`` and the pass's number instead of the
                 selection's own. ``True`` is ``"exact"`` for a store on this machine: one
                 random order of all rows; of a store on the Hub it is ``"blocks"``: runs of
@@ -122,7 +111,6 @@ class Selection(SelectedRows):
             drop_last: leave out the rows that make no full batch for every rank.
             epoch: number of the first pass; 0, or that of ``state``, when missing.
             epochs: how many passes, each in another order; None for passes without end.
-            state: what ``state()`` returned, for the same rows, shuffle and seed.
             block: rows in a block that is shuffled as one; 1 MiB of vectors when missing.
             dtype: ``"float32"`` widens float16 vectors; as stored when missing.
             normalise: ``"norm"`` scales all vectors by one factor so that their mean norm is
@@ -143,40 +131,30 @@ class Selection(SelectedRows):
         """
         from actstore.training import batches as training
 
-        settings = training.BatchSettings(
-            size=size,
-            shuffle=shuffle,
-            seed=seed,
-            columns=columns,
-            rank=rank,
-            world_size=world_size,
-            drop_last=drop_last,
-            epoch=epoch,
-            epochs=epochs,
-            block=block,
-            dtype=dtype,
-            normalise=normalise,
-            prefetch=prefetch,
-            pin_memory=pin_memory,
-            mixed=mixed,
-        )
-        return training.Batches(self, settings, state)
+        return training.Batches(self, training.BatchSettings(size=size, **options), state)
 
-    def torch_dataset(self, size: int, **settings: Any) -> SelectionDataset:
+    def torch_dataset(
+        self,
+        size: int,
+        *,
+        state: Mapping[str, Any] | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> SelectionDataset:
         """Return the batches as a ``torch.utils.data.IterableDataset``.
 
         For ``DataLoader(dataset, batch_size=None, num_workers=…)``: each item is a batch.
 
         Args:
             size: rows per batch.
-            settings: as :meth:`batches` takes them; ``columns`` has none when missing.
+            state: where to go on; it is used in the pass it was saved in.
+            options: as :meth:`batches` takes them; ``columns`` has none when missing.
 
         Raises:
             UsageError, MixedVectorsError, TooFewRowsError, MismatchError: as there.
         """
         from actstore.training.torch_dataset import SelectionDataset
 
-        return SelectionDataset(self, size, **settings)
+        return SelectionDataset(self, size, state=state, **options)
 
     def normalisation(self, kind: Kind = "mean-norm", *, mixed: bool = False) -> Normalisation:
         """Return what ``batches(normalise=kind)`` does to each vector, and can undo.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 
@@ -23,14 +23,18 @@ from actstore.storage.snapshot import Snapshot, latest_snapshot, open_snapshot
 
 if TYPE_CHECKING:
     import duckdb
+    import numpy.typing as npt
     import polars as pl
     import pyarrow as pa
+    import torch
 
-    from actstore.hub.push import Pushed
+    from actstore.exporting.run import ExportOptions, ExportSummary, Progress
+    from actstore.hub.push import Pushed, PushOptions
     from actstore.ingestion.labeling import Labelled
-    from actstore.ingestion.memory import WriteSummary
+    from actstore.ingestion.memory import WriteOptions, WriteSummary
     from actstore.querying.changes import Assignments, CheckedOut, Dropped, Renamed
-    from actstore.training.clt import CltBatches
+    from actstore.querying.column_filters import ColumnFilters
+    from actstore.training.clt import CltBatches, CltOptions
 
 
 class Store(StoreReader):
@@ -130,7 +134,7 @@ class Store(StoreReader):
 
         return polars_frame.frame(self._open())
 
-    def select(self, where: str | None = None, /, **equals: Any) -> Selection:
+    def select(self, where: str | None = None, /, **equals: Unpack[ColumnFilters]) -> Selection:
         """Return the rows that meet all conditions, in row order.
 
         Vectors and metadata are read when the selection is asked for them.
@@ -158,7 +162,14 @@ class Store(StoreReader):
         return self._rows_at(row_ids, Selection)
 
     def clt_batches(
-        self, size: int = 1024, where: str | None = None, *, n_targets: int = 16, **options: Any
+        self,
+        size: int = 1024,
+        where: str | None = None,
+        *,
+        n_targets: int = 16,
+        layers: Sequence[int] | np.ndarray | int | None = None,
+        state: Mapping[str, Any] | None = None,
+        **options: Unpack[CltOptions],
     ) -> CltBatches:
         """Return batches of ``mlp_in`` and of later layers' ``mlp_out``, joined by token.
 
@@ -166,21 +177,25 @@ class Store(StoreReader):
             size: tokens per batch.
             where: an SQL condition on the rows.
             n_targets: how many layers after its own a layer has as targets, at most.
-            options: ``layers`` of ``mlp_in`` (all that have a target when missing), and
-                what :meth:`Selection.batches` and :meth:`select` take.
+            layers: of ``mlp_in``; all that have a target when missing.
+            state: what ``state()`` returned, to go on there.
+            options: what :meth:`Selection.batches` and :meth:`select` take.
 
         Raises:
             ActstoreError: as :class:`~actstore.training.clt.CltBatches` says.
         """
         from actstore.training import clt
 
-        settings, own, equals = clt.separate(size, options)
-        rows = self.select(where, site=list(clt.SITES), **equals)
-        return clt.CltBatches(rows, settings, n_targets=n_targets, **own)
+        settings, equals = clt.separate(size, options)
+        if "site" in equals:
+            raise UsageError(f"clt_batches is of the sites {', '.join(clt.SITES)}: leave out site")
+        equals["site"] = list(clt.SITES)
+        rows = self.select(where, **equals)
+        return clt.CltBatches(rows, settings, n_targets=n_targets, layers=layers, state=state)
 
     def nearest(
         self,
-        query: Any,
+        query: npt.ArrayLike | torch.Tensor,
         k: int = 10,
         where: str | None = None,
         *,
@@ -188,7 +203,7 @@ class Store(StoreReader):
         include_self: bool = False,
         columns: Sequence[str] | None = None,
         mixed: bool = False,
-        **equals: Any,
+        **equals: Unpack[ColumnFilters],
     ) -> pa.Table:
         """Return the ``k`` rows nearest to a vector or to a row of the store.
 
@@ -236,7 +251,9 @@ class Store(StoreReader):
             mixed=mixed,
         )
 
-    def write(self, activations: Any, metadata: Any = None, **options: Any) -> WriteSummary:
+    def write(
+        self, activations: Any, metadata: Any = None, **options: Unpack[WriteOptions]
+    ) -> WriteSummary:
         """Store activations that are in memory, as one commit; the store is then open at it.
 
         Args:
@@ -255,26 +272,21 @@ class Store(StoreReader):
         self.refresh()
         return done
 
-    def export(self, to: str, folder: str | Path, where: str | None = None, **options: Any) -> Any:
+    def export(
+        self,
+        to: str,
+        folder: str | Path,
+        where: str | None = None,
+        *,
+        progress: Progress | None = None,
+        **options: Unpack[ExportOptions],
+    ) -> ExportSummary:
         """Write rows as the files of a layout; see :func:`actstore.exporting.run.export`."""
         from actstore.exporting.run import export
 
-        return export(self, to, folder, where, **options)
+        return export(self, to, folder, where, progress=progress, **options)
 
-    def push(
-        self,
-        to: str,
-        *,
-        private: bool = False,
-        revision: str | None = None,
-        create_pr: bool = False,
-        only: Sequence[str] = (),
-        archive: bool = False,
-        message: str | None = None,
-        license: str | None = None,
-        pretty_name: str | None = None,
-        dry_run: bool = False,
-    ) -> Pushed:
+    def push(self, to: str, **options: Unpack[PushOptions]) -> Pushed:
         """Push the store to a repository on the Hugging Face Hub, as one commit.
 
         Labels are written into the shards they belong to first; the store is then open at
@@ -282,6 +294,7 @@ class Store(StoreReader):
 
         Args:
             to: ``org/name``; made when there is none.
+            options: as keywords:
             private: make it private, if it is made.
             revision: branch; made from ``main`` when there is none.
             create_pr: open a pull request instead of committing to ``main``.
@@ -307,19 +320,7 @@ class Store(StoreReader):
                 f"{snapshot.root} is open at commit {self.commit}, its latest is "
                 f"{newest.manifest.number}, and that is what push takes: refresh() first"
             )
-        done = hub.push(
-            snapshot.root,
-            to,
-            private=private,
-            revision=revision,
-            create_pr=create_pr,
-            only=only,
-            archive=archive,
-            message=message,
-            license=license,
-            pretty_name=pretty_name,
-            dry_run=dry_run,
-        )
+        done = hub.push(snapshot.root, to, **options)
         self.refresh()
         return done
 
@@ -418,10 +419,11 @@ class Store(StoreReader):
             self._unsealed = Database(snapshot, allow_external=True)
         return self._unsealed
 
-    def _row_of(self, query: Any, equals: dict[str, Any]) -> int | None:
+    def _row_of(self, query: npt.ArrayLike | torch.Tensor, equals: ColumnFilters) -> int | None:
         """Return the row that ``query`` means, or None if it is a vector."""
         if isinstance(query, str):
-            found = self.select(**{**equals, "example_id": query})
+            mine: ColumnFilters = {**equals, "example_id": query}
+            found = self.select(**mine)
             if len(found) == 1:
                 return int(found.rows[0])
             if not len(found):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -30,6 +30,39 @@ from actstore.storage.rows import RowBatch
 from actstore.storage.writer import StoreWriter
 
 _NEEDS_TEXT = ("question", "answer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordSettings:
+    """What the caller of :func:`record` chose."""
+
+    layers: str | int | Sequence[int] = "all"
+    sites: str | Sequence[str] = ("resid_post",)
+    pool: str | Sequence[str] = ("prompt.last",)
+    exclude: str | Sequence[str] = ("bos",)
+    processor: Any = None
+    grade: str | None = None
+    model_name: str | None = None
+    dataset: str | None = None
+    blocks: str | None = None
+    storage_dtype: Literal["float16", "float32"] | None = None
+    settings: Mapping[str, Any] | None = None
+
+
+class RecordOptions(TypedDict, total=False):
+    """The fields of :class:`RecordSettings` as keywords, for editors and type checkers."""
+
+    layers: str | int | Sequence[int]
+    sites: str | Sequence[str]
+    pool: str | Sequence[str]
+    exclude: str | Sequence[str]
+    processor: Any
+    grade: str | None
+    model_name: str | None
+    dataset: str | None
+    blocks: str | None
+    storage_dtype: Literal["float16", "float32"] | None
+    settings: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,26 +131,16 @@ class Recorder:
         self,
         model: Any,
         store: str | Path,
-        *,
-        layers: str | int | Sequence[int] = "all",
-        sites: str | Sequence[str] = ("resid_post",),
-        pool: str | Sequence[str] = ("prompt.last",),
-        exclude: str | Sequence[str] = ("bos",),
-        processor: Any = None,
-        grade: str | None = None,
-        model_name: str | None = None,
-        dataset: str | None = None,
-        blocks: str | None = None,
-        storage_dtype: Literal["float16", "float32"] | None = None,
-        settings: Mapping[str, Any] | None = None,
+        chosen: RecordSettings,
     ) -> None:
-        self._anatomy = anatomy_of.find(model, blocks=blocks)
-        self._pools = parse_pools(pool)
-        self._exclude = parse_exclude(exclude)
-        numbers = anatomy_of.parse_layers(layers, len(self._anatomy.blocks))
+        sites, processor, grade = chosen.sites, chosen.processor, chosen.grade
+        self._anatomy = anatomy_of.find(model, blocks=chosen.blocks)
+        self._pools = parse_pools(chosen.pool)
+        self._exclude = parse_exclude(chosen.exclude)
+        numbers = anatomy_of.parse_layers(chosen.layers, len(self._anatomy.blocks))
         names = sites.split(",") if isinstance(sites, str) else list(sites)
         points = anatomy_of.points(self._anatomy, [name.strip() for name in names], numbers)
-        self._storage = storage_dtype
+        self._storage = chosen.storage_dtype
         self._prompter = (
             None
             if processor is None
@@ -130,9 +153,9 @@ class Recorder:
                 "the tokenizer, processor=tokenizer"
             )
         self._grader = None if grade is None else grading.parse(grade)
-        identity = provenance.identify(self._anatomy.model, model_name, None)
+        identity = provenance.identify(self._anatomy.model, chosen.model_name, None)
         known = _known_ids(self._anatomy.model, self._prompter)
-        self._constants: dict[str, Any] = {"model": identity.name, "dataset": dataset}
+        self._constants: dict[str, Any] = {"model": identity.name, "dataset": chosen.dataset}
         self._store = Path(store)
         self._run = Run(
             run_id=provenance.new_run({}).run_id.replace(provenance.KIND, "record", 1),
@@ -146,7 +169,7 @@ class Recorder:
                     **provenance.corrected_sites(self._anatomy, points),
                     "model": identity.name,
                     "revision": identity.revision,
-                    "dataset": dataset,
+                    "dataset": chosen.dataset,
                     "layers": numbers,
                     "sites": list(dict.fromkeys(point.site for point in points)),
                     "hooks": provenance.hook_paths(points),
@@ -154,8 +177,8 @@ class Recorder:
                     "pool": [each.text for each in self._pools],
                     "exclude": sorted(self._exclude),
                     "grade": grade,
-                    "storage_dtype": storage_dtype,
-                    **(settings or {}),
+                    "storage_dtype": chosen.storage_dtype,
+                    **(chosen.settings or {}),
                 }.items()
                 if value is not None
             },
@@ -380,7 +403,7 @@ class Recorder:
         return mask
 
 
-def record(model: Any, store: str | Path, **options: Any) -> Recorder:
+def record(model: Any, store: str | Path, **options: Unpack[RecordOptions]) -> Recorder:
     """Record activations inside a loop of your own.
 
     ::
@@ -408,7 +431,7 @@ def record(model: Any, store: str | Path, **options: Any) -> Recorder:
         ModelError: the model's blocks were not found, or it cannot be captured.
         UsageError: an option cannot work, or the model has no name (``model_name``).
     """
-    return Recorder(model, store, **options)
+    return Recorder(model, store, RecordSettings(**options))
 
 
 def _recorded(given: dict[str, Any]) -> RecordedExample:

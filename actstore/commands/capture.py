@@ -12,7 +12,15 @@ from click.core import ParameterSource
 
 from actstore.commands import output
 from actstore.commands.exit_codes import Exit
-from actstore.commands.options import json_option, pairs
+from actstore.commands.options import (
+    Spelled,
+    bundle,
+    format_options,
+    new_store_option,
+    pairs,
+    seed_option,
+    words,
+)
 from actstore.commands.progress import counting, quiet
 from actstore.wording import counted
 
@@ -61,177 +69,201 @@ def column_options(command: Command) -> Command:
     return command
 
 
+given_options = bundle(
+    "given",
+    dict,
+    click.option(
+        "--model",
+        metavar="ID|FOLDER|FILE.gguf",
+        required=True,
+        help="The model: Hub id, folder, or a GGUF file, whose weights are unpacked.",
+    ),
+    click.option(
+        "--data",
+        metavar="FILE|ID",
+        required=True,
+        help="The questions: .jsonl, .json, .csv, .tsv, .parquet, or ORG/NAME[:CONFIG][:SPLIT] "
+        "on the "
+        "Hub; with --recipe also the folder that it reads from.",
+    ),
+    click.option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="How records become examples (`actstore recipes --capture` lists those there are). "
+        "Its "
+        "options hold where no option is given here.",
+    ),
+    column_options,
+    click.option(
+        "--only",
+        multiple=True,
+        metavar="FIELD=A,B",
+        help="Only examples whose task, mode, variant … is one of these; may be repeated.",
+    ),
+    click.option(
+        "--image-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="FOLDER",
+        help="Where relative paths of images start; by default beside the data.",
+    ),
+    click.option("--split", metavar="NAME", help="Split of all examples that have none."),
+    click.option(
+        "--dataset", metavar="NAME", help="Name of the data set; by default what --data says."
+    ),
+    click.option(
+        "--first-k", type=click.IntRange(min=1), metavar="N", help="Only the first N examples."
+    ),
+    click.option(
+        "--layers",
+        cls=Spelled,
+        also=("--layer",),
+        default="all",
+        show_default=True,
+        metavar="SPEC",
+        help="all, last, 0,6,12, every-6, or fractions of the depth: 0.25,0.5,0.75.",
+    ),
+    click.option(
+        "--sites",
+        cls=Spelled,
+        also=("--site",),
+        default="resid_post",
+        show_default=True,
+        metavar="A,B,…",
+        help="resid_post, resid_pre, attn_out, mlp_in, mlp_out, embeddings, final_norm.",
+    ),
+    click.option(
+        "--pool",
+        cls=Spelled,
+        also=("--pooling",),
+        default="prompt.last",
+        show_default=True,
+        metavar="A,B,…",
+        help="Region and pooling: prompt, question, image, response, answer or all, with last, "
+        "first, "
+        "mean, max, tokens, or an offset such as -2.",
+    ),
+    click.option(
+        "--exclude",
+        default="bos",
+        show_default=True,
+        metavar="A,B",
+        help="Tokens that means and maxima leave out: bos, special; '' for none.",
+    ),
+    click.option(
+        "--max-new-tokens",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Length of the response; 0 generates nothing.",
+    ),
+    click.option(
+        "--generation",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Setting of generation, such as do_sample=true or temperature=0.7; may be repeated.",
+    ),
+    seed_option("For sampled responses."),
+    click.option(
+        "--grade",
+        metavar="KIND",
+        help="Label by the response: exact, contains, choice, number, regex:PATTERN, "
+        "sql:EXPRESSION.",
+    ),
+    click.option(
+        "--chat-template/--raw",
+        "chat_template",
+        default=True,
+        help="Put questions into the model's chat template (the default), or ask them as they are.",
+    ),
+    click.option(
+        "--template-file",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        metavar="FILE",
+        help="A Jinja chat template in place of the model's own.",
+    ),
+    click.option(
+        "--template-option",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Variable of the chat template, such as enable_thinking=false; may be repeated.",
+    ),
+    click.option("--system", metavar="TEXT", help="System prompt."),
+    click.option(
+        "--batch-size",
+        default="auto",
+        show_default=True,
+        metavar="N|auto",
+        help="Examples per batch; auto goes by tokens.",
+    ),
+    click.option(
+        "--padding-side",
+        type=click.Choice(("auto", "left", "right")),
+        default="auto",
+        show_default=True,
+        help="Where shorter prompts are filled up.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(("auto", "float32", "bfloat16", "float16")),
+        default="auto",
+        show_default=True,
+        help="What the model computes in; auto keeps the checkpoint's.",
+    ),
+    click.option(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:1 …; by default the accelerator."
+    ),
+    click.option("--device-map", metavar="MAP", help="Spread the model: auto, balanced, or JSON."),
+    click.option(
+        "--attn", metavar="NAME", help="Attention implementation; by default the model's."
+    ),
+    click.option(
+        "--revision", metavar="REV", help="Branch, tag or commit of the model on the Hub."
+    ),
+    click.option("--model-name", metavar="NAME", help="What the store calls the model."),
+    click.option(
+        "--trust-remote-code", is_flag=True, help="Run Python code that the model brings."
+    ),
+    click.option(
+        "--lower-blocks-only",
+        is_flag=True,
+        help="Do not load blocks above the last wanted one: the same values in less memory. Not "
+        "with "
+        "generation or final_norm; counts as another model beside runs that load all.",
+    ),
+    click.option("--blocks", metavar="PATH", help="Where the blocks are, such as model.layers."),
+    click.option(
+        "--storage-dtype",
+        type=click.Choice(("float32", "float16")),
+        help="Type to store; float16 refuses infinities. By default what loses nothing.",
+    ),
+    click.option(
+        "--dry-run", is_flag=True, help="Time one batch; say what the run takes; store nothing."
+    ),
+    click.option(
+        "--resume/--no-resume",
+        default=True,
+        help="Go on where an earlier run stopped (the default), or capture again what is stored.",
+    ),
+    click.option(
+        "--allow-mixed",
+        is_flag=True,
+        help="Add to rows of the same model and data set that were captured with other settings.",
+    ),
+    click.option(
+        "--self-check/--no-self-check", default=True, help="Check the hooks before the run."
+    ),
+    click.option(
+        "--strict", is_flag=True, help="Stop at the first example that cannot be captured."
+    ),
+)
+
+
 @click.command("capture")
-@click.option(
-    "--model",
-    metavar="ID|FOLDER|FILE.gguf",
-    required=True,
-    help="The model: Hub id, folder, or a GGUF file, whose weights are unpacked.",
-)
-@click.option(
-    "--data",
-    metavar="FILE|ID",
-    required=True,
-    help="The questions: .jsonl, .json, .csv, .tsv, .parquet, or ORG/NAME[:CONFIG][:SPLIT] on the "
-    "Hub; with --recipe also the folder that it reads from.",
-)
-@click.option(
-    "--store",
-    metavar="FOLDER",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="The store to create or to add to.",
-)
-@click.option(
-    "--recipe",
-    metavar="NAME|FILE",
-    help="How records become examples (`actstore recipes --capture` lists those there are). Its "
-    "options hold where no option is given here.",
-)
-@column_options
-@click.option(
-    "--only",
-    multiple=True,
-    metavar="FIELD=A,B",
-    help="Only examples whose task, mode, variant … is one of these; may be repeated.",
-)
-@click.option(
-    "--image-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="FOLDER",
-    help="Where relative paths of images start; by default beside the data.",
-)
-@click.option("--split", metavar="NAME", help="Split of all examples that have none.")
-@click.option(
-    "--dataset", metavar="NAME", help="Name of the data set; by default what --data says."
-)
-@click.option(
-    "--first-k", type=click.IntRange(min=1), metavar="N", help="Only the first N examples."
-)
-@click.option(
-    "--layers",
-    default="all",
-    show_default=True,
-    metavar="SPEC",
-    help="all, last, 0,6,12, every-6, or fractions of the depth: 0.25,0.5,0.75.",
-)
-@click.option(
-    "--sites",
-    default="resid_post",
-    show_default=True,
-    metavar="A,B,…",
-    help="resid_post, resid_pre, attn_out, mlp_in, mlp_out, embeddings, final_norm.",
-)
-@click.option(
-    "--pool",
-    default="prompt.last",
-    show_default=True,
-    metavar="A,B,…",
-    help="Region and pooling: prompt, question, image, response, answer or all, with last, first, "
-    "mean, max, tokens, or an offset such as -2.",
-)
-@click.option(
-    "--exclude",
-    default="bos",
-    show_default=True,
-    metavar="A,B",
-    help="Tokens that means and maxima leave out: bos, special; '' for none.",
-)
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Length of the response; 0 generates nothing.",
-)
-@click.option(
-    "--generation",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Setting of generation, such as do_sample=true or temperature=0.7; may be repeated.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="For sampled responses.")
-@click.option(
-    "--grade",
-    metavar="KIND",
-    help="Label by the response: exact, contains, choice, number, regex:PATTERN, sql:EXPRESSION.",
-)
-@click.option(
-    "--chat-template/--raw",
-    "chat_template",
-    default=True,
-    help="Put questions into the model's chat template (the default), or ask them as they are.",
-)
-@click.option(
-    "--template-file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    metavar="FILE",
-    help="A Jinja chat template in place of the model's own.",
-)
-@click.option(
-    "--template-option",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Variable of the chat template, such as enable_thinking=false; may be repeated.",
-)
-@click.option("--system", metavar="TEXT", help="System prompt.")
-@click.option(
-    "--batch-size",
-    default="auto",
-    show_default=True,
-    metavar="N|auto",
-    help="Examples per batch; auto goes by tokens.",
-)
-@click.option(
-    "--padding-side",
-    type=click.Choice(("auto", "left", "right")),
-    default="auto",
-    show_default=True,
-    help="Where shorter prompts are filled up.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(("auto", "float32", "bfloat16", "float16")),
-    default="auto",
-    show_default=True,
-    help="What the model computes in; auto keeps the checkpoint's.",
-)
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …; by default the accelerator.")
-@click.option("--device-map", metavar="MAP", help="Spread the model: auto, balanced, or JSON.")
-@click.option("--attn", metavar="NAME", help="Attention implementation; by default the model's.")
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of the model on the Hub.")
-@click.option("--model-name", metavar="NAME", help="What the store calls the model.")
-@click.option("--trust-remote-code", is_flag=True, help="Run Python code that the model brings.")
-@click.option(
-    "--lower-blocks-only",
-    is_flag=True,
-    help="Do not load blocks above the last wanted one: the same values in less memory. Not with "
-    "generation or final_norm; counts as another model beside runs that load all.",
-)
-@click.option("--blocks", metavar="PATH", help="Where the blocks are, such as model.layers.")
-@click.option(
-    "--storage-dtype",
-    type=click.Choice(("float32", "float16")),
-    help="Type to store; float16 refuses infinities. By default what loses nothing.",
-)
-@click.option(
-    "--dry-run", is_flag=True, help="Time one batch; say what the run takes; store nothing."
-)
-@click.option(
-    "--resume/--no-resume",
-    default=True,
-    help="Go on where an earlier run stopped (the default), or capture again what is stored.",
-)
-@click.option(
-    "--allow-mixed",
-    is_flag=True,
-    help="Add to rows of the same model and data set that were captured with other settings.",
-)
-@click.option("--self-check/--no-self-check", default=True, help="Check the hooks before the run.")
-@click.option("--strict", is_flag=True, help="Stop at the first example that cannot be captured.")
-@json_option
-def command(store: Path, as_json: bool, **given: Any) -> int:
+@new_store_option
+@given_options
+@format_options
+def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
     """Ask a model the questions in --data and store its activations.
 
     Hooks pool the states while the model reads and answers; rows stream into the store. A run
@@ -262,10 +294,14 @@ def command(store: Path, as_json: bool, **given: Any) -> int:
     questions = _questions(options, recipe)
     with quiet():
         loaded, layers = _loaded(options, loading)
-        with counting("capturing", hidden=as_json) as report:
+        with counting("capturing", questions.count, hidden=as_json) as report:
 
             def progress(done: CaptureProgress) -> None:
-                report(done.examples, done.total, f"{done.tokens:,} tokens", done.tokens, "tokens")
+                # A run that is taken up again goes on from what is there.
+                there = done.stored_earlier
+                total = None if done.total is None else done.total + there
+                tokens = f"{done.tokens:,} tokens"
+                report(done.examples + there, total, tokens, done.tokens, "tokens")
 
             summary = capture(
                 loaded.model,
@@ -395,9 +431,7 @@ def _template(options: Mapping[str, Any]) -> bool | str:
 
 
 def _list(value: str | Sequence[Any]) -> list[str]:
-    if isinstance(value, str):
-        return [each.strip() for each in value.split(",") if each.strip()]
-    return [str(each) for each in value]
+    return words(value) if isinstance(value, str) else [str(each) for each in value]
 
 
 def _values(texts: Sequence[str], option: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from actstore.commands import output
-from actstore.commands.options import json_option, store_argument
+from actstore.commands.options import format_options, store_argument
 from actstore.commands.progress import bar
 from actstore.wording import counted
 
@@ -34,7 +34,7 @@ from actstore.wording import counted
     metavar="N",
     help="With --prune: how many of the newest commits stay; 1 unless given.",
 )
-@json_option
+@format_options
 def command(store: Path, shard_mb: int, prune: bool, keep: int | None, as_json: bool) -> None:
     """Join the small shards of STORE and write labels into them.
 

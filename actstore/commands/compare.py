@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from actstore.commands import output
 from actstore.commands.options import (
-    filter_options,
-    given_filters,
-    json_option,
+    at_option,
+    format_options,
     place,
     readable_store_argument,
     report_traffic,
 )
+from actstore.commands.row_options import Rows, all_of, row_options, where_option
 from actstore.schema import PLACE
 from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.analysis.statistics.comparison import Comparison, LayerComparison
+    from actstore.querying.column_filters import ColumnFilters
 
 
 @click.command("compare")
@@ -36,23 +37,27 @@ if TYPE_CHECKING:
     metavar="ID",
     help="Twice: compare these two examples, by example_id.",
 )
-@filter_options
-@json_option
+@row_options(where=where_option)
+@at_option("--at-a", help="Read STORE as commit N left it.")
+@at_option("--at-b", help="Read OTHER, or B of STORE, as commit N left it.")
+@format_options
 def command(
     store: str | Path,
     other: str | None,
     where_a: str | None,
     where_b: str | None,
     examples: tuple[str, ...],
+    rows: Rows,
+    at_a: int | None,
+    at_b: int | None,
     as_json: bool,
-    **filters: Any,
 ) -> None:
     """Compare A with B, layer by layer: cosine, distance and linear CKA.
 
     A are the rows of STORE that meet --a, B those that meet --b; or all rows of STORE and
     of OTHER. Each model, site, pooling, region and layer is compared by itself. Rows are
     matched by example, leaving out the columns in which the two sides have nothing in
-    common. Options such as --layer apply to both.
+    common. Options such as --layers apply to both.
 
     \b
     Examples:
@@ -66,16 +71,23 @@ def command(
 
     if examples and (len(examples) != 2 or other is not None):
         raise click.UsageError("two examples of one store are compared: give --example twice")
-    if not examples and other is None and (where_a is None or where_b is None):
-        raise click.UsageError("say what to compare: --a and --b, --example twice, or OTHER")
-    given = given_filters(filters)
-    extra: list[dict[str, Any]] = [{"example_id": each} for each in examples] or [{}, {}]
+    if not examples and other is None and at_a == at_b and (where_a is None or where_b is None):
+        raise click.UsageError(
+            "say what to compare: --a and --b, --example twice, --at-a and --at-b, or OTHER"
+        )
+    sides: list[ColumnFilters] = [{**rows.equals, "example_id": each} for each in examples] or [
+        rows.equals,
+        rows.equals,
+    ]
     with contextlib.ExitStack() as stack:
-        left = stack.enter_context(actstore.open(store))
-        right = left if other is None else stack.enter_context(actstore.open(place(other)))
+        left = stack.enter_context(actstore.open(store, at=at_a))
+        right = left
+        if other is not None or at_b != at_a:
+            second = store if other is None else place(other)
+            right = stack.enter_context(actstore.open(second, at=at_b))
         found = compare(
-            left.select(where_a, **{**given, **extra[0]}),
-            right.select(where_b, **{**given, **extra[1]}),
+            left.select(all_of(rows.where, where_a), **sides[0]),
+            right.select(all_of(rows.where, where_b), **sides[1]),
         )
         for opened in dict.fromkeys((left, right)):
             report_traffic(opened.traffic)
@@ -89,8 +101,8 @@ def _print(found: Comparison) -> None:
     from actstore.analysis.statistics.comparison import SAMPLE
 
     across = f"; A and B differ in {', '.join(found.across)}" if found.across else ""
-    click.echo(f"matched by {', '.join(found.matched_by)}{across}")
-    click.echo()
+    output.say(f"matched by {', '.join(found.matched_by)}{across}")
+    output.say()
     columns = [
         key
         for key in PLACE
@@ -104,17 +116,17 @@ def _print(found: Comparison) -> None:
     for side, left in (("A", found.only_a), ("B", found.only_b)):
         if left:
             count = counted(len(left), "other group")
-            click.echo(f"only {side} has {count} of model, site, pooling, region and layer")
+            output.say(f"only {side} has {count} of model, site, pooling, region and layer")
     unmatched = sum(one.rows_a + one.rows_b - 2 * one.matched for one in found.layers)
     if unmatched:
         ambiguous = sum(one.ambiguous for one in found.layers)
         why = f", {ambiguous:,} of them because others share their key" if ambiguous else ""
-        click.echo(f"{counted(unmatched, 'row')} without a counterpart{why}")
+        output.say(f"{counted(unmatched, 'row')} without a counterpart{why}")
     if any(one.cka is not None and one.matched > SAMPLE for one in found.layers):
-        click.echo(f"CKA is of {SAMPLE:,} matched rows of a layer at most, evenly spread")
+        output.say(f"CKA is of {SAMPLE:,} matched rows of a layer at most, evenly spread")
     broken = sum(min(SAMPLE, one.matched) - one.cka_rows for one in found.layers)
     if broken:
-        click.echo(f"left out, for they are not finite: {counted(broken, 'matched pair')}")
+        output.say(f"left out, for they are not finite: {counted(broken, 'matched pair')}")
 
 
 def _row(columns: list[str], one: LayerComparison) -> list[object]:

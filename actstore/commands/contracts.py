@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from actstore.commands import output
-from actstore.commands.options import json_option
+from actstore.commands.options import format_options
 
 
 @click.command("contracts")
 @click.argument("name", required=False)
-@json_option
+@format_options
 def command(name: str | None, as_json: bool) -> None:
     """List the contracts that ingest and verify can enforce, or print one.
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from actstore.commands import output
 from actstore.commands.exit_codes import Exit
 from actstore.commands.options import (
-    filter_options,
-    given_filters,
-    json_option,
+    at_option,
+    format_options,
     place,
     readable_store_argument,
     report_traffic,
 )
 from actstore.commands.progress import bar
+from actstore.commands.row_options import Rows, row_options, where_option
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -31,21 +31,17 @@ _COUNTS = ("rows A", "rows B", "only A", "only B", "vectors")
 @click.command("diff")
 @readable_store_argument
 @click.argument("other")
-@click.option(
-    "--at-a", type=click.IntRange(min=1), metavar="N", help="Read STORE as commit N left it."
-)
-@click.option(
-    "--at-b", type=click.IntRange(min=1), metavar="N", help="Read OTHER as commit N left it."
-)
-@filter_options
-@json_option
+@at_option("--at-a", help="Read STORE as commit N left it.")
+@at_option("--at-b", help="Read OTHER as commit N left it.")
+@row_options(where=where_option)
+@format_options
 def command(
     store: str | Path,
     other: str,
     at_a: int | None,
     at_b: int | None,
+    rows: Rows,
     as_json: bool,
-    **filters: Any,
 ) -> int:
     """Hold the rows of STORE (A) and OTHER (B) against each other, by their keys.
 
@@ -62,19 +58,18 @@ def command(
     import actstore
     from actstore.analysis.statistics.difference import diff
 
-    given = given_filters(filters)
     with contextlib.ExitStack() as stack:
         left = stack.enter_context(actstore.open(store, at=at_a))
         right = stack.enter_context(actstore.open(place(other), at=at_b))
-        a = left.select(**given)
-        b = right.select(**given)
+        a = rows.select(left)
+        b = rows.select(right)
         total = sum(shard.vector_bytes for shard in a.snapshot.shards)
         done = [0, 0]
         with bar("comparing", total, hidden=as_json) as report:
 
-            def progress(read: int, rows: int) -> None:
+            def progress(read: int, count: int) -> None:
                 done[0] += read
-                done[1] += rows
+                done[1] += count
                 report(done[0], done[1])
 
             found = diff(a, b, progress=progress)
@@ -83,10 +78,10 @@ def command(
     if as_json:
         output.print_json(found.as_dict())
     elif found.equal:
-        rows = sum(one.rows_a for one in found.partitions)
+        total = sum(one.rows_a for one in found.partitions)
         types = sum(one.types is not None for one in found.partitions)
         of_types = f"; the stored type differs in {counted(types, 'layer')}" if types else ""
-        click.echo(f"equal: {counted(rows, 'row')} with the same vectors and labels{of_types}")
+        output.say(f"equal: {counted(total, 'row')} with the same vectors and labels{of_types}")
     else:
         _print(found)
     return Exit.DONE if found.equal else Exit.DIFFERENT
@@ -100,9 +95,9 @@ def _print(found: StoreDifference) -> None:
     )
     same = len(found.partitions) - len(differing)
     if same:
-        click.echo(f"{counted(same, 'other layer')} equal")
+        output.say(f"{counted(same, 'other layer')} equal")
     for widths in {one.widths for one in differing if one.widths}:
-        click.echo(f"widths differ: {widths[0]} in A, {widths[1]} in B")
+        output.say(f"widths differ: {widths[0]} in A, {widths[1]} in B")
     _list("only in A", found.only_a, sum(one.only_a for one in differing))
     _list("only in B", found.only_b, sum(one.only_b for one in differing))
     _list(
@@ -141,9 +136,9 @@ def _row(one: PartitionDifference) -> list[object]:
 def _list(title: str, lines: tuple[str, ...] | list[str], total: int) -> None:
     if not lines:
         return
-    click.echo()
-    click.echo(f"{title}:")
+    output.say()
+    output.say(f"{title}:")
     for line in lines:
-        click.echo(f"  {output.cell(line, 2 * output.WIDE)}")
+        output.say(f"  {output.cell(line, 2 * output.WIDE)}")
     if total > len(lines):
-        click.echo(f"  … and {total - len(lines):,} more")
+        output.say(f"  … and {total - len(lines):,} more")

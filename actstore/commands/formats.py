@@ -1,13 +1,13 @@
-"""Writes the rows a command found: a table to read, or CSV, JSON, JSON lines, Parquet to keep."""
+"""Writes the rows a command found: a table to read, or CSV, JSON, Markdown, Parquet to keep."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
+import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,10 +18,16 @@ from actstore.wording import counted
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMATS = ("table", "csv", "json", "jsonl", "parquet")
-_SUFFIXES = {"csv": "csv", "json": "json", "jsonl": "jsonl", "parquet": "parquet", "txt": "table"}
+_SUFFIXES = {
+    "csv": "csv",
+    "json": "json",
+    "jsonl": "jsonl",
+    "md": "markdown",
+    "parquet": "parquet",
+    "txt": "table",
+}
 TABLE_ROWS = 40
-"""Rows that a table shows; the line below it says how many there are."""
+"""Rows that a table shows on a terminal; the line below it says how many there are."""
 
 
 def write_rows(
@@ -99,16 +105,10 @@ def _distinct(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
     """Number columns that share a name, since a record holds each name once."""
     import pyarrow as pa
 
-    taken: set[str] = set()
-    fields = []
-    for field in reader.schema:
-        name, number = field.name, 1
-        while name in taken:
-            name, number = f"{field.name}_{number}", number + 1
-        taken.add(name)
-        fields.append(field.with_name(name))
+    names = output.distinct(reader.schema.names)
+    fields = [field.with_name(name) for field, name in zip(reader.schema, names, strict=True)]
     schema = pa.schema(fields)
-    if schema.names == reader.schema.names:
+    if names == reader.schema.names:
         return reader
     batches = (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in reader)
     return pa.RecordBatchReader.from_batches(schema, batches)
@@ -118,12 +118,16 @@ def _text(reader: pa.RecordBatchReader, format: str, file: TextIO) -> int:
     if format == "table":
         return _table(reader, file)
     rows = 0
-    if format == "csv":
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(reader.schema.names)
-        for batch in reader:
-            rows += batch.num_rows
-            writer.writerows([_csv_value(v) for v in row.values()] for row in _records(batch))
+    if format in ("csv", "markdown"):
+
+        def records() -> Iterator[Sequence[object]]:
+            nonlocal rows
+            for batch in reader:
+                rows += batch.num_rows
+                for record in _records(batch):
+                    yield list(record.values())
+
+        output.write_table(reader.schema.names, records(), format, file)
         return rows
     opening, separator, closing = ("[", ",\n ", "]\n") if format == "json" else ("", "\n", "\n")
     file.write(opening)
@@ -136,15 +140,27 @@ def _text(reader: pa.RecordBatchReader, format: str, file: TextIO) -> int:
 
 
 def _table(reader: pa.RecordBatchReader, file: TextIO) -> int:
-    kept: list[dict[str, Any]] = []
-    rows = 0
-    for batch in reader:
-        kept += batch.slice(0, max(0, TABLE_ROWS - rows)).to_pylist()
-        rows += batch.num_rows
+    rows = shown = 0
+    most = TABLE_ROWS if file.isatty() else None
+
+    def records() -> Iterator[Sequence[object]]:
+        nonlocal rows, shown
+        for batch in reader:
+            left = batch.num_rows if most is None else max(0, most - rows)
+            rows += batch.num_rows
+            for record in batch.slice(0, left).to_pylist():
+                shown += 1
+                yield list(record.values())
+
     with contextlib.redirect_stdout(file):
-        output.print_table(reader.schema.names, [list(record.values()) for record in kept])
-        hidden = f", the first {TABLE_ROWS} shown; --format csv or jsonl gives all"
-        print(f"({counted(rows, 'row')}{hidden if rows > len(kept) else ''})")
+        coming = records()
+        first = next(coming, None)
+        if first is None:
+            print("no rows")
+            return rows
+        output.print_table(reader.schema.names, itertools.chain([first], coming))
+        hidden = f", the first {shown} shown; --format csv or jsonl gives all"
+        print(f"({counted(rows, 'row')}{hidden if rows > shown else ''})")
     return rows
 
 
@@ -180,7 +196,3 @@ def _records(batch: pa.RecordBatch) -> list[dict[str, Any]]:
         columns, names=batch.schema.names
     ).to_pylist()
     return records
-
-
-def _csv_value(value: object) -> object:
-    return output.json_text(value) if isinstance(value, list | dict) else value

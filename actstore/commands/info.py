@@ -10,7 +10,7 @@ import click
 from actstore.commands import output
 from actstore.commands.options import (
     at_option,
-    json_option,
+    format_options,
     readable_store_argument,
     report_traffic,
 )
@@ -25,8 +25,8 @@ _SHOWN = 12
 
 @click.command("info")
 @readable_store_argument
-@at_option
-@json_option
+@at_option()
+@format_options
 def command(store: str | Path, at: int | None, as_json: bool) -> None:
     """Say what STORE holds: rows, models, sites, poolings, layers, labels, bytes, commits.
 
@@ -56,10 +56,11 @@ def command(store: str | Path, at: int | None, as_json: bool) -> None:
             "size": f"{output.size(found.bytes)} in {counted(found.shards, 'shard')}, "
             f"{output.size(found.vector_bytes)} of vectors",
             "commit": f"{found.commit} of {found.created_at}, {found.commits:,} can be opened",
-        }
+        },
+        aside=bool(found.partitions),
     )
     if found.partitions:
-        click.echo()
+        output.say()
         output.print_table(
             ("model", "site", "pooling", "region", "layer", "width", "dtype", "rows", "size"),
             [

@@ -2,26 +2,134 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from actstore.commands import output
 from actstore.commands.confirming import check_can_ask, confirm, print_groups
 from actstore.commands.exit_codes import Exit
-from actstore.commands.options import json_option, pairs, place
+from actstore.commands.options import bundle, format_options, new_store_option, pairs, place
 from actstore.commands.progress import bar
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from actstore.ingestion.options import IngestOptions
     from actstore.ingestion.report import IngestSummary, Progress
     from actstore.storage.partition import StoredRows
 
 NAMED = 20
 """Refused and unmatched files that are named on the screen; the report names all."""
+
+
+def _settings(*, mapping: Sequence[str], sidecars: Sequence[str], **given: Any) -> IngestOptions:
+    return cast(
+        "IngestOptions",
+        {
+            **given,
+            "map": pairs(mapping, "--map"),
+            "sidecars": pairs(sidecars, "--sidecar"),
+        },
+    )
+
+
+settings_options = bundle(
+    "settings",
+    _settings,
+    click.option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="The layout: a name that `actstore recipes` lists, or a TOML file. Detected if not "
+        "given.",
+    ),
+    click.option(
+        "--model", metavar="NAME", help="Model of all rows, where the source does not say."
+    ),
+    click.option("--dataset", metavar="NAME", help="Data set of all rows."),
+    click.option(
+        "--labels",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Table (csv, jsonl, json, parquet) with a column `label`, joined with --on.",
+    ),
+    click.option(
+        "--on",
+        "labels_on",
+        multiple=True,
+        metavar="COLUMN",
+        help="Column that joins --labels to the rows; may be repeated: all must be equal.",
+    ),
+    click.option(
+        "--site",
+        metavar="NAME",
+        help="Site of all rows, such as resid_post; TransformerLens and transformers names too.",
+    ),
+    click.option(
+        "--layer",
+        type=int,
+        metavar="N",
+        help="Layer where the source records none; -1 for the embeddings.",
+    ),
+    click.option(
+        "--pool",
+        type=click.Choice(("last", "first", "mean", "max")),
+        help="Make one vector of a sequence; without it every token is stored.",
+    ),
+    click.option(
+        "--storage-dtype",
+        type=click.Choice(("float32", "float16", "auto")),
+        help="Type to store. float16 refuses values that would change; auto takes it where none "
+        "would. Without it the source's type stays (bfloat16 becomes float32).",
+    ),
+    click.option(
+        "--allow-rounding",
+        is_flag=True,
+        help="Let --storage-dtype float16 round values; they are counted.",
+    ),
+    click.option(
+        "--allow-nonfinite",
+        is_flag=True,
+        help="Store NaN and infinity instead of refusing the file.",
+    ),
+    click.option(
+        "--contract",
+        metavar="NAME|FILE",
+        help="Rules that the rows must keep (`actstore contracts` lists them), or nothing is "
+        "stored.",
+    ),
+    click.option(
+        "--first-k",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Only the first N examples of each folder, or of each file that holds many.",
+    ),
+    click.option(
+        "--map",
+        "mapping",
+        multiple=True,
+        metavar="COLUMN=KEY",
+        help="Where the source holds a column of the schema; may be repeated.",
+    ),
+    click.option(
+        "--sidecar",
+        "sidecars",
+        multiple=True,
+        metavar="NAME=PATH",
+        help="The file to read for a table that the recipe joins; may be repeated.",
+    ),
+    click.option(
+        "--replace",
+        is_flag=True,
+        help="Let rows whose key is stored with another vector take the place of the stored ones, "
+        "in one commit; shown first, and asked.",
+    ),
+    click.option(
+        "--dry-run", is_flag=True, help="Read everything, store nothing, say what would be."
+    ),
+    click.option("--strict", is_flag=True, help="Store nothing at all if any file is refused."),
+)
 
 
 @click.command("ingest")
@@ -31,33 +139,8 @@ NAMED = 20
     required=True,
     callback=lambda ctx, param, texts: tuple(map(place, texts)),
 )
-@click.option(
-    "--store",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="FOLDER",
-    help="The store to create or to add to.",
-)
-@click.option(
-    "--recipe",
-    metavar="NAME|FILE",
-    help="The layout: a name that `actstore recipes` lists, or a TOML file. Detected if not given.",
-)
-@click.option("--model", metavar="NAME", help="Model of all rows, where the source does not say.")
-@click.option("--dataset", metavar="NAME", help="Data set of all rows.")
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Table (csv, jsonl, json, parquet) with a column `label`, joined with --on.",
-)
-@click.option(
-    "--on",
-    "labels_on",
-    multiple=True,
-    metavar="COLUMN",
-    help="Column that joins --labels to the rows; may be repeated: all must be equal.",
-)
+@new_store_option
+@settings_options
 @click.option(
     "--label-set",
     metavar="SQL",
@@ -65,83 +148,16 @@ NAMED = 20
     "ingest, and those of the same models and data sets that have no label.",
 )
 @click.option(
-    "--site",
-    metavar="NAME",
-    help="Site of all rows, such as resid_post; TransformerLens and transformers names too.",
-)
-@click.option(
-    "--layer",
-    type=int,
-    metavar="N",
-    help="Layer where the source records none; -1 for the embeddings.",
-)
-@click.option(
-    "--pool",
-    type=click.Choice(("last", "first", "mean", "max")),
-    help="Make one vector of a sequence; without it every token is stored.",
-)
-@click.option(
-    "--storage-dtype",
-    type=click.Choice(("float32", "float16", "auto")),
-    help="Type to store. float16 refuses values that would change; auto takes it where none "
-    "would. Without it the source's type stays (bfloat16 becomes float32).",
-)
-@click.option(
-    "--allow-rounding",
-    is_flag=True,
-    help="Let --storage-dtype float16 round values; they are counted.",
-)
-@click.option(
-    "--allow-nonfinite", is_flag=True, help="Store NaN and infinity instead of refusing the file."
-)
-@click.option(
-    "--contract",
-    metavar="NAME|FILE",
-    help="Rules that the rows must keep (`actstore contracts` lists them), or nothing is stored.",
-)
-@click.option(
-    "--first-k",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Only the first N examples of each folder, or of each file that holds many.",
-)
-@click.option(
-    "--map",
-    "mapping",
-    multiple=True,
-    metavar="COLUMN=KEY",
-    help="Where the source holds a column of the schema; may be repeated.",
-)
-@click.option(
-    "--sidecar",
-    "sidecars",
-    multiple=True,
-    metavar="NAME=PATH",
-    help="The file to read for a table that the recipe joins; may be repeated.",
-)
-@click.option(
-    "--replace",
-    is_flag=True,
-    help="Let rows whose key is stored with another vector take the place of the stored ones, in "
-    "one commit; shown first, and asked.",
-)
-@click.option(
     "--yes", is_flag=True, help="Answer yes to what would be asked, as where there is no terminal."
 )
-@click.option("--dry-run", is_flag=True, help="Read everything, store nothing, say what would be.")
-@click.option("--strict", is_flag=True, help="Store nothing at all if any file is refused.")
-@json_option
+@format_options
 def command(
     sources: tuple[str | Path, ...],
     store: Path,
+    settings: IngestOptions,
     label_set: str | None,
-    mapping: tuple[str, ...],
-    sidecars: tuple[str, ...],
-    replace: bool,
     yes: bool,
-    dry_run: bool,
     as_json: bool,
-    **options: Any,
 ) -> int:
     """Store the activation files below SOURCES.
 
@@ -162,6 +178,7 @@ def command(
     """
     from actstore.ingestion.ingest import ingest
 
+    replace, dry_run = settings.get("replace", False), settings.get("dry_run", False)
     if replace:
         check_can_ask(yes=yes, dry_run=dry_run)
 
@@ -174,17 +191,13 @@ def command(
         def progress(done: Progress) -> None:
             report(done.bytes, done.rows, done.bytes_total)
 
+        settings["progress"] = progress
         summary = ingest(
             sources,
             store,
-            map=pairs(mapping, "--map"),
-            sidecars=pairs(sidecars, "--sidecar"),
             label_set=label_set,
-            dry_run=dry_run,
-            progress=progress,
-            replace=replace,
             confirm_replacing=confirm_replacing,
-            **options,
+            **settings,
         )
     if as_json:
         output.print_json(summary.as_dict())
@@ -222,15 +235,17 @@ def print_summary(summary: IngestSummary) -> None:
             "commit": summary.commit,
             "report": summary.report,
             "took": f"{summary.seconds:.1f} s",
-        }
+        },
+        aside=bool(summary.groups),
     )
     if summary.groups:
-        click.echo()
+        output.say()
         names = ("model", "site", "layer", "width", "dtype", "rows")
         output.print_table(names, [[group[name] for name in names] for group in summary.groups])
     if summary.dry_run and summary.first_row:
-        click.echo("\nfirst row")
-        output.print_pairs({name: output.cell(v) for name, v in summary.first_row.items()})
+        output.say("\nfirst row")
+        shown = {name: output.cell(v) for name, v in summary.first_row.items()}
+        output.print_pairs(shown, aside=bool(summary.groups))
     for text in summary.notes:
         output.note(f"note: {text}")
     _name("refused", len(summary.refused), [f"{r.path}: {r.reason}" for r in summary.refused])

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from actstore.commands import output
-from actstore.commands.options import json_option, store_argument
+from actstore.commands.options import format_options, store_argument
+from actstore.commands.row_options import where_option
 from actstore.wording import counted
 
 
@@ -36,8 +37,8 @@ from actstore.wording import counted
     metavar="SQL",
     help="Compute the label of every row: a SQL expression over the columns.",
 )
-@click.option("--where", metavar="SQL", help="Only these rows; the others keep their label.")
-@json_option
+@where_option
+@format_options
 def command(
     store: Path,
     table: Path | None,
@@ -76,9 +77,9 @@ def command(
         output.print_json(dataclasses.asdict(done))
         return
     if done.commit is None:
-        click.echo(f"nothing to do: {counted(done.rows, 'row')} had that label already")
+        output.say(f"nothing to do: {counted(done.rows, 'row')} had that label already")
     else:
-        click.echo(f"commit {done.commit}: {counted(done.changed, 'label')} changed")
+        output.say(f"commit {done.commit}: {counted(done.changed, 'label')} changed")
     output.print_table(("label", "rows"), done.labels.items())
     if done.unmatched:
         examples = "; ".join(done.unmatched_examples)

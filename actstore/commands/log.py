@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actstore.commands import output
-from actstore.commands.options import json_option, store_argument
+from actstore.commands.options import format_options, store_argument
 
 if TYPE_CHECKING:
     from actstore.storage.manifest import Manifest
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option(
     "--last", type=click.IntRange(min=1), metavar="N", help="Only the N most recent commits."
 )
-@json_option
+@format_options
 def command(store: Path, last: int | None, as_json: bool) -> None:
     """List the commits of STORE, the most recent first.
 

@@ -12,14 +12,12 @@ from actstore.commands import formats, output
 from actstore.commands.options import (
     at_option,
     columns_option,
-    filter_options,
-    format_option,
-    given_filters,
-    mixed_option,
     output_option,
     readable_store_argument,
     report_traffic,
+    row_format_options,
 )
+from actstore.commands.row_options import Rows, mixed_option, row_options
 from actstore.errors import UsageError
 from actstore.wording import counted
 
@@ -46,13 +44,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="cosine and dot put the largest first, l2 (the distance) the smallest.",
 )
-@click.option("--where", metavar="SQL", help="Search only the rows that meet this condition.")
-@filter_options
+@row_options()
 @mixed_option
 @columns_option
-@format_option
+@row_format_options
 @output_option("Write the result to FILE, which appears whole or not at all.")
-@at_option
+@at_option()
 def command(
     store: str | Path,
     example: str | None,
@@ -60,13 +57,12 @@ def command(
     vector: str | None,
     k: int,
     metric: Any,
-    where: str | None,
+    rows: Rows,
     mixed: bool,
     columns: tuple[str, ...] | None,
     format: str | None,
     target: Path | None,
     at: int | None,
-    **filters: Any,
 ) -> None:
     """Find the rows of STORE nearest to an example, a row, or a vector of your own.
 
@@ -77,8 +73,8 @@ def command(
 
     \b
     Examples:
-      actstore nearest runs.store --example num_000 --layer 12
-      actstore nearest runs.store --vector direction.npy --layer 12 --metric dot -k 20
+      actstore nearest runs.store --example num_000 --layers 12
+      actstore nearest runs.store --vector direction.npy --layers 12 --metric dot -k 20
     """
     import actstore
 
@@ -90,18 +86,18 @@ def command(
         table = opened.nearest(
             query,
             k,
-            where,
+            rows.where,
             metric=metric,
             columns=columns,
             mixed=mixed,
-            **given_filters(filters),
+            **rows.equals,
         )
         if columns is None:
             table = formats.without_empty(table, format, target)
-        rows = formats.write_rows(table.to_reader(), format, target)
+        written = formats.write_rows(table.to_reader(), format, target)
         report_traffic(opened.traffic)
     if target is not None:
-        output.note(f"{counted(rows, 'row')} written to {target}")
+        output.note(f"{counted(written, 'row')} written to {target}")
 
 
 def _vector(text: str) -> np.ndarray:

@@ -1,15 +1,15 @@
-"""Arguments and options that several commands share, so that one word means one thing."""
+"""The command line's arguments and options, each declared once: one word means one thing."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from actstore.commands import output
-from actstore.commands.formats import FORMATS
 from actstore.remote.address import is_address
 from actstore.wording import counted
 
@@ -17,12 +17,65 @@ if TYPE_CHECKING:
     from actstore.storage.files import Traffic
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Decorator = Callable[[Command], Command]
+Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
-FILTERS = (
-    *("model", "dataset", "split", "task", "mode", "variant", "label", "site", "pooling"),
-    "region",
-)
-"""Text columns that select and nearest filter by with an option of the same name."""
+ROW_FORMATS = (*output.FORMATS, "parquet")
+
+
+class Spelled(click.Option):
+    """An option that is also understood by other spellings, which its help does not show."""
+
+    def __init__(self, *words: Any, also: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(*words, **settings)
+        self._also = tuple(also)
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Register all spellings."""
+        shown = self.opts
+        self.opts = [*shown, *self._also]
+        try:
+            super().add_to_parser(parser, ctx)
+        finally:
+            self.opts = shown
+
+
+def bundle(into: str, make: Callable[..., object], *options: Decorator[Any]) -> Decorator[Any]:
+    """Return a decorator that adds options and hands what they gave on as one value.
+
+    Args:
+        into: the command's parameter that takes it.
+        make: called with the options' values by name.
+        options: decorators that add them.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def called(**given: Any) -> Any:
+            return command(**{into: make(**{name: given.pop(name) for name in names})}, **given)
+
+        before = len(getattr(called, "__click_params__", ()))
+        for option in reversed(options):
+            option(called)
+        added: list[click.Parameter] = vars(called)["__click_params__"][before:]
+        names = [each.name for each in added if each.expose_value and each.name is not None]
+        return called
+
+    return decorate
+
+
+def together(*options: Decorator[Any]) -> Decorator[Any]:
+    """Return one decorator that adds several options, in this order of the help."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+# --- stores
 
 
 def place(text: str) -> str | Path:
@@ -43,91 +96,114 @@ store_argument = click.argument("store", callback=_here)
 readable_store_argument = click.argument("store", callback=lambda ctx, param, text: place(text))
 """A store that is only read: a folder, or ``hf://datasets/ORG/NAME``."""
 
-at_option = click.option(
-    "--at",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Read the store as commit N left it (`actstore log` lists them).",
+new_store_option = click.option(
+    "--store",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="The store to create or to add to.",
 )
 
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document instead of text."
-)
 
-format_option = click.option(
-    "--format",
-    "format",
-    type=click.Choice(FORMATS),
-    help="How to write the rows; by default what the name after -o says, else a table. "
-    "A table shortens vectors and long texts, every other format is complete.",
+def at_option(
+    *words: str, help: str = "Read the store as commit N left it (`actstore log` lists them)."
+) -> Decorator[Any]:
+    """Return the option ``--at N``, or one of its kind by another name."""
+    return click.option(*(words or ("--at",)), type=click.IntRange(min=1), metavar="N", help=help)
+
+
+# --- what is printed, and where to
+
+
+def _format(ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
+    chosen = cast("str | None", ctx.meta.get(output.FORMAT))
+    if chosen is not None and given not in (None, chosen):
+        raise click.BadParameter(f"--json is --format json: it cannot be --format {given} as well")
+    if given is not None:
+        ctx.meta[output.FORMAT] = given
+    return given or chosen
+
+
+def _json(ctx: click.Context, param: click.Parameter, given: bool) -> bool:
+    if given:
+        ctx.meta[output.FORMAT] = "json"
+    return given
+
+
+_json_flag = click.option(
+    "--json",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_json,
+    help="Short for --format json. Errors are JSON then too, on standard error.",
 )
+format_options = together(
+    click.option(
+        "--format",
+        "as_json",
+        type=click.Choice(output.FORMATS),
+        callback=lambda ctx, param, text: _format(ctx, param, text) in ("json", "jsonl"),
+        help="How to print the result: a table to read by default.",
+    ),
+    _json_flag,
+)
+"""``--format`` and ``--json``; the command hears only whether the result is to be JSON."""
+
+row_format_options = together(
+    click.option(
+        "--format",
+        "format",
+        type=click.Choice(ROW_FORMATS),
+        callback=_format,
+        help="How to write the rows; by default what the name after -o says, else a table. "
+        "A table shortens vectors, and on a terminal long texts and lists; every other format "
+        "is complete.",
+    ),
+    _json_flag,
+)
+"""The same for commands that write rows, which hear the format."""
+
+
+def output_option(
+    help: str, *, folder: bool = False, metavar: str | None = None, **more: Any
+) -> Decorator[Any]:
+    """Return the option ``-o``, ``--out``: a file, or a folder."""
+    kind = click.Path(path_type=Path, dir_okay=folder or metavar is not None, file_okay=not folder)
+    return click.option(
+        "-o",
+        "--out",
+        "target",
+        cls=Spelled,
+        also=("--output",),
+        type=kind,
+        metavar=metavar or ("DIR" if folder else "FILE"),
+        help=help,
+        **more,
+    )
 
 
 columns_option = click.option(
     "--columns",
     metavar="A,B,…",
-    callback=lambda ctx, param, text: _names(text),
+    callback=lambda ctx, param, text: tuple(words(text)) or None,
     help="Only these metadata columns.",
 )
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
-    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
-    return names or None
-
-
-def output_option(help: str) -> Callable[[Command], Command]:
-    """Return the option ``-o FILE``."""
+def seed_option(help: str = "Seed of folds and shuffles.") -> Decorator[Any]:
+    """Return the option ``--seed``."""
     return click.option(
-        "-o",
-        "--output",
-        "target",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE",
-        help=help,
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help=help
     )
 
 
-def filter_options(command: Command) -> Command:
-    """Add one repeatable option for each column that rows are commonly filtered by."""
-    for name in reversed(FILTERS):
-        command = click.option(
-            f"--{name}",
-            name,
-            multiple=True,
-            metavar="NAME",
-            help=f"Only rows of this {name}; may be repeated.",
-        )(command)
-    return click.option(
-        "--layer",
-        "layer",
-        type=int,
-        multiple=True,
-        metavar="N",
-        help="Only rows of this layer (-1: embeddings); may be repeated.",
-    )(command)
+# --- texts that options hold
 
 
-mixed_option = click.option(
-    "--mixed",
-    is_flag=True,
-    help="Take rows of several models, sites, poolings, regions or layers together, though no "
-    "option lists them.",
-)
-
-
-def given_filters(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the filters that were used, as ``Store.select`` takes them."""
-    return {name: list(options[name]) for name in ("layer", *FILTERS) if options.get(name)}
-
-
-def report_traffic(traffic: Traffic | None) -> None:
-    """Say on standard error what was transferred from the Hub, if the store is there."""
-    if traffic is not None:
-        here = f", {output.size(traffic.cached)} were here" if traffic.cached else ""
-        output.note(
-            f"moved {output.size(traffic.received)} in {counted(traffic.requests, 'request')}{here}"
-        )
+def words(text: str | None) -> list[str]:
+    """Return the words between commas."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
@@ -147,6 +223,10 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
     return found
 
 
-def where_argument(command: Command) -> Command:
-    """Add the optional SQL condition over the metadata columns."""
-    return click.argument("where", required=False)(command)
+def report_traffic(traffic: Traffic | None) -> None:
+    """Say on standard error what was transferred from the Hub, if the store is there."""
+    if traffic is not None:
+        here = f", {output.size(traffic.cached)} were here" if traffic.cached else ""
+        output.note(
+            f"moved {output.size(traffic.received)} in {counted(traffic.requests, 'request')}{here}"
+        )

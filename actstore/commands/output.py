@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 import math
 import os
@@ -10,22 +12,50 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
+FORMATS = ("table", "json", "jsonl", "csv", "markdown")
+FORMAT = "actstore.format"
+"""Where the command's context keeps the format that was asked for."""
 CELL = 60
-"""Widest cell of a table, so that one long text does not hide the other columns."""
+"""Widest cell of a table on a terminal, so that one long text does not hide other columns."""
 WIDE = 200
 """Widest cell of a list whose texts are meant to be read whole."""
+ALIGNED = 10_000
+"""Rows by which the columns of a table are made wide enough: more are not kept in memory."""
 VECTOR_HEAD = 3
 """Values shown of a vector in a table."""
 _GAP = "  "
 
 
-def print_json(value: object) -> None:
-    """Print ``value`` as one indented JSON document on standard output."""
-    click.echo(json_text(value, indent=2))
+def chosen_format() -> str:
+    """Return the format that was asked for, or ``table``."""
+    context = click.get_current_context(silent=True)
+    found = None if context is None else context.meta.get(FORMAT)
+    return str(found or "table")
+
+
+def print_json(value: object, *, rows: Sequence[object] | None = None) -> None:
+    """Print ``value`` as one indented JSON document on standard output.
+
+    As JSON lines, the items of ``rows``, or of ``value`` where it is a list, come out one by
+    one, and anything else on one line.
+    """
+    if chosen_format() != "jsonl":
+        click.echo(json_text(value, indent=2))
+        return
+    for item in rows if rows is not None else value if isinstance(value, list) else [value]:
+        click.echo(json_text(item))
+
+
+def say(text: str = "") -> None:
+    """Print a line beside a table: on standard error where the table is for a program."""
+    if chosen_format() in ("table", "json"):
+        click.echo(text)
+    elif text:
+        note(text)
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:
@@ -64,22 +94,27 @@ def print_table(
     limit: int = CELL,
     whole: Sequence[str] = (),
 ) -> None:
-    """Print aligned columns, numbers to the right, on standard output.
+    """Print a table on standard output: aligned, or as CSV, Markdown or JSON lines.
 
-    Cells are cut at ``limit`` characters, but for those of the columns in ``whole``.
-
-    On a terminal that is too narrow cells are cut further; then middle columns give way, and
-    a column ``…`` stands for them.
+    Numbers stand to the right. On a terminal cells are cut at ``limit`` characters, but for
+    those of the columns in ``whole``; where it is too narrow they are cut further; then middle
+    columns give way, and a column ``…`` stands for them. In a pipe or file nothing is cut.
     """
-    table = [list(row) for row in rows]
+    how = chosen_format()
+    if how in ("csv", "jsonl", "markdown"):
+        write_table(header, rows, how, sys.stdout)
+        return
+    coming = iter(rows)
+    table = [list(row) for row in itertools.islice(coming, ALIGNED)]
     numeric = [
         any(row[i] is not None for row in table)
         and all(row[i] is None or isinstance(row[i], int | float | Decimal) for row in table)
         for i in range(len(header))
     ]
     room = terminal_width()
-    for tried in (limit, *(each for each in (32, 20) if each < limit)):
-        limits = [WIDE if name in whole else tried for name in header]
+    cuts = (limit, *(each for each in (32, 20) if each < limit)) if room is not None else (None,)
+    for tried in cuts:
+        limits = [tried and (WIDE if name in whole else tried) for name in header]
         cells = [
             list(header),
             *(
@@ -95,11 +130,53 @@ def print_table(
         parts = ["…" if i is None else _pad(row[i], widths[i], right=numeric[i]) for i in shown]
         line = _GAP.join(parts).rstrip()
         _echo(click.style(line, bold=True) if position == 0 else line)
+    for values in coming:
+        texts = [cell(value, most) for value, most in zip(values, limits, strict=True)]
+        parts = [_pad(text, widths[i], right=numeric[i]) for i, text in enumerate(texts)]
+        _echo(_GAP.join(parts).rstrip())
 
 
-def print_pairs(pairs: Mapping[str, object]) -> None:
-    """Print names and values in two columns; values that are None are left out."""
+def write_table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], how: str, file: TextIO
+) -> None:
+    """Write a table as ``csv``, ``markdown`` or ``jsonl``, every cell whole."""
+    names = distinct(header)
+    if how == "csv":
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([_csv_value(value) for value in row] for row in rows)
+    elif how == "jsonl":
+        for row in rows:
+            file.write(json_text(dict(zip(names, row, strict=True))) + "\n")
+    else:
+        file.write(f"| {' | '.join(map(_markdown, names))} |\n")
+        file.write(f"|{'---|' * len(names)}\n")
+        for row in rows:
+            texts = ("" if value is None else cell(value, None) for value in row)
+            file.write(f"| {' | '.join(map(_markdown, texts))} |\n")
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Number names that come twice, since a record holds each name once."""
+    found: list[str] = []
+    for name in names:
+        unique, number = name, 1
+        while unique in found:
+            unique, number = f"{name}_{number}", number + 1
+        found.append(unique)
+    return found
+
+
+def print_pairs(pairs: Mapping[str, object], *, aside: bool = False) -> None:
+    """Print names and values in two columns; values that are None are left out.
+
+    With ``aside`` there is a table too: for a program only that goes to standard output.
+    """
     known = {name: value for name, value in pairs.items() if value is not None}
+    if chosen_format() in ("csv", "markdown"):
+        if not aside:
+            print_table(("what", "value"), known.items())
+        return
     width = max((len(name) for name in known), default=0)
     for name, value in known.items():
         click.echo(f"{name.ljust(width)}{_GAP}{value}")
@@ -110,13 +187,20 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def error(text: str) -> None:
-    """Print ``error: …`` on standard error as one line, its first word in red on a terminal."""
+def error(text: str, *, kind: str = "error", code: int = 1, as_json: bool = False) -> None:
+    """Print ``error: …`` on standard error as one line, its first word in red on a terminal.
+
+    With ``as_json`` the line is a JSON document with the error's kind, message and exit code.
+    """
     line = " ".join(part.strip() for part in text.splitlines())
+    if as_json:
+        found = {"type": kind, "message": line, "exit_code": int(code)}
+        click.echo(json_text({"error": found}), err=True)
+        return
     _echo(f"{click.style('error:', fg='red', bold=True)} {line}", err=True)
 
 
-def cell(value: object, limit: int = CELL) -> str:
+def cell(value: object, limit: int | None = CELL) -> str:
     """Return ``value`` as one line for a table, at most about ``limit`` characters."""
     if value is None:
         return "NULL"
@@ -129,8 +213,17 @@ def cell(value: object, limit: int = CELL) -> str:
         return f"[{head}, … {len(value):,}]" if len(value) > VECTOR_HEAD else f"[{head}]"
     text = value if isinstance(value, str) else str(value)
     # A line break or an escape code inside a value would tear the table apart.
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: limit + 1])
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    kept = text if limit is None else text[: limit + 1]
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in kept)
+    return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _csv_value(value: object) -> object:
+    return json_text(value) if isinstance(value, list | dict) else value
+
+
+def _markdown(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def size(number: float) -> str:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from actstore.commands import output
 from actstore.commands.options import (
     at_option,
-    filter_options,
-    given_filters,
-    json_option,
+    format_options,
+    output_option,
     readable_store_argument,
     report_traffic,
-    where_argument,
 )
 from actstore.commands.probes_shown import (
     about_places,
@@ -23,6 +21,7 @@ from actstore.commands.probes_shown import (
     no_probes_option,
     probes_option,
 )
+from actstore.commands.row_options import Rows, row_options
 from actstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,17 +35,8 @@ _SAMPLED = ("histogram", "heatmap", "pca", "similarity")
 
 @click.command("plot")
 @readable_store_argument
-@where_argument
 @click.option("--kind", type=click.Choice(KINDS), required=True, help="What to draw.")
-@click.option(
-    "-o",
-    "--output",
-    "target",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    required=True,
-    help="Where to: a name that ends in .png, .svg or .html.",
-)
+@output_option("Where to: a name that ends in .png, .svg or .html.", required=True)
 @click.option(
     "--by",
     metavar="COLUMN",
@@ -74,6 +64,7 @@ _SAMPLED = ("histogram", "heatmap", "pca", "similarity")
 @no_probes_option
 @click.option(
     "--rows",
+    "most",
     type=click.IntRange(min=3),
     metavar="N",
     help="How many rows of each layer to draw at most.",
@@ -86,12 +77,12 @@ _SAMPLED = ("histogram", "heatmap", "pca", "similarity")
     show_default=True,
     help="paper: for the width of a page, at 300 dpi, what it shows left to the caption.",
 )
-@filter_options
-@json_option
-@at_option
+@row_options()
+@format_options
+@at_option()
 def command(
     store: str | Path,
-    where: str | None,
+    rows: Rows,
     kind: str,
     target: Path,
     by: str,
@@ -99,12 +90,11 @@ def command(
     negative: tuple[str, ...],
     probes: Path | None,
     no_probes: bool,
-    rows: int | None,
+    most: int | None,
     title: str | None,
     style: Style,
     as_json: bool,
     at: int | None,
-    **filters: Any,
 ) -> None:
     """Draw STORE, or its rows that meet WHERE, into FILE.
 
@@ -125,8 +115,8 @@ def command(
     Examples:
       actstore plot runs.store --kind pca -o pca.png
       actstore plot runs.store --kind norms --by task -o norms.svg
-      actstore plot runs.store --kind pca --layer 12 -o pca.html
       actstore plot runs.store --kind similarity --style paper -o similarity.svg
+      actstore plot runs.store --kind pca --layers 12 -o pca.html
       actstore plot runs.store --kind auroc --probes probes -o auroc.svg
     """
     import actstore
@@ -142,19 +132,19 @@ def command(
         )
     if probes and no_probes:
         raise click.UsageError("give --probes or --no-probes, not both")
-    if rows is not None and kind not in _SAMPLED:
+    if most is not None and kind not in _SAMPLED:
         raise click.UsageError(f"--rows is for --kind {', '.join(_SAMPLED)}")
     if probes is not None:
         figure = plots.auroc_of_report(probes, title=title, style=style)
     else:
         with actstore.open(store, at=at) as opened:
-            selection = opened.select(where, **given_filters(filters))
+            selection = rows.select(opened)
             reports = []
             if kind == "auroc" and by and not no_probes:
-                whole = where is None and about_places(filters)
+                whole = about_places(rows)
                 named = positive, negative
                 reports = found_probes(store, target, selection, by, named, whole=whole)
-            drawn = Drawn(kind, by or None, (positive, negative), rows, reports, title, style)
+            drawn = Drawn(kind, by or None, (positive, negative), most, reports, title, style)
             figure = _draw(selection, drawn)
             report_traffic(opened.traffic)
     plots.save(figure, target)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import click
 
 from actstore.commands import output
-from actstore.commands.options import filter_options, given_filters, json_option, store_argument
+from actstore.commands.options import format_options, store_argument
 from actstore.commands.progress import bar
+from actstore.commands.row_options import Rows, pool_option, row_options
 from actstore.wording import counted
 
 
@@ -18,7 +18,7 @@ from actstore.wording import counted
 @store_argument
 @click.option(
     "--pool",
-    "pools",
+    "wanted",
     required=True,
     metavar="REGION.POOL,…",
     help="What to make: a region (prompt, question, image, response, answer, all) and last, "
@@ -46,18 +46,16 @@ from actstore.wording import counted
     help="Write NAME into the new rows' column variant, to keep them beside rows of the same "
     "region and pooling.",
 )
-@click.option("--where", metavar="SQL", help="Pool only the token rows that meet this condition.")
-@filter_options
-@json_option
+@row_options(pool=pool_option("--pooling"))
+@format_options
 def command(
     store: Path,
-    pools: str,
+    wanted: str,
     exclude: str,
     sink_factor: float,
     as_variant: str | None,
-    where: str | None,
+    rows: Rows,
     as_json: bool,
-    **filters: Any,
 ) -> None:
     """Pool the token rows of STORE anew, as one more commit of the same store.
 
@@ -69,32 +67,30 @@ def command(
     \b
     Examples:
       actstore pool runs.store --pool response.mean --exclude bos,sinks
-      actstore pool runs.store --pool prompt.mean,prompt.max --layer 12 --as-variant late
+      actstore pool runs.store --pool prompt.mean,prompt.max --layers 12 --as-variant late
     """
     import actstore
 
     with actstore.open(store) as opened:
-        given = given_filters(filters)
-        chosen = opened.select(where, **given).rows if where or given else None
-        at, rows, size = opened.commit, opened.rows, opened.info().vector_bytes
+        chosen = None if rows.everything else rows.select(opened).rows
+        at, count, size = opened.commit, opened.rows, opened.info().vector_bytes
     mask = None
     if chosen is not None:
         import numpy as np
 
-        mask = np.zeros(rows, bool)
+        mask = np.zeros(count, bool)
         mask[chosen] = True
     from actstore.capturing.repooling import repool
 
-    said = [f"{name}={', '.join(map(str, values))}" for name, values in given.items()]
     with bar("pooling", size, hidden=as_json) as report:
         done = repool(
             store,
-            pools,
+            wanted,
             exclude=exclude,
             sink_factor=sink_factor,
             variant=as_variant,
             rows=mask,
-            where=" and ".join([*said, *([where] if where else [])]) or None,
+            where=rows.text or None,
             at=at,
             progress=report,
         )
@@ -106,5 +102,5 @@ def command(
     else:
         there = f", {done.rows_present} stored already" if done.rows_present else ""
         click.echo(f"commit {done.commit}: {counted(done.rows_written, 'row')} made{there}")
-    for reason, count in done.skipped.items():
-        output.note(f"left out: {reason}: {counted(count, 'example')} (of all layers)")
+    for reason, left in done.skipped.items():
+        output.note(f"left out: {reason}: {counted(left, 'example')} (of all layers)")

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from actstore.commands import output, progress
-from actstore.commands.analysis_options import (
-    choice_options,
-    class_options,
-    interval,
-    layer_cell,
-    pooling_cells,
+from actstore.commands.cells import interval, layer_cell, pooling_cells
+from actstore.commands.options import (
+    at_option,
+    bundle,
+    format_options,
+    output_option,
+    place,
+    readable_store_argument,
+    seed_option,
 )
-from actstore.commands.options import at_option, json_option, place, readable_store_argument
 from actstore.commands.probes_shown import Layer, draw_auroc
+from actstore.commands.row_options import (
+    Classes,
+    Places,
+    class_options,
+    group_option,
+    place_options,
+)
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -25,32 +35,47 @@ if TYPE_CHECKING:
 
 _METHODS = ("logistic", "mean-difference", "ridge", "mlp")
 
+settings_options = bundle(
+    "settings",
+    dict,
+    click.option(
+        "--method",
+        type=click.Choice(_METHODS),
+        default="logistic",
+        show_default=True,
+        help="What is trained, on vectors standardised by the training rows.",
+    ),
+    click.option(
+        "--strength",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="Inverse of the L2 penalty: scikit-learn's C, and 1 / alpha of ridge and mlp.",
+    ),
+    click.option(
+        "--folds",
+        type=click.IntRange(min=2),
+        default=5,
+        show_default=True,
+        help="Folds of the cross-validation, stratified, groups kept whole.",
+    ),
+    click.option(
+        "--permutations",
+        type=click.IntRange(min=0),
+        default=100,
+        show_default=True,
+        help="Runs with shuffled labels that the result is held against; mlp does 20 at most.",
+    ),
+    seed_option(),
+)
+"""Fields of the analysis' own settings."""
+
 
 @click.command("probe")
 @readable_store_argument
+@place_options
 @class_options
-@choice_options
-@click.option(
-    "--method",
-    type=click.Choice(_METHODS),
-    default="logistic",
-    show_default=True,
-    help="What is trained, on vectors standardised by the training rows.",
-)
-@click.option(
-    "--strength",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Inverse of the L2 penalty: scikit-learn's C, and 1 / alpha of ridge and mlp.",
-)
-@click.option(
-    "--folds",
-    type=click.IntRange(min=2),
-    default=5,
-    show_default=True,
-    help="Folds of the cross-validation, stratified, groups kept whole.",
-)
+@settings_options
 @click.option("--train", metavar="SQL", help="Train on rows that meet this condition, with --test.")
 @click.option("--test", metavar="SQL", help="Test on these rows instead of on folds.")
 @click.option(
@@ -59,56 +84,22 @@ _METHODS = ("logistic", "mean-difference", "ridge", "mlp")
     metavar="STORE",
     help="Test on the rows of this store instead of on folds.",
 )
-@click.option(
-    "--group-by",
-    metavar="WHAT",
-    help="Rows with the same value here stay on one side: a column, extra.FIELD or an SQL "
-    "expression; row_id keeps nothing together. By default rows that share their example or "
-    "their question, and all that are connected so.",
+@group_option
+@output_option(
+    "Folder for the probes, report.json, scores by question and the picture.", folder=True
 )
-@click.option(
-    "--permutations",
-    type=click.IntRange(min=0),
-    default=100,
-    show_default=True,
-    help="Runs with shuffled labels that the result is held against; mlp does 20 at most.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed of folds and shuffles.",
-)
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Folder for the probes, report.json, scores by question and the picture.",
-)
-@at_option
-@json_option
+@at_option()
+@format_options
 def command(
     store: str | Path,
-    label: str,
-    positive: tuple[str, ...],
-    negative: tuple[str, ...],
-    layers: list[int | None] | None,
-    where: str | None,
-    model: str | None,
-    site: str | None,
-    pooling: str | None,
-    method: Any,
-    strength: float,
-    folds: int,
+    places: Places,
+    classes: Classes,
+    settings: Mapping[str, Any],
     train: str | None,
     test: str | None,
     test_store: str | Path | None,
     group_by: str | None,
-    permutations: int,
-    seed: int,
-    out: Path,
+    target: Path | None,
     at: int | None,
     as_json: bool,
 ) -> None:
@@ -121,13 +112,13 @@ def command(
 
     \b
     Examples:
-      actstore probe runs.store --label label --positive faithful --out probes
+      actstore probe runs.store --label label --positive faithful
+      actstore probe runs.store "task = 'maze'" --label label --out probes
       actstore probe runs.store --layers 6,12 --method ridge --folds 10 --out probes
       actstore probe runs.store --train "split = 'train'" --test "split = 'val'" --out probes
       actstore probe train.store --test-store other.store --out probes
     """
     import actstore
-    from actstore.analysis.examples.place_rows import RowChoice
     from actstore.analysis.probes import probe_files, probing
     from actstore.analysis.probes.splits import ProbeSettings
 
@@ -136,19 +127,10 @@ def command(
         with progress.bar("probing", hidden=as_json) as bar:
             report = probing.probe(
                 opened,
-                label,
-                positive=positive or None,
-                negative=negative or None,
-                choice=RowChoice(
-                    where=where, layers=layers, model=model, site=site, pooling=pooling
-                ),
-                settings=ProbeSettings(
-                    method=method,
-                    strength=strength,
-                    folds=folds,
-                    permutations=permutations,
-                    seed=seed,
-                ),
+                classes.label,
+                **classes.sides,
+                choice=places.choice(),
+                settings=ProbeSettings(**settings),
                 train=train,
                 test=test,
                 test_store=other,
@@ -157,35 +139,52 @@ def command(
             )
         if other is not None:
             other.close()
-    written = probe_files.save(report, out)
-    first, second = report.classes.names
+    written = None if target is None else _written(report, target)
+    if as_json:
+        # With the paths of what was written, where it was.
+        output.print_json(
+            [probe_files.summary(result, report) for result in report.results]
+            if target is None
+            else json.loads((target / probe_files.REPORT).read_text(encoding="utf-8"))
+        )
+        return
+    _show(report)
+    lines = _told(report)
+    turned = classes.turned(report.classes.names)
+    for line in [
+        *lines,
+        *([turned] if turned else []),
+        *(f"note: {each}" for each in report.notes),
+    ]:
+        output.note(line)
+    output.note(written or "nothing was written: --out DIR keeps the probes, scores and a picture")
+
+
+def _written(report: ProbeReport, folder: Path) -> str:
+    """Write everything there is of the probes; return what was written."""
+    from actstore.analysis.probes import probe_files
+
+    first, *_ = probe_files.save(report, folder)
+    told = (
+        f"{counted(len(report.results), 'probe')} written to {folder}: {first.name}, probes/, "
+        "probe_stats_layer*.csv"
+    )
     drawn = [
         Layer(one.place, one.auroc, None if one.permuted is None else one.permuted.auroc_95)
         for one in report.results
     ]
-    picture = draw_auroc(drawn, out, f"{method} probe: {first} against {second}")
-    if as_json:
-        output.print_json(json.loads(written[0].read_text(encoding="utf-8")))
-        return
-    _show(report)
-    for line in _told(report):
-        output.note(line)
-    for note in report.notes:
-        output.note(f"note: {note}")
-    shown = f", {picture.name}" if picture else ""
-    output.note(
-        f"{counted(len(report.results), 'probe')} written to {out}: "
-        f"{written[0].name}, probes/, probe_stats_layer*.csv{shown}"
-    )
+    positive, negative = report.classes.names
+    picture = draw_auroc(drawn, folder, f"{report.method} probe: {positive} against {negative}")
     if picture is None:
-        output.note("no picture: pip install 'actstore[plot]' draws it")
+        return f"{told}; no picture: pip install 'actstore[plot]' draws it"
+    return f"{told}, {picture.name}"
 
 
 def _show(report: ProbeReport) -> None:
     first, second = report.classes.names
     folds = report.results[0].folds
     tested = f"{folds} folds" if folds > 1 else "one test part"
-    click.echo(
+    output.say(
         f"{report.method} probe, {first} (positive) against {second}, {tested}, 95 % intervals"
     )
     poolings = pooling_cells([result.place for result in report.results])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from actstore.analysis.examples.place_rows import ActivationPlace
     from actstore.analysis.statistics.metrics import IntervalEstimate
     from actstore.api.selection import Selection
+    from actstore.commands.row_options import Rows
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -40,9 +41,9 @@ def no_probes_option(command: Command) -> Command:
     )(command)
 
 
-def about_places(filters: Mapping[str, Any]) -> bool:
-    """Whether filters choose places (model, site, layer, pooling, region) and nothing else."""
-    return not any(value for name, value in filters.items() if name not in PLACE)
+def about_places(rows: Rows) -> bool:
+    """Whether rows are chosen by place (model, site, layer, pooling, region) and nothing else."""
+    return rows.where is None and set(rows.equals) <= set(PLACE)
 
 
 def found_probes(

@@ -29,8 +29,8 @@ class Count(Protocol):
 
 
 @contextlib.contextmanager
-def counting(title: str, *, hidden: bool = False) -> Iterator[Count]:
-    """Show a bar of things counted while the block runs."""
+def counting(title: str, expected: int | None = None, *, hidden: bool = False) -> Iterator[Count]:
+    """Show a bar of things counted while the block runs, and how many are expected."""
     if hidden or not sys.stderr.isatty():
         yield _uncounted
         return
@@ -45,7 +45,7 @@ def counting(title: str, *, hidden: bool = False) -> Iterator[Count]:
         progress.TimeRemainingColumn(),
     )
     with progress.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task(title, total=None, remark="")
+        task = shown.add_task(title, total=expected, remark="")
         began = time.monotonic()
 
         def report(done: int, total: int | None, remark: str, speed_of: int, unit: str) -> None:

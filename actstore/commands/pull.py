@@ -3,75 +3,95 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from actstore.commands import output
 from actstore.commands.exit_codes import Exit
 from actstore.commands.ingest import print_summary
-from actstore.commands.options import json_option, pairs
+from actstore.commands.options import at_option, bundle, format_options, pairs, words
 from actstore.commands.progress import bar
+from actstore.commands.row_options import layers_option, sites_option, where_options
 from actstore.errors import NoRemoteStoreError
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.hub.pull import Pulled
+    from actstore.hub.pull import Pulled, PullOptions
+    from actstore.ingestion.options import IngestOptions
 
-_UNKNOWN = "unknown"
+
+def _part(
+    *,
+    where: str | None,
+    layers: list[int | None] | None,
+    models: str | None,
+    sites: tuple[str, ...],
+    revision: str | None,
+    at: int | None,
+) -> PullOptions:
+    return {
+        "layers": layers or (),
+        "models": words(models),
+        "sites": sites,
+        "where": where,
+        "revision": revision,
+        "at": at,
+    }
+
+
+part_options = bundle(
+    "part",
+    _part,
+    where_options,
+    layers_option,
+    click.option("--models", metavar="A,B,…", help="Only these models."),
+    sites_option,
+    click.option(
+        "--revision", metavar="R", help="A branch, tag, refs/pr/N or commit instead of main."
+    ),
+    at_option(help="The store as its commit N left it, looked for in the repository's history."),
+)
+
+
+def _other(*, mapping: Sequence[str], model: str | None, recipe: str | None) -> IngestOptions:
+    return {"map": pairs(mapping, "--map"), "model": model, "recipe": recipe}
+
+
+other_options = bundle(
+    "other",
+    _other,
+    click.option(
+        "--map",
+        "mapping",
+        multiple=True,
+        metavar="COLUMN=KEY",
+        help="Where a data set that is no store holds a column of the schema; may be repeated.",
+    ),
+    click.option(
+        "--model",
+        metavar="NAME",
+        help="Model of all rows, where a data set that is no store says none.",
+    ),
+    click.option(
+        "--recipe", metavar="NAME|FILE", help="The layout of a data set that is no store."
+    ),
+)
 
 
 @click.command("pull")
 @click.argument("source", metavar="ORG/NAME")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option(
-    "--layers",
-    metavar="12,18,…",
-    callback=lambda ctx, param, text: _layers(text),
-    help="Only these layers; -1 is the embeddings, `unknown` a layer that was not recorded.",
-)
-@click.option("--models", metavar="A,B,…", help="Only these models.")
-@click.option("--sites", metavar="A,B,…", help="Only these sites.")
-@click.option(
-    "--where",
-    metavar="SQL",
-    help="Only rows that meet this condition over the metadata; of the vectors just theirs are "
-    "transferred.",
-)
-@click.option("--revision", metavar="R", help="A branch, tag, refs/pr/N or commit instead of main.")
-@click.option(
-    "--at",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="The store as its commit N left it, looked for in the repository's history.",
-)
-@click.option(
-    "--map",
-    "mapping",
-    multiple=True,
-    metavar="COLUMN=KEY",
-    help="Where a data set that is no store holds a column of the schema; may be repeated.",
-)
-@click.option(
-    "--model",
-    metavar="NAME",
-    help="Model of all rows, where a data set that is no store says none.",
-)
-@click.option("--recipe", metavar="NAME|FILE", help="The layout of a data set that is no store.")
-@json_option
+@part_options
+@other_options
+@format_options
 def command(
     source: str,
     folder: Path,
-    layers: tuple[int | None, ...],
-    models: str | None,
-    sites: str | None,
-    where: str | None,
-    revision: str | None,
-    at: int | None,
-    mapping: tuple[str, ...],
-    model: str | None,
-    recipe: str | None,
+    part: PullOptions,
+    other: IngestOptions,
     as_json: bool,
 ) -> int:
     """Pull the store in the data set ORG/NAME on the Hugging Face Hub into FOLDER.
@@ -96,27 +116,18 @@ def command(
     """
     from actstore.hub.pull import pull
 
-    part: dict[str, Any] = {
-        "layers": layers,
-        "models": _names(models),
-        "sites": _names(sites),
-        "where": where,
-        "at": at,
-    }
-    other = {"map": pairs(mapping, "--map"), "model": model, "recipe": recipe}
     try:
         with bar("pulling") as report:
             done = pull(
                 source,
                 folder,
-                revision=revision,
                 progress=lambda here, total: report(here, total=total),
                 **part,
             )
     except NoRemoteStoreError:
-        if any(part.values()):
+        if any(value for name, value in part.items() if name != "revision"):
             raise
-        return _adopt(source, folder, revision, other, as_json)
+        return _adopt(source, folder, part["revision"], other, as_json)
     if as_json:
         output.print_json(dataclasses.asdict(done))
     else:
@@ -127,7 +138,7 @@ def command(
 
 
 def _adopt(
-    source: str, folder: Path, revision: str | None, other: dict[str, Any], as_json: bool
+    source: str, folder: Path, revision: str | None, other: IngestOptions, as_json: bool
 ) -> int:
     """Make a store of what is none."""
     from actstore.ingestion.ingest import ingest
@@ -136,33 +147,13 @@ def _adopt(
     address = parse(source)
     address = dataclasses.replace(address, revision=revision or address.revision)
     with bar("ingesting") as report:
-        summary = ingest(
-            str(address),
-            folder,
-            progress=lambda done: report(done.bytes, done.rows, done.bytes_total),
-            **other,
-        )
+        other["progress"] = lambda done: report(done.bytes, done.rows, done.bytes_total)
+        summary = ingest(str(address), folder, **other)
     if as_json:
         output.print_json(summary.as_dict())
     else:
         print_summary(summary)
     return Exit.REFUSED if summary.refused else Exit.DONE
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
-def _layers(text: str | None) -> tuple[int | None, ...]:
-    found: list[int | None] = []
-    for name in _names(text):
-        try:
-            found.append(None if name == _UNKNOWN else int(name))
-        except ValueError:
-            raise click.BadParameter(
-                f"{name!r} is no layer: give numbers, or {_UNKNOWN}, with commas between them"
-            ) from None
-    return tuple(found)
 
 
 def _print(done: Pulled) -> None:

@@ -4,49 +4,58 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from actstore.commands import output
-from actstore.commands.options import json_option, store_argument
+from actstore.commands.options import bundle, format_options, store_argument
 from actstore.commands.progress import bar
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.hub.push import Pushed
+    from actstore.hub.push import Pushed, PushOptions
+
+
+settings_options = bundle(
+    "settings",
+    dict,
+    click.option("--private", is_flag=True, help="If the repository is made now, make it private."),
+    click.option(
+        "--revision",
+        metavar="BRANCH",
+        help="Push to this branch instead of main; made from main when there is none.",
+    ),
+    click.option(
+        "--create-pr", is_flag=True, help="Open a pull request instead of pushing to main."
+    ),
+    click.option(
+        "--config",
+        "only",
+        multiple=True,
+        metavar="NAME",
+        help="Push only these configs, as the card names them: MODEL or MODEL.SITE.layer_012, "
+        "with * if wanted; may be repeated. What else the repository holds stays.",
+    ),
+    click.option(
+        "--archive",
+        is_flag=True,
+        help="Compress the vectors. Smaller, but every reader has to decode them; the store stays "
+        "as it is.",
+    ),
+    click.option("--message", metavar="TEXT", help="Title of the commit."),
+    click.option("--license", metavar="ID", help="License on the card, such as apache-2.0."),
+    click.option("--pretty-name", metavar="TEXT", help="Name of the data set on the card."),
+    click.option("--dry-run", is_flag=True, help="Change nothing; say what would be pushed."),
+)
 
 
 @click.command("push")
 @store_argument
 @click.argument("to", metavar="ORG/NAME")
-@click.option("--private", is_flag=True, help="If the repository is made now, make it private.")
-@click.option(
-    "--revision",
-    metavar="BRANCH",
-    help="Push to this branch instead of main; made from main when there is none.",
-)
-@click.option("--create-pr", is_flag=True, help="Open a pull request instead of pushing to main.")
-@click.option(
-    "--config",
-    "only",
-    multiple=True,
-    metavar="NAME",
-    help="Push only these configs, as the card names them: MODEL or MODEL.SITE.layer_012, with * "
-    "if wanted; may be repeated. What else the repository holds stays.",
-)
-@click.option(
-    "--archive",
-    is_flag=True,
-    help="Compress the vectors. Smaller, but every reader has to decode them; the store stays "
-    "as it is.",
-)
-@click.option("--message", metavar="TEXT", help="Title of the commit.")
-@click.option("--license", metavar="ID", help="License on the card, such as apache-2.0.")
-@click.option("--pretty-name", metavar="TEXT", help="Name of the data set on the card.")
-@click.option("--dry-run", is_flag=True, help="Change nothing; say what would be pushed.")
-@json_option
-def command(store: Path, to: str, as_json: bool, **options: Any) -> None:
+@settings_options
+@format_options
+def command(store: Path, to: str, settings: PushOptions, as_json: bool) -> None:
     """Push STORE to the data set ORG/NAME on the Hugging Face Hub.
 
     One push is one commit: readers see the repository as it was or as it is now. Labels are
@@ -63,10 +72,10 @@ def command(store: Path, to: str, as_json: bool, **options: Any) -> None:
     """
     from actstore.hub.push import push
 
-    if options["create_pr"] and options["revision"]:
+    if settings["create_pr"] and settings["revision"]:
         raise click.UsageError("--create-pr opens a pull request on main: leave out --revision")
     with bar("pushing") as report:
-        done = push(store, to, progress=lambda sent, total: report(sent, total=total), **options)
+        done = push(store, to, progress=lambda sent, total: report(sent, total=total), **settings)
     if as_json:
         output.print_json(dataclasses.asdict(done))
     else:

@@ -6,13 +6,13 @@ import click
 
 from actstore import resources
 from actstore.commands import output
-from actstore.commands.options import json_option
+from actstore.commands.options import format_options
 from actstore.errors import UsageError
 
 
 @click.command("queries")
 @click.argument("name", required=False)
-@json_option
+@format_options
 def command(name: str | None, as_json: bool) -> None:
     """List the named queries that come with actstore, or print the SQL of one.
 

@@ -10,11 +10,11 @@ import click
 from actstore.commands import formats, output
 from actstore.commands.options import (
     at_option,
-    format_option,
     output_option,
     pairs,
     readable_store_argument,
     report_traffic,
+    row_format_options,
 )
 from actstore.wording import counted
 
@@ -30,9 +30,9 @@ from actstore.wording import counted
     metavar="NAME=VALUE",
     help="A value for $NAME in the query; may be repeated.",
 )
-@format_option
+@row_format_options
 @output_option("Write the result to FILE, which appears whole or not at all.")
-@at_option
+@at_option()
 @click.option(
     "--allow-external", is_flag=True, help="Let the SQL read and write files outside the store."
 )

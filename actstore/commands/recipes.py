@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from actstore.commands import output
-from actstore.commands.options import json_option
+from actstore.commands.options import format_options
 
 if TYPE_CHECKING:
     from actstore.ingestion.recipe import Recipe
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="The recipes of `actstore capture`: how files of questions become examples.",
 )
-@json_option
+@format_options
 def command(name: str | None, for_capture: bool, as_json: bool) -> None:
     """List the recipes that ingest knows, or print one.
 

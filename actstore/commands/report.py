@@ -5,19 +5,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
 from actstore.commands import output
 from actstore.commands.options import (
     at_option,
-    filter_options,
-    given_filters,
-    json_option,
+    format_options,
+    output_option,
     readable_store_argument,
     report_traffic,
-    where_argument,
 )
 from actstore.commands.probes_shown import (
     about_places,
@@ -25,21 +22,16 @@ from actstore.commands.probes_shown import (
     no_probes_option,
     probes_option,
 )
+from actstore.commands.row_options import Rows, row_options
 from actstore.wording import counted
 
 
 @click.command("report")
 @readable_store_argument
-@where_argument
-@click.option(
-    "-o",
-    "--output",
-    "target",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
+@output_option(
+    "Where to: one HTML file, replaced if it exists.",
     default=Path("report.html"),
     show_default=True,
-    help="Where to: one HTML file, replaced if it exists.",
 )
 @click.option(
     "--by",
@@ -53,19 +45,18 @@ from actstore.wording import counted
     "such a run that lies beside STORE or FILE.",
 )
 @no_probes_option
-@filter_options
-@json_option
-@at_option
+@row_options()
+@format_options
+@at_option()
 def command(
     store: str | Path,
-    where: str | None,
+    rows: Rows,
     target: Path,
     by: str,
     probes: Path | None,
     no_probes: bool,
     as_json: bool,
     at: int | None,
-    **filters: Any,
 ) -> None:
     """Describe STORE, or its rows that meet WHERE, on one HTML page.
 
@@ -87,10 +78,10 @@ def command(
     if probes and no_probes:
         raise click.UsageError("give --probes or --no-probes, not both")
     with actstore.open(store, at=at) as opened:
-        selection = opened.select(where, **given_filters(filters))
+        selection = rows.select(opened)
         reports = [probes] if probes else []
         if not probes and not no_probes:
-            whole = where is None and about_places(filters)
+            whole = about_places(rows)
             reports = found_probes(store, target, selection, by, whole=whole)
         name = contents.shown_name(str(store))
         words = _words(name, where, target, by, probes, no_probes, at, filters)

@@ -8,15 +8,14 @@ from typing import Any
 import click
 
 from actstore.commands import formats, output
-from actstore.commands.analysis_options import (
-    choice_options,
-    in_sample_cell,
-    in_sample_option,
-    interval,
-    layer_cell,
-    pooling_cells,
+from actstore.commands.cells import in_sample_cell, interval, layer_cell, pooling_cells
+from actstore.commands.options import (
+    at_option,
+    format_options,
+    output_option,
+    readable_store_argument,
 )
-from actstore.commands.options import json_option, output_option, readable_store_argument
+from actstore.commands.row_options import Places, in_sample_option, label_option, place_options
 from actstore.errors import UsageError
 from actstore.wording import counted
 
@@ -30,13 +29,8 @@ from actstore.wording import counted
     metavar="DIR",
     help="Folder that `actstore probe` wrote, or one of its .safetensors files.",
 )
-@choice_options
-@click.option(
-    "--label",
-    "label_column",
-    metavar="COLUMN",
-    help="Column that says what is right; the one that the probe was trained on by default.",
-)
+@place_options
+@label_option("Column that says what is right; the one that the probe was trained on by default.")
 @click.option(
     "--write-label",
     type=click.Choice(("class", "score")),
@@ -44,19 +38,17 @@ from actstore.wording import counted
 )
 @in_sample_option
 @output_option("Write scores and metadata of the rows to FILE (csv, jsonl, json, parquet).")
-@json_option
+@at_option()
+@format_options
 def command(
     store: str | Path,
     probe: Path,
-    layers: list[int | None] | None,
-    where: str | None,
-    model: str | None,
-    site: str | None,
-    pooling: str | None,
-    label_column: str | None,
+    places: Places,
+    label: str | None,
     write_label: Any,
     in_sample: bool,
     target: Path | None,
+    at: int | None,
     as_json: bool,
 ) -> None:
     """Apply saved probes to the rows of STORE that they were made for.
@@ -75,16 +67,16 @@ def command(
     """
     import actstore
     from actstore.analysis.examples import lineages
-    from actstore.analysis.examples.place_rows import RowChoice
     from actstore.analysis.probes import scoring
 
     if write_label and not isinstance(store, Path):
         raise UsageError("labels are written to a store on this machine: pull it first")
-    choice = RowChoice(where=where, layers=layers, model=model, site=site, pooling=pooling)
+    if write_label and at is not None:
+        raise UsageError("labels are written to the latest commit: leave out --at")
     commit = None
-    with actstore.open(store) as opened:
+    with actstore.open(store, at=at) as opened:
         scored = scoring.score(
-            opened, probe, choice=choice, label=label_column, in_sample=in_sample
+            opened, probe, choice=places.choice(), label=label, in_sample=in_sample
         )
         rows = sum(len(one.rows) for one in scored)
         if target is not None:

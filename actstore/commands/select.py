@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -11,15 +10,12 @@ from actstore.commands import formats, output
 from actstore.commands.options import (
     at_option,
     columns_option,
-    filter_options,
-    format_option,
-    given_filters,
-    mixed_option,
     output_option,
     readable_store_argument,
     report_traffic,
-    where_argument,
+    row_format_options,
 )
+from actstore.commands.row_options import Rows, mixed_option, row_options
 from actstore.wording import counted
 
 MATRIX_SUFFIXES = (".safetensors", ".npz", ".pt", ".parquet")
@@ -27,25 +23,23 @@ MATRIX_SUFFIXES = (".safetensors", ".npz", ".pt", ".parquet")
 
 @click.command("select")
 @readable_store_argument
-@where_argument
-@filter_options
+@row_options()
 @output_option(
     "Save vectors and metadata to FILE: .safetensors, .npz, .pt or .parquet. With --format, "
     "write the metadata table there instead."
 )
-@format_option
+@row_format_options
 @columns_option
 @mixed_option
-@at_option
+@at_option()
 def command(
     store: str | Path,
-    where: str | None,
+    rows: Rows,
     target: Path | None,
     format: str | None,
     columns: tuple[str, ...] | None,
     mixed: bool,
     at: int | None,
-    **filters: Any,
 ) -> None:
     """Select rows of STORE, by options and by WHERE, a SQL condition over the metadata.
 
@@ -53,15 +47,15 @@ def command(
     the metadata of the rows is printed. A layer, site, model or label that the store does
     not have is an error that names what it has. A matrix (.safetensors, .npz, .pt) holds
     rows of one model, site, pooling, region and layer, unless options list several values
-    (--layer 12 --layer 18) or --mixed takes them as they are; .parquet is a table and holds
+    (--layers 12,18) or --mixed takes them as they are; .parquet is a table and holds
     any rows.
 
     \b
     Examples:
-      actstore select runs.store --layer 12 --label faithful
-      actstore select runs.store "norm > 50" --layer 12 --format csv
-      actstore select runs.store --layer 12 -o layer12.safetensors
-      actstore select hf://datasets/org/name --layer 12 -o layer12.safetensors
+      actstore select runs.store --layers 12 --label faithful
+      actstore select runs.store "norm > 50" --layers 12,18 --format csv
+      actstore select runs.store --layers 12 -o layer12.safetensors
+      actstore select hf://datasets/org/name --layers 12 -o layer12.safetensors
     """
     import actstore
 
@@ -71,15 +65,17 @@ def command(
             "for the metadata alone add --format"
         )
     with actstore.open(store, at=at) as opened:
-        selection = opened.select(where, **given_filters(filters))
+        selection = rows.select(opened)
         if target is None or format is not None:
             table = selection.table(columns)
             if columns is None:
                 table = formats.without_empty(table, format, target)
-            rows = formats.write_rows(table.to_reader(), format, target)
+            written = formats.write_rows(table.to_reader(), format, target)
         else:
             selection.save(target, columns, mixed=mixed)
-            rows = len(selection)
+            written = len(selection)
+        if not len(selection):
+            output.note(f"no row of {opened.name} fits {rows.text or 'anything'}: it is empty")
         report_traffic(opened.traffic)
     if target is not None:
-        output.note(f"{counted(rows, 'row')} written to {target}")
+        output.note(f"{counted(written, 'row')} written to {target}")

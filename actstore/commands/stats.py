@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from actstore.commands import output
 from actstore.commands.options import (
     at_option,
-    filter_options,
-    given_filters,
-    json_option,
-    mixed_option,
+    format_options,
     readable_store_argument,
     report_traffic,
-    where_argument,
 )
 from actstore.commands.progress import bar
+from actstore.commands.row_options import Rows, mixed_option, row_options
 from actstore.schema import PLACE
 
 if TYPE_CHECKING:
@@ -29,7 +26,6 @@ _LISTED = 5
 
 @click.command("stats")
 @readable_store_argument
-@where_argument
 @click.option(
     "--by",
     metavar="A,B,…",
@@ -37,18 +33,17 @@ _LISTED = 5
     show_default=True,
     help="Metadata columns to group the rows by; an empty text makes one group of all.",
 )
-@filter_options
+@row_options()
 @mixed_option
-@json_option
-@at_option
+@format_options
+@at_option()
 def command(
     store: str | Path,
-    where: str | None,
+    rows: Rows,
     by: str,
     mixed: bool,
     as_json: bool,
     at: int | None,
-    **filters: Any,
 ) -> None:
     """Describe the vectors of STORE, or of its rows that meet WHERE, group by group.
 
@@ -57,7 +52,7 @@ def command(
     is at least six times that of the median dimension. Every vector is read once.
 
     A group whose rows differ in model, site, pooling, region or layer is refused, unless
-    options list these values (--layer 12 --layer 18) or --mixed takes them as they are.
+    options list these values (--layers 12,18) or --mixed takes them as they are.
 
     \b
     Examples:
@@ -70,15 +65,15 @@ def command(
 
     names = [name.strip() for name in by.split(",") if name.strip()]
     with actstore.open(store, at=at) as opened:
-        selection = opened.select(where, **given_filters(filters))
+        selection = rows.select(opened)
         total = sum(shard.vector_bytes for shard in selection.snapshot.shards)
         share = total * len(selection) // max(1, opened.rows)
         done = [0, 0]
         with bar("reading", share, hidden=as_json) as report:
 
-            def progress(read: int, rows: int) -> None:
+            def progress(read: int, count: int) -> None:
                 done[0] += read
-                done[1] += rows
+                done[1] += count
                 report(done[0], done[1])
 
             found = summaries.describe(selection, names, mixed=mixed, progress=progress)
@@ -88,8 +83,9 @@ def command(
             {
                 "by": names,
                 "rows": len(selection),
-                "groups": [group.as_dict() for group in found],
-            }
+                "groups": (groups := [group.as_dict() for group in found]),
+            },
+            rows=groups,
         )
         return
     _print(found)
@@ -97,7 +93,7 @@ def command(
 
 def _print(found: list[Statistics]) -> None:
     if not found:
-        click.echo("no rows")
+        output.say("no rows")
         return
     keys = list(found[0].group)
     same = [key for key in keys if len({group.group[key] for group in found}) == 1]
@@ -105,15 +101,15 @@ def _print(found: list[Statistics]) -> None:
         first = found[0].group
         # A region that no row has is nothing to tell.
         told = [key for key in same if first[key] is not None or key != "region"]
-        click.echo(", ".join(f"{key} {output.cell(first[key])}" for key in told))
-        click.echo()
+        output.say(", ".join(f"{key} {output.cell(first[key])}" for key in told))
+        output.say()
         keys = [key for key in keys if key not in same]
     header = [*keys, "rows", "mean", "std", "min", "max", "norm", "5%", "95%", "zeros"]
     output.print_table([*header, "nonfinite", "outliers"], [_row(keys, group) for group in found])
     outlying = [group for group in found if group.outliers]
     if outlying:
-        click.echo()
-        click.echo("outlier dimensions (times the median dimension's root mean square):")
+        output.say()
+        output.say("outlier dimensions (times the median dimension's root mean square):")
     for group in outlying:
         name = " ".join(f"{key} {output.cell(group.group[key])}" for key in keys)
         listed = ", ".join(
@@ -121,7 +117,7 @@ def _print(found: list[Statistics]) -> None:
         )
         more = group.outlier_count - min(_LISTED, len(group.outliers))
         rest = f" and {more:,} more" if more else ""
-        click.echo(f"  {name}{': ' if name else ''}{listed}{rest}")
+        output.say(f"  {name}{': ' if name else ''}{listed}{rest}")
 
 
 def _row(keys: list[str], group: Statistics) -> list[object]:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from actstore.commands import output
-from actstore.commands.analysis_options import (
-    choice_options,
+from actstore.commands.cells import interval, layer_cell
+from actstore.commands.options import (
+    at_option,
+    bundle,
+    format_options,
+    output_option,
+    readable_store_argument,
+    seed_option,
+)
+from actstore.commands.row_options import (
+    Classes,
+    Places,
     class_options,
     group_option,
-    interval,
-    layer_cell,
+    place_options,
 )
-from actstore.commands.options import at_option, json_option, readable_store_argument
 from actstore.errors import UsageError
 from actstore.wording import counted
 
@@ -24,85 +33,86 @@ if TYPE_CHECKING:
     from actstore.analysis.steering.vectors import SteeringVector, SteeringVectors
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """How a model is steered, to look at what it answers."""
+
+    apply: bool
+    prompts: tuple[str, ...]
+    load: str | None
+    apply_layer: int | None
+    scale: float
+    max_new_tokens: int
+    chat_template: bool
+
+
+application_options = bundle(
+    "application",
+    Application,
+    click.option(
+        "--apply",
+        is_flag=True,
+        help="Load the model and show its answers to --prompt before and after steering.",
+    ),
+    click.option(
+        "--prompt", "prompts", multiple=True, metavar="TEXT", help="What to ask; may be repeated."
+    ),
+    click.option(
+        "--load",
+        metavar="ID|PATH",
+        help="Where the model is loaded from; what the store calls it by default.",
+    ),
+    click.option(
+        "--apply-layer",
+        type=int,
+        metavar="N",
+        help="Layer to steer at; by default the one of the largest AUROC, if it is better than "
+        "chance.",
+    ),
+    click.option(
+        "--scale",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="Factor of the vector; 1 is the difference of the means, negative steers away.",
+    ),
+    click.option(
+        "--max-new-tokens",
+        type=click.IntRange(min=1),
+        default=40,
+        show_default=True,
+        help="Length of an answer.",
+    ),
+    click.option(
+        "--chat-template/--no-chat-template",
+        default=True,
+        show_default=True,
+        help="Put prompts into the tokenizer's chat template, where it has one.",
+    ),
+)
+
+
 @click.command("steer")
 @readable_store_argument
+@place_options
 @class_options
-@choice_options
 @group_option
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Folder for vectors/, normalized_vectors/, steering.safetensors and steering.json.",
+@output_option(
+    "Folder for vectors/, normalized_vectors/, steering.safetensors and steering.json.",
+    folder=True,
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed of folds and shuffles.",
-)
-@click.option(
-    "--apply",
-    is_flag=True,
-    help="Load the model and show its answers to --prompt before and after steering.",
-)
-@click.option(
-    "--prompt", "prompts", multiple=True, metavar="TEXT", help="What to ask; may be repeated."
-)
-@click.option(
-    "--load",
-    metavar="ID|PATH",
-    help="Where the model is loaded from; what the store calls it by default.",
-)
-@click.option(
-    "--apply-layer",
-    type=int,
-    metavar="N",
-    help="Layer to steer at; by default the one of the largest AUROC, if it is better than chance.",
-)
-@click.option(
-    "--scale",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Factor of the vector; 1 is the difference of the means, negative steers away.",
-)
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(min=1),
-    default=40,
-    show_default=True,
-    help="Length of an answer.",
-)
-@click.option(
-    "--chat-template/--no-chat-template",
-    default=True,
-    show_default=True,
-    help="Put prompts into the tokenizer's chat template, where it has one.",
-)
-@at_option
-@json_option
+@seed_option()
+@application_options
+@at_option()
+@format_options
 def command(
     store: str | Path,
-    label: str,
-    positive: tuple[str, ...],
-    negative: tuple[str, ...],
-    layers: list[int | None] | None,
-    where: str | None,
-    model: str | None,
-    site: str | None,
-    pooling: str | None,
+    places: Places,
+    classes: Classes,
     group_by: str | None,
-    out: Path | None,
+    target: Path | None,
     seed: int,
-    apply: bool,
-    prompts: tuple[str, ...],
-    load: str | None,
-    apply_layer: int | None,
-    scale: float,
-    max_new_tokens: int,
-    chat_template: bool,
+    application: Application,
     at: int | None,
     as_json: bool,
 ) -> None:
@@ -122,31 +132,32 @@ def command(
     """
     import actstore
     from actstore.analysis.examples import lineages
-    from actstore.analysis.examples.place_rows import RowChoice
     from actstore.analysis.steering import layer_choice, vector_files, vectors
 
-    if out is None and not apply:
+    apply, prompts, scale = application.apply, application.prompts, application.scale
+    if target is None and not apply:
         raise click.UsageError("say where the vectors go with --out DIR, or --apply them")
     if apply and not prompts:
         raise click.UsageError("--apply needs at least one --prompt")
     with actstore.open(store, at=at) as opened:
         made = vectors.steer(
             opened,
-            positive=positive or None,
-            negative=negative or None,
-            label=label,
-            choice=RowChoice(where=where, layers=layers, model=model, site=site, pooling=pooling),
+            **classes.sides,
+            label=classes.label,
+            choice=places.choice(),
             group_by=group_by,
             seed=seed,
         )
-    if out is not None:
-        vector_files.save(made, out)
+    if target is not None:
+        vector_files.save(made, target)
     chosen = None
     if apply:
-        named = layers[0] if apply_layer is None and layers and len(layers) == 1 else apply_layer
+        named = application.apply_layer
+        if named is None and places.layers and len(places.layers) == 1:
+            (named,) = places.layers
         chosen = layer_choice.choose(made.vectors, named)
     vector = chosen.vector if chosen else None
-    answers = _apply(vector, load, prompts, scale, max_new_tokens, chat_template) if vector else []
+    answers = _apply(vector, application) if vector else []
     known = [vector is not None and lineages.asked(vector.made_of, text) for text in prompts]
     if as_json:
         document: Any = vector_files.summary(made)
@@ -173,21 +184,24 @@ def command(
     _show(made)
     for note in made.notes:
         output.note(f"note: {note}")
-    if out is not None:
-        output.note(f"{counted(len(made.vectors), 'vector')} written to {out}")
+    turned = classes.turned(made.classes.names)
+    if turned:
+        output.note(turned)
+    if target is not None:
+        output.note(f"{counted(len(made.vectors), 'vector')} written to {target}")
     if chosen:
-        click.echo(f"\nsteered at layer {chosen.vector.place.layer} with scale {scale:g}")
-        click.echo(f"why: {chosen.why}")
+        output.say(f"\nsteered at layer {chosen.vector.place.layer} with scale {scale:g}")
+        output.say(f"why: {chosen.why}")
         for one, own in zip(answers, known, strict=True):
             marked = "  (IN-SAMPLE: a question that the vector was made of)" if own else ""
-            click.echo(f"\nprompt  {one.prompt}{marked}")
-            click.echo(f"before  {one.before}\nafter   {one.after}")
+            output.say(f"\nprompt  {one.prompt}{marked}")
+            output.say(f"before  {one.before}\nafter   {one.after}")
 
 
 def _show(made: SteeringVectors) -> None:
     first, second = made.classes.names
     place = made.vectors[0].place
-    click.echo(f"{first} - {second} at {place.site} ({place.pooling}), model {place.model}")
+    output.say(f"{first} - {second} at {place.site} ({place.pooling}), model {place.model}")
     output.print_table(
         (
             "layer",
@@ -218,27 +232,20 @@ def _show(made: SteeringVectors) -> None:
     )
 
 
-def _apply(
-    chosen: SteeringVector,
-    load: str | None,
-    prompts: tuple[str, ...],
-    scale: float,
-    max_new_tokens: int,
-    chat_template: bool,
-) -> list[SteeredAnswer]:
+def _apply(chosen: SteeringVector, asked: Application) -> list[SteeredAnswer]:
     from actstore.analysis.steering import steered_answers
     from actstore.models import loading
 
     if chosen.place.layer is None or chosen.place.layer < 0:
         raise UsageError("a vector is added at a block, and this one's layer has no number")
-    loaded = loading.load(load or chosen.place.model, generate=True)
+    loaded = loading.load(asked.load or chosen.place.model, generate=True)
     return steered_answers.before_and_after(
         loaded,
-        prompts,
+        asked.prompts,
         chosen.vector,
         chosen.place.layer,
-        scale,
+        asked.scale,
         site=chosen.place.site,
-        max_new_tokens=max_new_tokens,
-        chat_template=chat_template,
+        max_new_tokens=asked.max_new_tokens,
+        chat_template=asked.chat_template,
     )

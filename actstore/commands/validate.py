@@ -7,18 +7,22 @@ from pathlib import Path
 import click
 
 from actstore.commands import output
-from actstore.commands.analysis_options import (
-    choice_options,
+from actstore.commands.cells import in_sample_cell, interval, layer_cell, pooling_cells
+from actstore.commands.options import (
+    at_option,
+    format_options,
+    output_option,
+    readable_store_argument,
+)
+from actstore.commands.probes_shown import Layer, draw_auroc
+from actstore.commands.row_options import (
+    Classes,
+    Places,
     class_options,
     group_option,
-    in_sample_cell,
     in_sample_option,
-    interval,
-    layer_cell,
-    pooling_cells,
+    place_options,
 )
-from actstore.commands.options import at_option, json_option, readable_store_argument
-from actstore.commands.probes_shown import Layer, draw_auroc
 
 
 @click.command("validate")
@@ -31,8 +35,8 @@ from actstore.commands.probes_shown import Layer, draw_auroc
     metavar="DIR",
     help="Folder of layer_L.pt files, or the one that `actstore steer` wrote.",
 )
+@place_options
 @class_options
-@choice_options
 @group_option
 @in_sample_option
 @click.option(
@@ -40,35 +44,24 @@ from actstore.commands.probes_shown import Layer, draw_auroc
     is_flag=True,
     help="Project rows of another pooling or region than the vectors were made for.",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Folder for probe_stats_layerL.csv, report.json and the picture.",
-)
+@output_option("Folder for probe_stats_layerL.csv, report.json and the picture.", folder=True)
 @click.option(
     "--visualize/--no-visualize",
     default=True,
     show_default=True,
     help="Draw AUROC by layer, where matplotlib is installed.",
 )
-@at_option
-@json_option
+@at_option()
+@format_options
 def command(
     store: str | Path,
     folder: Path,
-    label: str,
-    positive: tuple[str, ...],
-    negative: tuple[str, ...],
-    layers: list[int | None] | None,
-    where: str | None,
-    model: str | None,
-    site: str | None,
-    pooling: str | None,
+    places: Places,
+    classes: Classes,
     group_by: str | None,
     in_sample: bool,
     other_pooling: bool,
-    out: Path | None,
+    target: Path | None,
     visualize: bool,
     at: int | None,
     as_json: bool,
@@ -88,17 +81,15 @@ def command(
     """
     import actstore
     from actstore.analysis.examples import lineages
-    from actstore.analysis.examples.place_rows import RowChoice
     from actstore.analysis.steering import validation
 
     with actstore.open(store, at=at) as opened:
         found = validation.validate(
             opened,
             folder,
-            positive=positive or None,
-            negative=negative or None,
-            label=label,
-            choice=RowChoice(where=where, layers=layers, model=model, site=site, pooling=pooling),
+            **classes.sides,
+            label=classes.label,
+            choice=places.choice(),
             group_by=group_by,
             in_sample=in_sample,
             other_pooling=other_pooling,
@@ -106,20 +97,20 @@ def command(
     first, second = found.classes.names
     marked = lineages.title([one.in_sample for one in found.layers])
     drawing = False
-    if out is not None:
-        validation.save(found, out)
+    if target is not None:
+        validation.save(found, target)
         if visualize:
             drawn = [
                 Layer(one.place, one.auroc, None, one.in_sample.marked) for one in found.layers
             ]
             title = f"steering vectors: {first} against {second}"
             heading = f"{title} ({marked})" if marked else title
-            drawing = draw_auroc(drawn, out, heading) is not None
+            drawing = draw_auroc(drawn, target, heading) is not None
     if as_json:
         output.print_json(validation.summary(found))
         return
     heading = f"{first} (positive) against {second}, 95 % intervals"
-    click.echo(f"{heading}, {marked}" if marked else heading)
+    output.say(f"{heading}, {marked}" if marked else heading)
     poolings = pooling_cells([one.place for one in found.layers])
     output.print_table(
         (
@@ -142,6 +133,6 @@ def command(
     )
     for note in found.notes:
         output.note(f"note: {note}")
-    if out is not None:
+    if target is not None:
         shown = ", auroc.png" if drawing else ""
-        output.note(f"written to {out}: probe_stats_layer*.csv, report.json{shown}")
+        output.note(f"written to {target}: probe_stats_layer*.csv, report.json{shown}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 
 from actstore.commands import output
 from actstore.commands.exit_codes import Exit
-from actstore.commands.options import at_option, json_option, store_argument
+from actstore.commands.options import at_option, bundle, format_options, seed_option, store_argument
 from actstore.commands.progress import bar, quiet
 from actstore.wording import counted
 
@@ -20,6 +21,82 @@ if TYPE_CHECKING:
     from actstore.storage.snapshot import Snapshot
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """What is captured again, and how."""
+
+    recompute: int | None
+    model: str | None
+    model_name: str | None
+    data: str | None
+    recipe: str | None
+    image_dir: Path | None
+    template_file: Path | None
+    device: str | None
+    tolerance: float | None
+    seed: int
+    trust_remote_code: bool
+
+
+again_options = bundle(
+    "again",
+    Again,
+    click.option(
+        "--recompute",
+        type=click.IntRange(min=1),
+        metavar="K",
+        help="Also capture K random rows again and compare them with what is stored.",
+    ),
+    click.option(
+        "--model",
+        metavar="ID|FOLDER",
+        help="With --recompute: the model that the rows were captured from.",
+    ),
+    click.option(
+        "--model-name",
+        metavar="NAME",
+        help="What the store calls it; by default what --model says.",
+    ),
+    click.option(
+        "--data",
+        metavar="FILE|ID",
+        help="With --recompute: the questions, as `actstore capture` takes them, where the rows "
+        "do not "
+        "hold all that was asked: images, conversations.",
+    ),
+    click.option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="How records of --data become examples, as in a capture.",
+    ),
+    click.option(
+        "--image-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="FOLDER",
+        help="Where relative paths of images in --data start.",
+    ),
+    click.option(
+        "--template-file",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        metavar="FILE",
+        help="The chat template of the capture, where it was not the model's own.",
+    ),
+    click.option("--device", metavar="NAME", help="With --recompute: cpu, cuda, cuda:1 …."),
+    click.option(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="Largest difference allowed, relative to the vector's norm; by default 1e-4 for "
+        "models in "
+        "float32, 0.05 in bfloat16, 0.01 in float16.",
+    ),
+    seed_option("For the choice of rows to recompute."),
+    click.option(
+        "--trust-remote-code", is_flag=True, help="Run Python code that the model brings."
+    ),
+)
+
+
 @click.command("verify")
 @store_argument
 @click.option(
@@ -27,63 +104,15 @@ if TYPE_CHECKING:
     metavar="NAME|FILE",
     help="Also hold the rows against a contract (`actstore contracts` lists them).",
 )
-@click.option(
-    "--recompute",
-    type=click.IntRange(min=1),
-    metavar="K",
-    help="Also capture K random rows again and compare them with what is stored.",
-)
-@click.option(
-    "--model",
-    metavar="ID|FOLDER",
-    help="With --recompute: the model that the rows were captured from.",
-)
-@click.option(
-    "--model-name", metavar="NAME", help="What the store calls it; by default what --model says."
-)
-@click.option(
-    "--data",
-    metavar="FILE|ID",
-    help="With --recompute: the questions, as `actstore capture` takes them, where the rows do not "
-    "hold all that was asked: images, conversations.",
-)
-@click.option(
-    "--recipe", metavar="NAME|FILE", help="How records of --data become examples, as in a capture."
-)
-@click.option(
-    "--image-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="FOLDER",
-    help="Where relative paths of images in --data start.",
-)
-@click.option(
-    "--template-file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    metavar="FILE",
-    help="The chat template of the capture, where it was not the model's own.",
-)
-@click.option("--device", metavar="NAME", help="With --recompute: cpu, cuda, cuda:1 ….")
-@click.option(
-    "--tolerance",
-    type=float,
-    metavar="X",
-    help="Largest difference allowed, relative to the vector's norm; by default 1e-4 for models in "
-    "float32, 0.05 in bfloat16, 0.01 in float16.",
-)
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="For the choice of rows to recompute."
-)
-@click.option("--trust-remote-code", is_flag=True, help="Run Python code that the model brings.")
-@at_option
-@json_option
+@again_options
+@at_option()
+@format_options
 def command(
     store: Path,
     contract: str | None,
-    recompute: int | None,
-    model: str | None,
+    again: Again,
     at: int | None,
     as_json: bool,
-    **options: Any,
 ) -> int:
     """Check STORE: hashes, page checksums, schema, unique keys, finite values.
 
@@ -98,7 +127,7 @@ def command(
       actstore verify runs.store --contract faithfulness-v1
       actstore verify runs.store --recompute 20 --model Qwen/Qwen3-0.6B
     """
-    if (recompute is None) != (model is None):
+    if (again.recompute is None) != (again.model is None):
         raise click.UsageError("--recompute K and --model belong together")
     from actstore.ingestion import contract as contracts
     from actstore.storage.snapshot import open_snapshot
@@ -110,11 +139,11 @@ def command(
     with bar("verifying", size) as report:
         problems = verify(snapshot, progress=report)
     violations = contracts.check(rules, _counts(snapshot)) if rules is not None else ()
-    again = None
-    if recompute is not None and model is not None and not problems:
-        again = _recompute(snapshot, recompute, model, hidden=as_json, **options)
+    done = None
+    if again.recompute is not None and again.model is not None and not problems:
+        done = _recompute(snapshot, again.recompute, again.model, again)
     snapshot.close()
-    wrong = bool(problems or violations or (again and again.outside))
+    wrong = bool(problems or violations or (done and done.outside))
     if as_json:
         output.print_json(
             {
@@ -124,7 +153,7 @@ def command(
                 "bytes": size,
                 "problems": [problem._asdict() for problem in problems],
                 "violations": violations,
-                **({"recomputed": _plain(again)} if again else {}),
+                **({"recomputed": _plain(done)} if done else {}),
             }
         )
         return Exit.DAMAGED if wrong else Exit.DONE
@@ -139,16 +168,14 @@ def command(
         click.echo(f"{contract}: {violation}")
     if rules is not None and not violations:
         click.echo(f"the contract {rules.name} is kept")
-    if again is not None:
-        _show(again)
-    elif recompute is not None:
+    if done is not None:
+        _show(done)
+    elif again.recompute is not None:
         output.note("nothing was captured again: repair the files first")
     return Exit.DAMAGED if wrong else Exit.DONE
 
 
-def _recompute(
-    snapshot: Snapshot, count: int, model: str, *, hidden: bool, **options: Any
-) -> Recomputed:
+def _recompute(snapshot: Snapshot, count: int, model: str, again: Again) -> Recomputed:
     """Load the model as the captures had it, and capture rows again."""
     from actstore.capturing.prompts import recipes
     from actstore.capturing.prompts.data import open_questions
@@ -156,21 +183,21 @@ def _recompute(
     from actstore.capturing.run.provenance import without_folders
     from actstore.models import loading
 
-    runs = captured_runs(snapshot, options["model_name"] or without_folders(model))
+    runs = captured_runs(snapshot, again.model_name or without_folders(model))
     examples = None
-    if options["data"] is not None:
-        recipe = None if options["recipe"] is None else recipes.load(options["recipe"])
-        examples = open_questions(options["data"], recipe=recipe, images=options["image_dir"])
-    template = options["template_file"]
+    if again.data is not None:
+        recipe = None if again.recipe is None else recipes.load(again.recipe)
+        examples = open_questions(again.data, recipe=recipe, images=again.image_dir)
+    template = again.template_file
     with quiet():
         loaded = loading.load(
             model,
             revision=runs[-1].settings.get("revision"),
             dtype=run_dtype(runs[-1]),
-            device=options["device"],
+            device=again.device,
             attn=runs[-1].settings.get("values", {}).get("attention"),
             generate=any(run.settings.get("max_new_tokens") for run in runs),
-            trust_remote_code=options["trust_remote_code"],
+            trust_remote_code=again.trust_remote_code,
         )
         return recompute(
             snapshot,
@@ -180,8 +207,8 @@ def _recompute(
             runs=runs,
             examples=examples,
             chat_template=None if template is None else template.read_text(encoding="utf-8"),
-            seed=options["seed"],
-            tolerance=options["tolerance"],
+            seed=again.seed,
+            tolerance=again.tolerance,
         )
 
 

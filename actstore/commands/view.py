@@ -7,7 +7,7 @@ import sys
 import tempfile
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,14 +15,13 @@ from actstore.commands import output
 from actstore.commands.exit_codes import Exit
 from actstore.commands.options import (
     at_option,
-    filter_options,
-    given_filters,
-    json_option,
+    format_options,
+    output_option,
     readable_store_argument,
     report_traffic,
-    where_argument,
 )
 from actstore.commands.progress import bar
+from actstore.commands.row_options import Rows, row_options
 
 if TYPE_CHECKING:
     from actstore.api.selection import Selection
@@ -30,37 +29,32 @@ if TYPE_CHECKING:
 
 @click.command("view")
 @readable_store_argument
-@where_argument
 @click.option("--host", default="localhost", show_default=True, help="Address to serve at.")
 @click.option("--port", type=int, default=5055, show_default=True, help="Port to serve at.")
 @click.option(
     "--rows",
+    "most",
     type=click.IntRange(min=1),
     default=100_000,
     show_default=True,
     help="How many rows to show at most.",
 )
-@click.option(
-    "-o",
-    "--output",
-    "target",
-    type=click.Path(path_type=Path),
+@output_option(
+    "Open nothing, write: the table as .parquet, the whole viewer as .zip or a folder.",
     metavar="FILE",
-    help="Open nothing, write: the table as .parquet, the whole viewer as .zip or a folder.",
 )
-@filter_options
-@json_option
-@at_option
+@row_options()
+@format_options
+@at_option()
 def command(
     store: str | Path,
-    where: str | None,
+    rows: Rows,
     host: str,
     port: int,
-    rows: int,
+    most: int,
     target: Path | None,
     as_json: bool,
     at: int | None,
-    **filters: Any,
 ) -> int:
     """Look at STORE, or at its rows that meet WHERE, in embedding-atlas.
 
@@ -71,7 +65,7 @@ def command(
     \b
     Examples:
       actstore view runs.store
-      actstore view runs.store --layer 12 --port 6000
+      actstore view runs.store --layers 12 --port 6000
       actstore view runs.store -o viewer.zip
     """
     import actstore
@@ -80,7 +74,7 @@ def command(
     program = viewing.program()
     only_table = target is not None and target.suffix == ".parquet"
     with actstore.open(store, at=at) as opened, tempfile.TemporaryDirectory() as folder:
-        selection = opened.select(where, **given_filters(filters))
+        selection = rows.select(opened)
         if program is None and not only_table:
             return _fall_back(selection, target, as_json)
         table = target if only_table and target is not None else Path(folder) / "rows.parquet"
@@ -92,7 +86,7 @@ def command(
                 done[1] += count
                 report(done[0], done[1])
 
-            exported = viewing.export(selection, table, most=rows, progress=progress)
+            exported = viewing.export(selection, table, most=most, progress=progress)
         report_traffic(opened.traffic)
         if as_json or only_table:
             _tell(target, exported.rows, exported.note, as_json)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from actstore.errors import ExportError, UsageError
 from actstore.exporting import folder as folders
 from actstore.exporting.export_context import ExportContext
 from actstore.exporting.plan import File, Matrices, Stream, TextFile, checked_path
+from actstore.querying.column_filters import ColumnFilters
 
 if TYPE_CHECKING:
     from actstore.querying.reader import StoreReader
@@ -60,6 +61,35 @@ class ExportSummary:
         return dataclasses.asdict(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSettings:
+    """What the caller of :func:`export` chose, beside conditions on rows."""
+
+    layers: Sequence[int | None] | int | None = None
+    dtype: str | None = None
+    targets: int | None = None
+    context: int | None = None
+    compression: str = "zstd"
+    metadata: str = "parquet"
+    overwrite: bool = False
+
+
+class SettingOptions(TypedDict, total=False):
+    """The fields of :class:`ExportSettings` as keywords, for editors and type checkers."""
+
+    layers: Sequence[int | None] | int | None
+    dtype: str | None
+    targets: int | None
+    context: int | None
+    compression: str
+    metadata: str
+    overwrite: bool
+
+
+class ExportOptions(SettingOptions, ColumnFilters, total=False):
+    """The same, and conditions on rows."""
+
+
 Progress = Callable[[int, int, int], None]
 """Takes the bytes of vectors done, the rows done, and all bytes."""
 
@@ -70,17 +100,8 @@ def export(
     folder: str | Path,
     where: str | None = None,
     *,
-    layers: Sequence[int] | int | None = None,
-    site: Sequence[str] | str | None = None,
-    model: Sequence[str] | str | None = None,
-    dtype: str | None = None,
-    targets: int | None = None,
-    context: int | None = None,
-    compression: str = "zstd",
-    metadata: str = "parquet",
-    overwrite: bool = False,
     progress: Progress | None = None,
-    **equals: Any,
+    **options: Unpack[ExportOptions],
 ) -> ExportSummary:
     """Write rows of a store as the files of a layout.
 
@@ -92,6 +113,9 @@ def export(
         to: name of a layout, see :data:`LAYOUTS`.
         folder: where to write; new, empty, or an earlier export with ``overwrite``.
         where: SQL condition over the metadata.
+        progress: told how far it is.
+        options: fields of :class:`ExportSettings`, and further conditions as ``Store.select``
+            takes them; one by one:
         layers: only these.
         site: only these sites.
         model: only these models.
@@ -102,8 +126,6 @@ def export(
         compression: ``parquet``: one of :data:`COMPRESSIONS`.
         metadata: ``safetensors`` and ``npz``: format of the table beside each file.
         overwrite: replace an earlier export.
-        progress: told how far it is.
-        equals: further conditions, as ``Store.select`` takes them.
 
     Raises:
         ExportError: the rows do not make up the layout, the target is taken, the disk is
@@ -111,17 +133,13 @@ def export(
         NotInStoreError, SqlError: a condition does not work.
         UsageError: an argument does not.
     """
-    scene = _scene(
-        store,
-        to,
-        where,
-        {"layer": layers, "site": site, "model": model, **equals},
-        dtype=dtype,
-        targets=targets,
-        context=context,
-        compression=compression,
-        metadata=metadata,
+    own = {field.name for field in dataclasses.fields(ExportSettings)}
+    chosen = ExportSettings(
+        **cast(SettingOptions, {name: value for name, value in options.items() if name in own})
     )
+    equals = {name: value for name, value in options.items() if name not in own}
+    scene = _scene(store, to, where, equals, chosen)
+    overwrite = chosen.overwrite
     target = Path(folder)
     folders.check_free(target, overwrite=overwrite)
     module = importlib.import_module(f"actstore.exporting.{LAYOUTS[to]}")
@@ -149,23 +167,40 @@ def export(
 
 
 def _scene(
-    store: StoreReader, to: str, where: str | None, equals: dict[str, Any], **options: Any
+    store: StoreReader,
+    to: str,
+    where: str | None,
+    equals: Mapping[str, Any],
+    chosen: ExportSettings,
 ) -> ExportContext:
     if to not in LAYOUTS:
         raise UsageError(f"there is no layout {to!r}; export to one of {', '.join(LAYOUTS)}")
     choices = {"compression": COMPRESSIONS, "dtype": (*DTYPES, None), "metadata": METADATA}
     for name, allowed in choices.items():
-        if options[name] not in allowed:
+        if getattr(chosen, name) not in allowed:
             words = ", ".join(each for each in allowed if each)
-            raise UsageError(f"{name}={options[name]!r}: use one of {words}")
+            raise UsageError(f"{name}={getattr(chosen, name)!r}: use one of {words}")
     for name in ("targets", "context"):
-        if options[name] is not None and options[name] < 1:
-            raise UsageError(f"{name}={options[name]}: at least 1")
+        number = getattr(chosen, name)
+        if number is not None and number < 1:
+            raise UsageError(f"{name}={number}: at least 1")
     given = {name: value for name, value in equals.items() if value is not None}
+    if chosen.layers is not None:
+        given["layer"] = chosen.layers
     if "site" in given:
         sites = [given["site"]] if isinstance(given["site"], str) else list(given["site"])
         given["site"] = [schema.canonical_site(site)[0] for site in sites]
-    return ExportContext(store=store, layout=to, where=where, equals=given, **options)
+    return ExportContext(
+        store=store,
+        layout=to,
+        where=where,
+        equals=given,
+        dtype=chosen.dtype,
+        targets=chosen.targets,
+        context=chosen.context,
+        compression=chosen.compression,
+        metadata=chosen.metadata,
+    )
 
 
 def _check_paths(files: Iterable[File]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata as packages
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from actstore.errors import ActstoreError, CommitError, UsageError
 from actstore.hub import origin
@@ -68,19 +69,37 @@ class Pulled:
     """Labels set in the store that were carried over to rows that came anew."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullSettings:
+    """What the caller of :func:`pull` chose."""
+
+    layers: Sequence[int | None] = ()
+    models: Sequence[str] = ()
+    sites: Sequence[str] = ()
+    where: str | None = None
+    revision: str | None = None
+    at: int | None = None
+
+
+class PullOptions(TypedDict, total=False):
+    """The fields of :class:`PullSettings` as keywords, for editors and type checkers."""
+
+    layers: Sequence[int | None]
+    models: Sequence[str]
+    sites: Sequence[str]
+    where: str | None
+    revision: str | None
+    at: int | None
+
+
 def pull(
     source: str | Address,
     folder: str | Path,
     *,
-    layers: Sequence[int | None] = (),
-    models: Sequence[str] = (),
-    sites: Sequence[str] = (),
-    where: str | None = None,
-    revision: str | None = None,
-    at: int | None = None,
     client: Client | None = None,
     cache: RangeCache | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **options: Unpack[PullOptions],
 ) -> Pulled:
     """Bring a store in a repository, or part of it, into the store in ``folder``.
 
@@ -92,15 +111,16 @@ def pull(
     Args:
         source: ``org/name``, or an address with ``hf://``.
         folder: the store, made when missing.
+        client: the Hub; the usual one, with the user's token, when missing.
+        cache: where byte ranges are kept; in the user's cache folder when missing.
+        progress: called with the bytes done and the bytes in all.
+        options: fields of :class:`PullSettings`; one by one:
         layers: only these; None is the unknown layer.
         models: only these.
         sites: only these.
         where: only rows that meet this SQL condition; byte ranges of them are fetched.
         revision: branch, tag, ``refs/pr/N`` or commit; ``main`` when missing.
         at: the store's commit ``at``, looked for in the revision's history.
-        client: the Hub; the usual one, with the user's token, when missing.
-        cache: where byte ranges are kept; in the user's cache folder when missing.
-        progress: called with the bytes done and the bytes in all.
 
     Raises:
         RemoteStoreError: the repository holds no store, or a damaged or hostile one.
@@ -112,11 +132,17 @@ def pull(
         CommitError: the disk is full or failed; what was committed before stands.
         HubError: the Hub cannot be asked; the leaf says why.
     """
-    address = _address(source, revision)
+    asked = PullSettings(**options)
+    address = _address(source, asked.revision)
     root = Path(folder)
     client = client or Client()
-    choice = PullChoice(layers=tuple(layers), models=tuple(models), sites=tuple(sites), where=where)
-    held = resolve.look_up(client, address, at)
+    choice = PullChoice(
+        layers=tuple(asked.layers),
+        models=tuple(asked.models),
+        sites=tuple(asked.sites),
+        where=asked.where,
+    )
+    held = resolve.look_up(client, address, asked.at)
     files = RemoteFiles(client, address, held, cache or caches.default())
     remote = Snapshot(files, held.manifest)
     # Nothing is made before it is known that the repository holds what is asked for.

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 from actstore.errors import (
     AccessError,
@@ -23,6 +23,7 @@ from actstore.hub.label_folding import Folded, folded
 from actstore.hub.push_commit import Draft, Drafter
 from actstore.hub.upload import Uploads
 from actstore.remote import address
+from actstore.remote.address import Address
 from actstore.remote.client import KIND, MAIN, Client
 from actstore.remote.state import State, read_state
 from actstore.storage import card_configs
@@ -69,21 +70,42 @@ class Pushed:
     dry_run: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushSettings:
+    """What the caller of :func:`push` chose."""
+
+    private: bool = False
+    revision: str | None = None
+    create_pr: bool = False
+    only: Sequence[str] = ()
+    archive: bool = False
+    message: str | None = None
+    license: str | None = None
+    pretty_name: str | None = None
+    dry_run: bool = False
+
+
+class PushOptions(TypedDict, total=False):
+    """The fields of :class:`PushSettings` as keywords, for editors and type checkers."""
+
+    private: bool
+    revision: str | None
+    create_pr: bool
+    only: Sequence[str]
+    archive: bool
+    message: str | None
+    license: str | None
+    pretty_name: str | None
+    dry_run: bool
+
+
 def push(
     store: Path | str,
     to: str,
     *,
-    private: bool = False,
-    revision: str | None = None,
-    create_pr: bool = False,
-    only: Sequence[str] = (),
-    archive: bool = False,
-    message: str | None = None,
-    license: str | None = None,
-    pretty_name: str | None = None,
-    dry_run: bool = False,
     client: Client | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **options: Unpack[PushOptions],
 ) -> Pushed:
     """Push the latest commit of a store to a repository on the Hub, as one commit.
 
@@ -96,6 +118,9 @@ def push(
     Args:
         store: folder of the store.
         to: ``org/name``; made when there is none.
+        client: the Hub to push to.
+        progress: called with the bytes sent and the bytes to send.
+        options: fields of :class:`PushSettings`; one by one:
         private: make it private, if it is made.
         revision: branch; made from ``main`` when there is none.
         create_pr: open a pull request instead of committing to ``main``.
@@ -105,8 +130,6 @@ def push(
         license: for the card, such as ``apache-2.0``.
         pretty_name: the same.
         dry_run: change nothing, here or there; say what would be done.
-        client: the Hub to push to.
-        progress: called with the bytes sent and the bytes to send.
 
     Raises:
         StoreNotFoundError: there is no store.
@@ -119,55 +142,52 @@ def push(
         ConflictError: it holds one of the rows with a different vector.
         CardError: the Hub refuses the metadata of the card.
     """
+    chosen = PushSettings(**options)
     where = address.parse(to)
-    if where.path:
-        raise UsageError(f"{to!r} names a path: a store is pushed to a whole repository")
-    if revision is not None and where.revision is not None:
-        raise UsageError(f"the revision is given twice: in {to!r} and as {revision!r}")
-    branch = revision or where.revision or MAIN
-    if create_pr and branch != MAIN:
-        raise UsageError("a pull request is made against main: leave out the revision")
+    branch = _branch(where, to, chosen)
     root = Path(store)
-    chosen_from(manifests.load(root), only)  # wrong names are told before anything is done
+    chosen_from(manifests.load(root), chosen.only)  # wrong names are told before anything is done
     client = client or Client()
     if client.token is None:
         raise AccessError(
             "pushing needs an access token with write permission: make one at "
             f"{client.endpoint}/settings/tokens and set HF_TOKEN, or run: hf auth login"
         )
-    created = repository.ensure(client, where.repository, private=private, dry_run=dry_run)
-    if not (created and dry_run):
-        repository.ensure_branch(client, where.repository, branch, dry_run=dry_run)
+    created = repository.ensure(
+        client, where.repository, private=chosen.private, dry_run=chosen.dry_run
+    )
+    if not (created and chosen.dry_run):
+        repository.ensure_branch(client, where.repository, branch, dry_run=chosen.dry_run)
     with (
         tempfile.TemporaryDirectory(prefix="actstore-push-") as temporary,
-        _as_pushed(root, Path(temporary) / _FOLDED, dry_run=dry_run) as local,
+        _as_pushed(root, Path(temporary) / _FOLDED, dry_run=chosen.dry_run) as local,
     ):
         uploads = Uploads(
             client,
             where.repository,
             branch,
-            create_pr=create_pr,
-            archive=archive,
+            create_pr=chosen.create_pr,
+            archive=chosen.archive,
             folder=Path(temporary),
             progress=progress,
         )
         drafter = Drafter(
             client=client,
             folded=local,
-            chosen=chosen_from(local.manifest, only),
+            chosen=chosen_from(local.manifest, chosen.only),
             repository=where.repository,
             branch=branch,
-            archive=archive,
+            archive=chosen.archive,
             fields={
                 key: value
-                for key, value in (("license", license), ("pretty_name", pretty_name))
+                for key, value in (("license", chosen.license), ("pretty_name", chosen.pretty_name))
                 if value is not None
             },
             uploads=uploads,
             folder=Path(temporary),
         )
-        pushing = _Pushing(client, drafter, uploads, branch, create_pr, message)
-        if dry_run:
+        pushing = _Pushing(client, drafter, uploads, branch, chosen.create_pr, chosen.message)
+        if chosen.dry_run:
             state = None
             if not created:
                 read = repository.look_at_branch(client, where.repository, branch)
@@ -177,10 +197,26 @@ def push(
             made = _PushOutcome(None)
             return _summary(pushing, draft, made, created=created, folded=labels, dry_run=True)
         draft, made = pushing.run()
-        if not create_pr:
+        if not chosen.create_pr:
             pushing.remember(draft, made)
         drafter.take_over_card(draft)
     return _summary(pushing, draft, made, created=created, folded=local.labels, dry_run=False)
+
+
+def _branch(where: Address, to: str, chosen: PushSettings) -> str:
+    """Return the branch to push to.
+
+    Raises:
+        UsageError: it is given twice, or what is named is no whole repository.
+    """
+    if where.path:
+        raise UsageError(f"{to!r} names a path: a store is pushed to a whole repository")
+    if chosen.revision is not None and where.revision is not None:
+        raise UsageError(f"the revision is given twice: in {to!r} and as {chosen.revision!r}")
+    branch = chosen.revision or where.revision or MAIN
+    if chosen.create_pr and branch != MAIN:
+        raise UsageError("a pull request is made against main: leave out the revision")
+    return branch
 
 
 @contextlib.contextmanager

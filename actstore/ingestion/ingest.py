@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from actstore.errors import ActstoreError
 from actstore.ingestion import run
+from actstore.ingestion.options import IngestOptions
 from actstore.ingestion.report import IngestSummary
 from actstore.remote.address import is_address, parse
+from actstore.storage.partition import StoredRows
 
 
 def ingest(
@@ -19,9 +21,8 @@ def ingest(
     store: str | Path,
     *,
     label_set: str | None = None,
-    replace: bool = False,
-    dry_run: bool = False,
-    **options: Any,
+    confirm_replacing: Callable[[Sequence[StoredRows]], None] | None = None,
+    **options: Unpack[IngestOptions],
 ) -> IngestSummary:
     """Turn folders of activation files into rows of a store.
 
@@ -38,13 +39,11 @@ def ingest(
         label_set: SQL expression over a row's columns that becomes its label, such as
             ``CASE WHEN contains(lower(prediction), lower(oracle)) THEN 'correct' END``;
             for the rows of this run and the unlabelled ones of the same models and data sets.
-        replace: rows whose key is stored with another vector take the place of the stored
-            ones, in one commit with all others; without it their file is refused.
-        dry_run: do everything but write.
+        confirm_replacing: called before rows are replaced, with those that would be; may raise.
         options: ``recipe``, ``model``, ``dataset``, ``labels``, ``labels_on``, ``site``,
             ``layer``, ``pool``, ``storage_dtype``, ``allow_rounding``, ``allow_nonfinite``,
-            ``contract``, ``first_k``, ``strict``, ``sidecars``, ``map``, ``progress`` and
-            ``confirm_replacing``, as :func:`actstore.ingestion.run.ingest` describes them.
+            ``contract``, ``first_k``, ``replace``, ``dry_run``, ``strict``, ``sidecars``,
+            ``map`` and ``progress``, as :func:`actstore.ingestion.run.ingest` describes them.
 
     Raises:
         UsageError: an option cannot work, or the source does not exist.
@@ -62,9 +61,9 @@ def ingest(
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     with _here(given) as (paths, called):
         summary = run.ingest(
-            paths, store, dry_run=dry_run, called=called, replace_stored=replace, **options
+            paths, store, called=called, confirm_replacing=confirm_replacing, **options
         )
-    if label_set is None or dry_run:
+    if label_set is None or summary.dry_run:
         return summary
     condition = (
         f"run_id = {_texts([summary.run_id])} OR (label IS NULL "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypedDict, Unpack, get_args
 
 import numpy as np
 
@@ -56,23 +56,46 @@ class _Tokens(NamedTuple):
     roles: Sequence[Sequence[str | None]] | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteSettings:
+    """What the caller of :func:`write` chose."""
+
+    model: str | None = None
+    dataset: str | None = None
+    pool: str | None = None
+    mask: Any = None
+    token_ids: Any = None
+    token_roles: Sequence[Sequence[str | None]] | None = None
+    sites: Collection[str] | None = None
+    layers: Collection[int] | None = None
+    storage_dtype: StorageType | None = None
+    allow_rounding: bool = False
+    allow_nonfinite: bool = False
+    message: str | None = None
+
+
+class WriteOptions(TypedDict, total=False):
+    """The fields of :class:`WriteSettings` as keywords, for editors and type checkers."""
+
+    model: str | None
+    dataset: str | None
+    pool: str | None
+    mask: Any
+    token_ids: Any
+    token_roles: Sequence[Sequence[str | None]] | None
+    sites: Collection[str] | None
+    layers: Collection[int] | None
+    storage_dtype: StorageType | None
+    allow_rounding: bool
+    allow_nonfinite: bool
+    message: str | None
+
+
 def write(
     root: Path | str,
     activations: Any,
     metadata: Any = None,
-    *,
-    model: str | None = None,
-    dataset: str | None = None,
-    pool: str | None = None,
-    mask: Any = None,
-    token_ids: Any = None,
-    token_roles: Sequence[Sequence[str | None]] | None = None,
-    sites: Collection[str] | None = None,
-    layers: Collection[int] | None = None,
-    storage_dtype: StorageType | None = None,
-    allow_rounding: bool = False,
-    allow_nonfinite: bool = False,
-    message: str | None = None,
+    **options: Unpack[WriteOptions],
 ) -> WriteSummary:
     """Store activations that are in memory; all of them as one commit, or none.
 
@@ -89,6 +112,7 @@ def write(
         metadata: a dict of columns (one value stands for all examples), a list of one dict per
             example, or a table; ``example_id`` (or ``id``) is required, what is no column of
             the schema goes to ``extra``.
+        options: fields of :class:`WriteSettings`; one by one:
         model: hub id or path of the model, unless ``metadata`` has it.
         dataset: data set of the examples.
         pool: how tokens become one vector, as ``REGION.POOL`` or ``POOL``, with ``last``,
@@ -112,15 +136,18 @@ def write(
         ConflictError: a row is already stored with a different vector; nothing is stored.
         CommitError: the store cannot be written.
     """
-    options = checked_options(
-        storage_dtype=storage_dtype, allow_rounding=allow_rounding, allow_nonfinite=allow_nonfinite
+    chosen = WriteSettings(**options)
+    types = checked_options(
+        storage_dtype=chosen.storage_dtype,
+        allow_rounding=chosen.allow_rounding,
+        allow_nonfinite=chosen.allow_nonfinite,
     )
-    region, how = _pool(pool)
-    found = places(activations, sites=sites, layers=layers)
-    given = {"model": model, "dataset": dataset, "region": region}
+    region, how = _pool(chosen.pool)
+    found = places(activations, sites=chosen.sites, layers=chosen.layers)
+    given = {"model": chosen.model, "dataset": chosen.dataset, "region": region}
     shared = {name: value for name, value in given.items() if value is not None}
     taken = ("site", "layer", *shared, *(("pooling",) if how else ()))
-    run = _run(found.chosen, shared, pool, options)
+    run = _run(found.chosen, shared, chosen.pool, types)
     writer = StoreWriter(root, run=run, checkpoint_bytes=None)
     examples: int | None = None
     columns: dict[str, list[Any]] = {}
@@ -136,19 +163,21 @@ def write(
                     columns = example_columns(metadata, count, taken=taken)
                     _check_complete({**shared, **columns})
                     tokens = _Tokens(
-                        _mask(mask, count), _each(token_ids, count), _each(token_roles, count)
+                        _mask(chosen.mask, count),
+                        _each(chosen.token_ids, count),
+                        _each(chosen.token_roles, count),
                     )
                 if count != examples:
                     raise UsageError(
                         f"{place.name} has {count} examples, {found.chosen[0].name} {examples}"
                     )
-                for batch in _batches(place, parts, columns, tokens, how, options):
+                for batch in _batches(place, parts, columns, tokens, how, types):
                     constants = {**shared, **batch.constants}
                     added = writer.add(replace(batch, constants=constants))
                     written += added.written
                     present += added.present
                     differing += added.differing
-        text = message or f"wrote {written} rows of {model or 'several models'}"
+        text = chosen.message or f"wrote {written} rows of {chosen.model or 'several models'}"
         commit = writer.commit(operation="write", message=text)
     return WriteSummary(
         commit=commit,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
 
 from actstore import schema
 from actstore.errors import LayoutError, UsageError
 from actstore.storage.rows import RowBatch
+
+if TYPE_CHECKING:
+    from actstore.ingestion.recipe import Recipe
+    from actstore.ingestion.report import Progress
 
 Pool = Literal["last", "first", "mean", "max"]
 StorageType = Literal["float32", "float16", "auto"]
@@ -43,6 +47,89 @@ class Options:
     """Name of a recipe's sidecar: file to read for it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestSettings:
+    """What the caller of :func:`actstore.ingest` chose, as given."""
+
+    recipe: str | Path | Recipe | None = None
+    model: str | None = None
+    dataset: str | None = None
+    labels: str | Path | None = None
+    labels_on: str | Sequence[str] | None = None
+    site: str | None = None
+    layer: int | None = None
+    pool: Pool | None = None
+    storage_dtype: StorageType | None = None
+    allow_rounding: bool = False
+    allow_nonfinite: bool = False
+    contract: str | Path | None = None
+    first_k: int | None = None
+    replace: bool = False
+    dry_run: bool = False
+    strict: bool = False
+    sidecars: Mapping[str, str | Path] | None = None
+    map: Mapping[str, str] | None = None
+    progress: Callable[[Progress], None] | None = None
+
+    def options(self) -> Options:
+        """Return what readers see of it.
+
+        Raises:
+            UsageError: an option cannot work; the message names it.
+        """
+        return checked_options(
+            site=self.site,
+            layer=self.layer,
+            model=self.model,
+            dataset=self.dataset,
+            pool=self.pool,
+            storage_dtype=self.storage_dtype,
+            allow_rounding=self.allow_rounding,
+            allow_nonfinite=self.allow_nonfinite,
+            first_k=self.first_k,
+            map=dict(self.map or {}),
+            sidecars={name: Path(path) for name, path in (self.sidecars or {}).items()},
+        )
+
+
+class IngestOptions(TypedDict, total=False):
+    """The fields of :class:`IngestSettings` as keywords, for editors and type checkers."""
+
+    recipe: str | Path | Recipe | None
+    model: str | None
+    dataset: str | None
+    labels: str | Path | None
+    labels_on: str | Sequence[str] | None
+    site: str | None
+    layer: int | None
+    pool: Pool | None
+    storage_dtype: StorageType | None
+    allow_rounding: bool
+    allow_nonfinite: bool
+    contract: str | Path | None
+    first_k: int | None
+    replace: bool
+    dry_run: bool
+    strict: bool
+    sidecars: Mapping[str, str | Path] | None
+    map: Mapping[str, str] | None
+    progress: Callable[[Progress], None] | None
+
+
+class ReaderOptions(TypedDict, total=False):
+    """The fields of :class:`Options` as keywords, but for site and layer."""
+
+    model: str | None
+    dataset: str | None
+    pool: Pool | None
+    storage_dtype: StorageType | None
+    allow_rounding: bool
+    allow_nonfinite: bool
+    first_k: int | None
+    map: Mapping[str, str]
+    sidecars: Mapping[str, Path]
+
+
 def model_unknown() -> UsageError:
     """Return the error for a source that does not say which model its vectors are from."""
     return UsageError(
@@ -52,7 +139,7 @@ def model_unknown() -> UsageError:
 
 
 def checked_options(
-    *, site: str | None = None, layer: int | None = None, **others: object
+    *, site: str | None = None, layer: int | None = None, **others: Unpack[ReaderOptions]
 ) -> Options:
     """Return the options, with aliases of the site resolved.
 
@@ -64,7 +151,7 @@ def checked_options(
     if site is not None:
         site, within = schema.canonical_site(site)
         layer = within if layer is None else layer
-    options = Options(site=site, layer=layer, **others)  # type: ignore[arg-type]
+    options = Options(site=site, layer=layer, **others)
     if options.pool is not None and options.pool not in get_args(Pool):
         raise UsageError(f"--pool {options.pool!r} is unknown: use {', '.join(get_args(Pool))}")
     if options.storage_dtype is not None and options.storage_dtype not in get_args(StorageType):

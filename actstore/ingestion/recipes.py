@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from actstore import resources
-from actstore.errors import RecipeError
+from actstore.errors import RecipeError, UnknownRecipeError
 from actstore.ingestion import recipe_parsing
 from actstore.ingestion.recipe import Recipe
 
@@ -38,7 +38,8 @@ def load(name_or_path: str | Path) -> Recipe:
     """Return a built-in recipe by name, or the one in a TOML file.
 
     Raises:
-        RecipeError: there is none of that name and no such file, or it is malformed.
+        UnknownRecipeError: there is none of that name and no such file.
+        RecipeError: it is malformed.
     """
     recipes = known()
     if str(name_or_path) in recipes:
@@ -50,7 +51,7 @@ def load(name_or_path: str | Path) -> Recipe:
         except UnicodeDecodeError as error:
             raise RecipeError(f"{path}: not UTF-8 text: {error}") from error
     if path.suffix == ".toml":
-        raise RecipeError(f"--recipe {path}: no such file")
-    raise RecipeError(
+        raise UnknownRecipeError(f"--recipe {path}: no such file")
+    raise UnknownRecipeError(
         f"no recipe {str(name_or_path)!r}: built in are {', '.join(recipes)}; or name a .toml file"
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from actstore.errors import (
     ActstoreError,
@@ -33,7 +33,7 @@ from actstore.ingestion import (
 )
 from actstore.ingestion.discovery import Discovery
 from actstore.ingestion.label_table import Labels
-from actstore.ingestion.options import Options, Pool, StorageType, checked_options, with_layer
+from actstore.ingestion.options import IngestOptions, IngestSettings, Options, with_layer
 from actstore.ingestion.output import Nowhere, Output
 from actstore.ingestion.readers import Context, Reader, create
 from actstore.ingestion.recipe import Recipe
@@ -57,27 +57,9 @@ def ingest(
     sources: Source | Sequence[Source],
     store: str | Path,
     *,
-    recipe: str | Path | Recipe | None = None,
-    model: str | None = None,
-    dataset: str | None = None,
-    labels: str | Path | None = None,
-    labels_on: str | Sequence[str] | None = None,
-    site: str | None = None,
-    layer: int | None = None,
-    pool: Pool | None = None,
-    storage_dtype: StorageType | None = None,
-    allow_rounding: bool = False,
-    allow_nonfinite: bool = False,
-    contract: str | Path | None = None,
-    first_k: int | None = None,
-    dry_run: bool = False,
-    strict: bool = False,
-    sidecars: Mapping[str, str | Path] | None = None,
-    map: Mapping[str, str] | None = None,
-    progress: Callable[[Progress], None] | None = None,
     called: Mapping[Path, str] | None = None,
-    replace_stored: bool = False,
     confirm_replacing: Callable[[Sequence[StoredRows]], None] | None = None,
+    **options: Unpack[IngestOptions],
 ) -> IngestSummary:
     """Turn folders of activation files into rows of a store.
 
@@ -89,6 +71,8 @@ def ingest(
     Args:
         sources: folders or files.
         store: folder of the store, made when missing.
+        called: what the record of the run calls a source, where that is not its path.
+        options: fields of :class:`~actstore.ingestion.options.IngestSettings`; one by one:
         recipe: name of a built-in recipe, a TOML file, or None to detect the layout.
         model: hub id or path of the model, where the layout does not record it.
         dataset: data set of all rows.
@@ -108,10 +92,9 @@ def ingest(
         sidecars: name of a recipe's sidecar: the file to read for it.
         map: schema column: key or expression that says where the source holds it.
         progress: called after each file.
-        called: what the record of the run calls a source, where that is not its path.
-        replace_stored: rows whose key is stored with another vector take the place of the
-            stored ones, in one commit with all others; without it the file is refused.
-        confirm_replacing: called before that commit with the rows to be replaced; may raise.
+        confirm_replacing: called before rows are replaced, with those that would be; may raise.
+        replace: rows whose key is stored with another vector take the place of the stored
+            ones, in one commit with all others; without it the file is refused.
 
     Raises:
         UsageError: an option cannot work, or the source does not exist.
@@ -120,41 +103,32 @@ def ingest(
         ContractError: the rows break the contract; lists every violation.
         CommitError: the store cannot be written.
     """
-    options = checked_options(
-        site=site,
-        layer=layer,
-        model=model,
-        dataset=dataset,
-        pool=pool,
-        storage_dtype=storage_dtype,
-        allow_rounding=allow_rounding,
-        allow_nonfinite=allow_nonfinite,
-        first_k=first_k,
-        map=dict(map or {}),
-        sidecars={name: Path(path) for name, path in (sidecars or {}).items()},
-    )
-    names = [labels_on] if isinstance(labels_on, str) else list(labels_on or ())
-    table = Labels(Path(labels), names) if labels is not None else None
-    rules = contracts.load(contract) if contract is not None else None
+    chosen = IngestSettings(**options)
+    read = chosen.options()
+    on = chosen.labels_on
+    names = [on] if isinstance(on, str) else list(on or ())
+    table = Labels(Path(chosen.labels), names) if chosen.labels is not None else None
+    rules = contracts.load(chosen.contract) if chosen.contract is not None else None
+    recipe = chosen.recipe
     paths = [Path(sources)] if isinstance(sources, str | Path) else [Path(each) for each in sources]
     found = discovery.discover(
         paths,
         recipe=recipe if isinstance(recipe, Recipe) else recipes.load(recipe) if recipe else None,
         recipes=recipes.known().values(),
-        options=options,
+        options=read,
     )
     return _Ingest(
         found=found,
         sources=[(called or {}).get(path, path) for path in paths],
         store=Path(store),
-        options=options,
+        options=read,
         labels=table,
         contract=rules,
-        dry_run=dry_run,
-        strict=strict,
-        progress=progress,
+        dry_run=chosen.dry_run,
+        strict=chosen.strict,
+        progress=chosen.progress,
         memory=page_cache.MappedPages(Path(store)),
-        replace_stored=replace_stored,
+        replace_stored=chosen.replace,
         confirm_replacing=confirm_replacing,
     ).run()
 

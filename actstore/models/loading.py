@@ -176,6 +176,7 @@ def block_count(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None and not os.path.isdir(name):
         options["revision"] = revision
+    _commit(name, revision)
     config = _explained(name, lambda: transformers.AutoConfig.from_pretrained(name, **options))
     _, count = _counted(config)
     return count
@@ -187,7 +188,10 @@ def _commit(name: str, revision: str | None) -> str | None:
         return None
     from transformers.utils import hub
 
+    from actstore.remote import model_lookup
+
     def look_up() -> str | None:
+        model_lookup.look(name, revision)
         path = hub.cached_file(name, "config.json", revision=revision)
         found = hub.extract_commit_hash(path, None)
         return str(found) if found is not None else None
@@ -337,7 +341,7 @@ def _explained(name: str, action: Any, header: gguf.Header | None = None) -> Any
                     f"{name}: no such model on the Hub, or it is private and no token opens it; "
                     "a folder must exist on this machine"
                 ) from None
-            if kinds & {"OfflineModeIsEnabled", "LocalEntryNotFoundError"}:
+            if kinds & {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError"}:
                 raise OfflineError(
                     f"{name} is not in the cache and the Hub cannot be reached (or "
                     "HF_HUB_OFFLINE is set)"

@@ -76,7 +76,7 @@ def rows_where(
     return Matching(rows, shards, listed)
 
 
-def describe(where: str | None, equals: dict[str, Any]) -> str:
+def describe(where: str | None, equals: Mapping[str, Any]) -> str:
     """Return conditions in short, for a selection's ``repr``."""
     parts = [] if where is None else [" ".join(where.split())]
     parts += [f"{name}={value!r}" for name, value in equals.items()]

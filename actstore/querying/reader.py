@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from actstore.remote.address import is_address
 from actstore.storage.snapshot import Snapshot, open_snapshot
 
 if TYPE_CHECKING:
+    from actstore.querying.column_filters import ColumnFilters
     from actstore.storage.files import Traffic
 
 
@@ -115,7 +116,7 @@ class StoreReader:
         """Widths of the vectors, ascending."""
         return sorted({shard.width for shard in self._snapshot.shards})
 
-    def select(self, where: str | None = None, /, **equals: Any) -> SelectedRows:
+    def select(self, where: str | None = None, /, **equals: Unpack[ColumnFilters]) -> SelectedRows:
         """Return the rows that meet all conditions, in row order.
 
         Vectors and metadata are read when the selection is asked for them.
@@ -142,7 +143,9 @@ class StoreReader:
         """
         return self._rows_at(row_ids, SelectedRows)
 
-    def _select(self, where: str | None, equals: dict[str, Any], kind: type[Selected]) -> Selected:
+    def _select(
+        self, where: str | None, equals: Mapping[str, Any], kind: type[Selected]
+    ) -> Selected:
         snapshot = self._open()
         found = filters.rows_where(snapshot, self._sealed, self._metadata, where, equals)
         return kind(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from actstore import schema
 from actstore.errors import SqlError, UsageError
-from actstore.querying import own_sql, pushdown, vector_math
+from actstore.querying import own_sql, pushdown, sql_hints, vector_math
 from actstore.querying.pushdown import PushedDown
 from actstore.querying.sql_functions import VectorFunctions
 
@@ -304,11 +304,17 @@ def explained() -> Iterator[None]:
 
 def _message(text: str) -> str:
     """Return DuckDB's message in one line, without its picture of the query."""
+    hint = sql_hints.advice(text)
     text = re.split(r"\n\s*LINE \d+:", text)[0]
     kind, _, rest = text.partition(":")
     text = rest if kind.endswith(("Error", "Exception")) else text
     if "while executing the UDF" in text:
         text = re.sub(r"^.*while executing the UDF: (\w+: )?", "", text, flags=re.DOTALL)
+    if hint is not None:
+        # DuckDB's own guesses are among all that it knows, ours among what a store has.
+        text = re.split(r"\s*(?:Did you mean|Candidate (?:bindings|tables):)", text)[0]
+        end = "" if text.rstrip().endswith(("!", ".")) else "."
+        text = f"{text.rstrip()}{end} {hint}"
     text = " ".join(text.split())
     if "disabled by configuration" in text or "configuration has been locked" in text:
         return (

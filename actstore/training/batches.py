@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from operator import index
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -66,6 +66,25 @@ class BatchSettings:
         for name in _WHOLE:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else whole(name, value))
+
+
+class BatchOptions(TypedDict, total=False):
+    """The fields of :class:`Settings` but the size, as keywords."""
+
+    shuffle: Shuffled
+    seed: int
+    columns: Sequence[str] | None
+    rank: int
+    world_size: int
+    drop_last: bool
+    epoch: int | None
+    epochs: int | None
+    block: int | None
+    dtype: schema.VectorType | None
+    normalise: normalising.Kind | Normalisation | None
+    prefetch: int | None
+    pin_memory: bool | None
+    mixed: bool
 
 
 class Batch(NamedTuple):

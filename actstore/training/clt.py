@@ -8,14 +8,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 from actstore.errors import MismatchError, NotInStoreError, UsageError
 from actstore.querying import mixture
+from actstore.querying.column_filters import ColumnFilters
 from actstore.training import state as states
-from actstore.training.batches import BatchSettings, check_dtype, ordering, use_pinned, whole
+from actstore.training.batches import (
+    BatchOptions,
+    BatchSettings,
+    check_dtype,
+    ordering,
+    use_pinned,
+    whole,
+)
 from actstore.training.joining import Joined, JoinedSite, join, split
 from actstore.training.normalisation import Normalisation, normalisation
 from actstore.training.plan import Place, Plan, Step
@@ -88,7 +96,7 @@ class CltBatches(Iterator[CltBatch]):
         settings: BatchSettings,
         *,
         n_targets: int = 16,
-        layers: Sequence[int] | int | None = None,
+        layers: Sequence[int] | np.ndarray | int | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> None:
         if (n_targets := whole("n_targets", n_targets)) < 1:
@@ -313,19 +321,22 @@ class _Shared:
             return self._found
 
 
-def separate(
-    size: int, options: Mapping[str, Any]
-) -> tuple[BatchSettings, dict[str, Any], dict[str, Any]]:
-    """Return the settings among some options, what is for CLT batches alone, and the rest."""
+class CltOptions(BatchOptions, ColumnFilters, total=False):
+    """What :meth:`Store.clt_batches` takes as keywords: settings of batches, and conditions."""
+
+
+def separate(size: int, options: CltOptions) -> tuple[BatchSettings, ColumnFilters]:
+    """Return the settings of batches among some options, and the conditions on rows."""
     names = {field.name for field in dataclasses.fields(BatchSettings)} - {"size", "columns"}
     settings = {name: value for name, value in options.items() if name in names}
-    own = {name: value for name, value in options.items() if name in ("layers", "state")}
-    rest = {name: value for name, value in options.items() if name not in {*names, *own}}
-    return BatchSettings(size=size, **settings), own, rest
+    equals = {name: value for name, value in options.items() if name not in names}
+    return BatchSettings(size=size, **cast(BatchOptions, settings)), cast(ColumnFilters, equals)
 
 
 def _targets(
-    rows: Mapping[JoinedSite, np.ndarray], n_targets: int, layers: Sequence[int] | int | None
+    rows: Mapping[JoinedSite, np.ndarray],
+    n_targets: int,
+    layers: Sequence[int] | np.ndarray | int | None,
 ) -> dict[int, tuple[int, ...]]:
     """Return the target layers of each layer: those after it, up to the last there is."""
     inputs = sorted(part.layer for part in rows if part.site == INPUT)

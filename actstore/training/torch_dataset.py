@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -14,7 +14,7 @@ from actstore.errors import UsageError
 from actstore.querying.metadata import ROW_ID
 from actstore.querying.reader import open_reader
 from actstore.training import state as states
-from actstore.training.batches import Batch, Batches, BatchSettings
+from actstore.training.batches import Batch, Batches, BatchOptions, BatchSettings
 from actstore.training.state import Lane
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class SelectionDataset(IterableDataset[Item]):
         selection: whose rows.
         size: rows per batch.
         state: where to go on; it is used in the pass it was saved in.
-        settings: as :meth:`Selection.batches` takes them; no columns when missing.
+        options: as :meth:`Selection.batches` takes them; no columns when missing.
 
     Raises:
         UsageError, MixedVectorsError, TooFewRowsError, MismatchError: as there.
@@ -52,13 +52,14 @@ class SelectionDataset(IterableDataset[Item]):
         size: int,
         *,
         state: Mapping[str, Any] | None = None,
-        **settings: Any,
+        **options: Unpack[BatchOptions],
     ) -> None:
         super().__init__()
-        columns = settings.pop("columns", None) or []
+        columns = options.get("columns") or []
         names = [ROW_ID, *(name for name in columns if name != ROW_ID)]
+        given: BatchOptions = {**options, "columns": names}
         try:
-            self._settings = BatchSettings(size=size, columns=names, **settings)
+            self._settings = BatchSettings(size=size, **given)
         except TypeError as error:
             raise UsageError(f"{error}: see help(SelectedRows.batches)") from error
         snapshot = selection.snapshot
@@ -70,7 +71,7 @@ class SelectionDataset(IterableDataset[Item]):
         # Shared, so that workers that outlive a pass hear of the next one, and of states: the
         # number of the pass, where to go on (its first pass, pass and position), how many
         # states were loaded.
-        shared = torch.tensor([settings.get("epoch") or 0, -1, -1, -1, 0])
+        shared = torch.tensor([options.get("epoch") or 0, -1, -1, -1, 0])
         self._shared = shared.share_memory_()  # type: ignore[no-untyped-call]  # torch's
         self._own_state: tuple[int, dict[str, Any]] | None = None
         self._live: Batches | None = None

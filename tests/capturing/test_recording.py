@@ -135,7 +135,7 @@ def test_a_generation(model: Any, tokenizer: Any, tmp_path: Path) -> None:
 
 def test_one_s_own_decoding_loop_is_one_call(model: Any, tmp_path: Path) -> None:
     ids = torch.tensor([[1, 20, 21, 22]])
-    options = {"layers": 0, "pool": "prompt.last,response.mean", "model_name": NAME}
+    options: Any = {"layers": 0, "pool": "prompt.last,response.mean", "model_name": NAME}
     with actstore.record(model, tmp_path / "loop", **options) as rec:
         with rec.example("a") as ex, torch.no_grad():
             cache, fed = None, ids

@@ -219,7 +219,7 @@ def test_templates_can_be_chosen(capture: Any, tmp_path: Path) -> None:
         (["--model", "./nowhere"], 1, "nowhere: no such folder"),
         (["--grade", "nearly"], 2, "grade 'nearly' is unknown"),
         (["--batch-size", "many"], 2, "batch size 'many'"),
-        (["--recipe", "unheard-of"], 1, "no capture recipe 'unheard-of'"),
+        (["--recipe", "unheard-of"], 2, "no capture recipe 'unheard-of'"),
         (["--layers", "77"], 2, "77"),
         (["--pool", "prompt.median"], 2, "median"),
         (["--only", "color=red"], 2, "an example has no 'color'"),

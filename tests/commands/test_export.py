@@ -61,11 +61,6 @@ def test_layers_that_are_none(actstore: Command, store: Path, tmp_path: Path, la
     assert "--layers" in finished.err
 
 
-def test_words_for_layers() -> None:
-    assert command._layers("0-2, 7,-1") == [0, 1, 2, 7, -1]
-    assert command._layers("-1-1") == [-1, 0, 1]
-
-
 def test_the_command_offers_what_the_export_knows() -> None:
     assert tuple(exporting.LAYOUTS) == command.LAYOUTS
     choices = {

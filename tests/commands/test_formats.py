@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actstore.commands import formats
+from actstore.commands import formats, output
 from actstore.errors import UsageError
 
 
@@ -68,12 +68,29 @@ def test_parquet_asks_for_a_file(table: pa.Table) -> None:
         formats.write_rows(table.to_reader(), "parquet")
 
 
-def test_a_table_says_how_many_rows_it_hides(capsys: pytest.CaptureFixture[str]) -> None:
-    reader = pa.table({"n": list(range(1000))}).to_reader(max_chunksize=7)
+def test_a_table_in_a_pipe_holds_all_rows_and_whole_texts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "ALIGNED", 10)
+    texts = ["x" * 300, *(str(n) for n in range(999))]
+    reader = pa.table({"n": list(range(1000)), "text": texts}).to_reader(max_chunksize=7)
     assert formats.write_rows(reader) == 1000
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == formats.TABLE_ROWS + 2
-    assert lines[-1].startswith("(1,000 rows, the first 40 shown")
+    assert lines[-1] == "(1,000 rows)"
+    assert len(lines) == 1002
+    assert lines[1].endswith(" " + "x" * 300)
+    assert lines[1000] == "999  998"
+
+
+def test_no_rows_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    formats.write_rows(pa.table({"n": pa.array([], pa.int64())}).to_reader())
+    assert capsys.readouterr().out == "no rows\n"
+
+
+def test_markdown_is_a_table_with_every_cell_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    table = pa.table({"a|b": ["x|y", None], "n": [1, 2]})
+    assert formats.write_rows(table.to_reader(), "markdown") == 2
+    assert capsys.readouterr().out == "| a\\|b | n |\n|---|---|\n| x\\|y | 1 |\n|  | 2 |\n"
 
 
 @pytest.mark.parametrize(("format", "text"), [("json", "[]\n"), ("jsonl", ""), ("csv", "n\n")])

@@ -69,6 +69,23 @@ def test_what_stays_together_may_be_anything_of_a_row(actstore: Command, tmp_pat
         assert len(done.err.splitlines()) == 1
 
 
+def test_a_table_needs_no_folder(actstore: Command, probed: Path, tmp_path: Path) -> None:
+    done = actstore("probe", probed, "--layers", 3, "--permutations", 0)
+    assert done.code == 0, done.err
+    assert "auroc" in done.out
+    assert "--out DIR keeps the probes" in done.err
+    assert sorted(tmp_path.iterdir()) == [probed]
+    (entry,) = json.loads(
+        actstore("probe", probed, "--layers", 3, "--permutations", 0, "--json").out
+    )
+    turned = done.err.split("--positive ")[1].split()[0]
+    assert [turned] == entry["negative"]
+    assert f"positive is {entry['positive'][0]}" in done.err
+    named = actstore("probe", probed, "--layers", 3, "--permutations", 0, "--positive", turned)
+    assert f"{turned} (positive) against" in named.out
+    assert "turns it round" not in named.err
+
+
 def test_conditions_and_other_stores(actstore: Command, probed: Path, tmp_path: Path) -> None:
     words = ("--train", "split = 'train'", "--test", "split = 'val'", "--json")
     done = actstore("probe", probed, *words, "--out", tmp_path / "out")

@@ -11,6 +11,7 @@ import sys
 import termios
 from pathlib import Path
 
+from actstore.commands.formats import TABLE_ROWS
 from tests.layouts import faithfulness
 
 COLUMNS = 90
@@ -57,6 +58,13 @@ def test_a_wide_table_fits_the_window(store: Path) -> None:
     assert header.startswith("example_id")
     assert len(header) <= COLUMNS
     assert len(first) <= COLUMNS
+
+
+def test_a_long_table_says_how_many_rows_it_hides(store: Path) -> None:
+    shown = on_a_terminal("query", store, "SELECT range FROM range(1000)", NO_COLOR="1")
+    lines = shown.replace("\r", "").splitlines()
+    assert len(lines) == TABLE_ROWS + 2
+    assert lines[-1].startswith("(1,000 rows, the first 40 shown")
 
 
 def test_colours_unless_they_are_unwanted(store: Path) -> None:

@@ -160,7 +160,7 @@ def test_the_first_tokens_norm_is_massive_and_means_leave_it_out(
         )
         with actstore.open(tmp_path / folder) as store:
             for row in rows:
-                which = {"example_id": row["id"], "variant": row["variant"]}
+                which: dict[str, Any] = {"example_id": row["id"], "variant": row["variant"]}
                 tokens = store.select(pooling="none", **which)
                 order = np.argsort(tokens.table(["position"])["position"].to_numpy())
                 states = tokens.numpy()[order].astype(np.float64)

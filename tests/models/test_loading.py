@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,18 @@ def test_a_package_that_a_processor_wants_is_named(said: str, package: str) -> N
         ModelError, match=f"^it needs the package {package}.*pip install {package}$"
     ):
         loading._explained("it", action)
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path: Path) -> None:
+    code = """
+from actstore.errors import OfflineError
+from actstore.models import loading
+try:
+    loading.load("org/none")
+except OfflineError as error:
+    print(error)
+"""
+    closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    done = run_python(code, {**os.environ, **closed})
+    assert "org/none is not in the cache and the Hub cannot be reached" in done.stdout
+    assert "Retry" not in done.stderr

@@ -245,7 +245,7 @@ def test_allow_external_reads_and_writes_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "says"),
     [
-        ("SELECT labl FROM activations", '"labl" not found.*"label"'),
+        ("SELECT labl FROM activations", '"labl" not found.*label'),
         ("SELECT * FROM activation", "The store's table is activations"),
         ("SELEC 1", 'syntax error at or near "SELEC"'),
         ("SELECT $x", "parameters: x"),

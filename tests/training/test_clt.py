@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def _check(store: actstore.Store, batch: CltBatch, vectors: Mapping[Any, np.ndar
 
 @pytest.mark.parametrize("shuffle", [False, True, "blocks"])
 def test_inputs_and_targets_are_of_the_same_tokens(
-    store: actstore.Store, shuffle: bool | str
+    store: actstore.Store, shuffle: bool | Literal["blocks"]
 ) -> None:
     vectors = _vectors(store)
     batches = store.clt_batches(8, n_targets=3, shuffle=shuffle)
@@ -93,7 +93,9 @@ def test_they_are_the_files_that_were_ingested(folder: Path, store: actstore.Sto
 
 
 @pytest.mark.parametrize("shuffle", [True, "blocks"])
-def test_a_resumed_pass_equals_an_unbroken_one(store: actstore.Store, shuffle: bool | str) -> None:
+def test_a_resumed_pass_equals_an_unbroken_one(
+    store: actstore.Store, shuffle: bool | Literal["blocks"]
+) -> None:
     def make(**more: Any) -> CltBatches:
         return store.clt_batches(10, n_targets=2, shuffle=shuffle, seed=2, epochs=2, **more)
 

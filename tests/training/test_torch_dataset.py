@@ -225,7 +225,7 @@ def test_ranks_share_the_rows(selection: Selection) -> None:
 
 def test_errors_come_before_any_worker(selection: Selection) -> None:
     with pytest.raises(UsageError, match="shufle"):
-        selection.torch_dataset(SIZE, shufle=True)
+        selection.torch_dataset(SIZE, shufle=True)  # type: ignore[call-arg]
     with pytest.raises(TooFewRowsError, match="nothing was selected"):
         _dataset(selection[:0])
     dataset = _dataset(selection)

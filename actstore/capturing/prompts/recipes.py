@@ -14,7 +14,7 @@ from typing import Any
 
 from actstore import resources
 from actstore.capturing.prompts.fields import TextTemplate, compile_field, constant
-from actstore.errors import RecipeError
+from actstore.errors import RecipeError, UnknownRecipeError
 
 FIELDS = (
     "id",
@@ -129,7 +129,7 @@ def load(name: str | Path) -> CaptureRecipe:
     folder = resources.folder("ingest") / "capture"
     names = sorted(each.stem for each in folder.glob("*.toml"))
     if str(name) not in names:
-        raise RecipeError(
+        raise UnknownRecipeError(
             f"no capture recipe {str(name)!r}: there are {', '.join(names)}, or give a TOML file"
         )
     return read(folder / f"{name}.toml")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
-from actstore.capturing.forward.pooling import parse_exclude, parse_pools
 from actstore.capturing.prompts.example import Example
-from actstore.capturing.run.batching import BatchSize, parse_batch_size
-from actstore.capturing.run.options import Options, Side, Source
+from actstore.capturing.run.options import CaptureOptions, CaptureSettings, Source
 from actstore.capturing.run.provenance import identify
 from actstore.capturing.run.session import Session
 from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
@@ -25,32 +23,8 @@ def capture(
     examples: Iterable[Example | Mapping[str, Any]],
     *,
     store: str | Path,
-    layers: str | int | Sequence[int] = "all",
-    sites: str | Sequence[str] = ("resid_post",),
-    pool: str | Sequence[str] = ("prompt.last",),
-    exclude: str | Sequence[str] = ("bos",),
-    batch_size: BatchSize = 8,
-    max_new_tokens: int = 0,
-    generation: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    chat_template: bool | str = True,
-    system: str | None = None,
-    template_options: Mapping[str, Any] | None = None,
-    grade: str | None = None,
-    model_name: str | None = None,
-    revision: str | None = None,
-    dataset: str | None = None,
-    first_k: int | None = None,
-    blocks: str | None = None,
-    padding_side: Side = "auto",
-    storage_dtype: Literal["float16", "float32"] | None = None,
-    resume: bool = True,
-    allow_mixed: bool = False,
-    self_check: bool = True,
-    strict: bool = False,
-    dry_run: bool = False,
-    settings: Mapping[str, Any] | None = None,
     progress: Callable[[CaptureProgress], None] | None = None,
+    **options: Unpack[CaptureOptions],
 ) -> CaptureSummary:
     """Capture activations of ``model`` while it reads, and answers, ``examples``.
 
@@ -66,6 +40,9 @@ def capture(
             :class:`~actstore.capturing.prompts.example.Example`), or a data set or data frame
             (pandas, Polars, Arrow) of such rows.
         store: folder of the store, made when missing.
+        progress: called after every batch.
+        options: fields of :class:`~actstore.capturing.run.options.CaptureSettings`, which has
+            their defaults; one by one:
         layers: ``all``, ``last``, ``0,6,12``, ``every-6``, ``0.25,0.5,0.75`` or numbers.
         sites: ``resid_post``, ``resid_pre``, ``mlp_in``, ``mlp_out``, ``attn_out``,
             ``embeddings``, ``final_norm``, or a module's path inside the block.
@@ -97,7 +74,6 @@ def capture(
             in the summary, and passed over.
         dry_run: store nothing; run two batches and estimate rows, bytes, memory and minutes.
         settings: whatever else the run's record should hold.
-        progress: called after every batch.
 
     Raises:
         UsageError: an argument cannot work.
@@ -114,49 +90,19 @@ def capture(
 
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; expected a loaded torch module")
-    if first_k is not None and first_k < 1:
-        raise UsageError(f"first_k {first_k}: at least 1")
+    chosen = CaptureSettings(**options)
     origin = gguf.origin(unwrap(model))
-    known, notes = ({"gguf": origin}, origin["notes"]) if origin is not None else ({}, [])
-    options = Options(
-        layers=layers,
-        sites=tuple(_words(sites)),
-        pools=parse_pools(pool),
-        exclude=parse_exclude(exclude),
-        batch_size=parse_batch_size(batch_size),
-        max_new_tokens=max_new_tokens,
-        generation=dict(generation or {}),
-        seed=seed,
-        chat_template=chat_template,
-        system=system,
-        template_options=dict(template_options or {}),
-        grade=grade,
-        dataset=dataset,
-        blocks=blocks,
-        padding_side=padding_side,
-        storage_dtype=storage_dtype,
-        resume=resume,
-        allow_mixed=allow_mixed,
-        self_check=self_check,
-        strict=strict,
-        dry_run=dry_run,
-        settings=known | dict(settings or {}),
-    )
+    notes = []
+    if origin is not None:
+        notes = origin["notes"]
+        chosen = replace(chosen, settings={"gguf": origin, **(chosen.settings or {})})
     summary = Session(
         model,
         processor,
-        Source(examples, first_k),
+        Source(examples, chosen.first_k),
         store=Path(store),
-        options=options,
-        identity=identify(unwrap(model), model_name, revision),
+        options=chosen,
+        identity=identify(unwrap(model), chosen.model_name, chosen.revision),
         progress=progress,
     ).run()
     return replace(summary, notes=(*notes, *summary.notes))
-
-
-def _words(names: str | Sequence[str]) -> list[str]:
-    given = names.split(",") if isinstance(names, str) else list(names)
-    found = [name.strip() for name in given if name.strip()]
-    if not found:
-        raise UsageError("no site was named: use resid_post, mlp_out, attn_out …")
-    return found

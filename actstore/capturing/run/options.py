@@ -4,45 +4,84 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from os import PathLike
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
-from actstore.capturing.forward.pooling import Pool
+from actstore.capturing.forward.pooling import Pool, parse_exclude, parse_pools
 from actstore.capturing.prompts.example import Example, stream
-from actstore.capturing.run.batching import BatchSize
+from actstore.capturing.run.batching import BatchSize, parse_batch_size
 from actstore.capturing.run.tables import StorageType
 from actstore.errors import UsageError
 
 Side = Literal["auto", "left", "right"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the caller chose, parsed; as the arguments of :func:`actstore.capture`."""
+@dataclass(frozen=True, kw_only=True)
+class CaptureSettings:
+    """What the caller chose; :func:`actstore.capture` says what each of it means.
 
-    layers: str | int | Sequence[int]
-    sites: tuple[str, ...]
-    pools: tuple[Pool, ...]
-    exclude: frozenset[str]
-    batch_size: BatchSize
-    max_new_tokens: int
-    generation: Mapping[str, Any]
-    seed: int
-    chat_template: bool | str
-    system: str | None
-    template_options: Mapping[str, Any]
-    grade: str | None
-    dataset: str | None
-    blocks: str | None
-    padding_side: Side
-    storage_dtype: StorageType | None
-    resume: bool
-    allow_mixed: bool
-    self_check: bool
-    strict: bool
-    dry_run: bool
-    settings: Mapping[str, Any]
+    Raises:
+        UsageError: a site, pool, excluded word or number that there is not.
+    """
+
+    layers: str | int | Sequence[int] = "all"
+    sites: str | Sequence[str] = ("resid_post",)
+    pool: str | Sequence[str] = ("prompt.last",)
+    exclude: str | Sequence[str] = ("bos",)
+    batch_size: BatchSize = 8
+    max_new_tokens: int = 0
+    generation: Mapping[str, Any] | None = None
+    seed: int = 0
+    chat_template: bool | str = True
+    system: str | None = None
+    template_options: Mapping[str, Any] | None = None
+    grade: str | None = None
+    model_name: str | None = None
+    revision: str | None = None
+    dataset: str | None = None
+    first_k: int | None = None
+    blocks: str | None = None
+    padding_side: Side = "auto"
+    storage_dtype: StorageType | None = None
+    resume: bool = True
+    allow_mixed: bool = False
+    self_check: bool = True
+    strict: bool = False
+    dry_run: bool = False
+    settings: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.first_k is not None and self.first_k < 1:
+            raise UsageError(f"first_k {self.first_k}: at least 1")
+        # A wrong word is told before the model is looked at.
+        for read in (self.site_names, self.pools, self.excluded, self.examples_at_once):
+            assert read is not None
+
+    @cached_property
+    def site_names(self) -> tuple[str, ...]:
+        """The sites, one by one."""
+        given = self.sites.split(",") if isinstance(self.sites, str) else self.sites
+        found = tuple(name.strip() for name in given if name.strip())
+        if not found:
+            raise UsageError("no site was named: use resid_post, mlp_out, attn_out …")
+        return found
+
+    @cached_property
+    def pools(self) -> tuple[Pool, ...]:
+        """What is made of the tokens."""
+        return parse_pools(self.pool)
+
+    @cached_property
+    def excluded(self) -> frozenset[str]:
+        """What means and maxima leave out."""
+        return parse_exclude(self.exclude)
+
+    @cached_property
+    def examples_at_once(self) -> BatchSize:
+        """Examples of a batch, or ``auto``."""
+        return parse_batch_size(self.batch_size)
 
     def check(self, *, generates: bool) -> None:
         """Refuse what is no choice, or needs a response where none is generated.
@@ -71,6 +110,36 @@ class Options:
                 )
         elif self.padding_side == "right":
             raise UsageError("generation pads on the left: leave padding_side on auto")
+
+
+class CaptureOptions(TypedDict, total=False):
+    """The fields of :class:`CaptureSettings` as keywords, for editors and type checkers."""
+
+    layers: str | int | Sequence[int]
+    sites: str | Sequence[str]
+    pool: str | Sequence[str]
+    exclude: str | Sequence[str]
+    batch_size: BatchSize
+    max_new_tokens: int
+    generation: Mapping[str, Any] | None
+    seed: int
+    chat_template: bool | str
+    system: str | None
+    template_options: Mapping[str, Any] | None
+    grade: str | None
+    model_name: str | None
+    revision: str | None
+    dataset: str | None
+    first_k: int | None
+    blocks: str | None
+    padding_side: Side
+    storage_dtype: StorageType | None
+    resume: bool
+    allow_mixed: bool
+    self_check: bool
+    strict: bool
+    dry_run: bool
+    settings: Mapping[str, Any] | None
 
 
 class Source:

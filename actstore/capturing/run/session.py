@@ -28,7 +28,7 @@ from actstore.capturing.run.background_writer import Sink, WindowRows
 from actstore.capturing.run.batch_runner import Runner, halves
 from actstore.capturing.run.batching import Window, window_size, windows
 from actstore.capturing.run.estimate import CaptureEstimate
-from actstore.capturing.run.options import Options, Source
+from actstore.capturing.run.options import CaptureSettings, Source
 from actstore.capturing.run.provenance import Identity
 from actstore.capturing.run.resume import Chain, Earlier, StoredRows, look
 from actstore.capturing.run.summary import CaptureProgress, CaptureSummary, Refused, later_notes
@@ -55,7 +55,7 @@ class Session:
         source: Source,
         *,
         store: Path,
-        options: Options,
+        options: CaptureSettings,
         identity: Identity,
         progress: Callable[[CaptureProgress], None] | None = None,
     ) -> None:
@@ -69,27 +69,30 @@ class Session:
             processor,
             chat_template=options.chat_template,
             system=options.system,
-            template_options=options.template_options,
+            template_options=options.template_options or {},
         )
         self.generation = generations.settle(
-            self.anatomy.model, self.prompter.pad_id, options.max_new_tokens, options.generation
+            self.anatomy.model,
+            self.prompter.pad_id,
+            options.max_new_tokens,
+            options.generation or {},
         )
         options.check(generates=self.generation is not None)
         self.layers = parse_layers(options.layers, len(self.anatomy.blocks))
-        self.points = points(self.anatomy, options.sites, self.layers)
+        self.points = points(self.anatomy, options.site_names, self.layers)
         self.engine = Engine(
             self.anatomy,
             self.prompter,
             self.points,
             options.pools,
-            exclude=options.exclude,
+            exclude=options.excluded,
             generation=self.generation,
             grader=grading.parse(options.grade) if options.grade else None,
             padding_side=None if options.padding_side == "auto" else options.padding_side,
             seed=options.seed,
         )
         self._progress = progress
-        self._size = window_size(options.batch_size)
+        self._size = window_size(options.examples_at_once)
         self._chain = Chain()
         self._context = context_length(self.anatomy.model)
         self._width = state_width(self.anatomy.model)
@@ -99,7 +102,7 @@ class Session:
         self._refused: list[Refused] = []
         self._runner = Runner(
             self.engine,
-            batch_size=options.batch_size,
+            batch_size=options.examples_at_once,
             max_new_tokens=options.max_new_tokens,
             strict=options.strict,
             refused=self._refused,
@@ -162,7 +165,7 @@ class Session:
         found = provenance.describe_model(self.anatomy)
         found |= self.prompter.settings
         found["tokenizer_sha256"] = provenance.describe_tokenizer(self.prompter.tokenizer)
-        found["exclude"] = sorted(self.options.exclude)
+        found["exclude"] = sorted(self.options.excluded)
         found["generation"] = generation.settings if generation else None
         found["seed"] = self.options.seed if generation and generation.samples else None
         found["storage_dtype"] = self.options.storage_dtype
@@ -181,10 +184,10 @@ class Session:
             "sites": sorted({point.site for point in self.points}),
             "layers": self.layers,
             "pool": [pool.text for pool in options.pools],
-            "batch_size": options.batch_size,
+            "batch_size": options.examples_at_once,
             "window": self._size,
             "max_new_tokens": options.max_new_tokens,
-            "exclude": sorted(options.exclude),
+            "exclude": sorted(options.excluded),
             "padding_side": self.engine.padding_side,
             "grade": options.grade,
             **device,
@@ -199,7 +202,7 @@ class Session:
         }
         return {
             **settings,
-            **options.settings,
+            **(options.settings or {}),
             "hooks": provenance.hook_paths(self.points),
             # With these, means without special tokens can be made of stored tokens later.
             "special_ids": sorted(self.prompter.tokenizer.all_special_ids),
@@ -220,6 +223,8 @@ class Session:
             self._skipped = self._skipped_first = done
             self._runner.budget = earlier.progress.get("batch_tokens")
             self._refused_earlier = int(earlier.progress.get("refused_count", 0))
+            if done:
+                self._tell()
             return earlier, rest
         if earlier.run is not None:
             if not self.source.repeats:
@@ -360,6 +365,10 @@ class Session:
         if self.generation is not None:
             self._silent += int((captured.pooled.response_tokens == 0).sum())
         self._labels.update(label for label in captured.labels if label is not None)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say how far it is."""
         if self._progress is not None:
             total = self.source.total
             self._progress(

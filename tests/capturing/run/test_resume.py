@@ -169,8 +169,11 @@ def test_interrupted_it_keeps_what_is_whole_and_says_how_to_go_on(
     assert "run the same capture again to go on" in said
     assert sound(tmp_path / "s")
     assert len(content(tmp_path / "s")[0]["example_id"]) == 64
-    summary = capture(model, tmp_path / "s", examples=given)
+    told: list[Any] = []
+    summary = capture(model, tmp_path / "s", examples=given, progress=told.append)
     assert (summary.skipped, summary.examples) == (64, 86)
+    # What is there is told before the first batch.
+    assert (told[0].examples, told[0].total, told[0].stored_earlier) == (0, 86, 64)
     assert_same_rows(tmp_path / "s", tmp_path / "whole")
 
 
