@@ -33,7 +33,7 @@ PACKAGE = Path(__file__).parent.parent / "actstore"
         (exporting.ExportSettings, exporting.SettingOptions, ()),
         (push.PushSettings, push.PushOptions, ()),
         (pull.PullSettings, pull.PullOptions, ()),
-        (batches.Settings, batches.BatchOptions, ("size",)),
+        (batches.BatchSettings, batches.BatchOptions, ("size",)),
     ],
 )
 def test_keywords_are_the_fields_of_the_settings(

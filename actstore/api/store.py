@@ -134,13 +134,16 @@ class Store(StoreReader):
 
         return polars_frame.frame(self._open())
 
-    def select(self, where: str | None = None, /, **equals: Unpack[ColumnFilters]) -> Selection:
+    def select(
+        self, where: str | Mapping[str, Any] | None = None, /, **equals: Unpack[ColumnFilters]
+    ) -> Selection:
         """Return the rows that meet all conditions, in row order.
 
         Vectors and metadata are read when the selection is asked for them.
 
         Args:
-            where: an SQL condition, such as ``"norm > 50 AND task = 'maze'"``.
+            where: an SQL condition, such as ``"norm > 50 AND task = 'maze'"``; or a mapping, for
+                columns that are no keywords: ``{"extra.group": "a"}``.
             equals: ``column=value``, or several values as a list; None means null. A site
                 may be spelled as TransformerLens or transformers do. Rows whose values of
                 model, site, pooling, region or layer were listed may stand in one matrix.

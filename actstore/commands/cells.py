@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from actstore.analysis.examples.place_rows import Place
+    from actstore.analysis.examples.place_rows import ActivationPlace
 
 
 def in_sample_cell(rows: int | None) -> str | int:
@@ -14,7 +14,7 @@ def in_sample_cell(rows: int | None) -> str | int:
     return "unknown" if rows is None else rows
 
 
-def pooling_cells(places: Sequence[Place]) -> list[str]:
+def pooling_cells(places: Sequence[ActivationPlace]) -> list[str]:
     """Return the pooling of each place for a table, with its region where regions differ."""
     regions = {place.region for place in places}
     return [

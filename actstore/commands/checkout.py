@@ -16,7 +16,7 @@ from actstore.commands.confirming import (
     yes_option,
 )
 from actstore.commands.exit_codes import Exit
-from actstore.commands.options import json_option, store_argument
+from actstore.commands.options import format_options, store_argument
 from actstore.commands.progress import bar
 from actstore.wording import counted
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 )
 @dry_run_option
 @yes_option
-@json_option
+@format_options
 def command(store: Path, at: int, dry_run: bool, yes: bool, as_json: bool) -> int:
     """Go back to commit N of STORE: a new commit that holds what N held.
 

@@ -16,7 +16,7 @@ from actstore.commands.confirming import (
     yes_option,
 )
 from actstore.commands.exit_codes import Exit
-from actstore.commands.options import json_option, store_argument
+from actstore.commands.options import format_options, store_argument
 from actstore.commands.progress import bar
 from actstore.wording import counted
 
@@ -38,7 +38,7 @@ _NAMED = 5
 )
 @dry_run_option
 @yes_option
-@json_option
+@format_options
 def command(store: Path, where: str, prune: bool, dry_run: bool, yes: bool, as_json: bool) -> int:
     """Drop the rows of STORE that meet WHERE, a SQL condition over the metadata.
 

@@ -17,8 +17,9 @@ from actstore.commands.confirming import (
     yes_option,
 )
 from actstore.commands.exit_codes import Exit
-from actstore.commands.options import json_option, store_argument, where_argument
+from actstore.commands.options import format_options, store_argument
 from actstore.commands.progress import bar
+from actstore.commands.row_options import where_options
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @click.command("rename")
 @store_argument
-@where_argument
+@where_options
 @click.option(
     "--set",
     "assignments",
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 )
 @dry_run_option
 @yes_option
-@json_option
+@format_options
 def command(
     store: Path,
     where: str | None,

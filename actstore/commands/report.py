@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import click
 
@@ -24,6 +24,9 @@ from actstore.commands.probes_shown import (
 )
 from actstore.commands.row_options import Rows, row_options
 from actstore.wording import counted
+
+_OPTIONS = {"layer": "layers", "site": "sites", "pooling": "pool"}
+"""Columns whose options have a name of their own."""
 
 
 @click.command("report")
@@ -84,7 +87,7 @@ def command(
             whole = about_places(rows)
             reports = found_probes(store, target, selection, by, whole=whole)
         name = contents.shown_name(str(store))
-        words = _words(name, where, target, by, probes, no_probes, at, filters)
+        words = _words(name, rows, target, by, probes, no_probes, at)
         found = contents.collect(selection, by, probes=reports, command=shlex.join(words))
         page.write(found, target)
         report_traffic(opened.traffic)
@@ -106,18 +109,19 @@ def command(
 
 def _words(
     name: str,
-    where: str | None,
+    rows: Rows,
     target: Path,
     by: str,
     probes: Path | None,
     no_probes: bool,
     at: int | None,
-    filters: Mapping[str, Any],
 ) -> list[str]:
     """Return the command that writes this report, without the folders of this machine."""
-    words = ["actstore", "report", name, *([] if where is None else [where])]
-    for option, values in filters.items():
-        words += [word for value in values or () for word in (f"--{option}", str(value))]
+    words = ["actstore", "report", name, *([] if rows.where is None else [rows.where])]
+    for column, values in rows.equals.items():
+        option = _OPTIONS.get(column, column)
+        for value in cast("Sequence[object]", values):
+            words += [f"--{option}", "unknown" if value is None else str(value)]
     words += [] if by == "label" else ["--by", by]
     words += [] if probes is None else ["--probes", probes.name]
     words += ["--no-probes"] if no_probes else []

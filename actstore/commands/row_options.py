@@ -12,7 +12,7 @@ import click
 from actstore.commands.options import Decorator, Spelled, bundle, together, words
 
 if TYPE_CHECKING:
-    from actstore.analysis.examples.place_rows import Choice
+    from actstore.analysis.examples.place_rows import RowChoice
     from actstore.api.selection import Selection
     from actstore.api.store import Store
     from actstore.querying.column_filters import ColumnFilters
@@ -239,9 +239,9 @@ class Places:
     sites: tuple[str, ...]
     pools: tuple[str, ...]
 
-    def choice(self) -> Choice:
+    def choice(self) -> RowChoice:
         """Return it as the analysis takes it."""
-        from actstore.analysis.examples.place_rows import Choice
+        from actstore.analysis.examples.place_rows import RowChoice
 
         regions, poolings = places_of(self.pools)
         several = {"site": self.sites, "pooling": poolings, "region": regions}
@@ -250,7 +250,7 @@ class Places:
             for name, values in several.items()
             if len(values) > 1 or (values and name == "region")
         ]
-        return Choice(
+        return RowChoice(
             where=all_of(self.where, *conditions),
             layers=self.layers,
             model=self.model,

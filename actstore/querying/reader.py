@@ -116,13 +116,16 @@ class StoreReader:
         """Widths of the vectors, ascending."""
         return sorted({shard.width for shard in self._snapshot.shards})
 
-    def select(self, where: str | None = None, /, **equals: Unpack[ColumnFilters]) -> SelectedRows:
+    def select(
+        self, where: str | Mapping[str, Any] | None = None, /, **equals: Unpack[ColumnFilters]
+    ) -> SelectedRows:
         """Return the rows that meet all conditions, in row order.
 
         Vectors and metadata are read when the selection is asked for them.
 
         Args:
-            where: an SQL condition, such as ``"norm > 50 AND task = 'maze'"``.
+            where: an SQL condition, such as ``"norm > 50 AND task = 'maze'"``; or a mapping, for
+                columns that are no keywords: ``{"extra.group": "a"}``.
             equals: ``column=value``, or several values as a list; None means null. A site
                 may be spelled as TransformerLens or transformers do. Rows whose values of
                 model, site, pooling, region or layer were listed may stand in one matrix.
@@ -144,8 +147,14 @@ class StoreReader:
         return self._rows_at(row_ids, SelectedRows)
 
     def _select(
-        self, where: str | None, equals: Mapping[str, Any], kind: type[Selected]
+        self,
+        where: str | Mapping[str, Any] | None,
+        equals: Mapping[str, Any],
+        kind: type[Selected],
     ) -> Selected:
+        if isinstance(where, Mapping):
+            equals = {**where, **equals}
+            where = None
         snapshot = self._open()
         found = filters.rows_where(snapshot, self._sealed, self._metadata, where, equals)
         return kind(

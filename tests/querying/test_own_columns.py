@@ -78,13 +78,13 @@ def test_where_the_name_stands_in_a_query(
 
 
 def test_selections_tables_and_frames_have_them(store: actstore.Store) -> None:
-    rows = store.select(**{"extra.group": "a"})
+    rows = store.select({"extra.group": "a"})
     assert rows.rows.tolist() == [0, 3]
-    assert store.select("extra.score < 1.5", **{"extra.sure": [True, False]}).rows.tolist() == [
+    assert store.select({"extra.sure": [True, False]}).rows.tolist() == [
         0,
         1,
     ]
-    assert store.select(**{"extra.group": None}).rows.tolist() == [2]
+    assert store.select({"extra.group": None}).rows.tolist() == [2]
     assert rows.table(["extra.difficulty", "row_id"]).to_pydict() == {
         "extra.difficulty": [3, None],
         "row_id": [0, 3],
@@ -121,13 +121,13 @@ def test_what_is_not_there_is_said_with_what_is(store: actstore.Store) -> None:
     ):
         store.sql("SELECT extra.grup FROM activations")
     with pytest.raises(NotInStoreError, match=r"no column extra\.grup: did you mean extra\.group"):
-        store.select(**{"extra.grup": "a"})
+        store.select({"extra.grup": "a"})
     with pytest.raises(NotInStoreError, match=r"no column extra\.grup"):
         store.select().table(["extra.grup"])
     with pytest.raises(NotInStoreError, match=r"extra\.group 'q' is not in the store"):
-        store.select(**{"extra.group": "q"})
+        store.select({"extra.group": "q"})
     with pytest.raises(UsageError, match=r"extra\.difficulty takes an integer, got 'q'"):
-        store.select(**{"extra.difficulty": "q"})
+        store.select({"extra.difficulty": "q"})
 
 
 def test_a_store_without_any_says_so(tmp_path: Path) -> None:
