@@ -87,30 +87,37 @@ class Replacement:
         Raises:
             CommitError: another writer has changed or labelled the same shards meanwhile.
         """
+        self.check(latest)
         runs = latest.runs if runs is None else runs
         if not self.made:
             shards = (*latest.shards, *more)
             return latest.next(operation=operation, message=message, shards=shards, runs=runs)
-        paths = {shard.path for shard in latest.shards}
-        known = len(self.base.labels)
-        later = latest.labels[known:]
-        if (
-            not self.made.keys() <= paths
-            or latest.labels[:known] != self.base.labels
-            or any(_labelled(self.root, overlay) & self.made.keys() for overlay in later)
-        ):
-            raise CommitError(
-                f"{self.root} was changed by others while this was prepared, in the same shards; "
-                "nothing changed, run the command again"
-            )
         anew = [new for shard in latest.shards for new in self.made.get(shard.path, (shard,))]
         return latest.next(
             operation=operation,
             message=message,
             shards=(*anew, *more),
-            labels=(*self.labels, *later),
+            labels=(*self.labels, *latest.labels[len(self.base.labels) :]),
             runs=self._remembered(runs),
         )
+
+    def check(self, latest: Manifest) -> None:
+        """Refuse to go on top of a commit that the new shards do not fit.
+
+        Raises:
+            CommitError: another writer has changed or labelled the same shards meanwhile.
+        """
+        known = len(self.base.labels)
+        paths = {shard.path for shard in latest.shards}
+        if self.made and (
+            not self.made.keys() <= paths
+            or latest.labels[:known] != self.base.labels
+            or any(_labelled(self.root, each) & self.made.keys() for each in latest.labels[known:])
+        ):
+            raise CommitError(
+                f"{self.root} was changed by others while this was prepared, in the same shards; "
+                "nothing changed, run the command again"
+            )
 
     def _remembered(self, runs: tuple[Run, ...]) -> tuple[Run, ...]:
         """Let pulls find what they brought: by its path, or it would be fetched again."""

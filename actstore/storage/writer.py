@@ -358,6 +358,7 @@ class StoreWriter:
         checked = {entry.path for entry in before.shards}
 
         def build(latest: Manifest) -> Manifest | None:
+            replacement.check(latest)  # or rows that a compaction moved would seem a conflict
             others = [entry for entry in latest.shards if entry.path not in checked]
             checked.update(entry.path for entry in others)
             entries[:] = [self._rebase(entry, others) for entry in entries]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import actstore
+from actstore.ingestion.ingest import ingest as actstore_ingest
 from actstore.storage import manifest as manifests
 from actstore.storage.labels import set_labels
 from actstore.storage.snapshot import open_snapshot
@@ -276,3 +277,6 @@ def test_replacing_stored_rows(
     assert open_snapshot(store).rows == 6
     again = json.loads(ingest(actstore, folder, "--replace", "--yes", "--json").out)
     assert (again["rows_written"], again["rows_present"], again["commit"]) == (0, 6, None)
+    write_vectors(folder, 3)
+    summary = actstore_ingest(folder, store, model="m", site="resid_post", replace=True)
+    assert (summary.rows_written, summary.rows_replaced, summary.commit) == (2, 2, 3)

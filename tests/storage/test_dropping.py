@@ -178,11 +178,12 @@ def test_no_byte_of_a_dropped_row_is_left_after_erasing(tmp_path: Path) -> None:
     (root / "reports/b.json").write_text('{"first_row": {"question": "What is it?"}}')
     (root / "reports/c.json").write_text('{"first_row": {"example_id": "e6"}}')
     (root / "reports/d.json").write_text("{broken")
-    (root / ".cache/pull").mkdir()
+    (root / ".cache/pull").mkdir(parents=True)
     (root / ".cache/pull/part").write_text(SECRET)
     (root / ".cache/.metadata-0.parquet.draft").write_text(SECRET)
     (root / "notes.txt").write_text("mine")
-    open_snapshot(root, 4).metadata_file()
+    for at in (4, 5):
+        open_snapshot(root, at).metadata_file()
     assert len({name.split("/")[0] for name in holds(root, word)}) >= 5
     kept = {key: cells for key, cells in content(root).items() if key[3] not in ("e5", "e6", "e7")}
     drop_rows(open_snapshot(root), rows_of(root, question=SECRET))

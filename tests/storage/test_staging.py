@@ -202,3 +202,23 @@ def test_a_session_without_a_commit_leaves_no_store_behind(tmp_path: Path) -> No
     two.close()
     assert not root.exists()
     assert root.parent.is_dir()
+
+
+def test_a_folder_that_a_prune_removes_meanwhile_is_made_again(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Staging(store)
+    draft = work.folder / "draft"
+    draft.write_text("x")
+    make = staging._make_folders
+
+    def make_and_lose(root: Path, folder: Path) -> None:
+        make(root, folder)
+        monkeypatch.setattr(staging, "_make_folders", make)
+        folder.rmdir()
+
+    monkeypatch.setattr(staging, "_make_folders", make_and_lose)
+    work.place({"activations/m/new/layer_001/a.parquet": draft})
+    assert (store / "activations/m/new/layer_001/a.parquet").read_text() == "x"
+    work.close()
+    assert not (store / "activations/m/new/layer_001/a.parquet").exists()

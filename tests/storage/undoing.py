@@ -9,15 +9,17 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from actstore.storage import manifest as manifests
-from actstore.storage.snapshot import open_snapshot
+from actstore.storage import shard_columns
 
 
 def rows_of(root: Path, **wanted: Any) -> np.ndarray:
     """Return the numbers of the latest commit's rows with these values."""
-    table = pq.read_table(open_snapshot(root).metadata_file())
-    fits = np.ones(table.num_rows, bool)
+    latest = manifests.latest(root)
+    fits = np.ones(latest.rows, bool)
     for name, value in wanted.items():
-        fits &= np.array([cell == value for cell in table[name].to_pylist()], bool)
+        tables = [shard_columns.read_columns(root, entry, [name]) for entry in latest.shards]
+        cells = [cell for table in tables for cell in table[name].to_pylist()]
+        fits &= np.array([cell == value for cell in cells], bool)
     return np.flatnonzero(fits)
 
 
