@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ from actstore.commands.progress import bar
 from actstore.wording import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from actstore.ingestion.inference import FolderMapping
     from actstore.ingestion.report import IngestSummary, Progress
 
 NAMED = 20
@@ -115,6 +119,20 @@ NAMED = 20
     metavar="NAME=PATH",
     help="The file to read for a table that the recipe joins; may be repeated.",
 )
+@click.option(
+    "--layer-from",
+    metavar="PLACE",
+    help="Where a folder of no known layout has its layers: name, folder1, key1, axis0, as "
+    "--dry-run calls them; key1-1 counts from the embeddings, key1=2,14,24 lists them.",
+)
+@click.option(
+    "--example-from",
+    metavar="PLACE",
+    help="Likewise where it has its examples; another axis is then tokens or layers.",
+)
+@click.option(
+    "--yes", is_flag=True, help="Confirm what was guessed about the folder, without being asked."
+)
 @click.option("--dry-run", is_flag=True, help="Read everything, store nothing, say what would be.")
 @click.option("--strict", is_flag=True, help="Store nothing at all if any file is refused.")
 @json_option
@@ -125,6 +143,7 @@ def command(
     mapping: tuple[str, ...],
     sidecars: tuple[str, ...],
     dry_run: bool,
+    yes: bool,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -136,12 +155,16 @@ def command(
     not stop the rest (exit code 3). Rows that are in the store already are not stored twice,
     so an interrupted ingest is completed by the same command.
 
+    A folder of no known layout is read by its paths, keys and shapes. What was guessed is shown
+    by --dry-run, and confirmed on a terminal, by --yes, or by options that say it.
+
     \b
     Examples:
       actstore ingest unfaithful-reasoning --store runs.store
       actstore ingest cache --store runs.store --model meta-llama/Llama-3.1-8B --site resid_pre
       actstore ingest caches/* --store runs.store --labels labels.csv --on example_id
       actstore ingest vectors --store runs.store --recipe my.toml --dry-run
+      actstore ingest acts --store runs.store --model gpt2 --layer-from key1 --yes
       actstore ingest hf://datasets/org/raw-activations --store runs.store
     """
     from actstore.ingestion.ingest import ingest
@@ -151,6 +174,8 @@ def command(
         def progress(done: Progress) -> None:
             report(done.bytes, done.rows, done.bytes_total)
 
+        watched = sys.stdin.isatty() and sys.stderr.isatty() and not as_json
+
         summary = ingest(
             sources,
             store,
@@ -158,6 +183,8 @@ def command(
             sidecars=pairs(sidecars, "--sidecar"),
             label_set=label_set,
             dry_run=dry_run,
+            yes=yes,
+            confirm=_confirm if watched else None,
             progress=progress,
             **options,
         )
@@ -187,13 +214,57 @@ def print_summary(summary: IngestSummary) -> None:
         click.echo()
         names = ("model", "site", "layer", "width", "dtype", "rows")
         output.print_table(names, [[group[name] for name in names] for group in summary.groups])
-    if summary.dry_run and summary.first_row:
-        click.echo("\nfirst row")
-        output.print_pairs({name: output.cell(v) for name, v in summary.first_row.items()})
+    if summary.dry_run and summary.mapping is not None:
+        click.echo()
+        print_mapping(summary.mapping)
+    if summary.dry_run and summary.sample_rows:
+        click.echo()
+        _print_rows(summary.sample_rows)
     for text in summary.notes:
         output.note(f"note: {text}")
     _name("refused", len(summary.refused), [f"{r.path}: {r.reason}" for r in summary.refused])
     _name("unmatched", summary.unmatched_count, list(summary.unmatched))
+
+
+def print_mapping(mapping: FolderMapping) -> None:
+    """Print which part of paths, keys and shapes became what."""
+    rows: dict[tuple[str, str, str, str], list[str]] = {}
+    for each in mapping.assignments:
+        tensors = rows.setdefault((each.role, each.place, each.how, each.why), [])
+        tensors.append(each.tensors)
+    table = [
+        (role, place, _short(tensors), how, why)
+        for (role, place, how, why), tensors in rows.items()
+    ]
+    header = ("column", "from", "of", "how", "why")
+    output.print_table(header, table, limit=output.WIDE, whole=("why",))
+    print_left_out(mapping)
+
+
+def print_left_out(mapping: FolderMapping) -> None:
+    """Name the tensors and files that become no rows."""
+    for key, reason in mapping.left_out[:NAMED]:
+        output.note(f"left out: {key}: {reason}")
+    if len(mapping.left_out) > NAMED:
+        output.note(f"left out: {len(mapping.left_out) - NAMED:,} more")
+
+
+def _short(names: Sequence[str]) -> str:
+    named = [name for name in names if name]
+    return ", ".join(named[:2]) + (f" and {len(named) - 2} more" if len(named) > 2 else "")
+
+
+def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    header = ("", *("first row", "second row", "last row")[: len(rows)])
+    table = [[name, *(output.cell(row.get(name), 44) for row in rows)] for name in names]
+    output.print_table(header, table)
+
+
+def _confirm(mapping: FolderMapping) -> bool:
+    """Show what was guessed about a folder and ask whether it is so."""
+    print_mapping(mapping)
+    return click.confirm("Is that right?", err=True)
 
 
 def _present(summary: IngestSummary) -> str:

@@ -40,11 +40,13 @@ def ingest(
         dry_run: do everything but write.
         options: ``recipe``, ``model``, ``dataset``, ``labels``, ``labels_on``, ``site``,
             ``layer``, ``pool``, ``storage_dtype``, ``allow_rounding``, ``allow_nonfinite``,
-            ``contract``, ``first_k``, ``strict``, ``sidecars``, ``map`` and ``progress``, as
+            ``contract``, ``first_k``, ``strict``, ``sidecars``, ``map``, ``layer_from``,
+            ``example_from``, ``yes``, ``confirm`` and ``progress``, as
             :func:`actstore.ingestion.run.ingest` describes them.
 
     Raises:
-        UsageError: an option cannot work, or the source does not exist.
+        UsageError: an option cannot work, the source does not exist, or what was guessed about
+            a folder was not confirmed.
         RecipeError: the recipe is malformed, or none or several fit.
         RefusedError: ``strict``, and files were refused; lists them.
         ContractError: the rows break the contract; lists every violation.

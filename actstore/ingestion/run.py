@@ -17,11 +17,13 @@ from actstore.errors import (
     ForeignFileError,
     HubError,
     RefusedError,
+    UsageError,
 )
 from actstore.ingestion import contract as contracts
 from actstore.ingestion import (
     discovery,
     fetching,
+    inference,
     page_cache,
     precision,
     provenance,
@@ -31,6 +33,7 @@ from actstore.ingestion import (
     width_check,
 )
 from actstore.ingestion.discovery import Discovery
+from actstore.ingestion.inference import FolderMapping, Hints
 from actstore.ingestion.label_table import Labels
 from actstore.ingestion.options import Options, Pool, StorageType, checked_options, with_layer
 from actstore.ingestion.output import Nowhere, Output
@@ -74,6 +77,10 @@ def ingest(
     map: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
     called: Mapping[Path, str] | None = None,
+    layer_from: str | None = None,
+    example_from: str | None = None,
+    yes: bool = False,
+    confirm: Callable[[FolderMapping], bool] | None = None,
 ) -> IngestSummary:
     """Turn folders of activation files into rows of a store.
 
@@ -85,7 +92,8 @@ def ingest(
     Args:
         sources: folders or files.
         store: folder of the store, made when missing.
-        recipe: name of a built-in recipe, a TOML file, or None to detect the layout.
+        recipe: name of a built-in recipe, a TOML file, or None to detect the layout; ``folder``
+            goes by paths, keys and shapes alone.
         model: hub id or path of the model, where the layout does not record it.
         dataset: data set of all rows.
         labels: csv, jsonl, json or parquet with a column ``label``.
@@ -105,9 +113,15 @@ def ingest(
         map: schema column: key or expression that says where the source holds it.
         progress: called after each file.
         called: what the record of the run calls a source, where that is not its path.
+        layer_from: where a folder of no known layout has its layers: ``name``, ``folder1``,
+            ``key1``, ``axis0``, ``entry``; ``key1-1`` counts from the embeddings, and
+            ``key1=2,14,24`` lists the layers of the positions.
+        example_from: likewise where it has its examples.
+        yes: confirm what was guessed about the folder; nothing is stored by an unconfirmed guess.
+        confirm: asked instead, where ``yes`` is not given.
 
     Raises:
-        UsageError: an option cannot work, or the source does not exist.
+        UsageError: an option cannot work, the source does not exist, or a guess is unconfirmed.
         RecipeError: the recipe is malformed, or none or several fit.
         RefusedError: ``strict``, and files were refused; lists them.
         ContractError: the rows break the contract; lists every violation.
@@ -126,16 +140,36 @@ def ingest(
         map=dict(map or {}),
         sidecars={name: Path(path) for name, path in (sidecars or {}).items()},
     )
+    hints = Hints(
+        layer_from=inference.where(layer_from, "--layer-from") if layer_from else None,
+        example_from=inference.where(example_from, "--example-from") if example_from else None,
+        site=options.site is not None,
+        layer=options.layer is not None,
+    )
+    undescribed = recipe == "folder"
+    if recipe is not None and not undescribed and (layer_from or example_from):
+        raise UsageError(
+            "--layer-from and --example-from speak of a folder whose layout is found; a recipe "
+            "says itself where things stand: leave them out, or --recipe"
+        )
     names = [labels_on] if isinstance(labels_on, str) else list(labels_on or ())
     table = Labels(Path(labels), names) if labels is not None else None
     rules = contracts.load(contract) if contract is not None else None
     paths = [Path(sources)] if isinstance(sources, str | Path) else [Path(each) for each in sources]
     found = discovery.discover(
         paths,
-        recipe=recipe if isinstance(recipe, Recipe) else recipes.load(recipe) if recipe else None,
+        recipe=recipe
+        if isinstance(recipe, Recipe)
+        else recipes.load(recipe)
+        if recipe and not undescribed
+        else None,
         recipes=recipes.known().values(),
         options=options,
+        hints=hints,
+        undescribed=undescribed,
     )
+    if not dry_run:
+        found = replace(found, mapping=_confirmed(found.mapping, yes, confirm))
     return _Ingest(
         found=found,
         sources=[(called or {}).get(path, path) for path in paths],
@@ -148,6 +182,23 @@ def ingest(
         progress=progress,
         memory=page_cache.MappedPages(Path(store)),
     ).run()
+
+
+def _confirmed(
+    mapping: FolderMapping | None, yes: bool, confirm: Callable[[FolderMapping], bool] | None
+) -> FolderMapping | None:
+    """Return the mapping with its guesses confirmed, where it has any.
+
+    Raises:
+        UsageError: nobody confirmed them.
+    """
+    if mapping is None or not mapping.guesses:
+        return mapping
+    if yes:
+        return mapping.confirmed("--yes")
+    if confirm is not None and confirm(mapping):
+        return mapping.confirmed("asked")
+    raise UsageError(mapping.problem())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -175,6 +226,7 @@ class _Ingest:
             labels=self.labels.path.name if self.labels else None,
             contract=self.contract.name if self.contract else None,
             strict=self.strict,
+            guesses_confirmed_by=self.found.mapping.confirmed_by if self.found.mapping else None,
         )
         context = self._context(run)
         reader = create(recipe, context)
@@ -392,6 +444,12 @@ class _Ingest:
                 f"{tally.differing:,} rows are stored already, with another label; "
                 "`actstore label` changes labels"
             )
+        mapping = self.found.mapping
+        if mapping is not None and mapping.confirmed_by is not None:
+            notes += [
+                f"guessed, and confirmed by {mapping.confirmed_by}: {each}"
+                for each in mapping.guessed()
+            ]
         if any(group.site == "unknown" for group in tally.groups):
             notes.append("the site is not recorded and stored as 'unknown'; name it with --site")
         if tally.rounded:
@@ -439,6 +497,8 @@ class _Ingest:
             labels=dict(sorted(tally.labels.items())),
             groups=report.group_rows(groups),
             first_row=tally.first_row,
+            sample_rows=tally.sample_rows,
+            mapping=self.found.mapping,
             notes=notes,
             report=None,
         )

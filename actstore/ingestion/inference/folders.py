@@ -1,0 +1,203 @@
+"""Puts together what was found about a folder: one recipe, and the mapping behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from actstore.errors import RecipeError
+from actstore.ingestion import recipes
+from actstore.ingestion.inference.hints import Hints
+from actstore.ingestion.inference.mapping import Assignment, FolderMapping, unique
+from actstore.ingestion.inference.paths import Level, levels
+from actstore.ingestion.inference.roles import Decision, TensorReading
+from actstore.ingestion.inference.shapes import evidence
+from actstore.ingestion.inference.survey import Group, Leaf, Segment, form, suffix_of, survey
+from actstore.ingestion.inference.tables import Table, columns_of, tables
+from actstore.ingestion.inference.words import CLASSES, PLAIN, POOLINGS, known_site
+from actstore.ingestion.inference.writing import FileReading, recipe_text
+from actstore.ingestion.recipe import Recipe
+from actstore.ingestion.source_file import Entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inferred:
+    """A recipe that was found, and what was found and guessed for it."""
+
+    recipe: Recipe
+    mapping: FolderMapping
+    beyond_rows: bool
+    """Whether it holds more than vectors and matrices with a row per example."""
+
+
+def infer(entries: Sequence[Entry], hints: Hints, title: str) -> Inferred:
+    """Return the recipe of some files.
+
+    Raises:
+        RecipeError: none of them holds vectors that can become rows; says what was found.
+        UsageError: the hints name places that are not there.
+    """
+    groups = survey(entries)
+    useful = [group for group in groups if group.kinds]
+    left_out: list[tuple[str, str]] = []
+    for group in groups:
+        left_out += list(group.left_out.items())
+        left_out += [(entry.relative, "holds no vectors of real numbers") for entry in group.empty]
+    if not useful:
+        raise RecipeError(_nothing(groups, left_out))
+    each = useful[0].each
+    others = [entry for entry in entries if suffix_of(entry.relative) is None]
+    found_tables = tables(others)
+    files: list[FileReading] = []
+    for group in useful:
+        if group.each != each:
+            name = f"{group.entries[0].relative} and others like it"
+            left_out.append((name, "holds its examples otherwise; ingest it on its own"))
+            continue
+        reading = _read_group(group, found_tables, hints, left_out)
+        if reading is not None:
+            files.append(reading)
+    if not files:
+        raise RecipeError(_nothing(groups, left_out))
+    return _put_together(files, each, title, left_out)
+
+
+def _nothing(groups: Sequence[Group], left_out: Sequence[tuple[str, str]]) -> str:
+    problems = [
+        f"{entry.relative}: {text}" for group in groups for entry, text in group.problems
+    ] + [f"{key}: {reason}" for key, reason in left_out]
+    return problems[0].splitlines()[0].rstrip(".") if problems else ""
+
+
+def _read_group(
+    group: Group, found_tables: Sequence[Table], hints: Hints, left_out: list[tuple[str, str]]
+) -> FileReading | None:
+    layer_place = hints.layer_from.place if hints.layer_from is not None else None
+    above = levels(group, layer_place)
+    seen = [evidence(sample) for sample in group.samples]
+    readings: list[TensorReading] = []
+    for segments, leaves in _worthwhile(group, left_out).items():
+        reading = Decision(group, above, leaves, seen, found_tables, hints).decide()
+        if isinstance(reading, str):
+            left_out.append((form(segments) or "the tensor", reading))
+            continue
+        reading.optional = len({leaf.sample for leaf in leaves}) < len(group.samples)
+        readings.append(reading)
+    if not readings:
+        return None
+    _tell_apart(readings, hints)
+    return FileReading(
+        path=_template(above, group, readings, hints),
+        container=group.container,
+        tensors=readings,
+    )
+
+
+def _worthwhile(
+    group: Group, left_out: list[tuple[str, str]]
+) -> dict[tuple[Segment, ...], list[Leaf]]:
+    """Leave out vectors beside matrices that no name explains: means, scales, scores."""
+    ranks = {key: max(leaf.tensor.ndim for leaf in leaves) for key, leaves in group.kinds.items()}
+    most = max(ranks.values())
+    kept = {}
+    for key, leaves in group.kinds.items():
+        by_rank: dict[int, list[Leaf]] = {}
+        for leaf in leaves:
+            by_rank.setdefault(leaf.tensor.ndim, []).append(leaf)
+        rank, chosen = max(by_rank.items(), key=lambda item: len(item[1]))
+        for other in sorted(by_rank.keys() - {rank}):
+            left_out.append((form(key), f"with {other} axes, where most have {rank}"))
+        if ranks[key] < most and not _explained(key, chosen[0].key):
+            left_out.append((form(key), f"{list(chosen[0].tensor.shape)}: fewer axes than others"))
+        else:
+            kept[key] = chosen
+    return kept
+
+
+def _explained(segments: Sequence[Segment], key: str) -> bool:
+    names = [segment.prefix.lower() for segment in segments if not segment.varies]
+    return (
+        any(segment.varies for segment in segments)
+        or known_site(key) is not None
+        or any(name in {*PLAIN, *POOLINGS, *CLASSES} or known_site(name) for name in names)
+    )
+
+
+def _tell_apart(readings: Sequence[TensorReading], hints: Hints) -> None:
+    """Name the site of each reading; those that would be one place by their keys."""
+    for reading in readings:
+        if not reading.site or hints.site:
+            reading.columns.setdefault("site", "unknown")
+            continue
+        alike = [
+            other
+            for other in readings
+            if other.site == reading.site
+            and all(
+                other.columns.get(name) == reading.columns.get(name)
+                for name in ("label", "pooling", "layer")
+            )
+        ]
+        if len(alike) > 1 and reading.site == "unknown" and reading.key:
+            name = reading.key.replace("{", "").replace("}", "").replace(":int", "")
+            reading.columns["site"] = name
+            reading.said.append(
+                Assignment(
+                    role="site",
+                    place=reading.key,
+                    tensors=reading.key,
+                    how="guessed",
+                    why="several tensors of one file, told apart by their names",
+                    option="--site",
+                )
+            )
+        else:
+            reading.columns["site"] = reading.site
+
+
+def _template(
+    above: Sequence[Level], group: Group, readings: Sequence[TensorReading], hints: Hints
+) -> str:
+    """Return the path template, from the highest folder that means something."""
+    used = repr([reading.columns for reading in readings])
+    highest = 0
+    for number, level in enumerate(above):
+        if level.layer or level.hook or f"path.{level.place}" in used:
+            highest = number
+    return "/".join(level.template for level in reversed(above[: highest + 1])) + group.suffix
+
+
+def _put_together(
+    files: Sequence[FileReading],
+    each: str | None,
+    title: str,
+    left_out: Sequence[tuple[str, str]],
+) -> Inferred:
+    readings = [reading for file in files for reading in file.tensors]
+    sidecar: dict[str, Any] | None = None
+    extra: dict[str, str] = {}
+    joined = [(number, *table) for reading in readings for number, table in reading.joined.items()]
+    if joined:
+        number, table, column = joined[0]
+        sidecar = {"name": "rows", "paths": [table.path]}
+        sidecar |= {"row": number} if column is None else {"on": {column: number}}
+        known = columns_of(table.columns)
+        known = {name: under for name, under in known.items() if under != column}
+        for reading in readings:
+            for name, under in known.items():
+                if name != "example_id":
+                    reading.columns.setdefault(name, f"{{sidecar.rows.{under}}}")
+        taken = {*known.values(), column}
+        extra = {name: f"{{sidecar.rows.{name}}}" for name in table.columns if name not in taken}
+    mapping = FolderMapping(
+        files=tuple(file.path for file in files),
+        assignments=unique(each for reading in readings for each in reading.said),
+        left_out=tuple(dict.fromkeys(left_out)),
+    )
+    text = recipe_text(title, files, mapping, each=each, sidecar=sidecar, extra=extra)
+    return Inferred(
+        recipe=replace(recipes.parse(text), text=text),
+        mapping=mapping,
+        beyond_rows=any(len(reading.axes) > 2 or "token" in reading.axes for reading in readings),
+    )

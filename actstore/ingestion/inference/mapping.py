@@ -1,0 +1,100 @@
+"""What was found about a folder: which part of a path or key became what, and what was guessed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from actstore.ingestion.recipe import Recipe
+
+How = Literal["found", "guessed", "option", "recipe"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """One thing that rows need, and where it was taken from."""
+
+    role: str
+    """``layer``, ``site``, ``example``, ``token``, or a column of the schema."""
+    place: str
+    """In the words of ``--layer-from``: ``name``, ``folder1``, ``key1``, ``axis0``, …"""
+    tensors: str
+    """Form of the key of the tensors that it holds for; empty for a bare tensor."""
+    how: How
+    why: str = ""
+    """What speaks for it; of a guess also what else it could be."""
+    option: str = ""
+    """What sets it otherwise, where it was guessed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderMapping:
+    """How the files of a folder become rows."""
+
+    files: tuple[str, ...]
+    """Path templates."""
+    assignments: tuple[Assignment, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Key or file that becomes no row, and why."""
+    confirmed_by: str | None = None
+    """Who confirmed the guesses: ``--yes``, ``asked``, or None."""
+
+    @property
+    def guesses(self) -> tuple[Assignment, ...]:
+        """What was guessed, and neither named by an option nor known."""
+        return tuple(each for each in self.assignments if each.how == "guessed")
+
+    def confirmed(self, by: str) -> FolderMapping:
+        """Return the mapping with its guesses confirmed."""
+        return dataclasses.replace(self, confirmed_by=by)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        values = dataclasses.asdict(self)
+        values["left_out"] = [{"key": key, "reason": reason} for key, reason in self.left_out]
+        return values
+
+    def guessed(self) -> tuple[str, ...]:
+        """Return each guess in a few words, those about several tensors once."""
+        return tuple(dict.fromkeys(f"{each.role} = {each.place}" for each in self.guesses))
+
+    def problem(self) -> str:
+        """Say in one line what was guessed and how to confirm or set it."""
+        parts = dict.fromkeys(f"{each.role} = {each.place} ({each.why})" for each in self.guesses)
+        options = sorted({each.option for each in self.guesses if each.option})
+        other = f", or say it with {', '.join(options)}" if options else ""
+        return (
+            f"what was guessed about this folder needs a yes: {'; '.join(parts)}. Look at it with "
+            f"--dry-run, then confirm it with --yes{other}"
+        )
+
+
+def of_recipe(recipe: Recipe) -> FolderMapping | None:
+    """Return what a recipe says itself; None where a Python reader decides."""
+    if not recipe.tensors:
+        return None
+    said: dict[Assignment, None] = {}
+    for spec in recipe.tensors:
+        key = spec.key.text if spec.key is not None else ""
+        columns = {**recipe.columns, **spec.columns}
+        for role, name in (("layer", "layer"), ("site", "site"), ("example", "example_id")):
+            if name in columns:
+                source = columns[name].expression.source
+                said[Assignment(role=role, place=str(source), tensors=key, how="recipe")] = None
+        for meaning in spec.axes.values():
+            if "token" in meaning:
+                place = f"axis{meaning.index('token')}"
+                why = f"[{', '.join(meaning)}]"
+                said[Assignment(role="token", place=place, tensors=key, how="recipe", why=why)] = (
+                    None
+                )
+    return FolderMapping(
+        files=tuple(pattern.template.text for pattern in recipe.files), assignments=tuple(said)
+    )
+
+
+def unique(assignments: Iterable[Assignment]) -> tuple[Assignment, ...]:
+    """Return assignments in order, each once."""
+    return tuple(dict.fromkeys(assignments))
