@@ -6,16 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from actstore.errors import RecipeError
+from actstore.errors import RecipeError, UsageError
 from actstore.ingestion import recipes
 from actstore.ingestion.inference.hints import Hints
 from actstore.ingestion.inference.mapping import Assignment, FolderMapping, unique
 from actstore.ingestion.inference.paths import Level, levels
 from actstore.ingestion.inference.roles import Decision, TensorReading
 from actstore.ingestion.inference.shapes import evidence
-from actstore.ingestion.inference.survey import Group, Leaf, Segment, form, suffix_of, survey
+from actstore.ingestion.inference.survey import (
+    Group,
+    Leaf,
+    Segment,
+    form,
+    places,
+    suffix_of,
+    survey,
+)
 from actstore.ingestion.inference.tables import Table, columns_of, tables
-from actstore.ingestion.inference.words import CLASSES, PLAIN, POOLINGS, known_site
+from actstore.ingestion.inference.words import known_site
 from actstore.ingestion.inference.writing import FileReading, recipe_text
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.source_file import Entry
@@ -50,6 +58,7 @@ def infer(entries: Sequence[Entry], hints: Hints, title: str) -> Inferred:
     others = [entry for entry in entries if suffix_of(entry.relative) is None]
     found_tables = tables(others)
     files: list[FileReading] = []
+    _check_places(useful, hints)
     for group in useful:
         if group.each != each:
             name = f"{group.entries[0].relative} and others like it"
@@ -70,6 +79,20 @@ def _nothing(groups: Sequence[Group], left_out: Sequence[tuple[str, str]]) -> st
     return problems[0].splitlines()[0].rstrip(".") if problems else ""
 
 
+def _check_places(groups: Sequence[Group], hints: Hints) -> None:
+    """Refuse a place that the user names and no tensor has."""
+    there = {place for group in groups for place in places(group)}
+    for option, said in (
+        ("--layer-from", hints.layer_from),
+        ("--example-from", hints.example_from),
+    ):
+        if said is not None and said.place not in there:
+            raise UsageError(
+                f"{option} {said.place}: there is no such part; the paths, keys and axes of "
+                f"{groups[0].entries[0].relative} and the others have {', '.join(sorted(there))}"
+            )
+
+
 def _read_group(
     group: Group, found_tables: Sequence[Table], hints: Hints, left_out: list[tuple[str, str]]
 ) -> FileReading | None:
@@ -87,8 +110,10 @@ def _read_group(
     if not readings:
         return None
     _tell_apart(readings, hints)
+    highest = _highest(above, readings)
+    _say_dataset(above[highest + 1 :], readings)
     return FileReading(
-        path=_template(above, group, readings, hints),
+        path="/".join(level.template for level in reversed(above[: highest + 1])) + group.suffix,
         container=group.container,
         tensors=readings,
     )
@@ -116,11 +141,11 @@ def _worthwhile(
 
 
 def _explained(segments: Sequence[Segment], key: str) -> bool:
-    names = [segment.prefix.lower() for segment in segments if not segment.varies]
+    names = [segment.prefix for segment in segments if not segment.varies]
     return (
         any(segment.varies for segment in segments)
         or known_site(key) is not None
-        or any(name in {*PLAIN, *POOLINGS, *CLASSES} or known_site(name) for name in names)
+        or any(known_site(name) for name in names)
     )
 
 
@@ -156,16 +181,28 @@ def _tell_apart(readings: Sequence[TensorReading], hints: Hints) -> None:
             reading.columns["site"] = reading.site
 
 
-def _template(
-    above: Sequence[Level], group: Group, readings: Sequence[TensorReading], hints: Hints
-) -> str:
-    """Return the path template, from the highest folder that means something."""
+def _highest(above: Sequence[Level], readings: Sequence[TensorReading]) -> int:
+    """Return the number of the highest level of the path that means something."""
     used = repr([reading.columns for reading in readings])
     highest = 0
     for number, level in enumerate(above):
         if level.layer or level.hook or f"path.{level.place}" in used:
             highest = number
-    return "/".join(level.template for level in reversed(above[: highest + 1])) + group.suffix
+    return highest
+
+
+def _say_dataset(rest: Sequence[Level], readings: Sequence[TensorReading]) -> None:
+    level = next((each for each in rest if each.texts), None)
+    if level is not None and not any("dataset" in reading.columns for reading in readings):
+        readings[0].said.append(
+            Assignment(
+                role="dataset",
+                place=level.place,
+                tensors="",
+                how="found",
+                why="what tells the folders apart",
+            )
+        )
 
 
 def _put_together(

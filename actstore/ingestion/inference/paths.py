@@ -61,6 +61,9 @@ def levels(group: Group, layer_place: str | None) -> list[Level]:
 
 
 def _level(place: str, values: Sequence[str], layer_place: str | None) -> Level:
+    hooks = all((known_site(value) or ("", None))[1] is not None for value in values)
+    if hooks and layer_place is None:
+        return Level(place=place, template=f"{{{place}}}", hook=True)
     splits: list[Numbered] = []
     for value in values:
         split = numbered(value)
@@ -75,8 +78,6 @@ def _level(place: str, values: Sequence[str], layer_place: str | None) -> Level:
         level = _layered(place, splits)
         if level is not None:
             return level
-    if all((known_site(value) or ("", None))[1] is not None for value in values):
-        return Level(place=place, template=f"{{{place}}}", hook=True)
     if len(set(values)) == 1:
         role = "site" if known_site(values[0]) else ""
         return Level(place=place, template=_literal(values[0]), constant=values[0], role=role)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from actstore.errors import UsageError
@@ -11,7 +11,7 @@ from actstore.ingestion.inference.hints import Hints, Where
 from actstore.ingestion.inference.mapping import Assignment, How
 from actstore.ingestion.inference.paths import Level
 from actstore.ingestion.inference.shapes import Around, Evidence, Reading, read_axes
-from actstore.ingestion.inference.survey import Group, Leaf, Segment, form
+from actstore.ingestion.inference.survey import Group, Leaf, Segment, form, places
 from actstore.ingestion.inference.tables import Table, columns_of
 from actstore.ingestion.inference.words import (
     CLASSES,
@@ -81,7 +81,13 @@ class Decision:
         self.leaves = leaves
         self.seen = seen
         self.tables = tables
-        self.hints = hints
+        there = places(group, leaves[0].segments)
+        # A place that only other tensors of the files have says nothing about these.
+        self.hints = replace(
+            hints,
+            layer_from=_if_there(hints.layer_from, there),
+            example_from=_if_there(hints.example_from, there),
+        )
         self.form = form(leaves[0].segments)
         self.said: list[Assignment] = []
         self.columns: Columns = {}
@@ -95,7 +101,6 @@ class Decision:
 
     def decide(self) -> TensorReading | str:
         """Return the reading, or why the tensors cannot become rows."""
-        self._check_places()
         self._layer_by_name()
         self._example_by_name()
         rows = frozenset(table.rows for table in self.tables)
@@ -107,6 +112,7 @@ class Decision:
             or known_site(self.leaves[0].key) is not None,
             example=self._is_example(),
             rows=rows,
+            sure=self._sure(),
             example_axis=_axis(example_from),
             layer_axis=_axis(layer_from),
         )
@@ -136,26 +142,6 @@ class Decision:
         self.said.append(
             Assignment(role=role, place=place, tensors=self.form, how=how, why=why, option=option)
         )
-
-    # Places that the user named.
-
-    def _check_places(self) -> None:
-        there = {
-            *(level.place for level in self.levels),
-            *(variable.place for variable in self.variables),
-            *(f"axis{axis}" for axis in range(self.leaves[0].tensor.ndim - 1)),
-            *(["entry"] if self.group.each else []),
-        }
-        for option, where in (
-            ("--layer-from", self.hints.layer_from),
-            ("--example-from", self.hints.example_from),
-        ):
-            if where is not None and where.place not in there:
-                raise UsageError(
-                    f"{option} {where.place}: {self.form or 'the tensors'} "
-                    f"of {self.group.entries[0].relative} have no such part; they have "
-                    f"{', '.join(sorted(there))}"
-                )
 
     def _variable(self, place: str | None) -> _Variable | None:
         return next((each for each in self.variables if each.place == place), None)
@@ -232,6 +218,11 @@ class Decision:
             }.get(variable.segment.source, "a number as key")
             size = len(variable.values)
             where = f"{what}, {size} of them"
+            if self._called_hidden_states():
+                where += (
+                    "; where the writer chose the layers, list them: --layer-from "
+                    f"{variable.place}=2,14,24"
+                )
             no_example = (
                 self.example is None
                 and _axis(self.hints.example_from) is None
@@ -328,6 +319,11 @@ class Decision:
         if _axis(self.hints.example_from) is not None:
             return False
         return self.example is not None or self._file_each()
+
+    def _sure(self) -> bool:
+        """Say whether example and layer, as far as they are known, need no guess."""
+        said = self.hints.example_from is not None or self.example == "entry"
+        return said and not any(each.how == "guessed" for each in self.said)
 
     # Axes.
 
@@ -678,6 +674,10 @@ def _variables(leaves: Sequence[Leaf]) -> list[_Variable]:
             values = {leaf.values[number] for leaf in leaves}
             found.append(_Variable(f"key{number + 1}", segment, values, at))
     return found
+
+
+def _if_there(said: Where | None, there: set[str]) -> Where | None:
+    return said if said is not None and said.place in there else None
 
 
 def _axis(where: Where | None) -> int | None:

@@ -33,6 +33,8 @@ class Around:
     """Whether each tensor belongs to one example, by its path or key."""
     rows: frozenset[int]
     """Lengths of the tables beside the files."""
+    sure: bool
+    """Whether the user said where the examples are, and nothing before was guessed."""
     example_axis: int | None
     """What the user says."""
     layer_axis: int | None
@@ -115,6 +117,7 @@ def read_axes(
     known = _Known(
         around.layer or around.layer_axis is not None,
         around.example or around.example_axis is not None,
+        around.sure,
     )
     if rank == 2 and all("hook_" in leaf.key for leaf in leaves) and 1 in free:
         readings[1] = Reading("token", False, "TransformerLens' hooks are [batch, token, …]")
@@ -141,6 +144,7 @@ def read_axes(
 class _Known:
     layer: bool
     example: bool
+    sure: bool
 
 
 def _by_tokens(
@@ -223,6 +227,9 @@ def _by_custom(
         meaning, other = _alone(axis, few(axis), count, readings, known, has_tokens)
         if not meaning:
             return _too_many(lengths)
+        if known.sure and known.example and (known.layer or has_tokens):
+            readings[axis] = Reading(meaning, False, "all that is left to count")
+            return None
         guess(axis, meaning, f"{said[axis]}; it could be {other}")
         return None
     if len(free) == 2:

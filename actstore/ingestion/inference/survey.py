@@ -339,3 +339,16 @@ def form(segments: Sequence[Segment]) -> str:
         f"{segment.prefix}{{…}}{segment.suffix}" if segment.varies else segment.prefix
         for segment in segments
     )
+
+
+def places(group: Group, segments: tuple[Segment, ...] | None = None) -> set[str]:
+    """Return what ``--layer-from`` may name: of one kind of tensors, or of all."""
+    found = {"name", *(f"folder{above}" for above in range(1, group.depth + 1))}
+    if group.each is not None:
+        found.add("entry")
+    for key, leaves in group.kinds.items():
+        if segments is None or key == segments:
+            found |= {f"key{n}" for n in range(1, 1 + sum(each.varies for each in key))}
+            ranks = {leaf.tensor.ndim for leaf in leaves}
+            found |= {f"axis{axis}" for axis in range(max(ranks) - 1)}
+    return found
