@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from actstore import schema
 from actstore.errors import CommitError
 from actstore.ingestion.inference import FolderMapping
 from actstore.storage import layout
@@ -183,7 +184,8 @@ def _tuples(batch: RowBatch, names: Sequence[str]) -> Mapping[tuple[Any, ...], i
 
 def _row(batch: RowBatch, row: int) -> dict[str, Any]:
     values = {**batch.constants, **{name: column[row] for name, column in batch.columns.items()}}
-    values = {name: value for name, value in values.items() if value is not None}
+    ordered = [name for name in schema.metadata_names() if values.get(name) is not None]
+    values = {name: values[name] for name in ordered}
     vector = batch.vectors[row]
     values["activation"] = f"{vector.dtype}[{len(vector)}] " + ", ".join(
         f"{float(number):.4g}" for number in vector[:4]
