@@ -83,10 +83,8 @@ def test_a_stack_of_hidden_states_names_the_option_that_shifts_it(tmp_path: Path
     torch.save({"hidden_states": states, "input_ids": torch.arange(5)}, tmp_path / "p.pt")
     with pytest.raises(UsageError, match="--layer-from axis0-1"):
         ingest(tmp_path / "p.pt", tmp_path / "s", model=MODEL)
-    ingest(
-        *(tmp_path / "p.pt", tmp_path / "s"),
-        **{"model": MODEL, "layer_from": "axis0-1", "example_from": "name"},
-    )
+    source, store = tmp_path / "p.pt", tmp_path / "s"
+    ingest(source, store, model=MODEL, layer_from="axis0-1", example_from="name")
     assert {*columns(tmp_path / "s", "layer")} == {(-1,), (0,), (1,), (2,)}
 
 
