@@ -345,7 +345,9 @@ def _discovered(
             "in a recipe of your own (`actstore recipes NAME` prints one to start from)"
         ) from error
     if isinstance(found, Discovery) and not inferred.beyond_rows:
-        return found
+        kinds = {each.container or inferred.recipe.container for each in inferred.recipe.files}
+        if kinds == {found.recipe.container}:
+            return found
     return _described(inferred, entries)
 
 

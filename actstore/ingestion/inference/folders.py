@@ -69,7 +69,35 @@ def infer(entries: Sequence[Entry], hints: Hints, title: str) -> Inferred:
             files.append(reading)
     if not files:
         raise RecipeError(_nothing(groups, left_out))
-    return _put_together(files, each, title, left_out)
+    used = {
+        table.path
+        for file in files
+        for reading in file.tensors
+        for table, _ in reading.joined.values()
+    }
+    for table in found_tables:
+        if table.path not in used:
+            why = "as long as no axis, and no column holds the examples' names"
+            left_out.append((table.path, f"{table.rows} rows: {why}"))
+    return _put_together(_in_order(files), each, title, left_out)
+
+
+def _in_order(files: Sequence[FileReading]) -> list[FileReading]:
+    """Put the templates that say most first, and tensors under one template together."""
+    merged: dict[tuple[str, str], FileReading] = {}
+    for file in files:
+        other = merged.get((file.path, file.container))
+        if other is not None:
+            tensors = [*other.tensors, *file.tensors]
+            for each in tensors:
+                each.optional = True
+            file = replace(other, tensors=tensors)
+        merged[file.path, file.container] = file
+    return sorted(merged.values(), key=lambda file: (-file.path.count("/"), _open_parts(file.path)))
+
+
+def _open_parts(path: str) -> int:
+    return path.count("{") - path.count("{layer:int}")
 
 
 def _nothing(groups: Sequence[Group], left_out: Sequence[tuple[str, str]]) -> str:

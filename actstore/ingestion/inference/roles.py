@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -20,6 +21,7 @@ from actstore.ingestion.inference.words import (
     MASKS,
     PLAIN,
     POOLINGS,
+    SPLITS,
     TOKEN_IDS,
     known_site,
 )
@@ -267,9 +269,14 @@ class Decision:
         if where is not None:
             self._example_said(where)
             return
-        if self.group.each is not None and "entry" not in self.used:
+        if self.group.each is not None and "entry" not in self.used and self._entry_each():
             self.example = "entry"
-            self._say("example", "entry", "found", "one table per example")
+            repeated = self._scalar("layer") is not None
+            why = "one table per example"
+            if repeated:
+                why += "; they tell their layers, and several could be one example"
+            how: How = "guessed" if repeated else "found"
+            self._say("example", "entry", how, why, "--example-from")
             return
         for variable in self.variables:
             if variable.place in self.used:
@@ -288,6 +295,20 @@ class Decision:
                 why = f"names side by side ({some}, …); they could be sites or classes"
                 self._say("example", variable.place, "guessed", why, "--example-from")
                 return
+
+    def _entry_each(self) -> bool:
+        """Say whether the entries are examples, and not splits or layers."""
+        names = {sample.entry for sample in self.group.samples}
+        if names <= SPLITS:
+            self.columns["split"] = "{entry}"
+            self._say("split", "entry", "found", "by name")
+            return False
+        layer = self._scalar("layer")
+        if layer is None:
+            return True
+        layers = [_number(self._value(sample, layer)) for sample in self.group.samples]
+        files = {sample.file.relative for sample in self.group.samples}
+        return len(set(layers)) * len(files) < len(layers)
 
     def _example_said(self, where: Where) -> None:
         if where.place.startswith("axis"):
@@ -378,10 +399,8 @@ class Decision:
         """Name the site by the key, then by the path; return it where it is one name."""
         if self._is_hidden_states() or self.hints.site:
             return ""
-        key = self.leaves[0].key
-        steps = [segment for segment in self.leaves[0].segments if not segment.varies]
-        names = [key, *(segment.prefix for segment in reversed(steps))]
-        for name in names:
+        steps = [name for each in reversed(self.leaves[0].segments) for name in _names_in(each)]
+        for name in [self.leaves[0].key, *steps]:
             if found := known_site(name):
                 self._say(
                     "site", f"{form(self.leaves[0].segments)}", "found", f"{found[0]}, by name"
@@ -403,11 +422,7 @@ class Decision:
                     return (known_site(level.constant) or (level.constant, None))[0]
                 self._say("site", level.place, "found", "by name")
                 return ""
-        free = [
-            each.prefix
-            for each in reversed(steps)
-            if each.prefix.lower() not in {*PLAIN, *POOLINGS, *CLASSES}
-        ]
+        free = [name for name in steps if name.lower() not in {*PLAIN, *POOLINGS, *CLASSES}]
         if free:
             why = f"{free[0]!r}, a name that the schema does not know"
             self._say("site", self.form, "guessed", why, "--site")
@@ -480,8 +495,10 @@ class Decision:
         self._path_columns()
         joined = self._joined(position, identity, ids)
         default = ":".join(part for part in (identity, position) if part)
-        if own is not None:
-            self.columns["example_id"] = {"from": own, "default": default}
+        if own is not None and position and self._one_each(own):
+            self.columns["example_id"] = {"from": f"{{file.{own}}}:{position}", "default": default}
+        elif own is not None:
+            self.columns["example_id"] = {"from": f"{{file.{own}[*]}}", "default": default}
         elif joined and (
             name := columns_of(next(iter(joined.values()))[0].columns).get("example_id")
         ):
@@ -501,14 +518,18 @@ class Decision:
         for level in self.levels:
             if level.texts and level.role in ("split", "label"):
                 self.columns.setdefault(level.role, f"{{path.{level.place}}}")
+                if level.role == "label":  # the other side may have examples of the same names
+                    self.columns.setdefault("variant", f"{{path.{level.place}}}")
                 self._say(level.role, level.place, "found", "by name")
 
     def _own_id(self) -> str | None:
-        """Return where each sample itself names its examples."""
-        for name in COLUMNS["example_id"]:
-            if self._holds(name):
-                return f"{{file.{name}[*]}}"
-        return None
+        """Return the name under which each sample itself names its examples."""
+        return next((name for name in COLUMNS["example_id"] if self._holds(name)), None)
+
+    def _one_each(self, name: str) -> bool:
+        """Say whether the samples hold one value there, not one per row."""
+        values = [self._value(sample, name) for sample in self.group.samples]
+        return all(not isinstance(value, list | tuple | Tensor) for value in values)
 
     def _joined(
         self, position: str, identity: str, ids: set[Any]
@@ -566,6 +587,8 @@ class Decision:
         classes = [word for word in words if word in CLASSES]
         if classes:
             self.columns["label"] = classes[-1]
+            if "example" not in axes:  # both sides of one example
+                self.columns.setdefault("variant", classes[-1])
             self._say("label", self.form, "found", f"{classes[-1]}, by name")
             if "example" in axes:
                 self._class_ids(classes[-1])
@@ -666,6 +689,19 @@ class Decision:
         return ".".join(steps)
 
 
+def _names_in(segment: Segment) -> list[str]:
+    """Return the names in a step of a key: all of it, or what stands around its number."""
+    if not segment.varies:
+        return [segment.prefix]
+    head = re.sub(
+        r"(?i)[._\- ]*(?:layers?|blocks?|resblocks?|blk|lyr|[hl])?[._\- ]*$", "", segment.prefix
+    )
+    around = (segment.suffix.strip("._- "), head)
+    if segment.word == "example" or segment.source == "free":
+        return []
+    return [name for name in around if re.search(r"[A-Za-z]{2}", name)]
+
+
 def _variables(leaves: Sequence[Leaf]) -> list[_Variable]:
     found: list[_Variable] = []
     for at, segment in enumerate(leaves[0].segments):
@@ -688,6 +724,10 @@ def _is_whole(value: Any) -> bool:
     if isinstance(value, Tensor):
         return not value.ndim and not value.dtype.startswith(("float", "bfloat", "str"))
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> int:
+    return int(value.item()) if isinstance(value, Tensor) else int(value)
 
 
 def _fits_rows(value: Any, rows: int) -> bool:

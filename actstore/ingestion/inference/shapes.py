@@ -164,8 +164,12 @@ def _by_tokens(
     if not fitting:
         return
     axis = fitting[-1]
-    alone = len(fitting) == 1 or len({shape for shape, _ in pairs}) > 1 or axis == free[-1]
-    readings[axis] = Reading("token", not alone, "as long as the token ids")
+    why = "as long as the token ids"
+    if len(fitting) > 1:
+        why += f", and so is axis{fitting[0]}"
+    elif any(tokens and len(tokens) == 2 and tokens[0] == shape[axis] for shape, tokens in pairs):
+        why += ", of which there are as many lists"
+    readings[axis] = Reading("token", why != "as long as the token ids", why)
     batched = [
         each
         for each in free
@@ -190,14 +194,17 @@ def _by_rows(
         return
 
     def counted(shape: tuple[int, ...], axis: int, leaf: Leaf) -> bool:
-        return shape[axis] in (seen[leaf.sample].rows or around.rows)
+        found = seen[leaf.sample]
+        lists = {found.tokens[0]} if found.tokens and len(found.tokens) == 2 else set()
+        return shape[axis] in (found.rows or lists - {1} or around.rows)
 
     fitting = [
         axis for axis in free if all(counted(leaf.tensor.shape, axis, leaf) for leaf in leaves)
     ]
-    if not fitting or (around.example and not any(each.rows for each in seen)):
+    lists = any(each.rows or (each.tokens and len(each.tokens) == 2) for each in seen)
+    if not fitting or (around.example and not lists):
         return
-    inside = all(seen[leaf.sample].rows for leaf in leaves)
+    inside = all(seen[leaf.sample].rows or seen[leaf.sample].tokens for leaf in leaves)
     what = "as long as the lists in the file" if inside else "as long as the table of rows"
     if len(fitting) > 1:
         what += f", and so is axis{fitting[1]}"

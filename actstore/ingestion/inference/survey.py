@@ -16,6 +16,7 @@ from actstore.ingestion.inference.words import (
     MASKS,
     PLAIN,
     POOLINGS,
+    SPLITS,
     TOKEN_IDS,
     is_other_tensor,
     known_site,
@@ -208,6 +209,8 @@ def _entries_at(document: Any) -> str | None:
 def _are_records(held: Any) -> bool:
     """Say whether these are several tables that each tell of one example."""
     if isinstance(held, dict):
+        if held.keys() <= SPLITS and all(isinstance(value, dict) for value in held.values()):
+            return True
         if len(held) < 2 or not all(
             isinstance(key, str) and not _layer_word(key) and known_site(key) is None
             for key in held
@@ -224,10 +227,8 @@ def _are_records(held: Any) -> bool:
         # What tells a table of examples from a table of sites: plain values beside the tensors.
         shared = set.intersection(*(set(value) for value in values))
         return any(isinstance(values[0][key], str | int | float) for key in shared)
-    if any(isinstance(part, str) for value in values for part in value.values()):
-        return True
-    keys = [key for value in values for key in value]
-    return all(isinstance(key, str) for key in keys) and not all(map(_layer_word, keys))
+    # Without a plain value each could as well be a layer as an example.
+    return any(isinstance(part, str | int | float) for value in values for part in value.values())
 
 
 def _layer_word(key: str) -> bool:
@@ -299,7 +300,7 @@ def _segment(name: Any) -> tuple[Segment, Any]:
     found = numbered(text)
     if found is None:
         return Segment(text), None
-    source = "whole" if not found.prefix and not found.suffix else "name"
+    source = "name" if found.word else "whole"
     return Segment(found.prefix, True, found.suffix, found.word, source), int(found.number)
 
 

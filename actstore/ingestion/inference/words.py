@@ -14,7 +14,7 @@ _LAYER: Final = re.compile(
 )
 _EXAMPLE: Final = re.compile(
     r"(?<![A-Za-z0-9])(?i:prompts?|examples?|samples?|items?|questions?|q|idx|id|docs?|texts?|"
-    r"batch(?:es)?|seq|sequences?|rows?|pairs?|data|hs)[._\-]?(?P<number>\d+)(?![A-Za-z0-9])"
+    r"batch(?:es)?|seq|sequences?|rows?|pairs?|data)[._\-]?(?P<number>\d+)(?![A-Za-z0-9])"
 )
 _OTHER_TENSORS: Final = re.compile(
     r"(?:.*[._/])?(?:weights?|bias|w_[a-z]+|b_[a-z]+|running_(?:mean|var)|exp_avg(?:_sq)?|"
@@ -116,7 +116,7 @@ POOLINGS: Final = {
     **dict.fromkeys(("max", "max_pool", "max_pooled"), "max"),
 }
 
-TOKEN_IDS: Final = ("input_ids", "token_ids", "tokens", "ids")
+TOKEN_IDS: Final = ("input_ids", "token_ids", "tokens")
 MASKS: Final = ("attention_mask", "mask", "padding_mask")
 
 COLUMNS: Final = {
@@ -155,7 +155,16 @@ def numbered(name: str) -> Numbered | None:
         if found:
             start, end = found[-1].span("number")
             return Numbered(name[:start], name[start:end], name[end:], word)
-    return Numbered("", name, "", "") if name.isdecimal() and name.isascii() else None
+    if name.isdecimal() and name.isascii():
+        return Numbered("", name, "", "")
+    last = last_number(name)
+    if last is not None and not last.suffix and last.prefix[-1:] in ("_", ".", "-"):
+        # `resid_post_3` is a layer; what `acts_3` counts is open.
+        if known_site(last.prefix[:-1]):
+            return last._replace(word="layer")
+        if last.prefix[:-1].lower() in PLAIN:
+            return last
+    return None
 
 
 def last_number(name: str) -> Numbered | None:

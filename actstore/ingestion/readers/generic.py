@@ -71,7 +71,11 @@ class GenericReader(Reader):
         return False
 
     def one_each(self, file: SourceFile) -> bool:
-        """Say whether no tensor of the file has an example axis."""
+        """Say whether no tensor of the file has an example axis, or a key that names examples."""
+        if self.recipe.each is not None:
+            return False
+        if any(_names_examples(each) for each in self._plans if each.belongs(file.pattern.name)):
+            return False
         return file.pattern.example is not None or not any(
             "example" in meaning
             for each in self._plans
@@ -178,6 +182,8 @@ class GenericReader(Reader):
             if each.belongs(kind) and not each.spec.optional and id(each) not in seen:
                 raise LayoutError(_missing(each, leaves, document))
         _check_counts(found)
+        if (count := self.context.options.first_k) is not None:
+            found = _first(found, count)
         if not found:
             near = [each for each in self._plans if each.belongs(kind) and _near(each, leaves)]
             if near:
@@ -339,6 +345,17 @@ class GenericReader(Reader):
                 else:
                     column.append(column_value(name, each.columns[name], scope))
         return dict(columns)
+
+
+def _names_examples(each: TensorPlan) -> bool:
+    return each.key is not None and "example" in each.key.names
+
+
+def _first(found: list[_Found], count: int) -> list[_Found]:
+    """Return the tensors of the first examples, where their keys name these."""
+    names = dict.fromkeys(each.parts["example"] for each in found if "example" in each.parts)
+    kept = set(list(names)[:count])
+    return [each for each in found if "example" not in each.parts or each.parts["example"] in kept]
 
 
 def _check_counts(found: list[_Found]) -> None:
