@@ -352,6 +352,85 @@ def _safetensors_stacks(folder: Path) -> list[Row]:
     return rows
 
 
+def _layers_of_sites(folder: Path) -> list[Row]:
+    """A list of one dict per layer: nothing in it tells of an example."""
+    layers = [{site: draw(1, 3, WIDTH) for site in ("resid_post", "mlp_out")} for _ in range(4)]
+    torch.save(layers, folder / "run.pt")
+    return [
+        each
+        for layer, sites in enumerate(layers)
+        for site, tensor in sites.items()
+        for each in rows_of(tensor[0], example_id="run", layer=layer, site=site)
+    ]
+
+
+def _entries_of_layers(folder: Path) -> list[Row]:
+    matrices = {layer: draw(3, WIDTH) for layer in (2, 7)}
+    entries = [{"layer": layer, "acts": matrix} for layer, matrix in matrices.items()]
+    torch.save(entries, folder / "run.pt")
+    return [
+        row(vector, example_id=f"run:{at}", example_index=at, layer=layer)
+        for layer, matrix in matrices.items()
+        for at, vector in enumerate(matrix)
+    ]
+
+
+def _splits_as_keys(folder: Path) -> list[Row]:
+    matrices = {"train": draw(4, WIDTH), "test": draw(3, WIDTH)}
+    splits = {
+        name: {"acts": matrix, "labels": torch.arange(len(matrix)) % 2}
+        for name, matrix in matrices.items()
+    }
+    torch.save(splits, folder / "data.pt")
+    return [
+        row(vector, example_id=f"data:{at}", split=name, label=str(at % 2))
+        for name, matrix in matrices.items()
+        for at, vector in enumerate(matrix)
+    ]
+
+
+def _both_sides_of_a_prompt(folder: Path) -> list[Row]:
+    rows = []
+    for name in ("p1", "p2"):
+        sides = {"pos": draw(WIDTH), "neg": draw(WIDTH)}
+        torch.save(sides, folder / f"{name}.pt")
+        rows += [
+            row(vector, example_id=name, label=side, variant=side) for side, vector in sides.items()
+        ]
+    return rows
+
+
+def _classes_as_folders(folder: Path) -> list[Row]:
+    rows = []
+    for side in ("neg", "pos"):
+        (folder / side).mkdir()
+        for name in ("p1", "p2"):
+            places = [(site, layer) for site in ("resid_post", "mlp_out") for layer in (3, 7)]
+            vectors = {f"{site}_{layer}": draw(WIDTH) for site, layer in places}
+            torch.save(vectors, folder / side / f"{name}.pt")
+            known = {"example_id": name, "label": side, "variant": side}
+            rows += [
+                row(vectors[f"{site}_{layer}"], site=site, layer=layer, **known)
+                for site, layer in places
+            ]
+    return rows
+
+
+def _two_depths(folder: Path) -> list[Row]:
+    rows = []
+    for name in ("all", "none"):
+        vector = draw(WIDTH)
+        torch.save({"L9": vector}, folder / f"{name}.pt")
+        rows.append(row(vector, example_id=name, layer=9))
+    for layer in (1, 2):
+        (folder / f"layer_{layer}").mkdir()
+        for name in ("x", "y"):
+            vector = draw(WIDTH)
+            torch.save(vector, folder / f"layer_{layer}" / f"{name}.pt")
+            rows.append(row(vector, example_id=name, layer=layer))
+    return rows
+
+
 _WHOLE = "layer = key1"
 _TOKENS = "token = axis0"
 
@@ -374,6 +453,12 @@ SHAPES = {
     "padded batch": Shape(_padded_batch, set()),
     "examples by key": Shape(_examples_by_key, {"example = key1"}),
     "hook as file name": Shape(_hook_in_the_file_name, {"example = axis0"}),
+    "layers of sites": Shape(_layers_of_sites, {_WHOLE, "token = axis1"}),
+    "entries of layers": Shape(_entries_of_layers, {"example = axis0"}),
+    "splits as keys": Shape(_splits_as_keys, set()),
+    "both sides of a prompt": Shape(_both_sides_of_a_prompt, set()),
+    "classes as folders": Shape(_classes_as_folders, set()),
+    "two depths": Shape(_two_depths, set()),
     "pickles": Shape(_pickles, set()),
     "npz of sequences": Shape(_numpy_sequences, {_TOKENS}),
     "safetensors of stacks": Shape(_safetensors_stacks, {"layer = axis0", "token = axis1"}),

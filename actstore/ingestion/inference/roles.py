@@ -31,6 +31,10 @@ _MOST_LAYERS: Final = 130
 _HOOK: Final = "hook"
 """Stands for the expression of a layer that the name of a hook tells."""
 
+_BEFORE_NUMBER: Final = re.compile(
+    r"[._\- ]*(?:layers?|blocks?|resblocks?|blk|lyr|[hl])?[._\- ]*$", re.IGNORECASE
+)
+
 Columns = dict[str, Any]
 """Column: an expression, or a table of ``from``, ``map``, ``pattern`` and ``default``."""
 
@@ -693,9 +697,7 @@ def _names_in(segment: Segment) -> list[str]:
     """Return the names in a step of a key: all of it, or what stands around its number."""
     if not segment.varies:
         return [segment.prefix]
-    head = re.sub(
-        r"(?i)[._\- ]*(?:layers?|blocks?|resblocks?|blk|lyr|[hl])?[._\- ]*$", "", segment.prefix
-    )
+    head = _BEFORE_NUMBER.sub("", segment.prefix)
     around = (segment.suffix.strip("._- "), head)
     if segment.word == "example" or segment.source == "free":
         return []

@@ -298,3 +298,54 @@ def test_an_odd_key_is_no_template(tmp_path: Path) -> None:
         pickle.dump({"acts {of} *": {"layer_1": draw(WIDTH).numpy()}}, file)
     ingest(tmp_path, tmp_path / "s", model=MODEL, site="resid_post")
     assert columns(tmp_path / "s", "example_id", "layer") == [("a", 1)]
+
+
+@pytest.mark.parametrize(
+    ("acts", "ids", "guess"),
+    [
+        ((5, 5, WIDTH), (5,), r"token = axis1 .*and so is axis0"),
+        ((4, WIDTH), (4, 4), r"token = axis0 .*as many lists"),
+    ],
+)
+def test_token_ids_of_more_than_one_fit_are_a_guess(
+    tmp_path: Path, acts: tuple[int, ...], ids: tuple[int, ...], guess: str
+) -> None:
+    torch.save({"acts": draw(*acts), "input_ids": torch.zeros(ids).long()}, tmp_path / "a.pt")
+    with pytest.raises(UsageError, match=guess):
+        ingest(tmp_path, tmp_path / "s", model=MODEL)
+
+
+def test_vectors_of_many_prompts_are_not_their_tokens(tmp_path: Path) -> None:
+    document = {"acts": draw(5, WIDTH), "input_ids": torch.zeros(5, 4).long()}
+    torch.save(document, tmp_path / "a.pt")
+    ingest(tmp_path, tmp_path / "s", model=MODEL)
+    assert columns(tmp_path / "s", "example_id", "position") == [(f"a:{n}", None) for n in range(5)]
+
+
+def test_a_table_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    torch.save({"acts": draw(5, WIDTH), "labels": torch.arange(5)}, tmp_path / "a.pt")
+    (tmp_path / "scores.csv").write_text("a\n1\n2\n")
+    summary = ingest(tmp_path, tmp_path / "s", model=MODEL)
+    assert summary.mapping is not None
+    ((path, reason),) = summary.mapping.left_out
+    assert path == "scores.csv"
+    assert reason.startswith("2 rows")
+
+
+def test_first_k_counts_what_keys_and_entries_name(tmp_path: Path) -> None:
+    write("list of dicts", tmp_path / "entries")
+    write("examples by key", tmp_path / "keys")
+    ingest(tmp_path / "entries", tmp_path / "s", model=MODEL, first_k=2)
+    assert {row["example_id"] for row in stored_rows(tmp_path / "s")} == {"x0", "x1"}
+    ingest(tmp_path / "keys", tmp_path / "t", model=MODEL, first_k=2, yes=True)
+    assert columns(tmp_path / "t", "example_id") == [("a cat",), ("a dog",)]
+
+
+def test_tensors_beside_matrices_of_numpy_are_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    np.save(tmp_path / "f" / "layer_1.npy", draw(3, WIDTH).numpy())
+    torch.save(draw(3, WIDTH), tmp_path / "f" / "layer_2.pt")
+    summary = ingest(tmp_path / "f", tmp_path / "s", model=MODEL, example_from="axis0")
+    assert summary.layers == (1, 2)
+    with pytest.raises(UsageError, match="--yes"):
+        ingest(tmp_path / "f", tmp_path / "t", model=MODEL)

@@ -24,6 +24,8 @@ def place(row: Row) -> tuple[Any, ...]:
         -2 if layer is None else layer,
         row.get("site") or "",
         -1 if position is None else position,
+        row.get("variant") or "",
+        row.get("split") or "",
     )
 
 
