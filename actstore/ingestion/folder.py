@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from actstore.ingestion import discovery, inference
-from actstore.ingestion.inference import Hints, Inferred
+from actstore.ingestion.inference import Inferred
 
 
 def recipe_of(
@@ -22,8 +22,5 @@ def recipe_of(
         UsageError: there is no such folder, or it has no such place.
         RecipeError: it holds no vectors that can become rows; says what was found.
     """
-    hints = Hints(
-        layer_from=inference.where(layer_from, "--layer-from") if layer_from else None,
-        example_from=inference.where(example_from, "--example-from") if example_from else None,
-    )
+    hints = inference.hints(layer_from, example_from)
     return discovery.describe([Path(folder)], hints)

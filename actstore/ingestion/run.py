@@ -33,7 +33,7 @@ from actstore.ingestion import (
     width_check,
 )
 from actstore.ingestion.discovery import Discovery
-from actstore.ingestion.inference import FolderMapping, Hints
+from actstore.ingestion.inference import FolderMapping
 from actstore.ingestion.label_table import Labels
 from actstore.ingestion.options import Options, Pool, StorageType, checked_options, with_layer
 from actstore.ingestion.output import Nowhere, Output
@@ -140,12 +140,7 @@ def ingest(
         map=dict(map or {}),
         sidecars={name: Path(path) for name, path in (sidecars or {}).items()},
     )
-    hints = Hints(
-        layer_from=inference.where(layer_from, "--layer-from") if layer_from else None,
-        example_from=inference.where(example_from, "--example-from") if example_from else None,
-        site=options.site is not None,
-        layer=options.layer is not None,
-    )
+    hints = inference.hints(layer_from, example_from, site=options.site, layer=options.layer)
     undescribed = recipe == "folder"
     if recipe is not None and not undescribed and (layer_from or example_from):
         raise UsageError(
@@ -169,7 +164,7 @@ def ingest(
         undescribed=undescribed,
     )
     if not dry_run:
-        found = replace(found, mapping=_confirmed(found.mapping, yes, confirm))
+        found = replace(found, mapping=inference.confirmed(found.mapping, yes, confirm))
     return _Ingest(
         found=found,
         sources=[(called or {}).get(path, path) for path in paths],
@@ -182,23 +177,6 @@ def ingest(
         progress=progress,
         memory=page_cache.MappedPages(Path(store)),
     ).run()
-
-
-def _confirmed(
-    mapping: FolderMapping | None, yes: bool, confirm: Callable[[FolderMapping], bool] | None
-) -> FolderMapping | None:
-    """Return the mapping with its guesses confirmed, where it has any.
-
-    Raises:
-        UsageError: nobody confirmed them.
-    """
-    if mapping is None or not mapping.guesses:
-        return mapping
-    if yes:
-        return mapping.confirmed("--yes")
-    if confirm is not None and confirm(mapping):
-        return mapping.confirmed("asked")
-    raise UsageError(mapping.problem())
 
 
 @dataclass(slots=True, kw_only=True)

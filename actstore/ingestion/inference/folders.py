@@ -8,10 +8,10 @@ from typing import Any
 
 from actstore.errors import RecipeError, UsageError
 from actstore.ingestion import recipes
+from actstore.ingestion.inference.decision import Decision, TensorReading
 from actstore.ingestion.inference.hints import Hints
 from actstore.ingestion.inference.mapping import Assignment, FolderMapping, unique
 from actstore.ingestion.inference.paths import Level, levels
-from actstore.ingestion.inference.roles import Decision, TensorReading
 from actstore.ingestion.inference.shapes import evidence
 from actstore.ingestion.inference.survey import (
     Group,

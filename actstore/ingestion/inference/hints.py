@@ -58,3 +58,23 @@ def where(text: str, option: str) -> Where:
         )
     numbers = tuple(int(each) for each in match["numbers"].split(",")) if match["numbers"] else None
     return Where(match["place"], int(match["plus"] or 0), numbers)
+
+
+def hints(
+    layer_from: str | None,
+    example_from: str | None,
+    *,
+    site: str | None = None,
+    layer: int | None = None,
+) -> Hints:
+    """Return what the options say; ``site`` and ``layer`` are those of all rows.
+
+    Raises:
+        UsageError: one of the first two names no place.
+    """
+    return Hints(
+        layer_from=where(layer_from, "--layer-from") if layer_from else None,
+        example_from=where(example_from, "--example-from") if example_from else None,
+        site=site is not None,
+        layer=layer is not None,
+    )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from actstore.errors import UsageError
 from actstore.ingestion.recipe import Recipe
 
 How = Literal["found", "guessed", "option", "recipe"]
@@ -69,6 +70,23 @@ class FolderMapping:
             f"what was guessed about this folder needs a yes: {'; '.join(parts)}. Look at it with "
             f"--dry-run, then confirm it with --yes{other}"
         )
+
+
+def confirmed(
+    mapping: FolderMapping | None, yes: bool, confirm: Callable[[FolderMapping], bool] | None
+) -> FolderMapping | None:
+    """Return the mapping with its guesses confirmed, where it has any.
+
+    Raises:
+        UsageError: nobody confirmed them.
+    """
+    if mapping is None or not mapping.guesses:
+        return mapping
+    if yes:
+        return mapping.confirmed("--yes")
+    if confirm is not None and confirm(mapping):
+        return mapping.confirmed("asked")
+    raise UsageError(mapping.problem())
 
 
 def of_recipe(recipe: Recipe) -> FolderMapping | None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actstore.ingestion.inference.decision import TensorReading
 from actstore.ingestion.inference.mapping import FolderMapping
-from actstore.ingestion.inference.roles import TensorReading
 
 _FIRST = ("example_id", "example_index", "layer", "site", "pooling")
 
