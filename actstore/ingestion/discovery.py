@@ -335,7 +335,10 @@ def _discovered(
         inferred = inference.infer(entries, hints, _title(sources))
     except RecipeError as error:
         if isinstance(found, Discovery):
-            return found
+            raise RecipeError(
+                f"{where}: recipe {found.recipe.name} would fit, but {error}; name it with "
+                f"--recipe {found.recipe.name} where that is meant"
+            ) from error
         problem = found or (f"{error}. " if str(error) else "")
         raise RecipeError(
             f"{where}: no recipe fits; the source holds {_seen(entries)}{_unfollowed(links)}. "
@@ -421,6 +424,8 @@ class _Opened:
 def _fits(recipe: Recipe, files: Sequence[SourceFile], options: Options, opened: _Opened) -> bool:
     context = readers.Context(recipe=recipe, options=options, sidecars=Sidecars(recipe))
     reader = readers.create(recipe, context)
+    if not reader.recognises(files):
+        return False
     for file in evenly(files, _SAMPLES):
         document = opened.document(file.pattern.container or recipe.container, file)
         if document is None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +89,43 @@ def test_the_recipe_of_a_folder_without_vectors(actstore: Command, tmp_path: Pat
     finished = actstore("recipes", "--from", tmp_path)
     assert finished.code == 1
     assert "state.pt: holds no vectors" in finished.err
+
+
+def answered(answer: str, *words: object) -> tuple[int, str]:
+    """Run `actstore WORDS…` on a terminal and answer; return its code and all it shows."""
+    terminal, inner = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "actstore", *map(str, words)],
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"},
+    )
+    os.close(inner)
+    os.write(terminal, answer.encode())
+    shown = b""
+    while True:
+        try:
+            read = os.read(terminal, 1 << 16)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not read:
+            break
+        shown += read
+    os.close(terminal)
+    return process.wait(), shown.decode()
+
+
+@pytest.mark.parametrize(("answer", "code", "rows"), [("y\n", 0, 18), ("n\n", 2, None)])
+def test_on_a_terminal_it_asks(
+    folder: Path, tmp_path: Path, answer: str, code: int, rows: int | None
+) -> None:
+    found, shown = answered(answer, "ingest", folder, "--store", tmp_path / "s", *MODEL)
+    assert found == code
+    assert "Is that right?" in shown
+    assert "a number as key, 2 of them" in shown
+    assert (tmp_path / "s").exists() == (rows is not None)
+    if rows is not None:
+        assert open_snapshot(tmp_path / "s").rows == rows
+        (report,) = (tmp_path / "s" / "reports").iterdir()
+        assert json.loads(report.read_text())["mapping"]["confirmed_by"] == "asked"

@@ -102,12 +102,12 @@ def of_recipe(recipe: Recipe) -> FolderMapping | None:
                 source = columns[name].expression.source
                 said[Assignment(role=role, place=str(source), tensors=key, how="recipe")] = None
         for meaning in spec.axes.values():
-            if "token" in meaning:
-                place = f"axis{meaning.index('token')}"
-                why = f"[{', '.join(meaning)}]"
-                said[Assignment(role="token", place=place, tensors=key, how="recipe", why=why)] = (
-                    None
-                )
+            why = f"[{', '.join(meaning)}]"
+            for axis, role in enumerate(meaning):
+                if role in ("example", "layer", "token"):
+                    place = f"axis{axis}"
+                    one = Assignment(role=role, place=place, tensors=key, how="recipe", why=why)
+                    said[one] = None
     return FolderMapping(
         files=tuple(pattern.template.text for pattern in recipe.files), assignments=tuple(said)
     )

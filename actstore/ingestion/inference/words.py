@@ -21,7 +21,7 @@ _OTHER_TENSORS: Final = re.compile(
     r"hook_(?:pattern|attn_scores|scale|q|k|v|z|rot_q|rot_k|result|pos_embed)|"
     r"attentions?(?:[._]\d+)*|attn_(?:weights|probs|pattern|scores)|"
     r"past_key_values(?:[._]\d+)*|key_cache(?:[._]\d+)*|value_cache(?:[._]\d+)*|"
-    r"logits?|logprobs?|log_probs?|loss(?:es)?|grads?|directions?|probes?)",
+    r"logits?|logprobs?|log_probs?|loss(?:es)?|grads?)",
     re.IGNORECASE,
 )
 

@@ -182,7 +182,6 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
             "layer_0": draw(3, WIDTH),
             "logits": draw(3, 20),
             "attentions": (draw(1, 2, 3, 3),),
-            "direction": draw(WIDTH),
             "centre": draw(WIDTH),
             "note": "hello",
         }
@@ -191,7 +190,7 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     summary = ingest(tmp_path, tmp_path / "s", model=MODEL, dry_run=True)
     assert summary.mapping is not None
     left_out = dict(summary.mapping.left_out)
-    assert {"logits", "attentions.{…}", "direction", "centre", "state.pt"} <= left_out.keys()
+    assert {"logits", "attentions.{…}", "centre", "state.pt"} <= left_out.keys()
     assert summary.rows_written == 6
     assert len(summary.sample_rows) == 3
     assert summary.sample_rows[0]["extra"] == '{"note": "hello"}'
@@ -349,3 +348,29 @@ def test_tensors_beside_matrices_of_numpy_are_not_passed_over(tmp_path: Path) ->
     assert summary.layers == (1, 2)
     with pytest.raises(UsageError, match="--yes"):
         ingest(tmp_path / "f", tmp_path / "t", model=MODEL)
+
+
+def test_names_that_anybody_gives_are_not_taken_for_a_known_layout(tmp_path: Path) -> None:
+    """Recipes whose files are told by names alone fill in what these folders do not say."""
+    for layer in (0, 1):
+        (tmp_path / "layers" / f"layer_{layer}").mkdir(parents=True)
+        torch.save(draw(4, WIDTH), tmp_path / "layers" / f"layer_{layer}" / "activations.pt")
+    (tmp_path / "prompts").mkdir()
+    for number in range(2):
+        document = {"prompt": "Why?", "activations": {"layer_0": draw(WIDTH)}}
+        torch.save(document, tmp_path / "prompts" / f"{number}.pt")
+    ingest(tmp_path / "layers", tmp_path / "s", model=MODEL, example_from="axis0")
+    found = ingest(tmp_path / "layers", tmp_path / "t", model=MODEL, dry_run=True)
+    assert found.recipe == "folder"
+    assert {*columns(tmp_path / "s", "site", "pooling", "region")} == {("unknown", "unknown", None)}
+    assert ingest(tmp_path / "prompts", tmp_path / "u", model=MODEL).recipe == "folder"
+    assert columns(tmp_path / "u", "pooling", "question") == [("unknown", "Why?")] * 2
+
+
+def test_weights_in_safetensors_are_no_activations(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    weights = {f"model.layers.{n}.mlp.up_proj.weight": draw(WIDTH, WIDTH) for n in range(2)}
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(RecipeError, match=r"by its name no activations.*--recipe safetensors"):
+        ingest(tmp_path, tmp_path / "s", model=MODEL)
