@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -236,9 +236,7 @@ class Decision(Roles):
             self.columns["example_id"] = {"from": f"{{file.{own}}}:{position}", "default": default}
         elif own is not None:
             self.columns["example_id"] = {"from": f"{{file.{own}[*]}}", "default": default}
-        elif joined and (
-            name := columns_of(next(iter(joined.values()))[0].columns).get("example_id")
-        ):
+        elif name := _id_in_rows(joined):
             self.columns["example_id"] = {"from": f"{{sidecar.rows.{name}}}", "default": default}
         else:
             self.columns["example_id"] = default
@@ -410,6 +408,14 @@ class Decision(Roles):
                 self.columns.setdefault("variant", f"{{key.{name}}}")
                 self.say("variant", name, "guessed", "nothing else explains it", "--example-from")
         return ".".join(steps)
+
+
+def _id_in_rows(joined: Mapping[str, tuple[Table, str | None]]) -> str | None:
+    """Return the column that names the rows of a table that is joined by their order."""
+    for table, column in joined.values():
+        if column is None:
+            return columns_of(table.columns).get("example_id")
+    return None
 
 
 def _names_in(segment: Segment) -> list[str]:

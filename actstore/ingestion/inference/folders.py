@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -88,12 +89,33 @@ def _in_order(files: Sequence[FileReading]) -> list[FileReading]:
     for file in files:
         other = merged.get((file.path, file.container))
         if other is not None:
-            tensors = [*other.tensors, *file.tensors]
-            for each in tensors:
-                each.optional = True
-            file = replace(other, tensors=tensors)
+            file = replace(other, tensors=_together(other, file))
         merged[file.path, file.container] = file
     return sorted(merged.values(), key=lambda file: (-file.path.count("/"), _open_parts(file.path)))
+
+
+def _together(one: FileReading, other: FileReading) -> list[TensorReading]:
+    """Return the tensors of files of one template that lie at different depths.
+
+    Raises:
+        RecipeError: they would be read in two ways.
+    """
+    tensors = list(one.tensors)
+    for each in other.tensors:
+        alike = [
+            known for known in tensors if (known.key, len(known.axes)) == (each.key, len(each.axes))
+        ]
+        if not alike:
+            tensors.append(each)
+        elif (alike[0].axes, alike[0].columns) != (each.axes, each.columns):
+            raise RecipeError(
+                f"files at different depths hold {each.key or 'tensors'} as "
+                f"[{', '.join(alike[0].axes)}] and as [{', '.join(each.axes)}], going by their "
+                "shapes, paths and names; ingest these folders one by one"
+            )
+    for each in tensors:
+        each.optional = True
+    return tensors
 
 
 def _open_parts(path: str) -> int:
@@ -193,8 +215,9 @@ def _tell_apart(readings: Sequence[TensorReading], hints: Hints) -> None:
             )
         ]
         if len(alike) > 1 and reading.site == "unknown" and reading.key:
-            name = reading.key.replace("{", "").replace("}", "").replace(":int", "")
-            reading.columns["site"] = name
+            parts = (re.sub(r"\{[^{}]*\}", "", part) for part in reading.key.split("."))
+            names = [part.strip("_-") for part in parts]
+            reading.columns["site"] = ".".join(name for name in names if name) or "unknown"
             reading.said.append(
                 Assignment(
                     role="site",

@@ -73,7 +73,7 @@ def _shape(value: Any) -> tuple[int, ...]:
         return () if value.dtype.startswith(("float", "bfloat")) else value.shape
     if isinstance(value, list | tuple) and value:
         first = value[0]
-        if isinstance(first, list | tuple):
+        if all(isinstance(row, list | tuple) for row in value):
             lengths = {len(row) for row in value}
             return (len(value), lengths.pop()) if len(lengths) == 1 else ()
         return (len(value),) if isinstance(first, int | str) else ()

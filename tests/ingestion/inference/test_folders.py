@@ -374,3 +374,33 @@ def test_weights_in_safetensors_are_no_activations(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(RecipeError, match=r"by its name no activations.*--recipe safetensors"):
         ingest(tmp_path, tmp_path / "s", model=MODEL)
+
+
+def test_layers_behind_the_tokens(tmp_path: Path) -> None:
+    for number in range(2):
+        states = draw(4 + number, 3, WIDTH)
+        document = {"states": states, "token_ids": torch.arange(4 + number)}
+        torch.save(document, tmp_path / f"p{number}.pt")
+    ingest(tmp_path, tmp_path / "s", model=MODEL, yes=True)
+    for row in stored_rows(tmp_path / "s"):
+        states = torch.load(tmp_path / f"{row['example_id']}.pt")["states"]
+        expected = states[row["position"], row["layer"]].numpy()
+        assert row["activation"].tobytes() == expected.tobytes()
+        assert row["token_id"] == row["position"]
+
+
+def test_ids_by_which_a_table_is_joined_stay_the_files_names(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        torch.save({"layer_3": draw(WIDTH)}, tmp_path / f"{name}.pt")
+    (tmp_path / "meta.csv").write_text("id,label\nb,x\na,y\nc,z\n")
+    ingest(tmp_path, tmp_path / "s", model=MODEL)
+    assert columns(tmp_path / "s", "example_id", "label") == [("a", "y"), ("b", "x")]
+
+
+def test_depths_that_would_be_read_in_two_ways_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "f" / "deep").mkdir(parents=True)
+    for number in range(3):
+        torch.save(draw(5 + number, WIDTH), tmp_path / "f" / f"p{number}.pt")
+        torch.save(draw(5, WIDTH), tmp_path / "f" / "deep" / f"p{number}.pt")
+    with pytest.raises(RecipeError, match=r"\[token, hidden\].*\[layer, hidden\]|one by one"):
+        ingest(tmp_path / "f", tmp_path / "s", model=MODEL, yes=True)
