@@ -23,6 +23,7 @@ from actstore.ingestion.inference.words import (
     POOLINGS,
     TOKEN_IDS,
     known_site,
+    last_number,
 )
 from actstore.ingestion.tensor import Tensor
 
@@ -271,7 +272,9 @@ class Decision(Roles):
     ) -> dict[str, tuple[Table, str | None]]:
         number = position
         if not number and isinstance(self.example, Variable):
-            number = "{key.example}" if self.example.segment.source != "free" else ""
+            first = _counted(self.example.values)
+            if first is not None:
+                number = "{key.example-1}" if first else "{key.example}"
         if not number and self.example == "entry" and len(self.group.entries) == 1:
             number = "{entry}"
         fitting = [
@@ -290,7 +293,25 @@ class Decision(Roles):
             if column is not None:
                 self.say("table", table.path, "found", f"its column {column} holds the examples")
                 return {"{column.example_id}": (table, column)}
-        return {}
+        return {} if position or self.example is not None else self._joined_by_file_number()
+
+    def _joined_by_file_number(self) -> dict[str, tuple[Table, str | None]]:
+        """Take the number in the files' names for that of a row, where these are as many."""
+        level = self.file_level()
+        found = [last_number(text) for text in dict.fromkeys(level.texts)] if level else []
+        numbers = {int(each.number) for each in found if each is not None and not each.suffix}
+        tables = [table for table in self.tables if table.rows == len(found)]
+        first = _counted(numbers)
+        if level is None or first is None or len(numbers) != len(found) or not tables:
+            return {}
+        self.columns["example_index"] = {
+            "from": f"{{path.{level.place}}}",
+            "pattern": r"(\d+)$",
+        }
+        why = f"its rows by the files' numbers, from {first}; they could be in another order"
+        self.say("table", tables[0].path, "guessed", why)
+        row = "{column.example_index-1}" if first else "{column.example_index}"
+        return {row: (tables[0], None)}
 
     def _row_counts(self, position: str) -> set[int]:
         """Return how many examples the files hold, each."""
@@ -408,6 +429,14 @@ class Decision(Roles):
                 self.columns.setdefault("variant", f"{{key.{name}}}")
                 self.say("variant", name, "guessed", "nothing else explains it", "--example-from")
         return ".".join(steps)
+
+
+def _counted(values: set[Any]) -> int | None:
+    """Return 0 or 1 where some numbers count without a gap from there, else None."""
+    for first in (0, 1):
+        if values == set(range(first, first + len(values))):
+            return first
+    return None
 
 
 def _id_in_rows(joined: Mapping[str, tuple[Table, str | None]]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from actstore.errors import RecipeError, UsageError
@@ -56,8 +57,7 @@ def infer(entries: Sequence[Entry], hints: Hints, title: str) -> Inferred:
     if not useful:
         raise RecipeError(_nothing(groups, left_out))
     each = useful[0].each
-    others = [entry for entry in entries if suffix_of(entry.relative) is None]
-    found_tables = tables(others)
+    found_tables = tables(_near(entries, useful))
     files: list[FileReading] = []
     _check_places(useful, hints)
     for group in useful:
@@ -120,6 +120,22 @@ def _together(one: FileReading, other: FileReading) -> list[TensorReading]:
 
 def _open_parts(path: str) -> int:
     return path.count("{") - path.count("{layer:int}")
+
+
+def _near(entries: Sequence[Entry], groups: Sequence[Group]) -> list[Entry]:
+    """Return the other files that lie beside or above the activations, or one folder down."""
+    above = {
+        folder
+        for group in groups
+        for entry in group.entries
+        for folder in PurePosixPath(entry.relative).parents
+    }
+    return [
+        entry
+        for entry in entries
+        if suffix_of(entry.relative) is None
+        and (entry.relative.count("/") <= 1 or PurePosixPath(entry.relative).parent in above)
+    ]
 
 
 def _nothing(groups: Sequence[Group], left_out: Sequence[tuple[str, str]]) -> str:

@@ -10,6 +10,9 @@ from typing import Any, Literal
 from actstore.errors import UsageError
 from actstore.ingestion.recipe import Recipe
 
+_SHOWN = 5
+"""Guesses that an error names; ``--dry-run`` shows all."""
+
 How = Literal["found", "guessed", "option", "recipe"]
 
 
@@ -63,7 +66,12 @@ class FolderMapping:
 
     def problem(self) -> str:
         """Say in one line what was guessed and how to confirm or set it."""
-        parts = dict.fromkeys(f"{each.role} = {each.place} ({each.why})" for each in self.guesses)
+        all_parts = dict.fromkeys(
+            f"{each.role} = {each.place} ({each.why})" for each in self.guesses
+        )
+        parts = list(all_parts)[:_SHOWN]
+        if len(all_parts) > _SHOWN:
+            parts.append(f"and {len(all_parts) - _SHOWN} more")
         options = sorted({each.option for each in self.guesses if each.option})
         other = f", or say it with {', '.join(options)}" if options else ""
         return (

@@ -404,3 +404,28 @@ def test_depths_that_would_be_read_in_two_ways_are_refused(tmp_path: Path) -> No
         torch.save(draw(5, WIDTH), tmp_path / "f" / "deep" / f"p{number}.pt")
     with pytest.raises(RecipeError, match=r"\[token, hidden\].*\[layer, hidden\]|one by one"):
         ingest(tmp_path / "f", tmp_path / "s", model=MODEL, yes=True)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_table_can_be_joined_by_the_files_numbers(tmp_path: Path, first: int) -> None:
+    for number in range(first, first + 3):
+        torch.save({"layer_3": draw(WIDTH)}, tmp_path / f"prompt_{number:03d}.pt")
+    (tmp_path / "prompts.csv").write_text("question,label\nQ0,x\nQ1,y\nQ2,z\n")
+    with pytest.raises(UsageError, match=f"table = prompts.csv .*files' numbers, from {first}"):
+        ingest(tmp_path, tmp_path / "s", model=MODEL)
+    ingest(tmp_path, tmp_path / "s", model=MODEL, yes=True)
+    assert columns(tmp_path / "s", "example_id", "question", "label") == [
+        (f"prompt_{first + at:03d}", f"Q{at}", "xyz"[at]) for at in range(3)
+    ]
+
+
+@pytest.mark.parametrize("first", [0, 1, 5])
+def test_keys_that_number_examples_are_joined_from_their_first(tmp_path: Path, first: int) -> None:
+    vectors = {f"prompt_{number}": draw(WIDTH) for number in range(first, first + 3)}
+    torch.save({"layer_3": vectors}, tmp_path / "a.pt")
+    (tmp_path / "rows.csv").write_text("label\nx\ny\nz\n")
+    summary = ingest(tmp_path, tmp_path / "s", model=MODEL)
+    labels = [label for (label,) in columns(tmp_path / "s", "label")]
+    assert labels == (["x", "y", "z"] if first < 2 else [None] * 3)
+    assert summary.mapping is not None
+    assert bool(summary.mapping.left_out) == (first == 5)
