@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +17,7 @@ from actstore.commands.progress import bar
 from actstore.wording import counted
 
 if TYPE_CHECKING:
+    from actstore.ingestion.inference import FolderMapping
     from actstore.ingestion.options import IngestOptions
     from actstore.ingestion.report import IngestSummary, Progress
     from actstore.storage.partition import StoredRows
@@ -120,6 +122,17 @@ settings_options = bundle(
         help="The file to read for a table that the recipe joins; may be repeated.",
     ),
     click.option(
+        "--layer-from",
+        metavar="PLACE",
+        help="Where a folder of no known layout has its layers: name, folder1, key1, axis0, as "
+        "--dry-run calls them; key1-1 counts from the embeddings, key1=2,14,24 lists them.",
+    ),
+    click.option(
+        "--example-from",
+        metavar="PLACE",
+        help="Likewise where it has its examples; another axis is then tokens or layers.",
+    ),
+    click.option(
         "--replace",
         is_flag=True,
         help="Let rows whose key is stored with another vector take the place of the stored ones, "
@@ -148,7 +161,9 @@ settings_options = bundle(
     "ingest, and those of the same models and data sets that have no label.",
 )
 @click.option(
-    "--yes", is_flag=True, help="Answer yes to what would be asked, as where there is no terminal."
+    "--yes",
+    is_flag=True,
+    help="Answer yes to what would be asked: what was guessed about a folder, what is replaced.",
 )
 @format_options
 def command(
@@ -167,6 +182,9 @@ def command(
     not stop the rest (exit code 3). Rows that are in the store already are not stored twice,
     so an interrupted ingest is completed by the same command.
 
+    A folder of no known layout is read by its paths, keys and shapes. What was guessed is shown
+    by --dry-run, and confirmed on a terminal, by --yes, or by options that say it.
+
     \b
     Examples:
       actstore ingest unfaithful-reasoning --store runs.store
@@ -174,6 +192,7 @@ def command(
       actstore ingest caches/* --store runs.store --labels labels.csv --on example_id
       actstore ingest vectors --store runs.store --recipe my.toml --dry-run
       actstore ingest captured-again --store runs.store --replace
+      actstore ingest acts --store runs.store --model gpt2 --layer-from key1 --yes
       actstore ingest hf://datasets/org/raw-activations --store runs.store
     """
     from actstore.ingestion.ingest import ingest
@@ -191,11 +210,14 @@ def command(
         def progress(done: Progress) -> None:
             report(done.bytes, done.rows, done.bytes_total)
 
+        watched = sys.stdin.isatty() and sys.stderr.isatty() and not as_json
         settings["progress"] = progress
+        settings["yes"] = yes
         summary = ingest(
             sources,
             store,
             label_set=label_set,
+            confirm=_confirm if watched else None,
             confirm_replacing=confirm_replacing,
             **settings,
         )
@@ -242,14 +264,57 @@ def print_summary(summary: IngestSummary) -> None:
         output.say()
         names = ("model", "site", "layer", "width", "dtype", "rows")
         output.print_table(names, [[group[name] for name in names] for group in summary.groups])
-    if summary.dry_run and summary.first_row:
-        output.say("\nfirst row")
-        shown = {name: output.cell(v) for name, v in summary.first_row.items()}
-        output.print_pairs(shown, aside=bool(summary.groups))
+    if summary.dry_run and summary.mapping is not None:
+        output.say()
+        print_mapping(summary.mapping)
+    if summary.dry_run and summary.sample_rows:
+        output.say()
+        _print_rows(summary.sample_rows)
     for text in summary.notes:
         output.note(f"note: {text}")
     _name("refused", len(summary.refused), [f"{r.path}: {r.reason}" for r in summary.refused])
     _name("unmatched", summary.unmatched_count, list(summary.unmatched))
+
+
+def print_mapping(mapping: FolderMapping) -> None:
+    """Print which part of paths, keys and shapes became what."""
+    rows: dict[tuple[str, str, str, str], list[str]] = {}
+    for each in mapping.assignments:
+        tensors = rows.setdefault((each.role, each.place, each.how, each.why), [])
+        tensors.append(each.tensors)
+    table = [
+        (role, place, _short(tensors), how, why)
+        for (role, place, how, why), tensors in rows.items()
+    ]
+    header = ("column", "from", "of", "how", "why")
+    output.print_table(header, table, limit=output.WIDE, whole=("why",))
+    print_left_out(mapping)
+
+
+def print_left_out(mapping: FolderMapping) -> None:
+    """Name the tensors and files that become no rows."""
+    for key, reason in mapping.left_out[:NAMED]:
+        output.note(f"left out: {key}: {reason}")
+    if len(mapping.left_out) > NAMED:
+        output.note(f"left out: {len(mapping.left_out) - NAMED:,} more")
+
+
+def _short(names: Sequence[str]) -> str:
+    named = [name for name in names if name]
+    return ", ".join(named[:2]) + (f" and {len(named) - 2} more" if len(named) > 2 else "")
+
+
+def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    header = ("", *("first row", "second row", "last row")[: len(rows)])
+    table = [[name, *(output.cell(row.get(name), 44) for row in rows)] for name in names]
+    output.print_table(header, table)
+
+
+def _confirm(mapping: FolderMapping) -> bool:
+    """Show what was guessed about a folder and ask whether it is so."""
+    print_mapping(mapping)
+    return click.confirm("Is that right?", err=True)
 
 
 def _present(summary: IngestSummary) -> str:

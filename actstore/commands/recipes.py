@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -21,8 +22,28 @@ if TYPE_CHECKING:
     is_flag=True,
     help="The recipes of `actstore capture`: how files of questions become examples.",
 )
+@click.option(
+    "--from",
+    "folder",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="FOLDER",
+    help="Write the recipe of a folder of no known layout, as `actstore ingest` would read it.",
+)
+@click.option(
+    "--layer-from", metavar="PLACE", help="With --from: where its layers stand, as for ingest."
+)
+@click.option(
+    "--example-from", metavar="PLACE", help="With --from: where its examples stand, as for ingest."
+)
 @format_options
-def command(name: str | None, for_capture: bool, as_json: bool) -> None:
+def command(
+    name: str | None,
+    for_capture: bool,
+    folder: Path | None,
+    layer_from: str | None,
+    example_from: str | None,
+    as_json: bool,
+) -> None:
     """List the recipes that ingest knows, or print one.
 
     A recipe is a TOML file that says how the files of one layout become rows. Print the
@@ -33,7 +54,11 @@ def command(name: str | None, for_capture: bool, as_json: bool) -> None:
       actstore recipes
       actstore recipes faithfulness > my.toml
       actstore recipes --capture contrastive
+      actstore recipes --from acts > my.toml
     """
+    if folder is not None:
+        _of_folder(folder, layer_from, example_from, as_json)
+        return
     if for_capture:
         _for_capture(name, as_json)
         return
@@ -55,6 +80,26 @@ def command(name: str | None, for_capture: bool, as_json: bool) -> None:
             [(item.name, item.container, item.title) for item in found],
             limit=output.WIDE,
         )
+
+
+def _of_folder(
+    folder: Path, layer_from: str | None, example_from: str | None, as_json: bool
+) -> None:
+    from actstore.commands.ingest import print_left_out
+    from actstore.ingestion.folder import recipe_of
+
+    found = recipe_of(folder, layer_from=layer_from, example_from=example_from)
+    if as_json:
+        output.print_json(
+            {
+                "mapping": found.mapping.as_dict(),
+                "text": found.recipe.text,
+                "name": found.recipe.name,
+            }
+        )
+    else:
+        click.echo(found.recipe.text, nl=False)
+        print_left_out(found.mapping)
 
 
 def _for_capture(name: str | None, as_json: bool) -> None:

@@ -76,6 +76,12 @@ def interpret(tensor: Tensor, axes: Mapping[int, tuple[str, ...]], *, squeeze: b
         elif name != "hidden":
             rows[name] = length
     view = tensor.squeeze(dropped) if dropped else tensor
+    if tokens is not None:
+        left = [name for axis, name in enumerate(meaning) if axis not in dropped]
+        at = left.index("token")
+        if at != len(left) - 2:  # a grid has its tokens right before the values
+            others = [axis for axis in range(len(left) - 1) if axis != at]
+            view = view.permute([*others, at, len(left) - 1])
     return Grid(view, rows, tokens, shape[-1])
 
 

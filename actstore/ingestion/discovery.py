@@ -10,27 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from actstore.errors import ActstoreError, HubError, RecipeError, UsageError
-from actstore.ingestion import containers, documents, readers
+from actstore.ingestion import containers, documents, inference, readers
+from actstore.ingestion.inference import FolderMapping, Hints, Inferred
 from actstore.ingestion.options import Options
 from actstore.ingestion.recipe import FilePattern, Recipe
 from actstore.ingestion.sidecars import Sidecars
-from actstore.ingestion.source_file import SourceFile
+from actstore.ingestion.source_file import Entry, SourceFile, evenly
 from actstore.ingestion.template import Match, recognisable
 
 _SAMPLES = 7
 _SAMPLE_BYTES = 128 << 20
+_BY_SHAPE = ("numpy", "safetensors")
+"""Recipes that take matrices for rows of examples, whatever their names and lengths say."""
 _DIGITS = re.compile(r"(\d+)")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A file that was seen."""
-
-    path: Path
-    relative: str
-    root: Path
-    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +37,8 @@ class Discovery:
     """Files that no template fits."""
     detected: bool
     """Whether the recipe was found rather than named."""
+    mapping: FolderMapping | None = None
+    """Which part of a path or key became what; None where a Python reader decides."""
     links: tuple[str, ...] = ()
     """Links that were not followed, each with where it leads."""
 
@@ -247,11 +242,15 @@ def discover(
     recipe: Recipe | None,
     recipes: Iterable[Recipe] = (),
     options: Options | None = None,
+    hints: Hints | None = None,
+    undescribed: bool = False,
 ) -> Discovery:
     """Find the files of ``recipe``, or the one recipe of ``recipes`` that fits.
 
     A recipe fits when its path templates match files and one of a few opened samples
-    holds its keys. Generic recipes count only where no other fits.
+    holds its keys. Generic recipes count only where no other fits. Where none does, one is
+    made up from paths, keys and shapes, as it is where ``hints`` say where things stand, or
+    where the folder is said to be ``undescribed``.
 
     Raises:
         UsageError: a source does not exist or holds no file.
@@ -262,18 +261,58 @@ def discover(
     where = ", ".join(str(source) for source in sources)
     if not entries:
         raise UsageError(f"{where}: holds no file (hidden ones are left out){_unfollowed(links)}")
-    found = _discovered(entries, where, recipe, recipes, options, links)
+    hints = hints or Hints()
+    said = hints.layer_from is not None or hints.example_from is not None
+    if undescribed or (said and recipe is None):
+        found = _described(describe(sources, hints), entries)
+    else:
+        found = _discovered(entries, sources, recipe, recipes, options, hints, links)
     return replace(found, links=tuple(links))
+
+
+def _title(sources: Sequence[Path]) -> str:
+    return f"As found in {', '.join(path.absolute().name for path in sources)}"
+
+
+def describe(sources: Sequence[Path], hints: Hints) -> Inferred:
+    """Make up the recipe of some folders from paths, keys and shapes.
+
+    Raises:
+        UsageError: a source does not exist, or has no such place as the hints name.
+        RecipeError: it holds no vectors that can become rows; says what was found.
+    """
+    entries = walk(sources)
+    try:
+        return inference.infer(entries, hints, _title(sources))
+    except RecipeError as error:
+        where = ", ".join(str(source) for source in sources)
+        problem = str(error) or "there are no files of activations among them"
+        raise RecipeError(
+            f"{where}: no vectors that can become rows: {problem}; it holds {_seen(entries)}"
+        ) from error
+
+
+def _described(found: Inferred, entries: Sequence[Entry]) -> Discovery:
+    files, others = assign(found.recipe, entries)
+    return Discovery(
+        recipe=found.recipe,
+        files=tuple(files),
+        others=tuple(others),
+        detected=True,
+        mapping=found.mapping,
+    )
 
 
 def _discovered(
     entries: list[Entry],
-    where: str,
+    sources: Sequence[Path],
     recipe: Recipe | None,
     recipes: Iterable[Recipe],
     options: Options | None,
+    hints: Hints,
     links: Sequence[str],
 ) -> Discovery:
+    where = ", ".join(str(source) for source in sources)
     if recipe is not None:
         files, others = assign(recipe, entries)
         if not files:
@@ -282,8 +321,37 @@ def _discovered(
                 f"{where}: no file fits recipe {recipe.name} ({patterns}); "
                 f"the source holds {_seen(entries)}{_unfollowed(links)}"
             )
-        return Discovery(recipe=recipe, files=tuple(files), others=tuple(others), detected=False)
-    return _detect(list(recipes), entries, where, options or Options(), links)
+        return Discovery(
+            recipe=recipe,
+            files=tuple(files),
+            others=tuple(others),
+            detected=False,
+            mapping=inference.of_recipe(recipe),
+        )
+    found = _detect(list(recipes), entries, where, options or Options())
+    if isinstance(found, Discovery) and found.recipe.name not in _BY_SHAPE:
+        return found
+    try:
+        inferred = inference.infer(entries, hints, _title(sources))
+    except RecipeError as error:
+        if isinstance(found, Discovery):
+            raise RecipeError(
+                f"{where}: recipe {found.recipe.name} would fit, but {error}; name it with "
+                f"--recipe {found.recipe.name} where that is meant"
+            ) from error
+        problem = found or (f"{error}. " if str(error) else "")
+        raise RecipeError(
+            f"{where}: no recipe fits; the source holds {_seen(entries)}{_unfollowed(links)}. "
+            f"{problem}"
+            f"Known recipes: {', '.join(recipe.name for recipe in recipes)}. "
+            "Choose one with --recipe NAME to see why it refuses the files, or describe the layout "
+            "in a recipe of your own (`actstore recipes NAME` prints one to start from)"
+        ) from error
+    if isinstance(found, Discovery) and not inferred.beyond_rows:
+        kinds = {each.container or inferred.recipe.container for each in inferred.recipe.files}
+        if kinds == {found.recipe.container}:
+            return found
+    return _described(inferred, entries)
 
 
 def _detect(
@@ -291,8 +359,8 @@ def _detect(
     entries: Sequence[Entry],
     where: str,
     options: Options,
-    links: Sequence[str] = (),
-) -> Discovery:
+) -> Discovery | str:
+    """Return the recipe that fits, or where none does why a file could not be opened."""
     opened = _Opened()
     for generic in (False, True):
         fitting: list[Discovery] = []
@@ -303,7 +371,11 @@ def _detect(
             if files and _fits(recipe, files, options, opened):
                 fitting.append(
                     Discovery(
-                        recipe=recipe, files=tuple(files), others=tuple(others), detected=True
+                        recipe=recipe,
+                        files=tuple(files),
+                        others=tuple(others),
+                        detected=True,
+                        mapping=inference.of_recipe(recipe),
                     )
                 )
         if len(fitting) > 1:
@@ -318,13 +390,7 @@ def _detect(
             )
         if fitting:
             return fitting[0]
-    raise RecipeError(
-        f"{where}: no recipe fits; the source holds {_seen(entries)}{_unfollowed(links)}. "
-        f"{opened.problem}"
-        f"Known recipes: {', '.join(recipe.name for recipe in recipes)}. "
-        "Choose one with --recipe NAME to see why it refuses the files, or describe the layout "
-        "in a recipe of your own (`actstore recipes NAME` prints one to start from)"
-    )
+    return opened.problem
 
 
 class _Opened:
@@ -358,6 +424,8 @@ class _Opened:
 def _fits(recipe: Recipe, files: Sequence[SourceFile], options: Options, opened: _Opened) -> bool:
     context = readers.Context(recipe=recipe, options=options, sidecars=Sidecars(recipe))
     reader = readers.create(recipe, context)
+    if not reader.recognises(files):
+        return False
     for file in evenly(files, _SAMPLES):
         document = opened.document(file.pattern.container or recipe.container, file)
         if document is None:
@@ -365,13 +433,6 @@ def _fits(recipe: Recipe, files: Sequence[SourceFile], options: Options, opened:
         if all(documents.has(document, key) for key in recipe.required) and reader.fits(document):
             return True
     return False
-
-
-def evenly(items: Sequence[SourceFile], count: int) -> list[SourceFile]:
-    """Return at most ``count`` items, the first and last among them, evenly spaced."""
-    if len(items) <= count:
-        return list(items)
-    return [items[number * (len(items) - 1) // (count - 1)] for number in range(count)]
 
 
 def first_examples(

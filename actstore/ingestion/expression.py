@@ -50,6 +50,7 @@ _ROOTS = {
     "name": Level.FILE,
     "folder": Level.FILE,
     "relative": Level.FILE,
+    "entry": Level.FILE,
     "key": Level.TENSOR,
     "tensor": Level.TENSOR,
     "row": Level.ROW,
@@ -58,7 +59,7 @@ _ROOTS = {
     "sidecar": Level.FILE,
     "column": Level.FILE,
 }
-_ALONE = {"cache", "stem", "name", "folder", "relative", "row", "token"}
+_ALONE = {"cache", "stem", "name", "folder", "relative", "entry", "row", "token"}
 _INDEXES = {"": Index.WHOLE, "row": Index.ROW, "token": Index.TOKEN, "*": Index.AUTO}
 _REFERENCE = re.compile(
     r"(?P<root>[a-z]+)(?:\.(?P<rest>.+?))?(?:\[(?P<index>row|token|\*)\])?(?P<plus>[+-]\d+)?",

@@ -10,6 +10,7 @@ from typing import Unpack
 
 from actstore.errors import ActstoreError
 from actstore.ingestion import run
+from actstore.ingestion.inference import FolderMapping
 from actstore.ingestion.options import IngestOptions
 from actstore.ingestion.report import IngestSummary
 from actstore.remote.address import is_address, parse
@@ -21,6 +22,7 @@ def ingest(
     store: str | Path,
     *,
     label_set: str | None = None,
+    confirm: Callable[[FolderMapping], bool] | None = None,
     confirm_replacing: Callable[[Sequence[StoredRows]], None] | None = None,
     **options: Unpack[IngestOptions],
 ) -> IngestSummary:
@@ -39,14 +41,17 @@ def ingest(
         label_set: SQL expression over a row's columns that becomes its label, such as
             ``CASE WHEN contains(lower(prediction), lower(oracle)) THEN 'correct' END``;
             for the rows of this run and the unlabelled ones of the same models and data sets.
+        confirm: shown what was guessed about a folder, says whether it is so; unless ``yes``.
         confirm_replacing: called before rows are replaced, with those that would be; may raise.
         options: ``recipe``, ``model``, ``dataset``, ``labels``, ``labels_on``, ``site``,
             ``layer``, ``pool``, ``storage_dtype``, ``allow_rounding``, ``allow_nonfinite``,
             ``contract``, ``first_k``, ``replace``, ``dry_run``, ``strict``, ``sidecars``,
-            ``map`` and ``progress``, as :func:`actstore.ingestion.run.ingest` describes them.
+            ``map``, ``layer_from``, ``example_from``, ``yes`` and ``progress``, as
+            :func:`actstore.ingestion.run.ingest` describes them.
 
     Raises:
-        UsageError: an option cannot work, or the source does not exist.
+        UsageError: an option cannot work, the source does not exist, or what was guessed about
+            a folder was not confirmed.
         RecipeError: the recipe is malformed, or none or several fit.
         RefusedError: ``strict``, and files were refused; lists them.
         ContractError: the rows break the contract; lists every violation.
@@ -61,7 +66,12 @@ def ingest(
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     with _here(given) as (paths, called):
         summary = run.ingest(
-            paths, store, called=called, confirm_replacing=confirm_replacing, **options
+            paths,
+            store,
+            called=called,
+            confirm=confirm,
+            confirm_replacing=confirm_replacing,
+            **options,
         )
     if label_set is None or summary.dry_run:
         return summary

@@ -64,6 +64,9 @@ class IngestSettings:
     allow_nonfinite: bool = False
     contract: str | Path | None = None
     first_k: int | None = None
+    layer_from: str | None = None
+    example_from: str | None = None
+    yes: bool = False
     replace: bool = False
     dry_run: bool = False
     strict: bool = False
@@ -108,6 +111,9 @@ class IngestOptions(TypedDict, total=False):
     allow_nonfinite: bool
     contract: str | Path | None
     first_k: int | None
+    layer_from: str | None
+    example_from: str | None
+    yes: bool
     replace: bool
     dry_run: bool
     strict: bool

@@ -71,6 +71,8 @@ class TensorSpec:
     """Whether a file may lack it."""
     width: Expression | None = None
     """What the file says about the length of the hidden axis; checked."""
+    count: int | None = None
+    """How many there are in an example, as keys or along a layer axis; checked."""
     mask: Expression | None = None
     """A 0/1 tensor over (example,) token; tokens with 0 are padding and left out."""
 
@@ -123,6 +125,10 @@ class Recipe:
     files: tuple[FilePattern, ...]
     tensors: tuple[TensorSpec, ...] = ()
     columns: Mapping[str, ColumnSource] = field(default_factory=dict)
+    each: str | None = None
+    """Dotted key of a list or table in the file whose entries are one example each.
+
+    ``.`` is the file itself. Every entry is read as a file of its own would be."""
     required: tuple[str, ...] = ()
     """Dotted keys that every file holds: how a layout is told from others."""
     sidecars: tuple[SidecarSpec, ...] = ()

@@ -34,6 +34,7 @@ TOP = [
     "description",
     "link",
     "container",
+    "each",
     "required",
     "generic",
     "reader",
@@ -46,7 +47,7 @@ TOP = [
     "notes",
 ]
 FILES = ["path", "name", "container", "constants", "folder", "beside", "example"]
-TENSORS = ["key", "axes", "files", "columns", "squeeze", "optional", "width", "mask"]
+TENSORS = ["key", "axes", "files", "columns", "squeeze", "optional", "width", "count", "mask"]
 COLUMN = ["from", "map", "pattern", "default"]
 EXTRA = ["keep", "drop", "add"]
 SIDECARS = [
@@ -82,6 +83,7 @@ def build(document: Mapping[str, Any], text: str, origin: Path | None) -> Recipe
         description=table.text("description", default=""),
         link=table.text("link", default=None),
         container=table.text("container", choices=containers.KINDS),
+        each=table.text("each", default=None),
         required=table.texts("required"),
         generic=table.flag("generic", False),
         reader=reader,
@@ -181,6 +183,13 @@ class _Table:
             return default
         return value
 
+    def number(self, key: str) -> int | None:
+        value = self.content.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            self.problems.add(self.at(key), repr(value), "a whole number")
+            return None
+        return value
+
     def texts(self, key: str) -> tuple[str, ...]:
         value = self.content.get(key, [])
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
@@ -241,6 +250,7 @@ def _tensor(table: _Table) -> TensorSpec:
         squeeze=table.flag("squeeze", True),
         optional=table.flag("optional", False),
         width=table.expression("width") if "width" in table.content else None,
+        count=table.number("count"),
         mask=table.expression("mask") if "mask" in table.content else None,
     )
 

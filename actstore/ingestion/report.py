@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from actstore import schema
 from actstore.errors import CommitError
+from actstore.ingestion.inference import FolderMapping
 from actstore.storage import layout
 from actstore.storage.rows import Added, RowBatch
 
@@ -83,6 +85,10 @@ class IngestSummary:
     groups: tuple[Mapping[str, Any], ...]
     """Rows by model, site, layer, width and stored type."""
     first_row: Mapping[str, Any] | None
+    sample_rows: tuple[Mapping[str, Any], ...]
+    """The first, the second and the last row."""
+    mapping: FolderMapping | None
+    """Which part of a path or key became what; None where a Python reader decides."""
     notes: tuple[str, ...]
     report: str | None
     """Path of the full report, relative to the store."""
@@ -90,6 +96,7 @@ class IngestSummary:
     def as_dict(self) -> dict[str, Any]:
         """Return the summary ready for JSON."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        values["mapping"] = self.mapping.as_dict() if self.mapping is not None else None
         values["refused"] = [refusal._asdict() for refusal in self.refused]
         return values
 
@@ -108,6 +115,8 @@ class Tally:
     labels: Counter[str] = field(default_factory=Counter)
     datasets: Counter[str] = field(default_factory=Counter)
     first_row: dict[str, Any] | None = None
+    second_row: dict[str, Any] | None = None
+    last_row: dict[str, Any] | None = None
 
     def add(self, batch: RowBatch, added: Added) -> None:
         """Count one batch."""
@@ -128,8 +137,25 @@ class Tally:
         for (dataset,), count in _tuples(batch, ("dataset",)).items():
             if dataset is not None:
                 self.datasets[dataset] += count
-        if self.first_row is None and rows:
-            self.first_row = _row(batch, 0)
+        if rows:
+            self._sample(
+                [_row(batch, row) for row in dict.fromkeys((0, min(1, rows - 1), rows - 1))]
+            )
+
+    @property
+    def sample_rows(self) -> tuple[dict[str, Any], ...]:
+        """The first, the second and the last row, as far as there are so many."""
+        rows = (self.first_row, self.second_row, self.last_row)
+        return tuple(row for row in rows if row is not None)
+
+    def _sample(self, rows: Sequence[dict[str, Any]]) -> None:
+        for row in rows:
+            if self.first_row is None:
+                self.first_row = row
+            elif self.second_row is None:
+                self.second_row = row
+            else:
+                self.last_row = row
 
     def overtake(self, rows: int) -> None:
         """Count ``rows`` as present: another writer brought them before the commit."""
@@ -143,8 +169,7 @@ class Tally:
         self.groups.update(other.groups)
         self.labels.update(other.labels)
         self.datasets.update(other.datasets)
-        if self.first_row is None:
-            self.first_row = other.first_row
+        self._sample(other.sample_rows)
 
 
 def _tuples(batch: RowBatch, names: Sequence[str]) -> Mapping[tuple[Any, ...], int]:
@@ -161,7 +186,8 @@ def _tuples(batch: RowBatch, names: Sequence[str]) -> Mapping[tuple[Any, ...], i
 
 def _row(batch: RowBatch, row: int) -> dict[str, Any]:
     values = {**batch.constants, **{name: column[row] for name, column in batch.columns.items()}}
-    values = {name: value for name, value in values.items() if value is not None}
+    ordered = [name for name in schema.metadata_names() if values.get(name) is not None]
+    values = {name: values[name] for name in ordered}
     vector = batch.vectors[row]
     values["activation"] = f"{vector.dtype}[{len(vector)}] " + ", ".join(
         f"{float(number):.4g}" for number in vector[:4]

@@ -18,11 +18,13 @@ from actstore.errors import (
     HubError,
     IngestError,
     RefusedError,
+    UsageError,
 )
 from actstore.ingestion import contract as contracts
 from actstore.ingestion import (
     discovery,
     fetching,
+    inference,
     page_cache,
     precision,
     provenance,
@@ -32,6 +34,7 @@ from actstore.ingestion import (
     width_check,
 )
 from actstore.ingestion.discovery import Discovery
+from actstore.ingestion.inference import FolderMapping
 from actstore.ingestion.label_table import Labels
 from actstore.ingestion.options import IngestOptions, IngestSettings, Options, with_layer
 from actstore.ingestion.output import Nowhere, Output
@@ -58,6 +61,7 @@ def ingest(
     store: str | Path,
     *,
     called: Mapping[Path, str] | None = None,
+    confirm: Callable[[FolderMapping], bool] | None = None,
     confirm_replacing: Callable[[Sequence[StoredRows]], None] | None = None,
     **options: Unpack[IngestOptions],
 ) -> IngestSummary:
@@ -73,7 +77,8 @@ def ingest(
         store: folder of the store, made when missing.
         called: what the record of the run calls a source, where that is not its path.
         options: fields of :class:`~actstore.ingestion.options.IngestSettings`; one by one:
-        recipe: name of a built-in recipe, a TOML file, or None to detect the layout.
+        recipe: name of a built-in recipe, a TOML file, or None to detect the layout; ``folder``
+            goes by paths, keys and shapes alone.
         model: hub id or path of the model, where the layout does not record it.
         dataset: data set of all rows.
         labels: csv, jsonl, json or parquet with a column ``label``.
@@ -92,12 +97,18 @@ def ingest(
         sidecars: name of a recipe's sidecar: the file to read for it.
         map: schema column: key or expression that says where the source holds it.
         progress: called after each file.
+        layer_from: where a folder of no known layout has its layers: ``name``, ``folder1``,
+            ``key1``, ``axis0``, ``entry``; ``key1-1`` counts from the embeddings, and
+            ``key1=2,14,24`` lists the layers of the positions.
+        example_from: likewise where it has its examples.
+        yes: confirm what was guessed about the folder; nothing is stored by an unconfirmed guess.
+        confirm: asked instead, where ``yes`` is not given.
         confirm_replacing: called before rows are replaced, with those that would be; may raise.
         replace: rows whose key is stored with another vector take the place of the stored
             ones, in one commit with all others; without it the file is refused.
 
     Raises:
-        UsageError: an option cannot work, or the source does not exist.
+        UsageError: an option cannot work, the source does not exist, or a guess is unconfirmed.
         RecipeError: the recipe is malformed, or none or several fit.
         RefusedError: ``strict``, and files were refused; lists them.
         ContractError: the rows break the contract; lists every violation.
@@ -105,18 +116,34 @@ def ingest(
     """
     chosen = IngestSettings(**options)
     read = chosen.options()
+    recipe = chosen.recipe
+    layer_from, example_from = chosen.layer_from, chosen.example_from
+    hints = inference.hints(layer_from, example_from, site=read.site, layer=read.layer)
+    undescribed = recipe == "folder"
+    if recipe is not None and not undescribed and (layer_from or example_from):
+        raise UsageError(
+            "--layer-from and --example-from speak of a folder whose layout is found; a recipe "
+            "says itself where things stand: leave them out, or --recipe"
+        )
     on = chosen.labels_on
     names = [on] if isinstance(on, str) else list(on or ())
     table = Labels(Path(chosen.labels), names) if chosen.labels is not None else None
     rules = contracts.load(chosen.contract) if chosen.contract is not None else None
-    recipe = chosen.recipe
     paths = [Path(sources)] if isinstance(sources, str | Path) else [Path(each) for each in sources]
     found = discovery.discover(
         paths,
-        recipe=recipe if isinstance(recipe, Recipe) else recipes.load(recipe) if recipe else None,
+        recipe=recipe
+        if isinstance(recipe, Recipe)
+        else recipes.load(recipe)
+        if recipe and not undescribed
+        else None,
         recipes=recipes.known().values(),
         options=read,
+        hints=hints,
+        undescribed=undescribed,
     )
+    if not chosen.dry_run:
+        found = replace(found, mapping=inference.confirmed(found.mapping, chosen.yes, confirm))
     return _Ingest(
         found=found,
         sources=[(called or {}).get(path, path) for path in paths],
@@ -160,6 +187,7 @@ class _Ingest:
             labels=self.labels.path.name if self.labels else None,
             contract=self.contract.name if self.contract else None,
             strict=self.strict,
+            guesses_confirmed_by=self.found.mapping.confirmed_by if self.found.mapping else None,
         )
         context = self._context(run)
         reader = create(recipe, context)
@@ -388,6 +416,12 @@ class _Ingest:
                 f"{tally.differing:,} rows are stored already, with another label; "
                 "`actstore label` changes labels"
             )
+        mapping = self.found.mapping
+        if mapping is not None and mapping.confirmed_by is not None:
+            notes += [
+                f"guessed, and confirmed by {mapping.confirmed_by}: {each}"
+                for each in mapping.guessed()
+            ]
         if any(group.site == "unknown" for group in tally.groups):
             notes.append("the site is not recorded and stored as 'unknown'; name it with --site")
         if tally.rounded:
@@ -435,6 +469,8 @@ class _Ingest:
             labels=dict(sorted(tally.labels.items())),
             groups=report.group_rows(groups),
             first_row=tally.first_row,
+            sample_rows=tally.sample_rows,
+            mapping=self.found.mapping,
             notes=notes,
             report=None,
         )

@@ -1,13 +1,26 @@
-"""One file of a source, as a recipe's path template sees it."""
+"""The files of a source: as they were seen, and as a recipe's path template sees them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from actstore.ingestion.recipe import FilePattern
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A file that was seen."""
+
+    path: Path
+    relative: str
+    """Posix path relative to SOURCE."""
+    root: Path
+    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,3 +46,10 @@ class SourceFile:
     def content(self) -> Path:
         """What the container opens: the file, or the folder that it stands for."""
         return self.path.parent if self.pattern.folder else self.path
+
+
+def evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """Return at most ``count`` items, the first and last among them, evenly spaced."""
+    if len(items) <= count:
+        return list(items)
+    return [items[number * (len(items) - 1) // (count - 1)] for number in range(count)]

@@ -117,6 +117,12 @@ class Tensor:
                 )
         return Tensor(self._any.squeeze(axes))
 
+    def permute(self, order: Sequence[int]) -> Tensor:
+        """A view with its axes in another order."""
+        if self._array is not None:
+            return Tensor(self._array.transpose(tuple(order)))
+        return Tensor(self._tensor.permute(tuple(order)))
+
     def numpy(self) -> np.ndarray:
         """The values, exact: same shape, native byte order.
 

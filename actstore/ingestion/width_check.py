@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actstore.errors import ActstoreError, HubError, LayoutError, UsageError
-from actstore.ingestion.discovery import evenly
 from actstore.ingestion.read_ahead import open_file
 from actstore.ingestion.readers import Reader
-from actstore.ingestion.source_file import SourceFile
+from actstore.ingestion.source_file import SourceFile, evenly
 from actstore.storage.rows import RowBatch
 
 _FILES = 9

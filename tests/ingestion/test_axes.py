@@ -167,3 +167,23 @@ def test_views_are_not_copied_whole() -> None:
     grid = interpret(Tensor(storage[999:]), {2: ("example", "hidden")})
     (block,) = blocks(grid)
     assert block.vectors.nbytes == 64 * 4
+
+
+@pytest.mark.parametrize(
+    ("meaning", "order"),
+    [
+        (("token", "example", "hidden"), (1, 0, 2)),
+        (("token", "layer", "hidden"), (1, 0, 2)),
+        (("layer", "token", "example", "hidden"), (0, 2, 1, 3)),
+    ],
+)
+def test_tokens_may_come_before_rows(meaning: tuple[str, ...], order: tuple[int, ...]) -> None:
+    values = tensor(*range(2, 2 + len(meaning)))
+    grid = interpret(values, {len(meaning): meaning})
+    expected = values.numpy().transpose(order)
+    assert grid.tensor.shape == expected.shape
+    assert grid.tokens == expected.shape[-2]
+    found = np.concatenate([block.vectors for block in blocks(grid)])
+    assert found.tolist() == expected.reshape(-1, grid.width).tolist()
+    last = np.concatenate([block.vectors for block in blocks(grid, pool="last")])
+    assert last.tolist() == expected[..., -1, :].reshape(-1, grid.width).tolist()

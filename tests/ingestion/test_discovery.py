@@ -15,12 +15,12 @@ from actstore.ingestion.discovery import (
     assign,
     cache_names,
     discover,
-    evenly,
     natural,
     walk,
 )
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.run import ingest
+from actstore.ingestion.source_file import evenly
 from tests.layouts import amber, spatialeval
 
 

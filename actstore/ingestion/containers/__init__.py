@@ -6,8 +6,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from actstore.errors import UnreadableFileError, UsageError
+from actstore.errors import UnreadableFileError, UnsafeFileError, UsageError
 from actstore.ingestion import fetching
+from actstore.ingestion.containers.advice import explained
 from actstore.ingestion.containers.sniffing import describe, sniff
 
 __all__ = ["DEFAULT_MEMORY_LIMIT", "KINDS", "Tree", "describe", "read", "sniff"]
@@ -47,4 +48,7 @@ def read(kind: str, path: Path, *, memory_limit: int = DEFAULT_MEMORY_LIMIT) -> 
     if path.is_dir() and kind != "huggingface":
         raise UnreadableFileError(f"is a folder, not a {kind} file", path)
     module = import_module(f"{__name__}.{kind}")
-    return module.read(path, memory_limit=memory_limit)
+    try:
+        return module.read(path, memory_limit=memory_limit)
+    except UnsafeFileError as error:
+        raise explained(error) from error

@@ -93,6 +93,13 @@ class Reader:
         """
         raise NotImplementedError
 
+    def recognises(self, files: Sequence[SourceFile]) -> bool:
+        """Say whether files that fit the paths are its own, by what lies beside them.
+
+        Asked to detect the layout, where paths and content alone could be anybody's.
+        """
+        return True
+
     def arrange(self, files: Sequence[SourceFile]) -> Arrangement:
         """Order the files of one source and name those that are missing or left over.
 

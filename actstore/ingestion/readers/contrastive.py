@@ -60,6 +60,17 @@ class Contrastive(Reader):
         """Say whether the document is a bare tensor of two or three axes."""
         return isinstance(document, Tensor) and document.ndim in (2, 3)
 
+    def recognises(self, files: Sequence[SourceFile]) -> bool:
+        """Say whether a side is named, or the cache says what it is.
+
+        ``layer_3/0.pt`` alone could be anybody's.
+        """
+        return any(
+            "side" in file.parts
+            or any((file.folder / name).exists() for name in ("metadata.json", "layer_info.json"))
+            for file in files
+        )
+
     def arrange(self, files: Sequence[SourceFile]) -> Arrangement:
         """Go by cache, layer, side and index; files past the count are left over."""
         kept: list[SourceFile] = []

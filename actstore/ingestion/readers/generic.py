@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,14 +63,19 @@ class GenericReader(Reader):
         """Say whether every tensor that one kind of file needs is there, in a known rank."""
         for pattern in self.recipe.files:
             try:
-                self._found(pattern.name, document)
+                for _, part in islice(self._parts(document), 1):
+                    self._found(pattern.name, part)
+                    return True
             except LayoutError:
                 continue
-            return True
         return False
 
     def one_each(self, file: SourceFile) -> bool:
-        """Say whether no tensor of the file has an example axis."""
+        """Say whether no tensor of the file has an example axis, or a key that names examples."""
+        if self.recipe.each is not None:
+            return False
+        if any(_names_examples(each) for each in self._plans if each.belongs(file.pattern.name)):
+            return False
         return file.pattern.example is not None or not any(
             "example" in meaning
             for each in self._plans
@@ -79,10 +85,42 @@ class GenericReader(Reader):
 
     def read(self, file: SourceFile, document: Any) -> Iterator[RowBatch]:
         """Yield the rows of one file, several tensors together in one batch."""
+        for entry, part in islice(self._parts(document), self._entries()):
+            try:
+                yield from self._read_part(file, part, entry)
+            except LayoutError as error:
+                if entry is None:
+                    raise
+                raise LayoutError(f"entry {entry}: {error}") from error
+
+    def _entries(self) -> int | None:
+        return self.context.options.first_k if self.recipe.each is not None else None
+
+    def _parts(self, document: Any) -> Iterator[tuple[str | int | None, Any]]:
+        """Yield what is read as one document: the whole of it, or each of its entries.
+
+        Raises:
+            LayoutError: there are no entries where the recipe says.
+        """
+        where = self.recipe.each
+        if where is None:
+            yield None, document
+            return
+        held = document if where == "." else documents.find(document, where)
+        if not isinstance(held, (dict, list, tuple)) or not held:
+            place = "the file" if where == "." else where
+            raise LayoutError(
+                f"{place} should hold one entry per example; the file holds {_held(document)}"
+            )
+        yield from held.items() if isinstance(held, dict) else enumerate(held)
+
+    def _read_part(
+        self, file: SourceFile, document: Any, entry: str | int | None
+    ) -> Iterator[RowBatch]:
         self.check_required(document)
         found = self._found(file.pattern.name, document)
         whole = documents.has_whole_keys(document)
-        scope = FileScope(file, document, {}, self.context)
+        scope = FileScope(file, document, {}, self.context, entry)
         aligned = self._aligned(document, found)
         rest = self._rest(document, found, aligned)
         bases: dict[int, dict[str, Any]] = {}
@@ -92,7 +130,8 @@ class GenericReader(Reader):
             base = bases.get(id(each.plan))
             if base is None:
                 base = bases[id(each.plan)] = self._base(each.plan, scope, rest)
-            source = f"{file.relative}#{each.key}" if each.key else file.relative
+            inside = ".".join(str(name) for name in (entry, each.key) if name not in (None, ""))
+            source = f"{file.relative}#{inside}" if inside else file.relative
             tensor = each.tensor
             self.context.forms.note(
                 source, dtype=tensor.dtype, rank=tensor.ndim, **({"keys": "int"} if whole else {})
@@ -142,6 +181,9 @@ class GenericReader(Reader):
         for each in self._plans:
             if each.belongs(kind) and not each.spec.optional and id(each) not in seen:
                 raise LayoutError(_missing(each, leaves, document))
+        _check_counts(found)
+        if (count := self.context.options.first_k) is not None:
+            found = _first(found, count)
         if not found:
             near = [each for each in self._plans if each.belongs(kind) and _near(each, leaves)]
             if near:
@@ -215,6 +257,10 @@ class GenericReader(Reader):
         scope.key, scope.key_text, scope.tensor = found.parts, found.key, tensor
         scope.row, scope.rows, scope.token, scope.axis = 0, 1, None, {}
         grid = axes.interpret(tensor, spec.axes, squeeze=spec.squeeze)
+        if spec.count is not None and grid.rows.get("layer", spec.count) != spec.count:
+            raise LayoutError(
+                f"shape {list(tensor.shape)}: {grid.rows['layer']} layers, expected {spec.count}"
+            )
         if spec.width is not None:
             _check_width(spec.width, scope, grid)
         for name in each.per_tensor:
@@ -299,6 +345,28 @@ class GenericReader(Reader):
                 else:
                     column.append(column_value(name, each.columns[name], scope))
         return dict(columns)
+
+
+def _names_examples(each: TensorPlan) -> bool:
+    return each.key is not None and "example" in each.key.names
+
+
+def _first(found: list[_Found], count: int) -> list[_Found]:
+    """Return the tensors of the first examples, where their keys name these."""
+    names = dict.fromkeys(each.parts["example"] for each in found if "example" in each.parts)
+    kept = set(list(names)[:count])
+    return [each for each in found if "example" not in each.parts or each.parts["example"] in kept]
+
+
+def _check_counts(found: list[_Found]) -> None:
+    """Refuse another number of tensors than the recipe counts, where keys tell them apart."""
+    for each in {id(one.plan): one.plan for one in found}.values():
+        ours = [one for one in found if one.plan is each]
+        if each.spec.count is None or "layer" in each.spec.axes[ours[0].tensor.ndim]:
+            continue
+        if len(ours) != each.spec.count:
+            name = each.key.text if each.key is not None else "a bare tensor"
+            raise LayoutError(f"{len(ours)} tensors {name}, expected {each.spec.count}")
 
 
 def _example_lengths(found: list[_Found]) -> set[int]:

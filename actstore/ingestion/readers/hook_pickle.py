@@ -65,7 +65,12 @@ class HookPickle(Reader):
             isinstance(document.get("prompt"), str)
             and isinstance(activations, dict)
             and bool(activations)
-            and all(isinstance(tensor, Tensor) for tensor in activations.values())
+            and all(
+                isinstance(tensor, Tensor)
+                and tensor.ndim == 3
+                and (name == "embeddings" or _LAYER.fullmatch(str(name)))
+                for name, tensor in activations.items()
+            )
         )
 
     def one_each(self, file: SourceFile) -> bool:

@@ -51,6 +51,7 @@ class FileScope:
         "_file",
         "_lists",
         "axis",
+        "entry",
         "key",
         "key_text",
         "row",
@@ -65,6 +66,7 @@ class FileScope:
         document: Any,
         columns: Mapping[str, ColumnSource],
         context: Context,
+        entry: str | int | None = None,
     ) -> None:
         self._file = file
         self._document = document
@@ -72,6 +74,8 @@ class FileScope:
         self._context = context
         self._lists: dict[str, Any] = {}
         self._active: set[str] = set()
+        self.entry = entry
+        """Position or key of the document within its file, where the file holds several."""
         self.key: Mapping[str, Any] = {}
         """Named parts of the tensor's key."""
         self.key_text = ""
@@ -100,6 +104,8 @@ class FileScope:
             return self.row
         if root == "token":
             return self.token
+        if root == "entry":
+            return self.entry
         if root == "axis":
             return self.axis.get(ref.rest)
         if root == "column":

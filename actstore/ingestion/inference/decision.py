@@ -1,0 +1,474 @@
+"""Decides what tensors of one kind are rows of, and where each column comes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from actstore.errors import UsageError
+from actstore.ingestion.inference.hints import Where
+from actstore.ingestion.inference.mapping import Assignment, How
+from actstore.ingestion.inference.paths import Level
+from actstore.ingestion.inference.roles import HOOK, Columns, Roles, Variable, axis_of
+from actstore.ingestion.inference.shapes import Around, Reading, read_axes
+from actstore.ingestion.inference.survey import Leaf, Segment, form
+from actstore.ingestion.inference.tables import Table, columns_of
+from actstore.ingestion.inference.words import (
+    CLASSES,
+    COLUMNS,
+    MASKS,
+    PLAIN,
+    POOLINGS,
+    TOKEN_IDS,
+    known_site,
+    last_number,
+)
+from actstore.ingestion.tensor import Tensor
+
+_BEFORE_NUMBER: Final = re.compile(
+    r"[._\- ]*(?:layers?|blocks?|resblocks?|blk|lyr|[hl])?[._\- ]*$", re.IGNORECASE
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class TensorReading:
+    """How the tensors of one kind become rows; what a ``[[tensors]]`` table says."""
+
+    key: str | None
+    axes: list[str]
+    columns: Columns = field(default_factory=dict)
+    count: int | None = None
+    mask: str | None = None
+    optional: bool = False
+    """Whether a file may lack it."""
+    site: str = ""
+    """The schema's site or a free name; empty where it stands in the path or nowhere."""
+    said: list[Assignment] = field(default_factory=list)
+    joined: dict[str, tuple[Table, str | None]] = field(default_factory=dict)
+    """Expression of the row number or id: the table, and its column of ids."""
+
+
+class Decision(Roles):
+    """Decides for one kind of tensors in one group of files."""
+
+    def decide(self) -> TensorReading | str:
+        """Return the reading, or why the tensors cannot become rows."""
+        self.layer_by_name()
+        self.example_by_name()
+        rows = frozenset(table.rows for table in self.tables)
+        layer_from, example_from = self.hints.layer_from, self.hints.example_from
+        self.whole_numbers(rows)
+        around = Around(
+            layer=bool(self.layer)
+            or self.hints.layer
+            or known_site(self.leaves[0].key) is not None,
+            example=self.is_example(),
+            rows=rows,
+            sure=self.sure(),
+            example_axis=axis_of(example_from),
+            layer_axis=axis_of(layer_from),
+        )
+        readings = read_axes(self.leaves, self.seen, around)
+        if isinstance(readings, str):
+            return readings
+        self._say_axes(readings)
+        axes = [*(reading.meaning for reading in readings), "hidden"]
+        site = self._site()
+        self._layer_column(axes)
+        joined = self._examples(axes)
+        self._pooling(axes)
+        mask = self._mask(axes)
+        self._inside(axes)
+        return TensorReading(
+            key=self._key(),
+            axes=axes,
+            columns=self.columns,
+            count=self.count,
+            mask=mask,
+            site=site,
+            said=self.said,
+            joined=joined,
+        )
+
+    def _say_axes(self, readings: Sequence[Reading]) -> None:
+        for axis, reading in enumerate(readings):
+            if reading.meaning == "batch":
+                continue
+            how: How = "guessed" if reading.guessed else "found"
+            if reading.why.startswith("--"):
+                how = "option"
+            other = "--layer-from" if reading.meaning == "layer" else "--example-from"
+            why = reading.why
+            if reading.meaning == "layer" and how == "guessed" and self.called_hidden_states():
+                why += (
+                    f"; where position 0 is the embeddings, as transformers counts, say "
+                    f"--layer-from axis{axis}-1"
+                )
+            self.say(reading.meaning, f"axis{axis}", how, why, other)
+
+    def _layer_column(self, axes: Sequence[str]) -> None:
+        where = self.hints.layer_from or Where("")
+        expression = self.layer
+        if "layer" in axes:
+            expression = "{axis.layer}"
+            lengths = {leaf.tensor.shape[axes.index("layer")] for leaf in self.leaves}
+            self.count = lengths.pop() if len(lengths) == 1 else None
+        if expression in ("", HOOK) or "layer" in self.columns:
+            return
+        if where.plus:
+            expression = f"{expression[:-1]}{where.plus:+d}}}"
+        if where.numbers is not None:
+            if self.count is not None and self.count != len(where.numbers):
+                raise UsageError(
+                    f"--layer-from {where.place}={','.join(map(str, where.numbers))}: "
+                    f"{len(where.numbers)} layers for {self.count} positions"
+                )
+            self.count = len(where.numbers)
+            self.columns["layer"] = {
+                "from": expression,
+                "map": {str(at): number for at, number in enumerate(where.numbers)},
+            }
+        else:
+            self.columns["layer"] = expression
+
+    def _site(self) -> str:
+        """Name the site by the key, then by the path; return it where it is one name."""
+        if self._is_hidden_states() or self.hints.site:
+            return ""
+        steps = [name for each in reversed(self.leaves[0].segments) for name in _names_in(each)]
+        for name in [self.leaves[0].key, *steps]:
+            if found := known_site(name):
+                self.say(
+                    "site", f"{form(self.leaves[0].segments)}", "found", f"{found[0]}, by name"
+                )
+                if found[1] is not None and not self.layer:
+                    self.columns["layer"] = found[1]
+                return found[0]
+        for level in self.levels:
+            if level.hook:
+                self.columns["site"] = f"{{path.{level.place}}}"
+                self.say("site", level.place, "found", "the names of hooks")
+                self.say("layer", level.place, "found", "the names of hooks")
+                return ""
+            if level.role == "site":
+                if level.texts:
+                    self.columns["site"] = f"{{path.{level.place}}}"
+                else:
+                    self.say("site", level.place, "found", f"{level.constant}, by name")
+                    return (known_site(level.constant) or (level.constant, None))[0]
+                self.say("site", level.place, "found", "by name")
+                return ""
+        free = [name for name in steps if name.lower() not in {*PLAIN, *POOLINGS, *CLASSES}]
+        if free:
+            why = f"{free[0]!r}, a name that the schema does not know"
+            self.say("site", self.form, "guessed", why, "--site")
+            return free[0]
+        return "unknown"
+
+    def _is_hidden_states(self) -> bool:
+        """Read a complete tuple of transformers' hidden states by its convention."""
+        where = self.hints.layer_from
+        named = self.called_hidden_states()
+        variable = next((each for each in self.variables if each.name == "layer"), None)
+        if where is not None or variable is None or variable.segment.source != "tuple":
+            return False
+        last = max(variable.values)
+        if self.count != last + 1 or last < 2 or not (named or len(self.leaves[0].segments) == 1):
+            return False
+        said = next(each for each in self.said if each.role == "layer")
+        self.said.remove(said)
+        why = (
+            f"a tuple of {last + 1}, as output_hidden_states gives: 0 the embeddings, k the output "
+            f"of block k - 1, {last} after the final norm; it could be {last + 1} blocks"
+        )
+        self.say("layer", f"{said.place}-1", "guessed", why, "--layer-from")
+        if not self.hints.site:
+            self.say("site", said.place, "guessed", "embeddings, resid_post, final_norm", "--site")
+        self.columns["site"] = {
+            "from": "{key.layer}",
+            "pattern": f"^(0|{last})$",
+            "map": {"0": "embeddings", str(last): "final_norm"},
+            "default": "resid_post",
+        }
+        self.columns["layer"] = {
+            "from": "{key.layer-1}",
+            "pattern": rf"^(?!{last - 1}$)(-?\d+)$",
+        }
+        return True
+
+    def _examples(self, axes: Sequence[str]) -> dict[str, tuple[Table, str | None]]:
+        """Fill in the example's id, and join the table of rows that fits."""
+        position = ""
+        if "example" in axes:
+            position = "{row}"
+            self.columns["example_index"] = "{row}"
+        own = self._own_id()
+        level = self.file_level()
+        has_layer_path = any(level.layer or level.hook for level in self.levels)
+        if isinstance(self.example, Variable):
+            identity, ids = "{key.example}", self.example.values
+        elif self.example == "entry":
+            identity, ids = "{entry}", {sample.entry for sample in self.group.samples}
+            if len(self.group.entries) > 1:
+                identity = "{stem}:{entry}"
+        elif isinstance(self.example, Level):
+            identity, ids = self._of_level(self.example)
+        elif level is not None:
+            identity, ids = f"{{path.{level.place}}}", set(level.texts)
+            if not position:
+                self.say("example", level.place, "found", "what tells the files apart")
+            elif has_layer_path:
+                self.columns["variant"] = identity
+                self.say("variant", level.place, "found", "what tells the files of a layer apart")
+                identity = ""
+        else:
+            identity, ids = ("" if position and has_layer_path else "{stem}"), set()
+            if not position:
+                self.say("example", "name", "found", "the file's name")
+        if isinstance(self.example, Variable | str) and self.file_each() and level is not None:
+            self.columns.setdefault("variant", f"{{path.{level.place}}}")
+            self.say("variant", level.place, "found", "what tells the files apart")
+        self._path_columns()
+        joined = self._joined(position, identity, ids)
+        default = ":".join(part for part in (identity, position) if part)
+        if own is not None and position and self._one_each(own):
+            self.columns["example_id"] = {"from": f"{{file.{own}}}:{position}", "default": default}
+        elif own is not None:
+            self.columns["example_id"] = {"from": f"{{file.{own}[*]}}", "default": default}
+        elif name := _id_in_rows(joined):
+            self.columns["example_id"] = {"from": f"{{sidecar.rows.{name}}}", "default": default}
+        else:
+            self.columns["example_id"] = default
+        return joined
+
+    def _of_level(self, level: Level) -> tuple[str, set[Any]]:
+        if level.texts:
+            return f"{{path.{level.place}}}", set(level.texts)
+        if level.place == "name":
+            return "{stem}", set()
+        return f"{{path.{level.place}}}", {level.constant}
+
+    def _path_columns(self) -> None:
+        for level in self.levels:
+            if level.texts and level.role in ("split", "label"):
+                self.columns.setdefault(level.role, f"{{path.{level.place}}}")
+                if level.role == "label":  # the other side may have examples of the same names
+                    self.columns.setdefault("variant", f"{{path.{level.place}}}")
+                self.say(level.role, level.place, "found", "by name")
+
+    def _own_id(self) -> str | None:
+        """Return the name under which each sample itself names its examples."""
+        return next((name for name in COLUMNS["example_id"] if self._holds(name)), None)
+
+    def _one_each(self, name: str) -> bool:
+        """Say whether the samples hold one value there, not one per row."""
+        values = [self.value(sample, name) for sample in self.group.samples]
+        return all(not isinstance(value, list | tuple | Tensor) for value in values)
+
+    def _joined(
+        self, position: str, identity: str, ids: set[Any]
+    ) -> dict[str, tuple[Table, str | None]]:
+        number = position
+        if not number and isinstance(self.example, Variable):
+            first = _counted(self.example.values)
+            if first is not None:
+                number = "{key.example-1}" if first else "{key.example}"
+        if not number and self.example == "entry" and len(self.group.entries) == 1:
+            number = "{entry}"
+        fitting = [
+            table for table in self.tables if number and table.rows in self._row_counts(position)
+        ]
+        if len(fitting) == 1:
+            self.say("table", fitting[0].path, "found", f"its {fitting[0].rows} rows in order")
+            return {number: (fitting[0], None)}
+        if len(fitting) > 1:
+            names = ", ".join(table.path for table in fitting)
+            why = f"{fitting[0].rows} rows in order, as {names} have"
+            self.say("table", fitting[0].path, "guessed", why)
+            return {number: (fitting[0], None)}
+        for table in self.tables:
+            column = table.id_column(ids) if ids and identity and not position else None
+            if column is not None:
+                self.say("table", table.path, "found", f"its column {column} holds the examples")
+                return {"{column.example_id}": (table, column)}
+        return {} if position or self.example is not None else self._joined_by_file_number()
+
+    def _joined_by_file_number(self) -> dict[str, tuple[Table, str | None]]:
+        """Take the number in the files' names for that of a row, where these are as many."""
+        level = self.file_level()
+        found = [last_number(text) for text in dict.fromkeys(level.texts)] if level else []
+        numbers = {int(each.number) for each in found if each is not None and not each.suffix}
+        tables = [table for table in self.tables if table.rows == len(found)]
+        first = _counted(numbers)
+        if level is None or first is None or len(numbers) != len(found) or not tables:
+            return {}
+        self.columns["example_index"] = {
+            "from": f"{{path.{level.place}}}",
+            "pattern": r"(\d+)$",
+        }
+        why = f"its rows by the files' numbers, from {first}; they could be in another order"
+        self.say("table", tables[0].path, "guessed", why)
+        row = "{column.example_index-1}" if first else "{column.example_index}"
+        return {row: (tables[0], None)}
+
+    def _row_counts(self, position: str) -> set[int]:
+        """Return how many examples the files hold, each."""
+        if position:
+            axis = next(
+                int(each.place[4:])
+                for each in self.said
+                if each.role == "example" and each.place.startswith("axis")
+            )
+            return {leaf.tensor.shape[axis] for leaf in self.leaves}
+        if isinstance(self.example, Variable):
+            return {len(self.example.values)}
+        return self.group.entry_counts if self.example == "entry" else set()
+
+    def _pooling(self, axes: Sequence[str]) -> None:
+        words = [segment.prefix.lower() for segment in self.leaves[0].segments]
+        found = [POOLINGS[word] for word in words if word in POOLINGS]
+        for level in self.levels:
+            if level.role == "pooling" and level.texts:
+                names = {text: POOLINGS[text.lower()] for text in level.texts}
+                self.columns["pooling"] = {"from": f"{{path.{level.place}}}", "map": names}
+                self.say("pooling", level.place, "found", "by name")
+                return
+        if found and "token" not in axes:
+            self.say("pooling", self.form, "found", f"{found[0]}, by name")
+            self.columns["pooling"] = found[0]
+        else:
+            self.columns["pooling"] = "none" if "token" in axes else "unknown"
+        classes = [word for word in words if word in CLASSES]
+        if classes:
+            self.columns["label"] = classes[-1]
+            if "example" not in axes:  # both sides of one example
+                self.columns.setdefault("variant", classes[-1])
+            self.say("label", self.form, "found", f"{classes[-1]}, by name")
+            if "example" in axes:
+                self._class_ids(classes[-1])
+
+    def _class_ids(self, name: str) -> None:
+        """Keep the examples of two classes apart, whose rows are numbered from 0 each."""
+        source = self.columns["example_id"]
+        if isinstance(source, dict):
+            source["default"] = f"{name}:{source['default']}"
+        else:
+            self.columns["example_id"] = f"{name}:{source}"
+
+    def _mask(self, axes: Sequence[str]) -> str | None:
+        if "token" not in axes:
+            return None
+        lengths = {leaf.tensor.shape[axes.index("token")] for leaf in self.leaves}
+        for name in MASKS:
+            values = [self.value(sample, name) for sample in self.group.samples]
+            if values and all(isinstance(value, Tensor | list) for value in values):
+                self.say("mask", f"{name} in the file", "found", "tokens with 0 are padding")
+                return f"{{file.{name}}}"
+        if "example" in axes and lengths:
+            why = "no attention_mask: padding cannot be told from tokens, and would be stored"
+            self.say("mask", "none", "guessed", why)
+        return None
+
+    def _inside(self, axes: Sequence[str]) -> None:
+        """Take the columns that the file itself holds."""
+        for column, names in COLUMNS.items():
+            if column in ("layer", "example_id") or column in self.columns:
+                continue
+            name = next((name for name in names if self._holds(name)), None)
+            if name is not None:
+                self.columns[column] = f"{{file.{name}[*]}}"
+                self.say(column, f"{name} in the file", "found", "by its name")
+        if "token" in axes:
+            name = next((name for name in TOKEN_IDS if self._tokens_at(name)), None)
+            if name is not None:
+                self.columns["token_id"] = f"{{file.{name}[token]}}"
+                self.say("token_id", f"{name} in the file", "found", "by its name")
+
+    def _holds(self, name: str) -> bool:
+        """Say whether every sample holds one plain value there, or one per row."""
+        counts = {leaf.sample: self._example_count(leaf) for leaf in self.leaves}
+        values = [self.value(self.group.samples[number], name) for number in counts]
+        return bool(values) and all(
+            _fits_rows(value, rows) for value, rows in zip(values, counts.values(), strict=True)
+        )
+
+    def _example_count(self, leaf: Leaf) -> int:
+        for each in self.said:
+            if each.role == "example" and each.place.startswith("axis"):
+                return leaf.tensor.shape[int(each.place[4:])]
+        return 1
+
+    def _tokens_at(self, name: str) -> bool:
+        values = [self.value(sample, name) for sample in self.group.samples]
+        return bool(values) and all(
+            (isinstance(value, Tensor) and not value.dtype.startswith(("float", "bfloat", "str")))
+            or (isinstance(value, list) and value and isinstance(value[0], int | list))
+            for value in values
+        )
+
+    def _key(self) -> str | None:
+        if not self.leaves[0].segments:
+            return None
+        variables = {variable.at: variable for variable in self.variables}
+        steps = []
+        for at, segment in enumerate(self.leaves[0].segments):
+            if not segment.varies:
+                steps.append(_literal(segment.prefix))
+                continue
+            variable = variables[at]
+            kind = ":int" if segment.source != "free" else ""
+            if kind == "" and any("." in str(value) for value in variable.values):
+                kind = ":any"
+            name = variable.name or variable.place
+            part = f"{{{name}{kind}}}"
+            steps.append(f"{_literal(segment.prefix)}{part}{_literal(segment.suffix)}")
+            if not variable.name:
+                # Nothing explains it: kept apart all the same, or rows would collide.
+                self.columns.setdefault("variant", f"{{key.{name}}}")
+                self.say("variant", name, "guessed", "nothing else explains it", "--example-from")
+        return ".".join(steps)
+
+
+def _counted(values: set[Any]) -> int | None:
+    """Return 0 or 1 where some numbers count without a gap from there, else None."""
+    for first in (0, 1):
+        if values == set(range(first, first + len(values))):
+            return first
+    return None
+
+
+def _id_in_rows(joined: Mapping[str, tuple[Table, str | None]]) -> str | None:
+    """Return the column that names the rows of a table that is joined by their order."""
+    for table, column in joined.values():
+        if column is None:
+            return columns_of(table.columns).get("example_id")
+    return None
+
+
+def _names_in(segment: Segment) -> list[str]:
+    """Return the names in a step of a key: all of it, or what stands around its number."""
+    if not segment.varies:
+        return [segment.prefix]
+    head = _BEFORE_NUMBER.sub("", segment.prefix)
+    around = (segment.suffix.strip("._- "), head)
+    if segment.word == "example" or segment.source == "free":
+        return []
+    return [name for name in around if re.search(r"[A-Za-z]{2}", name)]
+
+
+def _fits_rows(value: Any, rows: int) -> bool:
+    if isinstance(value, Tensor):
+        plain = not value.dtype.startswith(("float", "bfloat"))
+        return plain and (value.ndim == 0 or value.shape == (rows,))
+    if isinstance(value, list | tuple):
+        return len(value) == rows and all(isinstance(each, str | int | bool) for each in value)
+    return isinstance(value, str | int | bool)
+
+
+def _literal(text: str) -> str:
+    """Return a name as a template takes it; what a template would take for more is any text."""
+    for mark in "{}*":
+        text = text.replace(mark, "*")
+    return text

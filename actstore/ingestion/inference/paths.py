@@ -1,0 +1,134 @@
+"""Which parts of the files' paths vary, and which are layers, sites, classes or examples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from actstore.ingestion.inference.survey import Group, stem_of
+from actstore.ingestion.inference.words import (
+    CLASSES,
+    POOLINGS,
+    SPLITS,
+    Numbered,
+    known_site,
+    last_number,
+    numbered,
+)
+
+_TAIL = re.compile(r"[^A-Za-z0-9]*[A-Za-z]*[^A-Za-z0-9]*$")
+_BATCH = re.compile(r"(?i)(?:.*[_\-.])?(?:batch|shard|part|chunk|split)(?:es|s)?[_\-.]?\d*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """A folder above the files, or the files' names."""
+
+    place: str
+    """``name`` for the file's name without suffix, ``folder1`` for its folder, and so on."""
+    template: str
+    layer: bool = False
+    """Whether it holds the layer's number."""
+    hook: bool = False
+    """Whether it is the name of a hook, which tells site and layer."""
+    texts: tuple[str, ...] = ()
+    """What varies beside the layer, per file; empty where nothing does."""
+    constant: str = ""
+    """What does not vary."""
+    role: str = ""
+    """``site``, ``label``, ``split``, ``pooling`` where the words say so."""
+
+    @property
+    def batches(self) -> bool:
+        """Whether the words name parts of a whole rather than examples."""
+        return bool(self.texts) and all(_BATCH.fullmatch(text) for text in self.texts)
+
+
+def levels(group: Group, layer_place: str | None) -> list[Level]:
+    """Return the levels of a group's paths, the files' names first.
+
+    ``layer_place`` is the level whose last number the user takes for the layer.
+    """
+    stems = [stem_of(entry, group.suffix) for entry in group.entries]
+    parents = [PurePosixPath(entry.relative).parts[:-1] for entry in group.entries]
+    found = [_level("name", stems, layer_place)]
+    for above in range(1, group.depth + 1):
+        values = [parts[-above] for parts in parents]
+        found.append(_level(f"folder{above}", values, layer_place))
+    return found
+
+
+def _level(place: str, values: Sequence[str], layer_place: str | None) -> Level:
+    hooks = all((known_site(value) or ("", None))[1] is not None for value in values)
+    if hooks and layer_place is None:
+        return Level(place=place, template=f"{{{place}}}", hook=True)
+    splits: list[Numbered] = []
+    for value in values:
+        split = numbered(value)
+        if place == layer_place and (split is None or split.word != "layer"):
+            split = last_number(value)
+        elif layer_place is not None and place != layer_place:
+            split = None
+        if split is None or not (split.word == "layer" or place == layer_place):
+            break
+        splits.append(split)
+    if len(splits) == len(values):
+        level = _layered(place, splits)
+        if level is not None:
+            return level
+    if len(set(values)) == 1:
+        role = "site" if known_site(values[0]) else ""
+        return Level(place=place, template=_literal(values[0]), constant=values[0], role=role)
+    return Level(place=place, template=f"{{{place}}}", texts=tuple(values), role=_role(values))
+
+
+def _layered(place: str, splits: Sequence[Numbered]) -> Level | None:
+    prefixes, suffixes = {s.prefix for s in splits}, {s.suffix for s in splits}
+    number = "{layer:int}"
+    if len(prefixes) == len(suffixes) == 1:
+        (prefix,), (suffix,) = prefixes, suffixes
+        head = prefix[: -len(_tail(prefix))] if _tail(prefix) else prefix
+        return Level(
+            place=place,
+            template=f"{_literal(prefix)}{number}{_literal(suffix)}",
+            layer=True,
+            constant=head,
+            role="site" if head and known_site(head) else "",
+        )
+    tails = {_tail(prefix) for prefix in prefixes}
+    if len(suffixes) == 1 and len(tails) == 1 and "" not in tails:
+        (tail,), (suffix,) = tails, suffixes
+        heads = tuple(split.prefix[: -len(tail)] for split in splits)
+        if all(heads):
+            template = f"{{{place}}}{_literal(tail)}{number}{_literal(suffix)}"
+            return Level(place=place, template=template, layer=True, texts=heads, role=_role(heads))
+    if len(prefixes) == 1 and all(suffix[:1] in ("_", "-", ".") for suffix in suffixes):
+        (prefix,), marks = prefixes, {suffix[0] for suffix in suffixes}
+        rests = tuple(split.suffix[1:] for split in splits)
+        if len(marks) == 1 and all(rests):
+            template = f"{_literal(prefix)}{number}{marks.pop()}{{{place}}}"
+            return Level(place=place, template=template, layer=True, texts=rests, role=_role(rests))
+    return None
+
+
+def _tail(prefix: str) -> str:
+    found = _TAIL.search(prefix)
+    return found[0] if found else ""
+
+
+def _role(texts: Sequence[str]) -> str:
+    words = {text.lower() for text in texts}
+    if words <= SPLITS:
+        return "split"
+    if words <= CLASSES:
+        return "label"
+    if words <= POOLINGS.keys():
+        return "pooling"
+    return "site" if all(known_site(text) for text in texts) else ""
+
+
+def _literal(text: str) -> str:
+    """Return a text as a template takes it; what a template would take for more is any text."""
+    return re.sub(r"[{}*]+", "*", text)
