@@ -21,6 +21,16 @@ _LAST = (
 # What TransformerLens calls normalized has not yet been multiplied by the norm's weights, unless
 # these were folded into the next matrix; where a cache has the module's own input, that is it.
 _YIELDS = re.compile(r"(?:.*\.)?hook_normalized")
+_BEFORE_WEIGHTS = (
+    "(and so for its like), but is not yet multiplied by the norm's weights, where these are not "
+    "folded into the next matrix; what transformers' own modules give there differs"
+)
+# Embeddings of tokens are what enters block 0 only where nothing is added or multiplied on the way.
+_POSITIONS = re.compile(r"(?:.*\.)?(?:hook_pos_embed|wpe|embed_positions)(?:, layer .*)?")
+_NOT_ENTERING = (
+    "is left out: it is not what enters block 0, which the site embeddings means (positions are "
+    "added to it, or a factor is); take resid_pre of layer 0, or name it as you like"
+)
 
 
 class NamedArray(NamedTuple):
@@ -45,6 +55,8 @@ class NamedArrays(NamedTuple):
     """Whether the first axis counts examples: False where a cache's batch axis was removed."""
     states: HiddenStates | None = None
     """What they are taken from, where that is transformers' ``hidden_states``."""
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
 
 
 def places(
@@ -78,9 +90,14 @@ def places(
     skipped: list[str] = list(states.skipped) if states else []
     seen_sites: set[str] = set()
     seen_layers: set[int | None] = set()
+    entering: NamedArray | None = None
+    positions = False
     for name, site, layer, value in entries:
         seen_sites.add(site)
         seen_layers.add(layer)
+        positions = positions or _POSITIONS.fullmatch(name) is not None
+        if (site, layer) == ("resid_pre", 0):
+            entering = NamedArray(name, site, layer, value)
         if wanted is None:
             taken = isinstance(activations, Mapping) or site in known
         else:
@@ -96,6 +113,12 @@ def places(
             better, worse = _better(other, place)
             found[site, layer] = better
             skipped.append(worse.name)
+    notes: tuple[str, ...] = ()
+    embedded = found.get(("embeddings", -1))
+    if embedded and states is None and not _enters(embedded, entering, positions):
+        del found["embeddings", -1]
+        skipped.append(embedded.name)
+        notes = (f"{embedded.name} {_NOT_ENTERING}",)
     for word, asked, there in (("site", wanted, seen_sites), ("layer", layers, seen_layers)):
         missing = [each for each in asked or () if each not in there]
         if missing:
@@ -108,9 +131,13 @@ def places(
         raise UsageError(
             "there is nothing to write: the activations hold "
             f"{', '.join(skipped[:_SOME]) or 'nothing'}; choose some by name with sites=[...]"
+            + "".join(f"; {note}" for note in notes)
         )
+    before = [place for place in found.values() if _YIELDS.fullmatch(place.name)]
+    if before:
+        notes = (*notes, f"{before[0].name} is stored as {before[0].site} {_BEFORE_WEIGHTS}")
     batched = getattr(activations, "has_batch_dim", True) is not False
-    return NamedArrays(tuple(found.values()), tuple(skipped), batched, states)
+    return NamedArrays(tuple(found.values()), tuple(skipped), batched, states, notes)
 
 
 def _entries(activations: Any) -> Iterator[tuple[Any, Any]]:
@@ -183,13 +210,30 @@ def _better(one: NamedArray, other: NamedArray) -> tuple[NamedArray, NamedArray]
         return other, one
     if _YIELDS.fullmatch(other.name) and not _YIELDS.fullmatch(one.name):
         return one, other
-    left, right = arrays(one), arrays(other)
-    if len(left) == len(right) and all(a.same_bits(b) for a, b in zip(left, right, strict=True)):
+    if _same(one, other):
         return one, other
     raise UsageError(
         f"{one.name} and {other.name} are both {one.site}, layer {one.layer}, and differ: "
         "leave one of them out"
     )
+
+
+def _same(one: NamedArray, other: NamedArray) -> bool:
+    left, right = arrays(one), arrays(other)
+    return len(left) == len(right) and all(a.same_bits(b) for a, b in zip(left, right, strict=True))
+
+
+def _enters(embedded: NamedArray, entering: NamedArray | None, positions: bool) -> bool:
+    """Say whether what a module of token embeddings returned is what enters block 0.
+
+    Args:
+        embedded: what the cache has of that module.
+        entering: the input of block 0, where the cache has it.
+        positions: whether the cache holds embeddings of positions, which are added.
+    """
+    if embedded.name.partition(",")[0] == "embeddings":
+        return True  # by the schema's own name, which says so
+    return _same(embedded, entering) if entering is not None else not positions
 
 
 def arrays(place: NamedArray) -> list[Tensor]:

@@ -210,7 +210,7 @@ def write(
 
 def _notes(found: NamedArrays, *, masked: bool) -> list[str]:
     if found.states is None:
-        return []
+        return list(found.notes)
     taken = [place.name for place in found.chosen]
     return state_notes(found.states, taken, masked=masked)
 
