@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,11 @@ _SOME = 6
 _OWN_NAMES = (
     "where a family reports its states otherwise, say what each is: {('resid_post', 0): array, ...}"
 )
+
+
+_AFTER_BLOCKS = ("Mamba", "FalconMamba", "Rwkv")
+"""How the names of outputs begin whose first entry leaves block 0, not enters it."""
+_SUSPECT = re.compile("mamba|rwkv", re.IGNORECASE)
 
 
 class StateEntry(NamedTuple):
@@ -30,11 +36,13 @@ class HiddenStates(NamedTuple):
     entries: tuple[StateEntry, ...]
     skipped: tuple[str, ...]
     """What else the output holds."""
-    last_block: int
-    """The layer whose own output is not among them."""
+    last_block: int | None
+    """The layer whose own output is not among them; None where all are."""
     token_ids: list[list[int]] | None
     """Of a generation: the ids of the tokens that have states, padding included."""
     generated: bool
+    anonymous: bool
+    """Whether nothing says which family they are of, so that it is the rule that is followed."""
 
 
 def hidden_states(activations: Any) -> HiddenStates | None:
@@ -42,7 +50,8 @@ def hidden_states(activations: Any) -> HiddenStates | None:
 
     Entry 0 is what enters block 0, entry i leaves block i - 1. The last one has been through
     the final norm: it is ``final_norm``, and never the last block's ``resid_post``. Entries
-    that ``output_hidden_states`` did not select are None, and left out.
+    that ``output_hidden_states`` did not select are None, and left out. Outputs of Mamba and
+    RWKV have no entry for what enters block 0: there entry i leaves block i.
 
     Args:
         activations: a model's output (``ModelOutput``, or a mapping with such a tuple under
@@ -64,8 +73,9 @@ def hidden_states(activations: Any) -> HiddenStates | None:
     values = _of_generation(states) if generated else _of_pass(states)
     _check_last(values[-1], output.get("last_hidden_state"))
     last = len(values) - 1
+    shift = 0 if type(activations).__name__.startswith(_AFTER_BLOCKS) else 1
     entries = [
-        StateEntry(f"hidden_states[{number}]", *_place(number, last), value)
+        StateEntry(f"hidden_states[{number}]", *_place(number, last, shift), value)
         for number, value in enumerate(values)
         if value is not None
     ]
@@ -73,20 +83,24 @@ def hidden_states(activations: Any) -> HiddenStates | None:
     return HiddenStates(
         entries=tuple(entries),
         skipped=tuple(name for name in others if name != "hidden_states"),
-        last_block=last - 1,
+        last_block=last - 1 if shift else None,
         token_ids=_ids(output.get("sequences"), values) if generated else None,
         generated=generated,
+        anonymous=generated or not _is_of_transformers(activations),
     )
 
 
 def _is_output(activations: Any) -> bool:
     if not isinstance(activations, Mapping):
         return False
-    of_transformers = any(
+    return _is_of_transformers(activations) or isinstance(activations.get("hidden_states"), tuple)
+
+
+def _is_of_transformers(activations: Any) -> bool:
+    return any(
         kind.__name__ == "ModelOutput" and kind.__module__.startswith("transformers")
         for kind in type(activations).__mro__
     )
-    return of_transformers or isinstance(activations.get("hidden_states"), tuple)
 
 
 def _refuse_others(activations: Any, output: Mapping[Any, Any]) -> None:
@@ -166,10 +180,11 @@ def _check_last(value: Any, reported: Any) -> None:
         )
 
 
-def _place(number: int, last: int) -> tuple[str, int | None]:
+def _place(number: int, last: int, shift: int) -> tuple[str, int | None]:
     if number == last:
         return "final_norm", None
-    return ("resid_post", number - 1) if number else ("embeddings", -1)
+    layer = number - shift
+    return ("embeddings", -1) if layer < 0 else ("resid_post", layer)
 
 
 def _ids(sequences: Any, values: Sequence[Any]) -> list[list[int]] | None:
@@ -182,6 +197,20 @@ def _ids(sequences: Any, values: Sequence[Any]) -> list[list[int]] | None:
     return found
 
 
+def check_family(states: HiddenStates, model: str) -> None:
+    """Refuse states that follow another rule, as far as the model's name tells.
+
+    Raises:
+        UsageError: the model is a Mamba or RWKV by its name, and the states do not say so.
+    """
+    if states.anonymous and _SUSPECT.search(model):
+        raise UsageError(
+            f"hidden_states of {model} may begin after block 0, as those of Mamba and RWKV do, and "
+            "a tuple does not tell: give the model's output as it is, or say what each is: "
+            "{('resid_post', 0): array, ...}"
+        )
+
+
 def state_notes(states: HiddenStates, taken: Sequence[str], *, masked: bool) -> list[str]:
     """Return what the user should know of hidden states that were stored.
 
@@ -191,12 +220,16 @@ def state_notes(states: HiddenStates, taken: Sequence[str], *, masked: bool) -> 
         masked: whether the caller said which tokens are padding.
     """
     found = []
-    last = f"hidden_states[{states.last_block + 1}]"
-    if last in taken:
+    norm = states.entries[-1]
+    if norm.site == "final_norm" and norm.name in taken:
+        left = (
+            ""
+            if states.last_block is None
+            else f", and the output of block {states.last_block} itself is not among hidden_states"
+        )
         found.append(
-            f"{last}, the last one, is stored as final_norm: in nearly all families it has been "
-            f"through the final norm, and the output of block {states.last_block} itself is not "
-            f"among hidden_states; {_OWN_NAMES}"
+            f"{norm.name}, the last one, is stored as final_norm: in nearly all families it has "
+            f"been through the final norm{left}; {_OWN_NAMES}"
         )
     first = states.entries[0].value
     rows = len(first[0]) if states.generated else len(first)

@@ -16,7 +16,7 @@ from actstore.errors import ConflictError, LayoutError, UsageError
 from actstore.ingestion.activation_caches import NamedArray, NamedArrays, arrays, places
 from actstore.ingestion.axes import Block, Grid, blocks, interpret
 from actstore.ingestion.example_columns import example_columns
-from actstore.ingestion.hidden_states import state_notes
+from actstore.ingestion.hidden_states import check_family, state_notes
 from actstore.ingestion.options import Options, Pool, StorageType, checked_options
 from actstore.ingestion.precision import stored
 from actstore.ingestion.provenance import versions
@@ -174,6 +174,9 @@ def write(
                     examples = count
                     columns = example_columns(metadata, count, taken=taken)
                     _check_complete({**shared, **columns})
+                    if found.states is not None:
+                        for model in {chosen.model or "", *columns.get("model", ())}:
+                            check_family(found.states, model)
                     tokens = _Tokens(
                         _mask(chosen.mask, count),
                         _each(ids, count),

@@ -156,6 +156,30 @@ def test_the_last_blocks_output_cannot_be_asked_for(model: Any, store: actstore.
     assert (done.rows_written, done.notes) == (8, ())
 
 
+def test_states_that_begin_after_block_0(store: actstore.Store) -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "vocab_size": 30, "state_size": 4}
+    mamba = MambaForCausalLM(MambaConfig(**sizes)).eval()
+    seen: dict[int, np.ndarray] = {}
+    for number, block in enumerate(mamba.backbone.layers):
+        block.register_forward_hook(
+            lambda _, __, out, number=number: seen.update({number: out.detach().numpy().copy()})
+        )
+    output = run(mamba, IDS)
+    store.write(output, BATCH, model="org/mamba")
+    assert store.sites == ["final_norm", "resid_post"]
+    for layer in range(3):
+        found = store.select(site="resid_post", layer=layer).numpy().reshape(2, 4, 16)
+        np.testing.assert_array_equal(found, seen[layer])
+    for bare in (output.hidden_states, dict(output)):
+        with pytest.raises(UsageError, match="may begin after block 0"):
+            store.write(bare, BATCH, model="org/mamba")
+        with pytest.raises(UsageError, match="may begin after block 0"):
+            store.write(bare, {**BATCH, "model": ["org/rwkv", "org/rwkv"]})
+
+
 def encoder_decoder() -> Any:
     from transformers.modeling_outputs import Seq2SeqLMOutput
 
