@@ -12,6 +12,8 @@ import torch
 import actstore
 from actstore.errors import LayoutError, NotInStoreError, UsageError
 from actstore.ingestion.hidden_states import hidden_states
+from actstore.models import blocks
+from tests.capturing import families
 from tests.ingestion.storing import stored_rows
 from tests.ingestion.tiny import IDS, MODEL, hooked, tiny_model
 
@@ -154,6 +156,33 @@ def test_the_last_blocks_output_cannot_be_asked_for(model: Any, store: actstore.
         store.write(states, BATCH, model=MODEL, layers=[1, 2])
     done = store.write(states, BATCH, model=MODEL, sites=["resid_post"], layers=[1])
     assert (done.rows_written, done.notes) == (8, ())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "opt", "jamba"])
+def test_the_rule_holds_in_families(family: str) -> None:
+    """Measured with hooks, in families that add positions, scale embeddings or mix blocks."""
+    model = families.build(family).eval()
+    anatomy = blocks.find(model)
+    assert anatomy.final_norm is not None
+    seen: dict[tuple[str, int | None], torch.Tensor] = {}
+
+    def keep(site: str, layer: int | None, value: Any) -> None:
+        seen[site, layer] = (value if isinstance(value, torch.Tensor) else value[0]).clone()
+
+    def before(_: Any, args: Any, named: Any) -> None:
+        keep("embeddings", -1, args or named["hidden_states"])
+
+    anatomy.blocks[0].register_forward_pre_hook(before, with_kwargs=True)
+    for number, block in enumerate(anatomy.blocks):
+        block.register_forward_hook(
+            lambda _, __, out, number=number: keep("resid_post", number, out)
+        )
+    anatomy.final_norm.register_forward_hook(lambda _, __, out: keep("final_norm", None, out))
+    found = hidden_states(run(model, torch.arange(5, 17)[None]))
+    assert found is not None
+    assert len(found.entries) == len(anatomy.blocks) + 1
+    for entry in found.entries:
+        assert torch.equal(entry.value, seen[entry.site, entry.layer]), entry.name
 
 
 def test_states_that_begin_after_block_0(store: actstore.Store) -> None:
