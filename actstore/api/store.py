@@ -260,8 +260,9 @@ class Store(StoreReader):
         """Store activations that are in memory, as one commit; the store is then open at it.
 
         Args:
-            activations: ``{name or (site, layer): array}``, or a cache of TransformerLens or
-                nnsight; an array is ``[examples, width]`` or ``[examples, tokens, width]``.
+            activations: ``{name or (site, layer): array}``, a cache of TransformerLens or
+                nnsight, or transformers' ``hidden_states``; an array is ``[examples, width]``
+                or ``[examples, tokens, width]``.
             metadata: columns, records or a table; ``example_id`` is required.
             options: ``model``, ``dataset``, ``pool``, ``mask``, ``token_ids`` and the others
                 that :func:`actstore.ingestion.memory.write` describes.

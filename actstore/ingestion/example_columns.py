@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ def example_columns(
 
     Args:
         metadata: ``{column: values}``, where one value stands for all examples; a list of one
-            mapping per example; or a table (Arrow, Polars, pandas). ``id`` is the column
+            mapping per example, or a data set of such; or a table: Arrow, Polars, pandas, a
+            relation of DuckDB, anything with ``__arrow_c_stream__``. ``id`` is the column
             ``example_id``. What is no column of the schema goes to ``extra``.
         examples: how many there are.
         taken: columns that the caller fills in and that metadata must not hold.
@@ -51,7 +53,8 @@ def example_columns(
         if name in schema.metadata_names() and name != "extra":
             found[name] = [_converted(name, value) for value in values]
         else:
-            further[name] = values
+            # JSON has numbers, but no type for exact decimals: they would become text.
+            further[name] = [float(v) if isinstance(v, Decimal) else v for v in values]
     if further:
         found["extra"] = [
             to_json(_merged({name: values[at] for name, values in further.items()}))
@@ -71,7 +74,7 @@ def _columns(metadata: Any, examples: int) -> dict[str, list[Any]]:
         import pyarrow as pa
 
         columns = pa.table(metadata).to_pydict()
-    elif isinstance(metadata, Sequence) and not isinstance(metadata, str):
+    elif isinstance(metadata, Iterable) and not isinstance(metadata, str):
         records = list(metadata)
         odd = [record for record in records if not isinstance(record, Mapping)]
         if odd:
@@ -83,7 +86,7 @@ def _columns(metadata: Any, examples: int) -> dict[str, list[Any]]:
     else:
         raise UsageError(
             f"metadata of type {type(metadata).__name__} is unknown: give a dict of columns, a "
-            "list of one dict per example, or a table"
+            "list of one dict per example, or a table (Arrow, Polars, pandas, a data set)"
         )
     for name, values in columns.items():
         if len(values) != examples:
@@ -115,9 +118,16 @@ def _plain(value: Any) -> Any:
     return value.item() if scalar else value
 
 
+def _is_null(value: Any) -> bool:
+    """Say whether a value is what Python or pandas has for null."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float) and value != value
+
+
 def _converted(name: str, value: Any) -> Any:
-    if isinstance(value, float) and value != value:
-        return None  # what pandas has for null
+    if _is_null(value):
+        return None
     try:
         return convert(name, value)
     except LayoutError as error:
@@ -127,8 +137,8 @@ def _converted(name: str, value: Any) -> Any:
 def _merged(values: dict[str, Any]) -> dict[str, Any]:
     """Return what goes to ``extra``, with the contents of an ``extra`` that came along."""
     extra = values.pop("extra", None)
-    kept = {name: value for name, value in values.items() if value is not None}
-    if extra is None:
+    kept = {name: value for name, value in values.items() if not _is_null(value)}
+    if _is_null(extra):
         return kept
     if isinstance(extra, str):
         with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""The way in for activations that are in memory already: caches of other tools, dicts of arrays."""
+"""The way in for activations in memory: caches and states of other tools, dicts of arrays."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from typing import Any, NamedTuple, TypedDict, Unpack, get_args
 import numpy as np
 
 from actstore import schema
-from actstore.errors import LayoutError, UsageError
-from actstore.ingestion.activation_caches import NamedArray, arrays, places
+from actstore.errors import ConflictError, LayoutError, UsageError
+from actstore.ingestion.activation_caches import NamedArray, NamedArrays, arrays, places
 from actstore.ingestion.axes import Block, Grid, blocks, interpret
 from actstore.ingestion.example_columns import example_columns
+from actstore.ingestion.hidden_states import check_family, state_notes
 from actstore.ingestion.options import Options, Pool, StorageType, checked_options
 from actstore.ingestion.precision import stored
 from actstore.ingestion.provenance import versions
 from actstore.ingestion.tensor import Tensor
+from actstore.ingestion.token_check import token_note
 from actstore.storage.manifest import Run, now
 from actstore.storage.rows import RowBatch
 from actstore.storage.writer import StoreWriter
@@ -46,6 +48,8 @@ class WriteSummary:
     examples: int
     skipped: tuple[str, ...] = ()
     """Entries of the cache that were left out: no site of the schema, or not asked for."""
+    notes: tuple[str, ...] = ()
+    """What the user should know, such as token ids that are not the stored ones."""
 
 
 class _Tokens(NamedTuple):
@@ -104,14 +108,16 @@ def write(
 
     Args:
         root: folder of the store, made when missing.
-        activations: ``{name or (site, layer): array}`` or a cache of TransformerLens or nnsight;
-            an array is ``[examples, width]`` or ``[examples, tokens, width]``, or a list of one
-            array per example. Names such as ``blocks.12.hook_resid_post`` and
-            ``model.layers.12`` become the schema's site and layer, others are kept as they are.
-            Of a cache object the entries that are a site of the schema are taken.
+        activations: ``{name or (site, layer): array}``, a cache of TransformerLens or nnsight,
+            or hidden states of transformers (an output, the tuple, or that of a generation: see
+            :func:`actstore.ingestion.hidden_states.hidden_states`). An array is
+            ``[examples, width]`` or ``[examples, tokens, width]``, or a list of one array per
+            example. Names such as ``blocks.12.hook_resid_post`` and ``model.layers.12`` become
+            the schema's site and layer, others are kept as they are. Of a cache object the
+            entries that are a site of the schema are taken.
         metadata: a dict of columns (one value stands for all examples), a list of one dict per
-            example, or a table; ``example_id`` (or ``id``) is required, what is no column of
-            the schema goes to ``extra``.
+            example, a table (Arrow, Polars, pandas) or a data set; ``example_id`` (or ``id``)
+            is required, what is no column of the schema goes to ``extra``.
         options: fields of :class:`WriteSettings`; one by one:
         model: hub id or path of the model, unless ``metadata`` has it.
         dataset: data set of the examples.
@@ -120,7 +126,9 @@ def write(
             default). Of ``[examples, width]`` it says how that was done; ``unknown`` otherwise.
         mask: 0/1, ``[examples, tokens]`` or a list per example: tokens with 0 are padding,
             are left out and not counted in positions. Needed where examples differ in length.
-        token_ids: whole numbers of the same shape, for rows that are tokens.
+        token_ids: whole numbers of the same shape, for rows that are tokens; the ``sequences``
+            of a generation where they are not given. Where the store holds tokens of the same
+            examples, the ids are compared, and ``notes`` tell where they differ.
         token_roles: words of the schema of the same shape, likewise.
         sites: take these only, also from what is no site of the schema.
         layers: take these only.
@@ -153,6 +161,10 @@ def write(
     columns: dict[str, list[Any]] = {}
     tokens = _Tokens(None, None, None)
     written = present = differing = 0
+    ids = chosen.token_ids
+    if ids is None and found.states is not None:
+        ids = found.states.token_ids
+    note: str | None = None
     with writer:
         with writer.file():
             for place in found.chosen:
@@ -162,18 +174,27 @@ def write(
                     examples = count
                     columns = example_columns(metadata, count, taken=taken)
                     _check_complete({**shared, **columns})
+                    if found.states is not None:
+                        for model in {chosen.model or "", *columns.get("model", ())}:
+                            check_family(found.states, model)
                     tokens = _Tokens(
                         _mask(chosen.mask, count),
-                        _each(chosen.token_ids, count),
+                        _each(ids, count),
                         _each(chosen.token_roles, count),
                     )
+                    note = token_note(writer.root, {**shared, **columns}, _kept(tokens))
                 if count != examples:
                     raise UsageError(
                         f"{place.name} has {count} examples, {found.chosen[0].name} {examples}"
                     )
                 for batch in _batches(place, parts, columns, tokens, how, types):
                     constants = {**shared, **batch.constants}
-                    added = writer.add(replace(batch, constants=constants))
+                    try:
+                        added = writer.add(replace(batch, constants=constants))
+                    except ConflictError as error:
+                        if note is None:
+                            raise
+                        raise ConflictError(f"{error}; {note}", error.row) from error
                     written += added.written
                     present += added.present
                     differing += added.differing
@@ -186,7 +207,25 @@ def write(
         rows_differing=differing,
         examples=examples or 0,
         skipped=found.skipped,
+        notes=(*_notes(found, masked=chosen.mask is not None), *([note] if note else [])),
     )
+
+
+def _notes(found: NamedArrays, *, masked: bool) -> list[str]:
+    if found.states is None:
+        return list(found.notes)
+    taken = [place.name for place in found.chosen]
+    return state_notes(found.states, taken, masked=masked)
+
+
+def _kept(tokens: _Tokens) -> list[list[int]] | None:
+    """Return the ids of each example's tokens without padding."""
+    if tokens.ids is None or tokens.mask is None:
+        return None if tokens.ids is None else [list(row) for row in tokens.ids]
+    return [
+        [token for token, kept in zip(row, mask, strict=False) if kept]
+        for row, mask in zip(tokens.ids, tokens.mask, strict=True)
+    ]
 
 
 def _pool(pool: str | None) -> tuple[str | None, str | None]:

@@ -197,6 +197,11 @@ class Tensor:
         return f"Tensor({self.dtype} {list(self.shape)})"
 
 
+def is_array(value: object) -> bool:
+    """Whether a value is an array, of whatever library."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
 def _is_torch(source: object) -> TypeGuard[torch.Tensor]:
     # A torch tensor cannot exist before torch is imported, so torch need not be imported to ask.
     torch = sys.modules.get("torch")

@@ -204,3 +204,34 @@ def test_what_is_no_cache() -> None:
         places(ones(2, 4))
     with pytest.raises(UsageError, match="activations of type int are unknown"):
         places(3)
+
+
+def test_token_embeddings_are_what_enters_block_0_or_left_out() -> None:
+    tokens, entering = ones(2, 3, 4), ones(2, 3, 4) * 2
+    same = LensCache({"hook_embed": tokens, "blocks.0.hook_resid_pre": tokens.clone()})
+    assert named(places(same)) == [("embeddings", -1), ("resid_pre", 0)]
+    # GPT-2 adds positions, Gemma 2 multiplies.
+    other = LensCache({"hook_embed": tokens, "blocks.0.hook_resid_pre": entering})
+    found = places(other)
+    assert named(found) == [("resid_pre", 0)]
+    assert found.skipped == ("hook_embed",)
+    assert "hook_embed is left out: it is not what enters block 0" in found.notes[0]
+    alone = {"transformer.wte": tokens, "transformer.wpe": ones(1, 3, 4)}
+    assert named(places(alone)) == [("transformer.wpe", None)]
+    with pytest.raises(UsageError, match=r"nothing to write.*is not what enters block 0"):
+        places(other, sites=["embeddings"])
+    assert named(places({"model.embed_tokens": tokens})) == [("embeddings", -1)]
+    mine = {("embeddings", -1): tokens, ("resid_pre", 0): entering}
+    assert named(places(mine)) == [("embeddings", -1), ("resid_pre", 0)]
+
+
+def test_states_before_the_weights_of_a_norm_are_told() -> None:
+    normalized = {f"blocks.{layer}.ln2.hook_normalized": ones(2, 3, 4) for layer in (0, 1)}
+    found = places(LensCache(normalized))
+    assert named(found) == [("mlp_in", 0), ("mlp_in", 1)]
+    (note,) = found.notes
+    assert note.startswith("blocks.0.ln2.hook_normalized is stored as mlp_in")
+    own_input = {"blocks.0.mlp.hook_in": ones(2, 3, 4) * 2}
+    both = places(LensCache({"blocks.0.ln2.hook_normalized": ones(2, 3, 4), **own_input}))
+    assert [place.name for place in both.chosen] == ["blocks.0.mlp.hook_in"]
+    assert both.notes == ()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 
+import datasets
+import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -28,12 +31,40 @@ IDS = ["a", "b", "c"]
         pa.table({"example_id": IDS, "label": ["x", None, "y"]}),
         pl.DataFrame({"id": IDS, "label": ["x", None, "y"]}),
         pd.DataFrame({"id": IDS, "label": ["x", None, "y"]}),
+        pd.DataFrame({"id": [*IDS, "d"], "label": ["x", None, "y", "z"]}).query("id != 'd'"),
+        pd.DataFrame({"id": IDS, "label": ["x", None, "y"]}).set_index("id"),
+        {"id": pd.Series(IDS), "label": pd.Series(["x", None, "y"])},
+        pa.RecordBatch.from_pylist(
+            [{"id": "a", "label": "x"}, {"id": "b"}, {"id": "c", "label": "y"}]
+        ),
+        datasets.Dataset.from_dict({"id": IDS, "label": ["x", None, "y"]}),
     ],
-    ids=["columns", "arrays", "arrow-column", "records", "arrow", "polars", "pandas"],
+    ids=[
+        "columns",
+        "arrays",
+        "arrow-column",
+        "records",
+        "arrow",
+        "polars",
+        "pandas",
+        "pandas-filtered",
+        "pandas-index",
+        "pandas-columns",
+        "batch",
+        "datasets",
+    ],
 )
 def test_every_spelling_says_the_same(metadata: Any) -> None:
     found = example_columns(metadata, 3)
     assert found == {"example_id": IDS, "label": ["x", None, "y"]}
+
+
+def test_a_relation_of_duckdb_is_a_table() -> None:
+    with duckdb.connect() as connection:
+        rows = connection.sql(
+            "SELECT * FROM (VALUES ('a', 'x'), ('b', NULL), ('c', 'y')) AS t(id, label)"
+        )
+        assert example_columns(rows, 3) == {"example_id": IDS, "label": ["x", None, "y"]}
 
 
 def test_one_value_stands_for_all() -> None:
@@ -70,6 +101,24 @@ def test_what_no_column_takes_goes_to_extra() -> None:
         {"extra": "plain text"},
     ]
     assert example_columns([{"id": "a", "more": None}], 1)["extra"] == [None]
+
+
+def test_what_other_libraries_have_for_null_and_for_numbers_goes_to_extra_as_json() -> None:
+    series = {
+        "score": pd.Series([0.5, np.nan]),
+        "when": pd.Series([pd.Timestamp("2026-01-02"), pd.NaT]),
+        "count": pd.array([3, None], "Int64"),
+        "price": [Decimal("2.50"), None],
+    }
+    for metadata in ({"id": ["a", "b"], **series}, pd.DataFrame({"id": ["a", "b"], **series})):
+        extra = example_columns(metadata, 2)["extra"]
+        assert json.loads(extra[0]) == {
+            "score": 0.5,
+            "when": "2026-01-02 00:00:00",
+            "count": 3,
+            "price": 2.5,
+        }
+        assert extra[1] is None
 
 
 def test_what_a_store_says_of_its_rows_itself_is_left_out() -> None:

@@ -22,8 +22,7 @@ from actstore.errors import (
 from actstore.ingestion.memory import write
 from actstore.storage.snapshot import open_snapshot
 from tests.ingestion.storing import stored_rows
-
-MODEL = "org/model"
+from tests.ingestion.tiny import IDS, MODEL, hooked, tiny_model
 
 
 def values(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -299,73 +298,14 @@ def test_a_mask_that_leaves_nothing_of_an_example(tmp_path: Path) -> None:
     assert [row["example_id"] for row in stored_rows(tmp_path / "s")] == ["e0"] * 3
 
 
-def tiny_model() -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=32,
-        vocab_size=30,
-        max_position_embeddings=64,
-        pad_token_id=0,
-    )
-    model = LlamaForCausalLM(config).eval()
-    for block in model.model.layers:  # not ones, so that a norm without its weights is seen
-        torch.nn.init.uniform_(block.post_attention_layernorm.weight, 0.5, 1.5)
-    torch.nn.init.uniform_(model.model.norm.weight, 0.5, 1.5)
-    return model
-
-
-def hooked(model: Any, ids: torch.Tensor) -> dict[tuple[str, int | None], np.ndarray]:
-    """Return what plain hooks see, by site and layer."""
-    seen: dict[tuple[str, int | None], np.ndarray] = {}
-
-    def keep(site: str, layer: int | None, value: Any) -> None:
-        value = value if isinstance(value, torch.Tensor) else value[0]
-        seen[site, layer] = value.detach().numpy().copy()
-
-    handles = []
-    for number, block in enumerate(model.model.layers):
-        for site, module in (
-            ("resid_post", block),
-            ("mlp_out", block.mlp),
-            ("attn_out", block.self_attn),
-        ):
-            handles.append(
-                module.register_forward_hook(
-                    lambda _, __, out, site=site, number=number: keep(site, number, out)
-                )
-            )
-        handles.append(
-            block.mlp.register_forward_hook(
-                lambda _, args, __, number=number: keep("mlp_in", number, args[0])
-            )
-        )
-    handles.append(
-        model.model.norm.register_forward_hook(lambda _, __, out: keep("final_norm", None, out))
-    )
-    with torch.no_grad():
-        model(ids)
-    for handle in handles:
-        handle.remove()
-    return seen
-
-
-IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
-
-
 def assert_holds(store: actstore.Store, seen: dict[tuple[str, int | None], np.ndarray]) -> None:
     for (site, layer), expected in seen.items():
         found = store.select(site=site, layer=layer).numpy().reshape(expected.shape)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_cache_of_transformer_lens_itself(tmp_path: Path) -> None:
+def lens_bridge(folder: Path, model: Any) -> Any:
+    """Return a model in TransformerLens' bridge, with a tokenizer of words that adds no BOS."""
     lens = pytest.importorskip(
         "transformer_lens.model_bridge", reason="TransformerLens is not installed"
     )
@@ -376,24 +316,59 @@ def test_a_cache_of_transformer_lens_itself(tmp_path: Path) -> None:
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
         tokenizer_object=words, unk_token="w29", pad_token="w0", bos_token="w1", eos_token="w2"
-    ).save_pretrained(tmp_path / "tokenizer")
-    model = tiny_model()
-    model.save_pretrained(tmp_path / "tokenizer")
-    seen = hooked(model, IDS)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
-    bridge = lens.TransformerBridge.boot_transformers(
-        str(tmp_path / "tokenizer"), hf_model=model, tokenizer=tokenizer
+    ).save_pretrained(folder)
+    model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return lens.TransformerBridge.boot_transformers(
+        str(folder), hf_model=model, tokenizer=tokenizer
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cache_of_transformer_lens_itself(tmp_path: Path) -> None:
+    model = tiny_model()
+    seen = hooked(model, IDS)
+    bridge = lens_bridge(tmp_path / "tokenizer", model)
     _, cache = bridge.run_with_cache(IDS)
     store = actstore.open(tmp_path / "s", create=True)
     done = store.write(cache, {"id": ["a", "b"]}, model=MODEL, token_ids=IDS)
     assert done.rows_written > 0
+    assert done.notes == ()
     assert "blocks.0.attn.hook_pattern" in done.skipped
     assert "resid_mid" in store.sites
     assert_holds(store, seen)
     _, one = bridge.run_with_cache(IDS[:1], remove_batch_dim=True)
     again = store.write(one, {"id": ["c"]}, model=MODEL, sites=["resid_post"], layers=[1])
     assert again.rows_written == 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_bos_of_transformer_lens_is_told(tmp_path: Path) -> None:
+    model = tiny_model()
+    bridge = lens_bridge(tmp_path / "tokenizer", model)
+    text = "w5 w6 w7"
+    ids = torch.tensor([[5, 6, 7]])  # the tokenizer as it was saved; the bridge's adds a BOS
+    with torch.no_grad():
+        states = model(ids, output_hidden_states=True)
+    store = actstore.open(tmp_path / "s", create=True)
+    store.write(states, {"id": ["a"]}, model=MODEL, token_ids=ids)
+
+    tokens = bridge.to_tokens(text)
+    assert tokens.tolist() == [[1, 5, 6, 7]]
+    _, cache = bridge.run_with_cache(text)
+    wanted = {"model": MODEL, "token_ids": tokens}
+    done = store.write(cache, {"id": ["a"]}, sites=["mlp_out"], **wanted)
+    assert "begin with one more token (id 1)" in done.notes[0]
+    with pytest.raises(ConflictError, match="begin with one more token"):
+        store.write(cache, {"id": ["a"]}, sites=["resid_post"], layers=[0], **wanted)
+
+    tokens = bridge.to_tokens(text, prepend_bos=False)
+    _, cache = bridge.run_with_cache(tokens)
+    wanted = {"model": MODEL, "token_ids": tokens}
+    again = actstore.open(tmp_path / "again", create=True)
+    again.write(states, {"id": ["a"]}, model=MODEL, token_ids=ids)
+    done = again.write(cache, {"id": ["a"]}, sites=["mlp_out"], **wanted)
+    assert done.notes == ()
 
 
 @pytest.mark.filterwarnings("ignore")
