@@ -42,7 +42,8 @@ def recall(
         store: need not exist.
         options: as for a capture with the model.
         identity: the model's name, and its commit where it shall be that one.
-        loading: how the model would be loaded: runs that loaded it otherwise do not count.
+        loading: how the model would be loaded (``dtype``, ``attn`` …): runs whose record does
+            not say that they loaded it so do not count.
 
     Raises:
         NotInStoreError: examples are not stored, or not with these settings; names them.
