@@ -285,41 +285,17 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
     """
     from actstore.capturing.forward.grading import parse as parse_grade
     from actstore.capturing.prompts import recipes
-    from actstore.capturing.run.batching import parse_batch_size
     from actstore.capturing.run.capture import capture
     from actstore.models import loading
 
     recipe = recipes.load(given["recipe"]) if given["recipe"] is not None else None
     options = _with_recipe(given, recipe)
-    batch_size = parse_batch_size(options["batch_size"])
     if options["grade"] is not None:
         parse_grade(options["grade"])  # a mistyped one shall not wait for the model
     questions = _questions(options, recipe)
-    layers, needed = _layers(options, loading)
-    asked: CaptureOptions = {
-        "layers": layers,
-        "sites": _list(options["sites"]),
-        "pool": _list(options["pool"]),
-        "exclude": _list(options["exclude"]),
-        "batch_size": batch_size,
-        "max_new_tokens": options["max_new_tokens"],
-        "generation": _values(options["generation"], "--generation") or None,
-        "seed": options["seed"],
-        "chat_template": _template(options),
-        "system": options["system"],
-        "template_options": options["template_options"] or None,
-        "grade": options["grade"],
-        "dataset": options["dataset"] or questions.dataset,
-        "blocks": options["blocks"],
-        "padding_side": options["padding_side"],
-        "storage_dtype": options["storage_dtype"],
-        "resume": options["resume"],
-        "allow_mixed": options["allow_mixed"],
-        "self_check": options["self_check"],
-        "strict": options["strict"],
-        "dry_run": options["dry_run"],
-    }
     with quiet():
+        layers, needed = _layers(options, loading)
+        asked = _asked(options, questions, layers)
         summary = _stored(store, questions, options, asked, needed)
         if summary is None:
             loaded = _loaded(options, loading, needed)
@@ -332,19 +308,22 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
                     tokens = f"{done.tokens:,} tokens"
                     report(done.examples + there, total, tokens, done.tokens, "tokens")
 
+                everything: CaptureOptions = {
+                    **asked,
+                    "model_name": options["model_name"] or loaded.name,
+                    "revision": loaded.revision,
+                    "settings": {
+                        "loading": dict(loaded.settings),
+                        "questions": questions.settings,
+                    },
+                }
                 summary = capture(
                     loaded.model,
                     loaded.processor,
                     questions,
                     store=store,
                     progress=progress,
-                    model_name=options["model_name"] or loaded.name,
-                    revision=loaded.revision,
-                    settings={
-                        "loading": dict(loaded.settings),
-                        "questions": questions.settings,
-                    },
-                    **asked,
+                    **everything,
                 )
     labels = _label(store, recipe, summary)
     if as_json:
@@ -382,6 +361,35 @@ def _questions(options: Mapping[str, Any], recipe: CaptureRecipe | None) -> Ques
         first_k=options["first_k"],
         only={name: _list(values) for name, values in only.items()},
     )
+
+
+def _asked(options: Mapping[str, Any], questions: Questions, layers: Any) -> CaptureOptions:
+    """Return the options as the capture takes them, but for the model's name and commit."""
+    from actstore.capturing.run.batching import parse_batch_size
+
+    return {
+        "layers": layers,
+        "sites": _list(options["sites"]),
+        "pool": _list(options["pool"]),
+        "exclude": _list(options["exclude"]),
+        "batch_size": parse_batch_size(options["batch_size"]),
+        "max_new_tokens": options["max_new_tokens"],
+        "generation": _values(options["generation"], "--generation") or None,
+        "seed": options["seed"],
+        "chat_template": _template(options),
+        "system": options["system"],
+        "template_options": options["template_options"] or None,
+        "grade": options["grade"],
+        "dataset": options["dataset"] or questions.dataset,
+        "blocks": options["blocks"],
+        "padding_side": options["padding_side"],
+        "storage_dtype": options["storage_dtype"],
+        "resume": options["resume"],
+        "allow_mixed": options["allow_mixed"],
+        "self_check": options["self_check"],
+        "strict": options["strict"],
+        "dry_run": options["dry_run"],
+    }
 
 
 def _layers(options: Mapping[str, Any], loading: Any) -> tuple[Any, int | None]:
