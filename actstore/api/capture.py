@@ -27,6 +27,7 @@ class CaptureResult(CaptureSummary):
 
         Raises:
             UsageError: it was a dry run, which stores nothing.
+            StoreNotFoundError: every example was refused, and there is no store yet.
         """
         asked = self._asked()
         return open_store(asked.store, asked.commit).rows_at(asked.rows)

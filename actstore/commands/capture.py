@@ -428,8 +428,9 @@ def _stored(
     from actstore.capturing.run.provenance import identify
     from actstore.capturing.run.recall import recall
     from actstore.models import loading
+    from actstore.storage import manifest as manifests
 
-    if options["dry_run"] or not options["resume"]:
+    if options["dry_run"] or not options["resume"] or not manifests.latest(store).runs:
         return None
     commit = loading.commit_of(options["model"], options["revision"])
     identity = identify(None, options["model_name"] or options["model"], commit)

@@ -33,12 +33,12 @@ from actstore.capturing.run.estimate import CaptureEstimate
 from actstore.capturing.run.options import CaptureSettings, Source
 from actstore.capturing.run.provenance import Identity
 from actstore.capturing.run.resume import Chain, Earlier, look
-from actstore.capturing.run.stored_rows import StoredRows, prompt_of
+from actstore.capturing.run.stored_rows import StoredRows
 from actstore.capturing.run.summary import CaptureProgress, CaptureSummary, Refused, later_notes
 from actstore.capturing.run.tables import settle_values, tabulate
 from actstore.capturing.selfcheck import check
 from actstore.capturing.selfcheck.reference import advice
-from actstore.errors import ConflictError, ExampleError, ModelError, UsageError
+from actstore.errors import ExampleError, ModelError, UsageError
 from actstore.models.blocks import find, parse_layers, points
 from actstore.storage.manifest import Run
 from actstore.storage.rows import RowBatch
@@ -177,20 +177,9 @@ class Session:
         return None
 
     def _is_stored(self, example: Example) -> bool:
-        """Say whether the store has all that is wanted of this very prompt."""
-        if self._stored is None:
-            return False
-        stored, asked = self._stored.prompt(example.key), prompt_of(example)
-        if stored is not None and asked is None:
-            # Rows hold neither conversations nor pictures: what comes out is compared instead.
-            self._stored.doubt(example.key)
-        elif stored is not None and stored != asked:
-            raise ConflictError(
-                f"{example.where}: the store has rows of {example.key} that were asked something "
-                "else (another question, system prompt or answer); give this one another id or "
-                "variant, or another dataset name (--dataset)"
-            )
-        return stored is not None and stored == asked and example.key in self._complete
+        return self._stored is not None and (
+            self._stored.answers(example) and example.key in self._complete
+        )
 
     def _values(self) -> dict[str, Any]:
         """Return everything that decides the values, for the fingerprint."""

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from actstore.capturing.forward.pooling import Pool, SiteLayer
 from actstore.capturing.prompts.example import Example, ExampleKey
+from actstore.errors import ConflictError
 from actstore.storage.manifest import Run
 from actstore.storage.snapshot import open_snapshot
 
@@ -113,9 +114,27 @@ class StoredRows:
         """Return a hash of what the example with this key was asked; None if it has no row."""
         return self._prompts.get(key)
 
-    def doubt(self, key: ExampleKey) -> None:
-        """Take rows of this example for missing: what it was asked cannot be told from them."""
-        self._unsure.add(key)
+    def answers(self, example: Example) -> bool:
+        """Say whether the rows of the example's key are of this very prompt.
+
+        Where rows cannot tell, since they hold no conversations and no pictures, those of the
+        example count as missing from now on: they are computed again and compared.
+
+        Raises:
+            ConflictError: they are of another prompt.
+        """
+        stored, asked = self.prompt(example.key), prompt_of(example)
+        if stored is None:
+            return False
+        if asked is None:
+            self._unsure.add(example.key)
+        elif stored != asked:
+            raise ConflictError(
+                f"{example.where}: the store has rows of {example.key} that were asked something "
+                "else (another question, system prompt or answer); give this one another id or "
+                "variant, or another dataset name (--dataset)"
+            )
+        return asked is not None
 
     def whole(self, run: Run) -> bool:
         """Say whether the store still has every row that the run stored.

@@ -135,6 +135,7 @@ class CaptureSummary:
 
         Raises:
             UsageError: as :attr:`row_ids`.
+            StoreNotFoundError: every example was refused, and there is no store yet.
         """
         asked = self._asked()
         return open_reader(asked.store, asked.commit).rows_at(asked.rows)

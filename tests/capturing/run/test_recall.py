@@ -11,7 +11,13 @@ import pytest
 
 import actstore
 from actstore.api.capture import CaptureResult
-from actstore.errors import ConflictError, ExampleError, NotInStoreError, UsageError
+from actstore.errors import (
+    ConflictError,
+    ExampleError,
+    NotInStoreError,
+    StoreNotFoundError,
+    UsageError,
+)
 from tests.capturing import families
 
 QUESTIONS: list[dict[str, Any]] = [
@@ -218,6 +224,18 @@ def test_refused_prompts_have_no_rows_and_are_not_tried_again(
         assert np.array_equal(again.row_ids, first.row_ids)
         assert again.without_rows == ("long",)
     assert passes.since() == 0
+
+
+def test_where_every_prompt_is_refused_there_are_no_rows(tmp_path: Path, model: Any) -> None:
+    asked = [{"id": "long", "question": "yes " * 5000}]
+    result = capture(model, tmp_path / "s", asked, self_check=False)
+    assert len(result.refused) == 1
+    assert result.without_rows == ("long",)
+    assert len(result.row_ids) == 0
+    with pytest.raises(StoreNotFoundError):  # nothing was stored, so none was made
+        result.selection()
+    capture(model, tmp_path / "s", QUESTIONS[:1], self_check=False)
+    assert len(capture(model, tmp_path / "s", asked, self_check=False).selection()) == 0
 
 
 def test_an_empty_region_is_known_to_be_empty(tmp_path: Path, model: Any, passes: Passes) -> None:
