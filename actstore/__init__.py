@@ -38,10 +38,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from actstore.analysis.steering.intervention import steering
+    from actstore.api.capture import capture
     from actstore.api.selection import Selection
     from actstore.api.store import Store, open
     from actstore.capturing.recording import record
-    from actstore.capturing.run.capture import capture
     from actstore.errors import ActstoreError
     from actstore.ingestion.ingest import ingest
 
@@ -63,7 +63,7 @@ _HOMES = {
     "ActstoreError": "actstore.errors",
     "Selection": "actstore.api.selection",
     "Store": "actstore.api.store",
-    "capture": "actstore.capturing.run.capture",
+    "capture": "actstore.api.capture",
     "ingest": "actstore.ingestion.ingest",
     "open": "actstore.api.store",
     "record": "actstore.capturing.recording",

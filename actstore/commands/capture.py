@@ -22,11 +22,13 @@ from actstore.commands.options import (
     words,
 )
 from actstore.commands.progress import counting, quiet
+from actstore.errors import NotInStoreError
 from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.capturing.prompts.data import Questions
     from actstore.capturing.prompts.recipes import CaptureRecipe
+    from actstore.capturing.run.options import CaptureOptions
     from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
     from actstore.models.loading import LoadedModel
 
@@ -267,7 +269,8 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
     """Ask a model the questions in --data and store its activations.
 
     Hooks pool the states while the model reads and answers; rows stream into the store. A run
-    that was broken off goes on with the same command and ends as if it had not been. Examples
+    that was broken off goes on with the same command and ends as if it had not been; where all
+    is stored and the model's commit on the Hub is known, the model is not even loaded. Examples
     that cannot be captured are named and left out (exit code 3).
 
     \b
@@ -282,58 +285,46 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
     """
     from actstore.capturing.forward.grading import parse as parse_grade
     from actstore.capturing.prompts import recipes
-    from actstore.capturing.run.batching import parse_batch_size
     from actstore.capturing.run.capture import capture
     from actstore.models import loading
 
     recipe = recipes.load(given["recipe"]) if given["recipe"] is not None else None
     options = _with_recipe(given, recipe)
-    batch_size = parse_batch_size(options["batch_size"])
     if options["grade"] is not None:
         parse_grade(options["grade"])  # a mistyped one shall not wait for the model
     questions = _questions(options, recipe)
     with quiet():
-        loaded, layers = _loaded(options, loading)
-        with counting("capturing", questions.count, hidden=as_json) as report:
+        layers, needed = _layers(options, loading)
+        asked = _asked(options, questions, layers)
+        summary = _stored(store, questions, options, asked, needed)
+        if summary is None:
+            loaded = _loaded(options, loading, needed)
+            with counting("capturing", questions.count, hidden=as_json) as report:
 
-            def progress(done: CaptureProgress) -> None:
-                # A run that is taken up again goes on from what is there.
-                there = done.stored_earlier
-                total = None if done.total is None else done.total + there
-                tokens = f"{done.tokens:,} tokens"
-                report(done.examples + there, total, tokens, done.tokens, "tokens")
+                def progress(done: CaptureProgress) -> None:
+                    # A run that is taken up again goes on from what is there.
+                    there = done.stored_earlier
+                    total = None if done.total is None else done.total + there
+                    tokens = f"{done.tokens:,} tokens"
+                    report(done.examples + there, total, tokens, done.tokens, "tokens")
 
-            summary = capture(
-                loaded.model,
-                loaded.processor,
-                questions,
-                store=store,
-                layers=layers,
-                sites=_list(options["sites"]),
-                pool=_list(options["pool"]),
-                exclude=_list(options["exclude"]),
-                batch_size=batch_size,
-                max_new_tokens=options["max_new_tokens"],
-                generation=_values(options["generation"], "--generation") or None,
-                seed=options["seed"],
-                chat_template=_template(options),
-                system=options["system"],
-                template_options=options["template_options"] or None,
-                grade=options["grade"],
-                model_name=options["model_name"] or loaded.name,
-                revision=loaded.revision,
-                dataset=options["dataset"] or questions.dataset,
-                blocks=options["blocks"],
-                padding_side=options["padding_side"],
-                storage_dtype=options["storage_dtype"],
-                resume=options["resume"],
-                allow_mixed=options["allow_mixed"],
-                self_check=options["self_check"],
-                strict=options["strict"],
-                dry_run=options["dry_run"],
-                settings={"loading": dict(loaded.settings), "questions": questions.settings},
-                progress=progress,
-            )
+                everything: CaptureOptions = {
+                    **asked,
+                    "model_name": options["model_name"] or loaded.name,
+                    "revision": loaded.revision,
+                    "settings": {
+                        "loading": dict(loaded.settings),
+                        "questions": questions.settings,
+                    },
+                }
+                summary = capture(
+                    loaded.model,
+                    loaded.processor,
+                    questions,
+                    store=store,
+                    progress=progress,
+                    **everything,
+                )
     labels = _label(store, recipe, summary)
     if as_json:
         found = summary.as_dict()
@@ -372,13 +363,42 @@ def _questions(options: Mapping[str, Any], recipe: CaptureRecipe | None) -> Ques
     )
 
 
-def _loaded(options: Mapping[str, Any], loading: Any) -> tuple[LoadedModel, Any]:
-    """Load the model, and say which layers are meant."""
-    layers: Any = options["layers"]
-    needed = None
-    if options["lower_blocks_only"]:
-        layers, needed = _lowest(options, loading)
-    loaded = loading.load(
+def _asked(options: Mapping[str, Any], questions: Questions, layers: Any) -> CaptureOptions:
+    """Return the options as the capture takes them, but for the model's name and commit."""
+    from actstore.capturing.run.batching import parse_batch_size
+
+    return {
+        "layers": layers,
+        "sites": _list(options["sites"]),
+        "pool": _list(options["pool"]),
+        "exclude": _list(options["exclude"]),
+        "batch_size": parse_batch_size(options["batch_size"]),
+        "max_new_tokens": options["max_new_tokens"],
+        "generation": _values(options["generation"], "--generation") or None,
+        "seed": options["seed"],
+        "chat_template": _template(options),
+        "system": options["system"],
+        "template_options": options["template_options"] or None,
+        "grade": options["grade"],
+        "dataset": options["dataset"] or questions.dataset,
+        "blocks": options["blocks"],
+        "padding_side": options["padding_side"],
+        "storage_dtype": options["storage_dtype"],
+        "resume": options["resume"],
+        "allow_mixed": options["allow_mixed"],
+        "self_check": options["self_check"],
+        "strict": options["strict"],
+        "dry_run": options["dry_run"],
+    }
+
+
+def _layers(options: Mapping[str, Any], loading: Any) -> tuple[Any, int | None]:
+    """Say which layers are meant, and how many blocks are loaded if not all."""
+    return _lowest(options, loading) if options["lower_blocks_only"] else (options["layers"], None)
+
+
+def _loaded(options: Mapping[str, Any], loading: Any, needed: int | None) -> LoadedModel:
+    loaded: LoadedModel = loading.load(
         options["model"],
         revision=options["revision"],
         dtype=options["dtype"],
@@ -389,7 +409,50 @@ def _loaded(options: Mapping[str, Any], loading: Any) -> tuple[LoadedModel, Any]
         generate=options["max_new_tokens"] > 0,
         trust_remote_code=options["trust_remote_code"],
     )
-    return loaded, layers
+    return loaded
+
+
+def _stored(
+    store: Path,
+    questions: Questions,
+    options: Mapping[str, Any],
+    asked: CaptureOptions,
+    needed: int | None,
+) -> CaptureSummary | None:
+    """Return what is stored, if it is all that is asked; None if the model is needed.
+
+    A folder may hold other weights than it did: only a model whose commit is known is the same
+    without a look at it.
+    """
+    from actstore.capturing.run.options import CaptureSettings, Source
+    from actstore.capturing.run.provenance import identify
+    from actstore.capturing.run.recall import recall
+    from actstore.models import loading
+    from actstore.storage import manifest as manifests
+
+    if options["dry_run"] or not options["resume"] or not manifests.latest(store).runs:
+        return None
+    commit = loading.commit_of(options["model"], options["revision"])
+    identity = identify(None, options["model_name"] or options["model"], commit)
+    if identity.revision is None:
+        return None
+    spread = _device_map(options["device_map"])
+    try:
+        return recall(
+            Source(questions),
+            store=store,
+            options=CaptureSettings(**asked),
+            identity=identity,
+            loading={
+                "dtype": options["dtype"],
+                "attn": options["attn"],
+                "device_map": str(spread) if spread is not None else None,
+                "layers_loaded": needed,
+                "trust_remote_code": options["trust_remote_code"],
+            },
+        )
+    except NotInStoreError:
+        return None
 
 
 def _lowest(options: Mapping[str, Any], loading: Any) -> tuple[list[int], int]:

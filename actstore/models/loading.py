@@ -182,6 +182,20 @@ def block_count(
     return count
 
 
+def commit_of(model_id: str | Path, revision: str | None = None) -> str | None:
+    """Return the commit on the Hub that a model would be loaded at; None for folder and file.
+
+    Raises:
+        ModelError: no such folder.
+        RepositoryNotFoundError, RevisionError, AccessError, OfflineError: the Hub's answer.
+    """
+    name = str(model_id)
+    if gguf.find(name) is not None:
+        return None
+    _check_place(name)
+    return _commit(name, revision)
+
+
 def _commit(name: str, revision: str | None) -> str | None:
     """Return the commit on the Hub that ``revision`` stands for; None for a folder."""
     if os.path.isdir(name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -236,3 +237,31 @@ def test_one_clear_error(capture: Any, words: list[str], code: int, said: str) -
 
 def test_the_command_is_in_the_list() -> None:
     assert "capture" in cli.COMMANDS
+
+
+def test_what_is_stored_of_a_known_commit_does_not_load_the_model(
+    capture: Any, model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "hub" / "models--org--tiny" / "snapshots" / ("0123456789" * 4)
+    shutil.copytree(model, folder)
+    asked = ("--model", folder, "--layers", "0,2", "--batch-size", 4, "--json")
+    first = json.loads(capture(*asked).out)
+    assert (first["model"], first["rows"]) == ("org/tiny", 2 * ROWS)
+    (folder / "model.safetensors").unlink()
+    done = capture(*asked)
+    assert (done.code, done.err) == (0, "")
+    again = json.loads(done.out)
+    assert (again["rows"], again["skipped"], again["run_id"]) == (0, ROWS, first["run_id"])
+    assert again["notes"] == ["everything is stored already: no model was needed"]
+    fewer = capture(*asked[:-1], "--layers", 2, "--first-k", 3)
+    assert fewer.code == 0
+    assert "0 examples, 3 were there already" in fewer.out
+    # Another type, another layer, or the wish to see it done again: the model is needed.
+    for more in (("--dtype", "bfloat16"), ("--layers", "all"), ("--no-resume",), ("--dry-run",)):
+        failed = capture(*asked[:-1], *more)
+        assert failed.code == 1
+        assert "model.safetensors" in failed.err
+    # Of a folder that is not named after a commit nobody knows whether its weights are the same.
+    shutil.copytree(folder, tmp_path / "plain")
+    plain = capture("--model", tmp_path / "plain", "--model-name", "org/tiny", "--layers", "0,2")
+    assert plain.code == 1

@@ -43,6 +43,7 @@ class Sink:
         self.present = 0
         self.bytes = 0
         self._writer = writer
+        self._rows_earlier = writer.run.settings.get("progress", {"rows": 0}).get("rows")
         self._commit_seconds = COMMIT_SECONDS if commit_seconds is None else commit_seconds
         self._parts: queue.Queue[WindowRows | None] = queue.Queue(_DEPTH)
         self._error: BaseException | None = None
@@ -109,9 +110,10 @@ class Sink:
                 self.present += added.present
                 self.bytes += added.written * batch.vectors.shape[1] * batch.vectors.itemsize
         run: Run = self._writer.run
-        self._writer.run = dataclasses.replace(
-            run, settings={**run.settings, "progress": dict(part.progress)}
-        )
+        progress = dict(part.progress)
+        if self._rows_earlier is not None:  # else an earlier session did not count them
+            progress["rows"] = self._rows_earlier + self.written
+        self._writer.run = dataclasses.replace(run, settings={**run.settings, "progress": progress})
 
     def _due(self, since: float, running: float) -> bool:
         return (

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.run.options import CaptureOptions, CaptureSettings, Source
 from actstore.capturing.run.provenance import identify
+from actstore.capturing.run.recall import recall
 from actstore.capturing.run.session import Session
 from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
 from actstore.errors import UsageError
@@ -32,9 +33,11 @@ def capture(
     store on a thread of their own, in the order of the examples. Whole windows of examples are
     committed now and then; a capture that was broken off goes on where it was when it is
     called again in the same way, and ends with the rows of an unbroken one, bit for bit.
+    Where everything is stored already, the model does not run.
 
     Args:
-        model: a decoder of transformers, text only or with images; on any device.
+        model: a decoder of transformers, text only or with images; on any device. None where
+            everything that is asked is stored: ``model_name`` then says whose rows are meant.
         processor: its tokenizer, or its processor where it sees images.
         examples: mappings with ``id``, ``question`` and more (the fields of
             :class:`~actstore.capturing.prompts.example.Example`), or a data set or data frame
@@ -83,14 +86,22 @@ def capture(
         HookError: nor do they in the run itself.
         MixedRunError: the store has rows of this model and data set made in another way.
         DiskSpaceError: the disk cannot hold the rows.
-        ConflictError: a row of the same key is stored with another vector.
+        ConflictError: a row of the same key is stored with another vector, or its example was
+            asked something else.
+        NotInStoreError: there is no model, and the store has not all that is asked.
         CommitError: the store cannot be written.
     """
     import torch
 
+    chosen = CaptureSettings(**options)
+    source = Source(examples, chosen.first_k)
+    if model is None:
+        if chosen.model_name is None:
+            raise UsageError("without a model, say which one is meant: model_name='…'")
+        identity = identify(None, chosen.model_name, chosen.revision)
+        return recall(source, store=Path(store), options=chosen, identity=identity)
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; expected a loaded torch module")
-    chosen = CaptureSettings(**options)
     origin = gguf.origin(unwrap(model))
     notes = []
     if origin is not None:
@@ -99,7 +110,7 @@ def capture(
     summary = Session(
         model,
         processor,
-        Source(examples, chosen.first_k),
+        source,
         store=Path(store),
         options=chosen,
         identity=identify(unwrap(model), chosen.model_name, chosen.revision),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from os import PathLike
 from typing import Any, Literal, TypedDict, get_args
 
 from actstore.capturing.forward.pooling import Pool, parse_exclude, parse_pools
-from actstore.capturing.prompts.example import Example, stream
+from actstore.capturing.prompts.example import Example, ExampleKey, stream
 from actstore.capturing.run.batching import BatchSize, parse_batch_size
 from actstore.capturing.run.tables import StorageType
 from actstore.errors import UsageError
@@ -111,6 +112,24 @@ class CaptureSettings:
         elif self.padding_side == "right":
             raise UsageError("generation pads on the left: leave padding_side on auto")
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What decides the values beside the model, as far as the caller has a say in it."""
+        template = self.chat_template
+        if isinstance(template, str):
+            template = hashlib.sha256(template.encode()).hexdigest()
+        return {
+            "chat_template": template,
+            "system": self.system,
+            "template_options": dict(self.template_options or {}),
+            "exclude": sorted(self.excluded),
+            "max_new_tokens": self.max_new_tokens,
+            "generation": dict(self.generation or {}) if self.max_new_tokens else {},
+            "seed": self.seed if self.max_new_tokens else None,
+            "storage_dtype": self.storage_dtype,
+            "blocks": self.blocks,
+        }
+
 
 class CaptureOptions(TypedDict, total=False):
     """The fields of :class:`CaptureSettings` as keywords, for editors and type checkers."""
@@ -159,6 +178,8 @@ class Source:
             )
         self._given = examples
         self._first_k = first_k
+        self.keys: list[ExampleKey] = []
+        """The examples that were read since the beginning, in their order."""
         try:
             self._length: int | None = len(examples)  # type: ignore[arg-type]  # or it raises
         except TypeError:
@@ -178,7 +199,10 @@ class Source:
 
     def read(self) -> Iterator[Example]:
         """Yield the examples from the first on."""
-        return stream(islice(self._given, self._first_k))
+        self.keys = keys = []
+        for example in stream(islice(self._given, self._first_k)):
+            keys.append(example.key)
+            yield example
 
 
 def _records(frame: Any) -> list[dict[str, Any]]:

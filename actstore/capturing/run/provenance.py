@@ -42,7 +42,7 @@ class Identity(NamedTuple):
     revision: str | None
 
 
-def identify(model: nn.Module, name: str | None, revision: str | None) -> Identity:
+def identify(model: nn.Module | None, name: str | None, revision: str | None) -> Identity:
     """Return the model's name and commit; of a folder no more than its own name.
 
     Raises:
@@ -170,6 +170,12 @@ def weights_digest(model: nn.Module) -> str | None:
     if samples:
         digest.update(torch.cat(samples).numpy().tobytes())
     return digest.hexdigest()
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as a run's record keeps them."""
+    found: dict[str, Any] = json.loads(_json(values))
+    return found
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from actstore.capturing.forward.pooling import Pool, SiteLayer
-from actstore.capturing.prompts.example import Example, ExampleKey
+from actstore.capturing.prompts.example import Example
 from actstore.capturing.run import provenance
 from actstore.errors import MixedRunError
 from actstore.storage import manifest as manifests
-from actstore.storage.manifest import Manifest, Run
-from actstore.storage.snapshot import open_snapshot
+from actstore.storage.manifest import Run
 
-_KEYS = ("example_id", "example_index", "split", "mode", "variant")
 _SHOWN = 4
 
 
@@ -58,7 +51,7 @@ class Earlier:
 
     run: Run | None = None
     """A run with all the same settings, which this one continues."""
-    equal_runs: tuple[str, ...] = ()
+    equal_runs: tuple[Run, ...] = ()
     """Runs whose values are computed the same way, whatever they took of them."""
     notes: tuple[str, ...] = ()
 
@@ -114,7 +107,7 @@ def look(
     ]
     return Earlier(
         run=ours[-1] if ours else None,
-        equal_runs=tuple(run.run_id for run in equal),
+        equal_runs=tuple(equal),
         notes=tuple(notes),
     )
 
@@ -144,68 +137,3 @@ def _new_versions(runs: Sequence[Run]) -> list[str]:
     if not changed:
         return []
     return [f"earlier rows were made with other versions: {', '.join(changed)}"]
-
-
-class StoredRows:
-    """The rows of equal runs, looked up by example; read when first asked for."""
-
-    def __init__(self, store: Path, model: str, dataset: str | None, runs: Sequence[str]) -> None:
-        """Look for rows of ``runs``."""
-        self._store = store
-        self._model = model
-        self._dataset = dataset
-        self._runs = list(runs)
-        self._found: dict[tuple[str, int | None, str | None, str], frozenset[ExampleKey]] | None
-        self._found = None if self._runs else {}
-
-    def has(self, place: SiteLayer, pool: Pool) -> frozenset[ExampleKey]:
-        """Return the examples that have rows of this site, layer and pool.
-
-        Of single tokens nothing is said: which of them are there is for the writer to see.
-        """
-        if pool.stored == "none":
-            return frozenset()
-        if self._found is None:
-            self._found = self._read()
-        return self._found.get((*place, pool.region, pool.stored), frozenset())
-
-    def complete(self, places: Iterable[SiteLayer], pools: Sequence[Pool]) -> frozenset[ExampleKey]:
-        """Return the examples that have everything that is wanted."""
-        found: frozenset[ExampleKey] | None = None
-        for place in places:
-            for pool in pools:
-                have = self.has(place, pool)
-                found = have if found is None else found & have
-        return found or frozenset()
-
-    def _read(self) -> dict[tuple[str, int | None, str | None, str], frozenset[ExampleKey]]:
-        snapshot = open_snapshot(self._store)
-        try:
-            manifest: Manifest = snapshot.manifest
-            if not any(shard.model == self._model for shard in manifest.shards):
-                return {}
-            file = snapshot.metadata_file()
-        finally:
-            snapshot.close()
-        sets: dict[tuple[str, int | None, str | None, str], set[ExampleKey]] = {}
-        names = ["model", "dataset", "run_id", "site", "layer", "region", "pooling", *_KEYS]
-        with pq.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(columns=names):
-                for row in self._rows(batch):
-                    site, layer, region, pooling, *key = row
-                    sets.setdefault((site, layer, region, pooling), set()).add(ExampleKey(*key))
-        return {key: frozenset(values) for key, values in sets.items()}
-
-    def _rows(self, batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
-        dataset = batch.column("dataset")
-        chosen = pc.and_(
-            pc.equal(batch.column("model"), self._model),
-            pc.is_null(dataset) if self._dataset is None else pc.equal(dataset, self._dataset),
-        )
-        chosen = pc.and_(
-            chosen, pc.is_in(batch.column("run_id"), value_set=pa.array(self._runs, pa.string()))
-        )
-        chosen = pc.and_(chosen, pc.not_equal(batch.column("pooling"), "none"))
-        kept = batch.filter(chosen, null_selection_behavior="drop")
-        names = ("site", "layer", "region", "pooling", *_KEYS)
-        yield from zip(*(kept.column(name).to_pylist() for name in names), strict=True)

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -24,13 +25,15 @@ from actstore.capturing.prompts.encode import Prompter
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.run import estimate as estimates
 from actstore.capturing.run import provenance
+from actstore.capturing.run.asked import asked_of
 from actstore.capturing.run.background_writer import Sink, WindowRows
 from actstore.capturing.run.batch_runner import Runner, halves
 from actstore.capturing.run.batching import Window, window_size, windows
 from actstore.capturing.run.estimate import CaptureEstimate
 from actstore.capturing.run.options import CaptureSettings, Source
 from actstore.capturing.run.provenance import Identity
-from actstore.capturing.run.resume import Chain, Earlier, StoredRows, look
+from actstore.capturing.run.resume import Chain, Earlier, look
+from actstore.capturing.run.stored_rows import StoredRows
 from actstore.capturing.run.summary import CaptureProgress, CaptureSummary, Refused, later_notes
 from actstore.capturing.run.tables import settle_values, tabulate
 from actstore.capturing.selfcheck import check
@@ -91,6 +94,7 @@ class Session:
             padding_side=None if options.padding_side == "auto" else options.padding_side,
             seed=options.seed,
         )
+        self._places = [(point.site, point.layer) for point in self.points]
         self._progress = progress
         self._size = window_size(options.examples_at_once)
         self._chain = Chain()
@@ -112,12 +116,14 @@ class Session:
         self._labels: Counter[str] = Counter()
         self._examples = self._skipped = self._batches = self._tokens = self._silent = 0
         self._skipped_first = 0
+        self._fingerprint = ""
 
     def run(self) -> CaptureSummary:
         """Do it."""
         began = time.monotonic()
         values = self._values()
         settings = self._settings(values)
+        self._fingerprint = settings["fingerprint"]
         earlier = look(
             self.store, values=values, settings=settings, allow_mixed=self.options.allow_mixed
         )
@@ -130,13 +136,14 @@ class Session:
             size=self._size,
             bytes_of=self._bytes_of,
             refuse=not self.options.strict,
-            skip=lambda example: example.key in self._complete,
+            skip=self._is_stored,
         )
-        first = next(upcoming, None)
+        first = self._first_to_do(upcoming)
         if first is None:
             if self._chain.count == 0:
                 raise ExampleError("there are no examples to capture")
-            return self._summary(earlier.run, None, None, began)
+            run = earlier.run or (earlier.equal_runs[-1] if earlier.equal_runs else None)
+            return self._summary(run, None, None, began)
         checked = self._self_check(first)
         run = earlier.run or provenance.new_run(
             {**settings, "self_check": checked, "first_prompt": self._first_prompt(first)}
@@ -158,6 +165,21 @@ class Session:
                 )
                 raise
         return self._summary(run, sink, checked, began)
+
+    def _first_to_do(self, upcoming: Iterator[Window]) -> Window | None:
+        """Return the first window that has something to do; pass over those before it."""
+        for window in upcoming:
+            if window.examples or window.refused:
+                return window
+            self._skipped += window.skipped
+            for example in window.taken:
+                self._chain.add(example)
+        return None
+
+    def _is_stored(self, example: Example) -> bool:
+        return self._stored is not None and (
+            self._stored.answers(example) and example.key in self._complete
+        )
 
     def _values(self) -> dict[str, Any]:
         """Return everything that decides the values, for the fingerprint."""
@@ -209,6 +231,9 @@ class Session:
             "fingerprint": provenance.fingerprint(values),
             "continues": provenance.fingerprint(continues),
             "values": dict(values),
+            # With these, what is stored is found without the model.
+            "asked": provenance.plain(options.asked),
+            "block_count": len(self.anatomy.blocks),
         }
 
     def _continued(self, earlier: Earlier) -> tuple[Earlier, Iterator[Example]]:
@@ -216,6 +241,15 @@ class Session:
         rest = self.source.read()
         if not self.options.resume:
             return Earlier(), rest
+        stored = StoredRows(
+            self.store, self.identity.name, self.options.dataset, earlier.equal_runs
+        )
+        if earlier.run is not None and stored.lost(earlier.run):
+            self._notes.append(
+                f"rows of run {earlier.run.run_id} were dropped since: what is missing is "
+                "captured again"
+            )
+            earlier = replace(earlier, run=None)
         done = int(earlier.progress.get("examples", 0))
         for example in islice(rest, done):
             self._chain.add(example)
@@ -238,11 +272,7 @@ class Session:
             )
             self._chain = Chain()
             rest = self.source.read()
-        stored = StoredRows(
-            self.store, self.identity.name, self.options.dataset, earlier.equal_runs
-        )
-        places = [(point.site, point.layer) for point in self.points]
-        self._complete = stored.complete(places, self.options.pools)
+        self._complete = stored.complete(self._places, self.options.pools)
         self._stored = stored
         return Earlier(equal_runs=earlier.equal_runs), rest
 
@@ -474,8 +504,19 @@ class Session:
         if sink is not None and self._examples and not sink.written and not sink.present:
             notes.append("no example had anything to store: its regions are empty")
         resumed = self._skipped_first > 0
-        if run is not None and self._skipped_first and sink is None and estimate is None:
+        if run is not None and self._skipped and sink is None and estimate is None:
             notes.append(f"everything is stored already (run {run.run_id})")
+        asked = None
+        if not self.options.dry_run:
+            asked = asked_of(
+                self.store,
+                model=self.identity.name,
+                dataset=self.options.dataset,
+                fingerprint=self._fingerprint,
+                keys=self.source.keys,
+                places=self._places,
+                pools=self.options.pools,
+            )
         return CaptureSummary(
             run_id=run.run_id if run is not None else "",
             model=self.identity.name,
@@ -502,4 +543,5 @@ class Session:
             self_check=checked,
             estimate=estimate,
             notes=tuple(dict.fromkeys(notes)),
+            asked=asked,
         )

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from actstore.capturing.run.asked import Asked
 from actstore.capturing.run.estimate import CaptureEstimate
 from actstore.capturing.selfcheck.padding import Padding
+from actstore.errors import UsageError
+from actstore.querying import tables
+from actstore.querying.reader import open_reader
+from actstore.querying.selected import SelectedRows
+from actstore.wording import counted
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
 
 
 class CaptureProgress(NamedTuple):
@@ -35,9 +45,14 @@ class Refused(NamedTuple):
         return cls(where, str(error).removeprefix(where).removeprefix(":").lstrip())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CaptureSummary:
-    """What a capture did, or what it would do."""
+    """What a capture did, or what it would do; and the rows of what was asked.
+
+    Rows come by example in the order asked; those of one example by layer (of sites without
+    one last), then site and pool as they were named, then position of the token. Examples that
+    were refused have none. It does not matter when, and in how many runs, they were stored.
+    """
 
     run_id: str
     model: str
@@ -80,6 +95,71 @@ class CaptureSummary:
     """What the whole run takes; in a dry run only."""
     notes: tuple[str, ...] = field(default=())
     """What the user should know."""
+    asked: Asked | None = field(default=None, compare=False)
+    """What was asked of the store; None in a dry run."""
+
+    def __repr__(self) -> str:
+        places = f"{counted(len(self.layers), 'layer')} of {', '.join(self.sites)}"
+        asked = self.examples + self.skipped
+        done = f"{self.examples:,} captured, {self.skipped:,} there before"
+        if self.refused:
+            done += f", {len(self.refused):,} refused"
+        if self.estimate is not None:
+            done = f"a dry run, {self.estimate.rows:,} rows to come"
+        return (
+            f"{type(self).__name__}({self.model!r}, {counted(asked, 'example')}: {done}; "
+            f"{places}, {', '.join(self.pools)}; {counted(self.rows, 'row')} new"
+            f"{f', commit {self.commit}' if self.commit is not None else ''})"
+        )
+
+    @property
+    def row_ids(self) -> np.ndarray:
+        """The ``row_id`` of each row of what was asked, int64, in the order that is said above.
+
+        Raises:
+            UsageError: it was a dry run, which stores nothing.
+        """
+        return self._asked().rows
+
+    @property
+    def without_rows(self) -> tuple[str, ...]:
+        """The ids of examples that were asked and have no row, refused ones among them.
+
+        Raises:
+            UsageError: as :attr:`row_ids`.
+        """
+        return self._asked().without_rows
+
+    def selected(self) -> SelectedRows:
+        """Return the rows of what was asked, in their order, at the commit of this capture.
+
+        Raises:
+            UsageError: as :attr:`row_ids`.
+            StoreNotFoundError: every example was refused, and there is no store yet.
+        """
+        asked = self._asked()
+        return open_reader(asked.store, asked.commit).rows_at(asked.rows)
+
+    def to_polars(
+        self, columns: Sequence[str] | None = None, *, vectors: bool = True
+    ) -> pl.DataFrame:
+        """Return the rows of what was asked as a Polars frame.
+
+        Args:
+            columns: metadata columns; the schema's and ``row_id`` when missing.
+            vectors: with the vectors, as ``activation``, last.
+
+        Raises:
+            UsageError: as :attr:`row_ids`.
+            NotInStoreError: there is no such column.
+            MixedVectorsError: the vectors differ in width.
+        """
+        return tables.to_polars(self.selected(), columns, vectors=vectors)
+
+    def _asked(self) -> Asked:
+        if self.asked is None:
+            raise UsageError("a dry run stores nothing, so there are no rows: leave out dry_run")
+        return self.asked
 
     @property
     def examples_per_second(self) -> float:
@@ -93,7 +173,9 @@ class CaptureSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values, for JSON."""
-        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        found = {
+            each.name: getattr(self, each.name) for each in fields(self) if each.name != "asked"
+        }
         found["refused"] = [each._asdict() for each in self.refused]
         for name in ("layers", "sites", "pools", "notes"):
             found[name] = list(found[name])

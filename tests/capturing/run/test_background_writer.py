@@ -62,7 +62,7 @@ def test_everything_is_committed_at_the_end(tmp_path: Path) -> None:
         sink.put(part(2, batch(1, 2)))
         sink.put(part(3, batch(3), batch(2)))
     assert (sink.written, sink.present, sink.bytes, sink.commit) == (3, 1, 48, 1)
-    assert stored(tmp_path / "s") == (3, {"examples": 3}, ["capture m on examples"])
+    assert stored(tmp_path / "s") == (3, {"examples": 3, "rows": 3}, ["capture m on examples"])
 
 
 def test_commits_come_at_the_ends_of_windows(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_an_error_of_the_model_keeps_the_windows_that_were_put(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         put(tmp_path / "s", parts, then=KeyboardInterrupt, commit_seconds=None)
     rows, progress, (message,) = stored(tmp_path / "s")
-    assert (rows, progress) == (4, {"examples": 4})
+    assert (rows, progress) == (4, {"examples": 4, "rows": 4})
     assert message.endswith("(broken off)")
 
 
@@ -85,7 +85,7 @@ def test_a_failure_of_the_store_reaches_the_model(tmp_path: Path) -> None:
     parts = [part(1, batch(1)), *[part(2, batch(1, value=2.0))] * 20]
     with pytest.raises(ConflictError):
         put(tmp_path / "s", parts)
-    assert stored(tmp_path / "s")[:2] == (1, {"examples": 1})
+    assert stored(tmp_path / "s")[:2] == (1, {"examples": 1, "rows": 1})
 
 
 def test_half_a_window_is_never_stored(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_half_a_window_is_never_stored(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="no more"):
         put(tmp_path / "s", [part(1, batch(1)), WindowRows(failing, {"examples": 2})])
-    assert stored(tmp_path / "s")[:2] == (1, {"examples": 1})
+    assert stored(tmp_path / "s")[:2] == (1, {"examples": 1, "rows": 1})
 
 
 def test_the_model_waits_for_the_disk(tmp_path: Path) -> None:
