@@ -61,11 +61,7 @@ def find(
             raise NotInStoreError(
                 f"no row has {column} {value!r}: {column} has {_told(counts) or 'no values'}"
             )
-    if len(counts) < 2:
-        raise TooFewRowsError(
-            f"two classes are needed, and the rows have {_told(counts) or 'no ' + column}: give "
-            f"them labels with `actstore label`, or name another column with {option}"
-        )
+    _two_at_least(column, counts, option)
     if not wanted and not others:
         if len(counts) > 2:
             raise UsageError(
@@ -80,6 +76,22 @@ def find(
             f"every row with a {column} is of one class: {column} has {_told(counts)}"
         )
     return Classes(column=column, positive=wanted, negative=others)
+
+
+def several(column: str, values: Iterable[object], *, option: str = "--label") -> tuple[str, ...]:
+    """Return all classes of a column, in alphabetical order.
+
+    Args:
+        column: name of the column, for messages.
+        values: its values, one per row; None does not count.
+        option: what names the column on the command line, for messages.
+
+    Raises:
+        TooFewRowsError: there is one value only, or none.
+    """
+    counts = Counter(str(value) for value in values if value is not None)
+    _two_at_least(column, counts, option)
+    return tuple(sorted(counts))
 
 
 def alike(wanted: Sequence[str], values: Iterable[object]) -> tuple[str, ...]:
@@ -103,6 +115,14 @@ def _listed(value: str | Sequence[str] | None) -> tuple[str, ...]:
     if value is None:
         return ()
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _two_at_least(column: str, counts: Counter[str], option: str) -> None:
+    if len(counts) < 2:
+        raise TooFewRowsError(
+            f"two classes are needed, and the rows have {_told(counts) or 'no ' + column}: give "
+            f"them labels with `actstore label`, or name another column with {option}"
+        )
 
 
 def _told(counts: Counter[str]) -> str:

@@ -61,6 +61,11 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             "`actstore probe STORE --out DIR` writes DIR/report.json"
         ) from error
     entries = found if isinstance(found, list) else []
+    if any(isinstance(entry, dict) and entry.get("task") == "classes" for entry in entries):
+        raise UsageError(
+            f"{file}: probes of several classes, and the picture is one of two: "
+            "`actstore probe STORE --positive VALUE --out DIR` holds one class against the rest"
+        )
     if not entries or not all(_is_probe(entry) for entry in entries):
         raise UsageError(
             f"{file}: no report of a probe; `actstore probe STORE --out DIR` writes DIR/report.json"

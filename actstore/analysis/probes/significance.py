@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from actstore.analysis.probes.words_baseline import WordsFit
 from actstore.analysis.statistics import metrics
 from actstore.analysis.statistics.metrics import AurocDifference
 from actstore.wording import counted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FAIR = 99
 """Shuffled runs from which on a p-value of 0.05 is known to a fifth or so of itself."""
@@ -157,6 +161,21 @@ def words_alone(
     return [None if each is None else WordsBaseline(each.auroc, next(p_values)) for each in words]
 
 
+def table_of(job: Job) -> pa.Table:
+    """Return the metadata of a job's rows, the other store's included."""
+    import pyarrow as pa
+
+    return (
+        job.rows.table if job.other is None else pa.concat_tables([job.rows.table, job.other.table])
+    )
+
+
+def rows_hash_of(job: Job) -> str:
+    """Return the hashes of keys and labels of a job's rows, and of the other store's."""
+    each = [job.rows] + ([job.other] if job.other is not None else [])
+    return " ".join(map(place_rows.rows_hash, each))
+
+
 def effect_of(
     auroc: metrics.IntervalEstimate, words: WordsBaseline | None, beyond: AurocDifference | None
 ) -> Effect:
@@ -182,11 +201,6 @@ def _result(
     tested = np.sort(np.concatenate([division.test for division in job.divisions]))
     right = (scores > 0) == positive
     truth = positive[tested]
-    table = job.rows.table
-    digest = place_rows.rows_hash(job.rows)
-    if job.other is not None:
-        table = pa.concat_tables([table, job.other.table])
-        digest = f"{digest} {place_rows.rows_hash(job.other)}"
     crossed = len(job.divisions) > 1
     width = evaluated.probe.width
     return ProbeResult(
@@ -210,9 +224,9 @@ def _result(
         effect=effect_of(auroc, words, beyond),
         converged=evaluated.converged,
         probe=evaluated.probe,
-        table=table.take(pa.array(tested)),
+        table=table_of(job).take(pa.array(tested)),
         scores=scores[tested],
-        rows_hash=digest,
+        rows_hash=rows_hash_of(job),
         vectors_hash=place_rows.vectors_hash(job.rows.table),
     )
 

@@ -122,9 +122,7 @@ def crossed(
         else:
             # The place lacks so many rows that it needs folds of its own.
             try:
-                divisions = folds.grouped(
-                    label, rows.groups, setting.folds, setting.seed, names
-                )
+                divisions = folds.grouped(label, rows.groups, setting.folds, setting.seed, names)
             except TooFewRowsError as error:
                 raise TooFewRowsError(f"{rows.place.text}: {error}") from error
             check_divisions(rows.place, label, divisions, names)
