@@ -51,7 +51,7 @@ def find(
         NotInStoreError: a named value does not occur.
         UsageError: more than two values and none is named, or one is in both classes.
     """
-    counts = Counter(str(value) for value in values if value is not None)
+    counts = Counter(_text(value) for value in values if value is not None)
     wanted, others = _listed(positive), _listed(negative)
     both = set(wanted) & set(others)
     if both:
@@ -89,7 +89,7 @@ def several(column: str, values: Iterable[object], *, option: str = "--label") -
     Raises:
         TooFewRowsError: there is one value only, or none.
     """
-    counts = Counter(str(value) for value in values if value is not None)
+    counts = Counter(_text(value) for value in values if value is not None)
     _two_at_least(column, counts, option)
     return tuple(sorted(counts))
 
@@ -100,7 +100,7 @@ def alike(wanted: Sequence[str], values: Iterable[object]) -> tuple[str, ...]:
     Document 002 calls its classes test and deploy in one cache, testing and deployment in
     the other.
     """
-    known = sorted({str(value) for value in values if value is not None})
+    known = sorted({_text(value) for value in values if value is not None})
     equal = tuple(value for value in known if value in wanted)
     if equal:
         return equal
@@ -109,6 +109,11 @@ def alike(wanted: Sequence[str], values: Iterable[object]) -> tuple[str, ...]:
         for value in known
         if any(value.startswith(one) or one.startswith(value) for one in wanted if one and value)
     )
+
+
+def _text(value: object) -> str:
+    """Return a value as text, as Arrow and SQL have it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _listed(value: str | Sequence[str] | None) -> tuple[str, ...]:
