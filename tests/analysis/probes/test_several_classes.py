@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 import actstore
 from actstore import analysis
 from actstore.analysis.examples.place_rows import RowChoice
-from actstore.analysis.probes import several_classes
+from actstore.analysis.probes import evaluating, several_classes
 from actstore.analysis.probes.results import ClassesReport, ProbeReport
 from actstore.analysis.probes.splits import Job, ProbeSettings
 from actstore.analysis.statistics.folds import Fold
@@ -64,7 +64,7 @@ def run(root: Path, label: str = "label", **options: Any) -> ClassesReport:
 def jobs_seen(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Every job that is trained, in the order of classes and places."""
     seen: list[Job] = []
-    real = several_classes.evaluate
+    real = evaluating.evaluate
 
     def watched(jobs: list[Job], *rest: Any) -> object:
         seen.extend(jobs)
