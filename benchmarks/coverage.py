@@ -18,8 +18,8 @@ import pyarrow as pa
 from actstore import schema
 from actstore.analysis.examples import example_groups
 from actstore.analysis.examples.place_rows import ActivationPlace, PlaceRows
-from actstore.analysis.probes import evaluating, significance, splits
-from actstore.analysis.probes.results import ProbeResult
+from actstore.analysis.probes import evaluating, several_classes, significance, splits
+from actstore.analysis.probes.results import TestedPlace
 from actstore.analysis.probes.splits import ProbeSettings
 from actstore.analysis.solvers import linear
 from actstore.analysis.solvers.linear import Method
@@ -51,6 +51,8 @@ class Case:
     """Whether a group is a pair with one row of each class."""
     layers: int = 1
     method: Method = "logistic"
+    classes: int = 2
+    """More than two have means in directions of their own, ``signal`` from the middle."""
 
 
 CASES = (
@@ -69,6 +71,15 @@ CASES = (
     Case(name="mean difference, signal", signal=0.7, method="mean-difference"),
     Case(name="ten layers, null", rows=80, width=40, layers=10),
     Case(name="ten layers, signal", rows=80, width=40, layers=10, signal=0.5),
+    Case(name="four classes, null", classes=4),
+    Case(name="four classes, signal", classes=4, signal=1.5),
+    Case(name="four classes, n < d", rows=80, width=400, classes=4, signal=4.0),
+    Case(name="four classes, few dimensions", width=10, classes=4, signal=1.5),
+    Case(name="four classes, groups of 4, null", rows=240, size=4, classes=4),
+    Case(name="four classes, groups of 4, signal", rows=240, size=4, classes=4, signal=1.5),
+    Case(name="four classes of 1 : 2 : 3 : 4, null", classes=4, positive=0.1),
+    Case(name="four classes of 1 : 2 : 3 : 4, signal", classes=4, positive=0.1, signal=1.5),
+    Case(name="four classes, ten layers, null", rows=80, width=40, layers=10, classes=4),
 )
 
 
@@ -78,6 +89,7 @@ class Draw(NamedTuple):
     vectors: list[np.ndarray]
     """Float32 ``[rows, width]`` of each layer."""
     positive: np.ndarray
+    """Bool ``[rows]``; of several classes their numbers."""
     groups: np.ndarray
 
 
@@ -87,6 +99,11 @@ def draw(case: Case, rows: int, generator: np.random.Generator, exact: bool = Tr
     groups = np.repeat(np.arange(count), case.size)
     if case.pairs:
         positive = np.tile([True, False], count)
+    elif case.classes > 2:
+        # As many of each; or, where the first one's part is less, 1 : 2 : 3 : …
+        parts = np.arange(1, case.classes + 1) if case.positive < 0.5 else np.ones(case.classes)
+        codes = np.searchsorted(np.cumsum(parts) / parts.sum(), (np.arange(count) + 0.5) / count)
+        positive = generator.permutation(codes)[groups]
     else:
         side = np.arange(count) < round(case.positive * count)
         positive = generator.permutation(side)[groups]
@@ -95,13 +112,22 @@ def draw(case: Case, rows: int, generator: np.random.Generator, exact: bool = Tr
         own = generator.standard_normal((len(groups), case.width))
         if case.size > 1:
             own = np.sqrt(0.5) * (own + generator.standard_normal((count, case.width))[groups])
-        own[:, 0] += case.signal * np.where(positive, 1, -1)
+        if case.classes > 2:
+            own[np.arange(len(groups)), positive] += case.signal
+        else:
+            own[:, 0] += case.signal * np.where(positive, 1, -1)
         vectors.append(own.astype(np.float32))
     return Draw(vectors, positive, groups)
 
 
-def probe(data: Draw, setting: ProbeSettings) -> tuple[list[ProbeResult], Any]:
+def probe(data: Draw, setting: ProbeSettings) -> tuple[Sequence[TestedPlace], Any]:
     """Return what ``actstore probe`` would say of these rows, and of the best layer."""
+    if data.positive.dtype != bool:
+        codes = [data.positive] * len(data.vectors)
+        names = tuple(f"c{code}" for code in range(int(data.positive.max()) + 1))
+        jobs = splits.crossed(place_rows_of(data), setting, codes, names)
+        jobs = splits.with_shuffled(jobs, setting, codes)
+        return several_classes.run(jobs, codes, names, setting, [])
     jobs = splits.crossed(place_rows_of(data), setting)
     evaluated, words = evaluating.evaluate(jobs, setting, None)
     return significance.judge(jobs, evaluated, words, setting, [])
@@ -111,7 +137,7 @@ def place_rows_of(data: Draw) -> list[PlaceRows]:
     """Return the rows as the places of a store that need not be written."""
     count = len(data.positive)
     typed = schema.metadata_schema()
-    names = dict.fromkeys([*schema.key_names(), "label", *example_groups.COLUMNS])
+    names = dict.fromkeys([*schema.key_names(), "label", "norm", *example_groups.COLUMNS])
     columns = {name: pa.nulls(count, typed.field(name).type) for name in names}
     columns["example_id"] = pa.array([f"e{group}" for group in data.groups.tolist()])
     columns["example_index"] = pa.array(range(count), pa.int64())
@@ -122,7 +148,7 @@ def place_rows_of(data: Draw) -> list[PlaceRows]:
             place=ActivationPlace("m", "resid_post", layer, "last", None),
             selection=_Rows(vectors),  # type: ignore[arg-type]  # as much of one as is needed
             table=table,
-            positive=data.positive,
+            positive=data.positive == 1,
             grouping=grouping,
         )
         for layer, vectors in enumerate(data.vectors)
@@ -188,7 +214,11 @@ def simulate(case: Case, simulations: int, seed: int, permutations: int = 99) ->
 
 def _true(case: Case, data: Draw, fresh: Draw, setting: ProbeSettings) -> tuple[float, float]:
     """Return mean AUROC and accuracy of the first layer's folds on fresh data."""
-    (job,) = splits.crossed(place_rows_of(data)[:1], setting)
+    several = case.classes > 2
+    names = tuple(f"c{code}" for code in range(case.classes))
+    (job,) = splits.crossed(
+        place_rows_of(data)[:1], setting, [data.positive.astype(np.int64)], names
+    )
     areas, right = [], []
     for train, _ in job.divisions:
         (standard,) = standards_of(data.vectors[0], [train])
@@ -199,10 +229,14 @@ def _true(case: Case, data: Draw, fresh: Draw, setting: ProbeSettings) -> tuple[
             np.arange(len(train)),
             np.arange(len(train), len(train) + len(fresh.positive)),
         )
-        model = evaluating._linear(space, data.positive[train], setting)
-        scores = space.scores(model.weights)[:, 0] + float(model.intercepts[0])
-        areas.append(float(metrics.auroc(scores, fresh.positive)))
-        right.append(float(((scores > 0) == fresh.positive).mean()))
+        columns = []
+        for code in range(case.classes) if several else [1]:
+            model = evaluating._linear(space, data.positive[train] == code, setting)
+            scores = space.scores(model.weights)[:, 0] + float(model.intercepts[0])
+            columns.append(scores)
+            areas.append(float(metrics.auroc(scores, fresh.positive == code)))
+        named = np.column_stack(columns).argmax(1) if several else columns[0] > 0
+        right.append(float((named == fresh.positive).mean()))
     return float(np.mean(areas)), float(np.mean(right))
 
 

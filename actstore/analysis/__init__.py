@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from actstore.analysis import plots, report, statistics
     from actstore.analysis.examples.place_rows import RowChoice
-    from actstore.analysis.probes.probing import probe
     from actstore.analysis.probes.scoring import score
     from actstore.analysis.probes.splits import ProbeSettings
+    from actstore.analysis.probes.tasks import probe
     from actstore.analysis.statistics.comparison import compare
     from actstore.analysis.statistics.difference import diff
     from actstore.analysis.steering.validation import validate
@@ -46,7 +46,7 @@ _HOMES = {
     "RowChoice": "actstore.analysis.examples.place_rows",
     "compare": "actstore.analysis.statistics.comparison",
     "diff": "actstore.analysis.statistics.difference",
-    "probe": "actstore.analysis.probes.probing",
+    "probe": "actstore.analysis.probes.tasks",
     "score": "actstore.analysis.probes.scoring",
     "steer": "actstore.analysis.steering.vectors",
     "validate": "actstore.analysis.steering.validation",

@@ -31,8 +31,10 @@ from actstore.commands.row_options import (
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.analysis.probes.results import ProbeReport
+    from actstore.analysis.probes.results import ClassesReport, ProbeReport
+    from actstore.analysis.probes.tasks import Task
 
+_TASKS = ("auto", "binary", "classes")
 _METHODS = ("logistic", "mean-difference", "ridge", "mlp")
 
 settings_options = bundle(
@@ -75,6 +77,14 @@ settings_options = bundle(
 @readable_store_argument
 @place_options
 @class_options
+@click.option(
+    "--task",
+    type=click.Choice(_TASKS),
+    default="auto",
+    show_default=True,
+    help="binary tells two classes apart, classes each of several from the rest; auto is binary "
+    "where there are two values or --positive names a class.",
+)
 @settings_options
 @click.option("--train", metavar="SQL", help="Train on rows that meet this condition, with --test.")
 @click.option("--test", metavar="SQL", help="Test on these rows instead of on folds.")
@@ -94,6 +104,7 @@ def command(
     store: str | Path,
     places: Places,
     classes: Classes,
+    task: Task,
     settings: Mapping[str, Any],
     train: str | None,
     test: str | None,
@@ -110,24 +121,32 @@ def command(
     of the questions alone come to, the accuracy of always naming the more frequent class, and
     what shuffled labels come to: p of the row's own AUROC, p_family of the largest of all rows.
 
+    Where a column has more than two values, each has a probe of its own that tells it from the
+    rest: the macro AUROC is the mean of theirs, the class named for a row the one with the
+    largest score, and a second table has the figures and confusions of the best place's classes.
+
     \b
     Examples:
       actstore probe runs.store --label label --positive faithful
       actstore probe runs.store "task = 'maze'" --label label --out probes
+      actstore probe runs.store --label task --task classes --layers 6,12
       actstore probe runs.store --layers 6,12 --method ridge --folds 10 --out probes
       actstore probe runs.store --train "split = 'train'" --test "split = 'val'" --out probes
       actstore probe train.store --test-store other.store --out probes
     """
     import actstore
-    from actstore.analysis.probes import probe_files, probing
+    from actstore.analysis.probes import class_files, probe_files, tasks
+    from actstore.analysis.probes.results import ProbeReport
     from actstore.analysis.probes.splits import ProbeSettings
+    from actstore.commands import classes_shown
 
     with actstore.open(store, at=at) as opened:
         other = None if test_store is None else actstore.open(test_store)
         with progress.bar("probing", hidden=as_json) as bar:
-            report = probing.probe(
+            report = tasks.probe(
                 opened,
                 classes.label,
+                task=task,
                 **classes.sides,
                 choice=places.choice(),
                 settings=ProbeSettings(**settings),
@@ -139,21 +158,32 @@ def command(
             )
         if other is not None:
             other.close()
-    written = None if target is None else _written(report, target)
+    written = None
+    if isinstance(report, ProbeReport):
+        if target is not None:
+            written = _written(report, target)
+        entries = [probe_files.summary(result, report) for result in report.results]
+        chosen = classes.turned(report.classes.names)
+    else:
+        if target is not None:
+            written = classes_shown.written(report, target)
+        entries = [class_files.summary(result, report) for result in report.results]
+        chosen = _chosen(report) if task == "auto" else None
     if as_json:
         # With the paths of what was written, where it was.
         output.print_json(
-            [probe_files.summary(result, report) for result in report.results]
+            entries
             if target is None
             else json.loads((target / probe_files.REPORT).read_text(encoding="utf-8"))
         )
         return
-    _show(report)
-    lines = _told(report)
-    turned = classes.turned(report.classes.names)
+    if isinstance(report, ProbeReport):
+        _show(report)
+    else:
+        classes_shown.show(report)
     for line in [
-        *lines,
-        *([turned] if turned else []),
+        *_told(report),
+        *([chosen] if chosen else []),
         *(f"note: {each}" for each in report.notes),
     ]:
         output.note(line)
@@ -178,6 +208,14 @@ def _written(report: ProbeReport, folder: Path) -> str:
     if picture is None:
         return f"{told}; no picture: pip install 'actstore[plot]' draws it"
     return f"{told}, {picture.name}"
+
+
+def _chosen(report: ClassesReport) -> str:
+    """Return which question was asked, where nobody said, and how to ask another."""
+    return (
+        f"{report.column} has {len(report.names)} values, and each is held against the rest; "
+        f"--positive {report.names[0]} asks about one alone, with --negative against one other"
+    )
 
 
 def _show(report: ProbeReport) -> None:
@@ -222,9 +260,12 @@ def _show(report: ProbeReport) -> None:
     )
 
 
-def _told(report: ProbeReport) -> list[str]:
+def _told(report: ProbeReport | ClassesReport) -> list[str]:
     """Return what belongs to all rows of the table: what kept rows together, the best layer."""
+    from actstore.analysis.probes.results import ProbeReport
+
     result = max(report.results, key=lambda each: each.groups)
+    figure = "AUROC" if isinstance(report, ProbeReport) else "macro AUROC"
     lines = [
         f"kept together by {result.grouped_by}: {counted(result.groups, 'group')} of "
         f"{counted(result.rows)}"
@@ -232,7 +273,7 @@ def _told(report: ProbeReport) -> list[str]:
     best = report.best
     if best is None:
         return lines
-    head = f"best of {best.places}: {best.place.text}, AUROC {best.auroc.value:.3f}"
+    head = f"best of {best.places}: {best.place.text}, {figure} {best.auroc.value:.3f}"
     if best.nested is None:
         lines.append(
             f"{head}: optimistic, since it was chosen for being the largest ({best.reason})"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.analysis import labelled
+from tests.analysis.probes import test_several_classes as several
 from tests.commands.conftest import Command
 
 
@@ -84,6 +85,39 @@ def test_a_table_needs_no_folder(actstore: Command, probed: Path, tmp_path: Path
     named = actstore("probe", probed, "--layers", 3, "--permutations", 0, "--positive", turned)
     assert f"{turned} (positive) against" in named.out
     assert "turns it round" not in named.err
+
+
+def test_several_classes_have_a_table_of_their_own(actstore: Command, tmp_path: Path) -> None:
+    several.layered(tmp_path / "s", {3: 3.0, 4: 0.0}, rows=60)
+    done = actstore("probe", tmp_path / "s", "--permutations", 20, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0].startswith("logistic probes, each of 3 classes against the rest, 5 folds")
+    assert lines[1].split()[5:7] == ["macro", "auroc"]
+    assert lines[2].endswith("linear directions")
+    assert lines[5].startswith("layer 3 of resid_post (last): how often")
+    assert lines[6].split()[-6:] == ["named", "a", "named", "b", "named", "c"]
+    assert sum(int(number) for line in lines[7:] for number in line.split()[-3:]) == 60
+    assert "label has 3 values, and each is held against the rest; --positive a" in done.err
+    assert "macro AUROC" in done.err
+    assert "6 probes written" in done.err
+    assert (tmp_path / "out/auroc.svg").is_file()
+    asked = ("probe", tmp_path / "s", "--permutations", 20, "--task", "classes")
+    done = actstore(*asked, "--json")
+    entries = json.loads((tmp_path / "out/report.json").read_text())
+    for entry in entries:
+        del entry["probes"], entry["scores"]
+    assert json.loads(done.out) == entries
+    done = actstore(*asked, "--format", "csv")
+    assert len(done.out.splitlines()) == 3
+    assert "confusion table of each class: --json" in done.err
+    assert "values, and each" not in done.err
+    drawn = actstore(
+        *("plot", tmp_path / "s", "--kind", "auroc", "--probes", tmp_path / "out"),
+        *("-o", tmp_path / "x.svg"),
+    )
+    assert drawn.code == 2
+    assert "probes of several classes, and the picture is one of two" in drawn.err
 
 
 def test_conditions_and_other_stores(actstore: Command, probed: Path, tmp_path: Path) -> None:

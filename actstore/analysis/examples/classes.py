@@ -51,7 +51,7 @@ def find(
         NotInStoreError: a named value does not occur.
         UsageError: more than two values and none is named, or one is in both classes.
     """
-    counts = Counter(str(value) for value in values if value is not None)
+    counts = Counter(_text(value) for value in values if value is not None)
     wanted, others = _listed(positive), _listed(negative)
     both = set(wanted) & set(others)
     if both:
@@ -61,11 +61,7 @@ def find(
             raise NotInStoreError(
                 f"no row has {column} {value!r}: {column} has {_told(counts) or 'no values'}"
             )
-    if len(counts) < 2:
-        raise TooFewRowsError(
-            f"two classes are needed, and the rows have {_told(counts) or 'no ' + column}: give "
-            f"them labels with `actstore label`, or name another column with {option}"
-        )
+    _two_at_least(column, counts, option)
     if not wanted and not others:
         if len(counts) > 2:
             raise UsageError(
@@ -82,13 +78,29 @@ def find(
     return Classes(column=column, positive=wanted, negative=others)
 
 
+def several(column: str, values: Iterable[object], *, option: str = "--label") -> tuple[str, ...]:
+    """Return all classes of a column, in alphabetical order.
+
+    Args:
+        column: name of the column, for messages.
+        values: its values, one per row; None does not count.
+        option: what names the column on the command line, for messages.
+
+    Raises:
+        TooFewRowsError: there is one value only, or none.
+    """
+    counts = Counter(_text(value) for value in values if value is not None)
+    _two_at_least(column, counts, option)
+    return tuple(sorted(counts))
+
+
 def alike(wanted: Sequence[str], values: Iterable[object]) -> tuple[str, ...]:
     """Return the values that mean the same classes: equal, or one word the start of the other.
 
     Document 002 calls its classes test and deploy in one cache, testing and deployment in
     the other.
     """
-    known = sorted({str(value) for value in values if value is not None})
+    known = sorted({_text(value) for value in values if value is not None})
     equal = tuple(value for value in known if value in wanted)
     if equal:
         return equal
@@ -99,10 +111,23 @@ def alike(wanted: Sequence[str], values: Iterable[object]) -> tuple[str, ...]:
     )
 
 
+def _text(value: object) -> str:
+    """Return a value as text, as Arrow and SQL have it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _listed(value: str | Sequence[str] | None) -> tuple[str, ...]:
     if value is None:
         return ()
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _two_at_least(column: str, counts: Counter[str], option: str) -> None:
+    if len(counts) < 2:
+        raise TooFewRowsError(
+            f"two classes are needed, and the rows have {_told(counts) or 'no ' + column}: give "
+            f"them labels with `actstore label`, or name another column with {option}"
+        )
 
 
 def _told(counts: Counter[str]) -> str:

@@ -205,6 +205,19 @@ def known_rows(selection: SelectedRows, classes: Classes) -> np.ndarray:
     return _classified(selection.table([classes.column]), classes)[1]
 
 
+def codes_of(table: pa.Table, column: str, names: Sequence[str]) -> np.ndarray:
+    """Return the number of each row's class among several, int64 ``[rows]``.
+
+    Args:
+        table: rows that all have one of them.
+        column: that holds the classes.
+        names: of the classes, ascending.
+    """
+    values = table[column].cast("string").to_numpy(zero_copy_only=False).astype(object)
+    found: np.ndarray = np.searchsorted(np.array(names, object), values).astype(np.int64)
+    return found
+
+
 def _classified(table: pa.Table, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
     """Return which rows are positive, and which have a class at all; bool ``[rows]``."""
     values = table[classes.column].cast("string").to_numpy(zero_copy_only=False).astype(object)

@@ -20,11 +20,14 @@ def entries(report: Path) -> list[dict[str, Any]]:
 
 
 def remove(out: Path, report: str, columns: Sequence[str]) -> None:
-    """Remove the files inside ``out`` that its report names in these columns."""
+    """Remove the files inside ``out`` that its report names in these columns, or by class there."""
     for entry in entries(out / report):
-        for name in (entry.get(column) for column in columns):
-            if not isinstance(name, str):
-                continue
+        for name in (name for column in columns for name in _names(entry.get(column))):
             path = out / name
             if path.is_file() and path.resolve().is_relative_to(out.resolve()):
                 path.unlink()
+
+
+def _names(value: object) -> list[str]:
+    values = value.values() if isinstance(value, dict) else [value]
+    return [each for each in values if isinstance(each, str)]

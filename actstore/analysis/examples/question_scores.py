@@ -102,9 +102,10 @@ def folders(places: list[ActivationPlace]) -> dict[ActivationPlace, str]:
     found = {}
     for place in places:
         words = [place.site, place.pooling, *([place.region] if place.region else [])]
-        found[place] = "-".join(_plain(word) for word in words)
+        found[place] = "-".join(plain(word) for word in words)
     return found
 
 
-def _plain(word: str) -> str:
+def plain(word: str) -> str:
+    """Return a word as a folder may be called."""
     return "".join(c if c.isalnum() or c in "._" else "_" for c in word).lstrip(".") or "_"

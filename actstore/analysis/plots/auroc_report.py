@@ -10,6 +10,7 @@ from actstore.analysis.examples import lineages
 from actstore.analysis.examples.lineages import InSample
 from actstore.analysis.plots.auroc import Point, against, figure_of
 from actstore.analysis.plots.looks import Picture, Style
+from actstore.analysis.probes import probe_runs
 from actstore.analysis.statistics.metrics import IntervalEstimate
 from actstore.errors import UsageError
 from actstore.wording import counted
@@ -35,11 +36,14 @@ def auroc_of_report(
         file = file / "report.json"
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
+        probe_runs.refuse_several(file, document)
         points, rows = points_of(document)
         results = document["results"] if isinstance(document, dict) else document
         heading = _heading(results[0])
         marked = lineages.title([_in_sample(one) for one in results])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, UsageError):
+            raise
         raise UsageError(
             f"{file}: no report of a probe ({type(error).__name__}: {error}); "
             "`actstore probe STORE --out DIR` writes DIR/report.json"

@@ -82,8 +82,9 @@ class Candidate(NamedTuple):
     place: ActivationPlace
     auroc: IntervalEstimate
     scores: np.ndarray
-    """Float64 ``[rows]``, held out."""
-    positive: np.ndarray
+    """Float64 ``[rows]``, of several classes ``[rows, classes]``, held out."""
+    labels: np.ndarray
+    """Whether rows are positive, or the number of their class, ``[rows]``."""
     groups: np.ndarray
     divisions: list[Fold]
     width: int
@@ -132,9 +133,10 @@ def best(tested: Sequence[Candidate], reason: str | None) -> Best | None:
     rest = [np.setdiff1d(np.arange(ends[-1]), test) for test in tests]
     if len(tests) == 1:
         rest = [winners[0].divisions[0].train]
-    nested = metrics.auroc_interval(
+    several = top.scores.ndim > 1
+    nested = (metrics.macro_auroc_interval if several else metrics.auroc_interval)(
         np.concatenate([each.scores[rows] for each, rows in pieces]),
-        np.concatenate([each.positive[rows] for each, rows in pieces]),
+        np.concatenate([each.labels[rows] for each, rows in pieces]),
         np.concatenate([each.groups[rows] for each, rows in pieces]),
         [Fold(*both) for both in zip(rest, tests, strict=True)],
         max(each.width for each in winners),

@@ -13,7 +13,7 @@ import numpy as np
 from actstore.analysis.examples import lineages, previous_report, question_scores
 from actstore.analysis.examples.place_rows import ActivationPlace, layer_word
 from actstore.analysis.probes.multiple_testing import Best
-from actstore.analysis.probes.results import Probe, ProbeReport, ProbeResult
+from actstore.analysis.probes.results import Probe, ProbeReport, ProbeResult, TestedPlace
 from actstore.analysis.solvers.linear import METHODS, Perceptron
 from actstore.analysis.solvers.standardise import Standard
 from actstore.errors import MismatchError, UsageError
@@ -45,7 +45,7 @@ def save(report: ProbeReport, out: Path) -> list[Path]:
         What was written, the report first.
     """
     folders = question_scores.folders([result.place for result in report.results])
-    previous_report.remove(out, REPORT, ("probe", "scores"))
+    previous_report.remove(out, REPORT, ("probe", "probes", "scores"))
     written: list[Path] = []
     entries = []
     for result in report.results:
@@ -55,7 +55,14 @@ def save(report: ProbeReport, out: Path) -> list[Path]:
         for path in (probe, stats):
             (out / path).parent.mkdir(parents=True, exist_ok=True)
             written.append(out / path)
-        _write_probe(out / probe, result, report)
+        write_probe(
+            out / probe,
+            result.probe,
+            trained_rows=result.trained_rows,
+            auroc=result.auroc.value,
+            lineage=_lineage(report, result),
+            made_of=result.made_of,
+        )
         by_question = question_scores.by_question(
             result.table, result.scores, report.classes.column
         )
@@ -63,15 +70,20 @@ def save(report: ProbeReport, out: Path) -> list[Path]:
         entries.append(
             {**summary(result, report), "probe": probe.as_posix(), "scores": stats.as_posix()}
         )
+    return [write_report(out, entries), *written]
+
+
+def write_report(out: Path, entries: list[dict[str, Any]]) -> Path:
+    """Write ``report.json``; return where it is."""
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
     (out / REPORT).write_text(text + "\n", encoding="utf-8")
-    return [out / REPORT, *written]
+    return out / REPORT
 
 
 def summary(result: ProbeResult, report: ProbeReport) -> dict[str, Any]:
     """Return what ``report.json`` says of one probe."""
-    permuted, words = result.permuted, result.words
+    permuted = result.permuted
     return {
         **result.place._asdict(),
         "method": result.method,
@@ -93,22 +105,11 @@ def summary(result: ProbeResult, report: ProbeReport) -> dict[str, Any]:
         "baselines": {
             "majority_accuracy": result.majority,
             "permutation": None if permuted is None else permuted._asdict(),
-            "words": None
-            if words is None
-            else {
-                "auroc": words.auroc.value,
-                "auroc_interval": [words.auroc.low, words.auroc.high],
-                "p_family": words.p_family,
-                "text": "question",
-            },
+            "words": words_told(result),
         },
         "p_family": None if permuted is None else permuted.p_family,
-        "effect": {
-            "over": result.effect.baseline,
-            "auroc": result.effect.value,
-            "auroc_interval": [result.effect.low, result.effect.high],
-        },
-        "best": _best(result, report.best),
+        "effect": effect_told(result),
+        "best": best_told(result, report.best),
         "band": result.band,
         "verdict": result.verdict,
         "interval_method": "DeLong by group, folds correlated, 95 %",
@@ -117,7 +118,29 @@ def summary(result: ProbeResult, report: ProbeReport) -> dict[str, Any]:
     }
 
 
-def _best(result: ProbeResult, best: Best | None) -> dict[str, Any] | None:
+def words_told(result: TestedPlace) -> dict[str, Any] | None:
+    """Return what is said of the words baseline; None where no row has a question."""
+    words = result.words
+    if words is None:
+        return None
+    return {
+        "auroc": words.auroc.value,
+        "auroc_interval": [words.auroc.low, words.auroc.high],
+        "p_family": words.p_family,
+        "text": "question",
+    }
+
+
+def effect_told(result: TestedPlace) -> dict[str, Any]:
+    """Return what is said of the AUROC above the strongest baseline."""
+    return {
+        "over": result.effect.baseline,
+        "auroc": result.effect.value,
+        "auroc_interval": [result.effect.low, result.effect.high],
+    }
+
+
+def best_told(result: TestedPlace, best: Best | None) -> dict[str, Any] | None:
     """Return what choosing this place as the best is worth; None of all others."""
     if best is None or best.place != result.place:
         return None
@@ -151,6 +174,13 @@ def load(folder: Path) -> list[SavedProbe]:
             f"{folder}: no probes here; `actstore probe STORE --out {folder}` would write them"
         )
     found = [_read_probe(path) for path in paths]
+    told = {str(each.lineage.get("positive")) for each in found}
+    if len(told) > 1 and len({each.probe.place for each in found}) < len(found):
+        folders = dict.fromkeys(each.path.parent for each in found)
+        raise UsageError(
+            f"{folder}: probes of several classes lie here, each against the rest; name the folder "
+            f"of one: {', '.join(map(str, folders))}"
+        )
     return sorted(found, key=lambda each: _order(each.probe.place))
 
 
@@ -167,10 +197,27 @@ def check_width(probe: Probe, width: int, name: str) -> None:
         )
 
 
-def _write_probe(path: Path, result: ProbeResult, report: ProbeReport) -> None:
+def write_probe(
+    path: Path,
+    probe: Probe,
+    *,
+    trained_rows: int,
+    auroc: float,
+    lineage: Mapping[str, Any],
+    made_of: np.ndarray | None,
+) -> None:
+    """Write a probe that :func:`load` reads.
+
+    Args:
+        path: the file.
+        probe: what is written.
+        trained_rows: how many rows it was trained on.
+        auroc: of rows that it was not trained on.
+        lineage: where it comes from, the classes included.
+        made_of: keys of the rows that it was trained on.
+    """
     from safetensors.numpy import save_file
 
-    probe = result.probe
     tensors = {"mean": probe.standard.mean, "scale": probe.standard.scale}
     if isinstance(probe.model, Perceptron):
         tensors["hidden.weight"] = np.ascontiguousarray(probe.model.hidden.T)
@@ -179,16 +226,16 @@ def _write_probe(path: Path, result: ProbeResult, report: ProbeReport) -> None:
     else:
         tensors["weight"] = np.ascontiguousarray(probe.model)
     tensors["bias"] = np.array([probe.intercept], np.float32)
-    if result.made_of is not None:
-        tensors[lineages.TENSOR] = result.made_of
+    if made_of is not None:
+        tensors[lineages.TENSOR] = made_of
     about = {
         "format": _FORMAT,
         **probe.place._asdict(),
         "method": probe.method,
         "width": probe.width,
-        "trained_rows": result.trained_rows,
-        "auroc": result.auroc.value,
-        "lineage": _lineage(report, result),
+        "trained_rows": trained_rows,
+        "auroc": auroc,
+        "lineage": lineage,
     }
     # One entry: the order of several in the file would differ from run to run.
     save_file(tensors, path, metadata={"actstore": json.dumps(about, ensure_ascii=False)})

@@ -61,11 +61,27 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             "`actstore probe STORE --out DIR` writes DIR/report.json"
         ) from error
     entries = found if isinstance(found, list) else []
+    refuse_several(file, found)
     if not entries or not all(_is_probe(entry) for entry in entries):
         raise UsageError(
             f"{file}: no report of a probe; `actstore probe STORE --out DIR` writes DIR/report.json"
         )
     return entries
+
+
+def refuse_several(file: Path, document: object) -> None:
+    """Refuse the report of probes of several classes.
+
+    Raises:
+        UsageError: it is one.
+    """
+    entries = document if isinstance(document, list) else []
+    if any(isinstance(entry, dict) and entry.get("task") == "classes" for entry in entries):
+        raise UsageError(
+            f"{file}: these are probes of several classes, and the picture is one of two: theirs "
+            "is auroc.png beside the report, and `actstore probe STORE --positive VALUE --out DIR` "
+            "holds one class against the rest"
+        )
 
 
 def beside(

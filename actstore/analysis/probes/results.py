@@ -55,7 +55,8 @@ class Permuted(NamedTuple):
     auroc_mean: float
     auroc_95: float
     """95 of 100 shuffled runs stay below it."""
-    accuracy_mean: float
+    accuracy_mean: float | None
+    """None of several classes."""
     p_value: float
     """Share of runs, the real one included, whose AUROC is at least the real one's."""
     p_family: float
@@ -88,8 +89,8 @@ class Effect(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeResult:
-    """The figures of one probe."""
+class TestedPlace:
+    """The figures that probes of two classes and of several have in common."""
 
     place: ActivationPlace
     method: Method
@@ -98,8 +99,6 @@ class ProbeResult:
     """Rows that were tested."""
     trained_rows: int
     """Rows that the saved probe was trained on."""
-    positives: int
-    """Tested rows of the positive class."""
     grouped_by: str
     """What kept rows on one side."""
     groups: int
@@ -109,22 +108,21 @@ class ProbeResult:
     folds: int
     """1 where there is one training part and one test part."""
     auroc: IntervalEstimate
-    auroc_pooled: float
-    """Over the scores of all folds together."""
+    """Of several classes the macro AUROC: the mean of each one's against the rest."""
     accuracy: IntervalEstimate
     balanced_accuracy: float
-    """Mean of the shares of both classes that were classified rightly; 0.5 is chance."""
+    """Mean of the shares of each class that were classified rightly; of two 0.5 is chance."""
     majority: float
-    """Accuracy of always naming the more frequent class."""
+    """Accuracy of always naming the most frequent class."""
     permuted: Permuted | None
     words: WordsBaseline | None
     """None where no row has a question."""
     effect: Effect
-    probe: Probe
     table: pa.Table
     """Metadata of the tested rows."""
     scores: np.ndarray
-    """Float64 ``[rows]``: of each by a probe that was not trained on it."""
+    """Float64 ``[rows]``, of several classes ``[rows, classes]``: by probes that were not
+    trained on the row."""
     vectors_hash: str
     """Of the norms of the rows that it was trained on or tested on in folds."""
     rows_hash: str
@@ -133,13 +131,6 @@ class ProbeResult:
     """Keys of the kept probe's training rows (:mod:`actstore.analysis.examples.lineages`)."""
     converged: bool = True
     """Whether the weights of every regression are the optimum's, but for one part in 10,000."""
-
-    @property
-    def band(self) -> str:
-        """Document 001's band of the accuracy: ``above 65 %``, ``55-65 %`` or ``below 55 %``."""
-        if self.accuracy.value > ABOVE:
-            return "above 65 %"
-        return "55-65 %" if self.accuracy.value >= BELOW else "below 55 %"
 
     @property
     def below_chance(self) -> bool:
@@ -161,7 +152,7 @@ class ProbeResult:
         words, the accuracy against the majority. An AUROC asks how rows are ordered, an
         accuracy where the line between the classes is drawn.
         """
-        kind = "signal" if self.method == "mlp" else "linear direction"
+        kind = "signal" if self.method == "mlp" else self._kind
         if self.below_chance:
             return "suspicious: AUROC below chance"
         if self.permuted is None or not self.permuted.enough:
@@ -176,6 +167,56 @@ class ProbeResult:
             return f"{kind}, accuracy no better than the majority"
         return kind
 
+    @property
+    def _kind(self) -> str:
+        return "linear direction"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult(TestedPlace):
+    """The figures of one probe that tells two classes apart."""
+
+    positives: int
+    """Tested rows of the positive class."""
+    auroc_pooled: float
+    """Over the scores of all folds together."""
+    probe: Probe
+
+    @property
+    def band(self) -> str:
+        """Document 001's band of the accuracy: ``above 65 %``, ``55-65 %`` or ``below 55 %``."""
+        if self.accuracy.value > ABOVE:
+            return "above 65 %"
+        return "55-65 %" if self.accuracy.value >= BELOW else "below 55 %"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassFigures:
+    """How well one of several classes is told from the rest."""
+
+    name: str
+    rows: int
+    """Tested rows of it."""
+    auroc: IntervalEstimate
+    p_family: float | None
+    """Share of shuffled runs whose largest AUROC of all classes and places, in standard
+    deviations of its own shuffled runs, is at least this one's."""
+    probe: Probe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassesResult(TestedPlace):
+    """The figures of one place's probes for several classes, each against the rest."""
+
+    classes: tuple[ClassFigures, ...]
+    confusion: np.ndarray
+    """Int64 ``[classes, classes]``: tested rows by their class and by the one that was named,
+    which is the one with the largest score."""
+
+    @property
+    def _kind(self) -> str:
+        return "linear directions"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeReport:
@@ -185,6 +226,23 @@ class ProbeReport:
     best: Best | None
     """The best of several places, with its nested AUROC."""
     classes: Classes
+    method: Method
+    lineage: dict[str, object]
+    """Where the rows came from: store, commit, fingerprint, query, seed and settings."""
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassesReport:
+    """All probes of one run that tells several classes apart."""
+
+    results: list[ClassesResult]
+    best: Best | None
+    """The place with the largest macro AUROC of several, with its nested one."""
+    column: str
+    """The metadata column that holds the classes."""
+    names: tuple[str, ...]
+    """The classes, in the order of every result's."""
     method: Method
     lineage: dict[str, object]
     """Where the rows came from: store, commit, fingerprint, query, seed and settings."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,12 +12,22 @@ from actstore.analysis.probes import multiple_testing
 from actstore.analysis.probes.evaluating import Evaluated
 from actstore.analysis.probes.multiple_testing import Best, Candidate
 from actstore.analysis.probes.nested_choice import FEWEST
-from actstore.analysis.probes.results import CHANCE, Effect, Permuted, ProbeResult, WordsBaseline
+from actstore.analysis.probes.results import (
+    CHANCE,
+    Effect,
+    Permuted,
+    ProbeResult,
+    TestedPlace,
+    WordsBaseline,
+)
 from actstore.analysis.probes.splits import REFITS, Job, ProbeSettings
 from actstore.analysis.probes.words_baseline import WordsFit
 from actstore.analysis.statistics import metrics
 from actstore.analysis.statistics.metrics import AurocDifference
 from actstore.wording import counted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FAIR = 99
 """Shuffled runs from which on a p-value of 0.05 is known to a fifth or so of itself."""
@@ -43,7 +54,11 @@ def judge(
         metrics.auroc_interval(each.scores, job.positive, job.groups, job.divisions, width)
         for job, each, width in zip(jobs, evaluated, widths, strict=True)
     ]
-    permuted = _permuted(jobs, evaluated)
+    permuted = shuffled_figures(
+        [each.areas for each in evaluated],
+        [each.shuffled_accuracy for each in evaluated],
+        alike(jobs, [job.positive for job in jobs]),
+    )
     beyond = [
         None
         if told is None
@@ -52,7 +67,7 @@ def judge(
         )
         for job, each, told, width in zip(jobs, evaluated, words, widths, strict=True)
     ]
-    alone = _alone(words, beyond, setting.seed)
+    alone = words_alone(words, beyond, setting.seed)
     results = [
         _result(job, each, len(jobs), setting, auroc, chance, told, difference)
         for job, each, auroc, chance, told, difference in zip(
@@ -72,12 +87,12 @@ def judge(
         )
         for job, each, auroc in zip(jobs, evaluated, aurocs, strict=True)
     ]
-    best = multiple_testing.best(tested, _unknown(jobs, setting))
-    _remark(results, setting, notes)
+    best = multiple_testing.best(tested, no_choice(jobs, setting))
+    remark(results, setting, notes)
     return results, best
 
 
-def _unknown(jobs: Sequence[Job], setting: ProbeSettings) -> str | None:
+def no_choice(jobs: Sequence[Job], setting: ProbeSettings) -> str | None:
     """Return why a choice among the places cannot be judged."""
     if setting.method == "mlp":
         return "a multilayer perceptron is too dear to train again for each choice"
@@ -88,18 +103,31 @@ def _unknown(jobs: Sequence[Job], setting: ProbeSettings) -> str | None:
     return None
 
 
-def _permuted(jobs: Sequence[Job], evaluated: Sequence[Evaluated]) -> list[Permuted | None]:
-    areas = [each.areas for each in evaluated if each.areas is not None]
-    if len(areas) < len(evaluated):
-        return [None] * len(evaluated)
-    whole = np.array(areas)
-    sizes = {
-        (int(job.positive[fold.test].sum()), len(fold.test))
-        for job in jobs
-        for fold in job.divisions
-    }
-    rows = {(len(job.positive), int(job.positive.sum())) for job in jobs}
-    alike = len(rows) == 1 and len(sizes) <= len(jobs[0].divisions)
+def alike(jobs: Sequence[Job], labels: Sequence[np.ndarray]) -> bool:
+    """Whether all places test as many rows of each class."""
+    parts = [
+        [label, *(label[fold.test] for fold in job.divisions)]
+        for job, label in zip(jobs, labels, strict=True)
+    ]
+    rows = {tuple(np.bincount(whole).tolist()) for whole, *_ in parts}
+    sizes = {tuple(np.bincount(part).tolist()) for _, *folds in parts for part in folds}
+    return len(rows) == 1 and len(sizes) <= len(jobs[0].divisions)
+
+
+def shuffled_figures(
+    areas: Sequence[np.ndarray | None], accuracies: Sequence[float | None], alike: bool
+) -> list[Permuted | None]:
+    """Return what shuffled labels come to in each place.
+
+    Args:
+        areas: AUROC of the real labels and of each shuffled run, ``[1 + runs]``.
+        accuracies: mean accuracy of the shuffled runs.
+        alike: whether all places test as many rows of each class.
+    """
+    known = [each for each in areas if each is not None]
+    if len(known) < len(areas):
+        return [None] * len(areas)
+    whole = np.array(known)
     found = multiple_testing.chance(whole, alike)
     drawn = whole[:, 1:]
     own = np.array([multiple_testing.chance(each[None], True).above[0] for each in whole])
@@ -108,18 +136,19 @@ def _permuted(jobs: Sequence[Job], evaluated: Sequence[Evaluated]) -> list[Permu
             runs=drawn.shape[1],
             auroc_mean=float(drawn[number].mean()),
             auroc_95=float(np.quantile(drawn[number], 0.95)),
-            accuracy_mean=each.shuffled_accuracy,
+            accuracy_mean=accuracy,
             p_value=float(own[number]),
             p_family=float(found.above[number]),
             p_below=float(found.below[number]),
         )
-        for number, each in enumerate(evaluated)
+        for number, accuracy in enumerate(accuracies)
     ]
 
 
-def _alone(
+def words_alone(
     words: Sequence[WordsFit | None], beyond: Sequence[AurocDifference | None], seed: int
 ) -> list[WordsBaseline | None]:
+    """Return the words baseline of each place, held against the probes of all places."""
     known = [each for each in beyond if each is not None]
     if not known:
         return [None] * len(words)
@@ -130,6 +159,30 @@ def _alone(
     values = np.array([each.value for each in known])
     p_values = iter(multiple_testing.differences(values, shares, seed).tolist())
     return [None if each is None else WordsBaseline(each.auroc, next(p_values)) for each in words]
+
+
+def table_of(job: Job) -> pa.Table:
+    """Return the metadata of a job's rows, the other store's included."""
+    import pyarrow as pa
+
+    return (
+        job.rows.table if job.other is None else pa.concat_tables([job.rows.table, job.other.table])
+    )
+
+
+def rows_hash_of(job: Job) -> str:
+    """Return the hashes of keys and labels of a job's rows, and of the other store's."""
+    each = [job.rows] + ([job.other] if job.other is not None else [])
+    return " ".join(map(place_rows.rows_hash, each))
+
+
+def effect_of(
+    auroc: metrics.IntervalEstimate, words: WordsBaseline | None, beyond: AurocDifference | None
+) -> Effect:
+    """Return how far an AUROC is above the words', or above chance where that is the stronger."""
+    if words is not None and beyond is not None and words.auroc.value >= 0.5:
+        return Effect("words", *beyond[:3])
+    return Effect("chance", *(value - 0.5 for value in auroc))
 
 
 def _result(
@@ -148,15 +201,7 @@ def _result(
     tested = np.sort(np.concatenate([division.test for division in job.divisions]))
     right = (scores > 0) == positive
     truth = positive[tested]
-    table = job.rows.table
-    digest = place_rows.rows_hash(job.rows)
-    if job.other is not None:
-        table = pa.concat_tables([table, job.other.table])
-        digest = f"{digest} {place_rows.rows_hash(job.other)}"
     crossed = len(job.divisions) > 1
-    effect = Effect("chance", *(value - 0.5 for value in auroc))
-    if words is not None and beyond is not None and words.auroc.value >= 0.5:
-        effect = Effect("words", *beyond[:3])
     width = evaluated.probe.width
     return ProbeResult(
         place=job.rows.place,
@@ -176,17 +221,17 @@ def _result(
         majority=max(float(truth.mean()), 1 - float(truth.mean())),
         permuted=permuted,
         words=words,
-        effect=effect,
+        effect=effect_of(auroc, words, beyond),
         converged=evaluated.converged,
         probe=evaluated.probe,
-        table=table.take(pa.array(tested)),
+        table=table_of(job).take(pa.array(tested)),
         scores=scores[tested],
-        rows_hash=digest,
+        rows_hash=rows_hash_of(job),
         vectors_hash=place_rows.vectors_hash(job.rows.table),
     )
 
 
-def _remark(results: Sequence[ProbeResult], setting: ProbeSettings, notes: list[str]) -> None:
+def remark(results: Sequence[TestedPlace], setting: ProbeSettings, notes: list[str]) -> None:
     """Say what the figures cannot show, and which of them should be looked into."""
     runs = setting.runs
     if setting.method == "mlp" and runs < setting.permutations:

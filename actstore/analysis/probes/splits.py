@@ -19,6 +19,7 @@ from actstore.analysis.statistics.folds import Fold
 from actstore.analysis.statistics.shuffling import LabelledRows, Shuffled
 from actstore.errors import TooFewRowsError
 from actstore.querying.selected import SelectedRows
+from actstore.wording import counted
 
 REFITS = 20
 """Permutations of a method that must be trained anew for each."""
@@ -82,26 +83,38 @@ class Stopped(Exception):
     """Ends the work on a place; whoever set the event has the reason."""
 
 
-def crossed(own: Sequence[PlaceRows], setting: ProbeSettings) -> list[Job]:
+def crossed(
+    own: Sequence[PlaceRows],
+    setting: ProbeSettings,
+    codes: Sequence[np.ndarray] | None = None,
+    names: Sequence[str] = ("negative", "positive"),
+) -> list[Job]:
     """Divide places into folds; an example is in the same fold in all of them.
+
+    Args:
+        own: the places.
+        setting: folds, seed, and how many shuffled labels.
+        codes: class of each place's rows, int64 ``[rows]``, where there are more than two.
+        names: of the classes, for messages.
 
     Raises:
         TooFewRowsError: a class occurs in too few groups of a place.
     """
     number = max(int(rows.groups.max(initial=-1)) for rows in own) + 1
-    sizes = np.zeros((number, 2), np.int64)
-    counted = []
-    for rows in own:
+    labels = codes or [rows.positive.astype(np.int64) for rows in own]
+    sizes = np.zeros((number, len(names)), np.int64)
+    own_sizes = []
+    for rows, label in zip(own, labels, strict=True):
         size = np.zeros_like(sizes)
-        np.add.at(size, (rows.groups, rows.positive.astype(np.int64)), 1)
+        np.add.at(size, (rows.groups, label), 1)
         np.maximum(sizes, size, out=sizes)
-        counted.append(size)
+        own_sizes.append(size)
     there = sizes.any(1)
     fold_of = np.full(number, -1, np.int64)
     if setting.folds >= 2 and setting.seed >= 0:
         fold_of[there] = folds.dealt(sizes[there], setting.folds, setting.seed)
     jobs = []
-    for rows, size in zip(own, counted, strict=True):
+    for rows, label, size in zip(own, labels, own_sizes, strict=True):
         held = np.stack([size[fold_of == fold].sum(0) for fold in range(setting.folds)])
         shared = bool(held.all())
         if shared:
@@ -109,15 +122,15 @@ def crossed(own: Sequence[PlaceRows], setting: ProbeSettings) -> list[Job]:
         else:
             # The place lacks so many rows that it needs folds of its own.
             try:
-                divisions = folds.grouped(rows.positive, rows.groups, setting.folds, setting.seed)
+                divisions = folds.grouped(label, rows.groups, setting.folds, setting.seed, names)
             except TooFewRowsError as error:
                 raise TooFewRowsError(f"{rows.place.text}: {error}") from error
-            _check_divisions(rows.place, rows.positive, divisions)
+            check_divisions(rows.place, label, divisions, names)
         jobs.append(Job(rows, None, divisions, None, shared))
     if not _agree(jobs):
         # Groups that go by the layer put an example here in one fold, there in another.
         jobs = [job._replace(shared=False) for job in jobs]
-    return _shuffled(jobs, setting)
+    return jobs if codes else with_shuffled(jobs, setting)
 
 
 def split(
@@ -144,7 +157,7 @@ def split(
         tested = np.isin(rows.selection.rows, held)
         trained = ~tested if kept is None else np.isin(rows.selection.rows, kept) & ~tested
         jobs.append(_divided(rows, None, trained, tested, notes))
-    return _shuffled(jobs, setting)
+    return with_shuffled(jobs, setting)
 
 
 def across(
@@ -178,7 +191,7 @@ def across(
         )
         tested = np.arange(len(rows) + len(other)) >= len(rows)
         jobs.append(_divided(rows, other, ~tested, tested, notes))
-    return _shuffled(jobs, setting)
+    return with_shuffled(jobs, setting)
 
 
 def _agree(jobs: Sequence[Job]) -> bool:
@@ -215,39 +228,69 @@ def _divided(
             "on other rows, or group them otherwise with --group-by, such as question where "
             "examples are only numbered alike"
         )
-    _check_divisions(rows.place, job.positive, [division])
+    check_divisions(rows.place, job.positive.astype(np.int64), [division])
     return job._replace(divisions=[division])
 
 
-def _shuffled(jobs: list[Job], setting: ProbeSettings) -> list[Job]:
-    """Give the jobs labels that were shuffled for all of them at once."""
+def with_shuffled(
+    jobs: list[Job], setting: ProbeSettings, codes: Sequence[np.ndarray] | None = None
+) -> list[Job]:
+    """Give the jobs labels that were shuffled for all of them at once.
+
+    Args:
+        jobs: the places.
+        setting: how many shuffled labels, and their seed.
+        codes: class of each job's rows, int64 ``[rows]``, where there are more than two.
+    """
     if not setting.runs:
         return jobs
     own = []
-    for number, job in enumerate(jobs):
+    labels = codes or [job.positive for job in jobs]
+    for number, (job, label) in enumerate(zip(jobs, labels, strict=True)):
         part = np.full(len(job.positive), -1, np.int64)
         if len(job.divisions) == 1:
             part[job.divisions[0].train], part[job.divisions[0].test] = 0, 1
         for fold, division in enumerate(job.divisions if len(job.divisions) > 1 else ()):
             # Folds of its own exchange nothing with others'.
             part[division.test] = fold if job.shared else fold + (number + 1) * setting.folds
-        own.append(LabelledRows(job.positive, part, job.groups, job.units))
+        own.append(LabelledRows(label, part, job.groups, job.units))
     drawn = shuffling.shared(own, setting.runs, setting.seed)
     return [job._replace(shuffled=each) for job, each in zip(jobs, drawn, strict=True)]
 
 
-def _check_divisions(
-    place: ActivationPlace, positive: np.ndarray, divisions: Sequence[Fold]
+def check_divisions(
+    place: ActivationPlace,
+    codes: np.ndarray,
+    divisions: Sequence[Fold],
+    names: Sequence[str] = ("negative", "positive"),
 ) -> None:
+    """Refuse divisions that lack a class on one of their sides.
+
+    Args:
+        place: for messages.
+        codes: class of each row, int64 ``[rows]``.
+        divisions: the folds.
+        names: of the classes.
+
+    Raises:
+        TooFewRowsError: one does; the message says which part of it.
+    """
     for division in divisions:
         for part, name in ((division.train, "training"), (division.test, "test")):
-            count = int(positive[part].sum())
-            if not 0 < count < len(part):
+            counts = np.bincount(codes[part], minlength=len(names))
+            if counts.all():
+                continue
+            if len(names) > 2:
                 raise TooFewRowsError(
-                    f"{place.text}: the {name} part has {len(part)} rows, {count} of them "
-                    "positive, and both classes are needed in it: use fewer --folds, other "
-                    "conditions, or more rows"
+                    f"{place.text}: the {name} part has {counted(len(part), 'row')}, none of them "
+                    f"{names[int(counts.argmin())]}, and all {len(names)} classes are needed in "
+                    "it: use fewer --folds, other conditions, or leave the class out with --where"
                 )
+            raise TooFewRowsError(
+                f"{place.text}: the {name} part has {len(part)} rows, {int(counts[1])} of them "
+                "positive, and both classes are needed in it: use fewer --folds, other "
+                "conditions, or more rows"
+            )
 
 
 def _joined(one: np.ndarray, other: np.ndarray | None) -> np.ndarray:

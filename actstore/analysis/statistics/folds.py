@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,17 +19,24 @@ class Fold(NamedTuple):
     test: np.ndarray
 
 
-def grouped(positive: np.ndarray, groups: np.ndarray, count: int, seed: int) -> list[Fold]:
+def grouped(
+    codes: np.ndarray,
+    groups: np.ndarray,
+    count: int,
+    seed: int,
+    names: Sequence[str] = ("negative", "positive"),
+) -> list[Fold]:
     """Divide rows into ``count`` folds; no group is on both sides, classes are spread evenly.
 
     Groups are dealt out one by one, the largest first and equal ones in an order drawn from
     ``seed``, each to the fold that holds the smallest share of its classes so far.
 
     Args:
-        positive: bool ``[rows]``.
+        codes: class of each row, bool or int64 ``[rows]``.
         groups: int64 ``[rows]``, the number of each row's group.
         count: how many folds.
         seed: where the order comes from.
+        names: of the classes, for messages.
 
     Raises:
         UsageError: fewer than two folds, or a negative seed.
@@ -37,11 +46,11 @@ def grouped(positive: np.ndarray, groups: np.ndarray, count: int, seed: int) -> 
         raise UsageError(f"at least two folds are needed, got {count}")
     if seed < 0:
         raise UsageError(f"a seed cannot be negative, got {seed}")
-    _, codes = np.unique(groups, return_inverse=True)
-    number = int(codes.max(initial=-1)) + 1
-    sizes = np.zeros((number, 2), np.int64)
-    np.add.at(sizes, (codes, positive.astype(np.int64)), 1)
-    for side, name in enumerate(("negative", "positive")):
+    _, numbers = np.unique(groups, return_inverse=True)
+    number = int(numbers.max(initial=-1)) + 1
+    sizes = np.zeros((number, len(names)), np.int64)
+    np.add.at(sizes, (numbers, codes.astype(np.int64)), 1)
+    for side, name in enumerate(names):
         having = int((sizes[:, side] > 0).sum())
         if having < count:
             raise TooFewRowsError(
@@ -49,14 +58,14 @@ def grouped(positive: np.ndarray, groups: np.ndarray, count: int, seed: int) -> 
                 f"{counted(having, 'group')}, and {count} folds need {count} at least: "
                 "use fewer --folds, more rows, or group them otherwise with --group-by"
             )
-    return divisions(dealt(sizes, count, seed)[codes], count)
+    return divisions(dealt(sizes, count, seed)[numbers], count)
 
 
 def dealt(sizes: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Return the fold of each group, int64 ``[groups]``: how :func:`grouped` deals them out.
 
     Args:
-        sizes: int64 ``[groups, 2]``, the rows of the negative and the positive class in each.
+        sizes: int64 ``[groups, classes]``, the rows of each class in each.
         count: how many folds.
         seed: where the order of groups of one size comes from.
     """
@@ -64,19 +73,18 @@ def dealt(sizes: np.ndarray, count: int, seed: int) -> np.ndarray:
     order = np.random.default_rng(seed).permutation(number)
     order = order[np.argsort(-sizes[order].sum(1), kind="stable")]
     weight = 1 / np.square(np.maximum(sizes.sum(0), 1).astype(float))
-    held = [[0, 0] for _ in range(count)]
+    held = [[0] * sizes.shape[1] for _ in range(count)]
     fold_of = np.empty(number, np.int64)
     for group in order.tolist():
-        negatives, positives = sizes[group].tolist()
+        own = sizes[group].tolist()
         fold = min(
             range(count),
             key=lambda k: (
-                held[k][0] * negatives * weight[0] + held[k][1] * positives * weight[1],
-                held[k][0] + held[k][1],
+                sum(map(operator.mul, map(operator.mul, held[k], own), weight)),
+                sum(held[k]),
             ),
         )
-        held[fold][0] += negatives
-        held[fold][1] += positives
+        held[fold] = list(map(operator.add, held[fold], own))
         fold_of[group] = fold
     return fold_of
 

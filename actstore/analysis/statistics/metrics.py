@@ -146,6 +146,49 @@ def auroc_interval(
     return _auroc_interval(found, positive, groups, folds, factor)
 
 
+def macro_influence(
+    scores: np.ndarray, codes: np.ndarray, groups: np.ndarray, folds: Sequence[Fold]
+) -> Influence:
+    """Return the mean over classes of one class's AUROC against the rest, and rows' parts in it.
+
+    Args:
+        scores: float ``[rows, classes]``; of each row, by probes that did not see it.
+        codes: class of each row, int64 ``[rows]``.
+        groups: int64 ``[rows]``.
+        folds: each with all classes among its tested rows.
+    """
+    each = [
+        influence(scores[:, code], codes == code, groups, folds) for code in range(scores.shape[1])
+    ]
+    return Influence(
+        float(np.mean([one.area for one in each])), np.mean([one.rows for one in each], axis=0)
+    )
+
+
+def macro_auroc_interval(
+    scores: np.ndarray,
+    codes: np.ndarray,
+    groups: np.ndarray,
+    folds: Sequence[Fold],
+    width: int | None = None,
+) -> IntervalEstimate:
+    """Return the macro AUROC of several classes with its interval, as :func:`auroc_interval` does.
+
+    What depends on the size of a class goes by the rarest one: the interval is too wide rather
+    than too narrow.
+
+    Args:
+        scores: float ``[rows, classes]``; of each row, by probes that did not see it.
+        codes: class of each row, int64 ``[rows]``.
+        groups: int64 ``[rows]``.
+        folds: each with all classes among its tested rows.
+        width: dimensions that the probes had.
+    """
+    found, rare = macro_influence(scores, codes, groups, folds), _rarest(codes)
+    factor = Dependence.of(folds, groups, width, rare)
+    return _auroc_interval(found, rare, groups, folds, factor)
+
+
 def _auroc_interval(
     found: Influence,
     positive: np.ndarray,
@@ -205,6 +248,40 @@ def auroc_difference(
     """
     one = influence(scores, positive, groups, folds)
     two = influence(other, positive, groups, folds)
+    return _difference(one, two, positive, groups, folds, width)
+
+
+def macro_auroc_difference(
+    scores: np.ndarray,
+    other: np.ndarray,
+    codes: np.ndarray,
+    groups: np.ndarray,
+    folds: Sequence[Fold],
+    width: int | None = None,
+) -> AurocDifference:
+    """Return the difference of two macro AUROCs, as :func:`auroc_difference` does.
+
+    Args:
+        scores: float ``[rows, classes]``; of each row, by probes that did not see it.
+        other: those that they are compared with.
+        codes: class of each row, int64 ``[rows]``.
+        groups: int64 ``[rows]``.
+        folds: of both.
+        width: dimensions that the probes had.
+    """
+    one = macro_influence(scores, codes, groups, folds)
+    two = macro_influence(other, codes, groups, folds)
+    return _difference(one, two, _rarest(codes), groups, folds, width)
+
+
+def _difference(
+    one: Influence,
+    two: Influence,
+    positive: np.ndarray,
+    groups: np.ndarray,
+    folds: Sequence[Fold],
+    width: int | None,
+) -> AurocDifference:
     factor = Dependence.of(folds, groups, width, positive)
     # Of two factors the larger one: what both have in common is not known.
     root = max(factor.root(one.area), factor.root(two.area))
@@ -228,7 +305,7 @@ def accuracy_interval(
     groups: np.ndarray,
     folds: Sequence[Fold],
     width: int | None = None,
-    positive: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
 ) -> IntervalEstimate:
     """Return the share of rows that were classified rightly with its interval.
 
@@ -237,16 +314,19 @@ def accuracy_interval(
         groups: int64 ``[rows]``.
         folds: which of them were tested.
         width: dimensions that the probes had.
-        positive: bool ``[rows]``; the interval is then for new data with as large a part of
-            the positive class, as the accuracy of naming the more frequent class is.
+        labels: class of each row, bool or int64 ``[rows]``; the interval is then for new data
+            with as large a part of each class, as the accuracy of naming the most frequent
+            class is.
     """
     tested = np.concatenate([fold.test for fold in folds])
     hits = right[tested].astype(float)
     share = float(hits.mean())
-    factor = Dependence.of(folds, groups, width, positive)
+    rare = None if labels is None else labels if labels.dtype == bool else _rarest(labels)
+    factor = Dependence.of(folds, groups, width, rare)
     apart = hits - share
-    if positive is not None:
-        for side in (positive, ~positive):
+    if labels is not None:
+        for label in np.unique(labels):
+            side = labels == label
             own = side[tested]
             size = _groups(groups, side, tested)
             if size > 1:
@@ -335,6 +415,13 @@ def _placements(
         if size > 1:
             share[positive == side] *= math.sqrt(size / (size - 1))
     return value, share
+
+
+def _rarest(codes: np.ndarray) -> np.ndarray:
+    """Return which rows are of the class that has the fewest."""
+    names, counts = np.unique(codes, return_counts=True)
+    found: np.ndarray = codes == names[counts.argmin()]
+    return found
 
 
 def _groups(groups: np.ndarray, side: np.ndarray, rows: np.ndarray) -> int:

@@ -19,7 +19,7 @@ class Shuffled(NamedTuple):
     """Shuffled labels that all places of a run share, and where a place's own are among them."""
 
     labels: np.ndarray
-    """Bool ``[units, runs]``."""
+    """Bool, or numbers of classes, ``[units, runs]``."""
     units: np.ndarray
     """Which of them each row of the place is, int64 ``[rows]``."""
 
@@ -29,7 +29,7 @@ class Shuffled(NamedTuple):
         return int(self.labels.shape[1])
 
     def columns(self) -> np.ndarray:
-        """Return the place's own shuffled labels, bool ``[rows, runs]``."""
+        """Return the place's own shuffled labels, ``[rows, runs]``."""
         found: np.ndarray = self.labels[self.units]
         return found
 
@@ -37,8 +37,8 @@ class Shuffled(NamedTuple):
 class LabelledRows(NamedTuple):
     """The rows of a place, for :func:`shared`."""
 
-    positive: np.ndarray
-    """Bool ``[rows]``."""
+    labels: np.ndarray
+    """Bool, or numbers of classes, ``[rows]``."""
     part: np.ndarray
     """Among which rows labels are exchanged, int64 ``[rows]``: the tested rows of a fold, or
     the training or tested rows of one division. Of the same meaning in all places."""
@@ -68,7 +68,7 @@ def shared(labelled: Sequence[LabelledRows], runs: int, seed: int) -> list[Shuff
         known.setdefault(tuple(map(np.ndarray.tobytes, each)), len(known)) for each in labelled
     ]
     first = [labelled[places.index(number)] for number in range(len(known))]
-    positive = np.concatenate([each.positive for each in first])
+    labels = np.concatenate([each.labels for each in first])
     levels = np.column_stack(
         [
             np.concatenate([each.part for each in first]),
@@ -76,47 +76,49 @@ def shared(labelled: Sequence[LabelledRows], runs: int, seed: int) -> list[Shuff
             np.concatenate([each.units for each in first]),
         ]
     )
-    codes = np.zeros(len(positive), np.int64)
-    for column in (*levels.T, positive):
+    codes = np.zeros(len(labels), np.int64)
+    for column in (*levels.T, labels):
         values = np.unique(column, return_inverse=True)[1]
         codes = np.unique(codes * (int(values.max(initial=0)) + 1) + values, return_inverse=True)[1]
     _, chosen, units = np.unique(codes, return_index=True, return_inverse=True)
-    labels = exchanged(positive[chosen], levels[chosen], runs, seed)
-    ends = np.cumsum([len(each.positive) for each in first])
+    drawn = exchanged(labels[chosen], levels[chosen], runs, seed)
+    ends = np.cumsum([len(each.labels) for each in first])
     own = np.split(units.astype(np.int64), ends[:-1])
-    return [Shuffled(labels, own[place]) for place in places]
+    return [Shuffled(drawn, own[place]) for place in places]
 
 
-def exchanged(positive: np.ndarray, levels: np.ndarray, runs: int, seed: int) -> np.ndarray:
-    """Return labels shuffled within the finest thing that has both classes.
+def exchanged(labels: np.ndarray, levels: np.ndarray, runs: int, seed: int) -> np.ndarray:
+    """Return labels shuffled within the finest thing that has several of them.
 
     Args:
-        positive: bool ``[units]``.
+        labels: bool, or numbers of classes, ``[units]``.
         levels: int64 ``[units, kinds]``, from the parts that exchange nothing with each other
             down to the finest thing; units that are equal in all are exchanged last of all.
         runs: how many sets of labels.
         seed: where they come from.
 
     Returns:
-        bool ``[units, runs]``.
+        ``[units, runs]``, of the labels' type.
     """
     generator = np.random.default_rng([seed, 1])
-    found = np.repeat(positive[:, None], runs, axis=1)
-    active = np.arange(len(positive))
+    found = np.repeat(labels[:, None], runs, axis=1)
+    active = np.arange(len(labels))
     parents = np.unique(levels[:, 0], return_inverse=True)[1]
-    for kind in (*levels[:, 1:].T, np.arange(len(positive))):
+    for kind in (*levels[:, 1:].T, np.arange(len(labels))):
         if not len(active):
             break
         values = np.unique(kind[active], return_inverse=True)[1]
         children = np.unique(parents * (int(values.max()) + 1) + values, return_inverse=True)[1]
-        sizes = np.bincount(children)
-        positives = np.bincount(children, positive[active])
-        pure = (positives == 0) | (positives == sizes)
-        above = np.empty(len(sizes), np.int64)
+        count = int(children.max()) + 1
+        label = np.empty(count, labels.dtype)
+        label[children] = labels[active]
+        pure = np.ones(count, bool)
+        pure[children[label[children] != labels[active]]] = False
+        above = np.empty(count, np.int64)
         above[children] = parents
-        drawn = np.empty((len(sizes), runs), bool)
+        drawn = np.empty((count, runs), labels.dtype)
         for places in _siblings(np.flatnonzero(pure), above):
-            own = np.repeat((positives[places] > 0)[..., None], runs, axis=2)
+            own = np.repeat(label[places][..., None], runs, axis=2)
             drawn[places] = generator.permuted(own, axis=1)
         settled = pure[children]
         found[active[settled]] = drawn[children[settled]]
