@@ -18,7 +18,7 @@ import pyarrow as pa
 from actstore import schema
 from actstore.analysis.examples import example_groups
 from actstore.analysis.examples.place_rows import ActivationPlace, PlaceRows
-from actstore.analysis.probes import evaluating, several_classes, significance, splits
+from actstore.analysis.probes import evaluating, judging, several_classes, splits
 from actstore.analysis.probes.results import TestedPlace
 from actstore.analysis.probes.splits import ProbeSettings
 from actstore.analysis.solvers import linear
@@ -130,7 +130,7 @@ def probe(data: Draw, setting: ProbeSettings) -> tuple[Sequence[TestedPlace], An
         return several_classes.run(jobs, codes, names, setting, [])
     jobs = splits.crossed(place_rows_of(data), setting)
     evaluated, words = evaluating.evaluate(jobs, setting, None)
-    return significance.judge(jobs, evaluated, words, setting, [])
+    return judging.judge(jobs, evaluated, words, setting, [])
 
 
 def place_rows_of(data: Draw) -> list[PlaceRows]:

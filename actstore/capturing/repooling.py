@@ -23,7 +23,7 @@ from actstore.capturing.token_rows import (
     partitions,
 )
 from actstore.errors import ConflictError, NotInStoreError, UsageError
-from actstore.storage import keys
+from actstore.storage import key_hashes
 from actstore.storage.manifest import Run, now
 from actstore.storage.rows import RowBatch
 from actstore.storage.snapshot import Snapshot, open_snapshot
@@ -381,7 +381,7 @@ class _Worker:
                 example = tokens.examples[group]
                 raise ConflictError(
                     f"{pool.text} of example {example['example_id']!r} at "
-                    f"{keys.describe_partition((tokens.model, tokens.site, tokens.layer))} is "
+                    f"{key_hashes.describe_partition((tokens.model, tokens.site, tokens.layer))} is "
                     f"stored already and differs by {distance:.3g}: it was pooled over other "
                     "tokens (see --exclude); keep both with --as-variant NAME"
                 )

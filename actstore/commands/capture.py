@@ -26,8 +26,8 @@ from actstore.errors import NotInStoreError
 from actstore.wording import counted
 
 if TYPE_CHECKING:
+    from actstore.capturing.prompts.capture_recipes import CaptureRecipe
     from actstore.capturing.prompts.data import Questions
-    from actstore.capturing.prompts.recipes import CaptureRecipe
     from actstore.capturing.run.options import CaptureOptions
     from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
     from actstore.models.loading import LoadedModel
@@ -284,11 +284,11 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
       actstore capture --model ./llama --data pairs.json --recipe contrastive --store pairs.store
     """
     from actstore.capturing.forward.grading import parse as parse_grade
-    from actstore.capturing.prompts import recipes
+    from actstore.capturing.prompts import capture_recipes
     from actstore.capturing.run.capture import capture
     from actstore.models import loading
 
-    recipe = recipes.load(given["recipe"]) if given["recipe"] is not None else None
+    recipe = capture_recipes.load(given["recipe"]) if given["recipe"] is not None else None
     options = _with_recipe(given, recipe)
     if options["grade"] is not None:
         parse_grade(options["grade"])  # a mistyped one shall not wait for the model

@@ -103,16 +103,16 @@ def _of_folder(
 
 
 def _for_capture(name: str | None, as_json: bool) -> None:
-    from actstore.capturing.prompts import recipes
+    from actstore.capturing.prompts import capture_recipes
 
     if name is not None:
-        chosen = recipes.load(name)
+        chosen = capture_recipes.load(name)
         if as_json:
             output.print_json({"name": chosen.name, "title": chosen.title, "text": chosen.text})
         else:
             click.echo(chosen.text, nl=not chosen.text.endswith("\n"))
         return
-    found = recipes.known().values()
+    found = capture_recipes.known().values()
     if as_json:
         output.print_json([{"name": item.name, "title": item.title} for item in found])
     else:

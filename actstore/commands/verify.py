@@ -177,7 +177,7 @@ def command(
 
 def _recompute(snapshot: Snapshot, count: int, model: str, again: Again) -> Recomputed:
     """Load the model as the captures had it, and capture rows again."""
-    from actstore.capturing.prompts import recipes
+    from actstore.capturing.prompts import capture_recipes
     from actstore.capturing.prompts.data import open_questions
     from actstore.capturing.recompute import captured_runs, recompute, run_dtype
     from actstore.capturing.run.provenance import without_folders
@@ -186,7 +186,7 @@ def _recompute(snapshot: Snapshot, count: int, model: str, again: Again) -> Reco
     runs = captured_runs(snapshot, again.model_name or without_folders(model))
     examples = None
     if again.data is not None:
-        recipe = None if again.recipe is None else recipes.load(again.recipe)
+        recipe = None if again.recipe is None else capture_recipes.load(again.recipe)
         examples = open_questions(again.data, recipe=recipe, images=again.image_dir)
     template = again.template_file
     with quiet():

@@ -10,7 +10,15 @@ import numpy as np
 
 from actstore.errors import ExportError
 from actstore.exporting.export_context import ExportContext, RowRange, as_extra, differing
-from actstore.exporting.plan import File, Matrices, TextFile, home, json_lines, json_text, listed
+from actstore.exporting.planned_files import (
+    File,
+    Matrices,
+    TextFile,
+    home,
+    json_lines,
+    json_text,
+    listed,
+)
 from actstore.exporting.tensors import save, shape_of, tensor
 
 _OF_ALL = {"layer", "site", "model", "dataset"}

@@ -16,7 +16,7 @@ import numpy as np
 
 from actstore.errors import ExportError
 from actstore.exporting.export_context import ExportContext, RowRange, joined
-from actstore.exporting.plan import File, Matrices, TextFile, json_text, listed
+from actstore.exporting.planned_files import File, Matrices, TextFile, json_text, listed
 from actstore.exporting.tensors import save, tensor
 
 _SOURCE = re.compile(r"(?P<prefix>(?:.*/)?)L(?P<layer>\d+)/batch_(?P<batch>\d+)_(?P<side>[xy])\.pt")

@@ -12,7 +12,7 @@ import numpy as np
 
 from actstore.errors import ExportError
 from actstore.exporting.export_context import ExportContext, RowRange, differing, joined
-from actstore.exporting.plan import File, Matrices, TextFile, json_text, listed
+from actstore.exporting.planned_files import File, Matrices, TextFile, json_text, listed
 from actstore.exporting.tensors import save, shape_of, tensor
 
 _SOURCE = re.compile(

@@ -12,7 +12,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import ExportError
-from actstore.exporting.plan import ExportNotes, listed
+from actstore.exporting.planned_files import ExportNotes, listed
 from actstore.storage.source_dtypes import Form, Forms
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 
 from actstore.errors import ExportError
 from actstore.exporting.export_context import ExportContext, RowRange
-from actstore.exporting.plan import File, Matrices, TextFile, json_lines, json_text, listed
+from actstore.exporting.planned_files import File, Matrices, TextFile, json_lines, json_text, listed
 from actstore.exporting.tensors import save, tensor
 
 CLASSES = ("faithful", "unfaithful")

@@ -15,7 +15,14 @@ import numpy as np
 
 from actstore.errors import ExportError
 from actstore.exporting.export_context import ExportContext, RowRange, joined
-from actstore.exporting.plan import File, Matrices, TextFile, file_name, folder_name, json_text
+from actstore.exporting.planned_files import (
+    File,
+    Matrices,
+    TextFile,
+    file_name,
+    folder_name,
+    json_text,
+)
 from actstore.exporting.tensors import save, shape_of, tensor
 
 _ENDING = re.compile(r"\.(pkl\.gz|pkl|pickle|pt)$")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from actstore.exporting.export_context import ExportContext
-from actstore.exporting.plan import Gather, Stream, file_name, folder_name
+from actstore.exporting.planned_files import Gather, Stream, file_name, folder_name
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,7 +11,7 @@ import numpy as np
 from actstore.errors import ExportError
 from actstore.exporting.export_context import ExportContext
 from actstore.exporting.layer_matrices import LayerMatrix, blocks, layer_matrices, sidecar
-from actstore.exporting.plan import File, Gather, Stream
+from actstore.exporting.planned_files import File, Gather, Stream
 
 
 def plan(context: ExportContext) -> Iterator[File]:

@@ -11,7 +11,7 @@ from actstore import schema
 from actstore.errors import ExportError
 from actstore.exporting.export_context import ExportContext
 from actstore.exporting.layer_matrices import LayerMatrix, blocks, layer_matrices
-from actstore.exporting.plan import File, Gather, Stream
+from actstore.exporting.planned_files import File, Gather, Stream
 
 _ROW_GROUP = 16 << 20
 """Bytes of vectors in one row group: what a reader takes in at once."""

@@ -15,7 +15,7 @@ from actstore import schema
 from actstore.errors import ExportError, UsageError
 from actstore.exporting import folder as folders
 from actstore.exporting.export_context import ExportContext
-from actstore.exporting.plan import File, Matrices, Stream, TextFile, checked_path
+from actstore.exporting.planned_files import File, Matrices, Stream, TextFile, checked_path
 from actstore.querying.column_filters import ColumnFilters
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 
 from actstore.errors import ExportError
 from actstore.exporting.export_context import ExportContext, RowRange, joined
-from actstore.exporting.plan import File, Gather, Stream, TextFile, listed
+from actstore.exporting.planned_files import File, Gather, Stream, TextFile, listed
 
 if TYPE_CHECKING:
     import pyarrow as pa

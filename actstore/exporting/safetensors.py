@@ -10,7 +10,7 @@ import numpy as np
 
 from actstore.exporting.export_context import ExportContext
 from actstore.exporting.layer_matrices import LayerMatrix, blocks, layer_matrices, sidecar
-from actstore.exporting.plan import File, Gather, Stream
+from actstore.exporting.planned_files import File, Gather, Stream
 
 _TYPES = {
     "float16": ("F16", 2),

@@ -11,7 +11,14 @@ import numpy as np
 
 from actstore.errors import ExportError
 from actstore.exporting.export_context import ExportContext, RowRange
-from actstore.exporting.plan import File, Matrices, TextFile, file_name, folder_name, json_lines
+from actstore.exporting.planned_files import (
+    File,
+    Matrices,
+    TextFile,
+    file_name,
+    folder_name,
+    json_lines,
+)
 from actstore.exporting.tensors import save, shape_of, tensor
 
 _ADDED = ("prompt", "oracle_option", "oracle_full_answer", "image")

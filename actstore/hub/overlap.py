@@ -16,7 +16,7 @@ from actstore.hub.label_folding import Folded
 from actstore.remote.client import Client
 from actstore.remote.download import download
 from actstore.remote.state import State
-from actstore.storage import keys, layout, shard_columns
+from actstore.storage import key_hashes, layout, shard_columns
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.rebase import without_rows_of
 
@@ -90,7 +90,7 @@ def check_widths(entry: ShardEntry, others: Sequence[ShardEntry], direction: Dir
     if widths:
         raise ConflictError(
             f"{direction.holder} holds vectors of width {', '.join(map(str, widths))} for "
-            f"{keys.describe_partition(entry.partition)}, {direction.sender} of width "
+            f"{key_hashes.describe_partition(entry.partition)}, {direction.sender} of width "
             f"{entry.width}; {direction.undone}: {direction.other_width}"
         )
 
@@ -151,9 +151,9 @@ def leave_out(
         check_widths(entry, others, direction)
         for other in others:
             if other.path not in hashes:
-                hashes[other.path] = keys.hash_table(remote.columns(other, names))
+                hashes[other.path] = key_hashes.hash_table(remote.columns(other, names))
         if others:
-            own = keys.hash_table(shard_columns.read_columns(source, entry, names))
+            own = key_hashes.hash_table(shard_columns.read_columns(source, entry, names))
             others = [other for other in others if np.isin(hashes[other.path], own).any()]
         if not others:
             found.append(Fresh(entry, entry, source))

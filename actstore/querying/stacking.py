@@ -12,7 +12,7 @@ from actstore.errors import StackError, UsageError
 from actstore.querying import mixture
 from actstore.querying.metadata import ROW_ID, check_columns
 from actstore.querying.value_codes import CodedColumn, combine, encode, ranked
-from actstore.storage import keys
+from actstore.storage import key_hashes
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _uneven(
         for example, row in zip(examples[:_LISTED].tolist(), rows, strict=True):
             key = tuple(row[name] if name in varying else None for name in schema.key_names())
             which = [values[at] for at in np.flatnonzero(wrong[example]).tolist()]
-            told.append(f"{keys.describe(key)}: {mixture.listing(which)}")
+            told.append(f"{key_hashes.describe(key)}: {mixture.listing(which)}")
         more = "; …" if len(examples) > _LISTED else ""
         parts.append(
             f"{counted(len(examples), 'example')} of {len(times):,} "

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.storage import floats, keys, shard_columns
+from actstore.storage import floats, key_hashes, shard_columns
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import ShardReader, open_shard
 from actstore.storage.shard import ShardWriter
@@ -71,8 +71,8 @@ class Partition:
         ends = np.cumsum([entry.rows for entry in entries])[:-1]
         self.width = entries[-1].width
         self._entries += entries
-        self._labels += np.split(keys.hash_column(table["label"]), ends)
-        for hashes in np.split(keys.hash_table(table), ends):
+        self._labels += np.split(key_hashes.hash_column(table["label"]), ends)
+        for hashes in np.split(key_hashes.hash_table(table), ends):
             order = np.argsort(hashes, kind="stable")
             self._hashes.append(hashes[order])
             self._order.append(order)
@@ -172,7 +172,7 @@ class Partition:
         if label is None or isinstance(place.shard, ShardWriter):
             return False
         labels = self._labels[place.shard]
-        return bool(len(labels)) and int(labels[place.row]) != keys.hash_value(label)
+        return bool(len(labels)) and int(labels[place.row]) != key_hashes.hash_value(label)
 
     def key(self, place: RowAddress) -> tuple[Any, ...] | None:
         """Return a stored row's key as values; None where it has left memory unread."""
@@ -181,7 +181,7 @@ class Partition:
             if found is None:
                 return None
             fragment, row = found
-            return keys.key_of(fragment.constants, fragment.columns, row)
+            return key_hashes.key_of(fragment.constants, fragment.columns, row)
         entry = self._entries[place.shard]
         table = shard_columns.read_columns(self._root, entry, list(schema.key_names()))
         return tuple(table[name][place.row].as_py() for name in schema.key_names())

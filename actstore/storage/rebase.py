@@ -10,7 +10,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import ConflictError, LayoutError
-from actstore.storage import keys, layout, shard_columns
+from actstore.storage import key_hashes, layout, shard_columns
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import open_shard
 from actstore.storage.partition import same_bits
@@ -31,18 +31,18 @@ def without_rows_of(
     """
     names = list(schema.key_names())
     own_keys = shard_columns.read_columns(root, entry, names)
-    own_hashes = keys.hash_table(own_keys)
+    own_hashes = key_hashes.hash_table(own_keys)
     reader = open_shard(root, entry)
     drop = np.zeros(entry.rows, bool)
     for rival in rivals:
         if rival.width != entry.width:
             raise LayoutError(
                 f"another writer has just stored vectors of width {rival.width} for "
-                f"{keys.describe_partition(entry.partition)}, these have width {entry.width}; "
+                f"{key_hashes.describe_partition(entry.partition)}, these have width {entry.width}; "
                 "this commit is given up, nothing stored is lost"
             )
         rival_keys = shard_columns.read_columns(root, rival, names)
-        ours, theirs = _pairs(own_hashes, keys.hash_table(rival_keys))
+        ours, theirs = _pairs(own_hashes, key_hashes.hash_table(rival_keys))
         if not len(ours):
             continue
         rival_reader = open_shard(root, rival)
@@ -52,7 +52,7 @@ def without_rows_of(
         for mine, other in zip(ours[~equal].tolist(), theirs[~equal].tolist(), strict=True):
             key = tuple(own_keys[name][mine].as_py() for name in names)
             if key == tuple(rival_keys[name][other].as_py() for name in names):
-                row = keys.describe(key)
+                row = key_hashes.describe(key)
                 raise ConflictError(
                     "another writer has just stored this row with a different vector: "
                     f"{row}; this commit is given up, nothing stored is lost",

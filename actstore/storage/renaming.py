@@ -10,7 +10,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import ConflictError, UsageError
-from actstore.storage import keys, rewriting, shard_columns, soundness
+from actstore.storage import key_hashes, rewriting, shard_columns, soundness
 from actstore.storage.dropping import rows_by_shard
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.rewriting import Destination, Key, Wanted
@@ -97,7 +97,7 @@ class Renaming:
         self._check_widths(tables, targets)
         _check_keys(list(tables.values()))
         for path, changed in self._changes.items():
-            hashes = keys.hash_table(tables[path])
+            hashes = key_hashes.hash_table(tables[path])
             for place in self._places[path]:
                 rows = place.rows[np.isin(place.rows, changed.rows)]
                 known = self._hashes.get(place.partition, np.empty(0, np.uint64))
@@ -115,7 +115,7 @@ class Renaming:
         for partition in sorted(targets & widths.keys(), key=str):
             if len(widths[partition]) > 1:
                 raise ConflictError(
-                    f"{keys.describe_partition(partition)} would hold vectors of widths "
+                    f"{key_hashes.describe_partition(partition)} would hold vectors of widths "
                     f"{', '.join(map(str, sorted(widths[partition])))}; nothing changed"
                 )
 
@@ -167,7 +167,7 @@ class Renaming:
             if own is None:
                 continue
             table = shard_columns.read_columns(self._snapshot.root, entry, list(schema.key_names()))
-            rows = np.flatnonzero(np.isin(keys.hash_table(table), own))
+            rows = np.flatnonzero(np.isin(key_hashes.hash_table(table), own))
             if len(rows):
                 raise ConflictError(
                     "another writer has just stored this row: "
@@ -241,7 +241,7 @@ def _check_keys(tables: list[pa.Table]) -> None:
     """
     if not tables:
         return
-    hashes = np.concatenate([keys.hash_table(table) for table in tables])
+    hashes = np.concatenate([key_hashes.hash_table(table) for table in tables])
     unique, counts = np.unique(hashes, return_counts=True)
     suspects = unique[counts > 1]
     if not len(suspects):
@@ -255,7 +255,7 @@ def _check_keys(tables: list[pa.Table]) -> None:
         for row in np.flatnonzero(np.isin(own, suspects)).tolist():
             key = tuple(table[name][row].as_py() for name in table.column_names)
             if key in seen:
-                twice.append(keys.describe(key))
+                twice.append(key_hashes.describe(key))
             seen.add(key)
     if twice:
         more = f"; and {len(twice) - _NAMED:,} more" if len(twice) > _NAMED else ""
@@ -267,4 +267,4 @@ def _check_keys(tables: list[pa.Table]) -> None:
 
 
 def _described(table: pa.Table, row: int) -> str:
-    return keys.describe(tuple(table[name][row].as_py() for name in schema.key_names()))
+    return key_hashes.describe(tuple(table[name][row].as_py() for name in schema.key_names()))

@@ -10,7 +10,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import ActstoreError
-from actstore.storage import floats, keys, pages, shard_columns
+from actstore.storage import floats, key_hashes, pages, shard_columns
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import open_shard
 from actstore.storage.shard import pools_of, sha256_of
@@ -42,7 +42,7 @@ def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None)
         problems += [Problem(entry.path, reason) for reason in found]
         if not found:
             table = shard_columns.read_columns(snapshot.root, entry, list(schema.key_names()))
-            hashes.setdefault(entry.partition, []).append((entry, keys.hash_table(table)))
+            hashes.setdefault(entry.partition, []).append((entry, key_hashes.hash_table(table)))
         checked += entry.bytes
         if progress:
             progress(checked)
@@ -135,6 +135,6 @@ def _repeated_keys(root: Path, shards: list[tuple[ShardEntry, np.ndarray]]) -> I
         for cells in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
             if cells in seen:
                 yield Problem(
-                    entry.path, f"it repeats a row of {seen[cells]}: {keys.describe(cells)}"
+                    entry.path, f"it repeats a row of {seen[cells]}: {key_hashes.describe(cells)}"
                 )
             seen[cells] = entry.path

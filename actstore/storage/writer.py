@@ -14,7 +14,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import CommitError, ConflictError, LayoutError, UsageError
-from actstore.storage import keys, layout
+from actstore.storage import key_hashes, layout
 from actstore.storage.dropping import without
 from actstore.storage.manifest import Manifest, Run, ShardEntry
 from actstore.storage.partition import Partition, RowAddress, StoredRows
@@ -212,7 +212,7 @@ class StoreWriter:
             return Added(0, 0)
         constants = {**batch.constants, "run_id": self.run.run_id}
         check(batch.vectors, constants, batch.columns)
-        hashes = keys.hash_rows(count, constants, batch.columns)
+        hashes = key_hashes.hash_rows(count, constants, batch.columns)
         source = _HashedBatch(batch.vectors, constants, batch.columns, hashes, hashes.tolist())
         written = present = differing = 0
         with self._or_give_up():
@@ -237,7 +237,7 @@ class StoreWriter:
         width = source.vectors.shape[1]
         if partition.width not in (None, width):
             raise LayoutError(
-                f"vectors of {keys.describe_partition(key)} have width {width}, "
+                f"vectors of {key_hashes.describe_partition(key)} have width {width}, "
                 f"the store holds width {partition.width} there"
             )
         values = (
@@ -294,7 +294,7 @@ class StoreWriter:
                 if partition.same(vector, [place])[0]:
                     found[at] = place
                     break
-                key = keys.key_of(source.constants, source.columns, rows[at])
+                key = key_hashes.key_of(source.constants, source.columns, rows[at])
                 stored = partition.key(place)
                 if stored == key and self._replace and (entry := partition.entry(place)):
                     self._replaced.append((entry, place.row))
@@ -302,7 +302,7 @@ class StoreWriter:
                 if stored is None or stored == key:
                     raise ConflictError(
                         "this row is already stored with a different vector: "
-                        f"{keys.describe(key)}; give the new version another --dataset, or "
+                        f"{key_hashes.describe(key)}; give the new version another --dataset, or "
                         "write it to another store"
                     )
 

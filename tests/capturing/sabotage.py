@@ -13,7 +13,7 @@ import torch
 from actstore.capturing.forward import assembly, hooks
 from actstore.capturing.forward import engine as engines
 from actstore.capturing.forward.engine import Engine
-from actstore.capturing.forward.prefill import PromptPlan
+from actstore.capturing.forward.prompt_pooling import PromptPlan
 from actstore.errors import ModelError
 from actstore.models.blocks import Anatomy, HookPoint, points
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actstore.storage import keys
+from actstore.storage import key_hashes
 from actstore.storage.partition import Partition, RowAddress, same_bits
 from actstore.storage.rows import RowBatch
 from actstore.storage.shard import Fragment, ShardWriter
@@ -16,7 +16,7 @@ from tests.storage.stores import RUN, batch, write
 
 
 def hashes_of(one: RowBatch) -> np.ndarray:
-    return keys.hash_rows(len(one), {**one.constants, "run_id": RUN.run_id}, one.columns)
+    return key_hashes.hash_rows(len(one), {**one.constants, "run_id": RUN.run_id}, one.columns)
 
 
 def find(partition: Partition, one: RowBatch) -> dict[int, RowAddress]:
@@ -60,7 +60,7 @@ def test_some_rows_of_a_batch_only(partition: Partition) -> None:
 def test_keys_and_labels_of_stored_rows(partition: Partition) -> None:
     key = partition.key(RowAddress(1, 2))
     assert key is not None
-    assert keys.describe(key) == (
+    assert key_hashes.describe(key) == (
         "model=org/model, example_id=e7, layer=3, site=resid_post, pooling=last"
     )
     assert not partition.label_differs(RowAddress(1, 2), "seen")
@@ -82,7 +82,7 @@ def test_pending_rows_are_found_and_forgotten(tmp_path: Path) -> None:
     assert partition.same(batch(2, 6).vectors, list(found.values())).all()
     key = partition.key(RowAddress(writer, 5))
     assert key is not None
-    assert "example_id=e5" in keys.describe(key)
+    assert "example_id=e5" in key_hashes.describe(key)
     partition.forget(hashes_of(batch(4, 4)).tolist())
     assert sorted(find(partition, batch(2, 9))) == [0, 1]
     assert partition.width == 8

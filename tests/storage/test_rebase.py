@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actstore.errors import ConflictError, LayoutError
-from actstore.storage import keys, shard
+from actstore.storage import key_hashes, shard
 from actstore.storage.rows import RowBatch
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.writer import StoreWriter
@@ -137,8 +137,8 @@ def test_several_commits_later(tmp_path: Path) -> None:
 def test_hashes_that_collide_do_not_deceive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keys, "_hash", lambda value: keys._NULL)
-    keys._cell.cache_clear()
+    monkeypatch.setattr(key_hashes, "_hash", lambda value: key_hashes._NULL)
+    key_hashes._cell.cache_clear()
     try:
         root = tmp_path / "s"
         session = behind(root, [batch(0, 5)], [batch(3, 4)])
@@ -151,4 +151,4 @@ def test_hashes_that_collide_do_not_deceive(
             session.commit(operation="ingest", message="")
         session.close()
     finally:
-        keys._cell.cache_clear()
+        key_hashes._cell.cache_clear()

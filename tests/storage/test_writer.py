@@ -21,7 +21,7 @@ from actstore.errors import (
     StoreNotFoundError,
     UsageError,
 )
-from actstore.storage import keys, shard, writer
+from actstore.storage import key_hashes, shard, writer
 from actstore.storage.manifest import Run
 from actstore.storage.rows import Added, RowBatch
 from actstore.storage.snapshot import open_snapshot
@@ -309,10 +309,10 @@ def test_strange_texts_survive(tmp_path: Path) -> None:
 def colliding() -> Iterator[None]:
     """Let every value have the same hash."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keys, "_hash", lambda value: keys._NULL)
-        keys._cell.cache_clear()
+        patch.setattr(key_hashes, "_hash", lambda value: key_hashes._NULL)
+        key_hashes._cell.cache_clear()
         yield
-    keys._cell.cache_clear()
+    key_hashes._cell.cache_clear()
 
 
 @pytest.mark.usefixtures("colliding")

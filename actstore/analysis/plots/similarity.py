@@ -13,7 +13,7 @@ from actstore.analysis.plots.looks import Picture, Style
 from actstore.analysis.statistics import sampling
 from actstore.analysis.statistics.norms import class_codes
 from actstore.errors import TooFewRowsError
-from actstore.storage import floats, keys
+from actstore.storage import floats, key_hashes
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _grams(selection: SelectedRows, layers: int, rows: int) -> tuple[np.ndarray,
     for name in ("layer", "site"):  # the embeddings are a site of their own
         nothing = pa.chunked_array([pa.nulls(len(table), table.schema.field(name).type)])
         table = table.set_column(table.column_names.index(name), name, nothing)
-    hashes = keys.hash_table(table)
+    hashes = key_hashes.hash_table(table)
     of_layer = sampling.layers_of(selection)
     parts = [np.flatnonzero(of_layer == number) for number in range(layers)]
     common = reduce(np.intersect1d, (hashes[part] for part in parts))

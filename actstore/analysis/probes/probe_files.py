@@ -12,7 +12,7 @@ import numpy as np
 
 from actstore.analysis.examples import lineages, previous_report, question_scores
 from actstore.analysis.examples.place_rows import ActivationPlace, layer_word
-from actstore.analysis.probes.multiple_testing import Best
+from actstore.analysis.probes.p_values import Best
 from actstore.analysis.probes.results import Probe, ProbeReport, ProbeResult, TestedPlace
 from actstore.analysis.solvers.linear import METHODS, Perceptron
 from actstore.analysis.solvers.standardise import Standard

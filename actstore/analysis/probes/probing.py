@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from actstore.analysis.examples import classes
 from actstore.analysis.examples.classes import Classes
 from actstore.analysis.examples.place_rows import RowChoice
-from actstore.analysis.probes import run_plan, significance
+from actstore.analysis.probes import judging, run_plan
 from actstore.analysis.probes.evaluating import Progress, evaluate
 from actstore.analysis.probes.results import ProbeReport
 from actstore.analysis.probes.run_plan import RunPlan
@@ -93,7 +93,7 @@ def of_two(
     notes: list[str] = []
     jobs = plan.jobs(selection, sides, notes)
     evaluated, words = evaluate(jobs, plan.setting, progress)
-    results, best = significance.judge(jobs, evaluated, words, plan.setting, notes)
+    results, best = judging.judge(jobs, evaluated, words, plan.setting, notes)
     results = [
         replace(result, made_of=run_plan.made_of(job))
         for job, result in zip(jobs, results, strict=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from actstore.analysis.examples.classes import Classes
 from actstore.analysis.examples.place_rows import ActivationPlace
-from actstore.analysis.probes.multiple_testing import Best
+from actstore.analysis.probes.p_values import Best
 from actstore.analysis.solvers.linear import Method, Perceptron
 from actstore.analysis.solvers.standardise import Standard
 from actstore.analysis.statistics.metrics import IntervalEstimate

@@ -15,9 +15,9 @@ import numpy as np
 
 from actstore.analysis.examples import place_rows
 from actstore.analysis.examples.classes import Classes
-from actstore.analysis.probes import multiple_testing, run_plan, significance, splits
+from actstore.analysis.probes import judging, p_values, run_plan, splits
 from actstore.analysis.probes.evaluating import Evaluated, Progress, evaluate
-from actstore.analysis.probes.multiple_testing import Best, Candidate
+from actstore.analysis.probes.p_values import Best, Candidate
 from actstore.analysis.probes.results import (
     ClassesReport,
     ClassesResult,
@@ -178,25 +178,25 @@ def _judge(
             None if told is None else metrics.macro_auroc_difference(scores, told.scores, *where)
         )
     areas = [[one.areas for one in each if one.areas is not None] for each in evaluated]
-    permuted = significance.shuffled_figures(
+    permuted = judging.shuffled_figures(
         [np.mean(each, axis=0) if each else None for each in areas],
         [None] * len(jobs),
-        significance.alike(jobs, codes),
+        judging.alike(jobs, codes),
     )
     family: list[Sequence[float | None]] = [[None] * len(names)] * len(jobs)
     if all(areas):
         # Of classes with unlike sizes each AUROC is measured by its own spread.
-        above = multiple_testing.chance(np.concatenate(areas), alike=False).above
+        above = p_values.chance(np.concatenate(areas), alike=False).above
         family = list(above.reshape(len(jobs), len(names)).tolist())
-    alone = significance.words_alone(words, beyond, setting.seed)
+    alone = judging.words_alone(words, beyond, setting.seed)
     results = [
         _result(job, one, names, each, len(jobs), setting, chance, chances, told, difference)
         for job, one, each, chance, chances, told, difference in zip(
             jobs, tested, evaluated, permuted, family, alone, beyond, strict=True
         )
     ]
-    best = multiple_testing.best(tested, significance.no_choice(jobs, setting))
-    significance.remark(results, setting, notes)
+    best = p_values.best(tested, judging.no_choice(jobs, setting))
+    judging.remark(results, setting, notes)
     return results, best
 
 
@@ -221,7 +221,7 @@ def _result(
     confusion = np.zeros((len(names), len(names)), np.int64)
     np.add.at(confusion, (codes[rows], named[rows]), 1)
     sizes = confusion.sum(1)
-    table = significance.table_of(job)
+    table = judging.table_of(job)
     crossed = len(job.divisions) > 1
     figures = tuple(
         ClassFigures(
@@ -250,13 +250,13 @@ def _result(
         majority=float(sizes.max() / sizes.sum()),
         permuted=permuted,
         words=words,
-        effect=significance.effect_of(tested.auroc, words, beyond),
+        effect=judging.effect_of(tested.auroc, words, beyond),
         converged=all(each.converged for each in evaluated),
         classes=figures,
         confusion=confusion,
         table=table.take(pa.array(rows)),
         scores=scores[rows],
-        rows_hash=significance.rows_hash_of(job),
+        rows_hash=judging.rows_hash_of(job),
         vectors_hash=place_rows.vectors_hash(job.rows.table),
     )
 

@@ -16,7 +16,7 @@ from actstore.analysis.statistics.moments import measure
 from actstore.errors import TooFewRowsError, UsageError
 from actstore.querying.value_codes import OF_SHARD
 from actstore.schema import PLACE
-from actstore.storage import floats, keys
+from actstore.storage import floats, key_hashes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -257,7 +257,7 @@ def _hashes(table: pa.Table, places: np.ndarray, matched_by: Sequence[str]) -> n
         if name not in matched_by:
             nothing = pa.chunked_array([pa.nulls(len(places), part.schema.field(name).type)])
             part = part.set_column(number, name, nothing)
-    return keys.hash_table(part)
+    return key_hashes.hash_table(part)
 
 
 def _match(a: np.ndarray, b: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.storage import keys
+from actstore.storage import key_hashes
 from actstore.storage.partition import same_bits
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def _hashes(side: Side) -> np.ndarray:
     found = np.empty(len(rows), np.uint64)
     for start in range(0, len(rows), _HASHED):
         table = selection.at(rows[start : start + _HASHED]).table(list(schema.key_names()))
-        found[start : start + _HASHED] = keys.hash_table(table)
+        found[start : start + _HASHED] = key_hashes.hash_table(table)
     return found
 
 
@@ -235,7 +235,7 @@ def _names(side: Side, places: np.ndarray) -> list[str]:
     if not len(places):
         return []
     table = side[0].at(side[1][places]).table(list(schema.key_names()))
-    return [keys.describe(tuple(row.values())) for row in table.to_pylist()]
+    return [key_hashes.describe(tuple(row.values())) for row in table.to_pylist()]
 
 
 def _compare_metadata(

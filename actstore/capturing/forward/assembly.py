@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from actstore.capturing.forward.pooling import Pool, PooledBatch, PoolRows, SiteLayer
-from actstore.capturing.forward.prefill import PromptPlan, PromptStates
-from actstore.capturing.forward.response import Responses
+from actstore.capturing.forward.prompt_pooling import PromptPlan, PromptStates
+from actstore.capturing.forward.response_pooling import Responses
 from actstore.models.blocks import HookPoint
 
 

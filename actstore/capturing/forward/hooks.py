@@ -12,8 +12,8 @@ from torch import nn
 
 from actstore.capturing.forward.assembly import Fed, assemble
 from actstore.capturing.forward.pooling import Pool, PooledBatch
-from actstore.capturing.forward.prefill import PromptPlan, PromptStates
-from actstore.capturing.forward.response import ResponseNeeds, Responses, needs
+from actstore.capturing.forward.prompt_pooling import PromptPlan, PromptStates
+from actstore.capturing.forward.response_pooling import ResponseNeeds, Responses, needs
 from actstore.capturing.forward.stopping import Stops, going_on
 from actstore.errors import HookError
 from actstore.models.blocks import Anatomy, HookPoint

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from actstore.capturing.prompts.capture_recipes import FIELDS, CaptureRecipe, JoinedTable
 from actstore.capturing.prompts.example import Example, from_dict, stream
 from actstore.capturing.prompts.fields import TextTemplate, column
-from actstore.capturing.prompts.recipes import FIELDS, CaptureRecipe, JoinedTable
 from actstore.capturing.prompts.records import Record, Records, open_records
 from actstore.errors import ExampleError, SidecarError, UsageError
 

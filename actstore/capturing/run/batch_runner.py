@@ -10,7 +10,7 @@ import torch
 from actstore.capturing.forward.engine import Captured, Engine, out_of_memory
 from actstore.capturing.run.batching import TOKENS, BatchSize, Window, form
 from actstore.capturing.run.summary import Refused
-from actstore.capturing.selfcheck.padding import Padding, measure
+from actstore.capturing.selfcheck.pad_leaks import Padding, measure
 from actstore.errors import ExampleError, ModelError
 
 

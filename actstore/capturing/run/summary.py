@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actstore.capturing.run.asked import Asked
 from actstore.capturing.run.estimate import CaptureEstimate
-from actstore.capturing.selfcheck.padding import Padding
+from actstore.capturing.selfcheck.pad_leaks import Padding
 from actstore.errors import UsageError
 from actstore.querying import tables
 from actstore.querying.reader import open_reader

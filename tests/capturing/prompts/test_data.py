@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actstore.capturing.prompts import recipes
+from actstore.capturing.prompts import capture_recipes
 from actstore.capturing.prompts.data import open_questions
 from actstore.errors import ExampleError, SidecarError, UsageError
 from tests.capturing.pictures import picture
@@ -24,10 +24,10 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def recipe(folder: Path, text: str) -> recipes.CaptureRecipe:
+def recipe(folder: Path, text: str) -> capture_recipes.CaptureRecipe:
     path = folder / "my.toml"
     path.write_text(text)
-    return recipes.read(path)
+    return capture_recipes.read(path)
 
 
 def test_columns_by_their_own_names_and_by_option(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_spatialeval_is_a_grid_of_tasks_and_modes(tmp_path: Path) -> None:
             for n in range(2)
         ]
         write(tmp_path, f"{mode}.jsonl", rows)
-    questions = open_questions(tmp_path, recipe=recipes.load("spatialeval"))
+    questions = open_questions(tmp_path, recipe=capture_recipes.load("spatialeval"))
     found = list(questions)
     assert questions.count == len(found) == 12
     assert {(each.task, each.mode) for each in found} == {
@@ -233,14 +233,16 @@ def test_spatialeval_is_a_grid_of_tasks_and_modes(tmp_path: Path) -> None:
     assert [each.image for each in found[:4]] == [None] * 4
     assert found[-1].image == "x.png"
     assert found[-1].oracle == "1"
-    texts = open_questions(tmp_path, recipe=recipes.load("spatialeval"), only={"mode": ["tqa"]})
+    texts = open_questions(
+        tmp_path, recipe=capture_recipes.load("spatialeval"), only={"mode": ["tqa"]}
+    )
     assert all(not each.pictures for each in texts)
 
 
 def test_contrastive_pairs_have_two_answers(tmp_path: Path) -> None:
     rows = [{"question": "Which?", "positive": "(A)", "negative": "(B)"}]
     path = write(tmp_path, "contrastive_dataset.json", rows)
-    found = list(open_questions(path, recipe=recipes.load("contrastive")))
+    found = list(open_questions(path, recipe=capture_recipes.load("contrastive")))
     assert [(each.id, each.variant, each.answer) for each in found] == [
         ("0", "test", "(A)"),
         ("0", "deploy", "(B)"),
@@ -260,7 +262,7 @@ def test_faithfulness_caps_pairs_in_the_order_of_the_scores(tmp_path: Path) -> N
     scores.parent.mkdir(parents=True)
     scores.write_text("\n".join(lines) + "\n")
     write(tmp_path, "data/responses/model_1.5B_responses.jsonl", answers)
-    made = recipes.load("faithfulness")
+    made = capture_recipes.load("faithfulness")
     found = list(open_questions(tmp_path, recipe=made))
     labels = [each.label for each in found]
     assert (labels.count("faithful"), labels.count("unfaithful")) == (30, 20)
@@ -274,12 +276,12 @@ def test_faithfulness_caps_pairs_in_the_order_of_the_scores(tmp_path: Path) -> N
 def test_image_queries_and_transcoders_read_the_same_file(tmp_path: Path) -> None:
     rows = [{"id": 1, "image": "AMBER_1.jpg", "query": "Describe this image."}]
     path = write(tmp_path, "query_generative.json", rows)
-    (queried,) = open_questions(tmp_path, recipe=recipes.load("image-queries"))
-    (plain,) = open_questions(path, recipe=recipes.load("clt"))
+    (queried,) = open_questions(tmp_path, recipe=capture_recipes.load("image-queries"))
+    (plain,) = open_questions(path, recipe=capture_recipes.load("clt"))
     assert (queried.id, queried.question, queried.image) == ("1", rows[0]["query"], "AMBER_1.jpg")
     assert (plain.id, plain.image) == ("1", "AMBER_1.jpg")
     write(tmp_path, "query_generative.json", [{"query": "Count to ten."}])
-    (plain,) = open_questions(path, recipe=recipes.load("clt"))
+    (plain,) = open_questions(path, recipe=capture_recipes.load("clt"))
     assert (plain.id, plain.image) == ("0", None)
 
 
@@ -288,11 +290,11 @@ def test_pairs_are_asked_both_ways(tmp_path: Path) -> None:
     path = tmp_path / "question_pairs.json"
     path.write_text(json.dumps({"pairs": [pair]}))
     for place in (tmp_path, path):
-        found = list(open_questions(place, recipe=recipes.load("faithful-pairs")))
+        found = list(open_questions(place, recipe=capture_recipes.load("faithful-pairs")))
         assert [(e.variant, e.oracle) for e in found] == [("q1", "No"), ("q2", "Yes")]
 
 
 def test_a_benchmark_needs_no_ids(tmp_path: Path) -> None:
     path = write(tmp_path, "b.jsonl", [{"question": "2+2?", "answer": 4}])
-    (example,) = open_questions(path, recipe=recipes.load("benchmark"))
+    (example,) = open_questions(path, recipe=capture_recipes.load("benchmark"))
     assert (example.id, example.oracle, example.answer) == ("0", "4", None)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore.analysis.examples import place_rows
-from actstore.analysis.probes import multiple_testing
+from actstore.analysis.probes import p_values
 from actstore.analysis.probes.evaluating import Evaluated
-from actstore.analysis.probes.multiple_testing import Best, Candidate
 from actstore.analysis.probes.nested_choice import FEWEST
+from actstore.analysis.probes.p_values import Best, Candidate
 from actstore.analysis.probes.results import (
     CHANCE,
     Effect,
@@ -87,7 +87,7 @@ def judge(
         )
         for job, each, auroc in zip(jobs, evaluated, aurocs, strict=True)
     ]
-    best = multiple_testing.best(tested, no_choice(jobs, setting))
+    best = p_values.best(tested, no_choice(jobs, setting))
     remark(results, setting, notes)
     return results, best
 
@@ -128,9 +128,9 @@ def shuffled_figures(
     if len(known) < len(areas):
         return [None] * len(areas)
     whole = np.array(known)
-    found = multiple_testing.chance(whole, alike)
+    found = p_values.chance(whole, alike)
     drawn = whole[:, 1:]
-    own = np.array([multiple_testing.chance(each[None], True).above[0] for each in whole])
+    own = np.array([p_values.chance(each[None], True).above[0] for each in whole])
     return [
         Permuted(
             runs=drawn.shape[1],
@@ -157,7 +157,7 @@ def words_alone(
     for number, each in enumerate(known):
         shares[: len(each.shares), number] = each.shares
     values = np.array([each.value for each in known])
-    p_values = iter(multiple_testing.differences(values, shares, seed).tolist())
+    p_values = iter(p_values.differences(values, shares, seed).tolist())
     return [None if each is None else WordsBaseline(each.auroc, next(p_values)) for each in words]
 
 

@@ -15,8 +15,8 @@ from actstore.capturing.forward.engine import Engine
 from actstore.capturing.forward.pooling import parse_pools
 from actstore.capturing.prompts.encode import Prompter, Side
 from actstore.capturing.prompts.example import Example
-from actstore.capturing.selfcheck import padding
-from actstore.capturing.selfcheck.padding import Padding
+from actstore.capturing.selfcheck import pad_leaks
+from actstore.capturing.selfcheck.pad_leaks import Padding
 from actstore.models import blocks
 from tests.capturing import families, references, vision_families
 
@@ -79,7 +79,7 @@ def minimax() -> Any:
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral", "mamba", "lfm2", "jamba", "zamba2"])
 def test_models_that_keep_pads_out_share_batches(name: str, side: Side, new: int) -> None:
-    found = padding.measure(engine(families.build(name), side, new=new), EXAMPLE)
+    found = pad_leaks.measure(engine(families.build(name), side, new=new), EXAMPLE)
     assert found.fits is None
     assert found.error < 1e-4
     assert found.note is None
@@ -88,24 +88,24 @@ def test_models_that_keep_pads_out_share_batches(name: str, side: Side, new: int
 @pytest.mark.parametrize("new", [0, 4])
 @pytest.mark.parametrize("make", [lambda: families.build("recurrent_gemma"), rwkv])
 def test_models_that_let_pads_in_are_noticed(make: Any, new: int) -> None:
-    found = padding.measure(engine(make(), "left", new=new), EXAMPLE)
+    found = pad_leaks.measure(engine(make(), "left", new=new), EXAMPLE)
     assert found.fits == 0
     assert found.error > 0.01
     assert "examples of one length" in str(found.note)
     if not new:  # pads behind a text come too late
-        assert padding.measure(engine(make(), "right"), EXAMPLE).fits is None
+        assert pad_leaks.measure(engine(make(), "right"), EXAMPLE).fits is None
 
 
 def test_pads_that_show_only_in_generated_tokens_are_noticed() -> None:
     """MiniMax: a cache that begins with linear attention misplaces the mask of each step."""
     model = minimax()
-    assert padding.measure(engine(model, "left"), EXAMPLE).fits is None
-    assert padding.measure(engine(model, "left", new=4), EXAMPLE).fits == 0
+    assert pad_leaks.measure(engine(model, "left"), EXAMPLE).fits is None
+    assert pad_leaks.measure(engine(model, "left", new=4), EXAMPLE).fits == 0
 
 
 def test_a_missing_position_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "_counts_positions", lambda self: False)
-    assert padding.measure(engine(families.build("gpt2"), "left"), EXAMPLE).fits == 0
+    assert pad_leaks.measure(engine(families.build("gpt2"), "left"), EXAMPLE).fits == 0
 
 
 def test_images_go_alone_where_pads_get_in() -> None:
@@ -124,7 +124,7 @@ def test_images_go_alone_where_pads_get_in() -> None:
 def test_a_vision_language_model_is_measured_with_its_images() -> None:
     model, processor = families.build_vlm("llava")
     anatomy = blocks.find(model)
-    found = padding.measure(
+    found = pad_leaks.measure(
         Engine(
             anatomy,
             Prompter(model, processor),
@@ -219,9 +219,9 @@ def test_pads_are_measured_also_where_the_first_examples_are_stored_already(tmp_
 def test_long_prompts_of_llama_4_share_no_pads() -> None:
     """Its temperature of attention counts pads; it changes every ``floor_scale`` columns."""
     model = families.build("llama4_text")
-    assert padding.measure(engine(model, "left"), EXAMPLE).fits == 8191
-    assert padding.measure(engine(model, "right"), EXAMPLE).fits is None
+    assert pad_leaks.measure(engine(model, "left"), EXAMPLE).fits == 8191
+    assert pad_leaks.measure(engine(model, "right"), EXAMPLE).fits is None
     for layer in model.model.layers:
         layer.self_attn.floor_scale = 4
-    assert padding.measure(engine(model, "left"), EXAMPLE).fits == 0
-    assert np.isfinite(padding.measure(engine(model, "left"), EXAMPLE).error)
+    assert pad_leaks.measure(engine(model, "left"), EXAMPLE).fits == 0
+    assert np.isfinite(pad_leaks.measure(engine(model, "left"), EXAMPLE).error)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from actstore.analysis.examples.place_rows import ActivationPlace
-from actstore.analysis.probes import multiple_testing, nested_choice
-from actstore.analysis.probes.multiple_testing import Candidate
+from actstore.analysis.probes import nested_choice, p_values
+from actstore.analysis.probes.p_values import Candidate
 from actstore.analysis.solvers import linear
 from actstore.analysis.solvers.linear import Method, TrainTest
 from actstore.analysis.statistics import folds, metrics
@@ -27,7 +27,7 @@ def test_p_values_are_exact_over_all_orders_of_the_labels() -> None:
     smallest = []
     for real in range(len(orders)):
         turned = np.roll(areas, -real, axis=1)
-        found = multiple_testing.chance(turned, True)
+        found = p_values.chance(turned, True)
         others = turned.max(0)
         for rows in range(3):
             expected = np.mean(others >= turned[rows, 0] - 1e-12)
@@ -44,8 +44,8 @@ def test_a_small_cell_does_not_drown_the_others() -> None:
     wide, narrow = 0.5 + 0.2 * draw.standard_normal(200), 0.5 + 0.02 * draw.standard_normal(200)
     wide[0], narrow[0] = 0.5, 0.65
     areas = np.array([wide, narrow])
-    assert multiple_testing.chance(areas, True).above[1] > 0.1
-    assert multiple_testing.chance(areas, False).above[1] < 0.02
+    assert p_values.chance(areas, True).above[1] > 0.1
+    assert p_values.chance(areas, False).above[1] < 0.02
 
 
 def test_the_largest_of_null_cells_is_significant_as_often_as_it_says() -> None:
@@ -54,9 +54,9 @@ def test_the_largest_of_null_cells_is_significant_as_often_as_it_says() -> None:
     for _ in range(400):
         common = draw.standard_normal(40)
         areas = draw.standard_normal((10, 40)) + common
-        found = multiple_testing.chance(areas, True)
+        found = p_values.chance(areas, True)
         jointly.append(found.above.min())
-        single.append(min(multiple_testing.chance(row[None], True).above[0] for row in areas))
+        single.append(min(p_values.chance(row[None], True).above[0] for row in areas))
     assert np.mean(np.array(single) <= 0.05) > 0.15
     assert 0.02 < np.mean(np.array(jointly) <= 0.05) < 0.08
 
@@ -67,9 +67,9 @@ def test_differences_of_many_cells_are_held_against_their_largest() -> None:
     for number in range(200):
         influences = 0.1 * (draw.standard_normal((60, 8)) + draw.standard_normal((60, 1)))
         values = influences.sum(0)
-        small.append(multiple_testing.differences(values, influences, number).min())
+        small.append(p_values.differences(values, influences, number).min())
     assert 0.01 < np.mean(np.array(small) <= 0.05) < 0.1
-    clear = multiple_testing.differences(np.array([3.0, 0.0]), np.full((60, 2), 0.05), 0)
+    clear = p_values.differences(np.array([3.0, 0.0]), np.full((60, 2), 0.05), 0)
     assert clear[0] < 0.01 < clear[1]
 
 
@@ -139,7 +139,7 @@ def chosen(seed: int, layers: int, rows: int = 40, width: int = 8) -> tuple[floa
                 choosing,
             )
         )
-    best = multiple_testing.best(tested, None)
+    best = p_values.best(tested, None)
     assert best is not None
     assert best.nested is not None
     matrix = np.array(areas)
@@ -170,7 +170,7 @@ def test_a_best_layer_without_a_second_choice_is_called_optimistic() -> None:
         None,
     )
     other = one._replace(auroc=IntervalEstimate(0.6, 0.5, 0.7))
-    best = multiple_testing.best([other, one], None)
+    best = p_values.best([other, one], None)
     assert best is not None
     assert (best.auroc.value, best.optimistic, best.places) == (0.7, True, 2)
-    assert multiple_testing.best([one], None) is None
+    assert p_values.best([one], None) is None

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from actstore.capturing.forward import prefill
+from actstore.capturing.forward import prompt_pooling
 from actstore.capturing.forward.pooling import parse_pools
-from actstore.capturing.forward.prefill import PromptPlan
+from actstore.capturing.forward.prompt_pooling import PromptPlan
 
 
 def plan(mask: torch.Tensor, excluded: torch.Tensor | None = None) -> PromptPlan:
@@ -30,7 +30,7 @@ def gaps() -> torch.Tensor:
 def test_runs_and_masked_pieces_agree_with_numpy(
     dtype: torch.dtype, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefill, "_CHUNK", size)
+    monkeypatch.setattr(prompt_pooling, "_CHUNK", size)
     mask = gaps()
     excluded = mask & (mask.cumsum(dim=1) == 2)
     states = torch.randn(5, 23, 8, generator=torch.Generator().manual_seed(2)).to(dtype)
@@ -45,8 +45,8 @@ def test_runs_and_masked_pieces_agree_with_numpy(
     for pieces in (
         found,
         found._replace(
-            sums=prefill._masked(states, masked, prefill._SUM)[None],
-            maxima=prefill._masked(states, masked, prefill._MAX)[None],
+            sums=prompt_pooling._masked(states, masked, prompt_pooling._SUM)[None],
+            maxima=prompt_pooling._masked(states, masked, prompt_pooling._MAX)[None],
         ),
     ):
         assert pieces.sums is not None

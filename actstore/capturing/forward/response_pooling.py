@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from actstore.capturing.forward.pooling import Pool
-from actstore.capturing.forward.prefill import off_device
+from actstore.capturing.forward.prompt_pooling import off_device
 
 
 class ResponseNeeds(NamedTuple):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actstore import schema
-from actstore.storage import keys
+from actstore.storage import key_hashes
 
 _texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 _cells = {
@@ -34,16 +34,16 @@ def test_rows_and_tables_hash_alike(data: st.DataObject, rows: int) -> None:
             constants[name] = data.draw(cell)
         if where in ("column", "both"):
             columns[name] = data.draw(st.lists(cell, min_size=rows, max_size=rows))
-    found = keys.hash_rows(rows, constants, columns)
+    found = key_hashes.hash_rows(rows, constants, columns)
     cells = {name: columns.get(name, [constants.get(name)] * rows) for name in schema.key_names()}
     arrow = schema.metadata_schema()
     table = pa.table(
         {name: pa.array(cells[name], arrow.field(name).type) for name in schema.key_names()}
     )
-    assert found.tolist() == keys.hash_table(table).tolist()
+    assert found.tolist() == key_hashes.hash_table(table).tolist()
     chunked = pa.concat_tables([table.slice(row, 1) for row in range(rows)])
-    assert found.tolist() == keys.hash_table(chunked).tolist()
-    whole = [keys.key_of(constants, columns, row) for row in range(rows)]
+    assert found.tolist() == key_hashes.hash_table(chunked).tolist()
+    whole = [key_hashes.key_of(constants, columns, row) for row in range(rows)]
     assert whole == list(zip(*cells.values(), strict=True))
     assert len(set(found.tolist())) == len(set(whole))
 
@@ -52,7 +52,7 @@ def test_neighbouring_keys_do_not_collide() -> None:
     numbers = range(-40, 40)
     names = [f"{number}" for number in range(40)]
     columns = list(itertools.product(names, numbers, numbers))
-    hashes = keys.hash_rows(
+    hashes = key_hashes.hash_rows(
         len(columns),
         {"model": "m", "site": "s", "pooling": "last"},
         {
@@ -68,19 +68,22 @@ def test_a_value_counts_in_its_own_column_only() -> None:
     variants = [
         {name: value} for name in ("dataset", "split", "mode", "variant") for value in ("a", "b")
     ]
-    hashes = {int(keys.hash_rows(1, constants, {})[0]) for constants in variants}
+    hashes = {int(key_hashes.hash_rows(1, constants, {})[0]) for constants in variants}
     assert len(hashes) == len(variants)
-    assert keys.hash_rows(1, {"mode": None}, {}) == keys.hash_rows(1, {}, {})
+    assert key_hashes.hash_rows(1, {"mode": None}, {}) == key_hashes.hash_rows(1, {}, {})
     swapped = [{"mode": "a", "variant": "b"}, {"mode": "b", "variant": "a"}]
-    assert len({int(keys.hash_rows(1, constants, {})[0]) for constants in swapped}) == 2
+    assert len({int(key_hashes.hash_rows(1, constants, {})[0]) for constants in swapped}) == 2
 
 
 def test_numpy_numbers_hash_as_python_numbers() -> None:
-    plain = keys.hash_rows(2, {}, {"layer": [3, -1]})
-    assert plain.tolist() == keys.hash_rows(2, {}, {"layer": [np.int32(3), np.int8(-1)]}).tolist()
+    plain = key_hashes.hash_rows(2, {}, {"layer": [3, -1]})
+    assert (
+        plain.tolist()
+        == key_hashes.hash_rows(2, {}, {"layer": [np.int32(3), np.int8(-1)]}).tolist()
+    )
 
 
 def test_a_description_leaves_nulls_out() -> None:
-    key = keys.key_of({"model": "m", "layer": 0, "site": "s"}, {"example_id": ["a", "b"]}, 1)
-    assert keys.describe(key) == "model=m, example_id=b, layer=0, site=s"
-    assert keys.describe_partition(("m", "s", None)) == "m, s, layer unknown"
+    key = key_hashes.key_of({"model": "m", "layer": 0, "site": "s"}, {"example_id": ["a", "b"]}, 1)
+    assert key_hashes.describe(key) == "model=m, example_id=b, layer=0, site=s"
+    assert key_hashes.describe_partition(("m", "s", None)) == "m, s, layer unknown"

@@ -8,7 +8,7 @@ import pytest
 
 from actstore import resources
 from actstore.capturing.forward.grading import parse
-from actstore.capturing.prompts import recipes
+from actstore.capturing.prompts import capture_recipes
 from actstore.errors import RecipeError
 from actstore.ingestion import recipes as ingestion
 
@@ -17,7 +17,7 @@ PACKAGED = sorted((resources.folder("ingest") / "capture").glob("*.toml"))
 
 @pytest.mark.parametrize("path", PACKAGED, ids=lambda path: path.stem)
 def test_packaged_recipes_say_what_they_are_for(path: Path) -> None:
-    recipe = recipes.load(path.stem)
+    recipe = capture_recipes.load(path.stem)
     assert recipe.name == path.stem
     assert recipe.title
     assert len(recipe.description) > 100
@@ -27,12 +27,12 @@ def test_packaged_recipes_say_what_they_are_for(path: Path) -> None:
 
 
 def test_the_two_kinds_of_recipes_stay_apart() -> None:
-    assert set(recipes.known()) == {path.stem for path in PACKAGED}
+    assert set(capture_recipes.known()) == {path.stem for path in PACKAGED}
     assert all(recipe.title != ingestion.known()[name].title for name, recipe in _both())
 
 
-def _both() -> list[tuple[str, recipes.CaptureRecipe]]:
-    return [(n, r) for n, r in recipes.known().items() if n in ingestion.known()]
+def _both() -> list[tuple[str, capture_recipes.CaptureRecipe]]:
+    return [(n, r) for n, r in capture_recipes.known().items() if n in ingestion.known()]
 
 
 def write(folder: Path, text: str) -> Path:
@@ -65,7 +65,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         label = "upper(label)"
         """,
     )
-    recipe = recipes.load(path)
+    recipe = capture_recipes.load(path)
     assert recipe.name == "my"
     assert recipe.columns["index"].value({}, "") == 3
     assert recipe.only == {"task": ("maze",), "variant": ("a", "2")}
@@ -95,15 +95,15 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
 )
 def test_what_is_not_understood_is_refused(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(RecipeError, match=f"my.toml.*{said}"):
-        recipes.load(write(tmp_path, text))
+        capture_recipes.load(write(tmp_path, text))
 
 
 @pytest.mark.parametrize("name", ["nothing", "amber", "../spatialeval"])
 def test_an_unknown_recipe_names_the_known(name: str) -> None:
     with pytest.raises(RecipeError, match="there are benchmark, clt, contrastive"):
-        recipes.load(name)
+        capture_recipes.load(name)
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot be read"):
-        recipes.load(tmp_path / "missing.toml")
+        capture_recipes.load(tmp_path / "missing.toml")
