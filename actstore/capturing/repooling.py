@@ -379,9 +379,9 @@ class _Worker:
             distance = float(np.linalg.norm(there - vectors[at]))
             if distance > _TOLERANCE * max(float(np.linalg.norm(there)), 1e-30):
                 example = tokens.examples[group]
+                place = key_hashes.describe_partition((tokens.model, tokens.site, tokens.layer))
                 raise ConflictError(
-                    f"{pool.text} of example {example['example_id']!r} at "
-                    f"{key_hashes.describe_partition((tokens.model, tokens.site, tokens.layer))} is "
+                    f"{pool.text} of example {example['example_id']!r} at {place} is "
                     f"stored already and differs by {distance:.3g}: it was pooled over other "
                     "tokens (see --exclude); keep both with --as-variant NAME"
                 )

@@ -1,4 +1,4 @@
-"""The command line's arguments and options, each declared once: one word means one thing."""
+"""Arguments and options that any command may have; `row_options.py` has those that choose rows."""
 
 from __future__ import annotations
 

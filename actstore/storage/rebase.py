@@ -38,8 +38,8 @@ def without_rows_of(
         if rival.width != entry.width:
             raise LayoutError(
                 f"another writer has just stored vectors of width {rival.width} for "
-                f"{key_hashes.describe_partition(entry.partition)}, these have width {entry.width}; "
-                "this commit is given up, nothing stored is lost"
+                f"{key_hashes.describe_partition(entry.partition)}, these have width "
+                f"{entry.width}; this commit is given up, nothing stored is lost"
             )
         rival_keys = shard_columns.read_columns(root, rival, names)
         ours, theirs = _pairs(own_hashes, key_hashes.hash_table(rival_keys))

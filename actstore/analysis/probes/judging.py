@@ -157,8 +157,8 @@ def words_alone(
     for number, each in enumerate(known):
         shares[: len(each.shares), number] = each.shares
     values = np.array([each.value for each in known])
-    p_values = iter(p_values.differences(values, shares, seed).tolist())
-    return [None if each is None else WordsBaseline(each.auroc, next(p_values)) for each in words]
+    chances = iter(p_values.differences(values, shares, seed).tolist())
+    return [None if each is None else WordsBaseline(each.auroc, next(chances)) for each in words]
 
 
 def table_of(job: Job) -> pa.Table:
