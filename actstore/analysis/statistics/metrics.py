@@ -174,8 +174,8 @@ def macro_auroc_interval(
 ) -> IntervalEstimate:
     """Return the macro AUROC of several classes with its interval, as :func:`auroc_interval` does.
 
-    What depends on the size of a class goes by the rarest one: the interval is too wide rather
-    than too narrow.
+    What depends on the size of a class goes by the rarest one. Where that has a dozen rows the
+    interval is somewhat too narrow all the same (``docs/numbers.md``).
 
     Args:
         scores: float ``[rows, classes]``; of each row, by probes that did not see it.
