@@ -63,7 +63,7 @@ def test_what_stays_together_may_be_anything_of_a_row(actstore: Command, tmp_pat
         done = actstore("probe", tmp_path / "s", *words, "--out", tmp_path / "out")
         (entry,) = json.loads(done.out)
         assert (entry["grouped_by"], entry["groups"]) == (by, 30)
-    for by, message in (("extra.town", "no row here has a field 'town'"), ("1 +", "error: ")):
+    for by, message in (("extra.town", "there is no column extra.town"), ("1 +", "error: ")):
         done = actstore("probe", tmp_path / "s", "--group-by", by, "--out", tmp_path / "out")
         assert done.code != 0
         assert message in done.err
