@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from actstore.errors import MissingExtraError
+
+_SECONDS = 5
 
 
 def check_installed() -> None:
@@ -27,12 +30,19 @@ def same(prediction: str, oracle: str) -> tuple[bool, str] | None:
     """
     import math_verify
 
+    # Its time limit is a signal's, which only the main thread may set.
+    limit = _SECONDS if threading.current_thread() is threading.main_thread() else None
+
+    def read(text: str) -> list[Any]:
+        found: list[Any] = math_verify.parse(text, parsing_timeout=limit)
+        return found
+
     # A bare `{1,2}` is read as LaTeX only between dollar signs.
-    wanted = math_verify.parse(f"${oracle.strip().strip('$')}$") or math_verify.parse(oracle)
-    found = math_verify.parse(prediction)
+    wanted = read(f"${oracle.strip().strip('$')}$") or read(oracle)
+    found = read(prediction)
     if not wanted or not found:
         return None
-    return bool(math_verify.verify(wanted, found)), _written(found)
+    return bool(math_verify.verify(wanted, found, timeout_seconds=limit)), _written(found)
 
 
 def _written(found: list[Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import pytest
@@ -30,6 +31,12 @@ def test_equal_expressions_are_correct(
     if span is not None:
         assert found.span is not None
         assert prediction[slice(*found.span)] == span
+
+
+def test_it_grades_outside_the_main_thread_too() -> None:
+    pytest.importorskip("math_verify")
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(grade, "math", "0.5", "1/2").result().label == "correct"
 
 
 @pytest.mark.skipif(find_spec("math_verify") is not None, reason="math-verify is installed")
