@@ -39,7 +39,7 @@ def used() -> dict[str, set[str]]:
         for name in rooms.imported(tree):
             top = name.partition(".")[0]
             if top not in sys.stdlib_module_names and top != "actstore":
-                (distribution,) = names(known[top])
+                (distribution,) = names(known.get(top, [top]))  # an extra may not be installed
                 found.setdefault(distribution, set()).add(module)
     return found
 

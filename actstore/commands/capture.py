@@ -169,7 +169,7 @@ given_options = bundle(
     click.option(
         "--grade",
         metavar="KIND",
-        help="Label by the response: exact, contains, choice, number, regex:PATTERN, "
+        help="Label by the response: exact, contains, choice, number, math, regex:PATTERN, "
         "sql:EXPRESSION.",
     ),
     click.option(

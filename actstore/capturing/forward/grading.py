@@ -5,6 +5,7 @@
 ``contains``            the oracle stands in the prediction as whole words
 ``choice``              the option chosen (a letter or its text) is the oracle's
 ``number``              the last number of the prediction is the last of the oracle
+``math``                the answer equals the oracle as mathematics (extra ``math``)
 ``regex:PATTERN``       what PATTERN finds (its first group, if it has one) is the oracle
 ``sql:EXPRESSION``      DuckDB SQL over the row's columns: true, false, a label, or NULL
 ======================  ================================================================
@@ -24,12 +25,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from actstore.capturing.forward import math_grading
 from actstore.capturing.prompts.example import Example
 from actstore.errors import SqlError, UsageError
 
 CORRECT = "correct"
 INCORRECT = "incorrect"
-KINDS = ("exact", "contains", "choice", "number", "regex:PATTERN", "sql:EXPRESSION")
+KINDS = ("exact", "contains", "choice", "number", "math", "regex:PATTERN", "sql:EXPRESSION")
 
 Evaluate = Callable[[str, Sequence[Mapping[str, Any]]], Sequence[Any]]
 """Returns the values of an SQL expression over rows given as mappings."""
@@ -122,8 +124,19 @@ class Grader:
             return _choice(prediction, example.oracle, example.choices)
         if self.kind == "number":
             return _number(prediction, example.oracle)
+        if self.kind == "math":
+            return _math(prediction, example.oracle)
         assert self.pattern is not None
         return _matched(self.pattern, prediction, example.oracle)
+
+
+def _math(prediction: str, oracle: str) -> Grade:
+    found = math_grading.same(prediction, oracle)
+    if found is None:
+        return Grade(None)
+    right, written = found
+    at = prediction.rfind(written) if written else -1
+    return Grade(CORRECT if right else INCORRECT, (at, at + len(written)) if at >= 0 else None)
 
 
 def parse(text: str, *, evaluate: Evaluate | None = None) -> Grader:
@@ -136,9 +149,13 @@ def parse(text: str, *, evaluate: Evaluate | None = None) -> Grader:
     Raises:
         UsageError: no such kind, a bad pattern, or an empty expression.
         SqlError: the expression is refused.
+        MissingExtraError: ``math``, and math-verify is not installed.
     """
     kind, colon, rest = text.partition(":")
     if not colon and kind in ("exact", "contains", "choice", "number"):
+        return Grader(text, kind)
+    if text == "math":
+        math_grading.check_installed()
         return Grader(text, kind)
     if kind == "regex" and rest:
         try:

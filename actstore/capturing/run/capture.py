@@ -59,8 +59,9 @@ def capture(
         chat_template: True for the model's own, False for raw texts, or a template.
         system: system prompt of examples that have none of their own.
         template_options: variables for the template, such as ``{"enable_thinking": False}``.
-        grade: ``exact``, ``contains``, ``choice``, ``number``, ``regex:…`` or ``sql:…``: compares
-            the answer with the oracle and sets ``label``; else the example's own label is kept.
+        grade: ``exact``, ``contains``, ``choice``, ``number``, ``math``, ``regex:…`` or ``sql:…``:
+            compares the answer with the oracle and sets ``label``; else the example's own label
+            is kept.
         model_name: what the store calls the model; by default what it was loaded from.
         revision: the model's commit, where transformers does not know it.
         dataset: data set of the examples.
