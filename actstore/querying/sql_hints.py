@@ -11,7 +11,6 @@ from actstore.querying import named
 _FUNCTIONS = ("dot", "cosine", "distance", "norm", "vector_mean")
 _SIGNATURES = "dot(a, b), cosine(a, b), distance(a, b), norm(v) and vector_mean(v)"
 _COLUMN = re.compile(r'Referenced column "(?P<name>[^"]+)" not found')
-_EXTRA = re.compile(r"Cannot extract field '(?P<name>[^']+)' from expression \"extra\"")
 _TABLE = re.compile(r'Referenced table "(?P<name>[^"]+)" not found')
 _FUNCTION = re.compile(r"Function with name (?P<name>\w+) does not exist")
 _SYNTAX = re.compile(r'syntax error at or near "(?P<name>[^"]*)"')
@@ -26,8 +25,6 @@ def advice(complaint: str) -> str | None:
     """
     if found := _COLUMN.search(complaint):
         return _of_column(found["name"])
-    if found := _EXTRA.search(complaint):
-        return f"extra is JSON text: write extra->>'$.{found['name']}'."
     if found := _TABLE.search(complaint):
         return "The store's only table is activations."
     if found := _FUNCTION.search(complaint):

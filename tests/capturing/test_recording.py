@@ -73,7 +73,7 @@ def test_a_forward_call(model: Any, tmp_path: Path) -> None:
     (run,) = open_snapshot(tmp_path / "s").manifest.runs
     assert run.kind == "record"
     assert run.settings["hooks"] == {"resid_post": ["model.layers.{layer} (output)"]}
-    assert run.settings["progress"] == {"examples": 1, "generated": False}
+    assert run.settings["progress"] == {"examples": 1, "generated": False, "rows": 3}
     assert_sound(tmp_path / "s")
 
 

@@ -22,7 +22,7 @@ def test_a_printed_recipe_is_a_recipe(actstore: Command, tmp_path: Path) -> None
 
 def test_an_unknown_recipe_names_those_there_are(actstore: Command) -> None:
     finished = actstore("recipes", "faithful")
-    assert finished.code == 1
+    assert finished.code == 2
     assert "faithfulness" in finished.err
 
 
@@ -37,5 +37,5 @@ def test_recipes_of_capture_are_a_list_of_their_own(actstore: Command) -> None:
     one = json.loads(actstore("recipes", "--capture", "contrastive", "--json").out)
     assert one["text"] == printed.out
     refused = actstore("recipes", "--capture", "amber")
-    assert refused.code == 1
+    assert refused.code == 2
     assert "no capture recipe 'amber'" in refused.err

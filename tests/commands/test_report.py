@@ -67,5 +67,5 @@ def test_the_command_stands_on_the_page_without_this_machine_s_folders(
     (command,) = (line for line in re.findall("<pre>(.*?)</pre>", text) if "report" in line)
     assert shlex.split(command) == [
         *("actstore", "report", store.name, "label = 'faithful'"),
-        *("--layer", "3", "--layer", "7", "--by", "task", "-o", "a.html"),
+        *("--layers", "3", "--layers", "7", "--by", "task", "-o", "a.html"),
     ]

@@ -89,7 +89,9 @@ def test_labels_are_in_the_pushed_shards_and_other_shards_stay(
     matching(hub, store, tmp_path / "copy")
     assert content(store) == expected
     assert manifests.load(store).operation == "fold"
-    assert "| maze | 17 | 1 |" in hub.read(ID, "README.md").decode()
+    readme = hub.read(ID, "README.md").decode()
+    assert "| task | ok | unfaithful | no label |" in readme
+    assert "| maze | 17 | 0 | 1 |" in readme
 
 
 def test_compaction_takes_the_place_of_the_small_shards(

@@ -80,10 +80,7 @@ def test_where_the_name_stands_in_a_query(
 def test_selections_tables_and_frames_have_them(store: actstore.Store) -> None:
     rows = store.select({"extra.group": "a"})
     assert rows.rows.tolist() == [0, 3]
-    assert store.select({"extra.sure": [True, False]}).rows.tolist() == [
-        0,
-        1,
-    ]
+    assert store.select({"extra.sure": [True, False]}).rows.tolist() == [0, 1, 2]
     assert store.select({"extra.group": None}).rows.tolist() == [2]
     assert rows.table(["extra.difficulty", "row_id"]).to_pydict() == {
         "extra.difficulty": [3, None],

@@ -20,7 +20,7 @@ from tests.commands.conftest import store as store  # the fixture
         ("SELECT verdict FROM activations", "columns: example_id, example_index, dataset"),
         ("SELECT cosin(layer) FROM activations", "Did you mean cosine?"),
         ("SELECT similarity(layer) FROM activations", "dot(a, b), cosine(a, b)"),
-        ("SELECT extra.task FROM activations", "extra->>'$.task'"),
+        ("SELECT extra.task FROM activations", "no row here has anything in extra"),
         ("SELECT * FROM runs", "table is activations"),
         ("label-counts", "--name label-counts"),
         ("label-count", "such as label-counts"),
