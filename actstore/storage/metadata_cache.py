@@ -106,7 +106,9 @@ def _identity(entry: ShardEntry | LabelEntry) -> str:
 def others(folder: Path, kept: Iterable[Manifest]) -> list[Path]:
     """Return the cached files in a folder, drafts too, that are not of one of these commits."""
     names = {_file_name(manifest) for manifest in kept}
-    found = [*folder.glob("metadata-*.parquet"), *folder.glob(".metadata-*.parquet.*")]
+    names |= {own_columns.path_of(Path(name)).name for name in names}
+    patterns = ("metadata-*.parquet", "own-metadata-*.parquet", ".*metadata-*.parquet.*")
+    found = [path for pattern in patterns for path in folder.glob(pattern)]
     return sorted(path for path in found if path.name not in names)
 
 
@@ -114,7 +116,8 @@ def _remove_old(folder: Path, newest: Path) -> None:
     others = [path for path in _newest_first(folder) if path != newest]
     for path in others[_KEPT - 1 :]:
         path.unlink(missing_ok=True)
-        own_columns.path_of(path).unlink(missing_ok=True)
+        if (own := own_columns.path_of(path)).exists():
+            own.unlink(missing_ok=True)
 
 
 def _newest_first(folder: Path) -> list[Path]:

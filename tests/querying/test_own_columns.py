@@ -177,3 +177,15 @@ def test_many_texts_of_one_shape_are_read_by_arrow(monkeypatch: pytest.MonkeyPat
 
 def test_a_name_is_quoted_whatever_it_holds() -> None:
     assert own_sql.quoted('extra.a "b"') == '"extra.a ""b"""'
+
+
+def test_a_row_that_is_dropped_for_good_is_in_no_cache(store: actstore.Store) -> None:
+    """The columns of their own are kept in files, which a pruning must not forget."""
+    store.sql("SELECT extra.group FROM activations").fetchall()
+    caches = store.path / ".cache"
+    assert list(caches.glob("own-metadata-*.parquet"))
+    store.drop("example_id = 'w'", prune=True)
+    assert list(caches.glob("own-metadata-*.parquet")) == []
+    assert store.sql("SELECT count(*) FROM activations WHERE extra.group = 'a'").fetchall() == [
+        (1,)
+    ]

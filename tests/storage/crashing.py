@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -175,6 +176,7 @@ def replacing(root: Path) -> None:
 
 def run_and_die(root: Path, scenario: Callable[[Path], None], at: int) -> None:
     """Run a scenario in this process and kill it at call number ``at``."""
+    tempfile.gettempdir()  # tries folders by making files in them, once in each process
     with trapped(at, die):
         scenario(root)
 
