@@ -1,0 +1,237 @@
+"""The options of `actstore capture`, handed on as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from actstore.commands.options import Spelled, bundle, seed_option
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+COLUMNS = {
+    "id": "ids, or positions count",
+    "question": "what is asked",
+    "oracle": "the right answer",
+    "answer": "a text to append to the prompt as if the model had said it",
+    "image": "an image: a path or its bytes",
+    "task": "the task within the data set",
+    "mode": "how the example is presented",
+    "variant": "which version of the example it is",
+    "label": "the class of the example",
+    "split": "the split of the data set",
+    "index": "position within the group that shares the id",
+    "choices": "the options of a multiple-choice question",
+    "system": "a system prompt of its own",
+    "messages": "a whole conversation, in place of the question",
+}
+"""Field of an example: what its column holds."""
+_OPTIONAL = ("index", "choices", "system", "messages")
+
+
+def column_options(command: Command) -> Command:
+    """Add one option per field that a column of the data may hold."""
+    for name, holds in reversed(COLUMNS.items()):
+        word = f"{name}-column" if name in ("split", "system") else name
+        command = click.option(
+            f"--{word}",
+            f"{name}_column",
+            metavar="COLUMN",
+            hidden=name in _OPTIONAL,
+            help=f"Column with {holds}"
+            f"{' (only if it is named)' if name == 'answer' else f' (by default {name})'}.",
+        )(command)
+    return command
+
+
+given_options = bundle(
+    "given",
+    dict,
+    click.option(
+        "--model",
+        metavar="ID|FOLDER|FILE.gguf",
+        required=True,
+        help="The model: Hub id, folder, or a GGUF file, whose weights are unpacked.",
+    ),
+    click.option(
+        "--data",
+        metavar="FILE|ID",
+        required=True,
+        help="The questions: .jsonl, .json, .csv, .tsv, .parquet, or ORG/NAME[:CONFIG][:SPLIT] "
+        "on the "
+        "Hub; with --recipe also the folder that it reads from.",
+    ),
+    click.option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="How records become examples (`actstore recipes --capture` lists those there are). "
+        "Its "
+        "options hold where no option is given here.",
+    ),
+    column_options,
+    click.option(
+        "--only",
+        multiple=True,
+        metavar="FIELD=A,B",
+        help="Only examples whose task, mode, variant … is one of these; may be repeated.",
+    ),
+    click.option(
+        "--image-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="FOLDER",
+        help="Where relative paths of images start; by default beside the data.",
+    ),
+    click.option("--split", metavar="NAME", help="Split of all examples that have none."),
+    click.option(
+        "--dataset", metavar="NAME", help="Name of the data set; by default what --data says."
+    ),
+    click.option(
+        "--first-k", type=click.IntRange(min=1), metavar="N", help="Only the first N examples."
+    ),
+    click.option(
+        "--layers",
+        cls=Spelled,
+        also=("--layer",),
+        default="all",
+        show_default=True,
+        metavar="SPEC",
+        help="all, last, 0,6,12, every-6, or fractions of the depth: 0.25,0.5,0.75.",
+    ),
+    click.option(
+        "--sites",
+        cls=Spelled,
+        also=("--site",),
+        default="resid_post",
+        show_default=True,
+        metavar="A,B,…",
+        help="resid_post, resid_pre, attn_out, mlp_in, mlp_out, embeddings, final_norm.",
+    ),
+    click.option(
+        "--pool",
+        cls=Spelled,
+        also=("--pooling",),
+        default="prompt.last",
+        show_default=True,
+        metavar="A,B,…",
+        help="Region and pooling: prompt, question, image, response, answer or all, with last, "
+        "first, "
+        "mean, max, tokens, or an offset such as -2.",
+    ),
+    click.option(
+        "--exclude",
+        default="bos",
+        show_default=True,
+        metavar="A,B",
+        help="Tokens that means and maxima leave out: bos, special; '' for none.",
+    ),
+    click.option(
+        "--max-new-tokens",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Length of the response; 0 generates nothing.",
+    ),
+    click.option(
+        "--generation",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Setting of generation, such as do_sample=true or temperature=0.7; may be repeated.",
+    ),
+    seed_option("For sampled responses."),
+    click.option(
+        "--grade",
+        metavar="KIND",
+        help="Label by the response: exact, contains, choice, number, math, regex:PATTERN, "
+        "sql:EXPRESSION.",
+    ),
+    click.option(
+        "--chat-template/--raw",
+        "chat_template",
+        default=True,
+        help="Put questions into the model's chat template (the default), or ask them as they are.",
+    ),
+    click.option(
+        "--template-file",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        metavar="FILE",
+        help="A Jinja chat template in place of the model's own.",
+    ),
+    click.option(
+        "--template-option",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Variable of the chat template, such as enable_thinking=false; may be repeated.",
+    ),
+    click.option("--system", metavar="TEXT", help="System prompt."),
+    click.option(
+        "--batch-size",
+        default="auto",
+        show_default=True,
+        metavar="N|auto",
+        help="Examples per batch; auto goes by tokens.",
+    ),
+    click.option(
+        "--padding-side",
+        type=click.Choice(("auto", "left", "right")),
+        default="auto",
+        show_default=True,
+        help="Where shorter prompts are filled up.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(("auto", "float32", "bfloat16", "float16")),
+        default="auto",
+        show_default=True,
+        help="What the model computes in; auto keeps the checkpoint's.",
+    ),
+    click.option(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:1 …; by default the accelerator."
+    ),
+    click.option("--device-map", metavar="MAP", help="Spread the model: auto, balanced, or JSON."),
+    click.option(
+        "--attn", metavar="NAME", help="Attention implementation; by default the model's."
+    ),
+    click.option(
+        "--revision", metavar="REV", help="Branch, tag or commit of the model on the Hub."
+    ),
+    click.option("--model-name", metavar="NAME", help="What the store calls the model."),
+    click.option(
+        "--trust-remote-code", is_flag=True, help="Run Python code that the model brings."
+    ),
+    click.option(
+        "--lower-blocks-only",
+        is_flag=True,
+        help="Do not load blocks above the last wanted one: the same values in less memory. Not "
+        "with "
+        "generation or final_norm; counts as another model beside runs that load all.",
+    ),
+    click.option("--blocks", metavar="PATH", help="Where the blocks are, such as model.layers."),
+    click.option(
+        "--storage-dtype",
+        type=click.Choice(("float32", "float16")),
+        help="Type to store; float16 refuses infinities. By default what loses nothing.",
+    ),
+    click.option(
+        "--dry-run", is_flag=True, help="Time one batch; say what the run takes; store nothing."
+    ),
+    click.option(
+        "--resume/--no-resume",
+        default=True,
+        help="Go on where an earlier run stopped (the default), or capture again what is stored.",
+    ),
+    click.option(
+        "--allow-mixed",
+        is_flag=True,
+        help="Add to rows of the same model and data set that were captured with other settings.",
+    ),
+    click.option(
+        "--self-check/--no-self-check", default=True, help="Check the hooks before the run."
+    ),
+    click.option(
+        "--strict", is_flag=True, help="Stop at the first example that cannot be captured."
+    ),
+)
