@@ -105,7 +105,7 @@ def test_what_has_no_norm(tmp_path: Path) -> None:
         assert store.select().normalisation("norm").scale == pytest.approx(0.5)
         with pytest.raises(AnalysisError, match=r"5 vectors of .* all the same"):
             store.select().normalisation("mean-norm")
-        with pytest.raises(TooFewRowsError, match="empty"):
+        with pytest.raises(TooFewRowsError, match="has no rows"):
             store.select("norm < 0").normalisation()
         with pytest.raises(UsageError, match="norm, mean-norm, got 'std'"):
             store.select().batches(2, normalise="std")  # type: ignore[arg-type]
