@@ -16,10 +16,11 @@ from actstore.querying import nearest as neighbours
 from actstore.querying.info import StoreInfo
 from actstore.querying.reader import StoreReader, opened
 from actstore.querying.sql import Database, Parameters
+from actstore.querying.value_codes import ranked
 from actstore.querying.vector_math import Metric
 from actstore.remote.address import is_address
 from actstore.storage import manifest as manifests
-from actstore.storage.snapshot import Snapshot, latest_snapshot, open_snapshot
+from actstore.storage.snapshot import Snapshot, latest_snapshot
 
 if TYPE_CHECKING:
     import duckdb
@@ -316,15 +317,7 @@ class Store(StoreReader):
         """
         from actstore.hub import push as hub
 
-        snapshot = self._open()
-        newest = open_snapshot(snapshot.root)
-        newest.close()
-        if newest.manifest.number != self.commit:
-            raise UsageError(
-                f"{snapshot.root} is open at commit {self.commit}, its latest is "
-                f"{newest.manifest.number}, and that is what push takes: refresh() first"
-            )
-        done = hub.push(snapshot.root, to, **options)
+        done = hub.push(self._latest("push takes"), to, **options)
         self.refresh()
         return done
 
@@ -336,12 +329,12 @@ class Store(StoreReader):
     @property
     def datasets(self) -> list[str | None]:
         """Data sets, by name; None (not recorded) last."""
-        return sorted(self._distinct("dataset"), key=lambda name: (name is None, name or ""))
+        return sorted(self._distinct("dataset"), key=ranked)
 
     @property
     def tasks(self) -> list[str | None]:
         """Tasks, by name; None (not recorded) last."""
-        return sorted(self._distinct("task"), key=lambda name: (name is None, name or ""))
+        return sorted(self._distinct("task"), key=ranked)
 
     def _distinct(self, column: str) -> set[str | None]:
         return self._metadata.distinct(np.arange(self._open().rows), column)
@@ -455,7 +448,7 @@ class Store(StoreReader):
         """
         from actstore.querying.changes import Drop
 
-        drop = Drop(self._latest("drop"), where, prune=prune)
+        drop = Drop(self._latest("drop changes"), where, prune=prune)
         done = drop.outlook if dry_run else drop.apply()
         self.refresh()
         return done
@@ -483,7 +476,7 @@ class Store(StoreReader):
         """
         from actstore.querying.changes import Rename
 
-        rename = Rename(self._latest("rename"), set, where)
+        rename = Rename(self._latest("rename changes"), set, where)
         done = rename.outlook if dry_run else rename.apply()
         self.refresh()
         return done
@@ -505,19 +498,19 @@ class Store(StoreReader):
         """
         from actstore.querying.changes import Checkout
 
-        checkout = Checkout(self._latest("checkout"), at)
+        checkout = Checkout(self._latest("checkout changes"), at)
         done = checkout.outlook if dry_run else checkout.apply()
         self.refresh()
         return done
 
-    def _latest(self, change: str) -> Path:
-        """Return the store's folder, if it is the latest commit that is open."""
+    def _latest(self, call: str) -> Path:
+        """Return the store's folder, if it is the latest commit that is open, as ``call`` needs."""
         root = self._open().root
         newest = manifests.load(root).number
         if newest != self.commit:
             raise UsageError(
                 f"{root} is open at commit {self.commit}, its latest is {newest}, and that is what "
-                f"{change} changes: refresh() first"
+                f"{call}: refresh() first"
             )
         return root
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actstore.commands import output, progress
-from actstore.commands.cells import interval, layer_cell, pooling_cells
+from actstore.commands.cells import interval
 from actstore.commands.options import (
     at_option,
     bundle,
@@ -20,7 +20,6 @@ from actstore.commands.options import (
     readable_store_argument,
     seed_option,
 )
-from actstore.commands.probes_shown import Layer, draw_auroc
 from actstore.commands.row_options import (
     Classes,
     Places,
@@ -138,7 +137,7 @@ def command(
     from actstore.analysis.probes import class_files, probe_files, tasks
     from actstore.analysis.probes.results import ProbeReport
     from actstore.analysis.probes.splits import ProbeSettings
-    from actstore.commands import classes_shown
+    from actstore.commands import probe_tables
 
     with actstore.open(store, at=at) as opened:
         other = None if test_store is None else actstore.open(test_store)
@@ -158,15 +157,11 @@ def command(
             )
         if other is not None:
             other.close()
-    written = None
+    written = None if target is None else _written(report, target)
     if isinstance(report, ProbeReport):
-        if target is not None:
-            written = _written(report, target)
         entries = [probe_files.summary(result, report) for result in report.results]
         chosen = classes.turned(report.classes.names)
     else:
-        if target is not None:
-            written = classes_shown.written(report, target)
         entries = [class_files.summary(result, report) for result in report.results]
         chosen = _chosen(report) if task == "auto" else None
     if as_json:
@@ -178,9 +173,9 @@ def command(
         )
         return
     if isinstance(report, ProbeReport):
-        _show(report)
+        probe_tables.show(report)
     else:
-        classes_shown.show(report)
+        probe_tables.show_classes(report)
     for line in [
         *_told(report),
         *([chosen] if chosen else []),
@@ -190,24 +185,26 @@ def command(
     output.note(written or "nothing was written: --out DIR keeps the probes, scores and a picture")
 
 
-def _written(report: ProbeReport, folder: Path) -> str:
+def _written(report: ProbeReport | ClassesReport, folder: Path) -> str:
     """Write everything there is of the probes; return what was written."""
-    from actstore.analysis.probes import probe_files
+    from actstore.analysis.probes import class_files, probe_files
+    from actstore.analysis.probes.results import ProbeReport
+    from actstore.commands import probe_tables
 
-    first, *_ = probe_files.save(report, folder)
-    told = (
-        f"{counted(len(report.results), 'probe')} written to {folder}: {first.name}, probes/, "
-        "probe_stats_layer*.csv"
-    )
-    drawn = [
-        Layer(one.place, one.auroc, None if one.permuted is None else one.permuted.auroc_95)
-        for one in report.results
-    ]
-    positive, negative = report.classes.names
-    picture = draw_auroc(drawn, folder, f"{report.method} probe: {positive} against {negative}")
-    if picture is None:
-        return f"{told}; no picture: pip install 'actstore[plot]' draws it"
-    return f"{told}, {picture.name}"
+    if isinstance(report, ProbeReport):
+        first, *_ = probe_files.save(report, folder)
+        probes, where = len(report.results), "probes/"
+        positive, negative = report.classes.names
+        heading = f"{report.method} probe: {positive} against {negative}"
+    else:
+        first, *_ = class_files.save(report, folder)
+        probes, where = (
+            len(report.results) * len(report.names),
+            "a folder for each class in probes/",
+        )
+        heading = f"{report.method} probes: macro AUROC of {len(report.names)} classes"
+    told = f"{counted(probes, 'probe')} written to {folder}: {first.name}, {where}"
+    return f"{told}, probe_stats_layer*.csv{probe_tables.draw(report, folder, heading)}"
 
 
 def _chosen(report: ClassesReport) -> str:
@@ -215,48 +212,6 @@ def _chosen(report: ClassesReport) -> str:
     return (
         f"{report.column} has {len(report.names)} values, and each is held against the rest; "
         f"--positive {report.names[0]} asks about one alone, with --negative against one other"
-    )
-
-
-def _show(report: ProbeReport) -> None:
-    first, second = report.classes.names
-    folds = report.results[0].folds
-    tested = f"{folds} folds" if folds > 1 else "one test part"
-    output.say(
-        f"{report.method} probe, {first} (positive) against {second}, {tested}, 95 % intervals"
-    )
-    poolings = pooling_cells([result.place for result in report.results])
-    output.print_table(
-        (
-            *("site", "pooling", "layer", "rows", "groups", "auroc", "interval", "words"),
-            *("over baseline", "accuracy", "interval", "balanced", "majority", "shuffled"),
-            *("p", "p_family", "band", "verdict"),
-        ),
-        [
-            (
-                result.place.site,
-                pooling,
-                layer_cell(result.place.layer),
-                result.rows,
-                result.groups,
-                round(result.auroc.value, 3),
-                interval(result.auroc.low, result.auroc.high),
-                None if result.words is None else round(result.words.auroc.value, 3),
-                f"{result.effect.value:+.3f} ({result.effect.low:+.3f} to "
-                f"{result.effect.high:+.3f}) {result.effect.baseline}",
-                round(result.accuracy.value, 3),
-                interval(result.accuracy.low, result.accuracy.high),
-                round(result.balanced_accuracy, 3),
-                round(result.majority, 3),
-                None if result.permuted is None else round(result.permuted.auroc_mean, 3),
-                None if result.permuted is None else round(result.permuted.p_value, 3),
-                None if result.permuted is None else round(result.permuted.p_family, 3),
-                result.band,
-                result.verdict,
-            )
-            for result, pooling in zip(report.results, poolings, strict=True)
-        ],
-        whole=("verdict",),
     )
 
 

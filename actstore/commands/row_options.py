@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from actstore.commands.options import Decorator, Spelled, bundle, together, words
+from actstore.querying import quoting
 
 if TYPE_CHECKING:
     from actstore.analysis.examples.place_rows import RowChoice
@@ -246,7 +247,7 @@ class Places:
         regions, poolings = places_of(self.pools)
         several = {"site": self.sites, "pooling": poolings, "region": regions}
         conditions = [
-            f"{name} IN ({', '.join(_literal(value) for value in values)})"
+            f"{name} IN ({', '.join(quoting.text(value) for value in values)})"
             for name, values in several.items()
             if len(values) > 1 or (values and name == "region")
         ]
@@ -257,11 +258,6 @@ class Places:
             site=self.sites[0] if len(self.sites) == 1 else None,
             pooling=poolings[0] if len(poolings) == 1 else None,
         )
-
-
-def _literal(text: str) -> str:
-    escaped = text.replace("'", "''")
-    return f"'{escaped}'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

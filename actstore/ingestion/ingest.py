@@ -13,6 +13,7 @@ from actstore.ingestion import run
 from actstore.ingestion.inference import FolderMapping
 from actstore.ingestion.options import IngestOptions
 from actstore.ingestion.report import IngestSummary
+from actstore.querying import quoting
 from actstore.remote.address import is_address, parse
 from actstore.storage.partition import StoredRows
 
@@ -118,5 +119,4 @@ def _here(sources: Sequence[str | Path]) -> Iterator[tuple[list[str | Path], dic
 
 def _texts(values: Iterable[str]) -> str:
     """Return values as a list of SQL texts, NULL where there are none."""
-    quoted = [value.replace("'", "''") for value in values]
-    return ", ".join(f"'{value}'" for value in quoted) or "NULL"
+    return ", ".join(map(quoting.text, values)) or "NULL"

@@ -15,6 +15,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import NotInStoreError, SidecarError, UsageError
 from actstore.ingestion.sidecars import SidecarTable, read_records
+from actstore.querying import filters
 from actstore.querying.sql import Database
 from actstore.storage.files import LocalFiles
 from actstore.storage.labels import set_labels
@@ -224,8 +225,7 @@ def _pairs(on: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _condition(where: str | None) -> str:
-    # The line break ends a comment, so that the parenthesis is always closed.
-    return f" WHERE ({where}\n)" if where else ""
+    return f" WHERE {filters.checked(where)}" if where else ""
 
 
 def _text(value: Any) -> str | None:

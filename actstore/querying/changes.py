@@ -14,6 +14,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import CorruptStoreError, SqlError, UsageError
+from actstore.querying import filters, quoting
 from actstore.querying.reader import StoreReader
 from actstore.querying.sql import Database
 from actstore.storage import dropping, going_back, pruning, renaming, shard_columns, soundness
@@ -235,8 +236,7 @@ class Rename:
         expressions = _expressions(set)
         snapshot = open_snapshot(store)
         with _naming_damage(snapshot), StoreReader(snapshot) as reader:
-            rows = reader.select(where).rows
-            old, new = _values(snapshot, where, expressions)
+            rows, old, new = _values(snapshot, where, expressions)
             differs = np.zeros(len(rows), bool)
             for name in expressions:
                 pairs = zip(old[name], new[name], strict=True)
@@ -401,24 +401,24 @@ def _expressions(given: Assignments) -> dict[str, str]:
 def _literal(value: Any) -> str:
     if value is None:
         return "NULL"
-    if isinstance(value, str):
-        quoted = value.replace("'", "''")
-        return f"'{quoted}'"
-    return str(value)
+    return quoting.text(value) if isinstance(value, str) else str(value)
 
 
 def _values(
     snapshot: Snapshot, where: str | None, expressions: Mapping[str, str]
-) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-    """Return the old and the new values of the rows that fit, in row order, by column."""
+) -> tuple[np.ndarray, dict[str, list[Any]], dict[str, list[Any]]]:
+    """Return the rows that fit, int64, with their old and new values by column.
+
+    All by one query: asked twice, a condition such as ``random() < 0.5`` means other rows.
+    """
     types = {column.name: column.type for column in schema.columns()}
     # The line break ends a comment, so that the parenthesis is always closed.
     cells = [
         f"CAST(({expression}\n) AS {_TYPES[types[name]]})"
         for name, expression in expressions.items()
     ]
-    condition = f" WHERE ({where}\n)" if where else ""
-    query = f"SELECT {', '.join([*expressions, *cells])} FROM activations{condition}"
+    condition = "" if where is None else f" WHERE {filters.checked(where)}"
+    query = f"SELECT row_id, {', '.join([*expressions, *cells])} FROM activations{condition}"
     database = Database(snapshot)
     try:
         for name, expression in expressions.items():
@@ -433,7 +433,8 @@ def _values(
         raise SqlError(f"{error} (text stands in single quotes: \"site='resid_post'\")") from error
     finally:
         database.close()
-    columns = [column.to_pylist() for column in table.columns]
+    rows, *columns = table.columns
+    columns = [column.to_pylist() for column in columns]
     names = list(expressions)
     old = dict(zip(names, columns[: len(names)], strict=True))
     new = dict(zip(names, columns[len(names) :], strict=True))
@@ -441,7 +442,7 @@ def _values(
         new["site"] = _canonical(new["site"])
     for text in {*new.get("extra", ())} - {None}:
         _check_extra(text)
-    return old, new
+    return rows.to_numpy(), old, new
 
 
 def _canonical(sites: Sequence[str | None]) -> list[str | None]:

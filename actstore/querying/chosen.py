@@ -123,7 +123,7 @@ class ChosenRows:
     @property
     def own_columns(self) -> list[str]:
         """The fields of ``extra``, each as the name of its column: ``extra.NAME``."""
-        return list(self._snapshot.own_columns())
+        return list(self._snapshot.own_columns)
 
     def values_of(self, column: str) -> set[str | None]:
         """Return the values that the rows have in a column of few, such as ``pooling``."""

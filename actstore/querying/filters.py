@@ -10,9 +10,9 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import NotInStoreError, SqlError, UsageError
-from actstore.querying import own_sql
+from actstore.querying import quoting
 from actstore.querying.metadata import Metadata, missing_column
-from actstore.querying.own_sql import quoted
+from actstore.storage import own_columns
 
 if TYPE_CHECKING:
     from actstore.querying.sql import Database
@@ -132,7 +132,7 @@ def _rows_by_codes(
 def _values(column: str, value: Any, metadata: Metadata) -> Values:
     """Return the wanted values of a column as a list, each of the column's type."""
     types = {entry.name: entry.type for entry in schema.columns() if entry.name != schema.VECTOR}
-    if column.startswith(own_sql.PREFIX):
+    if column.startswith(own_columns.PREFIX):
         types[column] = str(metadata.type_of(column))
     if column not in types:
         raise NotInStoreError(missing_column(column, list(types)))
@@ -251,7 +251,7 @@ def _rows_by_sql(
     for column, values in equals.items():
         conditions.append(_condition(column, values, parameters))
     if where is not None:
-        conditions.append(_checked(where))
+        conditions.append(checked(where))
     text = f"SELECT row_id FROM activations WHERE {' AND '.join(conditions)}"
     found = database.table(text, parameters or None)
     rows: np.ndarray = found.column(0).to_numpy()
@@ -269,19 +269,23 @@ def _condition(column: str, values: Values, parameters: dict[str, Any]) -> str:
     names = []
     for value in values:
         if value is None:
-            choices.append(f"{quoted(column)} IS NULL")
+            choices.append(f"{quoting.name(column)} IS NULL")
         else:
             name = f"value_{len(parameters)}"
             parameters[name] = value
             names.append(f"${name}")
     if names:
         cast = "::FLOAT" if column == "norm" else ""
-        choices.append(f"{quoted(column)} IN ({', '.join(name + cast for name in names)})")
+        choices.append(f"{quoting.name(column)} IN ({', '.join(name + cast for name in names)})")
     return f"({' OR '.join(choices)})"
 
 
-def _checked(where: str) -> str:
-    """Return a condition in parentheses, sure that it is one expression."""
+def checked(where: str) -> str:
+    """Return a condition in parentheses, sure that it is one expression.
+
+    Raises:
+        SqlError: it is not.
+    """
     import duckdb
 
     from actstore.querying.sql import explained
@@ -296,15 +300,15 @@ def _checked(where: str) -> str:
 def _check_present(database: Database, column: str, values: Values) -> None:
     parameters: dict[str, Any] = {}
     condition = _condition(column, values, parameters)
-    text = f"SELECT DISTINCT {quoted(column)} FROM activations WHERE {condition}"
+    text = f"SELECT DISTINCT {quoting.name(column)} FROM activations WHERE {condition}"
     found = set(database.table(text, parameters or None).column(0).to_pylist())
     if column == "norm":
         return  # float32 against float: equality is for SQL to say
     for value in values:
         if value not in found:
             listing = database.table(
-                f"SELECT {quoted(column)} FROM activations GROUP BY 1 ORDER BY count(*) DESC, 1 "
-                f"LIMIT {_LISTED + 1}"
+                f"SELECT {quoting.name(column)} FROM activations GROUP BY 1 "
+                f"ORDER BY count(*) DESC, 1 LIMIT {_LISTED + 1}"
             )
             present = set(listing.column(0).to_pylist())
             raise NotInStoreError(_absent(column, value, present, "the store"))

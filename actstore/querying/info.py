@@ -108,7 +108,7 @@ def describe(snapshot: Snapshot) -> StoreInfo:
         vector_bytes=sum(shard.vector_bytes for shard in shards),
         models=tuple(sorted({shard.model for shard in shards})),
         sites=tuple(sorted({shard.site for shard in shards})),
-        layers=tuple(sorted(layers, key=lambda layer: (layer is None, layer or 0))),
+        layers=tuple(sorted(layers, key=ranked)),
         poolings=tuple(sorted({part.pooling for part in partitions})),
         regions=tuple(sorted({part.region for part in partitions}, key=ranked)),
         widths=tuple(sorted({shard.width for shard in shards})),
@@ -136,7 +136,7 @@ def _own_columns(snapshot: Snapshot) -> Iterator[OwnColumn]:
     """Count the values of each field of ``extra``: the file's own statistics know them."""
     import pyarrow.parquet as pq
 
-    types = snapshot.own_columns()
+    types = snapshot.own_columns
     if not types:
         return
     footer = pq.read_metadata(snapshot.own_columns_file())

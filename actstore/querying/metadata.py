@@ -12,6 +12,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import NotInStoreError
 from actstore.querying import own_sql
+from actstore.storage import own_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,19 +58,16 @@ class Metadata:
 
         return pq.ParquetFile(self._snapshot.own_columns_file(), memory_map=True)
 
-    @cached_property
-    def _own(self) -> dict[str, pa.DataType]:
-        return self._snapshot.own_columns()
-
     def type_of(self, column: str) -> pa.DataType:
         """Return the type of a column ``extra.NAME``.
 
         Raises:
             NotInStoreError: no row has such a field.
         """
-        if column not in self._own:
-            raise NotInStoreError(own_sql.absent(column, self._own))
-        return self._own[column]
+        known = self._snapshot.own_columns
+        if column not in known:
+            raise NotInStoreError(own_sql.absent(column, known))
+        return known[column]
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -98,7 +96,7 @@ class Metadata:
             return empty if not len(rows) else pa.table({ROW_ID: rows}).select(names)
         groups = np.searchsorted(self._starts, rows, "right") - 1
         needed = np.unique(groups)
-        own = [name for name in names if name.startswith(own_sql.PREFIX)]
+        own = [name for name in names if name.startswith(own_columns.PREFIX)]
         for name in own:
             self.type_of(name)
         file = self._own_file if own else self._file
@@ -114,7 +112,7 @@ class Metadata:
     def _field(self, name: str) -> pa.Field:
         import pyarrow as pa
 
-        if name.startswith(own_sql.PREFIX):
+        if name.startswith(own_columns.PREFIX):
             return pa.field(name, self.type_of(name))
         if name == ROW_ID:
             return pa.field(ROW_ID, pa.int64(), nullable=False)
@@ -173,7 +171,7 @@ def check_columns(columns: Iterable[str] | None) -> list[str]:
         return known
     names = [columns] if isinstance(columns, str) else list(columns)
     for name in names:
-        if name not in known and not name.startswith(own_sql.PREFIX):
+        if name not in known and not name.startswith(own_columns.PREFIX):
             raise NotInStoreError(missing_column(name, known))
     return names
 

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from actstore.errors import SqlError
+from actstore.querying import quoting
 
 if TYPE_CHECKING:
     import duckdb
 
-PREFIX = "extra."
 _TABLE = "extra"
 _MENTION = re.compile(r'\bextra"?\s*\.|"extra\.', re.IGNORECASE)
 _LISTED = 20
@@ -23,12 +23,6 @@ _EXPLAIN = re.compile(r"\s*explain\b(\s+analyze\b)?(\s*\([^)]*\))?", re.IGNORECA
 def mentions(query: str) -> bool:
     """Say whether a query may name a field of ``extra``; cheap, and right where it says no."""
     return _MENTION.search(query) is not None
-
-
-def quoted(name: str) -> str:
-    """Return a column's name as SQL takes it whatever it holds."""
-    escaped = name.replace('"', '""')
-    return f'"{escaped}"'
 
 
 def rewritten(connection: duckdb.DuckDBPyConnection, query: str, names: Iterable[str]) -> str:
@@ -65,7 +59,7 @@ def rewritten(connection: duckdb.DuckDBPyConnection, query: str, names: Iterable
         column = ".".join(path[at:])
         if column.lower() not in known:
             raise SqlError(absent(column, known.values()))
-        column = ".".join(map(quoted, [*path[:at], known[column.lower()]]))
+        column = ".".join(map(quoting.name, [*path[:at], known[column.lower()]]))
         first = node["query_location"]
         spans[first, first + node["query_location_length"]] = column.encode()
     for (first, last), column_text in sorted(spans.items(), reverse=True):

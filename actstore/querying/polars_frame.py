@@ -59,7 +59,7 @@ class _FrameSource:
             self._vector = pl.List(pl.Float32)
             self._dtype = np.dtype(np.float32)
         own: dict[str, Any] = {}
-        for name, kind in snapshot.own_columns().items():
+        for name, kind in snapshot.own_columns.items():
             own[name] = getattr(pl, _OWN[str(kind)])
         self._file = snapshot.own_columns_file if own else snapshot.metadata_file
         self.schema = pl.Schema(

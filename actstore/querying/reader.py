@@ -15,6 +15,7 @@ from actstore.querying import filters
 from actstore.querying.metadata import Metadata
 from actstore.querying.selected import SelectedRows
 from actstore.querying.sql import Database
+from actstore.querying.value_codes import ranked
 from actstore.remote.address import is_address
 from actstore.storage.snapshot import Snapshot, open_snapshot
 
@@ -109,7 +110,7 @@ class StoreReader:
     def layers(self) -> list[int | None]:
         """Layers, ascending; None (not recorded) last."""
         layers = {shard.layer for shard in self._snapshot.shards}
-        return sorted(layers, key=lambda layer: (layer is None, layer or 0))
+        return sorted(layers, key=ranked)
 
     @property
     def widths(self) -> list[int]:
@@ -121,20 +122,13 @@ class StoreReader:
     ) -> SelectedRows:
         """Return the rows that meet all conditions, in row order.
 
-        Vectors and metadata are read when the selection is asked for them.
-
         Args:
-            where: an SQL condition, such as ``"norm > 50 AND task = 'maze'"``; or a mapping, for
-                columns that are no keywords: ``{"extra.group": "a"}``.
-            equals: ``column=value``, or several values as a list; None means null. A site
-                may be spelled as TransformerLens or transformers do. Rows whose values of
-                model, site, pooling, region or layer were listed may stand in one matrix.
+            where: an SQL condition, or a mapping of columns that are no keywords.
+            equals: ``column=value``, or several values as a list; None means null.
 
         Raises:
-            NotInStoreError: there is no such column, or no row has such a value; the
-                message names what is there. A ``where`` that nothing meets is no error.
-            UsageError: a value of the wrong type.
-            SqlError: ``where`` is not one condition.
+            NotInStoreError, UsageError, SqlError: as
+                :func:`~actstore.querying.filters.rows_where`.
         """
         return self._select(where, equals, SelectedRows)
 

@@ -9,8 +9,9 @@ import numpy as np
 from actstore import schema
 from actstore.errors import NotInStoreError, SqlError
 from actstore.querying.metadata import ROW_ID, missing_column
-from actstore.querying.own_sql import PREFIX, absent
+from actstore.querying.own_sql import absent
 from actstore.querying.sql import Database, explained
+from actstore.storage.own_columns import PREFIX
 
 if TYPE_CHECKING:
     from actstore.querying.selected import SelectedRows

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from actstore import schema
 from actstore.errors import SqlError, UsageError
-from actstore.querying import own_sql, pushdown, sql_hints, vector_math
+from actstore.querying import own_sql, pushdown, quoting, sql_hints, vector_math
 from actstore.querying.pushdown import PushedDown
 from actstore.querying.sql_functions import VectorFunctions
 
@@ -103,7 +103,7 @@ class Database:
             cursor = self._connect().cursor()
             kind = self._check(cursor, query)
             if self._own and own_sql.mentions(query):
-                query = own_sql.rewritten(cursor, query, self._snapshot.own_columns())
+                query = own_sql.rewritten(cursor, query, self._snapshot.own_columns)
             found = None
             if kind == "SELECT":
                 found = self._on_the_map(cursor, query, parameters)
@@ -218,9 +218,9 @@ class Database:
                 else column.name
                 for column in schema.columns()
             ]
-            own = self._snapshot.own_columns() if self._own else {}
-            columns += ["row_id", *map(own_sql.quoted, own)]
-            source = _literal(str(metadata))
+            own = self._snapshot.own_columns if self._own else {}
+            columns += ["row_id", *map(quoting.name, own)]
+            source = quoting.text(str(metadata))
             connection.execute(
                 f"CREATE VIEW {pushdown.VIEW} AS SELECT {', '.join(columns)} "
                 f"FROM read_parquet({source})"
@@ -259,11 +259,6 @@ class Database:
             f"only statements that read are allowed ({_READING}), got {kind}; "
             "--allow-external (allow_external=True) takes others"
         )
-
-
-def _literal(text: str) -> str:
-    escaped = text.replace("'", "''")
-    return f"'{escaped}'"
 
 
 def _plain(parameters: Parameters | None) -> Any:

@@ -6,7 +6,7 @@ import difflib
 import re
 
 from actstore import schema
-from actstore.querying import named
+from actstore.querying import named, quoting
 
 _FUNCTIONS = ("dot", "cosine", "distance", "norm", "vector_mean")
 _SIGNATURES = "dot(a, b), cosine(a, b), distance(a, b), norm(v) and vector_mean(v)"
@@ -42,10 +42,9 @@ def _of_column(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), columns, n=1, cutoff=0.75)
     if near:
         return f"Did you mean {near[0]}?"
-    text = name.replace("'", "''")
     return (
-        f"A text stands in single quotes, '{text}'; double quotes and bare words name columns: "
-        f"{', '.join(columns)}."
+        f"A text stands in single quotes, {quoting.text(name)}; double quotes and bare words name "
+        f"columns: {', '.join(columns)}."
     )
 
 

@@ -34,6 +34,8 @@ _COLUMN = "extra"
 def own_file(metadata: Path) -> Path:
     """Return a copy of a metadata file with the own columns behind the others, made if missing.
 
+    Where no row has anything in ``extra`` there are none, and the file itself is returned.
+
     Args:
         metadata: a snapshot's metadata file, one row per row of the store.
 
@@ -42,6 +44,8 @@ def own_file(metadata: Path) -> Path:
     """
     path = path_of(metadata)
     if not path.exists():
+        if _holds_no_extra(metadata):
+            return metadata
         draft = metadata.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             _write(metadata, draft)
@@ -57,14 +61,30 @@ def path_of(metadata: Path) -> Path:
     return metadata.with_name(f"own-{metadata.name}")
 
 
+def types(own: Path) -> dict[str, pa.DataType]:
+    """Return the own columns of a file that :func:`own_file` returned, with their types."""
+    import pyarrow.parquet as pq
+
+    found = pq.read_schema(own)
+    return {name: found.field(name).type for name in found.names if name.startswith(PREFIX)}
+
+
+def _holds_no_extra(metadata: Path) -> bool:
+    """Say whether the column is null in every row, as the file's statistics know."""
+    import pyarrow.parquet as pq
+
+    footer = pq.read_metadata(metadata)
+    at = footer.schema.names.index(_COLUMN)
+    groups = [footer.row_group(group) for group in range(footer.num_row_groups)]
+    return all(each.column(at).statistics.null_count == each.num_rows for each in groups)
+
+
 def _write(metadata: Path, draft: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(metadata, memory_map=True, read_dictionary=[_COLUMN]) as file:
         column = file.read([_COLUMN])[_COLUMN].unify_dictionaries().combine_chunks()
-        if isinstance(column, pa.ChunkedArray):  # of a store without rows
-            column = pa.array([], pa.string()).dictionary_encode()
         fields = _fields(column)
         plain = pq.ParquetFile(metadata, memory_map=True)
         target = plain.schema_arrow

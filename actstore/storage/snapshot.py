@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -118,12 +119,10 @@ class Snapshot:
         """
         return own_columns.own_file(self.metadata_file())
 
+    @cached_property
     def own_columns(self) -> dict[str, pa.DataType]:
-        """Return the fields of ``extra`` by their columns' names, with their types."""
-        import pyarrow.parquet as pq
-
-        found = pq.read_schema(self.own_columns_file())
-        return {name: found.field(name).type for name in found.names if "." in name}
+        """The fields of ``extra`` by their columns' names, with their types."""
+        return own_columns.types(self.own_columns_file())
 
     def shape(self, row_ids: np.ndarray | None = None) -> tuple[int, schema.VectorType]:
         """Return width and stored type of the given rows' vectors (of all rows: None).

@@ -9,6 +9,7 @@ import pytest
 
 from actstore.errors import SqlError, UsageError
 from actstore.querying.changes import Checkout, Drop, Rename, RowGroup, groups_of
+from actstore.querying.reader import StoreReader
 from actstore.storage import manifest as manifests
 from actstore.storage.dropping import rows_by_shard
 from actstore.storage.labels import set_labels
@@ -91,3 +92,15 @@ def test_going_back_counts_rows_on_both_sides(store: Path) -> None:
     found = [(each.layer, each.label, each.now, each.then) for each in shown.changes]
     assert found == [(1, "x", 1, 0), (1, None, 2, 5), (None, "it's", 1, 0), (None, None, 2, 3)]
     assert (shown.rows, shown.rows_now, shown.undone) == (8, 6, 2)
+
+
+def test_a_condition_by_chance_is_drawn_once(tmp_path: Path) -> None:
+    """Asked twice it means other rows, and these got the values of the first ones."""
+    for number in range(8):
+        root = tmp_path / str(number)
+        write(root, batch(0, 40))
+        done = Rename(root, "task = example_id", "random() < 0.5").apply()
+        with StoreReader(open_snapshot(root)) as reader:
+            table = reader.select("task IS NOT NULL").table(["task", "example_id"])
+        assert len(table) == done.rows
+        assert table["task"].to_pylist() == table["example_id"].to_pylist()

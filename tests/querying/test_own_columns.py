@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import actstore
 from actstore.errors import NotInStoreError, SqlError, UsageError
 from actstore.ingestion.labeling import label_by_expression
-from actstore.querying import own_sql
+from actstore.querying import quoting
 from actstore.storage import own_columns
 
 FIELDS: dict[str, list[Any]] = {
@@ -175,8 +175,9 @@ def test_many_texts_of_one_shape_are_read_by_arrow(monkeypatch: pytest.MonkeyPat
     assert found["o.b"].to_pylist()[:2] == [True, False]
 
 
-def test_a_name_is_quoted_whatever_it_holds() -> None:
-    assert own_sql.quoted('extra.a "b"') == '"extra.a ""b"""'
+def test_names_and_texts_are_quoted_whatever_they_hold() -> None:
+    assert quoting.text("it's") == "'it''s'"
+    assert quoting.name('extra.a "b"') == '"extra.a ""b"""'
 
 
 def test_a_row_that_is_dropped_for_good_is_in_no_cache(store: actstore.Store) -> None:
