@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +11,7 @@ import torch
 from actstore.ingestion.recipes import load
 from actstore.storage.snapshot import open_snapshot
 from tests.commands.conftest import Command
+from tests.commands.terminal import on_a_terminal
 from tests.layouts.folders import SHAPES
 
 MODEL = ("--model", "org/model")
@@ -91,36 +88,12 @@ def test_the_recipe_of_a_folder_without_vectors(actstore: Command, tmp_path: Pat
     assert "state.pt: holds no vectors" in finished.err
 
 
-def answered(answer: str, *words: object) -> tuple[int, str]:
-    """Run `actstore WORDS…` on a terminal and answer; return its code and all it shows."""
-    terminal, inner = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "actstore", *map(str, words)],
-        stdin=inner,
-        stdout=inner,
-        stderr=inner,
-        env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"},
-    )
-    os.close(inner)
-    os.write(terminal, answer.encode())
-    shown = b""
-    while True:
-        try:
-            read = os.read(terminal, 1 << 16)
-        except OSError:  # how Linux says that the other end is closed
-            break
-        if not read:
-            break
-        shown += read
-    os.close(terminal)
-    return process.wait(), shown.decode()
-
-
 @pytest.mark.parametrize(("answer", "code", "rows"), [("y\n", 0, 18), ("n\n", 2, None)])
 def test_on_a_terminal_it_asks(
     folder: Path, tmp_path: Path, answer: str, code: int, rows: int | None
 ) -> None:
-    found, shown = answered(answer, "ingest", folder, "--store", tmp_path / "s", *MODEL)
+    words = ("ingest", folder, "--store", tmp_path / "s", *MODEL)
+    found, shown = on_a_terminal(*words, answer=answer, NO_COLOR="1")
     assert found == code
     assert "Is that right?" in shown
     assert "a number as key, 2 of them" in shown

@@ -2,57 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
-import struct
-import subprocess
-import sys
-import termios
 from pathlib import Path
 
 from actstore.commands.formats import TABLE_ROWS
+from tests.commands.terminal import COLUMNS, on_a_terminal
 from tests.layouts import faithfulness
-
-COLUMNS = 90
-
-
-def on_a_terminal(*words: object, **environment: str) -> str:
-    """Run `actstore WORDS…` on a terminal of 90 columns; return all it shows."""
-    terminal, inner = pty.openpty()
-    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 30, COLUMNS, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "actstore", *map(str, words)],
-        stdin=inner,
-        stdout=inner,
-        stderr=inner,
-        env={**os.environ, "TERM": "xterm", **environment},
-    )
-    os.close(inner)
-    shown = b""
-    while True:
-        try:
-            read = os.read(terminal, 1 << 16)
-        except OSError:  # how Linux says that the other end is closed
-            break
-        if not read:
-            break
-        shown += read
-    process.wait()
-    os.close(terminal)
-    return shown.decode()
 
 
 def test_an_ingest_shows_how_far_it_is(tmp_path: Path) -> None:
     faithfulness.write_v1(tmp_path / "project")
-    shown = on_a_terminal("ingest", tmp_path / "project", "--store", tmp_path / "s")
+    _, shown = on_a_terminal("ingest", tmp_path / "project", "--store", tmp_path / "s")
     assert "ingesting" in shown
     assert "52 rows" in shown.split("recipe")[0]
     assert "rows/s" in shown
 
 
 def test_a_wide_table_fits_the_window(store: Path) -> None:
-    shown = on_a_terminal("query", store, "FROM activations LIMIT 2", NO_COLOR="1")
+    _, shown = on_a_terminal("query", store, "FROM activations LIMIT 2", NO_COLOR="1")
     header, first, *_ = shown.replace("\r", "").splitlines()
     assert " …" in header
     assert header.startswith("example_id")
@@ -61,12 +27,12 @@ def test_a_wide_table_fits_the_window(store: Path) -> None:
 
 
 def test_a_long_table_says_how_many_rows_it_hides(store: Path) -> None:
-    shown = on_a_terminal("query", store, "SELECT range FROM range(1000)", NO_COLOR="1")
+    _, shown = on_a_terminal("query", store, "SELECT range FROM range(1000)", NO_COLOR="1")
     lines = shown.replace("\r", "").splitlines()
     assert len(lines) == TABLE_ROWS + 2
     assert lines[-1].startswith("(1,000 rows, the first 40 shown")
 
 
 def test_colours_unless_they_are_unwanted(store: Path) -> None:
-    assert "\x1b[31m" in on_a_terminal("query", store, "SELEC")
-    assert "\x1b" not in on_a_terminal("query", store, "SELEC", NO_COLOR="1")
+    assert "\x1b[31m" in on_a_terminal("query", store, "SELEC")[1]
+    assert "\x1b" not in on_a_terminal("query", store, "SELEC", NO_COLOR="1")[1]

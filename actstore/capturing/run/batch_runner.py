@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -10,6 +11,7 @@ import torch
 from actstore.capturing.forward.engine import Captured, Engine, out_of_memory
 from actstore.capturing.run.batching import TOKENS, BatchSize, Window, form
 from actstore.capturing.run.summary import Refused
+from actstore.capturing.run.tables import StorageType, settle_values
 from actstore.capturing.selfcheck.pad_leaks import Padding, measure
 from actstore.errors import ExampleError, ModelError
 
@@ -57,10 +59,35 @@ class Runner:
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-                self.shrink(window, group, error)
+                self._shrink(window, group, error)
                 if len(group) > 1:
                     waiting.extendleft(reversed(halves(group)))
                 continue
+
+    def timed(
+        self, window: Window, group: list[int], dtype: StorageType | None
+    ) -> tuple[Captured, float, list[int]]:
+        """Run one batch, a smaller one where memory runs out; return it, its seconds, its places.
+
+        Raises:
+            ModelError: not even one example fits.
+        """
+        began = time.monotonic()
+        try:
+            captured = self.engine.run(
+                [window.examples[at] for at in group], [window.positions[at] for at in group]
+            )
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            self._shrink(window, group, error)
+            if len(group) == 1:
+                raise ModelError(
+                    f"the device's memory does not hold {window.examples[group[0]].where}"
+                ) from error
+            return self.timed(window, halves(group)[0], dtype)
+        settle_values(captured, dtype)
+        return captured, time.monotonic() - began, group
 
     def groups(self, window: Window) -> list[list[int]]:
         """Return the window's batches as places in it, the longest examples first."""
@@ -116,7 +143,7 @@ class Runner:
         good = [at for at in group if at not in bad]
         return [good] if good else []
 
-    def shrink(self, window: Window, group: Sequence[int], error: Exception) -> None:
+    def _shrink(self, window: Window, group: Sequence[int], error: Exception) -> None:
         """Note that memory did not hold a batch: the next ones are smaller, or this is the end.
 
         Raises:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from actstore import schema
+from actstore.capturing.forward.pooling import Pool
 from actstore.errors import DiskSpaceError
 from actstore.storage.rows import RowBatch
 
@@ -80,6 +81,25 @@ def size(count: int) -> str:
             break
         number /= 1000
     return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
+
+
+def rows_of(pools: Sequence[Pool], length: int, max_new_tokens: int) -> int:
+    """Return about how many vectors an example has at each place.
+
+    Args:
+        pools: what is pooled.
+        length: tokens of its prompt.
+        max_new_tokens: the most tokens of its response.
+    """
+    rows = 0
+    for pool in pools:
+        if pool.pool != "tokens":
+            rows += 1
+        elif pool.region == "response":
+            rows += max_new_tokens
+        else:
+            rows += length + (max_new_tokens if pool.region == "all" else 0)
+    return rows
 
 
 def bytes_per_example(batches: Sequence[RowBatch], examples: int) -> float:

@@ -18,7 +18,6 @@ from actstore.capturing.forward.engine import (
     Captured,
     Engine,
     context_length,
-    out_of_memory,
     state_width,
 )
 from actstore.capturing.prompts.encode import Prompter
@@ -27,7 +26,7 @@ from actstore.capturing.run import estimate as estimates
 from actstore.capturing.run import provenance
 from actstore.capturing.run.asked import asked_of
 from actstore.capturing.run.background_writer import Sink, WindowRows
-from actstore.capturing.run.batch_runner import Runner, halves
+from actstore.capturing.run.batch_runner import Runner
 from actstore.capturing.run.batching import Window, window_size, windows
 from actstore.capturing.run.estimate import CaptureEstimate
 from actstore.capturing.run.options import CaptureSettings, Source
@@ -290,14 +289,7 @@ class Session:
 
     def _bytes_of(self, length: int) -> int:
         """Return about how many bytes an example's vectors take in memory."""
-        rows = 0
-        for pool in self.options.pools:
-            if pool.pool != "tokens":
-                rows += 1
-            elif pool.region == "response":
-                rows += self.options.max_new_tokens
-            else:
-                rows += length + (self.options.max_new_tokens if pool.region == "all" else 0)
+        rows = estimates.rows_of(self.options.pools, length, self.options.max_new_tokens)
         return rows * len(self.points) * self._width * 4
 
     def _self_check(self, window: Window) -> dict[str, Any] | None:
@@ -442,11 +434,12 @@ class Session:
         with ExitStack() as stack:
             stack.enter_context(self.engine)
             watch = estimates.MemoryWatch(self.engine.device)
-            first_batch = self._timed(first, groups[0])
+            dtype = self.options.storage_dtype
+            longest, _, _ = self._runner.timed(first, groups[0], dtype)
             # Batches come longest first: the first one shows the memory, another one the pace.
-            timed = self._timed(first, groups[len(groups) // 2])
+            middle = groups[len(groups) // 2]
+            captured, seconds, group = self._runner.timed(first, middle, dtype)
         padded = sum(self._runner.padded(first, group) for group in groups)
-        captured, seconds, group = timed
         pace = seconds / self._runner.padded(first, group)
         total = self.source.total
         if total is None:
@@ -454,8 +447,8 @@ class Session:
         else:
             taken = total - first.start
         share = taken / len(first.taken)
-        batches = list(self._rows([first_batch[0], captured], run, frozenset()))
-        examples = len(first_batch[0].examples) + len(captured.examples)
+        batches = list(self._rows([longest, captured], run, frozenset()))
+        examples = len(longest.examples) + len(captured.examples)
         rows = sum(map(len, batches)) / examples
         todo = round(len(first.examples) * share)
         needed = int(estimates.bytes_per_example(batches, examples) * todo)
@@ -471,24 +464,6 @@ class Session:
         )
         estimates.check_space(self.store, found.bytes, found.free_bytes)
         return self._summary(run, None, checked, began, found)
-
-    def _timed(self, window: Window, group: list[int]) -> tuple[Captured, float, list[int]]:
-        began = time.monotonic()
-        try:
-            captured = self.engine.run(
-                [window.examples[at] for at in group], [window.positions[at] for at in group]
-            )
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            self._runner.shrink(window, group, error)
-            if len(group) == 1:
-                raise ModelError(
-                    f"the device's memory does not hold {window.examples[group[0]].where}"
-                ) from error
-            return self._timed(window, halves(group)[0])
-        settle_values(captured, self.options.storage_dtype)
-        return captured, time.monotonic() - began, group
 
     def _summary(
         self,
