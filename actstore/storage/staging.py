@@ -65,10 +65,10 @@ class Staging:
                 for relative, source in files.items():
                     target = self.root / relative
                     try:
-                        _make_folders(self.root, target.parent)
+                        _make_folders(target.parent)
                         source.rename(target)
                     except FileNotFoundError:  # a prune has just removed the empty folder
-                        _make_folders(self.root, target.parent)
+                        _make_folders(target.parent)
                         source.rename(target)
                     folders.add(target.parent)
                 for folder in folders:
@@ -122,9 +122,10 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def _make_folders(root: Path, folder: Path) -> None:
+def _make_folders(folder: Path) -> None:
+    """Make a folder and those above it, so that their names outlast a power failure."""
     missing = []
-    while not folder.is_dir() and folder != root:
+    while not folder.is_dir():
         missing.append(folder)
         folder = folder.parent
     for path in reversed(missing):
@@ -142,7 +143,7 @@ def prepare(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise StoreError(f"{root} is a file: give --store a folder")
     with writing(root):
-        root.mkdir(parents=True, exist_ok=True)
+        _make_folders(root)
         if not (root / layout.MANIFESTS).is_dir():
             foreign = sorted(
                 child.name for child in root.iterdir() if child.name not in layout.KNOWN
@@ -190,8 +191,11 @@ def recover(root: Path) -> None:
         try:
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
+            # Its writer was just removing it, lock last, or died while it did. What else is there
+            # without a lock is what a power failure left.
+            _undo(root, folder)
             with contextlib.suppress(OSError):
-                folder.rmdir()  # its writer was just removing it, or died while it did
+                folder.rmdir() if _is_empty(folder) else shutil.rmtree(folder)
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -202,6 +206,11 @@ def recover(root: Path) -> None:
             _remove(folder)
         finally:
             os.close(lock)
+
+
+def _is_empty(folder: Path) -> bool:
+    with os.scandir(folder) as found:
+        return next(found, None) is None
 
 
 def planned_paths(root: Path) -> set[str]:

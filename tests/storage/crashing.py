@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -172,6 +172,31 @@ def replacing(root: Path) -> None:
         session.add(batch(2, 5, layer=0, seed=7))
         session.add(batch(1, 2, layer=1, seed=7))
         session.commit(operation="ingest", message="again")
+
+
+class Scenario(NamedTuple):
+    """Something done to a store, from a state before to a state after."""
+
+    prepare: Callable[[Path], object]
+    run: Callable[[Path], object]
+
+
+def _nothing(root: Path) -> None:
+    pass
+
+
+SCENARIOS = {
+    "ingest": Scenario(_nothing, ingest),
+    "ingest more": Scenario(lambda root: write(root, FILES[0]), ingest),
+    "label": Scenario(prepare_labels, label),
+    "compact": Scenario(prepare_labels, compacting),
+    "prune": Scenario(prepare_prune, pruning),
+    "drop": Scenario(prepare_labels, dropping),
+    "drop for good": Scenario(prepare_labels, dropping_for_good),
+    "rename": Scenario(prepare_labels, renaming),
+    "checkout": Scenario(prepare_labels, going_back),
+    "replace": Scenario(prepare_labels, replacing),
+}
 
 
 def run_and_die(root: Path, scenario: Callable[[Path], None], at: int) -> None:

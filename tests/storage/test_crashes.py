@@ -10,7 +10,6 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,15 @@ from actstore.errors import CommitError
 from actstore.storage import manifest as manifests
 from actstore.storage.snapshot import open_snapshot
 from tests.storage import crashing
-from tests.storage.crashing import BATCHES, PER_COMMIT, no_trap, run_and_die, trapped
+from tests.storage.crashing import (
+    BATCHES,
+    PER_COMMIT,
+    SCENARIOS,
+    Scenario,
+    no_trap,
+    run_and_die,
+    trapped,
+)
 from tests.storage.stores import (
     Content,
     assert_sound,
@@ -29,7 +36,6 @@ from tests.storage.stores import (
     content,
     expected,
     live_files,
-    write,
 )
 
 EVERYWHERE = os.environ.get("ACTSTORE_CRASHES") == "all"
@@ -43,29 +49,6 @@ children = multiprocessing.get_context("forkserver")
 children.set_forkserver_preload(["tests.storage.crashing"])
 
 
-class Scenario(NamedTuple):
-    """Something done to a store, from a state before to a state after."""
-
-    prepare: Callable[[Path], object]
-    run: Callable[[Path], object]
-
-
-def _nothing(root: Path) -> None:
-    pass
-
-
-SCENARIOS = {
-    "ingest": Scenario(_nothing, crashing.ingest),
-    "ingest more": Scenario(lambda root: write(root, crashing.FILES[0]), crashing.ingest),
-    "label": Scenario(crashing.prepare_labels, crashing.label),
-    "compact": Scenario(crashing.prepare_labels, crashing.compacting),
-    "prune": Scenario(crashing.prepare_prune, crashing.pruning),
-    "drop": Scenario(crashing.prepare_labels, crashing.dropping),
-    "drop for good": Scenario(crashing.prepare_labels, crashing.dropping_for_good),
-    "rename": Scenario(crashing.prepare_labels, crashing.renaming),
-    "checkout": Scenario(crashing.prepare_labels, crashing.going_back),
-    "replace": Scenario(crashing.prepare_labels, crashing.replacing),
-}
 every_scenario = pytest.mark.parametrize("name", SCENARIOS)
 
 

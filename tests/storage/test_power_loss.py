@@ -1,0 +1,69 @@
+"""The power fails at any call: what was reported as stored is there, the rest as if never begun."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from actstore.storage import manifest as manifests
+from actstore.storage.transaction import Transaction
+from tests.storage.crashing import SCENARIOS, no_trap, trapped
+from tests.storage.power import Disk
+from tests.storage.stores import assert_sound, content
+from tests.torture import TORTURE
+
+DRAWS = 8 if TORTURE else 1
+STEP = 1 if TORTURE else 4
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_power_loss_at_every_call(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = SCENARIOS[name]
+    home = tmp_path / "disk"
+    root = home / "folder" / "store"
+    home.mkdir()
+    with trapped(0, no_trap):
+        scenario.prepare(root)
+    first = manifests.latest(root).number
+    states = {first: content(root) if first else {}}
+    disk = Disk(home)
+    commit = Transaction.commit
+
+    def acknowledged(self: Transaction, *given: object, **more: object) -> object:
+        made = commit(self, *given, **more)  # type: ignore[arg-type]
+        if made is not None:
+            disk.acknowledged = made.number
+            states[made.number] = content(root)
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Transaction, "commit", acknowledged)
+        disk.acknowledged = first
+        with disk.watch():
+            scenario.run(root)
+    last = manifests.latest(root).number
+    states[last] = content(root)
+    chances = random.Random(name)
+    for number, moment in enumerate(disk.moments):
+        if number % STEP and moment.call not in ("link", "rename", "replace", "end"):
+            continue
+        for draw in range(DRAWS + 1):
+            found = tmp_path / "found"
+            disk.after(moment, found, chances if draw else None)
+            after = found / "folder" / "store"
+            known = manifests.numbers(after)
+            assert (known[-1] if known else 0) >= moment.acknowledged, (moment.call, number)
+            if known:
+                assert content(after) == states[known[-1]], (moment.call, number)
+                assert_sound(after)
+            if draw == DRAWS:
+                with trapped(0, no_trap):
+                    scenario.run(after)
+                assert content(after) == states[last]
+                assert list((after / ".staging").iterdir()) == []
+            shutil.rmtree(found)
