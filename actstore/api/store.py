@@ -437,7 +437,8 @@ class Store(StoreReader):
 
         Args:
             where: an SQL condition; ``"true"`` means every row.
-            prune: remove the bytes for good, with all older commits; not while others read.
+            prune: remove the bytes for good, with all older commits. A commit that somebody
+                else has open stays: ``erased.held`` of the result names it.
             dry_run: change nothing; say what would be done.
 
         Raises:
@@ -449,6 +450,8 @@ class Store(StoreReader):
         from actstore.querying.changes import Drop
 
         drop = Drop(self._latest("drop changes"), where, prune=prune)
+        if prune and not dry_run:
+            self._snapshot.release()  # or it would keep the rows itself
         done = drop.outlook if dry_run else drop.apply()
         self.refresh()
         return done

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from actstore.commands import output
+from actstore.commands.confirming import tell_held
 from actstore.commands.options import format_options, store_argument
 from actstore.commands.progress import bar
 from actstore.wording import counted
@@ -25,8 +26,8 @@ from actstore.wording import counted
 @click.option(
     "--prune",
     is_flag=True,
-    help="Afterwards remove old commits and every file that only they use. Not while others "
-    "read the store.",
+    help="Afterwards remove old commits and every file that only they use. Commits that "
+    "somebody is reading stay.",
 )
 @click.option(
     "--keep",
@@ -54,11 +55,14 @@ def command(store: Path, shard_mb: int, prune: bool, keep: int | None, as_json: 
     with bar("compacting") as report:
         done = compaction.compact(store, shard_bytes=shard_mb << 20, progress=report)
     removed = pruning.erase(store, keep=keep or 1) if prune else None
+    if removed is not None:
+        tell_held(removed)
     if as_json:
         pruned = None
         if removed is not None:
             pruned = {
                 "commits": len(removed.commits),
+                "held": removed.held,
                 "files": len(removed.files),
                 "bytes": removed.bytes,
                 "caches": removed.caches,

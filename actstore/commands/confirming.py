@@ -14,6 +14,7 @@ from actstore.commands.exit_codes import Exit
 
 if TYPE_CHECKING:
     from actstore.querying.changes import RowGroup
+    from actstore.storage.pruning import Erased
 
 
 class Declined(click.ClickException):
@@ -74,3 +75,16 @@ def print_groups(groups: Iterable[RowGroup]) -> None:
     output.print_table(names, [[getattr(each, name) for name in names] for each in found[:SHOWN]])
     if len(found) > SHOWN:
         click.echo(f"… and {len(found) - SHOWN:,} more; --json lists all")
+
+
+def tell_held(erased: Erased) -> None:
+    """Say which commits could not be removed, since they are being read."""
+    if erased.held:
+        named = ", ".join(map(str, erased.held))
+        several = len(erased.held) > 1
+        click.echo(
+            f"{'commits' if several else 'commit'} {named} {'are' if several else 'is'} being read "
+            f"by a process that has the store open: {'they stay' if several else 'it stays'}, with "
+            "all files; prune again once that has ended",
+            err=True,
+        )

@@ -13,6 +13,7 @@ from actstore.commands.confirming import (
     confirm,
     dry_run_option,
     print_groups,
+    tell_held,
     yes_option,
 )
 from actstore.commands.exit_codes import Exit
@@ -34,7 +35,7 @@ _NAMED = 5
     "--prune",
     is_flag=True,
     help="Remove the bytes for good, as for personal data: with all older commits, files, caches "
-    "and reports that hold them. Not while others read the store.",
+    "and reports that hold them. Commits that somebody is reading stay.",
 )
 @dry_run_option
 @yes_option
@@ -45,7 +46,7 @@ def command(store: Path, where: str, prune: bool, dry_run: bool, yes: bool, as_j
     The new commit is without these rows; older commits still hold them (`actstore checkout`
     brings them back) unless --prune removes them for good. What would go is shown first.
     Files are held against their SHA-256 before anything is removed; where one is damaged
-    nothing is (exit code 4).
+    nothing is (exit code 4). Exit code 1 after --prune: a commit is being read and stays.
 
     \b
     Examples:
@@ -63,9 +64,12 @@ def command(store: Path, where: str, prune: bool, dry_run: bool, yes: bool, as_j
             confirm("Drop them?", lambda: _show(drop.outlook), yes=yes, as_json=as_json)
         with bar("dropping") as report:
             done = drop.apply(progress=report)
+    if done.erased is not None:
+        tell_held(done.erased)
+    ending = Exit.ERROR if done.erased is not None and done.erased.held else Exit.DONE
     if as_json:
         output.print_json(done.as_dict())
-        return Exit.DONE
+        return ending
     if dry_run or drop.nothing:
         _show(done)
         return Exit.DONE
@@ -73,7 +77,7 @@ def command(store: Path, where: str, prune: bool, dry_run: bool, yes: bool, as_j
         click.echo(f"commit {done.commit}: {counted(done.rows, 'row')} dropped")
     if done.erased is not None:
         _tell(store, done.erased)
-    return Exit.DONE
+    return ending
 
 
 def _show(outlook: Dropped) -> None:

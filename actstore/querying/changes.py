@@ -206,6 +206,7 @@ class Drop:
         erased = None
         if self._prune:
             known = {e.path for e in self._snapshot.shards} if commit is not None else set()
+            self._snapshot.close()
             erased = pruning.erase(self._store, checked=known, caches=True)
         return dataclasses.replace(
             self.outlook,

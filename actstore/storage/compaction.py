@@ -229,7 +229,7 @@ def _copy(root: Path, entry: ShardEntry, labels: dict[int, Any] | None, shard: S
 def prune(root: Path | str, *, keep: int = 1) -> Pruned:
     """Remove all but the newest ``keep`` commits and the files that only those used.
 
-    Readers that have pinned a removed commit lose their files, so prune when nobody reads.
+    A commit that somebody has open stays, with its files.
 
     Raises:
         StoreNotFoundError: there is no store at ``root``.

@@ -15,6 +15,7 @@ from typing import Any
 from actstore.errors import CorruptStoreError, UsageError
 from actstore.storage import card, files, layout, metadata_cache, shard_columns, soundness
 from actstore.storage import manifest as manifests
+from actstore.storage.lease import alone
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
 from actstore.storage.staging import planned_paths, prepare, writing
 
@@ -30,6 +31,8 @@ class Erased:
     """What was removed from a store, and what holds the same rows and is not its to remove."""
 
     commits: tuple[int, ...] = ()
+    held: tuple[int, ...] = ()
+    """Commits that stay, with their files, because somebody is reading them."""
     files: tuple[str, ...] = ()
     """Shards and label overlays, by their path in the store."""
     bytes: int = 0
@@ -57,7 +60,7 @@ def erase(
     Files of the commits that stay are held against their manifests first: as long as one is
     damaged nothing is removed, since an older commit may hold the last sound copy of its rows.
     Manifests go before files, and reports before both: after a crash at any instant the same
-    call does the rest.
+    call does the rest. A commit that is being read, in this process too, stays as it is.
 
     Args:
         root: folder of the store.
@@ -92,13 +95,12 @@ def _erase(
     # placed by then is named by its plan, or meanwhile by a commit.
     used = planned_paths(root)
     numbers = manifests.numbers(root)
-    kept = [manifests.load(root, number) for number in numbers[-keep:]]
+    old = [number for number in numbers[:-keep] if not _is_read(root, number)]
+    kept = [manifests.load(root, number) for number in numbers if number not in old]
     named: dict[str, ShardEntry | LabelEntry] = {}
     for each in kept:
-        named |= {entry.path: entry for entry in each.shards}
-        named |= {entry.path: entry for entry in each.labels}
+        named |= _files_of(each)
     unused = [path for path in found if path not in used | named.keys()]
-    old = numbers[:-keep]
     if old or unused:
         entries = [entry for path, entry in named.items() if path not in checked]
         soundness.check(root, entries, progress=progress)
@@ -106,8 +108,16 @@ def _erase(
     derived = _remove(root, _stale_caches(root, kept))
     if caches:
         derived += _remove_work(root)
+    forgotten = []
     for number in old:
-        layout.manifest_path(root, number).unlink(missing_ok=True)
+        manifest = layout.manifest_path(root, number)
+        with alone(manifest) as nobody:
+            if nobody:
+                manifest.unlink(missing_ok=True)
+                forgotten.append(number)
+            else:  # somebody has begun to read it since
+                still = _files_of(manifests.load(root, number))
+                unused = [path for path in unused if path not in still]
     removed = []
     size = 0
     for path in unused:
@@ -118,7 +128,8 @@ def _erase(
     _remove_empty(root)
     card.refresh(root)
     return Erased(
-        commits=tuple(old),
+        commits=tuple(forgotten),
+        held=tuple(number for number in numbers[:-keep] if number not in forgotten),
         files=tuple(removed),
         bytes=size,
         caches=derived,
@@ -128,6 +139,15 @@ def _erase(
             sorted(each.name for each in root.iterdir() if each.name not in layout.KNOWN)
         ),
     )
+
+
+def _is_read(root: Path, number: int) -> bool:
+    with alone(layout.manifest_path(root, number)) as nobody:
+        return not nobody
+
+
+def _files_of(commit: Manifest) -> dict[str, ShardEntry | LabelEntry]:
+    return {entry.path: entry for entry in (*commit.shards, *commit.labels)}
 
 
 def stored_files(root: Path) -> list[str]:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore import schema
-from actstore.errors import MixedVectorsError, UsageError
+from actstore.errors import CorruptStoreError, MixedVectorsError, UsageError
+from actstore.storage import layout, metadata_cache, own_columns
 from actstore.storage import manifest as manifests
-from actstore.storage import metadata_cache, own_columns
 from actstore.storage.buffer_pool import Memory
 from actstore.storage.files import LocalFiles, StoreFiles
+from actstore.storage.lease import Lease
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy
 from actstore.storage.staging import prepare
@@ -40,7 +41,15 @@ def open_snapshot(root: Path | str, at: int | None = None) -> Snapshot:
         CorruptStoreError: the manifest is damaged.
     """
     path = Path(root)
-    return Snapshot(LocalFiles(path), manifests.load(path, at))
+    while True:
+        manifest = manifests.load(path, at)
+        try:
+            lease = Lease(layout.manifest_path(path, manifest.number))
+        except FileNotFoundError:
+            continue  # pruned since: there is a later one, or loading says that there is none
+        except OSError as error:
+            raise CorruptStoreError(f"commit {manifest.number} of {path}: {error}") from error
+        return Snapshot(LocalFiles(path), manifest, lease)
 
 
 def latest_snapshot(root: Path | str) -> Snapshot:
@@ -49,22 +58,25 @@ def latest_snapshot(root: Path | str) -> Snapshot:
     Raises:
         StoreError: the path is a file, or a folder that holds other things.
         CommitError: it cannot be written.
-        CorruptStoreError: the manifest is damaged.
+        CorruptStoreError: the latest manifest is damaged.
     """
     path = Path(root)
     prepare(path)
-    return Snapshot(LocalFiles(path), manifests.latest(path))
+    if manifests.numbers(path):
+        return open_snapshot(path)
+    return Snapshot(LocalFiles(path), manifests.EMPTY)
 
 
 class Snapshot:
-    """One commit of a store, unchanging whatever is written afterwards.
+    """One commit of a store, unchanging whatever is written, compacted or pruned afterwards.
 
     Rows are numbered 0 to ``rows - 1``: shards by model, site and layer (unknown last),
     within one of these by commit, within a shard as they came.
     """
 
-    def __init__(self, files: StoreFiles, manifest: Manifest) -> None:
+    def __init__(self, files: StoreFiles, manifest: Manifest, lease: Lease | None = None) -> None:
         self.files = files
+        self._lease = lease
         self.manifest = manifest
         self.shards: tuple[ShardEntry, ...] = manifest.shards
         self.offsets = np.zeros(len(self.shards) + 1, np.int64)
@@ -102,6 +114,12 @@ class Snapshot:
             self._readers.clear()
             self._last_gatherer = None
             self._memory.close()
+        self.release()
+
+    def release(self) -> None:
+        """Let the commit be pruned; what is not open by then may be gone when it is needed."""
+        if self._lease is not None:
+            self._lease.release()
 
     def metadata_file(self) -> Path:
         """Return a Parquet file with one row per row of the store, in row order.

@@ -13,7 +13,7 @@ from actstore.storage.transaction import Transaction
 from tests.storage.crashing import SCENARIOS, no_trap, trapped
 from tests.storage.power import Disk
 from tests.storage.stores import assert_sound, content
-from tests.torture import TORTURE
+from tests.torture.effort import TORTURE
 
 DRAWS = 8 if TORTURE else 1
 STEP = 1 if TORTURE else 4

@@ -1,18 +1,14 @@
-"""Any row of changes, held against an oracle: a dict of rows for each commit."""
+"""What each commit should hold, as dicts: every change of a store with a plain loop beside it."""
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from actstore import schema
 from actstore.errors import ConflictError
-from actstore.storage import manifest as manifests
 from actstore.storage import pruning
 from actstore.storage.compaction import compact
 from actstore.storage.dropping import drop_rows
@@ -21,9 +17,12 @@ from actstore.storage.labels import set_labels
 from actstore.storage.renaming import NewValues, Renaming
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.writer import StoreWriter
-from tests.storage.stores import RUN, Content, assert_sound, batch, content, expected, write
+from tests.storage.crashing import run_and_die
+from tests.storage.stores import RUN, Content, batch, content, expected, write
 
 NAMES = schema.key_names()
+Step = tuple[Any, ...]
+"""A function of this module and what it is given beside store and oracle."""
 
 
 class Oracle:
@@ -120,44 +119,24 @@ def compacting(root: Path, oracle: Oracle) -> None:
 
 
 def erasing(root: Path, oracle: Oracle) -> None:
-    pruning.erase(root)
-    oracle.commits = {max(oracle.commits): oracle.now}
+    held = pruning.erase(root).held
+    oracle.commits = {
+        number: rows
+        for number, rows in oracle.commits.items()
+        if number in held or number == max(oracle.commits)
+    }
+
+
+def perform(step: Step, root: Path, oracle: Oracle) -> None:
+    """Do one step to a store and the oracle."""
+    change, *arguments = step
+    change(root, oracle, *arguments)
+
+
+def perform_and_die(step: Step, root: Path, oracle: Oracle, at: int) -> None:
+    """Do one step, and be killed at a call of the system; for a child process."""
+    run_and_die(root, lambda root: perform(step, root, oracle), at)
 
 
 def names(chosen: set[int]) -> set[str]:
     return {f"e{number}" for number in chosen}
-
-
-numbers = st.integers(0, 11)
-layers = st.integers(0, 2)
-several = st.sets(numbers, max_size=4)
-steps = st.one_of(
-    st.tuples(st.just(storing), numbers, st.integers(1, 4), layers),
-    st.tuples(st.just(replacing), numbers, st.integers(1, 4), layers, st.integers(0, 2)),
-    st.tuples(st.just(labelling), several, st.sampled_from(["x", "y", None])),
-    st.tuples(st.just(dropping), st.just("example_id"), several.map(names)),
-    st.tuples(st.just(dropping), st.just("layer"), st.sets(layers, max_size=1)),
-    st.tuples(st.just(renaming), numbers, st.just("example_id"), numbers.map("e{}".format)),
-    st.tuples(st.just(renaming), numbers, st.just("layer"), layers),
-    st.tuples(st.just(renaming), layers, st.just("site"), st.sampled_from(["a", "resid_post"])),
-    st.tuples(st.just(going_back), st.integers(0, 5)),
-    st.tuples(st.just(compacting)),
-    st.tuples(st.just(erasing)),
-)
-
-
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
-@given(st.lists(steps, min_size=3, max_size=10))
-def test_the_store_holds_what_the_oracle_does(changes: list[tuple[Any, ...]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        root, oracle = Path(folder) / "s", Oracle()
-        storing(root, oracle, 0, 4, 1)
-        for change, *arguments in changes:
-            change(root, oracle, *arguments)
-            assert manifests.numbers(root) == sorted(oracle.commits)
-            assert content(root) == oracle.now
-        for number, rows in oracle.commits.items():
-            assert content(root, number) == rows
-        assert_sound(root)
