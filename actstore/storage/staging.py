@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -19,6 +20,8 @@ from actstore.storage import manifest as manifests
 _LOCK = "lock"
 _PLAN = "plan.json"
 _NEW = ".new"
+_LINK = "link"
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _ABANDONED_SECONDS = 600
 
 
@@ -41,12 +44,14 @@ class Staging:
                 unnamed.mkdir(parents=True)
                 self._lock = os.open(unnamed / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
+                _check_links(root, unnamed)
                 unnamed.rename(self.folder)
         except BaseException:
             if self._lock >= 0:
                 os.close(self._lock)
             for folder in (unnamed, self.folder):
                 shutil.rmtree(folder, ignore_errors=True)
+            _remove_unused(root)
             raise
 
     def place(self, files: dict[str, Path]) -> None:
@@ -102,6 +107,25 @@ class Staging:
                 os.close(self._lock)
                 self._lock = -1
                 _remove_unused(self.root)
+
+
+def _check_links(root: Path, folder: Path) -> None:
+    """Refuse a file system without hard links before anything is written: commits are links.
+
+    Raises:
+        CommitError: it has none.
+    """
+    link = folder / _LINK
+    try:
+        os.link(folder / _LOCK, link)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise CommitError(
+            f"the file system of {root} has no hard links ({error.strerror}), and a commit is one: "
+            "put the store on another file system (FAT, exFAT and some network drives have none)"
+        ) from error
+    link.unlink()
 
 
 def _remove_unused(root: Path) -> None:
@@ -190,12 +214,13 @@ def recover(root: Path) -> None:
             continue
         try:
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
+        except NotADirectoryError:
+            continue
+        except FileNotFoundError:
             # Its writer was just removing it, lock last, or died while it did. What else is there
             # without a lock is what a power failure left.
             _undo(root, folder)
-            with contextlib.suppress(OSError):
-                folder.rmdir() if _is_empty(folder) else shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -206,11 +231,6 @@ def recover(root: Path) -> None:
             _remove(folder)
         finally:
             os.close(lock)
-
-
-def _is_empty(folder: Path) -> bool:
-    with os.scandir(folder) as found:
-        return next(found, None) is None
 
 
 def planned_paths(root: Path) -> set[str]:

@@ -102,13 +102,22 @@ def test_a_plan_that_points_elsewhere_removes_nothing(store: Path, path: str) ->
     assert (store / "README.md").read_bytes() == card
 
 
-def test_a_folder_without_lock_is_removed_when_empty(store: Path) -> None:
-    """A writer that died while it removed its folder leaves the last step undone."""
+def test_a_folder_without_lock_is_removed(store: Path) -> None:
+    """A writer that died while it removed its folder leaves the last step undone.
+
+    A power failure may also leave all but the lock: what was placed then goes too.
+    """
     home = store / ".staging"
     (home / "0001").mkdir()
+    (home / "0002").mkdir()
+    placed = store / "activations" / "placed.parquet"
+    placed.touch()
+    plan = {"base": 1, "paths": ["activations/placed.parquet"]}
+    (home / "0002" / "plan.json").write_text(json.dumps(plan))
     (home / "stray file").touch()
     recover(store)
     assert [path.name for path in home.iterdir()] == ["stray file"]
+    assert not placed.exists()
 
 
 def test_a_folder_that_got_no_name_yet_may_be_somebody_elses(store: Path) -> None:
@@ -212,8 +221,8 @@ def test_a_folder_that_a_prune_removes_meanwhile_is_made_again(
     draft.write_text("x")
     make = staging._make_folders
 
-    def make_and_lose(root: Path, folder: Path) -> None:
-        make(root, folder)
+    def make_and_lose(folder: Path) -> None:
+        make(folder)
         monkeypatch.setattr(staging, "_make_folders", make)
         folder.rmdir()
 
@@ -222,3 +231,15 @@ def test_a_folder_that_a_prune_removes_meanwhile_is_made_again(
     assert (store / "activations/m/new/layer_001/a.parquet").read_text() == "x"
     work.close()
     assert not (store / "activations/m/new/layer_001/a.parquet").exists()
+
+
+def test_a_file_system_without_hard_links_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*given: object, **more: object) -> None:
+        raise PermissionError(1, "Operation not permitted")  # what FAT answers
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(CommitError, match=r"no hard links .* put the store on another"):
+        write(tmp_path / "s", batch(0, 2))
+    assert not (tmp_path / "s").exists()
