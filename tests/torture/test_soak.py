@@ -1,0 +1,85 @@
+"""Long use in one process: no file stays open, no map stays mapped, and memory does not grow."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tests.torture.effort import TORTURE
+
+WARM = 15
+ROUNDS = 2000 if TORTURE else 40
+GROWTH = 24 << 20
+"""Bytes that an allocator may keep for itself, however long it goes on."""
+
+
+class Held(NamedTuple):
+    """What the process holds."""
+
+    files: int
+    maps: int
+    resident: int
+
+
+def held() -> Held:
+    """Return what this process holds now."""
+    gc.collect()
+    maps = sum("parquet" in line for line in Path("/proc/self/maps").read_text().splitlines())
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return Held(len(os.listdir("/proc/self/fd")), maps, pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+def use(folder: Path, rounds: int) -> tuple[Held, Held]:
+    """Write, ask, label, read, drop, compact and prune, again and again."""
+    import actstore
+
+    store = actstore.open(folder / "s", create=True)
+    draw = np.random.default_rng(0)
+    before = held()
+    for number in range(rounds):
+        if number == WARM:
+            before = held()
+        vectors = draw.standard_normal((20, 64), np.float32)
+        names = [f"e{number}-{row}" for row in range(20)]
+        store.write(
+            {("resid_post", 3): vectors},
+            {"example_id": names, "group": [number % 3] * 20},
+            model="org/model",
+        )
+        store.label("CASE WHEN norm > 8 THEN 'long' ELSE 'short' END", f"layer = {3}")
+        assert store.select(layer=3).numpy().shape[1] == 64
+        assert store.sql("SELECT count(*) FROM activations").fetchall() == [(store.rows,)]
+        store.nearest(vectors[0], k=3, layer=3)
+        with actstore.open(folder / "s", at=store.commit) as other:
+            assert other.select(f'example_id = "{names[0]}"'.replace('"', "'")).rows.size == 1
+            other.head(3).to_polars()
+        if number % 10 == 9:
+            store.drop("TRUE" if number % 20 == 19 else "norm > 8", prune=True)
+    after = held()
+    store.close()
+    return before, after
+
+
+def test_it_holds_no_more_in_the_end(tmp_path: Path) -> None:
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.torture.test_soak", str(tmp_path), str(WARM + ROUNDS)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert child.returncode == 0, child.stderr
+    before, after = (Held(*each) for each in json.loads(child.stdout))
+    assert after.files <= before.files
+    assert after.maps <= before.maps + 8  # of the shards that are open at that moment
+    assert after.resident - before.resident < GROWTH
+
+
+if __name__ == "__main__":
+    print(json.dumps(use(Path(sys.argv[1]), int(sys.argv[2]))))
