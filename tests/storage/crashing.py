@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from actstore.capturing.repooling import repool
 from actstore.storage import shard, staging
 from actstore.storage.compaction import compact, prune
 from actstore.storage.dropping import drop_rows
@@ -174,6 +175,36 @@ def replacing(root: Path) -> None:
         session.commit(operation="ingest", message="again")
 
 
+def prepare_pooling(root: Path) -> None:
+    """Store the tokens of two examples, in two layers."""
+    for layer in (0, 1):
+        columns = {
+            "example_id": ["e1"] * 3 + ["e2"] * 2,
+            "position": [0, 1, 2, 0, 1],
+            "token_id": [7, 8, 9, 7, 8],
+        }
+        write(
+            root,
+            RowBatch(
+                vectors=batch(0, 5, layer=layer, dtype="float32").vectors,
+                constants={
+                    "model": "org/model",
+                    "site": "resid_post",
+                    "pooling": "none",
+                    "region": "prompt",
+                    "token_count": 1,
+                    "layer": layer,
+                },
+                columns=columns,
+            ),
+        )
+
+
+def pooling(root: Path) -> None:
+    """Make rows of the stored tokens."""
+    repool(root, ["prompt.mean", "prompt.last"])
+
+
 class Scenario(NamedTuple):
     """Something done to a store, from a state before to a state after."""
 
@@ -196,6 +227,7 @@ SCENARIOS = {
     "rename": Scenario(prepare_labels, renaming),
     "checkout": Scenario(prepare_labels, going_back),
     "replace": Scenario(prepare_labels, replacing),
+    "pool": Scenario(prepare_pooling, pooling),
 }
 
 
