@@ -248,6 +248,7 @@ def attack(name: str, folder: Path, seconds: float, start: int) -> None:
     suffix, make, read = TARGETS[name]
     seed = folder / f"seed{suffix}"
     make(seed)
+    read(seed)  # so that what it imports is imported
     path = folder / f"mutant{suffix}"
     end = time.monotonic() + seconds
     endless = mutants(seed.read_bytes(), random.Random(f"{name} {start}"))

@@ -1,0 +1,45 @@
+"""Pushes and pulls for child processes, which are killed at a chosen call of the system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from actstore.hub.pull import pull
+from actstore.hub.push import push
+from actstore.remote.client import Client
+from tests.hub.pushing import ID, QUICK
+from tests.storage.crashing import no_trap, run_and_die, trapped
+
+
+def pushing(url: str, root: Path) -> None:
+    """Push a store, its labels written into the shards."""
+    constants.HF_HUB_DISABLE_XET = True
+    push(root, ID, client=Client(endpoint=url, token="hf_write", patience=QUICK))
+
+
+def pulling(url: str, root: Path) -> None:
+    """Pull what was pushed."""
+    constants.HF_HUB_DISABLE_XET = True
+    pull(ID, root, client=Client(endpoint=url, token="hf_write", patience=QUICK))
+
+
+WORK = {"push": pushing, "pull": pulling}
+
+
+def transfer_and_die(name: str, url: str, root: Path, at: int) -> None:
+    """Do it, and be killed at call number ``at``; 0 is never."""
+    if at:
+        run_and_die(root, lambda root: WORK[name](url, root), at)
+    else:
+        with trapped(0, no_trap):
+            WORK[name](url, root)
+
+
+def calls_of(name: str, url: str, root: Path) -> int:
+    """Do it and return how many calls it takes."""
+    calls: list[str] = []
+    with trapped(1, lambda call, arguments: calls.append(call), lasting=True):
+        WORK[name](url, root)
+    return len(calls)
