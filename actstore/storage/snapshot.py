@@ -17,9 +17,10 @@ from actstore.errors import MixedVectorsError, UsageError
 from actstore.storage import manifest as manifests
 from actstore.storage import metadata_cache, own_columns
 from actstore.storage.buffer_pool import Memory
+from actstore.storage.checksums import Check
 from actstore.storage.files import LocalFiles, StoreFiles
 from actstore.storage.manifest import Manifest, ShardEntry
-from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy
+from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy, open_shard
 from actstore.storage.staging import prepare
 
 if TYPE_CHECKING:
@@ -27,24 +28,40 @@ if TYPE_CHECKING:
 
 _OPEN_SHARDS = 256
 """Shards kept open at a time, well below the usual limit of 1,024 files per process."""
+_MANY_ROWS = 1 << 26
+_MANY_BYTES = 1 << 33
 _AT_ONCE = 128
 """Shards that one copy reads from: they stay open until it ends."""
 
 
-def open_snapshot(root: Path | str, at: int | None = None) -> Snapshot:
+def open_snapshot(root: Path | str, at: int | None = None, check: Check = "lazy") -> Snapshot:
     """Pin commit ``at`` of the store at ``root``, or its latest commit.
+
+    Args:
+        root: folder of the store.
+        at: number of the commit.
+        check: when vectors are held against their checksums; metadata and labels always are.
 
     Raises:
         StoreNotFoundError: there is no store at ``root``.
         SnapshotNotFoundError: the store has no commit ``at``.
-        CorruptStoreError: the manifest is damaged.
+        CorruptStoreError: the manifest is damaged, or speaks of what cannot be.
     """
     path = Path(root)
-    return Snapshot(LocalFiles(path), manifests.load(path, at))
+    manifest = manifests.load(path, at)
+    for entry in manifest.shards:
+        # So large a shard is written by nobody: what follows from its numbers takes memory.
+        if entry.rows > _MANY_ROWS or entry.bytes > _MANY_BYTES:
+            open_shard(path, entry, "never").close()
+    return Snapshot(LocalFiles(path, check), manifest)
 
 
-def latest_snapshot(root: Path | str) -> Snapshot:
+def latest_snapshot(root: Path | str, check: Check = "lazy") -> Snapshot:
     """Pin the latest commit of the store at ``root``; a new, empty store where there is none.
+
+    Args:
+        root: folder of the store.
+        check: as in :func:`open_snapshot`.
 
     Raises:
         StoreError: the path is a file, or a folder that holds other things.
@@ -53,7 +70,7 @@ def latest_snapshot(root: Path | str) -> Snapshot:
     """
     path = Path(root)
     prepare(path)
-    return Snapshot(LocalFiles(path), manifests.latest(path))
+    return Snapshot(LocalFiles(path, check), manifests.latest(path))
 
 
 class Snapshot:
@@ -180,6 +197,9 @@ class Snapshot:
             involved = list(range(numbers[0], numbers[1] + 1))
         else:
             involved = np.flatnonzero(np.bincount(numbers, minlength=1)).tolist() if count else []
+        for number in involved:
+            if not self.shards[number].pages:
+                self._reader(number)  # nothing but the file itself says how much it unfolds to
         width, dtype = _shape([self.shards[number] for number in involved])
         if out is not None and out.shape != (count, width) and (count or len(out)):
             raise UsageError(f"out has shape {out.shape}, the rows need {(count, width)}")
