@@ -382,7 +382,7 @@ def _check_shard(shard: ShardEntry) -> None:
         raise ValueError(f"{path} has the stored type {shard.dtype!r}")
     if not (isinstance(shard.model, str) and isinstance(shard.site, str)):
         raise ValueError(f"{path} has no model and site")
-    (shard.model + shard.site + path).encode()  # what is no text is in no shard either
+    (shard.model + shard.site).encode()  # what is no text is in no shard either
     if shard.layer is not None and type(shard.layer) is not int:
         raise ValueError(f"{path} has the layer {shard.layer!r}")
     _check_hash(path, shard.sha256)
@@ -445,6 +445,7 @@ def is_inside(path: str) -> bool:
 
 
 def _check_path(path: str, where: str) -> None:
+    path.encode()  # or it is no name of a file
     if not is_inside(path):
         raise CorruptStoreError(f"{where} names the file {path!r}, which is outside the store")
 

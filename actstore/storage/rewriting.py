@@ -287,6 +287,17 @@ def _with_metadata(root: Path, entry: ShardEntry, table: pa.Table, draft: Path) 
     return Written(entry.rows, size, digest, entry.pages, in_order(pools_of(table)), tail)
 
 
+def has_tail(root: Path, entry: ShardEntry) -> bool:
+    """Say whether all but the vectors of a sound shard stands behind them, as we write it."""
+    import pyarrow.parquet as pq
+
+    if not entry.pages:
+        return False
+    path = root / entry.path
+    with pq.ParquetFile(path) as file, path.open("rb") as raw:
+        return _groups(file.metadata, entry, raw.fileno()) is not None
+
+
 def _groups(footer: pq.FileMetaData, entry: ShardEntry, descriptor: int) -> list[VectorPage] | None:
     """Return where a shard's vectors lie; None unless they come before all else."""
     with os.fdopen(os.dup(descriptor), "rb") as file:

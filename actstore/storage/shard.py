@@ -19,7 +19,7 @@ from actstore import schema
 from actstore.errors import CommitError
 from actstore.storage import floats, pages
 from actstore.storage.checksums import BlockSums, joined
-from actstore.storage.manifest import PoolingRegion
+from actstore.storage.manifest import PoolingRegion, ShardEntry
 from actstore.storage.pages import VectorPage
 from actstore.storage.shard_tail import append_metadata, metadata_writer, write_at
 from actstore.storage.threads import in_parallel
@@ -436,3 +436,9 @@ def sha256_of(path: Path) -> tuple[str, int]:
     """Return a file's SHA-256 and size in bytes."""
     with path.open("rb") as file:
         return sha256_at(file.fileno())
+
+
+def tail_of(root: Path, entry: ShardEntry) -> str:
+    """Return the SHA-256 of what stands behind the vectors of a shard."""
+    with (root / entry.path).open("rb") as file:
+        return sha256_at(file.fileno(), entry.vectors_end)[0]

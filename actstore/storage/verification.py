@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.errors import ActstoreError, SnapshotNotFoundError
+from actstore.errors import ActstoreError, CorruptStoreError, SnapshotNotFoundError
 from actstore.storage import floats, key_hashes, layout, pages, shard_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import open_shard
-from actstore.storage.shard import pools_of, sha256_at, sha256_of
+from actstore.storage.shard import pools_of, sha256_of, tail_of
 from actstore.storage.snapshot import Snapshot
 
 _BLOCK_ROWS = 4096
@@ -53,6 +53,11 @@ def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None)
             problems.append(Problem(overlay.path, "the file is missing"))
         elif sha256_of(path) != (overlay.sha256, overlay.bytes):
             problems.append(Problem(overlay.path, "its SHA-256 is not what the manifest says"))
+        else:
+            try:
+                shard_columns.read_labels(snapshot.root, overlay)
+            except CorruptStoreError as error:
+                problems.append(Problem(overlay.path, str(error)))
     for shards in hashes.values():
         problems += _repeated_keys(snapshot.root, shards)
     return [*problems, *_check_history(snapshot.root)]
@@ -99,11 +104,8 @@ def _check_shard(root: Path, entry: ShardEntry, nonfinite: bool) -> Iterator[str
     if digest != entry.sha256:
         yield "its SHA-256 is not what the manifest says: the content was changed"
         return  # a damaged footer can end the process that reads it
-    if entry.tail is not None and entry.pages:
-        with path.open("rb") as file:
-            tail, _ = sha256_at(file.fileno(), entry.vectors_end)
-        if tail != entry.tail:
-            yield "its metadata and footer are not what the manifest says"
+    if entry.tail is not None and tail_of(root, entry) != entry.tail:
+        yield "its metadata and footer are not what the manifest says"
     try:
         yield from _check_content(root, entry, nonfinite)
     except (ActstoreError, pa.ArrowException, OSError, ValueError, OverflowError) as error:
