@@ -9,7 +9,7 @@
     │   ├── StoreNotFoundError (FileNotFoundError)   no store at that path
     │   ├── SnapshotNotFoundError (LookupError)      the store has no such commit
     │   ├── CorruptStoreError (ValueError)           a manifest or shard is damaged
-    │   │   └── DamageError                          found before files were rewritten or removed
+    │   │   └── DamageError                          a file is not, byte for byte, what was written
     │   ├── ConflictError (ValueError)               a stored key came with another vector
     │   └── CommitError (OSError)                    the commit could not be made
     ├── IngestError
@@ -102,7 +102,7 @@ class CorruptStoreError(StoreError, ValueError):
 
 
 class DamageError(CorruptStoreError):
-    """Files are not what the manifest says, so nothing is made of them or removed.
+    """Files are not what the manifest says, so nothing is returned or made of them, or removed.
 
     ``problems`` lists (path within the store, reason).
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, get_args
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from actstore.querying.value_codes import ranked
 from actstore.querying.vector_math import Metric
 from actstore.remote.address import is_address
 from actstore.storage import manifest as manifests
+from actstore.storage.checksums import Check
 from actstore.storage.snapshot import Snapshot, latest_snapshot
 
 if TYPE_CHECKING:
@@ -518,7 +519,9 @@ class Store(StoreReader):
         return root
 
 
-def open(path: str | Path, at: int | None = None, *, create: bool = False) -> Store:
+def open(
+    path: str | Path, at: int | None = None, *, create: bool = False, check: Check = "lazy"
+) -> Store:
     """Open the store at ``path``, at commit ``at`` or the latest.
 
     With ``create`` a store that is not there yet is made; it has no rows and no commit.
@@ -528,15 +531,24 @@ def open(path: str | Path, at: int | None = None, *, create: bool = False) -> St
     later the metadata when something asks for it, and of the vectors the rows that are read.
     The token is that of ``hf auth login`` or HF_TOKEN.
 
+    Metadata and labels are always held against their checksums. ``check`` says when vectors
+    are: ``"lazy"`` when this process first reads them, ``"always"`` at each reading, which
+    notices a disk that fails meanwhile, ``"never"`` not at all. A view
+    (:meth:`Selection.numpy` with ``copy=None``) is checked when it is made. Rows of a store on
+    the Hub are checked on their way, whatever ``check`` says.
+
     Raises:
         StoreNotFoundError: there is no store; the message says what is there.
         SnapshotNotFoundError: the store has no such commit.
         CorruptStoreError: the commit's manifest is damaged.
         HubError: the repository cannot be read, or holds no sound store; the leaf says why.
-        UsageError: ``create`` was asked for with a commit, or on the Hub.
+        UsageError: ``create`` was asked for with a commit, or on the Hub; there is no such
+            ``check``.
     """
+    if check not in get_args(Check):
+        raise UsageError(f"check is one of {', '.join(get_args(Check))}, got {check!r}")
     if create and (at is not None or is_address(str(path))):
         raise UsageError("a store is created in a folder, without a commit to open it at")
     if create:
-        return Store(latest_snapshot(path), partial(latest_snapshot, path))
-    return Store(*opened(path, at))
+        return Store(latest_snapshot(path, check), partial(latest_snapshot, path, check))
+    return Store(*opened(path, at, check))

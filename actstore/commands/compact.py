@@ -77,6 +77,11 @@ def command(store: Path, shard_mb: int, prune: bool, keep: int | None, as_json: 
             f"commit {done.commit}: {counted(done.shards_before, 'shard')} became "
             f"{done.shards_after:,}, {counted(done.labels_folded, 'label')} folded in"
         )
+        if done.hashed:
+            click.echo(
+                f"{counted(done.hashed, 'shard')} of an earlier version can be checked in parts "
+                "from now on, and so read sooner"
+            )
     if removed is not None:
         click.echo(
             f"removed {counted(len(removed.commits), 'old commit')}, "

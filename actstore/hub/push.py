@@ -133,7 +133,7 @@ def push(
 
     Raises:
         StoreNotFoundError: there is no store.
-        CorruptStoreError: a shard of it is damaged.
+        DamageError: a shard or label file of it is missing or damaged; nothing was pushed.
         UsageError: an argument cannot work.
         RepositoryNotFoundError, AccessError, RevisionError, OfflineError, RateLimitError,
         TransferError: the Hub did not take it; the repository is as it was.

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actstore.errors import CorruptStoreError, RemoteStoreError
+from actstore.errors import RemoteStoreError
 from actstore.hub.overlap import Fresh
 from actstore.remote.client import KIND, Client
+from actstore.storage import soundness
 from actstore.storage.archive import write_archived
 from actstore.storage.manifest import ShardEntry
-from actstore.storage.shard import sha256_of
 from actstore.storage.threads import in_parallel
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Uploads:
         """Send the shards that were not sent yet; return all of them as they are up there.
 
         Raises:
-            CorruptStoreError: a shard of the store is damaged or missing.
+            DamageError: shards of the store are missing, or not what its manifest says.
             RemoteStoreError: the repository's .gitignore would leave shards out.
             HubError: as :meth:`Client.call`.
         """
@@ -87,6 +87,8 @@ class Uploads:
     def _send_slice(self, part: list[Fresh]) -> None:
         from huggingface_hub import CommitOperationAdd
 
+        for folder in {fresh.folder for fresh in part}:
+            soundness.check(folder, [each.entry for each in part if each.folder == folder])
         entries = in_parallel(self._prepared, part)
         operations = []
         for fresh, (entry, file) in zip(part, entries, strict=True):
@@ -120,18 +122,9 @@ class Uploads:
                     (self._folder / _ARCHIVED / entry.path).unlink()
 
     def _prepared(self, fresh: Fresh) -> tuple[ShardEntry, Path]:
-        """Return a shard as it is to be sent, its content checked."""
+        """Return a shard as it is to be sent."""
         entry, source = fresh.entry, fresh.folder / fresh.entry.path
         if not self._archive or not entry.pages:
-            if not source.is_file():
-                raise CorruptStoreError(
-                    f"shard {entry.path} is missing from {fresh.folder}: restore it from a copy"
-                )
-            if sha256_of(source) != (entry.sha256, entry.bytes):
-                raise CorruptStoreError(
-                    f"shard {entry.path} of {fresh.folder} is not what its commit says: nothing "
-                    f"was pushed; see: actstore verify {fresh.folder}"
-                )
             return entry, source
         target = self._folder / _ARCHIVED / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)

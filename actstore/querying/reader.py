@@ -17,6 +17,7 @@ from actstore.querying.selected import SelectedRows
 from actstore.querying.sql import Database
 from actstore.querying.value_codes import ranked
 from actstore.remote.address import is_address
+from actstore.storage.checksums import Check
 from actstore.storage.snapshot import Snapshot, open_snapshot
 
 if TYPE_CHECKING:
@@ -192,12 +193,14 @@ class StoreReader:
         return self._snapshot
 
 
-def open_reader(path: str | Path, at: int | None = None) -> StoreReader:
+def open_reader(path: str | Path, at: int | None = None, *, check: Check = "lazy") -> StoreReader:
     """Open a store for reading, in a folder or by its address; see :func:`actstore.open`."""
-    return StoreReader(*opened(path, at))
+    return StoreReader(*opened(path, at, check))
 
 
-def opened(path: str | Path, at: int | None) -> tuple[Snapshot, Callable[[], Snapshot]]:
+def opened(
+    path: str | Path, at: int | None, check: Check = "lazy"
+) -> tuple[Snapshot, Callable[[], Snapshot]]:
     """Return a snapshot of the store at a path or address, and what opens its latest one.
 
     Raises:
@@ -208,7 +211,7 @@ def opened(path: str | Path, at: int | None) -> tuple[Snapshot, Callable[[], Sna
     if isinstance(path, Path) and name.startswith("hf:/"):
         name = name.replace("hf:/", "hf://", 1)  # a Path keeps one slash of two
     if not is_address(name):
-        return open_snapshot(path, at), partial(open_snapshot, path)
+        return open_snapshot(path, at, check), partial(open_snapshot, path, check=check)
     from actstore.remote.files import open_remote
 
     return open_remote(name, at), partial(open_remote, name)

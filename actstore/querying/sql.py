@@ -14,7 +14,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from actstore import schema
-from actstore.errors import SqlError, UsageError
+from actstore.errors import DamageError, SqlError, UsageError
 from actstore.querying import own_sql, pushdown, quoting, sql_hints, vector_math
 from actstore.querying.pushdown import PushedDown
 from actstore.querying.sql_functions import VectorFunctions
@@ -282,6 +282,7 @@ def explained() -> Iterator[None]:
 
     Raises:
         SqlError: DuckDB refused or failed.
+        DamageError: vectors that it asked for are damaged.
     """
     import duckdb
 
@@ -290,7 +291,10 @@ def explained() -> Iterator[None]:
     except duckdb.Error as error:
         if "executing the UDF: KeyboardInterrupt" in str(error):  # it keeps no other trace of it
             raise KeyboardInterrupt from error
-        raise SqlError(_message(str(error))) from error
+        message = _message(str(error))
+        if "executing the UDF: DamageError" in str(error):
+            raise DamageError(message, [(message.partition(" of ")[0], message)]) from error
+        raise SqlError(message) from error
     except RuntimeError as error:
         if "interrupted" in str(error).lower():
             raise KeyboardInterrupt from error

@@ -24,6 +24,7 @@ from actstore.remote.remote_file import RemoteReader
 from actstore.remote.resolve import ResolvedStore
 from actstore.remote.vectors import Pieces, RemoteShard
 from actstore.storage import shard_columns
+from actstore.storage.checksums import Check
 from actstore.storage.files import Traffic, temporary_folder
 from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.mapping import DecodedShard, ShardReader
@@ -83,6 +84,7 @@ class RemoteFiles:
     """
 
     portion: int | None = _PORTION
+    check: Check = "lazy"
 
     def __init__(
         self, client: Client, address: Address, held: ResolvedStore, cache: RangeCache
@@ -146,8 +148,12 @@ class RemoteFiles:
         import pyarrow.parquet as pq
 
         try:
+            reader = self._reader(entry)
+            # Before pyarrow looks at it: a damaged footer can end the process.
+            if entry.tail is not None and reader.tail_sha256() != entry.tail:
+                raise self._damaged(entry.path, "its metadata and footer are others")
             with pq.ParquetFile(
-                self._reader(entry),
+                reader,
                 page_checksum_verification=True,
                 pre_buffer=not entry.pages,
             ) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from typing import TYPE_CHECKING
 
@@ -59,12 +60,19 @@ class RemoteReader(io.RawIOBase):
     def readall(self) -> bytes:
         return self.read()
 
+    def tail_sha256(self) -> str:
+        """Return the SHA-256 of the part that is fetched as a whole."""
+        return hashlib.sha256(self._whole_tail()).hexdigest()
+
     def _from_tail(self, start: int, stop: int) -> bytes:
         if stop <= start:
             return b""
+        return self._whole_tail()[start - self._tail_start : stop - self._tail_start]
+
+    def _whole_tail(self) -> bytes:
         if self._tail is None:
             self._tail = self._fetch(self._tail_start, self._size)
-        return self._tail[start - self._tail_start : stop - self._tail_start]
+        return self._tail
 
     def _fetch(self, start: int, stop: int) -> bytes:
         return self._pieces.bytes(start, stop) if stop > start else b""

@@ -69,4 +69,4 @@ def write_archived(root: Path, entry: ShardEntry, target: Path) -> ShardEntry:
         ) from error
     layout.sync_file(target)
     digest, size = sha256_of(target)
-    return dataclasses.replace(entry, bytes=size, sha256=digest, pages=())
+    return dataclasses.replace(entry, bytes=size, sha256=digest, pages=(), tail=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -16,8 +16,8 @@ from actstore.storage import layout, pruning, shard_columns, soundness
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.mapping import open_shard
-from actstore.storage.rewriting import copy_rows, with_labels
-from actstore.storage.shard import ShardWriter, Written
+from actstore.storage.rewriting import copy_rows, has_tail, with_labels
+from actstore.storage.shard import ShardWriter, Written, tail_of
 from actstore.storage.staging import prepare, writing
 from actstore.storage.transaction import Transaction
 from actstore.storage.writer import SHARD_BYTES
@@ -35,6 +35,9 @@ class Compacted(NamedTuple):
     shards_after: int
     labels_folded: int
     """Rows whose label moved from an overlay into their shard."""
+    hashed: int = 0
+    """Shards of an earlier version that got a hash of their metadata, so that they can be
+    checked in parts."""
 
 
 class Pruned(NamedTuple):
@@ -59,6 +62,8 @@ class Rewritten:
     """Shards whose place they take."""
     labels: int
     """Rows whose label is in its shard now."""
+    tails: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """By path of shards that stay as they are: what the manifest did not say yet."""
 
     def following(self, latest: Manifest) -> Manifest | None:
         """Return the commit on top of ``latest``; None if it changed the same rows."""
@@ -67,19 +72,26 @@ class Rewritten:
         if not self.replaced <= {shard.path for shard in latest.shards}:
             return None
         shards = [
-            self.made.get(shard.path, shard)
+            self.made.get(shard.path) or self._with_tail(shard)
             for shard in latest.shards
             if shard.path in self.made or shard.path not in self.replaced
         ]
         folding = len(self.replaced) == len(self.made)
+        message = f"{len(self.replaced)} shards became {len(self.made)}"
+        if not self.made:
+            message = f"hashes of the metadata of {len(self.tails)} shards"
+        elif folding:
+            message = f"labels of {self.labels} rows written into {len(self.made)} shards"
         return latest.next(
-            operation="fold" if folding else "compact",
-            message=f"labels of {self.labels} rows written into {len(self.made)} shards"
-            if folding
-            else f"{len(self.replaced)} shards became {len(self.made)}",
+            operation="fold" if folding and self.made else "compact",
+            message=message,
             shards=tuple(shards),
             labels=(),
         )
+
+    def _with_tail(self, shard: ShardEntry) -> ShardEntry:
+        tail = self.tails.get(shard.path)
+        return shard if tail is None else dataclasses.replace(shard, tail=tail)
 
 
 def compact(
@@ -90,6 +102,9 @@ def compact(
     progress: Callable[[int], None] | None = None,
 ) -> Compacted:
     """Join small shards and fold label overlays in, as one commit; rows keep their order.
+
+    Shards of earlier versions, which are checked as a whole, get what lets them be checked in
+    parts.
 
     Args:
         root: folder of the store.
@@ -109,13 +124,20 @@ def compact(
     prepare(path)
     for _ in range(_ATTEMPTS):
         before = len(base.shards)
-        if not base.labels and not _to_join(base, {}, most):
+        old = [entry for entry in base.shards if entry.pages and entry.tail is None]
+        if not base.labels and not _to_join(base, {}, most) and not old:
             return Compacted(None, before, before, 0)
         with Transaction(path, base) as change:
             new = rewrite(path, base, change.folder, shard_bytes=most, progress=progress)
+            old = [entry for entry in old if entry.path not in new.replaced]
+            soundness.check(path, old)
+            old = [entry for entry in old if has_tail(path, entry)]
+            new = dataclasses.replace(new, tails={e.path: tail_of(path, e) for e in old})
+            if not (new.made or old or base.labels):
+                return Compacted(None, before, before, 0)
             commit = change.commit(new.files, new.following)
         if commit is not None:
-            return Compacted(commit.number, before, len(commit.shards), new.labels)
+            return Compacted(commit.number, before, len(commit.shards), new.labels, len(old))
         base = change.base
     raise CommitError(
         f"{path} was changed by others {_ATTEMPTS} times while it was compacted; "

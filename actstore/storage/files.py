@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from actstore.storage import layout, shard_columns
 from actstore.storage import manifest as manifests
+from actstore.storage.checksums import Check
 from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.mapping import ShardReader, open_shard
 from actstore.storage.threads import pool
@@ -34,6 +35,9 @@ class Traffic(NamedTuple):
 
 class StoreFiles(Protocol):
     """The files of one commit. Several threads read at once."""
+
+    check: Check
+    """When vectors are held against their checksums."""
 
     @property
     def name(self) -> str:
@@ -93,8 +97,9 @@ class LocalFiles:
     portion: int | None = None
     traffic: Traffic | None = None
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, check: Check = "lazy") -> None:
         self.root = root
+        self.check: Check = check
 
     @property
     def name(self) -> str:
@@ -108,7 +113,7 @@ class LocalFiles:
         return pool()
 
     def open_shard(self, entry: ShardEntry) -> ShardReader:
-        return open_shard(self.root, entry)
+        return open_shard(self.root, entry, self.check)
 
     def columns(self, entry: ShardEntry, names: list[str]) -> pa.Table:
         return shard_columns.read_columns(self.root, entry, names)

@@ -9,7 +9,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,18 @@ from actstore.storage import layout
 
 FORMAT = "actstore-manifest"
 VERSION = 1
+_SCHEMA = f"activations/v{schema.VERSION}"
 _NAME = re.compile(r"([0-9]{10})\.json")
+_SEAL = re.compile(rb',\n"sha256": "([0-9a-f]{64})"\n\}\n\Z')
+"""The end of a manifest: the SHA-256 of all that stands before it."""
+_HASH = re.compile(r"[0-9a-f]{64}")
 _LOOKS = 10
 _MOST = 1 << 48
 """No count or size comes near this; sums of such numbers fit into 64 bits."""
+_UNFOLDING = 1 << 17
+"""Vectors unfold to at most so many times the size of their file, however it is compressed."""
+_OURS = re.compile(r"f(16|32)x[0-9]+-[0-9a-f]{20}-[0-9]{5,}\.parquet")
+"""Files that this program has named: they lie in the folder of what they hold."""
 
 
 PoolingRegion = tuple[str, "str | None"]
@@ -55,6 +63,15 @@ class ShardEntry:
     pools: tuple[PoolingRegion, ...] | None = None
     """Pooling and region of its rows, each pair once, ascending, null first; None in manifests
     written before this was recorded."""
+    tail: str | None = field(default=None, compare=False)
+    """SHA-256 of all that stands behind the vectors: their checksums, the metadata, the footer.
+    None where they cannot be mapped, and in manifests written before this was recorded."""
+
+    @property
+    def vectors_end(self) -> int:
+        """First byte behind the vectors of a shard that can be mapped."""
+        row_bytes = self.width * (2 if self.dtype == "float16" else 4)
+        return max(offset + rows * row_bytes for offset, rows in self.pages)
 
     @property
     def vector_bytes(self) -> int:
@@ -113,6 +130,16 @@ class Manifest:
     """In row order: by model, site, layer (unknown last), then by commit."""
     labels: tuple[LabelEntry, ...] = ()
     runs: tuple[Run, ...] = ()
+    parent_sha256: str | None = field(default=None, compare=False)
+    """SHA-256 of the parent's file; None in manifests written before this was recorded."""
+    sealed: bool = field(default=True, compare=False)
+    """Whether its text ends with its own SHA-256, as all do that are written now."""
+    _read: str = field(default="", init=False, compare=False, repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of its file."""
+        return self._read or hashlib.sha256(self.encode()).hexdigest()
 
     @cached_property
     def rows(self) -> int:
@@ -150,16 +177,18 @@ class Manifest:
             shards=in_row_order(shards),
             labels=self.labels if labels is None else labels,
             runs=self.runs if runs is None else runs,
+            parent_sha256=self.sha256 if self.number else None,
         )
 
     def encode(self) -> bytes:
-        """Return the manifest as JSON, one line per shard."""
+        """Return the manifest as JSON, one line per shard, its own SHA-256 at the end."""
         head = {
             "format": FORMAT,
             "version": VERSION,
-            "schema": f"activations/v{schema.VERSION}",
+            "schema": _SCHEMA,
             "number": self.number,
             "parent": self.parent,
+            **({"parent_sha256": self.parent_sha256} if self.sealed else {}),
             "created_at": self.created_at,
             "operation": self.operation,
             "message": self.message,
@@ -168,7 +197,15 @@ class Manifest:
         for key in ("runs", "labels", "shards"):
             items = ",\n".join(json.dumps(_fields(entry)) for entry in getattr(self, key))
             lines.append(f"{json.dumps(key)}: [{items and chr(10)}{items}]")
-        return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+        # Not beside the other facts of a shard: earlier versions refuse to see more there.
+        tails = {entry.path: entry.tail for entry in self.shards if entry.tail}
+        if tails and self.sealed:
+            items = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in tails.items())
+            lines.append(f'"tails": {{\n{items}}}')
+        text = ("{\n" + ",\n".join(lines)).encode()
+        if not self.sealed:
+            return text + b"\n}\n"
+        return text + b',\n"sha256": "%s"\n}\n' % hashlib.sha256(text).hexdigest().encode()
 
 
 def _fields(entry: ShardEntry | LabelEntry | Run) -> dict[str, Any]:
@@ -177,9 +214,15 @@ def _fields(entry: ShardEntry | LabelEntry | Run) -> dict[str, Any]:
 
 
 _FIELDS = {
-    kind: tuple(item.name for item in dataclasses.fields(kind))
+    kind: tuple(item.name for item in dataclasses.fields(kind) if item.name != "tail")
     for kind in (ShardEntry, LabelEntry, Run)
 }
+
+
+_KEYS = frozenset(
+    {"format", "version", "schema", "number", "parent", "created_at", "operation", "message"}
+    | {"runs", "labels", "shards"}
+)
 
 
 EMPTY = Manifest(number=0, parent=None, created_at="", operation="", message="")
@@ -204,23 +247,24 @@ def decode(data: bytes, where: str) -> Manifest:
     """Decode a manifest.
 
     Raises:
-        CorruptStoreError: it is no manifest, or of a newer version.
+        CorruptStoreError: it is no manifest, was changed, or is of a newer version.
     """
     try:
         document = json.loads(data)
         if document.get("format") != FORMAT:
             raise CorruptStoreError(f"{where} is not an actstore manifest")
-        if document["version"] > VERSION:
-            raise CorruptStoreError(
-                f"{where} has manifest version {document['version']}, this actstore reads up to "
-                f"{VERSION}: upgrade actstore"
-            )
+        _check_version(document, where)
+        sealed = "sha256" in document
+        if sealed:
+            _check_seal(data)
+        tails = document.get("tails", {})
         shards = tuple(
             ShardEntry(
                 **{
                     **entry,
                     "pages": tuple(map(tuple, entry["pages"])),
                     "pools": _pools(entry.get("pools")),
+                    "tail": tails.get(entry["path"]) if entry["pages"] else None,
                 }
             )
             for entry in _list(document, "shards")
@@ -233,8 +277,10 @@ def decode(data: bytes, where: str) -> Manifest:
             _check_path(overlay.path, where)
             _check_size(overlay.path, "rows", overlay.rows, 1)
             _check_size(overlay.path, "bytes", overlay.bytes, 1)
-        return Manifest(
-            number=int(document["number"]),
+            _check_hash(overlay.path, overlay.sha256)
+        _check_together(shards, labels)
+        found = Manifest(
+            number=document["number"],
             parent=document["parent"],
             created_at=document["created_at"],
             operation=document["operation"],
@@ -242,11 +288,72 @@ def decode(data: bytes, where: str) -> Manifest:
             shards=shards,
             labels=labels,
             runs=tuple(Run(**entry) for entry in _list(document, "runs")),
+            parent_sha256=document.get("parent_sha256"),
+            sealed=sealed,
         )
+        _check_facts(found)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CorruptStoreError):
             raise
         raise CorruptStoreError(f"{where} is damaged ({error}): restore it from a copy") from error
+    object.__setattr__(found, "_read", hashlib.sha256(data).hexdigest())
+    return found
+
+
+def unknown_keys(data: bytes) -> list[str]:
+    """Return what a manifest that carries no SHA-256 of its own says and none ever did."""
+    return [key for key in json.loads(data) if key not in _KEYS]
+
+
+def _check_version(document: dict[str, Any], where: str) -> None:
+    _check_size("the manifest", "version", document["version"], 1)
+    if document["version"] > VERSION:
+        raise CorruptStoreError(
+            f"{where} has manifest version {document['version']}, this actstore reads up to "
+            f"{VERSION}: upgrade actstore"
+        )
+    if document.get("schema") != _SCHEMA:
+        raise CorruptStoreError(
+            f"{where} is of schema {document.get('schema')!r}, this actstore reads {_SCHEMA}: "
+            "upgrade actstore"
+        )
+
+
+def _check_seal(data: bytes) -> None:
+    seal = _SEAL.search(data)
+    if seal is None or hashlib.sha256(data[: seal.start()]).hexdigest().encode() != seal[1]:
+        raise ValueError("its content is not what its own SHA-256 says")
+
+
+def _check_facts(found: Manifest) -> None:
+    """Refuse a wrong type of what is no shard and no overlay."""
+    _check_size("the manifest", "number", found.number, 1)
+    if found.parent is not None:
+        _check_size("the manifest", "parent", found.parent, 1)
+    texts = [("created_at", found.created_at), ("operation", found.operation)]
+    texts.append(("message", found.message))
+    for run in found.runs:
+        if not isinstance(run.settings, dict) or not isinstance(run.versions, dict):
+            raise ValueError(f"run {run.run_id!r} has no settings and versions")
+        texts += [("run_id", run.run_id), ("kind", run.kind), ("started_at", run.started_at)]
+        texts += run.versions.items()
+    for name, text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{name} is {text!r}")
+    if found.parent_sha256 is not None:
+        _check_hash("the parent", found.parent_sha256)
+
+
+def _check_together(shards: tuple[ShardEntry, ...], labels: tuple[LabelEntry, ...]) -> None:
+    """Refuse files that come twice, and shards in another order than rows have."""
+    paths = [entry.path for entry in (*shards, *labels)]
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise ValueError(f"{twice} is named twice")
+    if in_row_order(shards) != shards:
+        raise ValueError("its shards are not in the order of models, sites and layers")
+    if sum(shard.rows for shard in shards) >= _MOST:
+        raise ValueError("it speaks of more rows than can be")
 
 
 def _pools(pairs: list[list[Any]] | None) -> tuple[PoolingRegion, ...] | None:
@@ -268,18 +375,62 @@ def _list(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 def _check_shard(shard: ShardEntry) -> None:
     """Refuse what would fail later, and less clearly, as a number or a type."""
+    path = shard.path
     for name in ("width", "rows", "bytes"):
-        _check_size(shard.path, name, getattr(shard, name), 1)
+        _check_size(path, name, getattr(shard, name), 1)
     if shard.dtype not in ("float16", "float32"):
-        raise ValueError(f"{shard.path} has the stored type {shard.dtype!r}")
+        raise ValueError(f"{path} has the stored type {shard.dtype!r}")
     if not (isinstance(shard.model, str) and isinstance(shard.site, str)):
-        raise ValueError(f"{shard.path} has no model and site")
+        raise ValueError(f"{path} has no model and site")
+    (shard.model + shard.site).encode()  # what is no text is in no shard either
     if shard.layer is not None and type(shard.layer) is not int:
-        raise ValueError(f"{shard.path} has the layer {shard.layer!r}")
-    _check_size(shard.path, "since", shard.since, 0)
+        raise ValueError(f"{path} has the layer {shard.layer!r}")
+    _check_hash(path, shard.sha256)
+    if shard.tail is not None:
+        _check_hash(path, shard.tail)
+    _check_size(path, "since", shard.since, 0)
+    row_bytes = shard.width * (2 if shard.dtype == "float16" else 4)
+    end = 4
     for offset, rows in shard.pages:
-        _check_size(shard.path, "a page at", offset, 0)
-        _check_size(shard.path, "page rows", rows, 1)
+        _check_size(path, "a page at", offset, end)
+        _check_size(path, "page rows", rows, 1)
+        end = offset + rows * row_bytes
+    if shard.pages and (end > shard.bytes or sum(rows for _, rows in shard.pages) != shard.rows):
+        raise ValueError(
+            f"{path} has {shard.rows} rows of {shard.width} values in {shard.bytes} bytes, and "
+            "its pages say otherwise"
+        )
+    if shard.rows * row_bytes > shard.bytes * _UNFOLDING:
+        raise ValueError(
+            f"{path} has {shard.rows} rows of {shard.width} values in {shard.bytes} bytes, which "
+            "cannot be"
+        )
+    place = _place(shard.model, shard.site, shard.layer, shard.width, shard.dtype)
+    if _OURS.fullmatch(path.rpartition("/")[2]) and not path.startswith(place):
+        raise ValueError(
+            f"{path} does not lie where shards of {shard.model}, {shard.site}, layer "
+            f"{shard.layer}, {shard.dtype} x {shard.width} do"
+        )
+
+
+@lru_cache(maxsize=4096)
+def _place(model: str, site: str, layer: int | None, width: int, dtype: str) -> str:
+    """Return what the paths of shards with such rows begin with."""
+    path = layout.shard_path(
+        model=model,
+        site=site,
+        layer=layer,
+        width=width,
+        dtype=dtype,
+        transaction="",
+        number=0,
+    )
+    return path[: path.rindex("--") + 1]
+
+
+def _check_hash(path: str, value: Any) -> None:
+    if not isinstance(value, str) or not _HASH.fullmatch(value):
+        raise ValueError(f"{path} has the SHA-256 {value!r}")
 
 
 def _check_size(path: str, name: str, value: Any, least: int) -> None:
@@ -294,6 +445,7 @@ def is_inside(path: str) -> bool:
 
 
 def _check_path(path: str, where: str) -> None:
+    path.encode()  # or it is no name of a file
     if not is_inside(path):
         raise CorruptStoreError(f"{where} names the file {path!r}, which is outside the store")
 

@@ -15,6 +15,8 @@ import numpy as np
 from actstore import schema
 from actstore.errors import ActstoreError, CorruptStoreError
 from actstore.storage import floats
+from actstore.storage.checks import VectorChecks, check_whole
+from actstore.storage.checksums import Check, block_rows
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.threads import share
 
@@ -49,8 +51,13 @@ class ShardReader(Protocol):
         """Give the file back."""
 
 
-def open_shard(root: Path, entry: ShardEntry) -> ShardReader:
+def open_shard(root: Path, entry: ShardEntry, check: Check = "lazy") -> ShardReader:
     """Open a shard for reading vectors.
+
+    Args:
+        root: folder of the store.
+        entry: the shard.
+        check: when vectors are held against their checksums.
 
     Raises:
         CorruptStoreError: the file is missing, of another size, or lies about its pages.
@@ -64,7 +71,12 @@ def open_shard(root: Path, entry: ShardEntry) -> ShardReader:
                 "restore it from a copy",
                 entry.path,
             )
-        return MappedShard(path, entry) if entry.pages else DecodedShard(path, entry)
+        if entry.pages:
+            return MappedShard(root, entry, check)
+        if check != "never":
+            with path.open("rb") as file:
+                check_whole(root, entry, file.fileno())
+        return DecodedShard(path, entry)
     except FileNotFoundError as error:
         raise CorruptStoreError(
             f"shard {entry.path} is missing from {root}: restore it from a copy", entry.path
@@ -78,7 +90,7 @@ def open_shard(root: Path, entry: ShardEntry) -> ShardReader:
 class MappedShard:
     """A shard whose vectors are read from where they lie in the file."""
 
-    def __init__(self, path: Path, entry: ShardEntry) -> None:
+    def __init__(self, root: Path, entry: ShardEntry, check: Check = "lazy") -> None:
         dtype = np.dtype(entry.dtype)
         row_bytes = entry.width * dtype.itemsize
         self._starts = np.zeros(len(entry.pages) + 1, np.int64)
@@ -91,10 +103,14 @@ class MappedShard:
             raise CorruptStoreError(
                 f"the manifest places vectors of {entry.path} outside the file", entry.path
             )
-        with path.open("rb") as file:
+        checks = None
+        with (root / entry.path).open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            if check != "never":
+                checks = VectorChecks(root, entry, file.fileno(), mapped, check)
         self.matrices = tuple(
-            MappedMatrix(mapped, dtype, offset, rows, entry.width) for offset, rows in entry.pages
+            MappedMatrix(mapped, dtype, offset, rows, entry.width, checks, number)
+            for number, (offset, rows) in enumerate(entry.pages)
         )
         """The row groups' vectors in row order."""
 
@@ -107,6 +123,7 @@ class MappedShard:
         if stop <= start or stop > self._starts[group + 1]:
             return None
         first = int(self._starts[group])
+        self.matrices[group].check_run(start - first, stop - first)
         return self.matrices[group].vectors[start - first : stop - first]
 
     def run(self, start: int, out: np.ndarray) -> None:
@@ -125,6 +142,7 @@ class MappedShard:
                 rows = matrix.vectors[low - first : high - first]
                 if _comes_from_disk(rows, np.array([0])):
                     matrix.prefetch(low - first, high - low)
+                matrix.check_run(low - first, high - first)
                 found.append((rows, out[low - start : high - start]))
         return found
 
@@ -141,13 +159,23 @@ class MappedShard:
 class MappedMatrix:
     """The vectors of one row group, over the map."""
 
-    __slots__ = ("_map", "_offset", "vectors")
+    __slots__ = ("_map", "_number", "_offset", "checks", "vectors")
 
     def __init__(
-        self, mapped: mmap.mmap, dtype: np.dtype[Any], offset: int, rows: int, width: int
+        self,
+        mapped: mmap.mmap,
+        dtype: np.dtype[Any],
+        offset: int,
+        rows: int,
+        width: int,
+        checks: VectorChecks | None,
+        number: int,
     ) -> None:
         self._map = mapped
         self._offset = offset
+        self._number = number
+        self.checks = checks
+        """What its vectors are to be held against before use; None: nothing."""
         self.vectors = np.frombuffer(mapped, dtype, rows * width, offset).reshape(rows, width)
         """Read-only ``[rows, width]``; keeps the map open."""
 
@@ -155,6 +183,38 @@ class MappedMatrix:
     def address(self) -> int:
         """Where the first vector lies in memory."""
         return int(self.vectors.__array_interface__["data"][0])
+
+    @property
+    def block_rows(self) -> int:
+        """Rows that have one checksum together."""
+        assert self.checks is not None
+        return self.checks.page(self._number).block_rows
+
+    def check_run(self, first: int, stop: int) -> None:
+        """Hold some rows against their checksums.
+
+        Raises:
+            DamageError: they are not what was written.
+        """
+        if self.checks is not None:
+            step = self.block_rows
+            blocks = np.arange(first // step, (stop - 1) // step + 1)
+            self.checks.check(self._number, self.checks.unchecked(self._number, blocks))
+
+    def check_blocks(self, blocks: np.ndarray) -> None:
+        """Hold some blocks against their checksums.
+
+        Raises:
+            DamageError: they are not what was written.
+        """
+        assert self.checks is not None
+        self.checks.check(self._number, self.checks.unchecked(self._number, blocks))
+
+    def expect(self) -> None:
+        """Ask the system to read what the vectors are held against, and do not wait for it."""
+        if self.checks is not None and not self.checks.are_read:
+            low = self.checks.start - self.checks.start % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, low, len(self._map) - low)
 
     def prefetch(self, first: int, rows: int) -> None:
         """Ask the system to read some rows from disk, and do not wait for it."""
@@ -224,6 +284,9 @@ class Gatherer:
             units -= self._step - 1
         size = unit if self._in_units else self._row_bytes
         self._memory: np.ndarray = np.asarray(_AddressSpace(low, units, unit, size))
+        self._checks = None
+        if any(matrix.checks is not None for matrix in matrices):
+            self._checks = _Blocks(self._matrices, self._row_bytes)
 
     def can_fill(self, out: np.ndarray) -> bool:
         """Say whether :meth:`take` can fill ``out``."""
@@ -241,8 +304,15 @@ class Gatherer:
         where = self._bases[owner] + local * self._step
         if len(rows) > _PROBE and _comes_from_disk(self._memory, where[:_PROBE]):
             # Touched one by one they would come one by one: many at a time is 15 times as fast.
-            for number, row in zip(owner.tolist(), local.tolist(), strict=True):
-                self._matrices[number].prefetch(row, 1)
+            step = 1 if self._checks is None else block_rows(self._row_bytes)
+            for number, row in zip(owner.tolist(), (local // step * step).tolist(), strict=True):
+                matrix = self._matrices[number]
+                matrix.prefetch(row, min(step, len(matrix.vectors) - row))
+            if self._checks is not None:
+                for number in np.unique(owner).tolist():
+                    self._matrices[number].expect()
+        if self._checks is not None:
+            self._checks.check(owner, local)
         target = out.view(np.uint8)
         if self._in_units:
             if self._step > 1:
@@ -253,6 +323,39 @@ class Gatherer:
         block = max(1, _BLOCK // self._row_bytes)
         for start in range(0, len(where), block):
             target[start : start + block] = self._memory[where[start : start + block]]
+
+
+class _Blocks:
+    """Which blocks of several matrices were found sound, side by side: one look for many rows."""
+
+    def __init__(self, matrices: Sequence[MappedMatrix], row_bytes: int) -> None:
+        self._matrices = matrices
+        step = block_rows(row_bytes)
+        counts = [-(-len(matrix.vectors) // step) for matrix in matrices]
+        self._first = np.cumsum([0, *counts[:-1]], dtype=np.int64)
+        self._step = np.full(len(matrices), step, np.int64)
+        self._sound = np.zeros(sum(counts), bool)
+        self._always = any(m.checks is not None and m.checks.always for m in matrices)
+
+    def check(self, owner: np.ndarray, local: np.ndarray) -> None:
+        """Hold rows against their checksums: numbers of matrices, and rows within these.
+
+        Raises:
+            DamageError: they are not what was written.
+        """
+        left = ~self._sound[self._first[owner] + local // self._step[owner]]
+        if not left.any():
+            return
+        owner, local = owner[left], local[left]
+        order = np.argsort(owner, kind="stable")
+        numbers, starts = np.unique(owner[order], return_index=True)
+        for number, rows in zip(numbers.tolist(), np.split(local[order], starts[1:]), strict=True):
+            matrix = self._matrices[number]
+            self._step[number] = matrix.block_rows  # known from the first reading on
+            blocks = np.unique(rows // self._step[number])
+            matrix.check_blocks(blocks)
+            if not self._always:
+                self._sound[self._first[number] + blocks] = True
 
 
 class _AddressSpace:
@@ -292,7 +395,7 @@ class DecodedShard:
         self._lock = Lock()  # the file has one position
         self._last: tuple[int, np.ndarray] | None = None
         try:
-            self._file = pq.ParquetFile(source)
+            self._file = pq.ParquetFile(source, page_checksum_verification=True)
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, ActstoreError):
                 raise
@@ -303,6 +406,10 @@ class DecodedShard:
         np.cumsum(counts, out=self._starts[1:])
         if self._starts[-1] != entry.rows:
             raise self._damaged(f"{self._starts[-1]} rows, the manifest says {entry.rows}")
+        names = self._file.schema_arrow.names
+        type_ = self._file.schema_arrow.field(schema.VECTOR).type if schema.VECTOR in names else ""
+        if getattr(type_, "list_size", entry.width) != entry.width:  # before it takes memory
+            raise self._damaged(f"vectors of {type_}, the manifest says width {entry.width}")
 
     def close(self) -> None:
         self._file.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import secrets
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from actstore import schema
 from actstore.errors import ActstoreError, StoreError
-from actstore.storage import layout, own_columns, shard_columns
+from actstore.storage import derived, layout, own_columns, shard_columns
 from actstore.storage.files import StoreFiles
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
 
@@ -27,7 +26,6 @@ GROUP_ROWS = 8_192
 _KEPT = 3
 _KEY = b"actstore:metadata"
 _AHEAD = 32
-_MAGIC = b"PAR1"
 
 
 def cached_file(files: StoreFiles, manifest: Manifest) -> Path:
@@ -54,10 +52,11 @@ def cached_file(files: StoreFiles, manifest: Manifest) -> Path:
 
 def _cached_in(folder: Path, name: str, files: StoreFiles, manifest: Manifest) -> Path:
     path = folder / name
-    if not _is_whole(path):
+    if not derived.is_sound(path):
         draft = folder / f".{name}.{secrets.token_hex(4)}"
         try:
             _make(draft, folder, files, manifest)
+            derived.seal(draft)
             layout.sync_file(draft)
             draft.replace(path)
         finally:
@@ -80,16 +79,6 @@ def _make(draft: Path, folder: Path, files: StoreFiles, manifest: Manifest) -> N
                 raise
             # It is derived and may be damaged: do without.
     _write(draft, files, manifest, None)
-
-
-def _is_whole(path: Path) -> bool:
-    """Say whether a Parquet file ends as one does."""
-    try:
-        with path.open("rb") as file:
-            file.seek(-len(_MAGIC), os.SEEK_END)
-            return file.read() == _MAGIC
-    except OSError:
-        return False
 
 
 def _file_name(manifest: Manifest) -> str:
@@ -140,6 +129,8 @@ def _best_previous(folder: Path, manifest: Manifest) -> pq.ParquetFile | None:
     labels = [_identity(entry) for entry in manifest.labels]
     shards = {_identity(entry) for entry in manifest.shards}
     for path in _newest_first(folder):
+        if not derived.is_sound(path):
+            continue
         try:
             file = pq.ParquetFile(path)
             origin = json.loads(file.schema_arrow.metadata[_KEY])

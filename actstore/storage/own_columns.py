@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actstore.storage import layout
+from actstore.storage import derived, layout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,12 +43,13 @@ def own_file(metadata: Path) -> Path:
         OSError: there is no room for it.
     """
     path = path_of(metadata)
-    if not path.exists():
+    if not derived.is_sound(path):
         if _holds_no_extra(metadata):
             return metadata
         draft = metadata.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             _write(metadata, draft)
+            derived.seal(draft)
             layout.sync_file(draft)
             draft.replace(path)
         finally:

@@ -35,6 +35,9 @@ MAGIC = b"PAR1"
 ALIGNMENT = 64
 """Values start at a multiple of this many bytes, so that every engine takes them as they are."""
 
+LONGEST_HEADER = 64
+"""More bytes than a page header of ours has."""
+
 _FLOAT, _FIXED_LEN_BYTE_ARRAY = 4, 7
 _REQUIRED, _REPEATED = 0, 2
 _CONVERTED_LIST = 3
@@ -99,6 +102,24 @@ def page_header(rows: int, width: int, body_size: int, crc: int) -> bytes:
             5: thrift.struct(data),
         }
     )
+
+
+def crc_of_header(before: bytes, rows: int, width: int, body_size: int) -> int | None:
+    """Return the CRC-32 in the page header that ``before`` ends with.
+
+    None where that is no header as :func:`page_header` makes it for such a page.
+    """
+    shortest = len(page_header(rows, width, body_size, 0))
+    for length in range(shortest, shortest + 5):  # the checksum takes one byte to five
+        header = before[-length:]
+        try:
+            found = thrift.decode(header)
+            crc = int(found[4].value) & 0xFFFFFFFF
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if header == page_header(rows, width, body_size, crc):
+            return crc
+    return None
 
 
 def join_footer(

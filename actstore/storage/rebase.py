@@ -84,7 +84,7 @@ def _without(
     path = root / entry.path
     if not len(kept):
         path.unlink()
-        return dataclasses.replace(entry, rows=0, pages=(), pools=())
+        return dataclasses.replace(entry, rows=0, pages=(), pools=(), tail=None)
     table = shard_columns.read_columns(root, entry, list(schema.metadata_names()))
     columns = {name: table[name].to_pylist() for name in table.column_names}
     shard = ShardWriter(staging / path.name, width=entry.width, dtype=entry.dtype)

@@ -13,7 +13,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import CommitError
-from actstore.storage import layout, pages, shard_columns
+from actstore.storage import checksums, layout, pages, shard_columns
 from actstore.storage.labels import write_overlay
 from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry
 from actstore.storage.mapping import ShardReader, open_shard
@@ -277,12 +277,25 @@ def _with_metadata(root: Path, entry: ShardEntry, table: pa.Table, draft: Path) 
         try:
             _copy(raw.fileno(), target, groups[-1].end)
             content = memory.getvalue().to_pybytes()
-            append_metadata(target, content, groups, entry.width, entry.dtype)
+            sums = checksums.of_file(target, groups, entry.vector_bytes // entry.rows)
+            append_metadata(target, content, groups, sums, entry.width, entry.dtype)
             os.fsync(target)
             digest, size = sha256_at(target)
+            tail, _ = sha256_at(target, groups[-1].end)
         finally:
             os.close(target)
-    return Written(entry.rows, size, digest, entry.pages, in_order(pools_of(table)))
+    return Written(entry.rows, size, digest, entry.pages, in_order(pools_of(table)), tail)
+
+
+def has_tail(root: Path, entry: ShardEntry) -> bool:
+    """Say whether all but the vectors of a sound shard stands behind them, as we write it."""
+    import pyarrow.parquet as pq
+
+    if not entry.pages:
+        return False
+    path = root / entry.path
+    with pq.ParquetFile(path) as file, path.open("rb") as raw:
+        return _groups(file.metadata, entry, raw.fileno()) is not None
 
 
 def _groups(footer: pq.FileMetaData, entry: ShardEntry, descriptor: int) -> list[VectorPage] | None:

@@ -18,7 +18,8 @@ from isal import isal_zlib
 from actstore import schema
 from actstore.errors import CommitError
 from actstore.storage import floats, pages
-from actstore.storage.manifest import PoolingRegion
+from actstore.storage.checksums import BlockSums, joined
+from actstore.storage.manifest import PoolingRegion, ShardEntry
 from actstore.storage.pages import VectorPage
 from actstore.storage.shard_tail import append_metadata, metadata_writer, write_at
 from actstore.storage.threads import in_parallel
@@ -52,13 +53,8 @@ class Written(NamedTuple):
     """Offset of the values and number of rows, per row group."""
     pools: tuple[PoolingRegion, ...]
     """Pooling and region of its rows, each pair once."""
-
-
-class _Checksum(NamedTuple):
-    """Checksum of the first rows of a row group."""
-
-    crc: int
-    rows: int
+    tail: str
+    """SHA-256 of all that stands behind the vectors."""
 
 
 class ShardWriter:
@@ -84,7 +80,7 @@ class ShardWriter:
         self._placed = 0  # rows whose vectors are in the shard file
         self._buffer = np.empty((0, width), dtype)  # what follows them
         self._norms: deque[np.ndarray] = deque()  # of the rows placed and not flushed
-        self._sums: dict[int, _Checksum] = {}
+        self._sums = BlockSums(self.row_bytes, self._group_rows)
         self._descriptor = -1
         self._unsynced = 0  # bytes placed since the disk was last asked to take them
         self._syncing: Future[None] | None = None
@@ -145,12 +141,9 @@ class ShardWriter:
             if len(norms) > excess:
                 self._norms.append(norms[: len(norms) - excess])
             excess -= len(norms)
-        self._placed = min(self._placed, rows)
-        self._sums = {
-            group: found
-            for group, found in self._sums.items()
-            if group * self._group_rows + found.rows <= self._placed
-        }
+        if rows < self._placed:
+            self._placed = rows
+            self._sums.truncate(rows, self._checksum)
         self.rows = rows
 
     @property
@@ -194,6 +187,7 @@ class ShardWriter:
         if self._placed == 0:  # everything still in memory: no space need be reserved
             self._group_rows = min(self._group_rows, self.rows)
             self._prefix = pages.prefix_space(self._group_rows, self.width)
+            self._sums = BlockSums(self.row_bytes, self._group_rows)
         self.place()
         described = sum(len(fragment.rows) for fragment in self._fragments)
         if not described == sum(map(len, self._norms)) == self.rows - self._flushed:
@@ -205,16 +199,17 @@ class ShardWriter:
             self._flush_metadata(min(self._group_rows, self.rows - self._flushed))
         assert self._metadata is not None
         self._metadata.close()
-        groups = self._write_pages()
+        groups, sums = self._write_pages()
         content = self._metadata_bytes()
-        append_metadata(self._descriptor, content, groups, self.width, self.dtype)
+        append_metadata(self._descriptor, content, groups, sums, self.width, self.dtype)
         self._wait_for_disk()
         self._syncing = _disk().submit(os.fsync, self._descriptor)
         digest, size = sha256_at(self._descriptor)
+        tail, _ = sha256_at(self._descriptor, groups[-1].end)
         self._wait_for_disk()
         self._close()
         placed = tuple((page.values, page.rows) for page in groups)
-        return Written(self.rows, size, digest, placed, in_order(self._pools))
+        return Written(self.rows, size, digest, placed, in_order(self._pools), tail)
 
     def abort(self) -> None:
         """Remove everything written."""
@@ -258,7 +253,9 @@ class ShardWriter:
         stride = pages.align(self._prefix + self._group_rows * self.row_bytes)
         return pages.ALIGNMENT + group * stride + self._prefix + within * self.row_bytes
 
-    def _place(self, vectors: np.ndarray, run: Callable[..., Iterable[int]]) -> None:
+    def _place(
+        self, vectors: np.ndarray, run: Callable[..., Iterable[list[tuple[int, int]]]]
+    ) -> None:
         """Write the rows that follow those already placed.
 
         Args:
@@ -279,16 +276,16 @@ class ShardWriter:
             pieces.append((done, stop))
             done = stop
 
-        def write(piece: tuple[int, int]) -> int:
+        def write(piece: tuple[int, int]) -> list[tuple[int, int]]:
             block = vectors[piece[0] : piece[1]]
             floats.norms(block, out=norms[piece[0] : piece[1]])
             data = block.data.cast("B")
             write_at(self._descriptor, data, self._offset(self._placed + piece[0]))
-            return isal_zlib.crc32(data)
+            return self._sums.of(data, self._placed + piece[0])
 
-        sums = list(run(write, pieces))  # all of them, or none counts
-        for (start, stop), crc in zip(pieces, sums, strict=True):
-            self._add_sum(self._placed + start, stop - start, crc)
+        for some in list(run(write, pieces)):  # all of them, or none counts
+            for rows, crc in some:
+                self._sums.add(rows, crc)
         self._norms.append(norms)
         self._placed += len(vectors)
         self._unsynced += vectors.nbytes
@@ -297,15 +294,6 @@ class ShardWriter:
             self._wait_for_disk()
             self._syncing = _disk().submit(os.fdatasync, self._descriptor)
             self._unsynced = 0
-
-    def _add_sum(self, row: int, rows: int, crc: int) -> None:
-        """Extend the checksum of a row group's values by that of the rows that follow."""
-        group, within = divmod(row, self._group_rows)
-        if within == 0:
-            self._sums[group] = _Checksum(crc, rows)
-        elif (known := self._sums.get(group)) is not None and known.rows == within:
-            crc = isal_zlib.crc32_combine(known.crc, crc, rows * self.row_bytes)
-            self._sums[group] = _Checksum(crc, within + rows)
 
     def _flush_metadata(self, rows: int) -> None:
         import pyarrow as pa
@@ -336,34 +324,26 @@ class ShardWriter:
         self._norms = deque([joined[rows:]])
         return joined[:rows]
 
-    def _write_pages(self) -> list[VectorPage]:
-        """Put header, levels and checksum before each row group's values."""
+    def _write_pages(self) -> tuple[list[VectorPage], list[int]]:
+        """Put header and levels before each row group's values; return the blocks' checksums."""
         found = []
-        for group, first in enumerate(range(0, self.rows, self._group_rows)):
-            rows = min(self._group_rows, self.rows - first)
-            values = self._offset(first)
+        every: list[int] = []
+        for group, (rows, sums) in enumerate(self._sums.pages()):
+            values = self._offset(group * self._group_rows)
             end = values + rows * self.row_bytes
             level_bytes = pages.levels(rows, self.width)
-            known = self._sums.get(group)
-            if known is not None and known.rows == rows:
-                crc = isal_zlib.crc32_combine(isal_zlib.crc32(level_bytes), known.crc, end - values)
-            else:  # rows were taken back and others put in their place
-                crc = self._checksum(values, end, isal_zlib.crc32(level_bytes))
+            crc = joined(isal_zlib.crc32(level_bytes), sums, rows, self.row_bytes)
             body = len(level_bytes) + end - values
             head = pages.page_header(rows, self.width, body, crc) + level_bytes
             write_at(self._descriptor, memoryview(head), values - len(head))
             found.append(VectorPage(values - len(head), values, rows, end))
-        return found
+            every += sums
+        return found, every
 
-    def _checksum(self, start: int, end: int, crc: int) -> int:
-        """Continue a checksum over bytes read back from the file."""
-        buffer = bytearray(_CHUNK)
-        while start < end:
-            view = memoryview(buffer)[: end - start]
-            count = os.preadv(self._descriptor, [view], start)
-            crc = isal_zlib.crc32(view[:count], crc)
-            start += count
-        return crc
+    def _checksum(self, start: int, stop: int) -> int:
+        """Return the checksum of the rows of a block, read back from the file."""
+        size = (stop - start) * self.row_bytes
+        return isal_zlib.crc32(os.pread(self._descriptor, size, self._offset(start)))
 
 
 def pools_of(table: pa.Table) -> set[PoolingRegion]:
@@ -440,12 +420,12 @@ def _disk() -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_disk.cache_clear)
 
 
-def sha256_at(descriptor: int) -> tuple[str, int]:
-    """Return the SHA-256 and size in bytes of an open file."""
+def sha256_at(descriptor: int, start: int = 0) -> tuple[str, int]:
+    """Return the SHA-256 of an open file from ``start`` on, and the file's size in bytes."""
     # Read, not mapped: pages of a map count as memory of this process.
     digest = hashlib.sha256()
     buffer = bytearray(_CHUNK)
-    size = 0
+    size = start
     while count := os.preadv(descriptor, [buffer], size):
         digest.update(memoryview(buffer)[:count])
         size += count
@@ -456,3 +436,9 @@ def sha256_of(path: Path) -> tuple[str, int]:
     """Return a file's SHA-256 and size in bytes."""
     with path.open("rb") as file:
         return sha256_at(file.fileno())
+
+
+def tail_of(root: Path, entry: ShardEntry) -> str:
+    """Return the SHA-256 of what stands behind the vectors of a shard."""
+    with (root / entry.path).open("rb") as file:
+        return sha256_at(file.fileno(), entry.vectors_end)[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actstore.errors import CorruptStoreError
+from actstore.storage.checks import check_tail, check_whole, damage
 from actstore.storage.manifest import LabelEntry, ShardEntry
 
 if TYPE_CHECKING:
@@ -26,13 +27,21 @@ def read_columns(root: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(root / entry.path) as file:
-            return checked_columns(file, entry, columns)
+        with (root / entry.path).open("rb") as raw:
+            # Before pyarrow looks at it: a damaged footer can end the process.
+            if entry.tail is not None:
+                check_tail(root, entry, raw.fileno())
+            else:
+                check_whole(root, entry, raw.fileno())
+            with pq.ParquetFile(raw) as file:
+                return checked_columns(file, entry, columns)
     except FileNotFoundError as error:
         raise CorruptStoreError(
             f"shard {entry.path} is missing from {root}: restore it from a copy", entry.path
         ) from error
-    except (OSError, pa.ArrowException) as error:
+    except CorruptStoreError:
+        raise
+    except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
         raise CorruptStoreError(
             f"shard {entry.path} of {root} is damaged ({error}): restore it from a copy",
             entry.path,
@@ -73,13 +82,19 @@ def read_labels(root: Path, entry: LabelEntry) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(root / entry.path, columns=list(_OVERLAY))
+        with (root / entry.path).open("rb") as raw:
+            check_whole(root, entry, raw.fileno())
+            table = pq.read_table(raw, columns=list(_OVERLAY))
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(
             f"label file {entry.path} of {root} is missing or damaged ({error}): "
             "restore it from a copy",
             entry.path,
         ) from error
+    if table.num_rows != entry.rows:
+        reason = f"it holds {table.num_rows} labels, the manifest says {entry.rows}"
+        raise damage(root, entry.path, reason)
+    return table
 
 
 def overlays(root: Path, entries: tuple[LabelEntry, ...]) -> dict[str, dict[int, Any]]:
@@ -105,6 +120,11 @@ def with_labels(table: pa.Table, changes: dict[int, Any]) -> pa.Table:
     """Return ``table`` with the label of the given rows replaced."""
     import pyarrow as pa
 
+    if min(changes) < 0 or max(changes) >= table.num_rows:
+        raise CorruptStoreError(
+            f"a label file speaks of row {max(changes)} of a shard that has {table.num_rows}: "
+            "restore both from a copy"
+        )
     labels = table["label"].to_pylist()
     for row, label in changes.items():
         labels[row] = label

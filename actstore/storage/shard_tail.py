@@ -1,4 +1,4 @@
-"""What stands behind a shard's vectors: the metadata columns, and the footer of both."""
+"""What stands behind a shard's vectors: checksums, the metadata columns, and the footer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from actstore import schema
-from actstore.storage import pages
+from actstore.storage import checksums, pages
 from actstore.storage.pages import VectorPage
 
 if TYPE_CHECKING:
@@ -36,12 +38,18 @@ def metadata_writer(target: Path | pa.BufferOutputStream) -> pq.ParquetWriter:
 
 
 def append_metadata(
-    descriptor: int, file: bytes, groups: list[VectorPage], width: int, dtype: schema.VectorType
+    descriptor: int,
+    file: bytes,
+    groups: list[VectorPage],
+    sums: list[int],
+    width: int,
+    dtype: schema.VectorType,
 ) -> None:
-    """Complete a shard: behind its vectors the metadata columns' chunks, and the footer of both.
+    """Complete a shard: behind its vectors their blocks' checksums, the metadata, and the footer.
 
     Args:
         descriptor: the shard's file, which holds the vectors.
+        sums: checksum of each block of vectors.
         file: content of the metadata columns' file, in the same row groups.
         groups: where the vectors are.
         width: of the vectors.
@@ -49,7 +57,9 @@ def append_metadata(
     """
     footer_size = int.from_bytes(file[-8:-4], "little")
     body = memoryview(file)[len(pages.MAGIC) : len(file) - 8 - footer_size]
-    start = pages.align(groups[-1].end)
+    table = checksums.table(sums, width * np.dtype(dtype).itemsize)
+    place = pages.align(groups[-1].end)
+    start = pages.align(place + len(table))
     footer = pages.join_footer(
         file[len(file) - 8 - footer_size : len(file) - 8],
         shift=start - len(pages.MAGIC),
@@ -58,6 +68,8 @@ def append_metadata(
     )
     tail = footer + struct.pack("<I", len(footer)) + pages.MAGIC
     write_at(descriptor, memoryview(pages.MAGIC), 0)
+    gaps = table.join((bytes(place - groups[-1].end), bytes(start - place - len(table))))
+    write_at(descriptor, memoryview(gaps), groups[-1].end)
     write_at(descriptor, body, start)
     write_at(descriptor, memoryview(tail), start + len(body))
     # A group that was rolled back may have left bytes behind the end.

@@ -17,10 +17,11 @@ from actstore.errors import CorruptStoreError, MixedVectorsError, UsageError
 from actstore.storage import layout, metadata_cache, own_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.buffer_pool import Memory
+from actstore.storage.checksums import Check
 from actstore.storage.files import LocalFiles, StoreFiles
 from actstore.storage.lease import Lease
 from actstore.storage.manifest import Manifest, ShardEntry
-from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy
+from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy, open_shard
 from actstore.storage.staging import prepare
 
 if TYPE_CHECKING:
@@ -28,17 +29,24 @@ if TYPE_CHECKING:
 
 _OPEN_SHARDS = 256
 """Shards kept open at a time, well below the usual limit of 1,024 files per process."""
+_MANY_ROWS = 1 << 26
+_MANY_BYTES = 1 << 33
 _AT_ONCE = 128
 """Shards that one copy reads from: they stay open until it ends."""
 
 
-def open_snapshot(root: Path | str, at: int | None = None) -> Snapshot:
+def open_snapshot(root: Path | str, at: int | None = None, check: Check = "lazy") -> Snapshot:
     """Pin commit ``at`` of the store at ``root``, or its latest commit.
+
+    Args:
+        root: folder of the store.
+        at: number of the commit.
+        check: when vectors are held against their checksums; metadata and labels always are.
 
     Raises:
         StoreNotFoundError: there is no store at ``root``.
         SnapshotNotFoundError: the store has no commit ``at``.
-        CorruptStoreError: the manifest is damaged.
+        CorruptStoreError: the manifest is damaged, or speaks of what cannot be.
     """
     path = Path(root)
     while True:
@@ -49,11 +57,19 @@ def open_snapshot(root: Path | str, at: int | None = None) -> Snapshot:
             continue  # pruned since: there is a later one, or loading says that there is none
         except OSError as error:
             raise CorruptStoreError(f"commit {manifest.number} of {path}: {error}") from error
-        return Snapshot(LocalFiles(path), manifest, lease)
+        for entry in manifest.shards:
+            # So large a shard is written by nobody: what follows from its numbers takes memory.
+            if entry.rows > _MANY_ROWS or entry.bytes > _MANY_BYTES:
+                open_shard(path, entry, "never").close()
+        return Snapshot(LocalFiles(path, check), manifest, lease)
 
 
-def latest_snapshot(root: Path | str) -> Snapshot:
+def latest_snapshot(root: Path | str, check: Check = "lazy") -> Snapshot:
     """Pin the latest commit of the store at ``root``; a new, empty store where there is none.
+
+    Args:
+        root: folder of the store.
+        check: as in :func:`open_snapshot`.
 
     Raises:
         StoreError: the path is a file, or a folder that holds other things.
@@ -63,8 +79,8 @@ def latest_snapshot(root: Path | str) -> Snapshot:
     path = Path(root)
     prepare(path)
     if manifests.numbers(path):
-        return open_snapshot(path)
-    return Snapshot(LocalFiles(path), manifests.EMPTY)
+        return open_snapshot(path, check=check)
+    return Snapshot(LocalFiles(path, check), manifests.EMPTY)
 
 
 class Snapshot:
@@ -198,6 +214,9 @@ class Snapshot:
             involved = list(range(numbers[0], numbers[1] + 1))
         else:
             involved = np.flatnonzero(np.bincount(numbers, minlength=1)).tolist() if count else []
+        for number in involved:
+            if not self.shards[number].pages:
+                self._reader(number)  # nothing but the file itself says how much it unfolds to
         width, dtype = _shape([self.shards[number] for number in involved])
         if out is not None and out.shape != (count, width) and (count or len(out)):
             raise UsageError(f"out has shape {out.shape}, the rows need {(count, width)}")

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.errors import ActstoreError
-from actstore.storage import floats, key_hashes, pages, shard_columns
+from actstore.errors import ActstoreError, CorruptStoreError, SnapshotNotFoundError
+from actstore.storage import floats, key_hashes, layout, pages, shard_columns
+from actstore.storage import manifest as manifests
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import open_shard
-from actstore.storage.shard import pools_of, sha256_of
+from actstore.storage.shard import pools_of, sha256_of, tail_of
 from actstore.storage.snapshot import Snapshot
 
 _BLOCK_ROWS = 4096
@@ -52,9 +53,37 @@ def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None)
             problems.append(Problem(overlay.path, "the file is missing"))
         elif sha256_of(path) != (overlay.sha256, overlay.bytes):
             problems.append(Problem(overlay.path, "its SHA-256 is not what the manifest says"))
+        else:
+            try:
+                shard_columns.read_labels(snapshot.root, overlay)
+            except CorruptStoreError as error:
+                problems.append(Problem(overlay.path, str(error)))
     for shards in hashes.values():
         problems += _repeated_keys(snapshot.root, shards)
-    return problems
+    return [*problems, *_check_history(snapshot.root)]
+
+
+def _check_history(root: Path) -> Iterator[Problem]:
+    """Check the manifests of all commits, and that each stands on the one that it was made on."""
+    digests: dict[int, str] = {}
+    for number in manifests.numbers(root):
+        path = layout.manifest_path(root, number)
+        name = path.relative_to(root).as_posix()
+        try:
+            found = manifests.load(root, number)
+            odd = manifests.unknown_keys(path.read_bytes()) if not found.sealed else []
+        except SnapshotNotFoundError:
+            continue  # pruned meanwhile
+        except ActstoreError as error:
+            yield Problem(name, str(error))
+            continue
+        if odd:
+            yield Problem(name, f"it says {odd[0]!r}, which no manifest without its SHA-256 does")
+        digests[number] = found.sha256
+        before = digests.get(found.parent or 0)
+        if before is not None and found.parent_sha256 not in (None, before):
+            parent = layout.manifest_path(root, found.parent or 0).relative_to(root).as_posix()
+            yield Problem(parent, f"it is another than the one that commit {number} was made on")
 
 
 def _allows_nonfinite(snapshot: Snapshot) -> bool:
@@ -62,6 +91,8 @@ def _allows_nonfinite(snapshot: Snapshot) -> bool:
 
 
 def _check_shard(root: Path, entry: ShardEntry, nonfinite: bool) -> Iterator[str]:
+    import pyarrow as pa
+
     path = root / entry.path
     if not path.is_file():
         yield "the file is missing"
@@ -72,9 +103,12 @@ def _check_shard(root: Path, entry: ShardEntry, nonfinite: bool) -> Iterator[str
         return
     if digest != entry.sha256:
         yield "its SHA-256 is not what the manifest says: the content was changed"
+        return  # a damaged footer can end the process that reads it
+    if entry.tail is not None and tail_of(root, entry) != entry.tail:
+        yield "its metadata and footer are not what the manifest says"
     try:
         yield from _check_content(root, entry, nonfinite)
-    except (ActstoreError, OSError, ValueError) as error:
+    except (ActstoreError, pa.ArrowException, OSError, ValueError, OverflowError) as error:
         yield f"it cannot be read: {str(error).splitlines()[0]}"
 
 

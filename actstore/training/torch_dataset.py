@@ -66,6 +66,7 @@ class SelectionDataset(IterableDataset[Item]):
         remote = snapshot.files.portion is not None
         self._name = snapshot.name if remote else str(snapshot.root.resolve())
         self._commit = snapshot.manifest.number
+        self._check = snapshot.files.check
         self._rows = selection.rows
         self._selection: SelectedRows | None = selection
         # Shared, so that workers that outlive a pass hear of the next one, and of states: the
@@ -184,7 +185,8 @@ class SelectionDataset(IterableDataset[Item]):
         """Return the selection, in a worker over files and threads of its own."""
         if not in_worker and self._selection is not None:
             return self._selection
-        self._selection = open_reader(self._name, self._commit).rows_at(self._rows)
+        reader = open_reader(self._name, self._commit, check=self._check)
+        self._selection = reader.rows_at(self._rows)
         return self._selection
 
 

@@ -11,12 +11,13 @@ import pytest
 import actstore
 from actstore.capturing import repooling
 from actstore.capturing.repooling import repool
-from actstore.errors import ConflictError, NotInStoreError, UsageError
+from actstore.errors import ConflictError, DamageError, NotInStoreError, UsageError
 from actstore.storage.snapshot import open_snapshot
 from tests.capturing import families
 from tests.capturing import token_stores as stores
 from tests.ingestion.storing import stored_rows
 from tests.storage.stores import assert_sound
+from tests.storage.undoing import files_of, flip
 
 PROMPT = len(stores.PROMPT_ROLES)
 
@@ -56,6 +57,16 @@ def test_means_of_the_response(tmp_path: Path) -> None:
     run = open_snapshot(tmp_path / "s").manifest.runs[-1]
     assert (run.kind, run.run_id) == ("pool", rows[0]["run_id"])
     assert run.settings == {"pool": ["response.mean"], "exclude": ["bos"], "from_commit": 1}
+
+
+def test_nothing_is_pooled_from_damage(tmp_path: Path) -> None:
+    stores.write(tmp_path / "s")
+    entry = open_snapshot(tmp_path / "s").shards[0]
+    flip(tmp_path / "s" / entry.path, entry.pages[0][0] + 9)
+    before = files_of(tmp_path / "s")
+    with pytest.raises(DamageError, match="the vectors of its rows"):
+        repool(tmp_path / "s", "response.mean")
+    assert files_of(tmp_path / "s") == before
 
 
 def test_again_adds_nothing(tmp_path: Path) -> None:

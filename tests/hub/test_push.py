@@ -11,7 +11,7 @@ import actstore
 from actstore.errors import (
     AccessError,
     CardError,
-    CorruptStoreError,
+    DamageError,
     RemoteStoreError,
     RevisionError,
     UsageError,
@@ -298,10 +298,13 @@ def test_a_damaged_store_is_not_pushed(hub: Hub, store: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CorruptStoreError, match=r"shard|damaged"):
-        push_to(hub, store)
+    name = path.relative_to(store).as_posix()
+    for archive in (False, True):
+        with pytest.raises(DamageError, match="SHA-256 is not what the manifest says") as caught:
+            push_to(hub, store, archive=archive)
+        assert [path for path, _ in caught.value.problems] == [name]
     path.unlink()
-    with pytest.raises(CorruptStoreError, match="missing"):
+    with pytest.raises(DamageError, match="missing"):
         push_to(hub, store)
     assert commits(hub) == 1
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from actstore import schema
-from actstore.storage.manifest import Run
+from actstore.storage import layout
+from actstore.storage import manifest as manifests
+from actstore.storage.manifest import Manifest, Run
 from actstore.storage.rows import RowBatch
 from actstore.storage.shard import Fragment, ShardWriter, Written
 from actstore.storage.snapshot import Snapshot, open_snapshot
@@ -32,6 +37,27 @@ def vectors(rows: int, width: int, dtype: str = "float16", seed: int = 0) -> np.
     else:
         found = bits.integers(0, 1 << 32, (rows, width), np.uint32).view(np.float32)
     return np.where(np.isfinite(found), found, found.dtype.type(-0.0))
+
+
+def document(manifest: Manifest) -> dict[str, Any]:
+    """Return a manifest's content, to be changed by hand: without its seal."""
+    found = json.loads(manifest.encode())
+    del found["sha256"]
+    return dict(found)
+
+
+def without_seals(root: Path) -> None:
+    """Make all manifests such as were written before they, and metadata, had hashes there."""
+    for number in manifests.numbers(root):
+        old = dataclasses.replace(manifests.load(root, number), sealed=False)
+        layout.manifest_path(root, number).write_bytes(old.encode())
+
+
+def sealed(document: dict[str, Any]) -> bytes:
+    """Return content that was changed by somebody who knows how manifests are sealed."""
+    text = json.dumps(document).encode()[:-1]
+    digest = hashlib.sha256(text).hexdigest().encode()
+    return text + b',\n"sha256": "%s"\n}\n' % digest
 
 
 def batch(

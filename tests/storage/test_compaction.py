@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from actstore.errors import CommitError, StoreNotFoundError, UsageError
+from actstore.errors import CommitError, DamageError, StoreNotFoundError, UsageError
 from actstore.storage import compaction, shard
 from actstore.storage import manifest as manifests
 from actstore.storage.compaction import Compacted, compact, prune
 from actstore.storage.labels import set_labels
 from actstore.storage.manifest import Run
+from actstore.storage.shard import tail_of
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.staging import Staging
 from actstore.storage.writer import StoreWriter
@@ -26,8 +27,10 @@ from tests.storage.stores import (
     card_files,
     content,
     live_files,
+    without_seals,
     write,
 )
+from tests.storage.undoing import flip
 
 
 @pytest.fixture
@@ -237,3 +240,28 @@ def test_a_foreign_shard_that_cannot_be_mapped_becomes_one_that_can(store: Path)
     compact(store)
     assert all(entry.pages for entry in open_snapshot(store).shards)
     assert list(content(store).items()) == list(before.items())
+
+
+def test_shards_of_earlier_versions_can_be_checked_in_parts_afterwards(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    write(root, batch(0, 9), batch(0, 4, layer=5))
+    without_seals(root)
+    before = content(root)
+    assert [entry.tail for entry in manifests.latest(root).shards] == [None, None]
+    assert compact(root).hashed == 2
+    latest = manifests.latest(root)
+    assert [entry.tail for entry in latest.shards] == [tail_of(root, e) for e in latest.shards]
+    assert (latest.operation, latest.message) == ("compact", "hashes of the metadata of 2 shards")
+    assert content(root) == before
+    assert_sound(root)
+    assert compact(root).commit is None
+
+
+def test_damage_of_an_earlier_version_gets_no_hash(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    write(root, batch(0, 9))
+    without_seals(root)
+    flip(root / manifests.latest(root).shards[0].path, -1)
+    with pytest.raises(DamageError):
+        compact(root)
+    assert manifests.numbers(root) == [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from actstore.errors import (
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import EMPTY, LabelEntry, Manifest, Run, ShardEntry
-from tests.storage.stores import batch, write
+from tests.storage.stores import batch, document, sealed, write
 
 
 def entry(name: str = "a", **changes: Any) -> ShardEntry:
@@ -49,6 +50,36 @@ def test_a_manifest_survives_encoding() -> None:
     whole = a_manifest(entry(), entry("b", layer=None, pages=()), labels=(overlay,))
     assert manifests.decode(whole.encode(), "x") == whole
     assert manifests.decode(a_manifest().encode(), "x") == a_manifest()
+    assert manifests.decode(whole.encode(), "x").encode() == whole.encode()
+
+
+def test_a_manifest_from_before_seals_stays_the_bytes_that_it_is() -> None:
+    old = dataclasses.replace(a_manifest(entry()), sealed=False)
+    assert b"sha256" not in old.encode().replace(b'"sha256": "0', b"")
+    found = manifests.decode(old.encode(), "x")
+    assert found.encode() == old.encode()
+    following = found.next(operation="", message="", shards=found.shards)
+    assert following.sealed
+    assert following.parent_sha256 == hashlib.sha256(old.encode()).hexdigest()
+
+
+def test_every_changed_byte_is_noticed() -> None:
+    """In the text of a manifest, or in that of the seal itself."""
+    data = a_manifest(entry("a", tail="3" * 64), entry("b")).encode()
+    name = data.rindex(b'"sha256"')
+    whole = manifests.decode(data, "x")
+    for at in range(len(data)):
+        for bit in range(8):
+            changed = bytearray(data)
+            changed[at] ^= 1 << bit
+            try:
+                found = manifests.decode(bytes(changed), "x")
+            except CorruptStoreError:
+                continue
+            # A seal under another name is none; the text is not as it was written.
+            assert name < at < name + 8
+            assert found == whole
+            assert found.encode() != bytes(changed)
 
 
 def test_it_is_plain_json_with_one_line_per_shard() -> None:
@@ -159,10 +190,10 @@ def _drop(name: str) -> Callable[[Document], None]:
 @pytest.mark.parametrize("kind", ["shards", "labels"])
 def test_paths_that_leave_the_store(path: str, kind: str) -> None:
     label = LabelEntry(path="labels/a.parquet", rows=2, bytes=9, sha256="1" * 64)
-    document = json.loads(a_manifest(entry(), labels=(label,)).encode())
-    document[kind][0]["path"] = path
+    content = document(a_manifest(entry(), labels=(label,)))
+    content[kind][0]["path"] = path
     with pytest.raises(CorruptStoreError, match=r"here\.json names the file .* outside the store"):
-        manifests.decode(json.dumps(document).encode(), "here.json")
+        manifests.decode(sealed(content), "here.json")
 
 
 @pytest.mark.parametrize(
@@ -200,10 +231,11 @@ def test_paths_that_leave_the_store(path: str, kind: str) -> None:
     ],
 )
 def test_wrong_content_is_one_clear_error(change: Callable[[Document], None]) -> None:
-    document = json.loads(a_manifest(entry()).encode())
-    change(document)
-    with pytest.raises(CorruptStoreError, match=r"here\.json is damaged .*restore it from a copy"):
-        manifests.decode(json.dumps(document).encode(), "here.json")
+    content = document(a_manifest(entry()))
+    change(content)
+    for text in (sealed(content), json.dumps(content).encode()):
+        with pytest.raises(CorruptStoreError, match=r"here\.json is damaged .*restore it from a"):
+            manifests.decode(text, "here.json")
 
 
 @pytest.mark.parametrize(
@@ -224,10 +256,10 @@ def test_every_cut_of_a_manifest_is_refused() -> None:
 
 
 def test_a_newer_version_says_to_upgrade() -> None:
-    document = json.loads(a_manifest(entry()).encode())
-    document |= {"version": 2, "shards": "of another kind"}
+    content = document(a_manifest(entry()))
+    content |= {"version": 2, "shards": "of another kind"}
     with pytest.raises(CorruptStoreError, match="version 2, this actstore reads up to 1: upgrade"):
-        manifests.decode(json.dumps(document).encode(), "x")
+        manifests.decode(json.dumps(content).encode(), "x")
 
 
 def test_a_manifest_under_another_number_is_refused(tmp_path: Path) -> None:
@@ -290,7 +322,7 @@ def test_a_failing_disk_says_which_commit_stands(
 def test_pools_of_a_shard_are_kept_and_checked() -> None:
     whole = a_manifest(entry(pools=(("last", None), ("mean", "prompt"))))
     assert manifests.decode(whole.encode(), "x") == whole
-    text = whole.encode().decode()
+    text = dataclasses.replace(whole, sealed=False).encode().decode()
     for wrong in ('[["last", 3]]', '[["last"]]', "7", "[[null, null]]"):
         damaged = text.replace('[["last", null], ["mean", "prompt"]]', wrong)
         assert damaged != text

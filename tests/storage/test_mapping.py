@@ -30,9 +30,9 @@ def entry_of(path: Path, matrix: np.ndarray, **changes: Any) -> ShardEntry:
     digest, size = sha256_of(path)
     values: dict[str, Any] = {
         "path": path.name,
-        "model": "m",
-        "site": "s",
-        "layer": 0,
+        "model": "org/model",
+        "site": "resid_post",
+        "layer": 3,
         "width": matrix.shape[1],
         "dtype": str(matrix.dtype),
         "rows": len(matrix),
@@ -191,7 +191,7 @@ def test_a_folder_in_place_of_a_shard(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(CorruptStoreError, match=r"restore it|cannot be read"):
         open_shard(tmp_path, dataclasses.replace(entry, bytes=path.stat().st_size))
-    with pytest.raises(CorruptStoreError, match="is not what the manifest says"):
+    with pytest.raises(CorruptStoreError, match="cannot be read"):
         open_shard(tmp_path, dataclasses.replace(entry, bytes=path.stat().st_size, pages=()))
 
 

@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actstore import schema
-from actstore.errors import CorruptStoreError, StoreError
+from actstore.errors import CorruptStoreError, DamageError, StoreError
 from actstore.storage import layout, metadata_cache, shard_columns
 from actstore.storage.compaction import compact
 from actstore.storage.files import temporary_folder
 from actstore.storage.labels import set_labels
 from actstore.storage.snapshot import open_snapshot
-from tests.storage.stores import batch, content, expected, live_files, write
+from tests.storage.stores import batch, content, expected, live_files, without_seals, write
 
 
 @pytest.fixture
@@ -230,7 +230,16 @@ def test_a_shard_of_other_rows_is_named(store: Path) -> None:
     other = store.parent / "t"
     write(other, batch(0, 9))
     (store / live_files(store)[0]).write_bytes((other / live_files(other)[0]).read_bytes())
-    with pytest.raises(CorruptStoreError, match=r"holds 9 rows.*the manifest says 5 rows"):
+    with pytest.raises(DamageError, match=r"metadata and footer are not what the manifest says"):
+        open_snapshot(store).metadata_file()
+
+
+def test_a_shard_of_other_rows_is_named_without_a_hash_of_its_metadata(store: Path) -> None:
+    without_seals(store)
+    other = store.parent / "t"
+    write(other, batch(0, 9))
+    (store / live_files(store)[0]).write_bytes((other / live_files(other)[0]).read_bytes())
+    with pytest.raises(DamageError, match=r"its SHA-256 is not what the manifest says"):
         open_snapshot(store).metadata_file()
 
 

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from actstore import schema
+from actstore.errors import CorruptStoreError
 from actstore.storage import layout, shard
 from actstore.storage import manifest as manifests
 from actstore.storage.labels import set_labels
-from actstore.storage.manifest import Manifest, ShardEntry
+from actstore.storage.manifest import Manifest, ShardEntry, in_row_order
 from actstore.storage.rows import RowBatch
 from actstore.storage.shard import sha256_of
 from actstore.storage.snapshot import open_snapshot
@@ -52,7 +53,17 @@ def restate(root: Path, change: Callable[[ShardEntry], ShardEntry]) -> None:
     first, *others = latest.shards
     digest, size = sha256_of(root / first.path)
     changed = change(dataclasses.replace(first, sha256=digest, bytes=size))
-    following = dataclasses.replace(latest, shards=(changed, *others))
+    following = dataclasses.replace(latest, shards=in_row_order((changed, *others)))
+    layout.manifest_path(root, latest.number).write_bytes(following.encode())
+
+
+def by_hand(root: Path) -> None:
+    """Give the first shard a name that tells nothing of what it holds."""
+    latest = manifests.latest(root)
+    first, *others = latest.shards
+    path = f"{first.path.rpartition('/')[0]}/by-hand.parquet"
+    (root / first.path).rename(root / path)
+    following = dataclasses.replace(latest, shards=(dataclasses.replace(first, path=path), *others))
     layout.manifest_path(root, latest.number).write_bytes(following.encode())
 
 
@@ -117,15 +128,32 @@ def test_cut_and_missing_files(store: Path, size: int | None, reason: str) -> No
         ({"model": "other"}, "it holds model 'org/model', the manifest says 'other'"),
         ({"layer": None}, "it holds layer 3, the manifest says None"),
         ({"site": "x"}, "it holds site 'resid_post', the manifest says 'x'"),
-        ({"rows": 12}, "it has 11 rows, the manifest says 12"),
         ({"width": 4}, "its schema is not version 1 of the schema"),
         ({"dtype": "float32"}, "its schema is not version 1 of the schema"),
         ({"pages": ((4, 11),)}, "its vectors do not lie where the manifest says"),
     ],
 )
 def test_a_manifest_that_says_otherwise(store: Path, changes: dict[str, Any], reason: str) -> None:
-    restate(store, lambda entry: dataclasses.replace(entry, **changes))
+    by_hand(store)
+    restate(store, lambda entry: dataclasses.replace(entry, tail=None, **changes))
     assert ("layer_003", reason) in problems(store)
+
+
+def test_metadata_that_is_not_what_the_manifest_says(store: Path) -> None:
+    restate(store, lambda entry: dataclasses.replace(entry, tail="0" * 64))
+    assert ("layer_003", "its metadata and footer are not what the manifest says") in problems(
+        store
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"model": "other"}, {"layer": None}, {"site": "x"}, {"width": 4}, {"dtype": "float32"}],
+)
+def test_a_shard_lies_where_its_rows_belong(store: Path, changes: dict[str, Any]) -> None:
+    restate(store, lambda entry: dataclasses.replace(entry, **changes))
+    with pytest.raises(CorruptStoreError, match="does not lie where shards of"):
+        problems(store)
 
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
