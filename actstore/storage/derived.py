@@ -1,14 +1,19 @@
-"""Derived Parquet files: sealed with a checksum, so that a damaged one is seen and made anew."""
+"""Derived Parquet files: sealed with a checksum, made anew when damaged, kept while in use."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from isal import isal_zlib
 
-from actstore.storage import pages
+from actstore.storage import layout, pages
+from actstore.storage.lease import Lease, alone
 
 _SEAL = struct.Struct("<8sI")
 _MAGIC = b"ACTSEAL1"
@@ -16,6 +21,66 @@ _END = struct.Struct("<I4s")
 _CHUNK = 1 << 20
 
 _sound: set[tuple[object, ...]] = set()
+
+
+class Derived(NamedTuple):
+    """A derived file, which nobody removes while the lease is held."""
+
+    path: Path
+    lease: Lease
+
+
+def made(path: Path, make: Callable[[Path], None]) -> Derived:
+    """Return a derived file, made where it is missing or damaged.
+
+    Args:
+        path: the file.
+        make: writes it, to the path that it is given, where there is an empty file.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            lease = Lease(path)
+            if is_sound(path):
+                return Derived(path, lease)
+            lease.release()
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        draft.touch()
+        try:
+            try:
+                lease = Lease(draft)
+            except FileNotFoundError:
+                continue  # a pruning came in between
+            make(draft)
+            seal(draft)
+            layout.sync_file(draft)
+            if _put(draft, path):
+                return Derived(path, lease)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _put(draft: Path, path: Path) -> bool:
+    """Give a draft its name, unless others have a sound file there, which may be in use."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        if is_sound(path):
+            return False
+        draft.replace(path)
+    except OSError:  # this file system knows no links
+        draft.replace(path)
+    return True
+
+
+def discard(path: Path) -> bool:
+    """Remove a derived file or a draft of one; say whether it is gone, since nobody uses it."""
+    with alone(path) as nobody:
+        if nobody:
+            path.unlink(missing_ok=True)
+        return nobody
 
 
 def seal(path: Path) -> None:

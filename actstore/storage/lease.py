@@ -1,4 +1,4 @@
-"""Who reads a commit: a lock on its manifest, shared by readers, that pruning asks for alone."""
+"""Who reads what: a lock on a manifest or derived file, shared by readers, asked for by pruning."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pathlib import Path
 
 
 class Lease:
-    """Keeps a commit's files from being pruned, for as long as it is held.
+    """Keeps a commit, or a derived file, from being pruned for as long as it is held.
 
     The system gives it back when the process ends, however it ends. Where a file system knows
     no locks nothing is kept, as docs/guarantees.md says.
 
     Args:
-        manifest: file of the commit's manifest.
+        path: the commit's manifest, or the derived file.
 
     Raises:
-        FileNotFoundError: the commit was pruned.
+        FileNotFoundError: it was pruned.
         OSError: the file cannot be opened.
     """
 
-    def __init__(self, manifest: Path) -> None:
+    def __init__(self, path: Path) -> None:
         self._descriptor = -1
-        self._descriptor = os.open(manifest, os.O_RDONLY | os.O_CLOEXEC)
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with contextlib.suppress(OSError):  # this file system knows no locks
                 fcntl.flock(self._descriptor, fcntl.LOCK_SH)
             if not os.fstat(self._descriptor).st_nlink:
-                raise FileNotFoundError(f"{manifest} was removed")
+                raise FileNotFoundError(f"{path} was removed")
         except BaseException:
             self.release()
             raise
@@ -46,13 +46,13 @@ class Lease:
 
 
 @contextlib.contextmanager
-def alone(manifest: Path) -> Iterator[bool]:
-    """Say whether nobody holds a lease of a commit, and let nobody take one in the block.
+def alone(path: Path) -> Iterator[bool]:
+    """Say whether nobody holds a lease of a path, and let nobody take one in the block.
 
-    A commit that is gone is nobody's.
+    What is gone is nobody's.
     """
     try:
-        descriptor = os.open(manifest, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         yield True
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import secrets
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from actstore import schema
 from actstore.errors import ActstoreError, StoreError
-from actstore.storage import derived, layout, own_columns, shard_columns
+from actstore.storage import derived, own_columns, shard_columns
+from actstore.storage.derived import Derived
 from actstore.storage.files import StoreFiles
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
 
@@ -28,7 +28,7 @@ _KEY = b"actstore:metadata"
 _AHEAD = 32
 
 
-def cached_file(files: StoreFiles, manifest: Manifest) -> Path:
+def cached_file(files: StoreFiles, manifest: Manifest) -> Derived:
     """Return the metadata file of a commit, made now if it is not there yet.
 
     Raises:
@@ -50,19 +50,10 @@ def cached_file(files: StoreFiles, manifest: Manifest) -> Path:
     )
 
 
-def _cached_in(folder: Path, name: str, files: StoreFiles, manifest: Manifest) -> Path:
-    path = folder / name
-    if not derived.is_sound(path):
-        draft = folder / f".{name}.{secrets.token_hex(4)}"
-        try:
-            _make(draft, folder, files, manifest)
-            derived.seal(draft)
-            layout.sync_file(draft)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        _remove_old(folder, path)
-    return path
+def _cached_in(folder: Path, name: str, files: StoreFiles, manifest: Manifest) -> Derived:
+    found = derived.made(folder / name, lambda draft: _make(draft, folder, files, manifest))
+    _remove_old(folder, found.path)
+    return found
 
 
 def _make(draft: Path, folder: Path, files: StoreFiles, manifest: Manifest) -> None:
@@ -104,9 +95,8 @@ def others(folder: Path, kept: Iterable[Manifest]) -> list[Path]:
 def _remove_old(folder: Path, newest: Path) -> None:
     others = [path for path in _newest_first(folder) if path != newest]
     for path in others[_KEPT - 1 :]:
-        path.unlink(missing_ok=True)
-        if (own := own_columns.path_of(path)).exists():
-            own.unlink(missing_ok=True)
+        derived.discard(path)
+        derived.discard(own_columns.path_of(path))
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -9,13 +9,13 @@ as a double holds them exactly), string; of others, lists among them, each value
 from __future__ import annotations
 
 import json
-import secrets
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actstore.storage import derived, layout
+from actstore.storage import derived
+from actstore.storage.derived import Derived
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,10 +31,10 @@ _LONGEST = (1 << 63) - 1
 _COLUMN = "extra"
 
 
-def own_file(metadata: Path) -> Path:
+def own_file(metadata: Path) -> Derived | None:
     """Return a copy of a metadata file with the own columns behind the others, made if missing.
 
-    Where no row has anything in ``extra`` there are none, and the file itself is returned.
+    None where no row has anything in ``extra``: then there are none.
 
     Args:
         metadata: a snapshot's metadata file, one row per row of the store.
@@ -43,18 +43,9 @@ def own_file(metadata: Path) -> Path:
         OSError: there is no room for it.
     """
     path = path_of(metadata)
-    if not derived.is_sound(path):
-        if _holds_no_extra(metadata):
-            return metadata
-        draft = metadata.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            _write(metadata, draft)
-            derived.seal(draft)
-            layout.sync_file(draft)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    return path
+    if not path.exists() and _holds_no_extra(metadata):
+        return None
+    return derived.made(path, lambda draft: _write(metadata, draft))
 
 
 def path_of(metadata: Path) -> Path:
@@ -63,7 +54,7 @@ def path_of(metadata: Path) -> Path:
 
 
 def types(own: Path) -> dict[str, pa.DataType]:
-    """Return the own columns of a file that :func:`own_file` returned, with their types."""
+    """Return the own columns of a file that :func:`own_file` made, with their types."""
     import pyarrow.parquet as pq
 
     found = pq.read_schema(own)

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from actstore.errors import CorruptStoreError, UsageError
-from actstore.storage import card, files, layout, metadata_cache, shard_columns, soundness
+from actstore.storage import (
+    card,
+    derived,
+    files,
+    layout,
+    metadata_cache,
+    shard_columns,
+    soundness,
+)
 from actstore.storage import manifest as manifests
 from actstore.storage.lease import alone
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
@@ -105,9 +113,9 @@ def _erase(
         entries = [entry for path, entry in named.items() if path not in checked]
         soundness.check(root, entries, progress=progress)
     reports = _remove(root, _quoting_reports(root, unused, kept))
-    derived = _remove(root, _stale_caches(root, kept))
+    stale = _named(root, filter(derived.discard, _stale_caches(root, kept)))
     if caches:
-        derived += _remove_work(root)
+        stale += _remove_work(root)
     forgotten = []
     for number in old:
         manifest = layout.manifest_path(root, number)
@@ -132,7 +140,7 @@ def _erase(
         held=tuple(number for number in numbers[:-keep] if number not in forgotten),
         files=tuple(removed),
         bytes=size,
-        caches=derived,
+        caches=stale,
         reports=reports,
         repositories=tuple(_repositories(root)),
         foreign=tuple(
@@ -160,11 +168,18 @@ def stored_files(root: Path) -> list[str]:
 
 
 def _remove(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
-    gone = []
-    for path in paths:
+    gone = list(paths)
+    for path in gone:
         path.unlink(missing_ok=True)
-        gone.append(path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path))
-    return tuple(gone)
+    return _named(root, gone)
+
+
+def _named(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
+    """Return what to call files: by their path in the store if they lie there."""
+    return tuple(
+        path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+        for path in paths
+    )
 
 
 def _stale_caches(root: Path, kept: list[Manifest]) -> list[Path]:

@@ -14,10 +14,11 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import CorruptStoreError, MixedVectorsError, UsageError
-from actstore.storage import layout, metadata_cache, own_columns
+from actstore.storage import derived, layout, metadata_cache, own_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.buffer_pool import Memory
 from actstore.storage.checksums import Check
+from actstore.storage.derived import Derived
 from actstore.storage.files import LocalFiles, StoreFiles
 from actstore.storage.lease import Lease
 from actstore.storage.manifest import Manifest, ShardEntry
@@ -100,6 +101,8 @@ class Snapshot:
         np.cumsum([shard.rows for shard in self.shards], out=self.offsets[1:])
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
         self._last_gatherer: tuple[int, int, Gatherer | None] | None = None
+        self._metadata: Derived | None = None
+        self._own: Derived | None = None
         self._memory = Memory()
         self._lock = Lock()
 
@@ -131,11 +134,14 @@ class Snapshot:
             self._last_gatherer = None
             self._memory.close()
         self.release()
+        self._metadata = self._own = None
 
     def release(self) -> None:
         """Let the commit be pruned; what is not open by then may be gone when it is needed."""
-        if self._lease is not None:
-            self._lease.release()
+        files = (each.lease for each in (self._metadata, self._own) if each is not None)
+        for lease in (self._lease, *files):
+            if lease is not None:
+                lease.release()
 
     def metadata_file(self) -> Path:
         """Return a Parquet file with one row per row of the store, in row order.
@@ -144,14 +150,22 @@ class Snapshot:
         (int64) and ``shard`` (int32, index into :attr:`shards`). It is made on first use
         and kept in the store's cache folder.
         """
-        return metadata_cache.cached_file(self.files, self.manifest)
+        found = self._metadata
+        if found is None or not derived.is_sound(found.path):
+            found = self._metadata = metadata_cache.cached_file(self.files, self.manifest)
+        return found.path
 
     def own_columns_file(self) -> Path:
         """Return the metadata file with the fields of ``extra`` as further columns.
 
         See :mod:`actstore.storage.own_columns`. It is made on first use and kept beside it.
         """
-        return own_columns.own_file(self.metadata_file())
+        found = self._own
+        if found is None or not derived.is_sound(found.path):
+            metadata = self.metadata_file()
+            found = self._own = own_columns.own_file(metadata)
+            return metadata if found is None else found.path
+        return found.path
 
     @cached_property
     def own_columns(self) -> dict[str, pa.DataType]:
