@@ -134,6 +134,18 @@ def hook_paths(points: Sequence[HookPoint]) -> dict[str, list[str]]:
     return {site: list(paths) for site, paths in found.items()}
 
 
+def head_shapes(points: Sequence[HookPoint]) -> dict[str, Any]:
+    """Return, as ``shapes``, by site and layer what vectors by head are reshaped to.
+
+    Nothing where there are none: settings of other runs are what they were.
+    """
+    found: dict[str, dict[str, list[int]]] = {}
+    for point in points:
+        if point.shape is not None:
+            found.setdefault(point.site, {})[str(point.layer)] = list(point.shape)
+    return {"shapes": found} if found else {}
+
+
 def corrected_sites(anatomy: Anatomy, points: Sequence[HookPoint]) -> dict[str, Any]:
     """Return, as ``corrected``, which sites were not taken where their module ends, and why.
 
