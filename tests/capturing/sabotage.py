@@ -204,8 +204,9 @@ def _patterns(change: Callable[[torch.Tensor, int], torch.Tensor]) -> Break:
     def apply(patch: pytest.MonkeyPatch, engine: Engine) -> None:
         def rows(self: Any, point: HookPoint, output: Any) -> torch.Tensor:
             assert point.shape is not None
-            found = _ROWS(self, point, output).unflatten(2, tuple(point.shape))
-            return change(found, self.plan.width).flatten(2)
+            found = _ROWS(self, point, output)
+            by_head = found.reshape(*found.shape[:2], *point.shape)
+            return change(by_head, self.plan.width).flatten(2)
 
         patch.setattr(Patterns, "rows", rows)
 

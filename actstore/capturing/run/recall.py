@@ -18,7 +18,7 @@ from actstore.capturing.run.resume import Chain, refuse_other_patterns
 from actstore.capturing.run.stored_rows import StoredRows, covers, prompt_of
 from actstore.capturing.run.summary import CaptureSummary
 from actstore.errors import ExampleError, NotInStoreError, UsageError
-from actstore.models.blocks import PATTERN, parse_layers
+from actstore.models.blocks import parse_layers
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
 
@@ -58,7 +58,7 @@ def recall(
     options.check(generates=options.max_new_tokens > 0)
     runs = _runs(store, options, identity, loading)
     if options.has_patterns:
-        refuse_other_patterns(runs, {PATTERN: {"": (0, options.pattern_length)}})
+        refuse_other_patterns(runs, options.pattern_length)
     places = _places(options, runs)
     stored = StoredRows(store, identity.name, options.dataset, runs)
     missing = _missing(source, stored, runs, places, options.pools)

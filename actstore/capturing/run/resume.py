@@ -11,7 +11,6 @@ from typing import Any
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.run import provenance
 from actstore.errors import MixedRunError
-from actstore.models.blocks import PATTERN
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
 
@@ -92,7 +91,7 @@ def look(
         and run.settings.get("dataset") == settings.get("dataset")
     ]
     ours = [run for run in manifest.runs if run.settings.get("model") == settings["model"]]
-    refuse_other_patterns(ours, settings.get("shapes", {}))
+    refuse_other_patterns(ours, provenance.pattern_length(settings))
     unlike = [run for run in same if run.settings["fingerprint"] != settings["fingerprint"]]
     if unlike and not allow_mixed:
         raise MixedRunError(_unlike(unlike[-1], values, settings))
@@ -116,7 +115,7 @@ def look(
     )
 
 
-def refuse_other_patterns(runs: Sequence[Run], shapes: Mapping[str, Any]) -> None:
+def refuse_other_patterns(runs: Sequence[Run], wanted: int | None) -> None:
     """Refuse attention patterns of another length than runs of the same model took.
 
     A store's vectors of one model, site and layer have one width.
@@ -124,16 +123,14 @@ def refuse_other_patterns(runs: Sequence[Run], shapes: Mapping[str, Any]) -> Non
     Raises:
         MixedRunError: says which length is stored.
     """
-    for _, wanted in shapes.get(PATTERN, {}).values():
-        for run in runs:
-            for _, stored in run.settings.get("shapes", {}).get(PATTERN, {}).values():
-                if stored != wanted:
-                    raise MixedRunError(
-                        f"the store holds attention patterns of {stored:,} keys from run "
-                        f"{run.run_id}, and {wanted:,} are asked for: give --pattern-length "
-                        f"{stored}, or another store, since vectors of one model, site and layer "
-                        "have one width there"
-                    )
+    for run in runs if wanted is not None else ():
+        stored = provenance.pattern_length(run.settings)
+        if stored not in (None, wanted):
+            raise MixedRunError(
+                f"the store holds attention patterns of {stored:,} keys from run {run.run_id}, and "
+                f"{wanted:,} are asked for: give --pattern-length {stored}, or another store, "
+                "since vectors of one model, site and layer have one width there"
+            )
 
 
 def _unlike(run: Run, values: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

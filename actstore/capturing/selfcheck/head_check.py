@@ -98,7 +98,9 @@ def hold_patterns(
         if weights is None or point.shape is None:
             continue
         rows = plain_pattern([weights], real, point.shape.width)
-        for pool, column in columns.items() if rows is not None else ():
+        if rows is None:
+            continue
+        for pool, column in columns.items():
             chosen = [row for row, at in enumerate(column.tolist()) if at >= 0]
             expected = at_columns(rows, column.clamp(min=0))[chosen]
             mine = vectors[point.site, point.layer][pool]
