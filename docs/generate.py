@@ -126,9 +126,9 @@ def family_table() -> str:
     """Return the table of families that the tests capture, from what they recorded."""
     known = json.loads((DOCS / "families.json").read_text(encoding="utf-8"))
     rows = [
-        "| family, as its tests call it | class | `attn_out` | `mlp_in`, `mlp_out` | by path | "
-        "pads | responses |",
-        "|---|---|---|---|---|---|---|",
+        "| family, as its tests call it | class | `attn_out` | `head_out` | `attn_pattern` | "
+        "`mlp_in`, `mlp_out` | by path | pads | responses |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, entry in known.items():
         depth, sites = entry["depth"], entry["sites"]
@@ -138,6 +138,8 @@ def family_table() -> str:
             name,
             f"`{entry['class']}`",
             _layers(sites.get("attn_out", []), depth),
+            _layers(sites.get("head_out", []), depth),
+            _layers(entry["patterns"], depth),
             _layers(sites.get("mlp_out", []), depth),
             ", ".join(paths),
             pads,

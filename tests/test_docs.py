@@ -182,7 +182,7 @@ def test_the_table_of_families_has_what_is_tested_and_nothing_else() -> None:
     # the tests of each family hold its entry to what they ran: see tests/capturing/recorded.py
     known = json.loads((ROOT / "docs" / "families.json").read_text(encoding="utf-8"))
     assert set(known) == {*families.LANGUAGE, *vision_families.EVERY}
-    parts = {"class", "depth", "sites", "padding", "responses"}
+    parts = {"class", "depth", "sites", "padding", "patterns", "responses"}
     assert all(set(entry) == parts for entry in known.values())
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from actstore import schema
-from actstore.querying import mixture, saving, stacking, tables
+from actstore.querying import heads, mixture, saving, stacking, tables
 from actstore.querying.metadata import ROW_ID
 from actstore.querying.selected import SelectedRows
 
@@ -53,6 +53,21 @@ class Selection(SelectedRows):
         """
 
         return stacking.by(self, columns)
+
+    def heads(self, *, mixed: bool = False) -> np.ndarray:
+        """Return the vectors of ``head_out`` or ``attn_pattern`` as ``[rows, heads, width]``.
+
+        The width is that of a head's output, or the number of keys of a pattern, as the record
+        of the run has them (``run.settings["shapes"]``).
+
+        Args:
+            mixed: as in :meth:`numpy`.
+
+        Raises:
+            UsageError: the rows are not by head, or layers differ in their heads.
+            MixedVectorsError: the vectors differ in where they were taken, or in width.
+        """
+        return heads.by_head(self, mixed=mixed)
 
     def stack(
         self, column: str, *, columns: Sequence[str] | None = None, mixed: bool = False

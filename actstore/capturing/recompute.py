@@ -16,7 +16,7 @@ from actstore.capturing.prompts.example import Example, ExampleKey
 from actstore.capturing.run import provenance
 from actstore.capturing.run.capture import capture
 from actstore.errors import NotInStoreError, UsageError
-from actstore.models.blocks import unwrap
+from actstore.models.blocks import PATTERN, unwrap
 from actstore.storage.manifest import Run
 from actstore.storage.snapshot import Snapshot, open_snapshot
 
@@ -102,6 +102,14 @@ def captured_runs(snapshot: Snapshot, model: str | None = None) -> list[Run]:
 def run_dtype(run: Run) -> str:
     """Return what the model computed in."""
     return str(run.settings.get("values", {}).get("dtype") or "float32")
+
+
+def run_attention(runs: Sequence[Run]) -> str | None:
+    """Return the attention to load the model with: patterns are computed by eager alone."""
+    if any(PATTERN in run.settings.get("sites", ()) for run in runs):
+        return "eager"
+    used: str | None = runs[-1].settings.get("values", {}).get("attention")
+    return used
 
 
 def recompute(
@@ -217,6 +225,7 @@ def _again(
                 layers=layers or [0],
                 sites=sorted({row["site"] for row in rows}),
                 pool=sorted({_pool(row) for row in rows}),
+                pattern_length=provenance.pattern_length(run.settings) or 1,
                 exclude=values.get("exclude", ()),
                 batch_size=run.settings.get("batch_size", 1),
                 max_new_tokens=int(run.settings.get("max_new_tokens") or 0),

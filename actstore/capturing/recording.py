@@ -173,6 +173,7 @@ class Recorder:
                     "layers": numbers,
                     "sites": list(dict.fromkeys(point.site for point in points)),
                     "hooks": provenance.hook_paths(points),
+                    **provenance.head_shapes(points),
                     "special_ids": known["special_ids"],
                     "pool": [each.text for each in self._pools],
                     "exclude": sorted(self._exclude),

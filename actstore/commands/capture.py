@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from actstore import schema
 from actstore.commands import output
 from actstore.commands.capture_options import COLUMNS, given_options
 from actstore.commands.exit_codes import Exit
@@ -144,6 +145,7 @@ def _asked(options: Mapping[str, Any], questions: Questions, layers: Any) -> Cap
         "layers": layers,
         "sites": _list(options["sites"]),
         "pool": _list(options["pool"]),
+        "pattern_length": options["pattern_length"],
         "exclude": _list(options["exclude"]),
         "batch_size": parse_batch_size(options["batch_size"]),
         "max_new_tokens": options["max_new_tokens"],
@@ -177,7 +179,7 @@ def _loaded(options: Mapping[str, Any], loading: Any, needed: int | None) -> Loa
         dtype=options["dtype"],
         device=options["device"],
         device_map=_device_map(options["device_map"]),
-        attn=options["attn"],
+        attn=_attention(options),
         layers_needed=needed,
         generate=options["max_new_tokens"] > 0,
         trust_remote_code=options["trust_remote_code"],
@@ -218,7 +220,7 @@ def _stored(
             identity=identity,
             loading={
                 "dtype": options["dtype"],
-                "attn": options["attn"],
+                "attn": _attention(options),
                 "device_map": str(spread) if spread is not None else None,
                 "layers_loaded": needed,
                 "trust_remote_code": options["trust_remote_code"],
@@ -247,6 +249,22 @@ def _lowest(options: Mapping[str, Any], loading: Any) -> tuple[list[int], int]:
         )
     layers = parse_layers(options["layers"], count)
     return layers, max(layers) + 1
+
+
+def _attention(options: Mapping[str, Any]) -> str | None:
+    """Say which attention implementation is loaded: only eager attention shows its patterns."""
+    named: str | None = options["attn"]
+    if not any(
+        schema.canonical_site(site)[0] == "attn_pattern" for site in _list(options["sites"])
+    ):
+        return named
+    if named not in (None, "eager"):
+        raise click.BadParameter(
+            f"site attn_pattern needs eager attention, since {named} never computes the pattern "
+            "as such: leave --attn out",
+            param_hint="--attn",
+        )
+    return "eager"
 
 
 def _device_map(text: str | None) -> Any:

@@ -107,7 +107,9 @@ given_options = bundle(
         default="resid_post",
         show_default=True,
         metavar="A,B,…",
-        help="resid_post, resid_pre, attn_out, mlp_in, mlp_out, embeddings, final_norm.",
+        help="resid_post, resid_pre, attn_out, head_out (by head), mlp_in, mlp_out, embeddings, "
+        "final_norm, attn_pattern (of short prompts; needs --attn eager, and sets it), or a "
+        "module's path in the block.",
     ),
     click.option(
         "--pool",
@@ -119,6 +121,14 @@ given_options = bundle(
         help="Region and pooling: prompt, question, image, response, answer or all, with last, "
         "first, "
         "mean, max, tokens, or an offset such as -2.",
+    ),
+    click.option(
+        "--pattern-length",
+        type=click.IntRange(min=1),
+        default=128,
+        show_default=True,
+        metavar="N",
+        help="Keys that a row of attn_pattern holds; longer prompts are refused.",
     ),
     click.option(
         "--exclude",
@@ -193,7 +203,9 @@ given_options = bundle(
     ),
     click.option("--device-map", metavar="MAP", help="Spread the model: auto, balanced, or JSON."),
     click.option(
-        "--attn", metavar="NAME", help="Attention implementation; by default the model's."
+        "--attn",
+        metavar="NAME",
+        help="Attention implementation; by default the model's, and eager for attn_pattern.",
     ),
     click.option(
         "--revision", metavar="REV", help="Branch, tag or commit of the model on the Hub."

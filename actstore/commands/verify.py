@@ -179,7 +179,7 @@ def _recompute(snapshot: Snapshot, count: int, model: str, again: Again) -> Reco
     """Load the model as the captures had it, and capture rows again."""
     from actstore.capturing.prompts import capture_recipes
     from actstore.capturing.prompts.data import open_questions
-    from actstore.capturing.recompute import captured_runs, recompute, run_dtype
+    from actstore.capturing.recompute import captured_runs, recompute, run_attention, run_dtype
     from actstore.capturing.run.provenance import without_folders
     from actstore.models import loading
 
@@ -195,7 +195,7 @@ def _recompute(snapshot: Snapshot, count: int, model: str, again: Again) -> Reco
             revision=runs[-1].settings.get("revision"),
             dtype=run_dtype(runs[-1]),
             device=again.device,
-            attn=runs[-1].settings.get("values", {}).get("attention"),
+            attn=run_attention(runs),
             generate=any(run.settings.get("max_new_tokens") for run in runs),
             trust_remote_code=again.trust_remote_code,
         )

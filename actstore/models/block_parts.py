@@ -20,6 +20,7 @@ _RECURRENT = ("mamba", "conv", "short_conv", "mixer", "temporal_block", "mlstm_l
 """What stands in attention's place without being one: state spaces, convolutions, recurrences."""
 _ANY_KIND = ("mixer", "temporal_block")
 """Names for attention, recurrence and MLP alike (NemotronH, RecurrentGemma): the class tells."""
+_OF_ATTENTION = ("attn_out", "head_out", "attn_pattern")
 ATTENTION_CLASS = re.compile(r"att(entio)?n", re.IGNORECASE)
 MLP_CLASS = re.compile(r"mlp|moe|feed_?forward|experts", re.IGNORECASE)
 _SEVERAL_MLPS = re.compile(r"(^|_)(mlps?|ffns?|feed_?forward|moe|experts)$")
@@ -38,13 +39,13 @@ def lack(block: nn.Module, site: str) -> str:
             f"{'MLP' if of_mlp else 'attention'}: capture each by its path ({', '.join(paths)})"
         )
     found = f"has no such module among {', '.join(name for name, _ in block.named_children())}"
-    if of_mlp or site == "attn_out":
+    if of_mlp or site in _OF_ATTENTION:
         names, kind = (MLP, MLP_CLASS) if of_mlp else (ATTENTION, ATTENTION_CLASS)
         for child, _ in block.named_children():
             path = child_path(block, names, kind, inside=f"{child}.")
             if path is not None:
                 return f"{found}: it is inside {child}, captured as site {path!r}"
-    path = child_path(block, _RECURRENT) if site == "attn_out" else None
+    path = child_path(block, _RECURRENT) if site in _OF_ATTENTION else None
     kinds = type(block.get_submodule(path)).__name__ if path else ""
     if path is None or (path in _ANY_KIND and MLP_CLASS.search(kinds)):
         return found

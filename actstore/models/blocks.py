@@ -12,6 +12,15 @@ from torch import nn
 
 from actstore import schema
 from actstore.errors import ModelError, UsageError
+from actstore.models.attention import (
+    HeadShape,
+    attention_path,
+    check_eager,
+    head_shape,
+    lack_of_heads,
+    pattern_shape,
+    projection_path,
+)
 from actstore.models.block_parts import (
     ATTENTION,
     ATTENTION_CLASS,
@@ -44,6 +53,10 @@ class Anatomy:
     head: nn.Module | None
 
 
+Take = Literal["input", "output", "weights"]
+"""What is taken of a module: ``weights`` are the attention's, beside its output."""
+
+
 class HookPoint(NamedTuple):
     """One place in the model whose states are captured."""
 
@@ -52,12 +65,20 @@ class HookPoint(NamedTuple):
     """0-based block; -1 for the embeddings, None for the final norm."""
     path: str
     """Dotted path of the module, from the model."""
-    take: Literal["input", "output"]
+    take: Take
     module: nn.Module
+    shape: HeadShape | None = None
+    """What a vector by head is made of; None of any other."""
 
 
-SITES = ("resid_post", "resid_pre", "mlp_in", "mlp_out", "attn_out", "embeddings", "final_norm")
-"""What can be captured by name. A path inside the block (``self_attn.q_proj``) is a site too."""
+SITES = (
+    "resid_post", "resid_pre", "mlp_in", "mlp_out", "attn_out", "head_out", "embeddings",
+    "final_norm",
+)  # fmt: skip
+"""States that can be captured by name. A path inside the block (``self_attn.q_proj``) is a site
+too."""
+PATTERN = "attn_pattern"
+"""The site that is no state of a token, but how a token's heads attend to the others."""
 
 _LISTS = ("layers", "h", "blocks", "block", "layer")
 _NORMS = (
@@ -174,16 +195,24 @@ def _layers_of(part: str, count: int) -> Sequence[int]:
     return (number % count,)
 
 
-def points(anatomy: Anatomy, sites: Sequence[str], layers: Sequence[int]) -> list[HookPoint]:
+def points(
+    anatomy: Anatomy,
+    sites: Sequence[str],
+    layers: Sequence[int],
+    *,
+    pattern_length: int | None = None,
+) -> list[HookPoint]:
     """Return where to hook for ``sites`` at ``layers``; embeddings and final norm come once.
 
     A site is a name of `SITES`, another tool's spelling of one (``blocks.3.hook_resid_post``
     then means that layer only), or a path inside the block, ``self_attn.o_proj`` for what
-    that module returns and ``self_attn.o_proj.input`` for what goes into it.
+    that module returns and ``self_attn.o_proj.input`` for what goes into it. Attention patterns
+    need ``pattern_length``, the keys that a row holds.
 
     Raises:
-        ModelError: blocks have no such module; the message names them.
-        UsageError: the model has no such layer.
+        ModelError: blocks have no such module; the message names them. Or patterns are wanted of
+            a model that does not compute them.
+        UsageError: the model has no such layer, or no length is given for patterns.
     """
     found: list[HookPoint] = []
     for name in sites:
@@ -203,13 +232,17 @@ def points(anatomy: Anatomy, sites: Sequence[str], layers: Sequence[int]) -> lis
         else:
             chosen = layers if layer is None else [layer]
             parse_layers(chosen, len(anatomy.blocks))
-            found.extend(_site_points(anatomy, site, chosen))
+            found.extend(_site_points(anatomy, site, chosen, pattern_length))
     unique = {(point.site, point.layer): point for point in found}
     return list(unique.values())
 
 
-def _site_points(anatomy: Anatomy, site: str, layers: Sequence[int]) -> Iterator[HookPoint]:
+def _site_points(
+    anatomy: Anatomy, site: str, layers: Sequence[int], pattern_length: int | None
+) -> Iterator[HookPoint]:
     inside = {layer: _inside(anatomy.blocks[layer], site) for layer in layers}
+    shapes = _shapes(anatomy, site, layers, pattern_length)
+    inside |= {layer: None for layer, shape in shapes.items() if shape is None}
     missing = [layer for layer in layers if inside[layer] is None]
     if missing:
         block = anatomy.blocks[missing[0]]
@@ -217,19 +250,51 @@ def _site_points(anatomy: Anatomy, site: str, layers: Sequence[int]) -> Iterator
         advice = (
             f"the layers {','.join(map(str, having))} have one: name those"
             if having
-            else f"sites are {', '.join(SITES)} or a path inside the block, such as one of these"
+            else f"sites are {', '.join((*SITES, PATTERN))} or a path inside the block, such as "
+            "one of these"
         )
+        why = (lack_of_heads(block) if shapes else None) or lack(block, site)
         raise ModelError(
-            f"site {site!r}: block {missing[0]} of {anatomy.blocks_path} "
-            f"({type(block).__name__}) {lack(block, site)}; {advice}"
+            f"site {site!r}: {_lacking(missing, anatomy.blocks_path)} "
+            f"({type(block).__name__}) {why}; {advice}"
         )
+    if site == PATTERN:
+        check_eager(anatomy.model, _text_config(getattr(anatomy.model, "config", None)))
     for layer in layers:
         path, take = inside[layer] or ("", "output")
         full = f"{anatomy.blocks_path}.{layer}" + (f".{path}" if path else "")
-        yield HookPoint(site, layer, full, take, anatomy.model.get_submodule(full))
+        module = anatomy.model.get_submodule(full)
+        yield HookPoint(site, layer, full, take, module, shapes.get(layer))
 
 
-def _inside(block: nn.Module, site: str) -> tuple[str, Literal["input", "output"]] | None:
+def _shapes(
+    anatomy: Anatomy, site: str, layers: Sequence[int], pattern_length: int | None
+) -> dict[int, HeadShape | None]:
+    """Return, by layer, what the vectors of a site by head are made of; nothing of other sites."""
+    text = _text_config(getattr(anatomy.model, "config", None))
+    if site == "head_out":
+        return {layer: head_shape(anatomy.blocks[layer], text) for layer in layers}
+    if site != PATTERN:
+        return {}
+    if pattern_length is None:
+        raise UsageError(
+            f"site {PATTERN!r} is captured by `actstore capture` and actstore.capture alone, which "
+            "are told how many keys a row holds (--pattern-length)"
+        )
+    return {layer: pattern_shape(anatomy.blocks[layer], text, pattern_length) for layer in layers}
+
+
+def _lacking(layers: Sequence[int], path: str) -> str:
+    """Name blocks that lack a site, and the first of them, whose reason follows."""
+    first, last = layers[0], layers[-1]
+    if first == last:
+        return f"block {first} of {path}"
+    unbroken = last - first == len(layers) - 1
+    named = f"{first} to {last}" if unbroken else ", ".join(map(str, layers))
+    return f"blocks {named} of {path} lack it: block {first}"
+
+
+def _inside(block: nn.Module, site: str) -> tuple[str, Take] | None:
     if site == "resid_post":
         return "", "output"
     if site == "resid_pre":
@@ -237,6 +302,12 @@ def _inside(block: nn.Module, site: str) -> tuple[str, Literal["input", "output"
     if site == "attn_out":
         path = None if several_mixers(block) else child_path(block, ATTENTION, ATTENTION_CLASS)
         return (own_part(block, path), "output") if path else None
+    if site == "head_out":
+        path = projection_path(block)
+        return (path, "input") if path else None
+    if site == PATTERN:
+        path = attention_path(block)
+        return (path, "weights") if path else None
     if site in ("mlp_in", "mlp_out"):
         if several_mlps(block):
             return None

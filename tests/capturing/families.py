@@ -72,6 +72,21 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "linear_value_head_dim": 8,
         "layer_types": ["linear_attention", "full_attention", "linear_attention"],
     },
+    "deepseek_v3": {
+        **_COMMON,
+        "num_key_value_heads": 4,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 6,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 2,
+        "topk_group": 1,
+        "moe_intermediate_size": 24,
+        "first_k_dense_replace": 1,
+    },
     "granite": {**_COMMON, "residual_multiplier": 0.5, "embedding_multiplier": 3.0},
     "nemotron": _COMMON,
     "ernie4_5": {**_COMMON, "head_dim": 8},
@@ -193,7 +208,9 @@ def depth(name: str) -> int:
     return int(_SETTINGS.get(name, {}).get("num_hidden_layers", BLOCKS))
 
 
-def build(name: str, seed: int = 0, *, dtype: torch.dtype = torch.float32) -> Any:
+def build(
+    name: str, seed: int = 0, *, dtype: torch.dtype = torch.float32, attn: str | None = None
+) -> Any:
     """Return a causal model of the family, in evaluation mode.
 
     Weights are several times larger than at a usual start, so that attention and experts do
@@ -207,7 +224,7 @@ def build(name: str, seed: int = 0, *, dtype: torch.dtype = torch.float32) -> An
         kind, **settings, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS
     )
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attn)
     return cast(enliven(model, seed, gain=_GAIN.get(name, 1.2)), dtype)
 
 
@@ -247,11 +264,13 @@ def _vocabulary() -> dict[str, int]:
     return {word: number for number, word in enumerate(special + words.split() + marks)}
 
 
-def build_vlm(name: str, seed: int = 0, *, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+def build_vlm(
+    name: str, seed: int = 0, *, dtype: torch.dtype = torch.float32, attn: str | None = None
+) -> tuple[Any, Any]:
     """Return a vision-language model of the family and its processor; see `vision_families`."""
     from tests.capturing import vision_families
 
-    return vision_families.build_vlm(name, seed, dtype=dtype)
+    return vision_families.build_vlm(name, seed, dtype=dtype, attn=attn)
 
 
 def tokenizer(

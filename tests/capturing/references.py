@@ -77,6 +77,20 @@ _MLP: dict[str, dict[int, tuple[str, str]]] = {
     "nemotron_h": dict.fromkeys((2, 3), ("mixer", "mixer")),
     "recurrent_gemma": dict.fromkeys(range(3), ("mlp_block", "mlp_block")),
 }  # fmt: skip
+_PROJECTION = {
+    "gpt2": "attn.c_proj",
+    "gpt_neox": "attention.dense",
+    "falcon": "self_attention.dense",
+    "opt": "self_attn.out_proj",
+    "lfm2": "self_attn.out_proj",
+    "lfm2_moe": "self_attn.out_proj",
+    "lfm2_vl": "self_attn.out_proj",
+    "nemotron_h": "mixer.o_proj",
+    "recurrent_gemma": "temporal_block.o_proj",
+}
+"""What takes the outputs of the heads; ``self_attn.o_proj`` elsewhere."""
+_HEADS: dict[str, tuple[int, ...]] = {"qwen3_next": (1,), "falcon_h1": (0, 1, 2)}
+"""Layers with heads, where they are not those with ``attn_out``."""
 _MIXERS: dict[str, dict[str, tuple[int, ...]]] = {
     "mamba": {"mixer": (0, 1, 2)},
     "lfm2": {"conv": (0, 2)},
@@ -121,7 +135,9 @@ def sites(name: str) -> dict[str, tuple[int, ...]]:
     every = tuple(range(families.depth(name)))
     found = {"resid_post": every, "resid_pre": every, "embeddings": every, "final_norm": every}
     mlp = tuple(_MLP.get(name, dict.fromkeys(every)))
-    named = {"attn_out": tuple(_ATTENTION.get(name, every)), "mlp_in": mlp, "mlp_out": mlp}
+    attention = tuple(_ATTENTION.get(name, every))
+    named = {"attn_out": attention, "mlp_in": mlp, "mlp_out": mlp}
+    named["head_out"] = _HEADS.get(name, attention)
     named |= _MIXERS.get(name, {})
     return found | {site: layers for site, layers in named.items() if layers}
 
@@ -133,6 +149,22 @@ def points(name: str, anatomy: blocks.Anatomy) -> list[blocks.HookPoint]:
         for site, layers in sites(name).items()
         for point in blocks.points(anatomy, [site], layers)
     ]
+
+
+def patterns(name: str, model: Any, inputs: Mapping[str, Any], keys: int) -> States:
+    """Return the attention of one text ``[1, T]``: per query, its heads' rows over ``keys``."""
+    layers = sites(name).get("head_out", ())
+    with torch.inference_mode():
+        output = model(**inputs, output_attentions=True, use_cache=False)
+    reported = [each for each in output.attentions or () if each is not None] if layers else []
+    found: States = {}
+    for layer, weights in zip(layers, reported, strict=True):
+        heads, length = weights.shape[1:3]
+        rows = np.zeros((length, heads, keys), np.float32)
+        for query in range(length):
+            rows[query, :, :length] = weights[0, :, query].float().numpy()
+        found["attn_pattern", layer] = rows.reshape(length, -1)
+    return found
 
 
 def alone(name: str, model: Any, inputs: Mapping[str, Any], *, sees: bool = False) -> States:
@@ -220,6 +252,9 @@ def _recording(
     for layer, block in enumerate(found):
         if layer in attention:
             record(block.get_submodule(attention[layer]), ("attn_out", layer))
+        if layer in _HEADS.get(name, tuple(attention)):
+            projection = block.get_submodule(_PROJECTION.get(name, "self_attn.o_proj"))
+            record(projection, ("head_out", layer), takes_input=True)
         if layer in mlp:
             record(block.get_submodule(mlp[layer][0]), ("mlp_in", layer), takes_input=True)
             record(block.get_submodule(mlp[layer][1]), ("mlp_out", layer))

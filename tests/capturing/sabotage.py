@@ -13,6 +13,7 @@ import torch
 from actstore.capturing.forward import assembly, hooks
 from actstore.capturing.forward import engine as engines
 from actstore.capturing.forward.engine import Engine
+from actstore.capturing.forward.patterns import Patterns
 from actstore.capturing.forward.prompt_pooling import PromptPlan
 from actstore.errors import ModelError
 from actstore.models.blocks import Anatomy, HookPoint, points
@@ -22,6 +23,9 @@ _STATE = hooks._state
 _ASSEMBLE = assembly.assemble
 _SELECT = PromptPlan.select
 _TAKE = PromptPlan.take
+_ROWS = Patterns.rows
+KEYS = 64
+"""Of attention patterns, where they are captured."""
 
 
 def _kept(change: Callable[[dict[Any, dict[Any, np.ndarray]], Engine], None]) -> Break:
@@ -194,10 +198,66 @@ def _rows_of_steps(patch: pytest.MonkeyPatch, engine: Engine) -> None:
     patch.setattr(hooks, "_state", state)
 
 
+def _patterns(change: Callable[[torch.Tensor, int], torch.Tensor]) -> Break:
+    """Change rows of patterns, ``[B, T, heads, keys]``; the second argument is the width T."""
+
+    def apply(patch: pytest.MonkeyPatch, engine: Engine) -> None:
+        def rows(self: Any, point: HookPoint, output: Any) -> torch.Tensor:
+            assert point.shape is not None
+            found = _ROWS(self, point, output)
+            by_head = found.reshape(*found.shape[:2], *point.shape)
+            return change(by_head, self.plan.width).flatten(2)
+
+        patch.setattr(Patterns, "rows", rows)
+
+    return apply
+
+
+def _keys_with_pads(patch: pytest.MonkeyPatch, engine: Engine) -> None:
+    def placed(self: Any, keys: int, device: Any) -> Any:
+        columns = torch.arange(keys).clamp(max=self.plan.width - 1)
+        return columns[None, None, None], (torch.arange(keys) < self.plan.width)[None, None, None]
+
+    patch.setattr(Patterns, "_placed", placed)
+
+
+def _other_matrix(patch: pytest.MonkeyPatch, engine: Engine) -> None:
+    """Take another matrix inside attention for the one that its heads leave by."""
+    moved = []
+    for point in engine.points:
+        holder = point.path.rpartition(".")[0]
+        name, module = next(iter(engine.anatomy.model.get_submodule(holder).named_children()))
+        moved.append(point._replace(path=f"{holder}.{name}", module=module))
+    patch.setattr(engine, "points", tuple(moved))
+
+
+HEADS: dict[str, Break] = {"another matrix of attention": _other_matrix}
+"""Of the outputs of heads."""
+PATTERN: dict[str, Break] = {
+    "the layer below": layer_below("attn_pattern"),
+    "hooks on the block below": _wrong_module,
+    "the token before": _off_by_one_token,
+    "pads among the keys": _keys_with_pads,
+    "one head for all": _patterns(lambda rows, width: rows[:, :, :1].expand_as(rows)),
+    "heads and keys changed round": _patterns(
+        lambda rows, width: rows.transpose(2, 3).reshape(rows.shape)
+    ),
+    "the mean of the heads": _patterns(
+        lambda rows, width: rows.mean(2, keepdim=True).expand_as(rows)
+    ),
+    "row 0 for all rows": _patterns(lambda rows, width: rows[:1].expand_as(rows)),
+    "keys for queries": _patterns(
+        lambda rows, width: torch.cat(
+            [rows[..., :width].transpose(1, 3), torch.zeros_like(rows[..., width:])], dim=3
+        )
+    ),
+    "zeros": _patterns(lambda rows, width: torch.zeros_like(rows)),
+}
+"""Of attention patterns, of prompts that are padded on the left."""
 PROMPT: dict[str, Break] = {
     **{
         f"the layer below at {site}": layer_below(site)
-        for site in ("resid_post", "resid_pre", "attn_out", "mlp_in", "mlp_out")
+        for site in ("resid_post", "resid_pre", "attn_out", "head_out", "mlp_in", "mlp_out")
     },
     "hooks on the block below": _wrong_module,
     "the other side of the module": _wrong_side,
@@ -235,7 +295,8 @@ def points_of(anatomy: Anatomy, names: Sequence[str]) -> list[HookPoint]:
     for name in names:
         for layer in range(len(anatomy.blocks)):
             try:
-                found |= {(p.site, p.layer): p for p in points(anatomy, [name], [layer])}
+                there = points(anatomy, [name], [layer], pattern_length=KEYS)
+                found |= {(p.site, p.layer): p for p in there}
             except ModelError:
                 continue
     return list(found.values())

@@ -12,7 +12,7 @@ import torch
 
 import actstore
 from actstore.capturing.prompts.example import Example
-from actstore.capturing.recompute import captured_runs, recompute
+from actstore.capturing.recompute import captured_runs, recompute, run_attention
 from actstore.errors import NotInStoreError, UsageError
 from actstore.storage.manifest import Run
 from actstore.storage.rows import RowBatch
@@ -75,6 +75,17 @@ def test_what_was_captured_is_found_again(
     assert {row.example_id for row in done.rows} <= {each["id"] for each in QUESTIONS}
     assert again(store, model, tokenizer).rows == done.rows
     assert len(again(store, model, tokenizer, count=10_000).rows) == actstore.open(store).rows
+
+
+def test_heads_and_patterns_are_found_again_at_their_length(tokenizer: Any, tmp_path: Path) -> None:
+    model = families.build("llama", attn="eager")
+    sites = {"sites": "attn_pattern,head_out", "pool": "prompt.last,prompt.tokens"}
+    store = captured(model, tokenizer, tmp_path / "s", **sites, pattern_length=40)
+    (run,) = open_snapshot(store).manifest.runs
+    assert run_attention([run]) == "eager"
+    done = again(store, model, tokenizer, count=40)
+    assert done.outside == []
+    assert done.differences == ()
 
 
 def test_other_weights_are_outside_and_named(model: Any, tokenizer: Any, tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ _PLACEHOLDERS = {
 _MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
 
 
-def build_vlm(name: str, seed: int = 0, *, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+def build_vlm(
+    name: str, seed: int = 0, *, dtype: torch.dtype = torch.float32, attn: str | None = None
+) -> tuple[Any, Any]:
     """Return a model of the family, in evaluation mode, and its processor (left padding)."""
     from transformers import AutoModelForImageTextToText
 
@@ -62,7 +64,7 @@ def build_vlm(name: str, seed: int = 0, *, dtype: torch.dtype = torch.float32) -
     config = _config(name, image=image, start=start, end=end, video=video)
     config.pad_token_id, config.eos_token_id = families.PAD, families.EOS
     torch.manual_seed(seed)
-    model = AutoModelForImageTextToText.from_config(config)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation=attn)
     return families.cast(families.enliven(model, seed), dtype), processor
 
 

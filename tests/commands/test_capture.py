@@ -226,6 +226,8 @@ def test_templates_can_be_chosen(capture: Any, tmp_path: Path) -> None:
         (["--only", "color=red"], 2, "an example has no 'color'"),
         (["--device-map", "{"], 2, "not JSON"),
         (["--dtype", "int4"], 2, "int4"),
+        (["--sites", "attn_pattern", "--attn", "sdpa"], 2, "attn_pattern needs eager attention"),
+        (["--sites", "attn_pattern", "--pool", "prompt.mean"], 2, "rows of single query tokens"),
     ],
 )
 def test_one_clear_error(capture: Any, words: list[str], code: int, said: str) -> None:
@@ -233,6 +235,14 @@ def test_one_clear_error(capture: Any, words: list[str], code: int, said: str) -
     assert done.code == code
     assert said in done.err
     assert len(done.err.strip().splitlines()) == 1
+
+
+def test_patterns_are_captured_with_eager_attention(capture: Any, tmp_path: Path) -> None:
+    done = capture("--sites", "attn_pattern,head_out", "--pattern-length", 32, "--layers", 1)
+    assert (done.code, done.err) == (0, "")
+    store = open_store(tmp_path / "s.store")
+    assert store.select(site="attn_pattern").heads().shape == (ROWS, 4, 32)
+    assert store.select(site="head_out").heads().shape == (ROWS, 4, 8)
 
 
 def test_the_command_is_in_the_list() -> None:

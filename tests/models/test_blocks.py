@@ -170,6 +170,8 @@ def test_points_of_every_site() -> None:
         ("mlp_out", 2, "model.layers.2.mlp", "output"),
         ("attn_out", 0, "model.layers.0.self_attn", "output"),
         ("attn_out", 2, "model.layers.2.self_attn", "output"),
+        ("head_out", 0, "model.layers.0.self_attn.o_proj", "input"),
+        ("head_out", 2, "model.layers.2.self_attn.o_proj", "input"),
         ("embeddings", -1, "model.layers.0", "input"),
         ("final_norm", None, "model.norm", "output"),
     ]

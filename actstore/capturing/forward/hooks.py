@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from actstore.capturing.forward.assembly import Fed, assemble
+from actstore.capturing.forward.patterns import Patterns
 from actstore.capturing.forward.pooling import Pool, PooledBatch
 from actstore.capturing.forward.prompt_pooling import PromptPlan, PromptStates
 from actstore.capturing.forward.response_pooling import ResponseNeeds, Responses, needs
@@ -59,6 +60,7 @@ class Tap:
 
     def _reset(self) -> None:
         self._plan = None
+        self._patterns: Patterns | None = None
         self._open = None
         self._step = -1
         self._prompt: list[PromptStates | None] = [None] * len(self.points)
@@ -113,7 +115,11 @@ class Tap:
             return point.module.register_forward_pre_hook(before, with_kwargs=True)
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
-            if self._open is not None:
+            if self._open is None:
+                return
+            if point.take == "weights":
+                self._keep_pattern(number, output)
+            else:
                 self._keep(number, _state(output))
 
         return point.module.register_forward_hook(after)
@@ -144,6 +150,7 @@ class Tap:
         """
         self._reset()
         self._plan = PromptPlan(regions, excluded, self.pools)
+        self._patterns = Patterns(self._plan)
         self._needs: ResponseNeeds = needs(self.pools, frozenset(regions))
         self._eos = sorted(eos_ids)
         self._special = sorted(special_ids)
@@ -321,20 +328,37 @@ class Tap:
         plan = self._plan
         if plan is None:
             return
-        point = self.points[number]
-        states = self._shaped(point, plan, found)
-        self._fired[number] += 1
-        if self._fired[number] > 1:
-            raise HookError(
-                f"{point.path} ran {self._fired[number]} times in one pass: layers share it, so "
-                f"its {point.take} is no single state"
-            )
+        states = self._shaped(self.points[number], plan, found)
+        self._count_hook(number)
         if self._step == 0:
             self._prompt[number] = plan.take(states)
             self._likes[number] = (states.device, states.dtype, states.shape[-1])
         elif self._groups:
             self._slots[number].copy_(states[:, -1])
+        self._stop_if_last()
+
+    def _keep_pattern(self, number: int, output: Any) -> None:
+        """Keep patterns of the prompt; those of generated tokens have no place in a row."""
+        if self._plan is None or self._patterns is None:
+            return
+        self._count_hook(number)
+        if self._step == 0:
+            rows = self._patterns.rows(self.points[number], output)
+            self._prompt[number] = self._plan.take(rows)
+            self._likes[number] = (rows.device, rows.dtype, rows.shape[-1])
+        self._stop_if_last()
+
+    def _count_hook(self, number: int) -> None:
+        self._fired[number] += 1
+        if self._fired[number] > 1:
+            point = self.points[number]
+            raise HookError(
+                f"{point.path} ran {self._fired[number]} times in one pass: layers share it, so "
+                f"its {point.take} is no single state"
+            )
         self._left -= 1
+
+    def _stop_if_last(self) -> None:
         if self._stops and self._left == 0:
             raise _Stop
 

@@ -107,6 +107,8 @@ class Prompter:
         config = getattr(model, "config", None)
         text_config = config.get_text_config(decoder=True) if config is not None else None
         self._most: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.keys: int | None = None
+        """Tokens that a prompt may have besides: as many as attention patterns have keys."""
         self._fast = bool(getattr(self.tokenizer, "is_fast", False))
         self._ready: dict[int, tuple[Example, _Encoded]] = {}
         self.notes: list[str] = list(self._renderer.notes)
@@ -256,6 +258,11 @@ class Prompter:
         if self._most is not None and length > self._most:
             raise ExampleError(
                 f"{example.where}: the prompt has {length:,} tokens, the model takes {self._most:,}"
+            )
+        if self.keys is not None and length > self.keys:
+            raise ExampleError(
+                f"{example.where}: the prompt has {length:,} tokens, and attention patterns have "
+                f"room for {self.keys:,}: give a --pattern-length of {length} or more"
             )
 
     def _image_tokens(self, example: Example) -> int:

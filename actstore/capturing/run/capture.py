@@ -48,8 +48,10 @@ def capture(
             their defaults; one by one:
         layers: ``all``, ``last``, ``0,6,12``, ``every-6``, ``0.25,0.5,0.75`` or numbers.
         sites: ``resid_post``, ``resid_pre``, ``mlp_in``, ``mlp_out``, ``attn_out``,
-            ``embeddings``, ``final_norm``, or a module's path inside the block.
+            ``head_out``, ``embeddings``, ``final_norm``, ``attn_pattern``, or a module's path
+            inside the block.
         pool: REGION.POOL, such as ``prompt.last`` or ``response.mean``; see docs/capture.md.
+        pattern_length: keys that a row of ``attn_pattern`` holds; longer prompts are refused.
         exclude: tokens that means and maxima leave out: ``bos``, ``special``.
         batch_size: examples at a time, or ``auto``: about 4,096 tokens, fewer if the device's
             memory runs out.

@@ -10,11 +10,13 @@ from itertools import islice
 from os import PathLike
 from typing import Any, Literal, TypedDict, get_args
 
+from actstore import schema
 from actstore.capturing.forward.pooling import Pool, parse_exclude, parse_pools
 from actstore.capturing.prompts.example import Example, ExampleKey, stream
 from actstore.capturing.run.batching import BatchSize, parse_batch_size
 from actstore.capturing.run.tables import StorageType
 from actstore.errors import UsageError
+from actstore.models.blocks import PATTERN
 
 Side = Literal["auto", "left", "right"]
 
@@ -30,6 +32,7 @@ class CaptureSettings:
     layers: str | int | Sequence[int] = "all"
     sites: str | Sequence[str] = ("resid_post",)
     pool: str | Sequence[str] = ("prompt.last",)
+    pattern_length: int = 128
     exclude: str | Sequence[str] = ("bos",)
     batch_size: BatchSize = 8
     max_new_tokens: int = 0
@@ -56,6 +59,8 @@ class CaptureSettings:
     def __post_init__(self) -> None:
         if self.first_k is not None and self.first_k < 1:
             raise UsageError(f"first_k {self.first_k}: at least 1")
+        if self.pattern_length < 1:
+            raise UsageError(f"pattern_length {self.pattern_length}: at least 1")
         # A wrong word is told before the model is looked at.
         for read in (self.site_names, self.pools, self.excluded, self.examples_at_once):
             assert read is not None
@@ -68,6 +73,11 @@ class CaptureSettings:
         if not found:
             raise UsageError("no site was named: use resid_post, mlp_out, attn_out …")
         return found
+
+    @property
+    def has_patterns(self) -> bool:
+        """Whether attention patterns are among the sites."""
+        return any(schema.canonical_site(name)[0] == PATTERN for name in self.site_names)
 
     @cached_property
     def pools(self) -> tuple[Pool, ...]:
@@ -97,6 +107,7 @@ class CaptureSettings:
             if chosen not in choices:
                 known = ", ".join(str(each) for each in choices)
                 raise UsageError(f"{name} {chosen!r} is unknown: use one of {known}")
+        self._check_patterns(generates)
         if not generates:
             late = [pool.text for pool in self.pools if pool.region == "response"]
             if late:
@@ -111,6 +122,26 @@ class CaptureSettings:
                 )
         elif self.padding_side == "right":
             raise UsageError("generation pads on the left: leave padding_side on auto")
+
+    def _check_patterns(self, generates: bool) -> None:
+        """A pattern is a row of one query token, over the tokens of the prompt."""
+        if not self.has_patterns:
+            return
+        averaged = [pool.text for pool in self.pools if not pool.picks]
+        if averaged:
+            raise UsageError(
+                f"pool {', '.join(averaged)}: site {PATTERN} keeps rows of single query tokens, "
+                "which are not averaged; use prompt.last, prompt.tokens or an offset such as "
+                "prompt.-2, and capture other sites in another run (with --attn eager, too)"
+            )
+        regions = ("response", "answer", "all") if generates else ("response",)
+        late = [pool.text for pool in self.pools if pool.region in regions]
+        if late:
+            raise UsageError(
+                f"pool {', '.join(late)}: site {PATTERN} is of the prompt's tokens alone, since a "
+                "row has no place for keys that are generated later; use prompt.last or "
+                "prompt.tokens, and capture other sites in another run (with --attn eager, too)"
+            )
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -137,6 +168,7 @@ class CaptureOptions(TypedDict, total=False):
     layers: str | int | Sequence[int]
     sites: str | Sequence[str]
     pool: str | Sequence[str]
+    pattern_length: int
     exclude: str | Sequence[str]
     batch_size: BatchSize
     max_new_tokens: int

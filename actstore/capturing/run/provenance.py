@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from actstore.errors import UsageError
-from actstore.models.blocks import Anatomy, HookPoint, adds_residual
+from actstore.models.blocks import PATTERN, Anatomy, HookPoint, adds_residual
 from actstore.storage.manifest import Run, now
 
 KIND = "capture"
@@ -132,6 +132,24 @@ def hook_paths(points: Sequence[HookPoint]) -> dict[str, list[str]]:
             path = re.sub(rf"(?<=\.){point.layer}(?=\.|$)", "{layer}", path, count=1)
         found.setdefault(point.site, {})[f"{path} ({point.take})"] = None
     return {site: list(paths) for site, paths in found.items()}
+
+
+def head_shapes(points: Sequence[HookPoint]) -> dict[str, Any]:
+    """Return, as ``shapes``, by site and layer what vectors by head are reshaped to.
+
+    Nothing where there are none: settings of other runs are what they were.
+    """
+    found: dict[str, dict[str, list[int]]] = {}
+    for point in points:
+        if point.shape is not None:
+            found.setdefault(point.site, {})[str(point.layer)] = list(point.shape)
+    return {"shapes": found} if found else {}
+
+
+def pattern_length(settings: Mapping[str, Any]) -> int | None:
+    """Return how many keys the attention patterns of a run have; None where it took none."""
+    shapes = settings.get("shapes", {}).get(PATTERN, {}).values()
+    return next((int(keys) for _, keys in shapes), None)
 
 
 def corrected_sites(anatomy: Anatomy, points: Sequence[HookPoint]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from actstore.capturing.run import provenance
 from actstore.capturing.run.asked import asked_of, equal_runs
 from actstore.capturing.run.options import CaptureSettings, Source
 from actstore.capturing.run.provenance import Identity
-from actstore.capturing.run.resume import Chain
+from actstore.capturing.run.resume import Chain, refuse_other_patterns
 from actstore.capturing.run.stored_rows import StoredRows, covers, prompt_of
 from actstore.capturing.run.summary import CaptureSummary
 from actstore.errors import ExampleError, NotInStoreError, UsageError
@@ -48,6 +48,7 @@ def recall(
     Raises:
         NotInStoreError: examples are not stored, or not with these settings; names them.
         UsageError: options that cannot work, or that need the model.
+        MixedRunError: attention patterns are stored, and of another length.
         ExampleError: there are no examples, or one is no example.
     """
     began = time.monotonic()
@@ -56,6 +57,8 @@ def recall(
         raise UsageError(f"{name} needs the model: give it, or leave this out")
     options.check(generates=options.max_new_tokens > 0)
     runs = _runs(store, options, identity, loading)
+    if options.has_patterns:
+        refuse_other_patterns(runs, options.pattern_length)
     places = _places(options, runs)
     stored = StoredRows(store, identity.name, options.dataset, runs)
     missing = _missing(source, stored, runs, places, options.pools)

@@ -79,7 +79,8 @@ def look(
 
     Raises:
         MixedRunError: the store holds rows of this model and data set from a run whose
-            values were computed in another way; says what differs.
+            values were computed in another way, or attention patterns of another length; says
+            what differs.
     """
     manifest = manifests.latest(store)
     same = [
@@ -89,6 +90,8 @@ def look(
         and run.settings.get("model") == settings["model"]
         and run.settings.get("dataset") == settings.get("dataset")
     ]
+    ours = [run for run in manifest.runs if run.settings.get("model") == settings["model"]]
+    refuse_other_patterns(ours, provenance.pattern_length(settings))
     unlike = [run for run in same if run.settings["fingerprint"] != settings["fingerprint"]]
     if unlike and not allow_mixed:
         raise MixedRunError(_unlike(unlike[-1], values, settings))
@@ -100,16 +103,34 @@ def look(
             "ways: tell them apart by run_id"
         )
     notes += _new_versions(equal)
-    ours = [
+    continued = [
         run
         for run in equal
         if run.settings.get("continues") == settings["continues"] and "progress" in run.settings
     ]
     return Earlier(
-        run=ours[-1] if ours else None,
+        run=continued[-1] if continued else None,
         equal_runs=tuple(equal),
         notes=tuple(notes),
     )
+
+
+def refuse_other_patterns(runs: Sequence[Run], wanted: int | None) -> None:
+    """Refuse attention patterns of another length than runs of the same model took.
+
+    A store's vectors of one model, site and layer have one width.
+
+    Raises:
+        MixedRunError: says which length is stored.
+    """
+    for run in runs if wanted is not None else ():
+        stored = provenance.pattern_length(run.settings)
+        if stored not in (None, wanted):
+            raise MixedRunError(
+                f"the store holds attention patterns of {stored:,} keys from run {run.run_id}, and "
+                f"{wanted:,} are asked for: give --pattern-length {stored}, or another store, "
+                "since vectors of one model, site and layer have one width there"
+            )
 
 
 def _unlike(run: Run, values: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

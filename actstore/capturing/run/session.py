@@ -81,7 +81,14 @@ class Session:
         )
         options.check(generates=self.generation is not None)
         self.layers = parse_layers(options.layers, len(self.anatomy.blocks))
-        self.points = points(self.anatomy, options.site_names, self.layers)
+        self.points = points(
+            self.anatomy,
+            options.site_names,
+            self.layers,
+            pattern_length=options.pattern_length,
+        )
+        if options.has_patterns:
+            self.prompter.keys = options.pattern_length
         self.engine = Engine(
             self.anatomy,
             self.prompter,
@@ -98,7 +105,11 @@ class Session:
         self._size = window_size(options.examples_at_once)
         self._chain = Chain()
         self._context = context_length(self.anatomy.model)
-        self._width = state_width(self.anatomy.model)
+        width = state_width(self.anatomy.model)
+        self._width = sum(
+            width if point.shape is None else point.shape.heads * point.shape.width
+            for point in self.points
+        )
         self._complete: frozenset[Any] = frozenset()
         self._stored: StoredRows | None = None
         self._notes: list[str] = []
@@ -225,6 +236,7 @@ class Session:
             **settings,
             **(options.settings or {}),
             "hooks": provenance.hook_paths(self.points),
+            **provenance.head_shapes(self.points),
             # With these, means without special tokens can be made of stored tokens later.
             "special_ids": sorted(self.prompter.tokenizer.all_special_ids),
             "fingerprint": provenance.fingerprint(values),
@@ -290,7 +302,7 @@ class Session:
     def _bytes_of(self, length: int) -> int:
         """Return about how many bytes an example's vectors take in memory."""
         rows = estimates.rows_of(self.options.pools, length, self.options.max_new_tokens)
-        return rows * len(self.points) * self._width * 4
+        return rows * self._width * 4
 
     def _self_check(self, window: Window) -> dict[str, Any] | None:
         if not self.options.self_check or not window.examples:

@@ -3,7 +3,9 @@
 =================  ========================================================================
 ``hidden_states``  what hooks kept against ``hidden_states`` of the same pass
 ``last_block``     what follows the last block against what the model returned
-``adds_up``        block in + attention out + MLP out against block out; see `balance`
+``adds_up``        block in + attention out + MLP out against block out; see `residual_sum`
+``attentions``     attention patterns against ``attentions`` of the same pass
+``head_out``       what the output projection makes of the heads against what attention returned
 ``hooks``          what a batch kept against plain hooks of the check's own in the same pass
 ``alone``          each vector of a batch against the example alone, without padding
 ``response``       states of generated tokens against one pass over prompt and response, or
@@ -30,6 +32,7 @@ from actstore.capturing.prompts.encode import PromptBatch
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.selfcheck import residual_sum
 from actstore.capturing.selfcheck.batch_check import batched
+from actstore.capturing.selfcheck.head_check import HeadCheck, hold_patterns
 from actstore.capturing.selfcheck.reference import (
     Pair,
     States,
@@ -147,6 +150,8 @@ class _Check:
         ]
         after: list[tuple[str, torch.Tensor]] = []
         watches += self._what_follows(after, columns[_LAST], (shape[0], shape[1]))
+        heads = HeadCheck(subject, columns[_LAST], (shape[0], shape[1]))
+        watches += heads.watches()
         with Tap([*wanted, *extra], list(columns), anatomy=self.anatomy) as tap:
             tap.begin(batch.regions)
             states = subject.reported(batch, tap, watches)
@@ -179,7 +184,9 @@ class _Check:
         }
         found["last_block"] = self._last_block(vectors[last][_LAST], after, states, columns[_LAST])
         found["adds_up"] = self._adds_up(measured, there)
-        return found
+        found |= heads.held({place: kept[_LAST] for place, kept in vectors.items()})
+        real = batch.inputs["attention_mask"].bool()
+        return found | hold_patterns(subject, vectors, states, columns, real)
 
     def _reported_pairs(
         self,

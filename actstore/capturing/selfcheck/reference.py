@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from torch import nn
 
 from actstore.capturing.forward.pooling import Pool
 from actstore.errors import SelfCheckError
-from actstore.models.blocks import Anatomy, HookPoint
+from actstore.models.blocks import Anatomy, HookPoint, Take
 
 Keep = Callable[[list[torch.Tensor]], None]
 """Takes the tensors that a module was given, or returned; the states come first."""
-Watch = tuple[nn.Module, Literal["input", "output"], Keep]
+Watch = tuple[nn.Module, Take, Keep]
 
 
 @contextmanager
@@ -94,6 +94,24 @@ def shaped(states: torch.Tensor, batch: int, width: int) -> torch.Tensor | None:
     return None
 
 
+def plain_pattern(
+    tensors: Sequence[torch.Tensor], real: torch.Tensor, keys: int
+) -> torch.Tensor | None:
+    """Return attention weights among ``tensors`` as ``[B, T, heads * keys]``, example by example.
+
+    Zero at pads, and beyond an example's own tokens, of which ``real`` ``[B, T]`` are none.
+    """
+    batch, width = real.shape
+    for weights in tensors:
+        if weights.ndim == 4 and (len(weights), *weights.shape[2:]) == (batch, width, width):
+            found = weights.new_zeros(batch, width, weights.shape[1], keys)
+            for row, mask in enumerate(real.to(weights.device)):
+                own = weights[row][:, :, mask]
+                found[row, :, :, : own.shape[2]] = own.permute(1, 0, 2)
+            return found.flatten(2)
+    return None
+
+
 class States(NamedTuple):
     """What the model itself reports of one pass."""
 
@@ -102,6 +120,8 @@ class States(NamedTuple):
     logits: torch.Tensor | None
     shift: int | None
     """Entry of block i's output less i: 1 as a rule, 0 in some families; None: neither."""
+    attentions: tuple[torch.Tensor, ...] = ()
+    """Attention weights, of the blocks that have any; nothing unless patterns are captured."""
 
 
 class Pair(NamedTuple):

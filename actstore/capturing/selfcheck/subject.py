@@ -19,13 +19,15 @@ from actstore.capturing.selfcheck.reference import (
     Watch,
     advice,
     expected_module,
+    plain_pattern,
     pooled_plainly,
     same_values,
     shaped,
     watching,
 )
 from actstore.errors import SelfCheckError
-from actstore.models.blocks import Anatomy, HookPoint
+from actstore.models.attention import attention_path
+from actstore.models.blocks import PATTERN, Anatomy, HookPoint
 
 SAME_PASS = 1e-6
 """Tolerated between two copies of one value."""
@@ -37,7 +39,7 @@ TOLERANCES: Mapping[str, float] = {
 """Tolerated between an example alone and in a batch, by the model's type. Float32 is measured at
 1e-6, and at 1e-3 where a GPU rounds products to TF32; bfloat16 at 1e-2 and more with depth."""
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-_INPUTS = ("resid_pre", "embeddings", "mlp_in")
+_INPUTS = ("resid_pre", "embeddings", "mlp_in", "head_out")
 _OUTPUTS = ("resid_post", "attn_out", "mlp_out", "final_norm")
 SeenVectors = dict[tuple[SiteLayer, Pool, int], np.ndarray]
 """By place, pool and row of the batch: vectors ``[n, width]``."""
@@ -83,6 +85,13 @@ class Subject:
             return 0 if self.shift == 1 else None
         return self.count if site == "final_norm" else None
 
+    def weights_of(self, states: States, layer: int | None) -> torch.Tensor | None:
+        """Return the attention weights that the model reports of a block, if it does."""
+        having = [at for at, block in enumerate(self.anatomy.blocks) if attention_path(block)]
+        if layer not in having or len(states.attentions) != len(having):
+            return None
+        return states.attentions[having.index(layer)]
+
     def reported(
         self, batch: PromptBatch, tap: Tap | None = None, watches: Iterable[Watch] = ()
     ) -> States:
@@ -100,6 +109,8 @@ class Subject:
         options: dict[str, Any] = {"output_hidden_states": True, "use_cache": False}
         if takes(model, "logits_to_keep"):
             options["logits_to_keep"] = 1
+        if any(point.site == PATTERN for point in self.engine.points):
+            options["output_attentions"] = True
         seen: dict[str, torch.Tensor] = {}
         block = self.anatomy.blocks[0]
         own: list[Watch] = [
@@ -115,7 +126,8 @@ class Subject:
                 shift = 1
             elif same_values(seen.get("out"), states[0]):
                 shift = 0
-        return States(states, getattr(output, "logits", None), shift)
+        weights = [each for each in getattr(output, "attentions", None) or () if each is not None]
+        return States(states, getattr(output, "logits", None), shift, tuple(weights))
 
     def pooling(
         self,
@@ -133,12 +145,17 @@ class Subject:
             found: where the vectors go.
         """
         batch, width = next(iter(regions.values())).shape
+        real = torch.stack(list(regions.values())).any(0)
 
         def watch(point: HookPoint) -> Watch:
             place = point.site, point.layer
 
             def keep(tensors: list[torch.Tensor]) -> None:
-                states = shaped(tensors[0], batch, width) if tensors else None
+                states: torch.Tensor | None = None
+                if point.site == PATTERN and point.shape is not None:
+                    states = plain_pattern(tensors, real, point.shape.width)
+                elif tensors:
+                    states = shaped(tensors[0], batch, width)
                 if states is None:
                     return
                 for row in range(batch):
@@ -197,6 +214,10 @@ _REASONS = {
     "(another layer, row, token or value than its name says)",
     "alone": "examples get other vectors in a batch than alone (positions, padding, inputs that "
     "are not passed on)",
+    "attentions": "hooks do not see what the model reports as its attentions",
+    "head_out": "what is taken for the heads' outputs is not what attention makes its own output "
+    "of, so they are other heads, or something follows the projection; capture the module's input "
+    "by its path",
     "response": "generated tokens get other vectors than in one pass over the whole text",
 }
 
@@ -205,6 +226,8 @@ def side_of(point: HookPoint) -> Any:
     """Return which side of a module a site is, whatever side the point takes."""
     if point.site in _INPUTS:
         return "input"
+    if point.site == PATTERN:
+        return "weights"
     return "output" if point.site in _OUTPUTS else point.take
 
 

@@ -11,6 +11,7 @@ import torch
 
 from actstore.capturing.forward.hooks import Tap
 from actstore.capturing.forward.pooling import PooledBatch, parse_pools
+from actstore.errors import ModelError
 from actstore.models import blocks
 from tests.capturing import comparing, families, recorded, references
 
@@ -23,6 +24,8 @@ RESPONSE = (
     "response.last,response.first,response.mean,response.max,response.tokens,response.-2,"
     "response.1,all.last,all.first,all.mean,all.max,all.-3,all.4,prompt.last"
 )
+QUERIES = "prompt.last,prompt.first,prompt.tokens,prompt.-2,question.last,all.tokens"
+KEYS = 12
 NEW = 7
 
 
@@ -66,6 +69,36 @@ def test_prompts_of_mixed_length_match_each_alone(name: str) -> None:
         assert pooled.response_tokens.tolist() == [0, 0, 0, 0]
         agree += [side] if worst < NEAR else []
     recorded.hold(name, model, sites=recorded.sites(name), padding=agree)
+
+
+@pytest.mark.parametrize("name", families.LANGUAGE)
+def test_attention_patterns_match_the_attentions_of_each_text_alone(name: str) -> None:
+    model = families.build(name, attn=None if name == "mamba" else "eager")
+    anatomy = blocks.find(model)
+    layers = references.sites(name).get("head_out", ())
+    recorded.hold(name, model, patterns=list(layers))
+    if not layers:
+        with pytest.raises(ModelError, match=r"site 'attn_pattern': blocks 0 to \d .* lack it"):
+            blocks.points(anatomy, ["attn_pattern"], range(2), pattern_length=KEYS)
+        return
+    prompts = comparing.texts()
+    expected = [
+        references.patterns(name, model, {"input_ids": torch.tensor([p])}, KEYS) for p in prompts
+    ]
+    wanted = blocks.points(anatomy, ["attn_pattern"], layers, pattern_length=KEYS)
+    for side in ("right",) if name in LEAKING else ("left", "right"):
+        ids, mask = comparing.padded(prompts, side)
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": mask.long(),
+            "position_ids": comparing.positions(mask),
+        }
+        with torch.inference_mode(), Tap(wanted, parse_pools(QUERIES), anatomy=anatomy) as tap:
+            tap.begin(comparing.regions(mask))
+            tap.call(anatomy.base, **inputs, use_cache=False)
+            pooled = tap.end()
+        found = comparing.distances(pooled, expected, comparing.prompt_spans(prompts))
+        assert found.max() < NEAR, side
 
 
 @pytest.mark.parametrize("name", families.LANGUAGE)

@@ -36,16 +36,19 @@ _BLOCKS = {"bloom": "transformer.h", "mpt": "transformer.blocks", "opt": "model.
 _PARTS = {
     "bloom": {
         "attn_out": ("self_attention.dense", "output"),
+        "head_out": ("self_attention.dense", "input"),
         "mlp_in": ("mlp", "input"),
         "mlp_out": ("mlp.dense_4h_to_h", "output"),
     },
     "mpt": {
         "attn_out": ("attn", "output"),
+        "head_out": ("attn.out_proj", "input"),
         "mlp_in": ("ffn", "input"),
         "mlp_out": ("ffn.down_proj", "output"),
     },
     "opt": {
         "attn_out": ("self_attn", "output"),
+        "head_out": ("self_attn.out_proj", "input"),
         "mlp_in": ("fc1", "input"),
         "mlp_out": ("fc2", "output"),
     },
@@ -109,7 +112,7 @@ def alone(name: str, model: Any, ids: list[int]) -> references.States:
 def test_every_site_and_pool_matches_each_text_alone(name: str, side: str) -> None:
     model = odd_families.build(name)
     anatomy = blocks.find(model)
-    sites = ("resid_pre", "resid_post", "attn_out", "mlp_in", "mlp_out", "embeddings")
+    sites = ("resid_pre", "resid_post", "attn_out", "head_out", "mlp_in", "mlp_out", "embeddings")
     prompts = comparing.texts()
     expected = [alone(name, model, prompt) for prompt in prompts]
     ids, mask = comparing.padded(prompts, side)
@@ -320,7 +323,7 @@ def test_features_of_images_between_blocks_raise_no_alarm(tmp_path: Path) -> Non
             expected = kept[-1] if word == "last" else getattr(kept, word)(axis=0)
             np.testing.assert_allclose(row["activation"], expected, rtol=2e-4, atol=2e-4)
             compared += 1
-    assert compared == len(rows) == 4 * 5 * (5 * families.BLOCKS + 2)
+    assert compared == len(rows) == 4 * 5 * (6 * families.BLOCKS + 2)
 
 
 def block(**returned: torch.Tensor) -> residual_sum.SeenBlock:

@@ -17,6 +17,7 @@ from tests.capturing import comparing, families, recorded, references, vision_fa
 # PaliGemma's processor makes labels for training with an old way into NumPy
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
 NEAR = 1e-5
+KEYS = 64
 NEW = 6
 PROMPT = (
     "prompt.last,prompt.mean,prompt.max,prompt.tokens,image.mean,image.last,image.max,image.tokens"
@@ -108,6 +109,28 @@ def test_pictures_and_questions_of_mixed_length_match_each_alone(name: str) -> N
         pooled = forward(name, model, processor, side)
         assert comparing.distances(pooled, expected, places).max() < NEAR, side
     recorded.hold(name, model, sites=recorded.sites(name), padding=["left", "right"])
+
+
+@pytest.mark.parametrize("name", vision_families.EVERY)
+def test_attention_patterns_match_the_attentions_of_each_text_alone(name: str) -> None:
+    model, processor = families.build_vlm(name, attn="eager")
+    layers = references.sites(name)["head_out"]
+    expected, places = [], []
+    for number in range(len(QUESTIONS)):
+        single = encode(processor, [number], "left")
+        places.append(spans(processor, single))
+        expected.append(references.patterns(name, model, single, KEYS))
+    anatomy = blocks.find(model)
+    wanted = blocks.points(anatomy, ["attn_pattern"], layers, pattern_length=KEYS)
+    for side in ("left", "right"):
+        batch = encode(processor, range(len(QUESTIONS)), side)
+        pools = parse_pools("prompt.last,prompt.tokens,image.last,image.tokens")
+        with torch.inference_mode(), Tap(wanted, pools, anatomy=anatomy) as tap:
+            tap.begin(regions(processor, batch))
+            tap.call(anatomy.base, **batch, use_cache=False)
+            pooled = tap.end()
+        assert comparing.distances(pooled, expected, places).max() < NEAR, side
+    recorded.hold(name, model, patterns=list(layers))
 
 
 @pytest.mark.parametrize("name", vision_families.EVERY)

@@ -116,6 +116,18 @@ def test_everything_broken_is_caught_in_language_families(name: str) -> None:
     hold_to_account(families.build(name), families.tokenizer(), examples, name)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3", "deepseek_v3"])
+def test_everything_broken_is_caught_in_heads_and_patterns(name: str) -> None:
+    examples = [Example(id=str(n), question=text) for n, text in enumerate(QUESTIONS)]
+    model, tokenizer = families.build(name, attn="eager"), families.tokenizer()
+    heads = engine(model, tokenizer, PROMPT_POOLS, ("head_out",), side="left")
+    pattern = engine(model, tokenizer, "prompt.last,prompt.tokens", ("attn_pattern",), side="left")
+    for running, breaks in ((heads, sabotage.HEADS), (pattern, sabotage.PATTERN)):
+        found = check.check(running, examples)
+        assert max(found.get("head_out", 0), found.get("attentions", 0)) < 1e-6
+        assert [name for name in breaks if not caught(running, examples, breaks[name])] == []
+
+
 @pytest.mark.parametrize("name", odd_families.ODD)
 def test_everything_broken_is_caught_in_families_with_odd_blocks(name: str) -> None:
     examples = [Example(id=str(n), question=text) for n, text in enumerate(QUESTIONS)]
