@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -13,6 +13,7 @@ from typing import Any, Unpack
 from actstore.errors import (
     ActstoreError,
     CommitError,
+    ConflictError,
     CorruptStoreError,
     ForeignFileError,
     HubError,
@@ -33,11 +34,11 @@ from actstore.ingestion import (
     report,
     width_check,
 )
+from actstore.ingestion.conflicts import reason_of
 from actstore.ingestion.discovery import Discovery
 from actstore.ingestion.inference import FolderMapping
 from actstore.ingestion.label_table import Labels
 from actstore.ingestion.options import IngestOptions, IngestSettings, Options, with_layer
-from actstore.ingestion.output import Nowhere, Output
 from actstore.ingestion.readers import Context, Reader, create
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.report import IngestSummary, Progress, Refusal, Tally
@@ -46,6 +47,7 @@ from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.unmatched import damaged, without_sidecars
 from actstore.storage.manifest import Run
 from actstore.storage.partition import StoredRows
+from actstore.storage.rehearsal import Rehearsal
 from actstore.storage.rows import RowBatch
 from actstore.storage.source_dtypes import FormNotes
 from actstore.storage.writer import CHECKPOINT_BYTES, StoreWriter
@@ -92,7 +94,7 @@ def ingest(
         allow_nonfinite: store NaN and infinity.
         contract: name or file of a contract that the rows must keep.
         first_k: only the first examples of each folder, or of each file that holds many.
-        dry_run: do everything but write.
+        dry_run: do everything but write: what is skipped and refused is the same.
         strict: store nothing if any file is refused.
         sidecars: name of a recipe's sidecar: the file to read for it.
         map: schema column: key or expression that says where the source holds it.
@@ -201,7 +203,7 @@ class _Ingest:
                 read = self._files(reader, files, widths, output, tally, counts, refused, unmatched)
             except (KeyboardInterrupt, HubError):
                 # What is whole is kept; the same command goes on from there.
-                if not whole:
+                if not (whole or self.dry_run):
                     output.commit(operation="ingest", message=f"{self._message()} (interrupted)")
                 raise
             unmatched = without_sidecars(unmatched, self.found, context.sidecars)
@@ -245,9 +247,9 @@ class _Ingest:
             reader.arrange(files)
         return reader
 
-    def _output(self, run: Run, whole: bool) -> AbstractContextManager[Output]:
-        if self.dry_run and not self.replace_stored:  # which only the store can tell
-            return nullcontext(Nowhere())
+    def _output(self, run: Run, whole: bool) -> StoreWriter:
+        if self.dry_run:
+            return Rehearsal(self.store, run=run, replace=self.replace_stored)
         return StoreWriter(
             self.store,
             run=run,
@@ -275,7 +277,7 @@ class _Ingest:
         reader: Reader,
         files: Sequence[SourceFile],
         widths: width_check.Widths,
-        output: Output,
+        output: StoreWriter,
         tally: Tally,
         counts: Counter[contracts.Count],
         refused: list[Refusal],
@@ -306,7 +308,7 @@ class _Ingest:
                     done,
                     files=done.files + 1,
                     bytes=done.bytes + loaded.file.size,
-                    rows=tally.written + tally.present,
+                    rows=tally.written + tally.present + tally.repeated,
                 )
                 if self.progress is not None:
                     self.progress(done)
@@ -321,7 +323,7 @@ class _Ingest:
         reader: Reader,
         loaded: read_ahead.Loaded,
         widths: width_check.Widths,
-        output: Output,
+        output: StoreWriter,
         tally: Tally,
         counts: Counter[contracts.Count],
     ) -> str | None:
@@ -341,6 +343,8 @@ class _Ingest:
                         kept.update(contracts.count_rows(ready))
         except (CommitError, CorruptStoreError, ForeignFileError):
             raise
+        except ConflictError as error:
+            return reason_of(error, self.found)
         except ActstoreError as error:
             if fetching.ends_the_run(error):
                 raise
@@ -455,6 +459,7 @@ class _Ingest:
             files_read=read,
             rows_written=tally.written,
             rows_present=tally.present,
+            rows_repeated=tally.repeated,
             refused=tuple(refused),
             unmatched=tuple(unmatched[:_NAMES]),
             unmatched_count=len(unmatched),

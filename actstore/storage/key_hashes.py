@@ -79,6 +79,12 @@ def describe(key: tuple[Any, ...]) -> str:
     return ", ".join(f"{name}={value}" for name, value in parts if value is not None)
 
 
+def describe_whole(key: tuple[Any, ...]) -> str:
+    """Return a key as readable text that says too when it has no layer."""
+    layer = key[schema.key_names().index("layer")]
+    return describe(key) + ("" if layer is not None else ", no layer")
+
+
 def describe_partition(partition: tuple[str, str, int | None]) -> str:
     """Return model, site and layer as readable text."""
     model, site, layer = partition

@@ -305,7 +305,7 @@ def test_a_recorded_layer_is_not_overridden(tmp_path: Path) -> None:
 
 def test_a_long_run_commits_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples(tmp_path / "in")
-    monkeypatch.setattr("actstore.storage.writer._CHECKPOINT_ROWS", 4)
+    monkeypatch.setattr("actstore.storage.writer.CHECKPOINT_ROWS", 4)
     summary = ingest(tmp_path / "in", tmp_path / "store", model=MODEL)
     assert summary.commit is not None
     assert summary.commit > 1
@@ -314,7 +314,7 @@ def test_a_long_run_commits_on_the_way(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_strict_runs_commit_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples(tmp_path / "in")
-    monkeypatch.setattr("actstore.storage.writer._CHECKPOINT_ROWS", 4)
+    monkeypatch.setattr("actstore.storage.writer.CHECKPOINT_ROWS", 4)
     assert ingest(tmp_path / "in", tmp_path / "store", model=MODEL, strict=True).commit == 1
 
 

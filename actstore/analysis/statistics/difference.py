@@ -11,7 +11,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.storage import key_hashes
-from actstore.storage.partition import same_bits
+from actstore.storage.floats import same_bits
 
 if TYPE_CHECKING:
     from actstore.querying.selected import SelectedRows
