@@ -8,6 +8,8 @@ from actstore.ingestion.discovery import Discovery
 
 def reason_of(error: ConflictError, found: Discovery) -> str:
     """Return why a file is refused, one of whose rows has the key of another row."""
+    if not error.row:
+        return str(error)
     if not error.sources:
         return (
             f"already stored with a different vector: {error.row}; --replace takes the new one, "

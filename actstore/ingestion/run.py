@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +42,7 @@ from actstore.ingestion.label_table import Labels
 from actstore.ingestion.options import IngestOptions, IngestSettings, Options, with_layer
 from actstore.ingestion.readers import Context, Reader, create
 from actstore.ingestion.recipe import Recipe
-from actstore.ingestion.report import IngestSummary, Progress, Refusal, Tally
+from actstore.ingestion.report import Group, IngestSummary, Progress, Refusal, Tally
 from actstore.ingestion.sidecars import Sidecars
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.unmatched import damaged, without_sidecars
@@ -428,6 +429,13 @@ class _Ingest:
             ]
         if any(group.site == "unknown" for group in tally.groups):
             notes.append("the site is not recorded and stored as 'unknown'; name it with --site")
+        named = sorted({group.site for group in tally.groups if _may_hold_layer(group)})
+        if named:
+            notes.append(
+                f"no layer is recorded of {', '.join(named[:5])}: stored as sites of these names; "
+                "where the number is the layer, say so: --recipe folder --layer-from key1, or "
+                "--map activation=NAME --site NAME --layer N, one after the other"
+            )
         if tally.rounded:
             notes.append(f"{tally.rounded:,} values were rounded to {self.options.storage_dtype}")
         if tally.nonfinite:
@@ -495,6 +503,11 @@ def _reading(batches: Iterator[RowBatch]) -> Iterator[RowBatch]:
         if batch is None:
             return
         yield batch
+
+
+def _may_hold_layer(group: Group) -> bool:
+    """Say whether a site is a name that ends in a number, and no layer is known."""
+    return group.layer is None and re.search(r"[^0-9]\d+$", group.site) is not None
 
 
 def _by_root(files: Sequence[SourceFile]) -> list[list[SourceFile]]:

@@ -7,7 +7,7 @@ decide between a conflict and a mere collision of hashes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +41,17 @@ def hash_rows(
         return _mix(total + np.uint64(same & _MASK))
 
 
-def hash_table(table: pa.Table) -> np.ndarray:
-    """Return the key hash of each row of an Arrow table: uint64 ``[rows]``."""
+def hash_table(table: pa.Table, names: Collection[str] | None = None) -> np.ndarray:
+    """Return the key hash of each row of an Arrow table, or that of some of its columns.
+
+    Returns:
+        uint64 ``[rows]``.
+    """
     total = np.zeros(table.num_rows, np.uint64)
     with np.errstate(over="ignore"):
         for name, salt in _salts():
+            if names is not None and name not in names:
+                continue
             total += _mix(hash_column(table[name]) + np.uint64(salt))
         return _mix(total)
 

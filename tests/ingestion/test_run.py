@@ -330,3 +330,12 @@ def test_rows_that_another_run_brings_meanwhile_count_as_present(tmp_path: Path)
     summary = ingest(tmp_path / "in", tmp_path / "store", model=MODEL, progress=overtake)
     assert (summary.rows_written, summary.rows_present, summary.commit) == (0, 10, None)
     assert latest(tmp_path / "store").rows == 10
+
+
+def test_a_site_that_may_hold_its_layer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    np.savez(tmp_path / "in" / "q.npz", resid_8=np.ones(8, np.float32))
+    named = ingest(tmp_path / "in", tmp_path / "s", model=MODEL, recipe="numpy", dry_run=True)
+    assert any("no layer is recorded of resid_8" in note for note in named.notes)
+    found = ingest(tmp_path / "in", tmp_path / "s", model=MODEL)
+    assert (found.sites, found.layers, found.notes) == (("resid_post",), (8,), ())
