@@ -113,11 +113,16 @@ class DamageError(CorruptStoreError):
 
 
 class ConflictError(StoreError, ValueError):
-    """A row's key is already stored with a different vector; ``row`` is the key as text."""
+    """A row's key is already stored with a different vector, or came with another one before.
 
-    def __init__(self, message: str, row: str = "") -> None:
+    ``row`` is the key as text; ``sources`` are where the row comes from and the one before it,
+    where both came in one writing, and empty where the other one was stored before.
+    """
+
+    def __init__(self, message: str, row: str = "", sources: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.row = row
+        self.sources = sources
 
 
 class CommitError(StoreError, OSError):

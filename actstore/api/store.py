@@ -266,8 +266,8 @@ class Store(StoreReader):
                 nnsight, or transformers' ``hidden_states``; an array is ``[examples, width]``
                 or ``[examples, tokens, width]``.
             metadata: columns, records or a table; ``example_id`` is required.
-            options: ``model``, ``dataset``, ``pool``, ``mask``, ``token_ids`` and the others
-                that :func:`actstore.ingestion.memory.write` describes.
+            options: ``model``, ``dataset``, ``pool``, ``mask``, ``token_ids``, ``replace`` and
+                the others that :func:`actstore.ingestion.memory.write` describes.
 
         Raises:
             as :func:`actstore.ingestion.memory.write`.

@@ -25,25 +25,30 @@ if TYPE_CHECKING:
     from actstore.analysis.statistics.difference import PartitionDifference, StoreDifference
 
 _WHERE = ("model", "site", "layer")
+_CHANGES = 20
+"""Pairs of labels that are listed."""
 _COUNTS = ("rows A", "rows B", "only A", "only B", "vectors")
 
 
 @click.command("diff")
 @readable_store_argument
-@click.argument("other")
+@click.argument("other", required=False)
 @at_option("--at-a", help="Read STORE as commit N left it.")
 @at_option("--at-b", help="Read OTHER as commit N left it.")
 @row_options(where=where_option)
 @format_options
 def command(
     store: str | Path,
-    other: str,
+    other: str | None,
     at_a: int | None,
     at_b: int | None,
     rows: Rows,
     as_json: bool,
 ) -> int:
     """Hold the rows of STORE (A) and OTHER (B) against each other, by their keys.
+
+    Without OTHER two commits of STORE are compared: --at-a and --at-b, of which one may be
+    left out and is the latest.
 
     Told are rows that only one has, vectors that differ and by how much, and labels and
     other metadata that differ. How rows lie in files does not matter, nor when and from
@@ -52,15 +57,22 @@ def command(
     \b
     Examples:
       actstore diff before.store after.store
-      actstore diff runs.store runs.store --at-a 1 --at-b 4
+      actstore diff runs.store --at-a 1 --at-b 4
       actstore diff runs.store hf://datasets/org/name --json
     """
     import actstore
     from actstore.analysis.statistics.difference import diff
 
+    if other is None and at_a == at_b:
+        raise click.UsageError(
+            "name the store to hold this one against, or two commits of this one with --at-a and "
+            "--at-b"
+        )
     with contextlib.ExitStack() as stack:
         left = stack.enter_context(actstore.open(store, at=at_a))
-        right = stack.enter_context(actstore.open(place(other), at=at_b))
+        right = stack.enter_context(
+            actstore.open(store if other is None else place(other), at=at_b)
+        )
         a = rows.select(left)
         b = rows.select(right)
         total = sum(shard.vector_bytes for shard in a.snapshot.shards)
@@ -110,6 +122,11 @@ def _print(found: StoreDifference) -> None:
         sum(one.vectors for one in differing if one.widths is None),
     )
     _list(
+        "labels that differ",
+        [f"{_label(one.a)} -> {_label(one.b)}  {one.rows:,}" for one in found.labels[:_CHANGES]],
+        len(found.labels),
+    )
+    _list(
         "values that differ",
         [
             f"{one.row}: {one.column} {output.cell(one.a)} in A, {output.cell(one.b)} in B"
@@ -117,6 +134,10 @@ def _print(found: StoreDifference) -> None:
         ],
         sum(sum(one.columns.values()) for one in differing),
     )
+
+
+def _label(label: str | None) -> str:
+    return "(none)" if label is None else label
 
 
 def _row(one: PartitionDifference) -> list[object]:

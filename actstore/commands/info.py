@@ -44,14 +44,17 @@ def command(store: str | Path, at: int | None, as_json: bool) -> None:
     if as_json:
         output.print_json(found.as_dict())
         return
-    named = {label: rows for label, rows in found.labels.items() if label is not None}
-    unlabelled = found.labels.get(None, 0)
-    labels = [f"{label} {rows:,}" for label, rows in named.items()]
+    several = found.examples < found.rows
+    labels = [
+        f"{'none' if label is None else label} {rows:,}"
+        + (f" ({counted(found.label_examples[label], 'example')})" if several else "")
+        for label, rows in sorted(found.labels.items(), key=lambda item: item[0] is None)
+    ]
     output.print_pairs(
         {
             "store": found.path,
-            "rows": f"{found.rows:,}",
-            "labels": ", ".join([*labels, f"none {unlabelled:,}"] if unlabelled else labels),
+            "rows": f"{found.rows:,} of {counted(found.examples, 'example')}",
+            "labels": ", ".join(labels),
             **_own_columns(found.extra),
             "size": f"{output.size(found.bytes)} in {counted(found.shards, 'shard')}, "
             f"{output.size(found.vector_bytes)} of vectors",

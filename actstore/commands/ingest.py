@@ -320,7 +320,8 @@ def _confirm(mapping: FolderMapping) -> bool:
 def _present(summary: IngestSummary) -> str:
     there = f", {summary.rows_present:,} were there already" if summary.rows_present else ""
     new = f", {summary.rows_replaced:,} in place of stored ones" if summary.rows_replaced else ""
-    return new + there
+    again = f", {summary.rows_repeated:,} repeated in the source" if summary.rows_repeated else ""
+    return new + there + again
 
 
 def _name(kind: str, number: int, lines: list[str]) -> None:

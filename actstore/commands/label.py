@@ -80,7 +80,8 @@ def command(
         output.say(f"nothing to do: {counted(done.rows, 'row')} had that label already")
     else:
         output.say(f"commit {done.commit}: {counted(done.changed, 'label')} changed")
-    output.print_table(("label", "rows"), done.labels.items())
+    table_of = [(label, rows, done.examples[label]) for label, rows in done.labels.items()]
+    output.print_table(("label", "rows", "examples"), table_of)
     if done.unmatched:
         examples = "; ".join(done.unmatched_examples)
         output.note(

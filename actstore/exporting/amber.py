@@ -66,7 +66,8 @@ def _samples(context: ExportContext) -> dict[str, dict[int, RowRange]]:
         if piece.layer in layers:
             raise ExportError(
                 f"{name}: layer {piece.layer} has several vectors, which differ in "
-                f"{differing([layers[piece.layer], piece])}; choose with --model, --site or --where"
+                f"{differing([layers[piece.layer], piece])}; choose with --model, --sites or "
+                "--where"
             )
         layers[piece.layer] = piece
     return {name: dict(sorted(found[name].items())) for name in sorted(found)}

@@ -143,7 +143,7 @@ def _check(cache: CacheFolder) -> None:
             if len(pieces) > 1 and (not cache.individual or pieces[0].first is None):
                 raise ExportError(
                     f"example {pieces[0].example_id} has several vectors in one layer; they "
-                    f"differ in {differing(pieces)}: choose with --model, --site or --where"
+                    f"differ in {differing(pieces)}: choose with --model, --sites or --where"
                 )
 
 

@@ -103,7 +103,7 @@ def _ordered(context: ExportContext, path: str, classes: ByClass) -> ByClass:
         if not context.known(classes[name]) and len(places) > 1:
             raise ExportError(
                 f"{path}: rows of {listed(sorted('/'.join(place) for place in places))}; "
-                "choose one with --model, --site or --where"
+                "choose one with --model, --sites or --where"
             )
     return {
         name: sorted(classes[name], key=lambda piece: (_row(context, piece), piece.row))

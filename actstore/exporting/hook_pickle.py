@@ -96,7 +96,7 @@ def _key(piece: RowRange) -> str:
     if piece.site not in _PLACES:
         raise ExportError(
             f"example {piece.example_id} has a vector of {piece.site}; these files hold "
-            "'embeddings' and block outputs: choose them with --site resid_post --site embeddings"
+            "'embeddings' and block outputs: choose them with --sites resid_post,embeddings"
         )
     return "embeddings" if piece.site == "embeddings" else f"layer_{piece.layer}"
 

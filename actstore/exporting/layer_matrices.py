@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from actstore import schema
 from actstore.exporting.export_context import ExportContext
 from actstore.exporting.planned_files import Gather, Stream, file_name, folder_name
+from actstore.querying.metadata import ROW_ID
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,8 +84,12 @@ def blocks(matrix: LayerMatrix, gather: Gather) -> Iterator[np.ndarray]:
 
 
 def table_of(context: ExportContext, matrix: LayerMatrix) -> pa.Table:
-    """Return the metadata of a place's rows, with ``row_id`` and without empty columns."""
-    table = context.store.rows_at(matrix.rows).table()
+    """Return the metadata of a place's rows, with ``row_id`` and without empty columns.
+
+    The store's own columns are among them, each as ``extra.NAME``.
+    """
+    rows = context.store.rows_at(matrix.rows)
+    table = rows.table([*schema.metadata_names(), ROW_ID, *rows.own_columns])
     kept = [name for name in table.column_names if table[name].null_count < len(table)]
     return table.select(kept)
 

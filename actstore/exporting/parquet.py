@@ -18,7 +18,8 @@ _ROW_GROUP = 16 << 20
 
 
 def plan(context: ExportContext) -> Iterator[File]:
-    """Yield one file for each matrix: the columns of the schema, the vector as a list.
+    """Yield one file for each matrix: the columns of the schema and the store's own ones
+    (``extra.NAME``), the vector as a list.
 
     Raises:
         ExportError: bfloat16, which Parquet does not have.
@@ -34,9 +35,10 @@ def _writer(context: ExportContext, matrix: LayerMatrix) -> Callable[[Path, Gath
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        names = schema.metadata_names()
+        none = context.store.rows_at(matrix.rows[:0])
+        names = [*schema.metadata_names(), *none.own_columns]
         element = pa.from_numpy_dtype(np.dtype(matrix.dtype))
-        fields = [schema.metadata_schema().field(name) for name in names]
+        fields = list(none.table(names).schema)
         vector = pa.field(schema.VECTOR, pa.list_(pa.field("element", element, False)), False)
         arrow = pa.schema([*fields, vector])
         texts = [field.name for field in fields if pa.types.is_string(field.type)]

@@ -210,7 +210,7 @@ def _check_paths(files: Iterable[File]) -> None:
         if path in seen:
             raise ExportError(
                 f"several tensors would become {path}; choose one model, data set or site "
-                "with --model, --where or --site"
+                "with --model, --where or --sites"
             )
         seen.add(path)
 

@@ -107,7 +107,7 @@ def _contexts(
             if key not in wanted or key not in found or len(found[key]) != len(wanted[key]):
                 raise ExportError(
                     f"example {key[2]} has not the same tokens in {first} and {hook}; choose "
-                    "one with --site and --layers, or examples that are whole with --where"
+                    "one with --sites and --layers, or examples that are whole with --where"
                 )
     lengths = sorted({len(rows) for rows in wanted.values()})
     if len(lengths) > 1 and context.context is None:

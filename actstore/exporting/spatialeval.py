@@ -68,7 +68,7 @@ def _check(pieces: Sequence[RowRange]) -> None:
         )
         raise ExportError(
             f"a SpatialEval file holds one vector, and the rows are of {len(places)} places "
-            f"({names}); choose one with --site and --layers"
+            f"({names}); choose one with --sites and --layers"
         )
     poolings = sorted({piece.pooling for piece in pieces})
     if len(poolings) > 1:

@@ -5,30 +5,37 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from actstore import schema
 from actstore.errors import ActstoreError, RemoteStoreError, UsageError
 from actstore.hub import origin
 from actstore.hub.diff import PushDiff, in_order, push_diff
 from actstore.hub.label_folding import Folded
 from actstore.hub.origin import Origin
 from actstore.hub.overlap import Fresh, leave_out
+from actstore.hub.own_table import OwnTable, make
 from actstore.hub.upload import Uploads
 from actstore.remote.client import Client
 from actstore.remote.state import State, manifest_name
 from actstore.storage import card, card_overview, card_text, layout, shard_columns
 from actstore.storage import manifest as manifests
+from actstore.storage.card_configs import OWN_FILE
 from actstore.storage.card_overview import LabelCounts
 from actstore.storage.card_text import Own
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.threads import in_parallel
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
+Read = Callable[[ShardEntry, "list[str]"], "pa.Table"]
+"""Returns metadata columns of a shard."""
 MOST_IN_FOLDER = 10_000
 MOST_FILES = 100_000
 _OURS = (f"{layout.ACTIVATIONS}/", f"{layout.LABELS}/", f"{layout.MANIFESTS}/")
@@ -54,6 +61,8 @@ class Draft:
     duplicates: int
     changes: bool
     message: str
+    own_table: OwnTable | None = None
+    """Goes with the shards where some row has columns of its own."""
 
     @property
     def title(self) -> str:
@@ -77,6 +86,7 @@ class Draft:
         return (
             state.holds_bytes(manifest_name(self.manifest.number), self.manifest_bytes)
             and state.holds_bytes(layout.CARD, self.card)
+            and (self.own_table is None or state.holds(OWN_FILE, self.own_table.sha256))
             and all(state.holds(entry.path, entry.sha256) for entry in self.sent)
         )
 
@@ -89,6 +99,7 @@ class Draft:
             *(uploads.operation(entry.path) for entry in self.sent),
             CommitOperationAdd(path_in_repo=layout.CARD, path_or_fileobj=self.card),
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=self.manifest_bytes),
+            *([self.own_table.operation()] if self.own_table is not None else []),
             *(CommitOperationDelete(path_in_repo=path) for path in self.deleted),
         ]
 
@@ -159,17 +170,23 @@ class Drafter:
         manifest = self._manifest(state, shards)
         own = self._own(state)
         places = {item.entry.path: item for item in fresh if item.entry.rows}
-        counts = self._labels(state, manifest, places)
+        read = self._reader(state, places)
+        counts, has_own = _counted(manifest, read)
+        own_table = None
+        if has_own:
+            names = list(schema.metadata_names())
+            own_table = make((read(entry, names) for entry in manifest.shards), self.folder)
         text = card.render(
             manifest,
             [entry.path for entry in shards],
             own,
             name=self.repository,
             labels=counts,
+            own_columns=own_table.columns if own_table is not None else (),
         )
         # The Hub takes UTF-8 only.
         data = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode()
-        return self._draft(state, diff, fresh, sent, manifest, data, own)
+        return self._draft(state, diff, fresh, sent, manifest, data, own, own_table)
 
     def _draft(
         self,
@@ -180,14 +197,19 @@ class Drafter:
         manifest: Manifest,
         card_bytes: bytes,
         own: Own,
+        own_table: OwnTable | None = None,
     ) -> Draft:
         named = {entry.path for entry in manifest.shards} | {manifest_name(manifest.number)}
         strays = sorted(path for path in state.files if path.startswith(_OURS))
+        if card_bytes and own_table is None and OWN_FILE in state.files:
+            strays.append(OWN_FILE)
         deleted = tuple(path for path in strays if path not in named)
         encoded = manifest.encode()
         same = state.holds_bytes(manifest_name(manifest.number), encoded) and (
             not card_bytes or state.holds_bytes(layout.CARD, card_bytes)
         )
+        if own_table is not None:
+            same = same and state.holds(OWN_FILE, own_table.sha256)
         replaced = {
             item.original.path: item.entry.path if item.entry.rows else None
             for item in fresh
@@ -206,6 +228,7 @@ class Drafter:
             duplicates=sum(item.original.rows - item.entry.rows for item in fresh),
             changes=bool(sent or deleted or not same),
             message=self.local.message or self.local.operation,
+            own_table=own_table,
         )
 
     def _compare(self, state: State) -> tuple[PushDiff, list[Fresh]]:
@@ -300,28 +323,22 @@ class Drafter:
         joined = card_text.merge(base, local, there)
         return card_text.with_fields(joined, self.fields)
 
-    def _labels(self, state: State, manifest: Manifest, places: dict[str, Fresh]) -> LabelCounts:
-        """Count rows per task and label, of shards from elsewhere too."""
+    def _reader(self, state: State, places: dict[str, Fresh]) -> Read:
+        """Return what reads columns of the commit's shards, of those from elsewhere too."""
         live = {entry.path: entry for entry in self.local.shards}
         remote = state.remote_files(self.client) if state.manifest is not None else None
-        columns = ["task", "label"]
 
-        def count(entry: ShardEntry) -> LabelCounts:
+        def read(entry: ShardEntry, columns: list[str]) -> pa.Table:
             here = places.get(entry.path)
             if here is not None:
-                table = shard_columns.read_columns(here.folder, here.entry, columns)
-            elif entry.path in live:
+                return shard_columns.read_columns(here.folder, here.entry, columns)
+            if entry.path in live:
                 own = live[entry.path]
-                table = shard_columns.read_columns(self.folded.folder(own), own, columns)
-            else:
-                assert remote is not None
-                table = remote.columns(entry, columns)
-            return card_overview.count_labels(table)
+                return shard_columns.read_columns(self.folded.folder(own), own, columns)
+            assert remote is not None
+            return remote.columns(entry, columns)
 
-        total: LabelCounts = Counter()
-        for counts in in_parallel(count, manifest.shards):
-            total.update(counts)
-        return total
+        return read
 
     def remembered(self, draft: Draft, commit: str) -> Origin:
         """Return what the store is to remember after the repository became this draft."""
@@ -351,6 +368,21 @@ class Drafter:
         if draft.own != card_text.take_apart(card.read(self.root)):
             with contextlib.suppress(ActstoreError):  # a store that cannot be written to
                 card.refresh(self.root, own=draft.own)
+
+
+def _counted(manifest: Manifest, read: Read) -> tuple[LabelCounts, bool]:
+    """Count rows per task and label, and say whether any has something in ``extra``."""
+
+    def count(entry: ShardEntry) -> tuple[LabelCounts, bool]:
+        table = read(entry, ["task", "label", "extra"])
+        return card_overview.count_labels(table), table["extra"].null_count < table.num_rows
+
+    total: LabelCounts = Counter()
+    has_own = False
+    for counts, more in in_parallel(count, manifest.shards):
+        total.update(counts)
+        has_own = has_own or more
+    return total, has_own
 
 
 def _without(manifest: Manifest, paths: set[str]) -> Manifest:

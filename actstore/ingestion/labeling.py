@@ -16,7 +16,10 @@ from actstore import schema
 from actstore.errors import NotInStoreError, SidecarError, UsageError
 from actstore.ingestion.sidecars import SidecarTable, read_records
 from actstore.querying import filters
+from actstore.querying.info import EXAMPLE
+from actstore.querying.metadata import Metadata
 from actstore.querying.sql import Database
+from actstore.storage import key_hashes
 from actstore.storage.files import LocalFiles
 from actstore.storage.labels import set_labels
 from actstore.storage.manifest import EMPTY
@@ -24,6 +27,8 @@ from actstore.storage.snapshot import Snapshot, open_snapshot
 
 _EXAMPLES = 3
 _AT_ONCE = 4_096
+_HASHED = 1 << 18
+"""Rows whose examples are told apart at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,8 @@ class Labelled:
     """Rows among them whose label is another now."""
     labels: Mapping[str, int] = field(default_factory=dict)
     """Rows per label given, changed or not."""
+    examples: Mapping[str, int] = field(default_factory=dict)
+    """Examples that these rows are of, likewise."""
     unmatched: int = 0
     """Entries of the table that no row matches."""
     unmatched_examples: Sequence[str] = ()
@@ -258,7 +265,27 @@ def _apply(
         [new[at] for at in changed],
         message=message,
     )
-    counts = Counter("(none)" if label is None else label for label in new)
+    given = ["(none)" if label is None else label for label in new]
+    labels = dict(Counter(given).most_common())
+    examples = _examples(snapshot, rows, given)
     return Labelled(
-        rows=len(rows), changed=len(changed), labels=dict(counts.most_common()), commit=commit
+        rows=len(rows),
+        changed=len(changed),
+        labels=labels,
+        examples={label: examples[label] for label in labels},
+        commit=commit,
     )
+
+
+def _examples(snapshot: Snapshot, rows: Sequence[int], labels: Sequence[str]) -> dict[str, int]:
+    """Return how many examples the rows of each label are of."""
+    metadata = Metadata(snapshot)
+    found: dict[str, set[int]] = {}
+    for start in range(0, len(rows), _HASHED):
+        part = slice(start, start + _HASHED)
+        table = metadata.read(np.array(rows[part], np.int64), EXAMPLE)
+        hashes = key_hashes.hash_table(table, EXAMPLE).tolist()
+        for label, each in zip(labels[part], hashes, strict=True):
+            found.setdefault(label, set()).add(each)
+    metadata.close()
+    return {label: len(examples) for label, examples in found.items()}

@@ -15,6 +15,7 @@ from actstore import schema
 from actstore.errors import ConflictError, LayoutError, UsageError
 from actstore.ingestion.activation_caches import NamedArray, NamedArrays, arrays, places
 from actstore.ingestion.axes import Block, Grid, blocks, interpret
+from actstore.ingestion.conflicts import conflict_text
 from actstore.ingestion.example_columns import example_columns
 from actstore.ingestion.hidden_states import check_family, state_notes
 from actstore.ingestion.options import Options, Pool, StorageType, checked_options
@@ -43,6 +44,10 @@ class WriteSummary:
     rows_written: int
     rows_present: int
     """Rows that the store already holds, bit for bit."""
+    rows_repeated: int = 0
+    """Rows that come again among these, bit for bit."""
+    rows_replaced: int = 0
+    """Rows among the written that took the place of stored ones with another vector."""
     rows_differing: int
     """Rows among these whose label is another than the stored one; it was left as it is."""
     examples: int
@@ -75,6 +80,7 @@ class WriteSettings:
     storage_dtype: StorageType | None = None
     allow_rounding: bool = False
     allow_nonfinite: bool = False
+    replace: bool = False
     message: str | None = None
 
 
@@ -92,6 +98,7 @@ class WriteOptions(TypedDict, total=False):
     storage_dtype: StorageType | None
     allow_rounding: bool
     allow_nonfinite: bool
+    replace: bool
     message: str | None
 
 
@@ -135,13 +142,16 @@ def write(
         storage_dtype: ``float32``, ``float16`` or ``auto``; None keeps the type.
         allow_rounding: let ``storage_dtype`` round values.
         allow_nonfinite: store NaN and infinity.
+        replace: rows whose key is stored with another vector take the place of the stored
+            ones, their labels too, in this commit; without it that is an error.
         message: what the log says.
 
     Raises:
         UsageError: an argument cannot work: no model, no example ids, other numbers of examples.
         LayoutError: an array has another shape, or another width than the store holds there.
         NonFiniteError, PrecisionError: a value that may not or cannot be stored.
-        ConflictError: a row is already stored with a different vector; nothing is stored.
+        ConflictError: a row is already stored with a different vector, or two rows have one key;
+            nothing is stored.
         CommitError: the store cannot be written.
     """
     chosen = WriteSettings(**options)
@@ -156,11 +166,11 @@ def write(
     shared = {name: value for name, value in given.items() if value is not None}
     taken = ("site", "layer", *shared, *(("pooling",) if how else ()))
     run = _run(found.chosen, shared, chosen.pool, types)
-    writer = StoreWriter(root, run=run, checkpoint_bytes=None)
+    writer = StoreWriter(root, run=run, checkpoint_bytes=None, replace=chosen.replace)
     examples: int | None = None
     columns: dict[str, list[Any]] = {}
     tokens = _Tokens(None, None, None)
-    written = present = differing = 0
+    written = present = differing = repeated = 0
     ids = chosen.token_ids
     if ids is None and found.states is not None:
         ids = found.states.token_ids
@@ -192,18 +202,22 @@ def write(
                     try:
                         added = writer.add(replace(batch, constants=constants))
                     except ConflictError as error:
-                        if note is None:
-                            raise
-                        raise ConflictError(f"{error}; {note}", error.row) from error
+                        text = conflict_text(error)
+                        text = text if note is None else f"{text}; {note}"
+                        raise ConflictError(text, error.row, error.sources) from error
                     written += added.written
-                    present += added.present
+                    present += added.present - added.repeated
+                    repeated += added.repeated
                     differing += added.differing
         text = chosen.message or f"wrote {written} rows of {chosen.model or 'several models'}"
+        replaced = sum(len(each.rows) for each in writer.replaced())
         commit = writer.commit(operation="write", message=text)
     return WriteSummary(
         commit=commit,
         rows_written=written - writer.overtaken,
         rows_present=present + writer.overtaken,
+        rows_repeated=repeated,
+        rows_replaced=replaced,
         rows_differing=differing,
         examples=examples or 0,
         skipped=found.skipped,

@@ -47,6 +47,8 @@ class Progress:
     rows: int
 
 
+_COUNTS = ("written", "present", "repeated", "differing", "rounded", "nonfinite", "bytes")
+
 Report = Callable[[Progress], None]
 
 
@@ -63,6 +65,8 @@ class IngestSummary:
     rows_written: int
     rows_present: int
     """Rows that the store held already, bit for bit."""
+    rows_repeated: int = 0
+    """Rows that came again in this run, bit for bit: the source repeats them."""
     rows_replaced: int = 0
     """Rows among the written that took the place of stored ones with another vector."""
     refused: tuple[Refusal, ...]
@@ -107,6 +111,7 @@ class Tally:
 
     written: int = 0
     present: int = 0
+    repeated: int = 0
     differing: int = 0
     rounded: int = 0
     nonfinite: int = 0
@@ -122,7 +127,8 @@ class Tally:
         """Count one batch."""
         rows, width = batch.vectors.shape
         self.written += added.written
-        self.present += added.present
+        self.present += added.present - added.repeated
+        self.repeated += added.repeated
         self.differing += added.differing
         self.bytes += added.written * width * batch.vectors.itemsize
         dtype = str(batch.vectors.dtype)
@@ -164,7 +170,15 @@ class Tally:
 
     def merge(self, other: Tally) -> None:
         """Add the counts of a file that is whole."""
-        for name in ("written", "present", "differing", "rounded", "nonfinite", "bytes"):
+        for name in (
+            "written",
+            "present",
+            "repeated",
+            "differing",
+            "rounded",
+            "nonfinite",
+            "bytes",
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.groups.update(other.groups)
         self.labels.update(other.labels)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -13,6 +14,7 @@ from typing import Any, Unpack
 from actstore.errors import (
     ActstoreError,
     CommitError,
+    ConflictError,
     CorruptStoreError,
     ForeignFileError,
     HubError,
@@ -33,19 +35,20 @@ from actstore.ingestion import (
     report,
     width_check,
 )
+from actstore.ingestion.conflicts import reason_of
 from actstore.ingestion.discovery import Discovery
 from actstore.ingestion.inference import FolderMapping
 from actstore.ingestion.label_table import Labels
 from actstore.ingestion.options import IngestOptions, IngestSettings, Options, with_layer
-from actstore.ingestion.output import Nowhere, Output
 from actstore.ingestion.readers import Context, Reader, create
 from actstore.ingestion.recipe import Recipe
-from actstore.ingestion.report import IngestSummary, Progress, Refusal, Tally
+from actstore.ingestion.report import Group, IngestSummary, Progress, Refusal, Tally
 from actstore.ingestion.sidecars import Sidecars
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.unmatched import damaged, without_sidecars
 from actstore.storage.manifest import Run
 from actstore.storage.partition import StoredRows
+from actstore.storage.rehearsal import Rehearsal
 from actstore.storage.rows import RowBatch
 from actstore.storage.source_dtypes import FormNotes
 from actstore.storage.writer import CHECKPOINT_BYTES, StoreWriter
@@ -92,7 +95,7 @@ def ingest(
         allow_nonfinite: store NaN and infinity.
         contract: name or file of a contract that the rows must keep.
         first_k: only the first examples of each folder, or of each file that holds many.
-        dry_run: do everything but write.
+        dry_run: do everything but write: what is skipped and refused is the same.
         strict: store nothing if any file is refused.
         sidecars: name of a recipe's sidecar: the file to read for it.
         map: schema column: key or expression that says where the source holds it.
@@ -201,7 +204,7 @@ class _Ingest:
                 read = self._files(reader, files, widths, output, tally, counts, refused, unmatched)
             except (KeyboardInterrupt, HubError):
                 # What is whole is kept; the same command goes on from there.
-                if not whole:
+                if not (whole or self.dry_run):
                     output.commit(operation="ingest", message=f"{self._message()} (interrupted)")
                 raise
             unmatched = without_sidecars(unmatched, self.found, context.sidecars)
@@ -245,9 +248,9 @@ class _Ingest:
             reader.arrange(files)
         return reader
 
-    def _output(self, run: Run, whole: bool) -> AbstractContextManager[Output]:
-        if self.dry_run and not self.replace_stored:  # which only the store can tell
-            return nullcontext(Nowhere())
+    def _output(self, run: Run, whole: bool) -> StoreWriter:
+        if self.dry_run:
+            return Rehearsal(self.store, run=run, replace=self.replace_stored)
         return StoreWriter(
             self.store,
             run=run,
@@ -275,7 +278,7 @@ class _Ingest:
         reader: Reader,
         files: Sequence[SourceFile],
         widths: width_check.Widths,
-        output: Output,
+        output: StoreWriter,
         tally: Tally,
         counts: Counter[contracts.Count],
         refused: list[Refusal],
@@ -306,7 +309,7 @@ class _Ingest:
                     done,
                     files=done.files + 1,
                     bytes=done.bytes + loaded.file.size,
-                    rows=tally.written + tally.present,
+                    rows=tally.written + tally.present + tally.repeated,
                 )
                 if self.progress is not None:
                     self.progress(done)
@@ -321,7 +324,7 @@ class _Ingest:
         reader: Reader,
         loaded: read_ahead.Loaded,
         widths: width_check.Widths,
-        output: Output,
+        output: StoreWriter,
         tally: Tally,
         counts: Counter[contracts.Count],
     ) -> str | None:
@@ -341,6 +344,8 @@ class _Ingest:
                         kept.update(contracts.count_rows(ready))
         except (CommitError, CorruptStoreError, ForeignFileError):
             raise
+        except ConflictError as error:
+            return reason_of(error, self.found)
         except ActstoreError as error:
             if fetching.ends_the_run(error):
                 raise
@@ -424,6 +429,13 @@ class _Ingest:
             ]
         if any(group.site == "unknown" for group in tally.groups):
             notes.append("the site is not recorded and stored as 'unknown'; name it with --site")
+        named = sorted({group.site for group in tally.groups if _may_hold_layer(group)})
+        if named:
+            notes.append(
+                f"no layer is recorded of {', '.join(named[:5])}: stored as sites of these names; "
+                "where the number is the layer, say so: --recipe folder --layer-from key1, or "
+                "--map activation=NAME --site NAME --layer N, one after the other"
+            )
         if tally.rounded:
             notes.append(f"{tally.rounded:,} values were rounded to {self.options.storage_dtype}")
         if tally.nonfinite:
@@ -455,6 +467,7 @@ class _Ingest:
             files_read=read,
             rows_written=tally.written,
             rows_present=tally.present,
+            rows_repeated=tally.repeated,
             refused=tuple(refused),
             unmatched=tuple(unmatched[:_NAMES]),
             unmatched_count=len(unmatched),
@@ -490,6 +503,11 @@ def _reading(batches: Iterator[RowBatch]) -> Iterator[RowBatch]:
         if batch is None:
             return
         yield batch
+
+
+def _may_hold_layer(group: Group) -> bool:
+    """Say whether a site is a name that ends in a number, and no layer is known."""
+    return group.layer is None and re.search(r"[^0-9]\d+$", group.site) is not None
 
 
 def _by_root(files: Sequence[SourceFile]) -> list[list[SourceFile]]:

@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actstore.querying.value_codes import ranked
+from actstore.storage import key_hashes
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from actstore import schema
     from actstore.storage.manifest import PoolingRegion
     from actstore.storage.snapshot import Snapshot
+
+
+EXAMPLE = ("dataset", "split", "example_id", "example_index", "mode", "variant")
+"""Columns that tell examples, and their versions, apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +83,11 @@ class StoreInfo:
     labels: dict[str | None, int]
     """Rows per label as it stands now, most frequent first; None counts rows without one."""
     runs: int
+    examples: int = 0
+    """Examples that the rows are of; one in several versions (``variant``, ``mode``) counts as
+    several."""
+    label_examples: dict[str | None, int] = field(default_factory=dict)
+    """Examples per label, in the order of ``labels``; one with rows of two labels is in both."""
     partitions: tuple[PartitionInfo, ...] = field(default=())
     """By model, site and layer as rows go, then by pooling and region."""
 
@@ -85,8 +97,9 @@ class StoreInfo:
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values; rows without a label under ``unlabelled``."""
         document = dataclasses.asdict(self)
-        labels = {name: rows for name, rows in self.labels.items() if name is not None}
-        document["labels"] = labels
+        for name in ("labels", "label_examples"):
+            counts = {label: n for label, n in getattr(self, name).items() if label is not None}
+            document[name] = counts
         document["unlabelled"] = self.labels.get(None, 0)
         return document
 
@@ -97,6 +110,8 @@ def describe(snapshot: Snapshot) -> StoreInfo:
     shards = snapshot.shards
     layers = {shard.layer for shard in shards}
     partitions = _partitions(snapshot)
+    labels = label_counts(snapshot)
+    examples, label_examples = example_counts(snapshot)
     return StoreInfo(
         path=snapshot.name,
         commit=manifest.number,
@@ -113,8 +128,10 @@ def describe(snapshot: Snapshot) -> StoreInfo:
         regions=tuple(sorted({part.region for part in partitions}, key=ranked)),
         widths=tuple(sorted({shard.width for shard in shards})),
         dtypes=tuple(sorted({shard.dtype for shard in shards})),
-        labels=label_counts(snapshot),
+        labels=labels,
         runs=len(manifest.runs),
+        examples=examples,
+        label_examples={label: label_examples[label] for label in labels},
         partitions=tuple(partitions),
         extra=tuple(_own_columns(snapshot)),
     )
@@ -130,6 +147,34 @@ def label_counts(snapshot: Snapshot) -> dict[str | None, int]:
     pairs = [(entry["values"], entry["counts"]) for entry in counts.to_pylist()]
     pairs.sort(key=lambda pair: (-pair[1], pair[0] is None, pair[0] or ""))
     return dict(pairs)
+
+
+def example_counts(snapshot: Snapshot) -> tuple[int, dict[str | None, int]]:
+    """Return how many examples there are, and how many have a row of each label."""
+    import pyarrow.parquet as pq
+
+    everything: list[np.ndarray] = []
+    by_label: dict[str | None, list[np.ndarray]] = {}
+    with pq.ParquetFile(snapshot.metadata_file()) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=[*EXAMPLE, "label"])
+            examples = key_hashes.hash_table(table, EXAMPLE)
+            everything.append(np.unique(examples))
+            for label, found in _by_label(examples, table["label"]).items():
+                by_label.setdefault(label, []).append(found)
+    return _different(everything), {label: _different(parts) for label, parts in by_label.items()}
+
+
+def _by_label(examples: np.ndarray, labels: pa.ChunkedArray) -> dict[str | None, np.ndarray]:
+    """Return the hashes of the examples that have a row of each label, each once."""
+    encoded = labels.combine_chunks().dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    names = [*encoded.dictionary.to_pylist(), None]
+    return {names[code]: np.unique(examples[codes == code]) for code in np.unique(codes).tolist()}
+
+
+def _different(parts: list[np.ndarray]) -> int:
+    return len(np.unique(np.concatenate(parts))) if parts else 0
 
 
 def _own_columns(snapshot: Snapshot) -> Iterator[OwnColumn]:

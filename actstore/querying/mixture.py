@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 STREAM = ("resid_post", "resid_pre")
 """Sites that the embeddings, which are layer -1, go with: the stream begins with them."""
+_OPTIONS = {"site": "sites", "layer": "layers", "pooling": "pool"}
+"""How the command line calls columns, where by other words."""
 _LISTED = 6
 _LOOKED_AT = 64
 
@@ -109,7 +111,9 @@ def _message(
     first = min(rows, key=lambda row: [*row.values()].count(None))
     narrow = ", ".join(f"{name}={_literal(value)}" for name, value in first.items())
     options = " ".join(
-        f"--{name} {shlex.quote(str(value))}" for name, value in first.items() if value is not None
+        f"--{_OPTIONS.get(name, name)} {shlex.quote(str(value))}"
+        for name, value in first.items()
+        if value is not None
     )
     nulls = " AND ".join(f"{name} IS NULL" for name, value in first.items() if value is None)
     if nulls:

@@ -9,7 +9,7 @@ from pathlib import Path
 from actstore.errors import CommitError
 from actstore.storage import card_configs, card_overview, card_text, layout
 from actstore.storage import manifest as manifests
-from actstore.storage.card_configs import quoted
+from actstore.storage.card_configs import OwnColumns, quoted
 from actstore.storage.card_overview import LabelCounts
 from actstore.storage.card_text import BEGIN, Own
 from actstore.storage.manifest import Manifest
@@ -85,6 +85,7 @@ def render(
     *,
     name: str | None = None,
     labels: LabelCounts | None = None,
+    own_columns: OwnColumns = (),
 ) -> str:
     """Return the card of a commit.
 
@@ -95,13 +96,15 @@ def render(
         own: what the owner wrote; a template when there is nothing.
         name: ``org/name`` of the repository that the card is for, if it is for one.
         labels: rows per task and label, if they were counted.
+        own_columns: those of the table that lies beside the shards, if one does.
     """
     title = _title(manifest)
     metadata = [f"{key}: {value}" for key, value in _fields(manifest, title) if key not in own.keys]
-    metadata += card_configs.as_yaml(card_configs.configs(manifest), present)
+    metadata += card_configs.as_yaml(card_configs.configs(manifest), present, own_columns)
     if not own.before and not own.after:
         own = Own(keys=own.keys, before=card_text.TEMPLATE.format(title=title), after="")
-    return card_text.put_together(own, metadata, card_overview.lines(manifest, name, labels))
+    text = card_overview.lines(manifest, name, labels, own_columns=bool(own_columns))
+    return card_text.put_together(own, metadata, text)
 
 
 def _title(manifest: Manifest) -> str:

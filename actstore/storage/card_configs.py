@@ -13,6 +13,13 @@ from actstore.storage.manifest import Manifest, ShardEntry
 
 METADATA = "metadata"
 """Name of the config that leaves the vectors out."""
+OWN = "own-columns"
+"""Name of the config that leaves them out too, and has the fields of ``extra`` as columns."""
+OWN_FILE = "own-columns.parquet"
+"""Its file, at the top of a repository."""
+
+OwnColumns = Sequence[tuple[str, str]]
+"""Name and type of each field of ``extra``, in the words of ``datasets``."""
 
 
 class Config(NamedTuple):
@@ -28,7 +35,7 @@ class Config(NamedTuple):
 
 def configs(manifest: Manifest) -> list[Config]:
     """Return all configs: the models' (the default first), `metadata`, then the layers'."""
-    taken = {METADATA}
+    taken = {METADATA, OWN}
     found = [
         Config(_free(name, taken), tuple(entries), whole_model=True)
         for name, entries in _models(manifest)
@@ -50,7 +57,7 @@ def layer_name(entry: ShardEntry) -> str:
     return f"{layout.slug(entry.model)}.{layout.slug(entry.site)}.{layer}"
 
 
-def as_yaml(found: Sequence[Config], present: Iterable[str]) -> list[str]:
+def as_yaml(found: Sequence[Config], present: Iterable[str], own: OwnColumns = ()) -> list[str]:
     """Return the lines of a card's `configs` and `dataset_info`.
 
     Features are declared for the whole models and the metadata, the layers' are the same as
@@ -60,6 +67,7 @@ def as_yaml(found: Sequence[Config], present: Iterable[str]) -> list[str]:
         found: all configs.
         present: paths of all shard files that lie where the card does; a pattern must not
             match those that are in no config.
+        own: the own columns of :data:`OWN_FILE`, where that lies there too.
     """
     files = _Files(present)
     lines = ["configs:"]
@@ -71,11 +79,19 @@ def as_yaml(found: Sequence[Config], present: Iterable[str]) -> list[str]:
             lines.append(f"  columns: {json.dumps(config.columns)}")
         lines += ["  data_files:", "  - split: train", "    path:"]
         lines += [f"    - {quoted(path)}" for path in _patterns(config.entries, files)]
+    if own:
+        lines += [f"- config_name: {OWN}", "  data_files:", "  - split: train"]
+        lines += ["    path:", f"    - {OWN_FILE}"]
     lines.append("dataset_info:")
     for config in found:
         if config.whole_model or config.columns is not None:
             lines += [f"- config_name: {quoted(config.name)}", "  features:"]
             lines += [f"  - {feature}" for feature in _features(config)]
+    if own:
+        metadata = Config(METADATA, (), columns=schema.metadata_names())
+        lines += [f"- config_name: {OWN}", "  features:"]
+        lines += [f"  - {feature}" for feature in _features(metadata)]
+        lines += [f"  - {{name: {quoted(name)}, dtype: {kind}}}" for name, kind in own]
     return lines
 
 

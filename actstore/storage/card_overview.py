@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from actstore.storage import layout
-from actstore.storage.card_configs import layer_name
+from actstore.storage.card_configs import OWN, layer_name
 from actstore.storage.manifest import Manifest, Run, ShardEntry
 
 if TYPE_CHECKING:
@@ -37,20 +37,27 @@ def fingerprint(shards: Sequence[ShardEntry]) -> str:
     return hashlib.sha256("\n".join(shard.sha256 for shard in shards).encode()).hexdigest()
 
 
-def lines(manifest: Manifest, name: str | None, labels: LabelCounts | None) -> list[str]:
+def lines(
+    manifest: Manifest,
+    name: str | None,
+    labels: LabelCounts | None,
+    *,
+    own_columns: bool = False,
+) -> list[str]:
     """Return the generated text, line by line.
 
     Args:
         manifest: the commit that the card is about.
         name: ``org/name`` of the repository; None for the card of a folder.
         labels: rows per task and label, if they were counted.
+        own_columns: whether a table of own columns lies beside the shards.
     """
     found = _holdings(manifest)
     if labels:
         found += ["", *_labels(labels)]
     if manifest.runs:
         found += ["", *_runs(manifest.runs)]
-    found += ["", *_loading(manifest, name), ""]
+    found += ["", *_loading(manifest, name, own_columns), ""]
     return [
         *found,
         "Each vector stands in `activation`, beside its question, oracle answer, prediction,",
@@ -143,7 +150,7 @@ def _short(value: Any) -> str | None:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def _loading(manifest: Manifest, name: str | None) -> list[str]:
+def _loading(manifest: Manifest, name: str | None, own_columns: bool) -> list[str]:
     """Return five ways to load, with names that exist."""
     if not manifest.shards:
         return []
@@ -152,6 +159,7 @@ def _loading(manifest: Manifest, name: str | None) -> list[str]:
     base = f"hf://datasets/{name}" if name else "FOLDER"
     # A folder keeps the shards of earlier commits, a repository only the live ones.
     tag = layout.vector_tag(first.width, first.dtype)
+    own = [f'load_dataset("{whole}", "{OWN}", split="train")  # with own columns, typed']
     many = f"{base}/activations/**/{tag}-*.parquet" if name else f"{base}/{first.path}"
     return [
         "```python",
@@ -160,6 +168,7 @@ def _loading(manifest: Manifest, name: str | None) -> list[str]:
         f'load_dataset("{whole}", split="train")  # all rows of the first model',
         f'load_dataset("{whole}", "{layer_name(first)}", split="train")  # one layer',
         f'load_dataset("{whole}", "metadata", split="train")  # without vectors',
+        *(own if own_columns else []),
         "",
         "import pandas as pd",
         f'pd.read_parquet("{base}/{first.path}")',

@@ -93,3 +93,14 @@ def norms(vectors: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
             exact = vectors[doubtful].astype(np.float64)
             result[doubtful] = np.sqrt(np.vecdot(exact, exact))
     return result
+
+
+def same_bits(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Compare rows bit for bit, float16 as float32 where the types differ: bool ``[rows]``."""
+    if left.shape[1] != right.shape[1]:
+        return np.zeros(len(left), bool)
+    if left.dtype != right.dtype:
+        left, right = widen(left), widen(right)
+    unsigned = np.uint16 if left.dtype == np.float16 else np.uint32
+    equal = np.ascontiguousarray(left).view(unsigned) == np.ascontiguousarray(right).view(unsigned)
+    return np.asarray(equal.all(axis=1))

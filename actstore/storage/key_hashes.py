@@ -7,7 +7,7 @@ decide between a conflict and a mere collision of hashes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +41,17 @@ def hash_rows(
         return _mix(total + np.uint64(same & _MASK))
 
 
-def hash_table(table: pa.Table) -> np.ndarray:
-    """Return the key hash of each row of an Arrow table: uint64 ``[rows]``."""
+def hash_table(table: pa.Table, names: Collection[str] | None = None) -> np.ndarray:
+    """Return the key hash of each row of an Arrow table, or that of some of its columns.
+
+    Returns:
+        uint64 ``[rows]``.
+    """
     total = np.zeros(table.num_rows, np.uint64)
     with np.errstate(over="ignore"):
         for name, salt in _salts():
+            if names is not None and name not in names:
+                continue
             total += _mix(hash_column(table[name]) + np.uint64(salt))
         return _mix(total)
 
@@ -77,6 +83,12 @@ def describe(key: tuple[Any, ...]) -> str:
     """Return a key as readable text, without the parts that are null."""
     parts = zip(schema.key_names(), key, strict=True)
     return ", ".join(f"{name}={value}" for name, value in parts if value is not None)
+
+
+def describe_whole(key: tuple[Any, ...]) -> str:
+    """Return a key as readable text that says too when it has no layer."""
+    layer = key[schema.key_names().index("layer")]
+    return describe(key) + ("" if layer is not None else ", no layer")
 
 
 def describe_partition(partition: tuple[str, str, int | None]) -> str:

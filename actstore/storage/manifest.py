@@ -512,6 +512,11 @@ def _why_no_store(root: Path) -> str:
     if (root / layout.STAGING).is_dir() or (root / layout.MANIFESTS).is_dir():
         return f"the store at {root} has no commit yet; finish one with the ingest that was begun"
     names = sorted(child.name for child in root.iterdir())[:5]
+    if names == [layout.REPORTS]:
+        return (
+            f"the store at {root} has no rows yet: what was ingested was refused, and its reports "
+            f"in {root / layout.REPORTS} say why"
+        )
     holds = f"it holds {', '.join(names)}" if names else "the folder is empty"
     return f"there is no store at {root}: {holds}; {hint}"
 

@@ -39,11 +39,11 @@ class Partition:
 
     def __init__(self, root: Path, entries: list[ShardEntry]) -> None:
         self._root = root
-        self._entries: list[ShardEntry] = []
+        self._entries: list[ShardEntry | ShardWriter] = []
         self._hashes: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
         self._order: list[np.ndarray] = []
-        self._readers: dict[int, ShardReader] = {}
+        self._readers: dict[str, ShardReader] = {}
         self._pending: dict[int, RowAddress] = {}
         self._twins: dict[int, list[RowAddress]] = {}
         """Pending rows of other keys and the same hash."""
@@ -98,8 +98,11 @@ class Partition:
         if not self._pending and not self._entries:
             self.width = None
 
-    def commit(self, writer: ShardWriter, entry: ShardEntry) -> None:
-        """Turn the pending rows of ``writer`` into rows of the committed ``entry``."""
+    def commit(self, writer: ShardWriter, entry: ShardEntry | ShardWriter) -> None:
+        """Turn the pending rows of ``writer`` into rows of the committed ``entry``.
+
+        Where nothing is committed, the writer itself holds on to what tells its rows' vectors.
+        """
         moved = [
             (value, place.row) for value, place in self._pending.items() if place.shard is writer
         ]
@@ -160,11 +163,12 @@ class Partition:
             by_shard.setdefault(place.shard, []).append(slot)
         for shard, slots in by_shard.items():
             rows = [places[slot].row for slot in slots]
-            if isinstance(shard, ShardWriter):
-                stored = shard.vectors(rows)
+            source = shard if isinstance(shard, ShardWriter) else self._entries[shard]
+            if isinstance(source, ShardWriter):
+                equal[slots] = source.same(rows, vectors[slots])
             else:
-                stored = self._reader(shard).take(np.array(rows, np.int64))
-            equal[slots] = same_bits(vectors[slots], stored)
+                stored = self._reader(source).take(np.array(rows, np.int64))
+                equal[slots] = floats.same_bits(vectors[slots], stored)
         return equal
 
     def label_differs(self, place: RowAddress, label: Any) -> bool:
@@ -174,21 +178,36 @@ class Partition:
         labels = self._labels[place.shard]
         return bool(len(labels)) and int(labels[place.row]) != key_hashes.hash_value(label)
 
+    def cells(self, place: RowAddress, names: Sequence[str]) -> tuple[Any, ...] | None:
+        """Return a row's values of some columns; None where they have left memory unread."""
+        entry = self.entry(place)
+        if entry is not None:
+            table = shard_columns.read_columns(self._root, entry, list(names))
+            return tuple(table[name][place.row].as_py() for name in names)
+        found = self._writer(place).fragment(place.row)
+        if found is None:
+            return None
+        fragment, row = found
+        return tuple(
+            fragment.columns[name][row]
+            if name in fragment.columns
+            else fragment.constants.get(name)
+            for name in names
+        )
+
     def key(self, place: RowAddress) -> tuple[Any, ...] | None:
-        """Return a stored row's key as values; None where it has left memory unread."""
-        if isinstance(place.shard, ShardWriter):
-            found = place.shard.fragment(place.row)
-            if found is None:
-                return None
-            fragment, row = found
-            return key_hashes.key_of(fragment.constants, fragment.columns, row)
-        entry = self._entries[place.shard]
-        table = shard_columns.read_columns(self._root, entry, list(schema.key_names()))
-        return tuple(table[name][place.row].as_py() for name in schema.key_names())
+        """Return a row's key as values; None where it has left memory unread."""
+        return self.cells(place, schema.key_names())
 
     def entry(self, place: RowAddress) -> ShardEntry | None:
         """Return the committed shard that a row is in; None where it is not committed yet."""
-        return None if isinstance(place.shard, ShardWriter) else self._entries[place.shard]
+        found = place.shard if isinstance(place.shard, ShardWriter) else self._entries[place.shard]
+        return None if isinstance(found, ShardWriter) else found
+
+    def _writer(self, place: RowAddress) -> ShardWriter:
+        found = place.shard if isinstance(place.shard, ShardWriter) else self._entries[place.shard]
+        assert isinstance(found, ShardWriter)
+        return found
 
     def close(self) -> None:
         """Give all files back."""
@@ -196,19 +215,8 @@ class Partition:
             reader.close()
         self._readers.clear()
 
-    def _reader(self, number: int) -> ShardReader:
-        if number not in self._readers:
+    def _reader(self, entry: ShardEntry) -> ShardReader:
+        if entry.path not in self._readers:
             self.close()  # one open file per partition is enough
-            self._readers[number] = open_shard(self._root, self._entries[number])
-        return self._readers[number]
-
-
-def same_bits(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Compare rows bit for bit, float16 as float32 where the types differ: bool ``[rows]``."""
-    if left.shape[1] != right.shape[1]:
-        return np.zeros(len(left), bool)
-    if left.dtype != right.dtype:
-        left, right = floats.widen(left), floats.widen(right)
-    unsigned = np.uint16 if left.dtype == np.float16 else np.uint32
-    equal = np.ascontiguousarray(left).view(unsigned) == np.ascontiguousarray(right).view(unsigned)
-    return np.asarray(equal.all(axis=1))
+            self._readers[entry.path] = open_shard(self._root, entry)
+        return self._readers[entry.path]

@@ -11,9 +11,9 @@ import numpy as np
 from actstore import schema
 from actstore.errors import ConflictError, LayoutError
 from actstore.storage import key_hashes, layout, shard_columns
+from actstore.storage.floats import same_bits
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import open_shard
-from actstore.storage.partition import same_bits
 from actstore.storage.shard import Fragment, ShardWriter
 
 

@@ -39,9 +39,11 @@ class Added(NamedTuple):
     written: int
     """Rows that are new."""
     present: int
-    """Rows that the store already holds, bit for bit."""
+    """Rows that the store already holds, bit for bit, or that came before in this session."""
     differing: int = 0
     """Rows among ``present`` whose metadata (say, the label) differ from what is stored."""
+    repeated: int = 0
+    """Rows among ``present`` that came before in this session: the source repeats them."""
 
 
 _REQUIRED = ("example_id", "model", "site", "pooling")

@@ -166,6 +166,10 @@ class ShardWriter:
                 out[slot] = self._buffer[row - self._placed]
         return out
 
+    def same(self, rows: Sequence[int], vectors: np.ndarray) -> np.ndarray:
+        """Compare vectors with rows that were appended, bit for bit: bool ``[n]``."""
+        return floats.same_bits(vectors, self.vectors(rows))
+
     def fragment(self, row: int) -> tuple[Fragment, int] | None:
         """Return the metadata of a row that is not settled yet, and its place in it."""
         at = row - self._flushed

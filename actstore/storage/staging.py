@@ -164,23 +164,33 @@ def prepare(root: Path) -> None:
         StoreError: the path is a file, or a folder that holds other things.
         CommitError: it cannot be written.
     """
-    if root.exists() and not root.is_dir():
-        raise StoreError(f"{root} is a file: give --store a folder")
     with writing(root):
+        check_place(root)
         _make_folders(root)
         if not (root / layout.MANIFESTS).is_dir():
-            foreign = sorted(
-                child.name for child in root.iterdir() if child.name not in layout.KNOWN
-            )
-            if foreign:
-                raise StoreError(
-                    f"{root} is no store and not empty (it holds {', '.join(foreign[:3])}): "
-                    "give --store a new or empty folder"
-                )
             (root / layout.MANIFESTS).mkdir(exist_ok=True)
             layout.sync_folder(root)
         recover(root)
         card.catch_up(root)
+
+
+def check_place(root: Path) -> None:
+    """Refuse a path that is no store and cannot become one.
+
+    Raises:
+        StoreError: the path is a file, or a folder that holds other things.
+    """
+    if not root.exists():
+        return
+    if not root.is_dir():
+        raise StoreError(f"{root} is a file: give --store a folder")
+    if not (root / layout.MANIFESTS).is_dir():
+        foreign = sorted(child.name for child in root.iterdir() if child.name not in layout.KNOWN)
+        if foreign:
+            raise StoreError(
+                f"{root} is no store and not empty (it holds {', '.join(foreign[:3])}): "
+                "give --store a new or empty folder"
+            )
 
 
 @contextlib.contextmanager

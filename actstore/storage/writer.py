@@ -30,7 +30,7 @@ SHARD_BYTES = 512 << 20
 """Vector bytes after which a shard is closed and the next one begun."""
 CHECKPOINT_BYTES = 4 << 30
 """Vector bytes after which what is whole is committed, so that a long run can resume."""
-_CHECKPOINT_ROWS = 250_000
+CHECKPOINT_ROWS = 250_000
 """Likewise rows: each one pending takes about a kilobyte of memory, whatever its width."""
 _BUFFER_BYTES = 16 << 20
 """Vector bytes that all open shards together hold in memory before they are written out."""
@@ -80,7 +80,7 @@ class StoreWriter:
     ) -> None:
         self.root = Path(root)
         self.run = run
-        self._change = Transaction(self.root)
+        self._change = self._begun()
         self._checkpoint_bytes = checkpoint_bytes
         self._partitions: dict[_PartitionKey, Partition] = {}
         self._open: dict[_ShardKey, ShardWriter] = {}
@@ -91,10 +91,15 @@ class StoreWriter:
         self._waiting_bytes = 0
         self._replace = replace
         self._replaced: list[tuple[ShardEntry, int]] = []
+        self._own: set[str] = set()
+        """Shards that this session has committed."""
         self.commits: list[int] = []
         """Numbers of the commits made so far."""
         self.overtaken = 0
         """Rows left out at a commit because another writer had brought them meanwhile."""
+
+    def _begun(self) -> Transaction:
+        return Transaction(self.root)
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -190,7 +195,7 @@ class StoreWriter:
             as :meth:`commit`.
         """
         if self._checkpoint_bytes is None or (
-            self.pending_bytes < self._checkpoint_bytes and self.pending_rows < _CHECKPOINT_ROWS
+            self.pending_bytes < self._checkpoint_bytes and self.pending_rows < CHECKPOINT_ROWS
         ):
             return None
         return self.commit(operation=self.run.kind, message=f"{self.run.kind} (in progress)")
@@ -199,7 +204,8 @@ class StoreWriter:
         """Add rows; those that the store already holds bit for bit are skipped.
 
         Raises:
-            ConflictError: a key is already stored with a different vector.
+            ConflictError: a key is already stored with a different vector, or came with one
+                before.
             LayoutError: the width differs from what this model, site and layer has.
             UsageError: a required column is missing, or a value is of the wrong type.
             CommitError: the disk is full or failed; everything not committed is given up.
@@ -214,15 +220,12 @@ class StoreWriter:
         check(batch.vectors, constants, batch.columns)
         hashes = key_hashes.hash_rows(count, constants, batch.columns)
         source = _HashedBatch(batch.vectors, constants, batch.columns, hashes, hashes.tolist())
-        written = present = differing = 0
+        total = Added(0, 0)
         with self._or_give_up():
             for key, rows in _by_partition(count, constants, batch.columns).items():
-                added = self._add_to(key, rows, source)
-                written += added.written
-                present += added.present
-                differing += added.differing
-            self._place_when_full(written * batch.vectors.itemsize * batch.vectors.shape[1])
-        return Added(written, present, differing)
+                total = _sum(total, self._add_to(key, rows, source))
+            self._place_when_full(total.written * batch.vectors.itemsize * batch.vectors.shape[1])
+        return total
 
     def _place_when_full(self, more: int) -> None:
         self._waiting_bytes += more
@@ -246,23 +249,25 @@ class StoreWriter:
             else [source.values[row] for row in rows]
         )
         found = partition.find(source.hashes, rows, values)
-        differing = 0
+        there = Added(0, 0)
         if found:
             self._compare(partition, found, rows, source)
             labels = source.columns.get("label")
+            differing = 0
             for at, place in found.items():
                 label = source.constants.get("label") if labels is None else labels[rows[at]]
                 differing += partition.label_differs(place, label)
+            repeated = sum(self._is_own(partition, place) for place in found.values())
+            there = Added(0, len(found), differing, repeated)
             new = [at for at in range(len(rows)) if at not in found]
             if not new:
-                return Added(0, len(found), differing)
+                return there
             rows, values = [rows[at] for at in new], [values[at] for at in new]
         if len(values) > 1 and len(set(values)) < len(values):
             first, again = _repeats(values)
             one = self._add_to(key, [rows[at] for at in first], source)
             two = self._add_to(key, [rows[at] for at in again], source)
-            there = Added(0, len(found), differing)
-            return Added(*map(sum, zip(one, two, there, strict=True)))
+            return _sum(there, one, two)
         dtype: schema.VectorType = "float16" if source.vectors.dtype == np.float16 else "float32"
         shard = self._shard(key, width, dtype)
         assert self._marks is not None
@@ -271,7 +276,12 @@ class StoreWriter:
         partition.expect(shard, values)
         fragment = Fragment(source.constants, source.columns, rows)
         shard.append(_chosen(source.vectors, rows), fragment)
-        return Added(len(rows), len(found), differing)
+        return there._replace(written=len(rows))
+
+    def _is_own(self, partition: Partition, place: RowAddress) -> bool:
+        """Say whether this session itself brought a row."""
+        entry = partition.entry(place)
+        return entry is None or entry.path in self._own
 
     def _compare(
         self,
@@ -300,11 +310,35 @@ class StoreWriter:
                     self._replaced.append((entry, place.row))
                     break
                 if stored is None or stored == key:
-                    raise ConflictError(
-                        "this row is already stored with a different vector: "
-                        f"{key_hashes.describe(key)}; give the new version another --dataset, or "
-                        "write it to another store"
-                    )
+                    raise self._conflict(partition, place, source, rows[at], key)
+
+    def _conflict(
+        self,
+        partition: Partition,
+        place: RowAddress,
+        source: _HashedBatch,
+        row: int,
+        key: tuple[Any, ...],
+    ) -> ConflictError:
+        """Return the error that names a row and the one of its key that came before."""
+        text = key_hashes.describe_whole(key)
+        if not self._is_own(partition, place):
+            return ConflictError(
+                f"this row is already stored with a different vector: {text}; give the new "
+                "version another --dataset, or write it to another store",
+                text,
+            )
+        column = source.columns.get("source")
+        mine = source.constants.get("source") if column is None else column[row]
+        before = partition.cells(place, ("source",))
+        other = "an earlier row" if before is None else before[0]
+        come = f"; they come from {other} and {mine}" if mine and other else ""
+        return ConflictError(
+            f"two rows have this key and different vectors: {text}{come}: give them different ids, "
+            "or say with another column what tells them apart",
+            text,
+            (mine or "", other or ""),
+        )
 
     def commit(self, *, operation: str, message: str) -> int | None:
         """Make everything added so far visible, in one step; return the commit's number.
@@ -372,6 +406,7 @@ class StoreWriter:
 
         def committed(manifest: Manifest) -> None:
             self.commits.append(manifest.number)
+            self._own.update(entry.path for entry in entries)
             if manifest.number != before.number + 1 or self._replaced:
                 self._replaced.clear()
                 self._forget_partitions()  # shards came or went: learn their keys when needed
@@ -421,10 +456,13 @@ class StoreWriter:
     def _shard(self, key: _PartitionKey, width: int, dtype: schema.VectorType) -> ShardWriter:
         shard = self._open.get((key, width, dtype))
         if shard is None:
-            path = self._change.folder / f"{self._names:06d}.parquet"
-            self._names += 1
-            shard = self._open[key, width, dtype] = ShardWriter(path, width=width, dtype=dtype)
+            shard = self._open[key, width, dtype] = self._new_shard(width, dtype)
         return shard
+
+    def _new_shard(self, width: int, dtype: schema.VectorType) -> ShardWriter:
+        path = self._change.folder / f"{self._names:06d}.parquet"
+        self._names += 1
+        return ShardWriter(path, width=width, dtype=dtype)
 
     def _entry(self, key: _ShardKey, written: Written, transaction: str, number: int) -> ShardEntry:
         (model, site, layer), width, dtype = key
@@ -438,6 +476,10 @@ class StoreWriter:
             **written._asdict(),
         )
         return dataclasses.replace(entry, path=entry.named(transaction, number))
+
+
+def _sum(*parts: Added) -> Added:
+    return Added(*map(sum, zip(*parts, strict=True)))
 
 
 def _by_partition(

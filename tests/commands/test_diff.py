@@ -52,3 +52,27 @@ def test_a_value_that_is_no_number_is_json_all_the_same(actstore: Command, tmp_p
     stores.add(tmp_path / "b", b)
     document = json.loads(actstore("diff", tmp_path / "a", tmp_path / "b", "--json").out)
     assert document["vectors"][0]["max_abs"] == "NaN"
+
+
+def test_two_commits_of_one_store_and_a_summary_of_labels(actstore: Command, store: Path) -> None:
+    rest = "CASE WHEN example_id IN ('e0', 'e1') THEN 'doubtful' WHEN layer = 3 THEN label END"
+    assert actstore("label", store, "--set", rest).code == 0
+    done = actstore("diff", store, "--at-a", 1)
+    assert done.code == Exit.DIFFERENT
+    at = done.out.index("labels that differ:")
+    lines = [line.strip() for line in done.out[at:].splitlines()[1:5]]
+    assert set(lines) == {
+        "faithful -> (none)  9",
+        "unfaithful -> (none)  9",
+        "faithful -> doubtful  2",
+        "unfaithful -> doubtful  2",
+    }
+    document = json.loads(actstore("diff", store, "--at-a", 1, "--at-b", 2, "--json").out)
+    assert sum(each["rows"] for each in document["labels"]) == 22
+    back = json.loads(actstore("diff", store, "--at-b", 1, "--json").out)
+    swapped = {(each["b"], each["a"], each["rows"]) for each in back["labels"]}
+    assert swapped == {(each["a"], each["b"], each["rows"]) for each in document["labels"]}
+    for words in ((), ("--at-a", 1, "--at-b", 1)):
+        refused = actstore("diff", store, *words)
+        assert refused.code == 2
+        assert "--at-a and --at-b" in refused.err

@@ -12,8 +12,8 @@ from tests.commands.conftest import Command
 
 def test_numbers_for_people(actstore: Command, store: Path) -> None:
     lines = actstore("info", store).out.splitlines()
-    assert "rows    40" in lines
-    assert "labels  faithful 20, unfaithful 20" in lines
+    assert "rows    40 of 20 examples" in lines
+    assert "labels  faithful 20 (10 examples), unfaithful 20 (10 examples)" in lines
     assert [line.split()[2:8] for line in lines[-2:]] == [
         ["mean", "NULL", "3", "8", "float16", "20"],
         ["mean", "NULL", "7", "8", "float16", "20"],
@@ -24,5 +24,6 @@ def test_numbers_for_programs_at_any_commit(actstore: Command, store: Path) -> N
     set_labels(open_snapshot(store), np.arange(30), [None] * 30, message="fewer")
     now = json.loads(actstore("info", store, "--json").out)
     assert (now["rows"], now["commit"], now["unlabelled"]) == (40, 2, 30)
+    assert (now["examples"], sum(now["label_examples"].values())) == (20, 10)
     before = json.loads(actstore("info", store, "--at", 1, "--json").out)
     assert (before["commit"], before["unlabelled"]) == (1, 0)

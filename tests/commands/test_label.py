@@ -19,6 +19,12 @@ def test_by_sql(actstore: Command, store: Path) -> None:
     finished = actstore("label", store, "--set", "'x'", "--where", "layer = 3", "--json")
     done = json.loads(finished.out)
     assert (done["commit"], done["changed"], done["labels"]) == (2, 20, {"x": 20})
+    assert done["examples"] == {"x": 20}
+    both = actstore("label", store, "--set", "CASE WHEN example_id < 'e5' THEN 'y' END").out
+    assert [line.split() for line in both.splitlines()[2:]] == [
+        ["y", "30", "15"],
+        ["(none)", "10", "5"],
+    ]
 
 
 def test_one_way_at_a_time(actstore: Command, store: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_select_saves_one_place_or_what_was_listed(
     refused = actstore("select", store, "-o", target)
     assert refused.code == 1
     assert "differ in layer (3, 7)" in refused.err
-    assert "--layer 3 on the command line" in refused.err
+    assert "--layers 3 on the command line" in refused.err
     assert "(--mixed)" in refused.err
     assert not target.exists()
     listed = ("--layer", LAYERS[0], "--layer", LAYERS[1])

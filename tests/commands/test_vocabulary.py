@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,12 @@ def test_scores_and_labels_of_an_earlier_commit(actstore: Command, store: Path) 
     finished = actstore("score", store, "--probe", store, "--at", "1", "--write-label", "class")
     assert finished.code == Exit.USAGE
     assert "--at" in finished.err
+
+
+def test_pages_use_the_words_that_help_shows() -> None:
+    """Older spellings work still; whoever reads a page should meet one word for one thing."""
+    root = Path(__file__).parents[2]
+    old = re.compile(r"\bactstore (?!ingest\b|pool\b).* --(layer|site|pooling)[ =]")
+    for page in [root / "README.md", *root.glob("docs/*.md")]:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            assert not old.search(line), f"{page.name}: {line}"

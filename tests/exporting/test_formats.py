@@ -177,3 +177,20 @@ def test_equal_rows_give_equal_bytes(tmp_path: Path, to: str) -> None:
     for name in ("one", "two"):
         export(tmp_path / "store", to, tmp_path / name)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_own_columns_are_written_out_typed_and_come_in_once(tmp_path: Path) -> None:
+    own = ['{"city": "Rome", "level": 1}', '{"city": "Oslo", "level": 2}', None]
+    add(tmp_path / "store", vectors(3, 8, "float32", 0), extra=own)
+    export(tmp_path / "store", "parquet", tmp_path / "out")
+    (path,) = (tmp_path / "out").rglob("*.parquet")
+    table = pq.read_table(path)
+    assert table["extra.city"].to_pylist() == ["Rome", "Oslo", None]
+    assert table.schema.field("extra.level").type == "int64"
+    assert pl.read_parquet(path)["extra.level"].to_list() == [1, 2, None]
+    ingest(tmp_path / "out", tmp_path / "again")
+    assert [row["extra"] for row in stored_rows(tmp_path / "again")] == own
+    export(tmp_path / "store", "npz", tmp_path / "arrays", metadata="jsonl")
+    (path,) = (tmp_path / "arrays").rglob("*.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["extra.level"] for line in lines] == [1, 2, None]

@@ -107,7 +107,7 @@ def test_other_sites_are_refused(tmp_path: Path) -> None:
     from tests.querying.stores import add, vectors
 
     add(tmp_path / "other", vectors(2, 4, "float16", 0), site="mlp_out")
-    with pytest.raises(ExportError, match="--site resid_post"):
+    with pytest.raises(ExportError, match="--sites resid_post"):
         export(tmp_path / "other", "hook-pickle", tmp_path / "out2")
 
 

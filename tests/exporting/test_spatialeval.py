@@ -111,7 +111,7 @@ def test_several_layers_are_no_spatialeval_file(tmp_path: Path) -> None:
     from tests.querying.stores import layered
 
     layered(tmp_path / "store", layers=2)
-    with pytest.raises(ExportError, match="choose one with --site and --layers"):
+    with pytest.raises(ExportError, match="choose one with --sites and --layers"):
         export(tmp_path / "store", "spatialeval", tmp_path / "out")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import actstore
 from actstore.storage import compaction
 from tests.hub.pushing import ID, push_to, relabel, remote_manifest
 from tests.hub_server import Hub, hub_env, run_python
@@ -209,3 +210,37 @@ def test_compacted_and_archived_and_pushed_again(tmp_path: Path) -> None:
                 plain, small = list(plain), list(small)
                 assert len(plain) == 20 and plain == small
         """)
+
+
+def test_own_columns_are_typed_and_follow_the_store(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    store = tmp_path / "own.store"
+    first = {"width": WIDTH, "label": "a"}
+    write(store, batch(0, 4, extra='{"city": "Rome", "level": 3, "meta": {"hard": true}}', **first))
+    write(store, batch(4, 2, extra='{"city": "Oslo", "score": 0.5, "tags": [1, 2]}', **first))
+    write(store, batch(6, 1, **first))
+    push_to(hub, store)
+    head = hub.head(ID).oid
+    assert push_to(hub, store).commit is None
+    assert hub.head(ID).oid == head
+    write(store, batch(7, 3, extra='{"city": "Lima", "level": 4}', **first))
+    push_to(hub, store)
+    done = Pushed(hub, tmp_path / "home")
+    out = done.run("""
+        own = load_dataset(ID, "own-columns", split="train")
+        types = {name: kind.dtype for name, kind in own.features.items()}
+        assert types["extra.city"] == "string" and types["extra.level"] == "int64", types
+        assert types["extra.meta.hard"] == "bool" and types["extra.score"] == "float64", types
+        assert "activation" not in types and types["layer"] == "int32"
+        cities = own.with_format("pandas")[:].set_index("example_id")["extra.city"]
+        print(len(own), own["extra.level"].count(3), cities["e8"], own[5]["extra.tags"])
+        assert load_dataset(ID, split="train").features["extra"].dtype == "string"
+    """)
+    assert out == "10 4 Lima [1, 2]\n"
+    with actstore.open(store) as opened:
+        opened.drop("extra IS NOT NULL")
+    push_to(hub, store)
+    assert "own-columns.parquet" not in hub.files(ID)
+    assert b"own-columns" not in hub.read(ID, "README.md")

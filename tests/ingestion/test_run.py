@@ -305,7 +305,7 @@ def test_a_recorded_layer_is_not_overridden(tmp_path: Path) -> None:
 
 def test_a_long_run_commits_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples(tmp_path / "in")
-    monkeypatch.setattr("actstore.storage.writer._CHECKPOINT_ROWS", 4)
+    monkeypatch.setattr("actstore.storage.writer.CHECKPOINT_ROWS", 4)
     summary = ingest(tmp_path / "in", tmp_path / "store", model=MODEL)
     assert summary.commit is not None
     assert summary.commit > 1
@@ -314,7 +314,7 @@ def test_a_long_run_commits_on_the_way(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_strict_runs_commit_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples(tmp_path / "in")
-    monkeypatch.setattr("actstore.storage.writer._CHECKPOINT_ROWS", 4)
+    monkeypatch.setattr("actstore.storage.writer.CHECKPOINT_ROWS", 4)
     assert ingest(tmp_path / "in", tmp_path / "store", model=MODEL, strict=True).commit == 1
 
 
@@ -330,3 +330,12 @@ def test_rows_that_another_run_brings_meanwhile_count_as_present(tmp_path: Path)
     summary = ingest(tmp_path / "in", tmp_path / "store", model=MODEL, progress=overtake)
     assert (summary.rows_written, summary.rows_present, summary.commit) == (0, 10, None)
     assert latest(tmp_path / "store").rows == 10
+
+
+def test_a_site_that_may_hold_its_layer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    np.savez(tmp_path / "in" / "q.npz", resid_8=np.ones(8, np.float32))
+    named = ingest(tmp_path / "in", tmp_path / "s", model=MODEL, recipe="numpy", dry_run=True)
+    assert any("no layer is recorded of resid_8" in note for note in named.notes)
+    found = ingest(tmp_path / "in", tmp_path / "s", model=MODEL)
+    assert (found.sites, found.layers, found.notes) == (("resid_post",), (8,), ())

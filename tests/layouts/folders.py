@@ -431,6 +431,46 @@ def _two_depths(folder: Path) -> list[Row]:
     return rows
 
 
+def _classes_and_layers_in_names(folder: Path) -> list[Row]:
+    rows = []
+    for name in ("q17", "q18"):
+        for side in ("true", "false"):
+            vectors = {layer: draw(WIDTH) for layer in (8, 16)}
+            known = {"example_id": name, "label": side, "variant": side}
+            rows += [row(vector, layer=layer, **known) for layer, vector in vectors.items()]
+        each = {f"{r['label']}_{r['layer']}": r["activation"] for r in rows[-4:]}
+        np.savez(folder / f"{name}.npz", **each)
+    return rows
+
+
+def _layers_behind_names(folder: Path) -> list[Row]:
+    from safetensors.torch import save_file
+
+    rows = []
+    for name in ("one", "two"):
+        vectors = {f"{site}_{layer}": draw(WIDTH) for site in ("resid", "foo") for layer in (8, 9)}
+        save_file(vectors, folder / f"{name}.safetensors")
+        for key, vector in vectors.items():
+            site, _, layer = key.partition("_")
+            where = {"site": "resid_post" if site == "resid" else site, "layer": int(layer)}
+            rows.append(row(vector, example_id=name, **where))
+    return rows
+
+
+def _modules_beside_table(folder: Path) -> list[Row]:
+    names = {"mlp": "mlp_out", "attn": "attn_out"}
+    acts = {layer: {name: draw(5, WIDTH) for name in names} for layer in (0, 1)}
+    torch.save(acts, folder / "acts.pt")
+    lines = [json.dumps({"id": f"e{at}", "label": "ab"[at % 2]}) for at in range(5)]
+    (folder / "meta.jsonl").write_text("\n".join(lines))
+    return [
+        row(vector, example_id=f"e{at}", label="ab"[at % 2], layer=layer, site=site)
+        for layer, tensors in acts.items()
+        for name, site in names.items()
+        for at, vector in enumerate(tensors[name])
+    ]
+
+
 _WHOLE = "layer = key1"
 _TOKENS = "token = axis0"
 
@@ -459,6 +499,11 @@ SHAPES = {
     "both sides of a prompt": Shape(_both_sides_of_a_prompt, set()),
     "classes as folders": Shape(_classes_as_folders, set()),
     "two depths": Shape(_two_depths, set()),
+    "classes and layers in names": Shape(_classes_and_layers_in_names, {_WHOLE}),
+    "layers behind names": Shape(_layers_behind_names, {_WHOLE, "site = foo_{…}"}),
+    "modules beside a table": Shape(
+        _modules_beside_table, {_WHOLE, "site = {…}.mlp", "site = {…}.attn"}
+    ),
     "pickles": Shape(_pickles, set()),
     "npz of sequences": Shape(_numpy_sequences, {_TOKENS}),
     "safetensors of stacks": Shape(_safetensors_stacks, {"layer = axis0", "token = axis1"}),

@@ -135,8 +135,8 @@ def test_the_error_says_what_differs_and_how_to_narrow(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "72 rows of several places would make one matrix: they differ in site (mlp_out, "
         "resid_post) and region (prompt, null) and layer (0, 1, 2, 3, 4, 5, … 9 in all). Choose "
-        'one: select(site="mlp_out", region="prompt", layer=0), or --site mlp_out --region prompt '
-        "--layer 0 on the command line; or list the values that belong together, as in "
+        'one: select(site="mlp_out", region="prompt", layer=0), or --sites mlp_out --region prompt '
+        "--layers 0 on the command line; or list the values that belong together, as in "
         "site=[\"mlp_out\", \"resid_post\"]; .by('site') or .stack('site') keep them apart; "
         "mixed=True (--mixed) takes them as they are"
     )
@@ -157,7 +157,7 @@ def test_the_advice_names_a_place_that_the_rows_have(tmp_path: Path) -> None:
         assert advice in str(caught.value)
         with pytest.raises(MixedVectorsError) as caught:
             store.select(site=["attn_out", "resid_post"])[:7].numpy()
-        assert "--pooling last --region prompt --layer 3 on" in str(caught.value)
+        assert "--pool last --region prompt --layers 3 on" in str(caught.value)
 
 
 def test_other_widths_are_told_and_mixed_is_not_offered(tmp_path: Path) -> None:

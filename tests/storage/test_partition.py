@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from actstore.storage import key_hashes
-from actstore.storage.partition import Partition, RowAddress, same_bits
+from actstore.storage.floats import same_bits
+from actstore.storage.partition import Partition, RowAddress
 from actstore.storage.rows import RowBatch
 from actstore.storage.shard import Fragment, ShardWriter
 from actstore.storage.snapshot import open_snapshot

@@ -11,6 +11,7 @@ from actstore.errors import CommitError, ConflictError, DamageError, LayoutError
 from actstore.storage import manifest as manifests
 from actstore.storage.compaction import compact
 from actstore.storage.labels import set_labels
+from actstore.storage.rows import Added
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.writer import StoreWriter
 from tests.storage.stores import RUN, assert_sound, batch, content, expected, write
@@ -42,15 +43,15 @@ def test_in_one_commit_beside_rows_that_are_new_and_rows_that_are_there(store: P
     before = content(store)
     again, new, same = batch(2, 5, layer=1, seed=1), batch(9, 2, layer=1), batch(0, 1, layer=1)
     with replacing(store) as session:
-        assert session.add(again) == (5, 0, 0)
-        assert session.add(new) == (2, 0, 0)
-        assert session.add(same) == (0, 1, 0)
-        assert session.add(again) == (0, 5, 0)
+        assert session.add(again) == Added(5, 0)
+        assert session.add(new) == Added(2, 0)
+        assert session.add(same) == Added(0, 1)
+        assert session.add(again) == Added(0, 5, repeated=5)
         replaced = [(each.entry.rows, each.rows.tolist()) for each in session.replaced()]
         assert replaced == [(5, [2, 3, 4]), (4, [0, 1])]
         assert session.commit(operation="ingest", message="") == 4
         assert session.replaced() == []
-        assert session.add(again) == (0, 5, 0)
+        assert session.add(again) == Added(0, 5, repeated=5)
     assert content(store) == before | expected(again) | expected(new)
     assert content(store, at=3) == before
     assert [label for *_, label in content(store).values()].count("x") == 1
@@ -61,7 +62,7 @@ def test_a_source_that_contradicts_itself_is_a_conflict(store: Path) -> None:
     before = content(store)
     with replacing(store) as session:
         session.add(batch(0, 2, layer=1, seed=1))
-        with pytest.raises(ConflictError, match="already stored with a different vector"):
+        with pytest.raises(ConflictError, match="two rows have this key and different"):
             session.add(batch(1, 2, layer=1, seed=2))
         assert sum(len(each.rows) for each in session.replaced()) == 2
         session.commit(operation="ingest", message="")

@@ -74,7 +74,7 @@ def test_the_same_rows_again_add_nothing(tmp_path: Path) -> None:
         for one in batches:
             assert session.add(one) == Added(0, len(one))
         assert session.add(batch(3, 4)) == Added(2, 2)
-        assert session.add(batch(3, 4)) == Added(0, 4)
+        assert session.add(batch(3, 4)) == Added(0, 4, repeated=2)
     assert sorted(root.rglob("*")) == files
 
 
@@ -105,7 +105,7 @@ def test_a_row_that_comes_a_thousand_times_in_one_batch(tmp_path: Path) -> None:
         constants={**one.constants, "example_id": "e0"},
     )
     with StoreWriter(tmp_path / "s", run=RUN) as session:
-        assert session.add(again) == Added(1, 2999)
+        assert session.add(again) == Added(1, 2999, repeated=2999)
         session.commit(operation="ingest", message="")
     assert content(tmp_path / "s") == expected(one)
 
@@ -320,15 +320,15 @@ def test_hashes_that_collide_neither_lose_nor_double_rows(tmp_path: Path) -> Non
     root = tmp_path / "s"
     with StoreWriter(root, run=RUN) as session:
         assert session.add(batch(0, 4)) == Added(4, 0)
-        assert session.add(batch(2, 4)) == Added(2, 2)
+        assert session.add(batch(2, 4)) == Added(2, 2, repeated=2)
         with suppress(Refused), session.file():
             assert session.add(batch(6, 2)) == Added(2, 0)
             raise Refused
-        assert session.add(batch(0, 7)) == Added(1, 6)
+        assert session.add(batch(0, 7)) == Added(1, 6, repeated=6)
         with pytest.raises(ConflictError, match="example_id=e4"):
             session.add(batch(4, 1, seed=1))
         session.commit(operation="ingest", message="")
-        assert session.add(batch(0, 7)) == Added(0, 7)
+        assert session.add(batch(0, 7)) == Added(0, 7, repeated=7)
         with pytest.raises(ConflictError, match="example_id=e5"):
             session.add(batch(5, 1, seed=1))
         assert session.add(batch(7, 1)) == Added(1, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.storage import key_hashes
-from actstore.storage.partition import same_bits
+from actstore.storage.floats import same_bits
 
 if TYPE_CHECKING:
     from actstore.querying.selected import SelectedRows
@@ -47,6 +48,16 @@ class ValueDifference:
     column: str
     a: Any
     b: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelChange:
+    """A label that rows have in A, and another one that they have in B."""
+
+    a: str | None
+    """None where they have none."""
+    b: str | None
+    rows: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +102,8 @@ class StoreDifference:
     """The vectors that differ most, by ``max_abs``."""
     values: tuple[ValueDifference, ...]
     """Metadata that differ, labels first."""
+    labels: tuple[LabelChange, ...] = ()
+    """All labels that differ, those of most rows first."""
 
     @property
     def equal(self) -> bool:
@@ -121,7 +134,7 @@ def diff(
         b: what to hold it against.
         progress: called with the bytes and rows compared since the last call.
     """
-    collected = _Collected([], [], [], [])
+    collected = _Collected([], [], [], [], Counter())
     places = [_partitions(side) for side in (a, b)]
     names = sorted(
         places[0].keys() | places[1].keys(),
@@ -145,6 +158,10 @@ def diff(
         only_b=tuple(collected.only_b),
         vectors=tuple(collected.vectors),
         values=tuple(collected.values[:_LISTED]),
+        labels=tuple(
+            LabelChange(a=one, b=other, rows=rows)
+            for (one, other), rows in collected.labels.most_common()
+        ),
     )
 
 
@@ -153,6 +170,8 @@ class _Collected(NamedTuple):
     only_b: list[str]
     vectors: list[VectorDifference]
     values: list[ValueDifference]
+    labels: Counter[tuple[str | None, str | None]]
+    """Rows by their labels in A and in B, where these differ."""
 
 
 Side = tuple["SelectedRows", np.ndarray]
@@ -195,7 +214,7 @@ def _partition(
     for start in range(0, len(at_a), _ROWS):
         part = slice(start, start + _ROWS)
         pair = (a[0], both[0][part]), (b[0], both[1][part])
-        _compare_metadata(*pair, columns, collected.values)
+        _compare_metadata(*pair, columns, collected)
         if widths[0] == widths[1]:
             for block in _compare_vectors(*pair, widths[0], progress):
                 apart.add(*block, pair[0], collected.vectors)
@@ -238,10 +257,10 @@ def _names(side: Side, places: np.ndarray) -> list[str]:
     return [key_hashes.describe(tuple(row.values())) for row in table.to_pylist()]
 
 
-def _compare_metadata(
-    a: Side, b: Side, columns: dict[str, int], listed: list[ValueDifference]
-) -> None:
+def _compare_metadata(a: Side, b: Side, columns: dict[str, int], collected: _Collected) -> None:
     import pyarrow.compute as pc
+
+    listed = collected.values
 
     names = [
         name
@@ -257,6 +276,9 @@ def _compare_metadata(
         if not len(places):
             continue
         columns[name] = columns.get(name, 0) + len(places)
+        if name == "label":
+            changed = (column.take(places).to_pylist() for column in (one, other))
+            collected.labels.update(zip(*changed, strict=True))
         already = sum(found.column == name for found in listed)
         first = places[: _LISTED - already]
         listed += [

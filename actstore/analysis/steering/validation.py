@@ -229,7 +229,7 @@ def _rows_for(
         there = ", ".join(rows.place.text for rows in fitting)
         raise MismatchError(
             f"{vector.path} fits several kinds of rows of {store.name}: {there}; choose with "
-            "--site, --pooling or --where"
+            "--sites, --pool or --where"
         )
     return fitting[0]
 

@@ -99,8 +99,8 @@ def steer(
     if len(kinds) > 1:
         told = ", ".join(sorted(f"{k.site} ({k.pooling}, {k.region})" for k in kinds))
         raise UsageError(
-            f"a vector is for one site and pooling, and the rows have {told}: choose with --site, "
-            "--pooling or --where"
+            f"a vector is for one site and pooling, and the rows have {told}: choose with --sites, "
+            "--pool or --where"
         )
     parts = [held_out.examples(rows) for rows in found]
     plan = held_out.plan(parts, seed)

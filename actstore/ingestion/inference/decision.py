@@ -19,6 +19,7 @@ from actstore.ingestion.inference.words import (
     CLASSES,
     COLUMNS,
     MASKS,
+    MODULES,
     PLAIN,
     POOLINGS,
     TOKEN_IDS,
@@ -146,6 +147,10 @@ class Decision(Roles):
                 if found[1] is not None and not self.layer:
                     self.columns["layer"] = found[1]
                 return found[0]
+        for name in steps:
+            if module := MODULES.get(name.lower()):
+                self.say("site", self.form, "guessed", f"what {name} puts out", "--site")
+                return module
         for level in self.levels:
             if level.hook:
                 self.columns["site"] = f"{{path.{level.place}}}"
@@ -327,7 +332,7 @@ class Decision(Roles):
         return self.group.entry_counts if self.example == "entry" else set()
 
     def _pooling(self, axes: Sequence[str]) -> None:
-        words = [segment.prefix.lower() for segment in self.leaves[0].segments]
+        words = [name.lower() for segment in self.leaves[0].segments for name in _names_in(segment)]
         found = [POOLINGS[word] for word in words if word in POOLINGS]
         for level in self.levels:
             if level.role == "pooling" and level.texts:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Final
 
+from actstore import schema
 from actstore.errors import RecipeError, UsageError
 from actstore.ingestion import recipes
 from actstore.ingestion.inference.decision import Decision, TensorReading
@@ -30,6 +31,9 @@ from actstore.ingestion.inference.writing import FileReading, recipe_text
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.source_file import Entry
 
+_LAYER: Final = "{layer:int}"
+_PLAIN_LAYER: Final = re.compile(r"(?:layers?[_.]?|L)?\{layer:int\}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inferred:
@@ -38,7 +42,8 @@ class Inferred:
     recipe: Recipe
     mapping: FolderMapping
     beyond_rows: bool
-    """Whether it holds more than vectors and matrices with a row per example."""
+    """Whether it holds more than vectors and matrices with a row per example, or layers in names
+    that recipes which go by the shapes alone do not read."""
 
 
 def infer(entries: Sequence[Entry], hints: Hints, title: str) -> Inferred:
@@ -303,5 +308,15 @@ def _put_together(
     return Inferred(
         recipe=replace(recipes.parse(text), text=text),
         mapping=mapping,
-        beyond_rows=any(len(reading.axes) > 2 or "token" in reading.axes for reading in readings),
+        beyond_rows=any(
+            len(reading.axes) > 2 or "token" in reading.axes or _layer_in_name(reading.key or "")
+            for reading in readings
+        ),
     )
+
+
+def _layer_in_name(key: str) -> bool:
+    """Say whether a tensor's name holds its layer, other than as a hook's or `layer_3` does."""
+    if _LAYER not in key or _PLAIN_LAYER.fullmatch(key):
+        return False
+    return schema.canonical_site(key.replace(_LAYER, "0"))[1] is None

@@ -152,6 +152,8 @@ class Roles:
                 "list": "the position in a list",
                 "tuple": "the position in a tuple",
             }.get(variable.segment.source, "a number as key")
+            if variable.segment.prefix:
+                what = f"the number behind {variable.segment.prefix}"
             size = len(variable.values)
             where = f"{what}, {size} of them"
             if self.called_hidden_states():

@@ -14,6 +14,7 @@ from actstore.ingestion.inference.words import (
     CLASSES,
     COLUMNS,
     MASKS,
+    MODULES,
     PLAIN,
     POOLINGS,
     SPLITS,
@@ -44,6 +45,7 @@ _KNOWN_NAMES: Final = frozenset(
         *CLASSES,
         *TOKEN_IDS,
         *MASKS,
+        *MODULES,
         *(n for names in COLUMNS.values() for n in names),
     }
 )

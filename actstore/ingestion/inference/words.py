@@ -107,6 +107,12 @@ CLASSES: Final = frozenset(
 )
 """Names that are the two sides of a contrast: they become the label."""
 
+MODULES: Final = {
+    **dict.fromkeys(("mlp", "ffn", "feed_forward"), "mlp_out"),
+    **dict.fromkeys(("attn", "self_attn", "attention", "self_attention"), "attn_out"),
+}
+"""Names of a block's modules, whose outputs these most likely are."""
+
 SPLITS: Final = frozenset({"train", "test", "val", "valid", "validation", "dev", "eval"})
 
 POOLINGS: Final = {
@@ -158,13 +164,14 @@ def numbered(name: str) -> Numbered | None:
     if name.isdecimal() and name.isascii():
         return Numbered("", name, "", "")
     last = last_number(name)
-    if last is not None and not last.suffix and last.prefix[-1:] in ("_", ".", "-"):
-        # `resid_post_3` is a layer; what `acts_3` counts is open.
-        if known_site(last.prefix[:-1]):
-            return last._replace(word="layer")
-        if last.prefix[:-1].lower() in PLAIN:
-            return last
-    return None
+    if last is None or last.suffix or last.prefix[-1:] not in ("_", ".", "-"):
+        return None
+    # `resid_post_3` is a layer; what `acts_3` and `true_3` count is open. NumPy itself calls
+    # arrays `arr_3` that nobody named.
+    if known_site(last.prefix[:-1]):
+        return last._replace(word="layer")
+    plain = re.fullmatch(r"[^\W\d]{2}[^\W\d \-.]*", last.prefix[:-1]) is not None
+    return last if plain and last.prefix != "arr_" else None
 
 
 def last_number(name: str) -> Numbered | None:

@@ -29,6 +29,7 @@ from actstore.ingestion.recipe import ColumnSource, Recipe
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.values import convert
 from actstore.ingestion.vector_columns import VectorColumn, Vectors, extract, vector_columns
+from actstore.storage.own_columns import PREFIX
 from actstore.storage.rows import RowBatch
 
 if TYPE_CHECKING:
@@ -291,6 +292,8 @@ class _Rows:
             name = field.name
             if name in self._taken or name in _OWN or name in ("extra", column.name, self._tokens):
                 continue
+            if name.startswith(PREFIX) and "extra" in self._batch.schema.names:
+                continue  # an export's: they are fields of `extra`, taken out
             if "binary" in str(field.type):  # images and sound are no text
                 self._context.notes.say(f"column {name!r} holds bytes and is left out")
             elif not vector_columns(pa.schema([field])):
