@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from actstore.analysis.probes import nested_choice, words_baseline
 from actstore.analysis.probes.results import Probe
 from actstore.analysis.probes.splits import Job, ProbeSettings
-from actstore.analysis.probes.words_baseline import WordsFit
+from actstore.analysis.probes.words_baseline import Texts, WordsFit
 from actstore.analysis.solvers import cv_solver, linear
 from actstore.analysis.solvers.linear import LinearModels, Perceptron, TrainTest
 from actstore.analysis.solvers.standardise import Standard, standards_of
@@ -23,6 +23,8 @@ from actstore.errors import MismatchError, TooFewRowsError
 
 Progress = Callable[[int, int, int], None]
 """Is told the bytes of vectors done, the rows done and the bytes there are."""
+Result = TypeVar("Result")
+Told = TypeVar("Told")
 
 _LARGE = 1 << 30
 """Bytes of one matrix from which on one place is worked on at a time."""
@@ -50,6 +52,25 @@ def evaluate(
     jobs: Sequence[Job], setting: ProbeSettings, progress: Progress | None
 ) -> tuple[list[Evaluated], list[WordsFit | None]]:
     """Work on all places, several at a time where they are small, and on the questions' words."""
+    return side_by_side(
+        jobs, lambda job: _evaluate(job, setting), words_baseline.fit, progress
+    )
+
+
+def side_by_side(
+    jobs: Sequence[Job],
+    work: Callable[[Job], Result],
+    words: Callable[[Job, Texts], Told],
+    progress: Progress | None,
+) -> tuple[list[Result], list[Told | None]]:
+    """Return what work on each place comes to, and on its questions' words.
+
+    Args:
+        jobs: the places.
+        work: on one of them.
+        words: on its questions; once for places with the same ones.
+        progress: is told how far it has come.
+    """
     sizes = [4 * len(job.rows) * job.rows.selection.shape[1] for job in jobs]
     workers = min(
         len(jobs), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
@@ -67,12 +88,8 @@ def evaluate(
         ThreadPoolExecutor(max(1, workers)) as pool,
     ):
         try:
-            told = [
-                None if each is None else pool.submit(words_baseline.fit, *each) for each in texts
-            ]
-            for job, size, result in zip(
-                jobs, sizes, pool.map(lambda job: _evaluate(job, setting), jobs), strict=True
-            ):
+            told = [None if each is None else pool.submit(words, *each) for each in texts]
+            for job, size, result in zip(jobs, sizes, pool.map(work, jobs), strict=True):
                 found.append(result)
                 done, rows = done + size, rows + len(job.rows)
                 if progress is not None:
@@ -85,17 +102,28 @@ def evaluate(
     return found, [baselines[place] for place in places]
 
 
-def _evaluate(job: Job, setting: ProbeSettings) -> Evaluated:
+def vectors_of(job: Job) -> np.ndarray:
+    """Return a job's vectors, the other store's after its own, float32 ``[rows, width]``.
+
+    Raises:
+        MismatchError: they differ in width.
+        TooFewRowsError: some are not finite.
+    """
     rows, other = job.rows, job.other
     vectors = rows.vectors()
-    if other is not None:
-        tested = other.vectors()
-        if tested.shape[1] != vectors.shape[1]:
-            raise MismatchError(
-                f"{rows.place.text}: vectors of {vectors.shape[1]} values to train on, but of "
-                f"{tested.shape[1]} in the other store"
-            )
-        vectors = np.concatenate([vectors, tested])
+    if other is None:
+        return vectors
+    tested = other.vectors()
+    if tested.shape[1] != vectors.shape[1]:
+        raise MismatchError(
+            f"{rows.place.text}: vectors of {vectors.shape[1]} values to train on, but of "
+            f"{tested.shape[1]} in the other store"
+        )
+    return np.concatenate([vectors, tested])
+
+
+def _evaluate(job: Job, setting: ProbeSettings) -> Evaluated:
+    rows, vectors = job.rows, vectors_of(job)
     positive = job.positive
     parts = [division.train for division in job.divisions]
     if len(job.divisions) > 1:
@@ -163,7 +191,7 @@ def _train(job: Job, setting: ProbeSettings, rows: _TrainingData) -> _Trained:
     vectors, _, standards = rows
     width = vectors.shape[1]
     dual = min(len(division.train) for division in job.divisions) <= width
-    if dual and setting.method in ("logistic", "ridge") and setting.strength * width > _PRECISE:
+    if dual and setting.method in ("logistic", "ridge") and setting.inverse * width > _PRECISE:
         vectors = vectors.astype(np.float64)
         rows = rows._replace(vectors=vectors)
     if len(job.divisions) > 1 and len(vectors) <= width and setting.method != "mlp":
@@ -183,7 +211,7 @@ def _together(
     )
     model = _linear(crossed.whole, positive, setting)
     fitted = crossed.whole.fitted(model.weights)[:, 0] + float(model.intercepts[0])
-    scores, converged = crossed.scores(positive, setting.method, setting.strength, fitted)
+    scores, converged = crossed.scores(positive, setting.method, setting.inverse, fitted)
     shuffled = None
     if job.shuffled is not None:
         labels = np.column_stack([positive, job.shuffled.columns()])
@@ -237,7 +265,7 @@ def _choosing(job: Job, setting: ProbeSettings, data: TrainTest) -> np.ndarray |
     """
     if setting.method == "mlp":
         return None
-    how = setting.method, setting.strength
+    how = setting.method, setting.inverse
     if len(job.divisions) > 1:
         if len(job.divisions) < nested_choice.FEWEST or not job.shared:
             return None
@@ -270,7 +298,7 @@ class _Fitted(NamedTuple):
 
 def _fit(data: TrainTest, positive: np.ndarray, setting: ProbeSettings) -> _Fitted:
     if setting.method == "mlp":
-        network = linear.perceptron(data, positive, setting.strength, setting.seed)
+        network = linear.perceptron(data, positive, setting.inverse, setting.seed)
         return _Fitted(network, network.intercept, network.scores(data.test.ready()), True)
     model = _linear(data, positive, setting)
     offset = float(model.intercepts[0])
@@ -280,9 +308,9 @@ def _fit(data: TrainTest, positive: np.ndarray, setting: ProbeSettings) -> _Fitt
 
 def _linear(data: TrainTest, positive: np.ndarray, setting: ProbeSettings) -> LinearModels:
     if setting.method == "logistic":
-        return linear.logistic(data, positive, setting.strength)
+        return linear.logistic(data, positive, setting.inverse)
     if setting.method == "ridge":
-        return linear.ridge(data, positive, setting.strength)
+        return linear.ridge(data, positive, setting.inverse)
     return linear.mean_difference(data, positive[:, None])
 
 
@@ -308,14 +336,14 @@ def _fit_shuffled(
         columns = [own]
         for column in range(1, labels.shape[1]):
             job.check()
-            network = linear.perceptron(data, labels[:, column], setting.strength, setting.seed)
+            network = linear.perceptron(data, labels[:, column], setting.inverse, setting.seed)
             columns.append(network.scores(data.test.ready()))
         return np.column_stack(columns)
     model: LinearModels
     if setting.method == "logistic":
-        model = linear.newton_step(data, labels, setting.strength)
+        model = linear.newton_step(data, labels, setting.inverse)
     elif setting.method == "ridge":
-        model = linear.ridges(data, labels, setting.strength)
+        model = linear.ridges(data, labels, setting.inverse)
     else:
         model = linear.mean_difference(data, labels)
     scores: np.ndarray = data.many_scores(model.weights) + model.intercepts
