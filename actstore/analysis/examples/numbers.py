@@ -57,11 +57,12 @@ def of(name: str, column: pa.ChunkedArray) -> np.ndarray:
         except ValueError:
             wrong.add(str(value))
     if wrong:
-        told = ", ".join(map(repr, sorted(wrong)[:_LISTED])) + (", …" if len(wrong) > _LISTED else "")
+        told = ", ".join(map(repr, sorted(wrong)[:_LISTED])) + (
+            ", …" if len(wrong) > _LISTED else ""
+        )
         raise UsageError(
             f"{name} has values that are no numbers ({told}): name a column of numbers with "
             "--label, or take --task classes or binary"
         )
     numbers[~np.isfinite(numbers)] = np.nan
     return numbers
-

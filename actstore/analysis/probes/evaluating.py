@@ -52,9 +52,7 @@ def evaluate(
     jobs: Sequence[Job], setting: ProbeSettings, progress: Progress | None
 ) -> tuple[list[Evaluated], list[WordsFit | None]]:
     """Work on all places, several at a time where they are small, and on the questions' words."""
-    return side_by_side(
-        jobs, lambda job: _evaluate(job, setting), words_baseline.fit, progress
-    )
+    return side_by_side(jobs, lambda job: _evaluate(job, setting), words_baseline.fit, progress)
 
 
 def side_by_side(

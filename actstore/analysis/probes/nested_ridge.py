@@ -51,7 +51,9 @@ class Found(NamedTuple):
     """R² within each fold's training rows, by which its layer is chosen; float64 ``[folds]``."""
 
 
-def divide(divisions: Sequence[Fold], groups: np.ndarray, setting_folds: int, seed: int) -> Division:
+def divide(
+    divisions: Sequence[Fold], groups: np.ndarray, setting_folds: int, seed: int
+) -> Division:
     """Return parts that make up the folds, and parts of their training rows to choose by.
 
     Args:

@@ -15,6 +15,9 @@ from actstore.analysis.statistics.metrics import IntervalEstimate
 if TYPE_CHECKING:
     import pyarrow as pa
 
+FEWEST = 3
+"""Groups in each tested part, below which nothing can be said of an order or its error."""
+
 
 class ShuffledNumbers(NamedTuple):
     """Figures of runs with shuffled numbers."""
@@ -193,4 +196,3 @@ class NumberReport(Table):
             }
             for each in self.results
         ]
-

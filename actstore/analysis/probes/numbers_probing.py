@@ -23,6 +23,7 @@ from actstore.analysis.probes import (
 from actstore.analysis.probes.evaluating import Progress
 from actstore.analysis.probes.nested_ridge import Found
 from actstore.analysis.probes.number_results import (
+    FEWEST,
     NumberBest,
     NumberReport,
     NumberResult,
@@ -41,9 +42,6 @@ from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.querying.selected import SelectedRows
-
-FEWEST = 3
-"""Groups in each tested part, below which nothing can be said of an order or its error."""
 
 
 class Tested(NamedTuple):

@@ -53,9 +53,7 @@ class Path(NamedTuple):
         found: np.ndarray = projected @ shrunk + self.means
         return found
 
-    def errors(
-        self, projected: np.ndarray, truth: np.ndarray, penalties: np.ndarray
-    ) -> np.ndarray:
+    def errors(self, projected: np.ndarray, truth: np.ndarray, penalties: np.ndarray) -> np.ndarray:
         """Return sums of squared errors, ``[penalties, columns]``."""
         columns = np.ones(truth.shape[1])
         return np.array(
@@ -154,6 +152,4 @@ class Parts:
         values, axes = values[kept], axes[:, kept]
         offset = self._whole.mean.astype(np.float64) - standard.mean
         centre = (offset + middle * self._whole.scale) / scale
-        return Path(
-            values, axes.T @ (products * ratio[:, None]), means, axes, centre, standard
-        )
+        return Path(values, axes.T @ (products * ratio[:, None]), means, axes, centre, standard)

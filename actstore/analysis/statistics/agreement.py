@@ -57,13 +57,13 @@ def spearman(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     one, other = (metrics.ranks(each) - (len(each) + 1) / 2 for each in (predicted, truth))
     spread = np.sqrt(np.square(one).sum(0) * np.square(other).sum(0))
-    found: np.ndarray = np.where(spread > 0, (one * other).sum(0) / np.where(spread > 0, spread, 1), 0.0)
+    found: np.ndarray = np.where(
+        spread > 0, (one * other).sum(0) / np.where(spread > 0, spread, 1), 0.0
+    )
     return found
 
 
-def mean_spearman(
-    predicted: np.ndarray, truth: np.ndarray, folds: Sequence[Fold]
-) -> np.ndarray:
+def mean_spearman(predicted: np.ndarray, truth: np.ndarray, folds: Sequence[Fold]) -> np.ndarray:
     """Return the mean of the folds' correlations of ranks in each column."""
     found: np.ndarray = np.mean(
         [spearman(predicted[fold.test], truth[fold.test]) for fold in folds], axis=0
@@ -188,9 +188,7 @@ def _r2(predicted: np.ndarray, truth: np.ndarray, folds: Sequence[Fold]) -> _Inf
     return _Influence(float(1 - left), rows)
 
 
-def _rho(
-    predicted: np.ndarray, truth: np.ndarray, groups: np.ndarray
-) -> tuple[float, np.ndarray]:
+def _rho(predicted: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> tuple[float, np.ndarray]:
     """Return one fold's correlation of ranks, and what each row adds to its error."""
     count = len(truth)
     one, other = (
@@ -238,4 +236,3 @@ def _count(groups: np.ndarray, folds: Sequence[Fold]) -> int:
 
 def _root(factor: Dependence, value: float, part: float = 1.0) -> float:
     return factor.root((1 + min(max(value, 0.0), 1.0)) / 2, part)
-
