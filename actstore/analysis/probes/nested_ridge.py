@@ -17,6 +17,7 @@ from actstore.analysis.solvers.ridge_paths import Parts, Path
 from actstore.analysis.statistics import folds
 from actstore.analysis.statistics.folds import Fold
 
+_BLOCK = 4096
 Held = frozenset[int]
 """Numbers of the parts that are left out together."""
 
@@ -126,7 +127,9 @@ def run(
             rest = held - out
             if out < held and len(rest) == 1:
                 rows = places[next(iter(rest))]
-                errors[out] += path.errors(path.projected(vectors[rows]), targets[rows], penalties)
+                for some in _blocks(rows):
+                    projected = path.projected(vectors[some])
+                    errors[out] += path.errors(projected, targets[some], penalties)
     predicted = np.full(targets.shape, np.nan)
     own_penalties = []
     path = None
@@ -134,12 +137,13 @@ def run(
         check()
         path = parts.path(out)
         rows = np.concatenate([places[number] for number in sorted(out)])
-        projected = path.projected(vectors[rows])
         best = penalties[errors[out].argmin(0)]
         own_penalties.append(float(best[0]))
-        predicted[rows] = path.predicted(projected, best)
-        if len(tested) > 1:
-            errors[frozenset()] += path.errors(projected, targets[rows], penalties)
+        for some in _blocks(rows):
+            projected = path.projected(vectors[some])
+            predicted[some] = path.predicted(projected, best)
+            if len(tested) > 1:
+                errors[frozenset()] += path.errors(projected, targets[some], penalties)
     assert path is not None
     kept, own = path, outer[-1]
     if len(tested) > 1:
@@ -150,9 +154,14 @@ def run(
         trained = [targets[(part >= 0) & ~np.isin(part, list(out)), 0] for out in tested]
         choosing = np.array(
             [
-                1 - errors[out][:, 0].min() / max(float(np.square(y - y.mean()).sum()), 1e-300)
+                1 - errors[out][:, 0].min() / np.square(y - y.mean()).sum()
                 for out, y in zip(tested, trained, strict=True)
             ]
         )
     penalty = float(penalties[errors[own][:, 0].argmin()])
     return Found(predicted, kept, penalty, own_penalties, len(penalties) > 1, choosing)
+
+
+def _blocks(rows: np.ndarray) -> list[np.ndarray]:
+    """Return the rows, a number of them at a time that fits into memory with their axes."""
+    return np.array_split(rows, 1 + len(rows) // _BLOCK)

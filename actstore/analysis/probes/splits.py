@@ -61,6 +61,8 @@ class Job(NamedTuple):
     """Whether what is a fold here is the same examples' fold in the run's other places."""
     choose: bool = False
     """Whether there is a choice among places, whose nested AUROC is to be computed."""
+    codes: np.ndarray | None = None
+    """Number of each row's class, int64 ``[rows]``, where there are more than two."""
     stop: Event | None = None
     """Set when nobody waits for the result any more."""
 

@@ -74,7 +74,7 @@ def distinct(jobs: Sequence[Job]) -> tuple[list[tuple[Job, Texts] | None], list[
         key: object = None
         if texts.some:
             parts = [texts.codes, job.positive, job.groups, job.units[:, 1]]
-            parts += [job.numbers] if job.numbers is not None else []
+            parts += [each for each in (job.numbers, job.codes) if each is not None]
             parts += [rows for division in job.divisions for rows in division]
             key = (tuple(texts.texts), *(part.tobytes() for part in parts))
         if key not in known:

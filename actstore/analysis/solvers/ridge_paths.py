@@ -40,7 +40,8 @@ class Path(NamedTuple):
         """Return rows in terms of the axes, ``[rows, axes]``."""
         rows = StandardisedRows.of(vectors, [self.standard])
         offsets = self.centre @ self.directions
-        return rows.scores(self.directions, [0] * self.directions.shape[1]) - offsets
+        found: np.ndarray = rows.scores(self.directions) - offsets
+        return found
 
     def predicted(self, projected: np.ndarray, penalties: np.ndarray) -> np.ndarray:
         """Return the number that each column's regression gives rows, ``[rows, columns]``.
