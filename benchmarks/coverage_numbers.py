@@ -17,6 +17,7 @@ from actstore.analysis.probes.splits import ProbeSettings
 from actstore.analysis.solvers import linear
 from actstore.analysis.solvers.ridge_paths import Parts
 from actstore.analysis.statistics import agreement
+from actstore.analysis.statistics.folds import Fold
 from actstore.analysis.statistics.metrics import IntervalEstimate
 from benchmarks import coverage
 from benchmarks.corpus import Corpus
@@ -79,8 +80,9 @@ def draw(case: Case, rows: int, generator: np.random.Generator) -> Draw:
     def noise(number: int) -> np.ndarray:
         if case.tails is None:
             return generator.standard_normal(number)
-        wide = np.sqrt(case.tails / (case.tails - 2))
-        return generator.standard_t(case.tails, number) / wide
+        drawn: np.ndarray = generator.standard_t(case.tails, number)
+        drawn /= np.sqrt(case.tails / (case.tails - 2))
+        return drawn
 
     vectors = []
     for _ in range(case.layers):
@@ -140,7 +142,7 @@ def _fresh(
     case: Case,
     data: Draw,
     generator: np.random.Generator,
-    divisions: list[splits.Fold],
+    divisions: list[Fold],
     strengths: tuple[float, ...],
     setting: ProbeSettings,
     found: Found,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,8 @@ from actstore.commands.row_options import (
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.analysis.probes.number_results import NumberReport
-    from actstore.analysis.probes.results import ClassesReport, ProbeReport
+    from actstore.analysis.probes.number_results import NumberReport, NumberResult
+    from actstore.analysis.probes.results import ClassesReport, ProbeReport, TestedPlace
     from actstore.analysis.probes.tasks import Task
 
 _TASKS = ("auto", "binary", "classes", "number")
@@ -245,7 +245,8 @@ def _told(report: ProbeReport | ClassesReport | NumberReport) -> list[str]:
     from actstore.analysis.probes.number_results import NumberReport
     from actstore.analysis.probes.results import ProbeReport
 
-    result = max(report.results, key=lambda each: each.groups)
+    results: Sequence[TestedPlace | NumberResult] = report.results
+    result = max(results, key=lambda each: each.groups)
     lines = [
         f"kept together by {result.grouped_by}: {counted(result.groups, 'group')} of "
         f"{counted(result.rows)}"

@@ -132,10 +132,10 @@ def run(
                     errors[out] += path.errors(projected, targets[some], penalties)
     predicted = np.full(targets.shape, np.nan)
     own_penalties = []
-    path = None
+    kept: Path | None = None
     for out in tested:
         check()
-        path = parts.path(out)
+        kept = path = parts.path(out)
         rows = np.concatenate([places[number] for number in sorted(out)])
         best = penalties[errors[out].argmin(0)]
         own_penalties.append(float(best[0]))
@@ -144,11 +144,10 @@ def run(
             predicted[some] = path.predicted(projected, best)
             if len(tested) > 1:
                 errors[frozenset()] += path.errors(projected, targets[some], penalties)
-    assert path is not None
-    kept, own = path, outer[-1]
     if len(tested) > 1:
         check()
-        kept = parts.path(own)
+        kept = parts.path(outer[-1])
+    assert kept is not None
     choosing = None
     if inner:
         trained = [targets[(part >= 0) & ~np.isin(part, list(out)), 0] for out in tested]
@@ -158,7 +157,7 @@ def run(
                 for out, y in zip(tested, trained, strict=True)
             ]
         )
-    penalty = float(penalties[errors[own][:, 0].argmin()])
+    penalty = float(penalties[errors[outer[-1]][:, 0].argmin()])
     return Found(predicted, kept, penalty, own_penalties, len(penalties) > 1, choosing)
 
 

@@ -139,9 +139,9 @@ def table(store: StoreReader, scored: Sequence[Scored]) -> pa.Table:
             ["row_id", "example_id", "question", "label", "model", "site", "layer", "pooling"]
         )
         part = metadata.append_column("score", pa.array(one.scores))
-        part = part.append_column(
-            "class", pa.array(one.classes or [None] * len(one.rows), pa.string())
-        )
+        nothing = pa.nulls(len(one.rows), pa.string())
+        named = nothing if one.classes is None else pa.array(one.classes, pa.string())
+        part = part.append_column("class", named)
         own = pa.nulls(len(one.rows), pa.bool_()) if one.own is None else pa.array(one.own)
         parts.append(part.append_column("in_sample", own))
     return pa.concat_tables(parts)
