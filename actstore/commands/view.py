@@ -22,6 +22,8 @@ from actstore.commands.options import (
 )
 from actstore.commands.progress import bar
 from actstore.commands.row_options import Rows, row_options
+from actstore.errors import UsageError
+from actstore.storage.layout import store_around
 
 if TYPE_CHECKING:
     from actstore.api.selection import Selection
@@ -116,6 +118,12 @@ def _fall_back(selection: Selection, target: Path | None, as_json: bool) -> int:
     from actstore.analysis import report
 
     page = Path("report.html") if target is None else target.with_suffix(".html")
+    if around := store_around(page):
+        raise UsageError(
+            f"embedding-atlas is not installed (pip install 'actstore[view]'), and the report that "
+            f"stands in for it cannot be written here, in the store {around.name}: name another "
+            "place with -o FILE"
+        )
     found = report.collect(selection)
     report.write(found, page)
     output.note(
