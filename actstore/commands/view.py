@@ -88,13 +88,20 @@ def command(
                 done[1] += count
                 report(done[0], done[1])
 
-            exported = viewing.export(selection, table, most=most, progress=progress)
+            exported = viewing.export(
+                selection,
+                table,
+                most=most,
+                text_bytes=None if only_table else viewing.TEXT_BYTES,
+                progress=progress,
+            )
         report_traffic(opened.traffic)
         if as_json or only_table:
             _tell(target, exported.rows, exported.note, as_json)
         if only_table or program is None:
             return Exit.DONE
         words = viewing.command_line(program, exported, host=host, port=port, site=target)
+        output.note(viewing.needs(host if target is None else "localhost", port))
         if target is None:
             output.note(f"{exported.note}; Ctrl-C ends the viewer")
         code = subprocess.run(
