@@ -7,7 +7,8 @@ Its rooms import one way, each only those before it:
 3. ``solvers``: linear classifiers, one fit or all fits of a cross-validation.
 4. ``probes``: trained, tested, held against chance, saved, applied.
 5. ``steering``: vectors made, chosen, validated, added to a model.
-6. ``plots``, then ``report`` and ``viewing``: what the others found, drawn.
+6. ``lens``: stored states read by the model's own head.
+7. ``plots``, then ``report`` and ``viewing``: what the others found, drawn.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from actstore.commands.options import (
     at_option,
     bundle,
     format_options,
+    outside_stores,
     readable_store_argument,
     report_traffic,
 )
@@ -78,7 +79,7 @@ settings_options = bundle(
 
 @click.command("export")
 @readable_store_argument
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path), callback=outside_stores)
 @click.option("--to", required=True, type=click.Choice(LAYOUTS), help="The layout to write.")
 @row_options()
 @settings_options

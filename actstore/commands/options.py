@@ -165,6 +165,19 @@ row_format_options = together(
 """The same for commands that write rows, which hear the format."""
 
 
+def outside_stores(ctx: click.Context, param: click.Parameter, target: Path | None) -> Path | None:
+    """Refuse to write into a store's folder: what no commit names does not belong there."""
+    from actstore.storage.layout import store_around
+
+    around = None if target is None else store_around(target)
+    if around is not None:
+        raise click.BadParameter(
+            f"{target} lies in the store {around.name}, whose folder holds nothing but the store: "
+            "choose a place outside of it"
+        )
+    return target
+
+
 def output_option(
     help: str, *, folder: bool = False, metavar: str | None = None, **more: Any
 ) -> Decorator[Any]:
@@ -177,6 +190,7 @@ def output_option(
         cls=Spelled,
         also=("--output",),
         type=kind,
+        callback=outside_stores,
         metavar=metavar or ("DIR" if folder else "FILE"),
         help=help,
         **more,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from actstore.commands import output
+from actstore.commands import output, plot_models
 from actstore.commands.options import (
     at_option,
     format_options,
@@ -15,22 +15,30 @@ from actstore.commands.options import (
     readable_store_argument,
     report_traffic,
 )
+from actstore.commands.plot_options import DOSE, LENS, ModelShown, model_options
 from actstore.commands.probes_shown import (
     about_places,
     found_probes,
     no_probes_option,
     probes_option,
 )
+from actstore.commands.progress import quiet
 from actstore.commands.row_options import Rows, row_options
 from actstore.errors import UsageError
 
 if TYPE_CHECKING:
     from actstore.analysis.plots.looks import Picture, Style
     from actstore.api.selection import Selection
+    from actstore.commands.plot_models import Asked
 
-KINDS = ("histogram", "heatmap", "norms", "pca", "similarity", "positions", "auroc")
+KINDS = (
+    *("histogram", "heatmap", "norms", "pca", "similarity", "positions", "auroc"),
+    *(LENS, DOSE),
+)
 STYLES = ("screen", "paper", "dark")
-_SAMPLED = ("histogram", "heatmap", "pca", "similarity")
+_FEWEST = 3
+"""Rows of a layer that say something on how rows are spread."""
+_SAMPLED = ("histogram", "heatmap", "pca", "similarity", LENS, DOSE)
 
 
 @click.command("plot")
@@ -65,9 +73,10 @@ _SAMPLED = ("histogram", "heatmap", "pca", "similarity")
 @click.option(
     "--rows",
     "most",
-    type=click.IntRange(min=3),
+    type=click.IntRange(min=1),
     metavar="N",
-    help="How many rows of each layer to draw at most.",
+    help="How many rows of each layer to draw at most; lens: examples, or positions of one; "
+    "dose: prompts.",
 )
 @click.option("--title", metavar="TEXT", help="Title above the picture; an empty text for none.")
 @click.option(
@@ -77,12 +86,14 @@ _SAMPLED = ("histogram", "heatmap", "pca", "similarity")
     show_default=True,
     help="paper: for the width of a page, at 300 dpi, what it shows left to the caption.",
 )
+@model_options
 @row_options()
 @format_options
 @at_option()
 def command(
     store: str | Path,
     rows: Rows,
+    shown: ModelShown,
     kind: str,
     target: Path,
     by: str,
@@ -107,6 +118,8 @@ def command(
       positions   length of the vectors of tokens, by layer and position
       auroc       how well the label can be read off each layer, with intervals: by
                   probes where there are any, else by the difference of means
+      lens        what the model would say at each layer, by its own final norm and head
+      dose        how far each strength of a steering vector moves what the model says
 
     A picture is of one model, site, pooling and region. Rows of large stores are sampled, and the
     picture says so. The same rows give the same bytes.
@@ -118,6 +131,9 @@ def command(
       actstore plot runs.store --kind similarity --style paper -o similarity.svg
       actstore plot runs.store --kind pca --layers 12 -o pca.html
       actstore plot runs.store --kind auroc --probes probes -o auroc.svg
+      actstore plot runs.store --kind lens --example q7 --target " Paris" -o lens.png
+      actstore plot runs.store --kind dose --vectors steering --layers 15 --target Yes \\
+                    --against No --data others.jsonl -o dose.png
     """
     import actstore
     from actstore.analysis import plots
@@ -134,31 +150,46 @@ def command(
         raise click.UsageError("give --probes or --no-probes, not both")
     if most is not None and kind not in _SAMPLED:
         raise click.UsageError(f"--rows is for --kind {', '.join(_SAMPLED)}")
+    if most is not None and most < _FEWEST and kind not in (LENS, DOSE):
+        raise click.BadParameter(
+            f"{most} is too few to draw: give {_FEWEST} or more", param_hint="--rows"
+        )
+    shown.check(kind)
+    asked: Asked | None = None
     if probes is not None:
         figure = plots.auroc_of_report(probes, title=title, style=style)
     else:
         with actstore.open(store, at=at) as opened:
-            selection = rows.select(opened)
-            reports = []
-            if kind == "auroc" and by and not no_probes:
-                whole = about_places(rows)
-                named = positive, negative
-                reports = found_probes(store, target, selection, by, named, whole=whole)
-            drawn = Drawn(kind, by or None, (positive, negative), most, reports, title, style)
-            figure = _draw(selection, drawn)
+            if kind in (LENS, DOSE):
+                draw = plot_models.lens if kind == LENS else plot_models.dose
+                with quiet():
+                    asked = draw(opened, rows, shown, most, title, style)
+                figure = asked.figure
+            else:
+                selection = rows.select(opened)
+                reports = []
+                if kind == "auroc" and by and not no_probes:
+                    whole = about_places(rows)
+                    named = positive, negative
+                    reports = found_probes(store, target, selection, by, named, whole=whole)
+                drawn = Drawn(kind, by or None, (positive, negative), most, reports, title, style)
+                figure = _draw(selection, drawn)
             report_traffic(opened.traffic)
     plots.save(figure, target)
     if as_json:
-        output.print_json(
-            {
-                "path": str(target),
-                "kind": kind,
-                "title": figure.heading,
-                "caption": figure.caption,
-            }
-        )
-    else:
-        click.echo(f"{target}: {figure.caption}")
+        document: dict[str, Any] = {
+            "path": str(target),
+            "kind": kind,
+            "title": figure.heading,
+            "caption": figure.caption,
+        }
+        output.print_json(document if asked is None else {**document, "rows": asked.rows})
+        return
+    if asked is not None and asked.curve is not None:
+        plot_models.show(asked.curve)
+    for note in asked.notes if asked is not None else ():
+        output.note(f"note: {note}")
+    click.echo(f"{target}: {figure.caption}")
 
 
 class Drawn(NamedTuple):

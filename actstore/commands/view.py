@@ -22,6 +22,8 @@ from actstore.commands.options import (
 )
 from actstore.commands.progress import bar
 from actstore.commands.row_options import Rows, row_options
+from actstore.errors import UsageError
+from actstore.storage.layout import store_around
 
 if TYPE_CHECKING:
     from actstore.api.selection import Selection
@@ -86,13 +88,20 @@ def command(
                 done[1] += count
                 report(done[0], done[1])
 
-            exported = viewing.export(selection, table, most=most, progress=progress)
+            exported = viewing.export(
+                selection,
+                table,
+                most=most,
+                text_bytes=None if only_table else viewing.TEXT_BYTES,
+                progress=progress,
+            )
         report_traffic(opened.traffic)
         if as_json or only_table:
             _tell(target, exported.rows, exported.note, as_json)
         if only_table or program is None:
             return Exit.DONE
         words = viewing.command_line(program, exported, host=host, port=port, site=target)
+        output.note(viewing.needs(host if target is None else "localhost", port))
         if target is None:
             output.note(f"{exported.note}; Ctrl-C ends the viewer")
         code = subprocess.run(
@@ -116,6 +125,12 @@ def _fall_back(selection: Selection, target: Path | None, as_json: bool) -> int:
     from actstore.analysis import report
 
     page = Path("report.html") if target is None else target.with_suffix(".html")
+    if around := store_around(page):
+        raise UsageError(
+            f"embedding-atlas is not installed (pip install 'actstore[view]'), and the report that "
+            f"stands in for it cannot be written here, in the store {around.name}: name another "
+            "place with -o FILE"
+        )
     found = report.collect(selection)
     report.write(found, page)
     output.note(

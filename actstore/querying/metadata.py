@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,6 +30,8 @@ _CODED_ROWS = 20_000_000
 """Stores of more rows are left to SQL: the codes of a column take four bytes a row."""
 
 _AT_ONCE = 1 << 20
+_SPARSE = 4
+"""Of so many rows in the row groups that hold them, one is asked for, or fewer."""
 
 
 class Codes(NamedTuple):
@@ -100,14 +103,35 @@ class Metadata:
         for name in own:
             self.type_of(name)
         file = self._own_file if own else self._file
-        table = file.read_row_groups(needed.tolist(), columns=names).select(names)
         sizes = np.diff(self._starts)[needed]
+        if len(rows) * _SPARSE < sizes.sum():
+            return self._scattered(file, rows, groups, names)
+        table = file.read_row_groups(needed.tolist(), columns=names).select(names)
         before = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         places = rows - self._starts[groups] + before[np.searchsorted(needed, groups)]
         first, last = int(places[0]), int(places[-1])
         if last - first == len(places) - 1 and bool((np.diff(places) == 1).all()):
             return table.slice(first, len(places))
         return table.take(pa.array(places))
+
+    def _scattered(
+        self, file: pq.ParquetFile, rows: np.ndarray, groups: np.ndarray, names: list[str]
+    ) -> pa.Table:
+        """Return a few of many rows, row group by row group: their texts may be long."""
+        import pyarrow as pa
+
+        order = np.argsort(groups, kind="stable")
+        bounds = [0, *(np.flatnonzero(np.diff(groups[order])) + 1).tolist(), len(order)]
+        parts = []
+        for first, last in itertools.pairwise(bounds):
+            at = order[first:last]
+            group = int(groups[at[0]])
+            whole = file.read_row_group(group, columns=names).select(names)
+            parts.append(whole.take(pa.array(rows[at] - self._starts[group])))
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        table = pa.concat_tables(parts)
+        return table if bool((np.diff(order) == 1).all()) else table.take(pa.array(back))
 
     def _field(self, name: str) -> pa.Field:
         import pyarrow as pa

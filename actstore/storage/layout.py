@@ -20,6 +20,8 @@ CACHE = ".cache"
 CARD = "README.md"
 KNOWN = frozenset({ACTIVATIONS, MANIFESTS, LABELS, REPORTS, REMOTES, STAGING, CACHE, CARD})
 
+_MANIFEST = "[0-9]" * 10 + ".json"
+
 
 @lru_cache(maxsize=4096)
 def slug(name: str) -> str:
@@ -75,6 +77,15 @@ def new_transaction() -> str:
 def manifest_path(root: Path, number: int) -> Path:
     """Return the path of manifest ``number``."""
     return root / MANIFESTS / f"{number:010d}.json"
+
+
+def store_around(path: Path) -> Path | None:
+    """Return the store that a path lies in, or is, wherever links lead; None outside of any."""
+    place = path.resolve()
+    for folder in (place, *place.parents):
+        if any((folder / MANIFESTS).glob(_MANIFEST)):
+            return folder
+    return None
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import actstore
 from actstore.analysis import viewing
 from actstore.errors import TooFewRowsError
+from tests.analysis.peak_memory import measure
 from tests.analysis.plots.pictures import make
 from tests.querying import stores
 
@@ -66,3 +67,21 @@ def test_the_viewer_s_words() -> None:
     ]
     words = viewing.command_line("atlas", exported, host="", port=0, site=Path("site.zip"))
     assert words[-2:] == ["--export-application", "site.zip"]
+
+
+def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:
+    """60,000 rows of 4 kB are 240 MB of text, of which a few thousand rows are held at a time."""
+    rows = 60_000
+    stores.add(tmp_path / "s", np.ones((rows, 2), np.float16), question=["x" * 4000] * rows)
+    with actstore.open(tmp_path / "s") as store:
+        store.select().table(["example_id"])  # the store's own cache is there
+    found = measure(
+        "import actstore, sys; from pathlib import Path; import pyarrow.parquet\n"
+        "from actstore.analysis import viewing\n"
+        "selection = actstore.open(sys.argv[1]).select()",
+        "viewing.export(selection, Path(sys.argv[2]))",
+        tmp_path / "s",
+        tmp_path / "rows.parquet",
+    )
+    assert pq.read_metadata(tmp_path / "rows.parquet").num_rows == rows
+    assert found.grown < 170 << 20

@@ -9,12 +9,16 @@ import pytest
 
 from actstore.analysis.plots.looks import LOOKS
 from actstore.commands.plot import KINDS, STYLES
+from docs import two_choice
 from tests.analysis import labelled
 from tests.commands.conftest import Command
 from tests.querying import stores
 
+OF_OTHERS = ("positions", "lens", "dose")
+"""Kinds that are not of any rows: of tokens, or of a model."""
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "positions"])
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in OF_OTHERS])
 def test_every_kind_is_drawn(actstore: Command, store: Path, tmp_path: Path, kind: str) -> None:
     target = tmp_path / f"{kind}.svg"
     done = actstore("plot", store, "--kind", kind, "-o", target)
@@ -76,6 +80,11 @@ def test_a_probe_s_report(actstore: Command, store: Path, tmp_path: Path) -> Non
         (("--kind", "pie", "-o", "a.svg"), 2, "pie"),
         (("--kind", "pca", "--positive", "x", "-o", "a.svg"), 2, "for --kind auroc"),
         (("--kind", "norms", "--rows", "5", "-o", "a.svg"), 2, "--rows is for"),
+        (("--kind", "pca", "--rows", "2", "-o", "a.svg"), 2, "give 3 or more"),
+        (("--kind", "pca", "--target", "x", "-o", "a.svg"), 2, "--target is for --kind lens, dose"),
+        (("--kind", "lens", "--doses", "1", "-o", "a.svg"), 2, "--doses is for --kind dose"),
+        (("--kind", "dose", "--target", "x", "-o", "a.svg"), 2, "--vectors DIR"),
+        (("--kind", "lens", "-o", "a.svg"), 2, "pooled by mean"),
         (("--kind", "auroc", "--by", "", "-o", "a.svg"), 2, "needs a column"),
         (("false", "--kind", "pca", "-o", "a.svg"), 1, "no rows"),
         (("--kind", "auroc", "--report", "nowhere", "-o", "a.svg"), 2, "no report of a probe"),
@@ -137,3 +146,66 @@ def test_a_probe_run_beside_the_store_is_shown(actstore: Command, tmp_path: Path
     assert "not a trained probe" in actstore(*words, "--no-probes").out
     assert actstore(*words, "--no-probes", "--probes", tmp_path / "run").code == 2
     assert "logistic" in actstore(*words, "--layer", 3).out
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "chooser"
+    two_choice.make(folder, steps=4)
+    return folder
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    path = tmp_path / "asked.jsonl"
+    two_choice.write_questions(path, 6, seed=2)
+    return path
+
+
+def test_a_lens_reads_a_capture_by_the_folder_of_its_model(
+    actstore: Command, tmp_path: Path, model: Path, asked: Path
+) -> None:
+    words = ("--data", asked, "--store", tmp_path / "s", "--raw", "--pool", "prompt.last")
+    done = actstore("capture", "--model", model, *words, "--sites", "resid_post,final_norm")
+    assert done.code == 0, done.err
+    words = ("plot", tmp_path / "s", "--kind", "lens", "-o", tmp_path / "lens.html")
+    done = actstore(*words, "--model", model, "--target", "first", "--rows", 2, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["title"] == "Logit lens · chooser · prompt.last"
+    assert found["caption"] == "2 examples of 6; colour: probability of 'first'"
+    assert len(found["rows"]) == 2 * (4 + 1)
+    assert found["rows"][0].keys() >= {"layer", "top", "probabilities", "target_rank"}
+    assert "target " in (tmp_path / "lens.html").read_text()
+    refused = actstore(*words, "--model", "org/other")
+    assert refused.code == 1
+    assert "only of chooser; where the model is loaded from is --load" in refused.err
+    other = tmp_path / "chooser"
+    two_choice.make(other, steps=1)
+    refused = actstore(*words, "--model", other)
+    assert refused.code == 1
+    assert "is not the model that these rows were captured from" in refused.err
+
+
+def test_a_dose_curve(actstore: Command, tmp_path: Path, model: Path, asked: Path) -> None:
+    labelled.layered(tmp_path / "s", {2: 2.0}, rows=20, width=64, model=str(model))  # type: ignore[arg-type]
+    done = actstore("steer", tmp_path / "s", "--out", tmp_path / "steering")
+    assert done.code == 0, done.err
+    words = ("plot", tmp_path / "s", "--kind", "dose", "--vectors", tmp_path / "steering")
+    words += ("--target", "first", "--against", "second", "--doses=-3,3", "-o", tmp_path / "a.svg")
+    done = actstore(*words, "--data", asked, "--random", 2)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0].startswith("change of log P('first') - log P('second') by strength, layer 2")
+    assert [line.split()[0] for line in lines[2:5]] == ["-3", "0", "3"]
+    assert lines[3].split()[1] == "+0.000"
+    assert "6 prompts, band: 95 % interval" in lines[-1]
+    found = json.loads(actstore(*words, "--data", asked, "--json").out)
+    assert len(found["rows"]) == 5 * 3
+    refused = actstore(*words)
+    assert refused.code == 1
+    assert "the vector was made of all 20 prompts" in refused.err
+    own = actstore(*words, "--in-sample", "--rows", 5)
+    assert own.code == 0, own.err
+    assert "IN-SAMPLE: the vector was made of 20 of these prompts" in own.err
+    assert "5 of 20 prompts" in own.err

@@ -61,6 +61,45 @@ def test_one_thing_has_one_spelling_in_the_help(name: str) -> None:
     assert ("--out" in shown) == ("-o" in shown)
 
 
+WRITING = [name for name in cli.COMMANDS if "--out" in spellings(name)]
+
+
+@pytest.mark.parametrize("name", WRITING)
+@pytest.mark.parametrize("inside", ["", "activations/m.png", "new/deep/m.png"])
+def test_nothing_is_written_into_a_store(
+    actstore: Command, store: Path, tmp_path: Path, name: str, inside: str
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(store)
+    for place in (store, link):
+        before = sorted(store.rglob("*"))
+        # Whatever else a command needs: where it would write is looked at first.
+        done = actstore(name, "--out", place / inside)
+        assert done.code == Exit.USAGE
+        if inside or name in ("probe", "steer", "validate", "view"):
+            assert "lies in the store runs.store" in done.err
+            assert "choose a place outside of it" in done.err
+        assert sorted(store.rglob("*")) == before
+
+
+def test_no_export_into_a_store(actstore: Command, store: Path) -> None:
+    assert set(WRITING) >= {"plot", "report", "steer", "probe", "view", "query", "select", "score"}
+    for folder in (store, store / "npz"):
+        done = actstore("export", store, folder, "--to", "npz", "--overwrite")
+        assert done.code == Exit.USAGE
+        assert "lies in the store runs.store" in done.err
+    assert len(json.loads(actstore("select", store, "--json").out)) == 40
+
+
+def test_a_report_goes_beside_a_store_but_not_into_it(
+    actstore: Command, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(store)
+    assert "report.html lies in the store runs.store" in actstore("report", ".").err
+    monkeypatch.chdir(store.parent)
+    assert actstore("report", store).code == 0
+
+
 @pytest.mark.parametrize("name", ["info", "query", "select", "nearest", "stats", "plot", "report"])
 def test_a_commit_can_be_named_wherever_a_store_is_read(name: str) -> None:
     assert "--at" in spellings(name)

@@ -67,11 +67,11 @@ def draw(
             ha="center",
             va="center",
             fontsize=size,
-            color=_ink(image.cmap, float(norm(cells[line, column]))),
+            color=ink(image.cmap, float(norm(cells[line, column]))),
         )
 
 
-def _ink(colours: Colormap, at: float) -> str:
+def ink(colours: Colormap, at: float) -> str:
     """Return dark or white, whichever is read better on a colour.
 
     Not quite black: that is left out of SVG, and then is whatever the page has for text.

@@ -56,7 +56,7 @@ def before_and_after(
     tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
     found = []
     for prompt in prompts:
-        inputs = _inputs(tokenizer, prompt, chat_template).to(loaded.model.device)
+        inputs = inputs_of(tokenizer, prompt, chat_template).to(loaded.model.device)
         before = _answer(loaded.model, tokenizer, inputs, max_new_tokens)
         with steering(loaded.model, vector, layer, scale, site=site):
             after = _answer(loaded.model, tokenizer, inputs, max_new_tokens)
@@ -64,7 +64,8 @@ def before_and_after(
     return found
 
 
-def _inputs(tokenizer: Any, prompt: str, chat_template: bool) -> Any:
+def inputs_of(tokenizer: Any, prompt: str, chat_template: bool) -> Any:
+    """Return ids and mask of a prompt, ``[1, T]``, in the chat template where there is one."""
     if chat_template and getattr(tokenizer, "chat_template", None):
         return tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}],

@@ -90,29 +90,36 @@ def load(folder: Path) -> list[LoadedVector]:
         UsageError: there are none, one is no bare vector, or its origin cannot be read.
     """
     inside = folder / NORMALIZED if (folder / NORMALIZED).is_dir() else folder
-    paths = {path.stem.removeprefix("layer_"): path for path in inside.glob("layer_*.pt")}
+    paths = sorted(inside.glob("layer_*.pt"))
     if not paths:
         raise UsageError(
             f"{folder}: no layer_L.pt here; `actstore steer STORE --out {folder}` would write them"
         )
     origins = _origins(inside.parent / FILE)
-    found = []
-    for word, path in paths.items():
-        if word != "unknown" and not word.lstrip("-").isdigit():
-            raise UsageError(f"{path}: the name does not say which layer it is for")
-        layer = None if word == "unknown" else int(word)
-        place, lineage, made_of = origins.get(layer, (None, {}, None))
-        found.append(
-            LoadedVector(
-                layer=layer,
-                vector=_read(path),
-                place=place,
-                lineage=lineage,
-                made_of=made_of,
-                path=path,
-            )
-        )
-    return sorted(found, key=lambda one: (one.layer is None, one.layer or 0))
+    found = [_loaded(path, origins) for path in paths]
+    return sorted(found, key=lambda each: (each.layer is None, each.layer or 0))
+
+
+def one(path: Path, layer: int | None = None) -> LoadedVector:
+    """Return one vector, as long as it was made: of strength 1, it is the difference of the means.
+
+    Args:
+        path: a folder as for :func:`load`, of which the vectors that are not normalised are
+            taken where there are any, or one ``layer_L.pt`` file.
+        layer: which of a folder; may be left out where it has one.
+
+    Raises:
+        UsageError: there are several, or none of this layer.
+    """
+    if path.is_file():
+        return _loaded(path, _origins(path.parent.parent / FILE))
+    found = load(path / RAW if (path / RAW).is_dir() else path)
+    chosen = [each for each in found if layer is None or each.layer == layer]
+    if len(chosen) != 1:
+        there = ", ".join(layer_word(each.layer) for each in found)
+        asked = "several" if layer is None else f"none of layer {layer}"
+        raise UsageError(f"{path} has vectors of the layers {there}, {asked}: name one (--layers)")
+    return chosen[0]
 
 
 def check_width(vector: LoadedVector, width: int, name: str) -> None:
@@ -145,6 +152,22 @@ def _read(path: Path) -> np.ndarray:
     if not np.isfinite(vector).all():
         raise UsageError(f"{path} holds NaN or infinity")
     return vector
+
+
+def _loaded(path: Path, origins: dict[int | None, _Origin]) -> LoadedVector:
+    word = path.stem.removeprefix("layer_")
+    if word != "unknown" and not word.lstrip("-").isdigit():
+        raise UsageError(f"{path}: the name does not say which layer it is for: layer_L.pt")
+    layer = None if word == "unknown" else int(word)
+    place, lineage, made_of = origins.get(layer, (None, {}, None))
+    return LoadedVector(
+        layer=layer,
+        vector=_read(path),
+        place=place,
+        lineage=lineage,
+        made_of=made_of,
+        path=path,
+    )
 
 
 _Origin = tuple[ActivationPlace | None, dict[str, Any], np.ndarray | None]

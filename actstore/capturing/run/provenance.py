@@ -20,6 +20,7 @@ from torch import nn
 
 from actstore.errors import UsageError
 from actstore.models.blocks import PATTERN, Anatomy, HookPoint, adds_residual
+from actstore.models.identity import weights_digest
 from actstore.storage.manifest import Run, now
 
 KIND = "capture"
@@ -31,7 +32,6 @@ _VOLATILE = {
     "architectures", "_attn_implementation", "_attn_implementation_autoset", "use_cache",
     "gguf_file",
 }  # fmt: skip
-_SAMPLED = 16
 _PROMPT = 20_000
 
 
@@ -166,28 +166,6 @@ def corrected_sites(anatomy: Anatomy, points: Sequence[HookPoint]) -> dict[str, 
             word = holder.rpartition(".")[2]
             found[point.site] = f"taken at {name}: {word} returns its sum with the residual stream"
     return {"corrected": found} if found else {}
-
-
-def weights_digest(model: nn.Module) -> str | None:
-    """Return a hash of a few values of every weight: other weights have another one.
-
-    None where weights lie on disk.
-    """
-    digest = hashlib.sha256()
-    samples: list[torch.Tensor] = []
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.device.type == "meta":
-                return None
-            digest.update(f"{name}{list(parameter.shape)}".encode())
-            data = parameter.detach()
-            if not parameter.numel() or not data.is_contiguous():
-                continue
-            flat = data.view(-1)
-            samples.append(flat[:: max(1, len(flat) // _SAMPLED)][:_SAMPLED].float().cpu())
-    if samples:
-        digest.update(torch.cat(samples).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
