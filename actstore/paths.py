@@ -97,12 +97,24 @@ def require_folder_or_nothing(place: str | Path) -> Path:
     Raises:
         PathError: something else is in its place, or the place cannot be looked at.
     """
+    path = require_ordinary(place)
+    if path.is_file():
+        raise PathError(f"{path}: is a file; a folder is needed here")
+    return path
+
+
+def require_ordinary(place: str | Path) -> Path:
+    """Return the path of a file or folder that is there, or of nothing yet.
+
+    Raises:
+        PathError: something else is there, or the place cannot be looked at.
+    """
     path = local(place)
     kind = kind_of(path)
     if kind is None and path.is_symlink():
         raise PathError(f"{path}: {_absent(path)}")
-    if kind not in ("a folder", None):
-        raise PathError(f"{path}: is {kind}; a folder is needed here")
+    if kind not in ("a file", "a folder", None):
+        raise PathError(f"{path}: is {kind}; a file or folder is needed here")
     return path
 
 
@@ -211,13 +223,15 @@ def change(path: Path, before: Sequence[State]) -> str | None:
         return f"is gone or was moved while it was read; {_AGAIN}"
     if after == tuple(before):
         return None
-    sizes = [sum(each.size for each in seen) for seen in (before, after)]
-    if len(after) == len(before) == 1 and after[0].inode == before[0].inode:
-        word = "grew" if sizes[1] > sizes[0] else "shrank"
-        if sizes[0] != sizes[1]:
-            return f"{word} from {sizes[0]:,} to {sizes[1]:,} bytes while it was read; {_AGAIN}"
+    if path.is_dir() or len(before) != 1:
+        return f"was changed while it was read; {_AGAIN}"
+    old, new = before[0], after[0]
+    if (old.device, old.inode) != (new.device, new.inode):
+        return f"was replaced while it was read; {_AGAIN}"
+    if old.size == new.size:
         return f"was written to while it was read; {_AGAIN}"
-    return f"was replaced while it was read; {_AGAIN}"
+    word = "grew" if new.size > old.size else "shrank"
+    return f"{word} from {old.size:,} to {new.size:,} bytes while it was read; {_AGAIN}"
 
 
 _AGAIN = "nothing of it is stored: run the same command again when nothing writes to it any more"

@@ -12,7 +12,14 @@ import click
 from actstore.commands import output
 from actstore.commands.confirming import check_can_ask, confirm, print_groups
 from actstore.commands.exit_codes import Exit
-from actstore.commands.options import bundle, format_options, new_store_option, pairs, place
+from actstore.commands.options import (
+    LocalPath,
+    bundle,
+    format_options,
+    new_store_option,
+    pairs,
+    place,
+)
 from actstore.commands.progress import bar
 from actstore.wording import counted
 
@@ -52,7 +59,7 @@ settings_options = bundle(
     click.option("--dataset", metavar="NAME", help="Data set of all rows."),
     click.option(
         "--labels",
-        type=click.Path(path_type=Path),
+        type=LocalPath(),
         metavar="FILE",
         help="Table (csv, jsonl, json, parquet) with a column `label`, joined with --on.",
     ),

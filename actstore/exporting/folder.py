@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from actstore import paths
 from actstore.errors import ExportError
 
 MARK = ".actstore-export.json"
@@ -59,9 +60,11 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     """Refuse a target that holds something.
 
     Raises:
+        PathError: it is an address, or no possible name.
         ExportError: a file, or a folder with files that no export wrote; an earlier export
             without ``overwrite``.
     """
+    paths.local(folder)
     if not os.path.lexists(folder):
         return
     if not folder.is_dir() or folder.is_symlink():

@@ -336,6 +336,7 @@ def read_records(
         PathError: there is no such file, or it cannot be opened.
         SidecarError: it is not of its format, or holds no rows.
     """
+    gateway.require_file(path)
     kind = (spec.format if spec else None) or _SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise SidecarError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actstore import schema
+from actstore import paths, schema
 from actstore.errors import MixedVectorsError, UsageError
 from actstore.storage import manifest as manifests
 from actstore.storage import metadata_cache, own_columns
@@ -35,11 +35,12 @@ def open_snapshot(root: Path | str, at: int | None = None) -> Snapshot:
     """Pin commit ``at`` of the store at ``root``, or its latest commit.
 
     Raises:
+        PathError: ``root`` is an address, or no possible name.
         StoreNotFoundError: there is no store at ``root``.
         SnapshotNotFoundError: the store has no commit ``at``.
         CorruptStoreError: the manifest is damaged.
     """
-    path = Path(root)
+    path = paths.local(root)
     return Snapshot(LocalFiles(path), manifests.load(path, at))
 
 
@@ -47,7 +48,8 @@ def latest_snapshot(root: Path | str) -> Snapshot:
     """Pin the latest commit of the store at ``root``; a new, empty store where there is none.
 
     Raises:
-        StoreError: the path is a file, or a folder that holds other things.
+        PathError: the path is an address, a file, or none at all.
+        StoreError: it is a folder that holds other things.
         CommitError: it cannot be written.
         CorruptStoreError: the manifest is damaged.
     """

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from actstore import paths
 from actstore.errors import ActstoreError, CommitError, StoreError
 from actstore.storage import card, layout
 from actstore.storage import manifest as manifests
@@ -136,11 +137,11 @@ def prepare(root: Path) -> None:
     """Make the store's folders, after clearing what dead writers left.
 
     Raises:
-        StoreError: the path is a file, or a folder that holds other things.
+        PathError: the path is an address, a file, or none at all.
+        StoreError: it is a folder that holds other things.
         CommitError: it cannot be written.
     """
-    if root.exists() and not root.is_dir():
-        raise StoreError(f"{root} is a file: give --store a folder")
+    paths.require_folder_or_nothing(root)
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
         if not (root / layout.MANIFESTS).is_dir():
