@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -11,6 +13,7 @@ import click
 
 from actstore import paths
 from actstore.commands import output
+from actstore.errors import ActstoreError
 from actstore.remote.address import is_address
 from actstore.wording import counted
 
@@ -103,8 +106,33 @@ def place(text: str) -> str | Path:
     return text if is_address(text) else paths.local(text)
 
 
+def _cleared(place: str | Path) -> Path:
+    """Return a store's folder, after clearing what writers that died have left there."""
+    store = paths.require_folder_or_nothing(place)
+    try:
+        if not os.listdir(store / ".staging"):
+            return store
+    except OSError:
+        return store
+    from actstore.storage.staging import recover
+
+    dead = 0
+    with contextlib.suppress(OSError, ActstoreError):  # who only reads may not be allowed to
+        dead = recover(store)
+    if dead:
+        output.note(
+            f"{store}: cleared what {counted(dead, 'command')} had left that ended before its end"
+        )
+    return store
+
+
+def cleared_store(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
+    """Return a store that is written to, as a callback of its option or argument."""
+    return _cleared(path)
+
+
 def _readable_store(ctx: click.Context, param: click.Parameter, text: str) -> str | Path:
-    return text if is_address(text) else paths.require_folder_or_nothing(text)
+    return text if is_address(text) else _cleared(text)
 
 
 def _here(ctx: click.Context, param: click.Parameter, text: str) -> Path:
@@ -113,7 +141,7 @@ def _here(ctx: click.Context, param: click.Parameter, text: str) -> Path:
             f"{text}: this needs a store on this machine; fetch it with: "
             "actstore pull ORG/NAME FOLDER"
         )
-    return paths.require_folder_or_nothing(text)
+    return _cleared(text)
 
 
 store_argument = click.argument("store", callback=_here)
@@ -124,6 +152,7 @@ new_store_option = click.option(
     "--store",
     required=True,
     type=LocalPath(file_okay=False),
+    callback=cleared_store,
     metavar="FOLDER",
     help="The store to create or to add to.",
 )

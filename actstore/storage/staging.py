@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,6 @@ from actstore.storage import manifest as manifests
 _LOCK = "lock"
 _PLAN = "plan.json"
 _NEW = ".new"
-_ABANDONED_SECONDS = 600
 
 
 class Staging:
@@ -39,9 +37,9 @@ class Staging:
         unnamed = self.folder.with_name(self.folder.name + _NEW)
         try:
             with writing(root):
-                unnamed.mkdir(parents=True)
-                self._lock = os.open(unnamed / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
+                while self._lock < 0:
+                    unnamed.mkdir(parents=True, exist_ok=True)
+                    self._lock = _locked(unnamed / _LOCK)
                 unnamed.rename(self.folder)
         except BaseException:
             if self._lock >= 0:
@@ -103,6 +101,25 @@ class Staging:
                 os.close(self._lock)
                 self._lock = -1
                 _remove_unused(self.root)
+
+
+def _locked(path: Path) -> int:
+    """Lock a new file; -1 where another writer took it for a dead one's and removed it."""
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    except FileNotFoundError:  # its folder is gone
+        return -1
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.samestat(os.fstat(lock), path.stat()):
+            return lock
+    except FileNotFoundError:
+        pass
+    except BaseException:
+        os.close(lock)
+        raise
+    os.close(lock)
+    return -1
 
 
 def _remove_unused(root: Path) -> None:
@@ -177,22 +194,21 @@ def writing(root: Path) -> Iterator[None]:
         ) from error
 
 
-def recover(root: Path) -> None:
-    """Remove what writers that died have left; live writers' work is not touched."""
+def recover(root: Path) -> int:
+    """Remove what writers that died have left; live writers' work is not touched.
+
+    Returns how many they were.
+    """
     home = root / layout.STAGING
     if not home.is_dir():
-        return
+        return 0
+    dead = 0
     for folder in sorted(home.iterdir()):
-        if folder.name.endswith(_NEW):
-            with contextlib.suppress(OSError):
-                if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(folder, ignore_errors=True)
-            continue
         try:
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             with contextlib.suppress(OSError):
-                folder.rmdir()  # its writer was just removing it, or died while it did
+                folder.rmdir()  # its writer has just made it or was removing it, or died then
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -201,8 +217,10 @@ def recover(root: Path) -> None:
         else:
             _undo(root, folder)
             _remove(folder)
+            dead += 1
         finally:
             os.close(lock)
+    return dead
 
 
 def planned_paths(root: Path) -> set[str]:
