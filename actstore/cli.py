@@ -14,6 +14,7 @@ import click
 from actstore import errors
 from actstore.commands import hints, output
 from actstore.commands.exit_codes import Exit
+from actstore.storage import unfinished
 
 COMMANDS = (
     "ingest",
@@ -119,6 +120,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         output.error(text, kind=kind, code=code, as_json=as_json)
         return code
 
+    for target in unfinished.clear():
+        output.note(f"{target.name}: cleared what an export had left that ended before its end")
     try:
         code = group.main(arguments, prog_name="actstore", standalone_mode=False)
     except click.Abort:

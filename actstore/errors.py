@@ -4,6 +4,7 @@
 
     ActstoreError
     ├── UsageError (ValueError)              an argument or option that cannot work
+    │   └── PathError                        a path that cannot be opened or made as it is needed
     ├── MissingExtraError (ImportError)      an optional dependency is not installed
     ├── StoreError
     │   ├── StoreNotFoundError (FileNotFoundError)   no store at that path
@@ -70,6 +71,10 @@ class ActstoreError(Exception):
 
 class UsageError(ActstoreError, ValueError):
     """An argument or option cannot work as given."""
+
+
+class PathError(UsageError):
+    """A path is none of this machine's, of the wrong kind, or leads where nothing may be read."""
 
 
 class MissingExtraError(ActstoreError, ImportError):

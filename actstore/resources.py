@@ -1,12 +1,23 @@
-"""Finds the data folders (schemas, ingest, query) in an installed wheel or in a checkout."""
+"""Finds the data folders (schemas, ingest, query) of actstore, and the user's own cache folder."""
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 Kind = Literal["schemas", "ingest", "query"]
+
+CACHE = "ACTSTORE_CACHE"
+"""Environment variable: the cache's folder; by default in the user's own cache folder."""
+
+
+def cache_folder() -> Path:
+    """Return the folder for what may be lost, such as ranges of remote files; there or not."""
+    named = os.environ.get(CACHE)
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return (Path(named) if named else Path(home, "actstore")).expanduser()
 
 
 @cache

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from actstore.commands.options import Spelled, bundle, seed_option
+from actstore.commands.options import LocalPath, Spelled, bundle, seed_option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -80,7 +79,7 @@ given_options = bundle(
     ),
     click.option(
         "--image-dir",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=LocalPath(file_okay=False),
         metavar="FOLDER",
         help="Where relative paths of images start; by default beside the data.",
     ),
@@ -166,7 +165,7 @@ given_options = bundle(
     ),
     click.option(
         "--template-file",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        type=LocalPath(exists=True, dir_okay=False),
         metavar="FILE",
         help="A Jinja chat template in place of the model's own.",
     ),

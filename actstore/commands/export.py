@@ -9,6 +9,7 @@ import click
 
 from actstore.commands import output
 from actstore.commands.options import (
+    LocalPath,
     at_option,
     bundle,
     format_options,
@@ -79,7 +80,7 @@ settings_options = bundle(
 
 @click.command("export")
 @readable_store_argument
-@click.argument("folder", type=click.Path(path_type=Path), callback=outside_stores)
+@click.argument("folder", type=LocalPath(), callback=outside_stores)
 @click.option("--to", required=True, type=click.Choice(LAYOUTS), help="The layout to write.")
 @row_options()
 @settings_options

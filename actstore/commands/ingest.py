@@ -12,7 +12,14 @@ import click
 from actstore.commands import output
 from actstore.commands.confirming import check_can_ask, confirm, print_groups
 from actstore.commands.exit_codes import Exit
-from actstore.commands.options import bundle, format_options, new_store_option, pairs, place
+from actstore.commands.options import (
+    LocalPath,
+    bundle,
+    format_options,
+    new_store_option,
+    pairs,
+    place,
+)
 from actstore.commands.progress import bar
 from actstore.wording import counted
 
@@ -52,7 +59,7 @@ settings_options = bundle(
     click.option("--dataset", metavar="NAME", help="Data set of all rows."),
     click.option(
         "--labels",
-        type=click.Path(path_type=Path),
+        type=LocalPath(),
         metavar="FILE",
         help="Table (csv, jsonl, json, parquet) with a column `label`, joined with --on.",
     ),
@@ -122,6 +129,13 @@ settings_options = bundle(
         help="The file to read for a table that the recipe joins; may be repeated.",
     ),
     click.option(
+        "--allow-parent",
+        multiple=True,
+        metavar="FOLDER",
+        help="Let tables that the recipe names be read from FOLDER too; may be repeated. Without "
+        "it nothing outside of SOURCES is opened.",
+    ),
+    click.option(
         "--layer-from",
         metavar="PLACE",
         help="Where a folder of no known layout has its layers: name, folder1, key1, axis0, as "
@@ -182,6 +196,9 @@ def command(
     not stop the rest (exit code 3). Rows that are in the store already are not stored twice,
     so an interrupted ingest is completed by the same command.
 
+    Tables that belong to the files are looked for in SOURCES. One that lies in a folder above is
+    read only where --allow-parent names a folder that holds it, or if you say so on a terminal.
+
     A folder of no known layout is read by its paths, keys and shapes. What was guessed is shown
     by --dry-run, and confirmed on a terminal, by --yes, or by options that say it.
 
@@ -190,6 +207,7 @@ def command(
       actstore ingest unfaithful-reasoning --store runs.store
       actstore ingest cache --store runs.store --model meta-llama/Llama-3.1-8B --site resid_pre
       actstore ingest caches/* --store runs.store --labels labels.csv --on example_id
+      actstore ingest project/data/activations --store runs.store --allow-parent project
       actstore ingest vectors --store runs.store --recipe my.toml --dry-run
       actstore ingest captured-again --store runs.store --replace
       actstore ingest acts --store runs.store --model gpt2 --layer-from key1 --yes
@@ -219,6 +237,7 @@ def command(
             label_set=label_set,
             confirm=_confirm if watched else None,
             confirm_replacing=confirm_replacing,
+            confirm_parent=_confirm_parent if watched else None,
             **settings,
         )
     if as_json:
@@ -315,6 +334,20 @@ def _confirm(mapping: FolderMapping) -> bool:
     """Show what was guessed about a folder and ask whether it is so."""
     print_mapping(mapping)
     return click.confirm("Is that right?", err=True)
+
+
+def _confirm_parent(found: Sequence[Path]) -> bool:
+    """Name tables that lie above the source and ask whether they may be read."""
+    one = len(found) == 1
+    lie = "This table lies" if one else "These tables lie"
+    output.note(
+        f"{lie} in a folder above the source, and the recipe would read {'it' if one else 'them'}:"
+    )
+    for path in found[:NAMED]:
+        output.note(f"  {path}")
+    if len(found) > NAMED:
+        output.note(f"  … {len(found) - NAMED:,} more")
+    return click.confirm("May it be read?" if one else "May they be read?", err=True)
 
 
 def _present(summary: IngestSummary) -> str:

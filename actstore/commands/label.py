@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 
 from actstore.commands import output
-from actstore.commands.options import format_options, store_argument
+from actstore.commands.options import LocalPath, format_options, store_argument
 from actstore.commands.row_options import where_option
 from actstore.wording import counted
 
 
 @click.command("label")
 @store_argument
-@click.argument("table", required=False, type=click.Path(path_type=Path))
+@click.argument("table", required=False, type=LocalPath())
 @click.option(
     "--on",
     "on",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from actstore import paths
 from actstore.commands import formats, output
 from actstore.commands.options import (
     at_option,
@@ -18,7 +19,7 @@ from actstore.commands.options import (
     row_format_options,
 )
 from actstore.commands.row_options import Rows, mixed_option, row_options
-from actstore.errors import UsageError
+from actstore.errors import PathError, UsageError
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -103,18 +104,17 @@ def command(
 def _vector(text: str) -> np.ndarray:
     import numpy as np
 
-    path = Path(text)
     told = f"--vector {output.cell(text, 40)}"
     try:
-        if path.suffix == ".npy":
-            values = np.load(path, allow_pickle=False)
+        if text.lstrip().startswith("["):
+            values = np.array(json.loads(text), np.float32)
+        elif text.endswith(".npy"):
+            with paths.open_file(paths.local(text)) as file:
+                values = np.load(file, allow_pickle=False)
         else:
-            raw = text if text.lstrip().startswith("[") else path.read_text(encoding="utf-8")
-            values = np.array(json.loads(raw), np.float32)
-    except OSError as error:
-        raise UsageError(
-            f"{told}: {error.strerror or error}; give a .npy or .json file, or a JSON list"
-        ) from error
+            values = np.array(json.loads(paths.read_text(paths.local(text))), np.float32)
+    except PathError as error:
+        raise PathError(f"{told}: {error}; give a .npy or .json file, or a JSON list") from error
     except (ValueError, TypeError) as error:
         raise UsageError(f"{told}: no list of numbers: {error}") from error
     vector: np.ndarray = np.squeeze(values)

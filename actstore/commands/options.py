@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from actstore import paths
 from actstore.commands import output
+from actstore.errors import ActstoreError
 from actstore.remote.address import is_address
 from actstore.wording import counted
 
@@ -75,12 +79,60 @@ def together(*options: Decorator[Any]) -> Decorator[Any]:
     return decorate
 
 
+# --- paths
+
+
+class LocalPath(click.Path):
+    """A path of this machine at which there is a file, a folder or nothing yet."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(path_type=Path, **settings)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path.
+
+        Raises:
+            PathError: it is an address, a pipe, a device, a link to nothing, no possible name.
+        """
+        paths.require_ordinary(value)
+        return super().convert(value, param, ctx)
+
+
 # --- stores
 
 
 def place(text: str) -> str | Path:
-    """Return what a store or source is called as a path; as it is if it is an address."""
-    return text if is_address(text) else Path(text)
+    """Return what a source is called as a path; as it is if it is an address."""
+    return text if is_address(text) else paths.local(text)
+
+
+def _cleared(place: str | Path) -> Path:
+    """Return a store's folder, after clearing what writers that died have left there."""
+    store = paths.require_folder_or_nothing(place)
+    try:
+        if not os.listdir(store / ".staging"):
+            return store
+    except OSError:
+        return store
+    from actstore.storage.staging import recover
+
+    dead = 0
+    with contextlib.suppress(OSError, ActstoreError):  # who only reads may not be allowed to
+        dead = recover(store)
+    if dead:
+        output.note(
+            f"{store}: cleared what {counted(dead, 'command')} had left that ended before its end"
+        )
+    return store
+
+
+def cleared_store(ctx: click.Context, param: click.Parameter, path: Path) -> Path:
+    """Return a store that is written to, as a callback of its option or argument."""
+    return _cleared(path)
+
+
+def _readable_store(ctx: click.Context, param: click.Parameter, text: str) -> str | Path:
+    return text if is_address(text) else _cleared(text)
 
 
 def _here(ctx: click.Context, param: click.Parameter, text: str) -> Path:
@@ -89,17 +141,18 @@ def _here(ctx: click.Context, param: click.Parameter, text: str) -> Path:
             f"{text}: this needs a store on this machine; fetch it with: "
             "actstore pull ORG/NAME FOLDER"
         )
-    return Path(text)
+    return _cleared(text)
 
 
 store_argument = click.argument("store", callback=_here)
-readable_store_argument = click.argument("store", callback=lambda ctx, param, text: place(text))
+readable_store_argument = click.argument("store", callback=_readable_store)
 """A store that is only read: a folder, or ``hf://datasets/ORG/NAME``."""
 
 new_store_option = click.option(
     "--store",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=LocalPath(file_okay=False),
+    callback=cleared_store,
     metavar="FOLDER",
     help="The store to create or to add to.",
 )
@@ -182,7 +235,7 @@ def output_option(
     help: str, *, folder: bool = False, metavar: str | None = None, **more: Any
 ) -> Decorator[Any]:
     """Return the option ``-o``, ``--out``: a file, or a folder."""
-    kind = click.Path(path_type=Path, dir_okay=folder or metavar is not None, file_okay=not folder)
+    kind = LocalPath(dir_okay=folder or metavar is not None, file_okay=not folder)
     return click.option(
         "-o",
         "--out",

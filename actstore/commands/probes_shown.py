@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from actstore.commands.options import LocalPath
 from actstore.errors import MissingExtraError
 from actstore.schema import PLACE
 
@@ -26,7 +27,7 @@ def probes_option(*also: str, help: str) -> Callable[[Command], Command]:
         "--probes",
         *also,
         "probes",
-        type=click.Path(path_type=Path),
+        type=LocalPath(),
         metavar="DIR|FILE",
         help=help,
     )

@@ -12,7 +12,15 @@ import click
 from actstore.commands import output
 from actstore.commands.exit_codes import Exit
 from actstore.commands.ingest import print_summary
-from actstore.commands.options import at_option, bundle, format_options, pairs, words
+from actstore.commands.options import (
+    LocalPath,
+    at_option,
+    bundle,
+    cleared_store,
+    format_options,
+    pairs,
+    words,
+)
 from actstore.commands.progress import bar
 from actstore.commands.row_options import layers_option, sites_option, where_options
 from actstore.errors import NoRemoteStoreError
@@ -83,7 +91,7 @@ other_options = bundle(
 
 @click.command("pull")
 @click.argument("source", metavar="ORG/NAME")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", type=LocalPath(file_okay=False), callback=cleared_store)
 @part_options
 @other_options
 @format_options

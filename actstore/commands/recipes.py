@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from actstore.commands import output
-from actstore.commands.options import format_options
+from actstore.commands.options import LocalPath, format_options
 
 if TYPE_CHECKING:
     from actstore.ingestion.recipe import Recipe
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--from",
     "folder",
-    type=click.Path(path_type=Path, exists=True),
+    type=LocalPath(exists=True),
     metavar="FOLDER",
     help="Write the recipe of a folder of no known layout, as `actstore ingest` would read it.",
 )

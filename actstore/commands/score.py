@@ -10,6 +10,7 @@ import click
 from actstore.commands import formats, output
 from actstore.commands.cells import in_sample_cell, interval, layer_cell, pooling_cells
 from actstore.commands.options import (
+    LocalPath,
     at_option,
     format_options,
     output_option,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--probe",
     required=True,
-    type=click.Path(path_type=Path, exists=True),
+    type=LocalPath(exists=True),
     metavar="DIR",
     help="Folder that `actstore probe` wrote, or one of its .safetensors files.",
 )

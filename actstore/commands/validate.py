@@ -9,6 +9,7 @@ import click
 from actstore.commands import output
 from actstore.commands.cells import in_sample_cell, interval, layer_cell, pooling_cells
 from actstore.commands.options import (
+    LocalPath,
     at_option,
     format_options,
     output_option,
@@ -32,7 +33,7 @@ from actstore.errors import UsageError
     "--vectors",
     "folder",
     required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=LocalPath(exists=True, file_okay=False),
     metavar="DIR",
     help="Folder of layer_L.pt files, or the one that `actstore steer` wrote.",
 )

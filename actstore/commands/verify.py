@@ -11,7 +11,14 @@ import click
 
 from actstore.commands import output
 from actstore.commands.exit_codes import Exit
-from actstore.commands.options import at_option, bundle, format_options, seed_option, store_argument
+from actstore.commands.options import (
+    LocalPath,
+    at_option,
+    bundle,
+    format_options,
+    seed_option,
+    store_argument,
+)
 from actstore.commands.progress import bar, quiet
 from actstore.wording import counted
 
@@ -71,13 +78,13 @@ again_options = bundle(
     ),
     click.option(
         "--image-dir",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=LocalPath(file_okay=False),
         metavar="FOLDER",
         help="Where relative paths of images in --data start.",
     ),
     click.option(
         "--template-file",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        type=LocalPath(exists=True, dir_okay=False),
         metavar="FILE",
         help="The chat template of the capture, where it was not the model's own.",
     ),

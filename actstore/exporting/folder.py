@@ -6,13 +6,14 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from actstore import paths
 from actstore.errors import ExportError
+from actstore.storage import unfinished
 
 MARK = ".actstore-export.json"
 """Says what an exported folder holds, and that it may be replaced."""
@@ -33,7 +34,7 @@ def replacing(folder: Path, *, overwrite: bool, needed: int) -> Iterator[Path]:
     folder = Path(os.path.abspath(folder))
     check_free(folder, overwrite=overwrite)
     parent = folder.parent
-    draft = parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
+    draft = unfinished.draft_of(folder)
     try:
         parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(parent).free
@@ -42,26 +43,30 @@ def replacing(folder: Path, *, overwrite: bool, needed: int) -> Iterator[Path]:
                 f"{folder}: the files take about {needed:,} bytes, and {free:,} are free "
                 "there; export to another disk or fewer rows"
             )
-        draft.mkdir()
-        yield draft
-        _swap(draft, folder)
+        with unfinished.noted(draft, folder):
+            try:
+                draft.mkdir()
+                yield draft
+                _swap(draft, folder)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full" if full else error.strerror or str(error)
         raise ExportError(
             f"{folder}: cannot be written: {reason}; nothing was left there"
         ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
     """Refuse a target that holds something.
 
     Raises:
+        PathError: it is an address, or no possible name.
         ExportError: a file, or a folder with files that no export wrote; an earlier export
             without ``overwrite``.
     """
+    paths.local(folder)
     if not os.path.lexists(folder):
         return
     if not folder.is_dir() or folder.is_symlink():
@@ -87,7 +92,7 @@ def _swap(draft: Path, folder: Path) -> None:
     if not folder.exists():
         draft.rename(folder)
         return
-    old = draft.with_suffix(".old")
+    old = unfinished.before_of(draft)
     folder.rename(old)
     try:
         draft.rename(folder)

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from actstore import resources
+from actstore import paths, resources
 from actstore.errors import ContractError, UsageError
 from actstore.storage.rows import RowBatch
 
@@ -100,14 +100,14 @@ def load(name_or_path: str | Path) -> Contract:
     Raises:
         UsageError: there is none, or it is malformed; lists every problem.
     """
-    path = known().get(str(name_or_path), Path(name_or_path))
+    path = known().get(str(name_or_path)) or paths.require_ordinary(name_or_path)
     if not path.is_file():
         raise UsageError(
             f"no contract {str(name_or_path)!r}: built in are {', '.join(known())}; "
             "or name a .json file"
         )
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(paths.read_text(path))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: not valid JSON: {error}") from error
     return parse(document, path)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from actstore import paths
 from actstore.errors import ActstoreError, HubError, RecipeError, UsageError
 from actstore.ingestion import containers, documents, inference, readers
+from actstore.ingestion.gate import Gate
 from actstore.ingestion.inference import FolderMapping, Hints, Inferred
 from actstore.ingestion.options import Options
 from actstore.ingestion.recipe import FilePattern, Recipe
@@ -40,7 +43,7 @@ class Discovery:
     mapping: FolderMapping | None = None
     """Which part of a path or key became what; None where a Python reader decides."""
     links: tuple[str, ...] = ()
-    """Links that were not followed, each with where it leads."""
+    """Links that were not followed, each with where it leads, pipes and devices."""
 
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
@@ -59,15 +62,19 @@ def walk(sources: Sequence[Path], links: list[str] | None = None) -> list[Entry]
     nowhere; ``links`` takes these, each with where it leads.
 
     Raises:
-        UsageError: a source does not exist.
+        UsageError: a source does not exist, or is neither a folder nor a file.
     """
     found: dict[Path, Entry] = {}
     for source in sources:
         # Not resolve(): a source that is itself a link keeps the name that it was given.
-        source = Path(os.path.abspath(source))
-        if not source.exists():
-            raise UsageError(f"{source}: no such file or folder")
-        if source.is_file():
+        source = Path(os.path.abspath(paths.local(source)))
+        kind = paths.kind_of(source)
+        if kind is None:
+            gone = "is a link to something that is not there" if source.is_symlink() else ""
+            raise UsageError(f"{source}: {gone or 'no such file or folder'}")
+        if kind not in ("a file", "a folder"):
+            raise UsageError(f"{source}: is {kind}; a source is a folder or a file")
+        if kind == "a file":
             size = source.stat().st_size
             name = _readable(source.name)
             entry = Entry(path=source, relative=name, root=source.parent, size=size)
@@ -98,19 +105,28 @@ def _below(source: Path, links: list[str]) -> Iterable[Entry]:
             if path.is_symlink() and not _inside(os.path.realpath(path), real):
                 links.append(_leading(path, source))
                 continue
+            relative = _readable(path.relative_to(source).as_posix())
             try:
-                size = path.stat().st_size
+                status = path.stat()
             except OSError:  # a link to nowhere
                 links.append(_leading(path, source))
                 continue
-            relative = _readable(path.relative_to(source).as_posix())
-            yield Entry(path=path, relative=relative, root=source, size=size)
+            # Opening any other kind could wait for ever, as a FIFO does.
+            if not stat.S_ISREG(status.st_mode):
+                links.append(f"{relative}, which is {paths.kind_of(path)}")
+            else:
+                yield Entry(path=path, relative=relative, root=source, size=status.st_size)
 
 
 def _leading(link: Path, source: Path) -> str:
-    """Name a link that is not followed, below its source, and where it leads."""
+    """Name a link that is not followed, below its source, and where it leads.
+
+    As it is spelled, without folders above the last: this is stored, and pushed.
+    """
     gone = "" if link.exists() else ", which does not exist"
-    return _readable(f"{link.relative_to(source).as_posix()} -> {os.path.realpath(link)}{gone}")
+    target = os.readlink(link) if link.is_symlink() else os.path.realpath(link)
+    target = f"…/{os.path.basename(target)}" if os.path.isabs(target) else target
+    return _readable(f"{link.relative_to(source).as_posix()} -> {target}{gone}")
 
 
 def _readable(name: str) -> str:
@@ -175,7 +191,8 @@ def _matched(recipe: Recipe, entry: Entry) -> SourceFile | None:
     for pattern in recipe.files:
         found = _match(pattern, entry)
         if found is not None and pattern.beside is not None:
-            found = found if (entry.path.parent / pattern.beside).exists() else None
+            beside = entry.path.parent / pattern.beside
+            found = found if beside.exists() and _inside_source(beside, entry) else None
         if found is not None:
             match, start = found
             above = entry.path.as_posix()[:start].rstrip("/")
@@ -189,6 +206,10 @@ def _matched(recipe: Recipe, entry: Entry) -> SourceFile | None:
                 size=entry.size,
             )
     return None
+
+
+def _inside_source(path: Path, entry: Entry) -> bool:
+    return paths.lies_in(path, [paths.real(entry.root)])
 
 
 def _match(pattern: FilePattern, entry: Entry) -> tuple[Match, int] | None:
@@ -244,6 +265,7 @@ def discover(
     options: Options | None = None,
     hints: Hints | None = None,
     undescribed: bool = False,
+    gate: Gate | None = None,
 ) -> Discovery:
     """Find the files of ``recipe``, or the one recipe of ``recipes`` that fits.
 
@@ -266,7 +288,9 @@ def discover(
     if undescribed or (said and recipe is None):
         found = _described(describe(sources, hints), entries)
     else:
-        found = _discovered(entries, sources, recipe, recipes, options, hints, links)
+        found = _discovered(
+            entries, sources, recipe, recipes, options, hints, links, gate or Gate()
+        )
     return replace(found, links=tuple(links))
 
 
@@ -311,6 +335,7 @@ def _discovered(
     options: Options | None,
     hints: Hints,
     links: Sequence[str],
+    gate: Gate,
 ) -> Discovery:
     where = ", ".join(str(source) for source in sources)
     if recipe is not None:
@@ -328,7 +353,7 @@ def _discovered(
             detected=False,
             mapping=inference.of_recipe(recipe),
         )
-    found = _detect(list(recipes), entries, where, options or Options())
+    found = _detect(list(recipes), entries, where, options or Options(), gate)
     if isinstance(found, Discovery) and found.recipe.name not in _BY_SHAPE:
         return found
     try:
@@ -359,6 +384,7 @@ def _detect(
     entries: Sequence[Entry],
     where: str,
     options: Options,
+    gate: Gate,
 ) -> Discovery | str:
     """Return the recipe that fits, or where none does why a file could not be opened."""
     opened = _Opened()
@@ -368,7 +394,7 @@ def _detect(
             if recipe.generic is not generic:
                 continue
             files, others = assign(recipe, entries)
-            if files and _fits(recipe, files, options, opened):
+            if files and _fits(recipe, files, options, opened, gate):
                 fitting.append(
                     Discovery(
                         recipe=recipe,
@@ -409,7 +435,7 @@ class _Opened:
                 self._documents.clear()
                 self._size = 0
             try:
-                self._documents[key] = containers.read(kind, file.content)
+                self._documents[key] = containers.read(kind, file.content, within=file.root)
                 self._size += file.size
             except HubError:
                 raise
@@ -421,8 +447,15 @@ class _Opened:
         return self._documents[key]
 
 
-def _fits(recipe: Recipe, files: Sequence[SourceFile], options: Options, opened: _Opened) -> bool:
-    context = readers.Context(recipe=recipe, options=options, sidecars=Sidecars(recipe))
+def _fits(
+    recipe: Recipe,
+    files: Sequence[SourceFile],
+    options: Options,
+    opened: _Opened,
+    gate: Gate,
+) -> bool:
+    sidecars = Sidecars(recipe, gate=gate)
+    context = readers.Context(recipe=recipe, options=options, sidecars=sidecars)
     reader = readers.create(recipe, context)
     if not reader.recognises(files):
         return False
@@ -482,5 +515,5 @@ def _unfollowed(links: Sequence[str]) -> str:
     more = f" and {len(links) - 3:,} more" if len(links) > 3 else ""
     return (
         f"; links that lead out of the source are not followed: {', '.join(links[:3])}{more} "
-        "(name such a link as a SOURCE of its own)"
+        "(name such a link as a SOURCE of its own; pipes and devices are never opened)"
     )

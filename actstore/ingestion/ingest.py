@@ -25,6 +25,7 @@ def ingest(
     label_set: str | None = None,
     confirm: Callable[[FolderMapping], bool] | None = None,
     confirm_replacing: Callable[[Sequence[StoredRows]], None] | None = None,
+    confirm_parent: Callable[[Sequence[Path]], bool] | None = None,
     **options: Unpack[IngestOptions],
 ) -> IngestSummary:
     """Turn folders of activation files into rows of a store.
@@ -43,12 +44,14 @@ def ingest(
             ``CASE WHEN contains(lower(prediction), lower(oracle)) THEN 'correct' END``;
             for the rows of this run and the unlabelled ones of the same models and data sets.
         confirm: shown what was guessed about a folder, says whether it is so; unless ``yes``.
+        confirm_parent: shown tables in folders above a source that belong to it by the recipe,
+            says whether they may be read; ``yes`` does not answer that, ``allow_parent`` does.
         confirm_replacing: called before rows are replaced, with those that would be; may raise.
         options: ``recipe``, ``model``, ``dataset``, ``labels``, ``labels_on``, ``site``,
             ``layer``, ``pool``, ``storage_dtype``, ``allow_rounding``, ``allow_nonfinite``,
             ``contract``, ``first_k``, ``replace``, ``dry_run``, ``strict``, ``sidecars``,
-            ``map``, ``layer_from``, ``example_from``, ``yes`` and ``progress``, as
-            :func:`actstore.ingestion.run.ingest` describes them.
+            ``allow_parent``, ``map``, ``layer_from``, ``example_from``, ``yes`` and ``progress``,
+            as :func:`actstore.ingestion.run.ingest` describes them.
 
     Raises:
         UsageError: an option cannot work, the source does not exist, or what was guessed about
@@ -72,6 +75,7 @@ def ingest(
             called=called,
             confirm=confirm,
             confirm_replacing=confirm_replacing,
+            confirm_parent=confirm_parent,
             **options,
         )
     if label_set is None or summary.dry_run:

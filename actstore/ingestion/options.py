@@ -71,6 +71,7 @@ class IngestSettings:
     dry_run: bool = False
     strict: bool = False
     sidecars: Mapping[str, str | Path] | None = None
+    allow_parent: str | Path | Sequence[str | Path] | None = None
     map: Mapping[str, str] | None = None
     progress: Callable[[Progress], None] | None = None
 
@@ -118,6 +119,7 @@ class IngestOptions(TypedDict, total=False):
     dry_run: bool
     strict: bool
     sidecars: Mapping[str, str | Path] | None
+    allow_parent: str | Path | Sequence[str | Path] | None
     map: Mapping[str, str] | None
     progress: Callable[[Progress], None] | None
 

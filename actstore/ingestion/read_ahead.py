@@ -8,6 +8,8 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actstore import paths
+from actstore.errors import UnreadableFileError
 from actstore.ingestion import containers, fetching
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.source_file import SourceFile
@@ -26,6 +28,19 @@ class Loaded:
     file: SourceFile
     document: Any = None
     error: Exception | None = None
+    seen: Sequence[paths.State] = ()
+    """How the file stood when it was opened."""
+
+    def check_unchanged(self) -> None:
+        """See that the file is the one that was opened, and as it was.
+
+        Raises:
+            UnreadableFileError: it was written to, cut off, replaced or removed since.
+        """
+        if self.seen:
+            difference = paths.change(self.file.content, self.seen)
+            if difference is not None:
+                raise UnreadableFileError(difference, self.file.path)
 
 
 def open_file(recipe: Recipe, file: SourceFile) -> Any:
@@ -34,7 +49,9 @@ def open_file(recipe: Recipe, file: SourceFile) -> Any:
     Raises:
         IngestError: it is unsafe, unreadable or of another format.
     """
-    return containers.read(file.pattern.container or recipe.container, file.content)
+    return containers.read(
+        file.pattern.container or recipe.container, file.content, within=file.root
+    )
 
 
 def ahead(recipe: Recipe, files: Sequence[SourceFile]) -> Generator[Loaded]:
@@ -101,6 +118,7 @@ class _Loader:
     def _load(self, file: SourceFile) -> Loaded:
         try:
             fetching.ensure(file.content, hold=True)
-            return Loaded(file, open_file(self._recipe, file))
+            seen = paths.states(file.content)
+            return Loaded(file, open_file(self._recipe, file), seen=seen)
         except Exception as error:  # the main thread tells a bad file from a bug
             return Loaded(file, error=error)

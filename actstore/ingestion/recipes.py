@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from actstore import resources
+from actstore import paths, resources
 from actstore.errors import RecipeError, UnknownRecipeError
 from actstore.ingestion import recipe_parsing
 from actstore.ingestion.recipe import Recipe
@@ -38,16 +38,17 @@ def load(name_or_path: str | Path) -> Recipe:
     """Return a built-in recipe by name, or the one in a TOML file.
 
     Raises:
+        PathError: it names a pipe, a device, an address.
         UnknownRecipeError: there is none of that name and no such file.
         RecipeError: it is malformed.
     """
     recipes = known()
     if str(name_or_path) in recipes:
         return recipes[str(name_or_path)]
-    path = Path(name_or_path)
+    path = paths.require_ordinary(name_or_path)
     if path.is_file():
         try:
-            return parse(path.read_text(encoding="utf-8"), path)
+            return parse(paths.read_text(path), path)
         except UnicodeDecodeError as error:
             raise RecipeError(f"{path}: not UTF-8 text: {error}") from error
     if path.suffix == ".toml":

@@ -37,6 +37,7 @@ from actstore.ingestion import (
 )
 from actstore.ingestion.conflicts import reason_of
 from actstore.ingestion.discovery import Discovery
+from actstore.ingestion.gate import Gate
 from actstore.ingestion.inference import FolderMapping
 from actstore.ingestion.label_table import Labels
 from actstore.ingestion.options import IngestOptions, IngestSettings, Options, with_layer
@@ -66,6 +67,7 @@ def ingest(
     called: Mapping[Path, str] | None = None,
     confirm: Callable[[FolderMapping], bool] | None = None,
     confirm_replacing: Callable[[Sequence[StoredRows]], None] | None = None,
+    confirm_parent: Callable[[Sequence[Path]], bool] | None = None,
     **options: Unpack[IngestOptions],
 ) -> IngestSummary:
     """Turn folders of activation files into rows of a store.
@@ -98,6 +100,8 @@ def ingest(
         dry_run: do everything but write: what is skipped and refused is the same.
         strict: store nothing if any file is refused.
         sidecars: name of a recipe's sidecar: the file to read for it.
+        allow_parent: folders outside of the sources from which tables that a recipe names may
+            be read; without it nothing is read that does not really lie in its source.
         map: schema column: key or expression that says where the source holds it.
         progress: called after each file.
         layer_from: where a folder of no known layout has its layers: ``name``, ``folder1``,
@@ -106,6 +110,8 @@ def ingest(
         example_from: likewise where it has its examples.
         yes: confirm what was guessed about the folder; nothing is stored by an unconfirmed guess.
         confirm: asked instead, where ``yes`` is not given.
+        confirm_parent: shown tables that lie in folders above a source and belong to it by the
+            recipe, says whether they may be read; ``yes`` does not answer that.
         confirm_replacing: called before rows are replaced, with those that would be; may raise.
         replace: rows whose key is stored with another vector take the place of the stored
             ones, in one commit with all others; without it the file is refused.
@@ -133,6 +139,7 @@ def ingest(
     table = Labels(Path(chosen.labels), names) if chosen.labels is not None else None
     rules = contracts.load(chosen.contract) if chosen.contract is not None else None
     paths = [Path(sources)] if isinstance(sources, str | Path) else [Path(each) for each in sources]
+    gate = Gate.allowing(chosen.allow_parent)
     found = discovery.discover(
         paths,
         recipe=recipe
@@ -144,7 +151,12 @@ def ingest(
         options=read,
         hints=hints,
         undescribed=undescribed,
+        gate=gate,
     )
+    if confirm_parent is not None:
+        beside = Sidecars(found.recipe, read.sidecars, gate).beside(found.files)
+        if beside and confirm_parent(beside):
+            gate = gate.also(beside)
     if not chosen.dry_run:
         found = replace(found, mapping=inference.confirmed(found.mapping, chosen.yes, confirm))
     return _Ingest(
@@ -152,6 +164,7 @@ def ingest(
         sources=[(called or {}).get(path, path) for path in paths],
         store=Path(store),
         options=read,
+        gate=gate,
         labels=table,
         contract=rules,
         dry_run=chosen.dry_run,
@@ -171,6 +184,7 @@ class _Ingest:
     sources: list[str | Path]
     store: Path
     options: Options
+    gate: Gate
     labels: Labels | None
     contract: contracts.Contract | None
     dry_run: bool
@@ -237,7 +251,7 @@ class _Ingest:
         return Context(
             recipe=self.found.recipe,
             options=self.options,
-            sidecars=Sidecars(self.found.recipe, self.options.sidecars),
+            sidecars=Sidecars(self.found.recipe, self.options.sidecars, self.gate),
             forms=FormNotes(None if run is None else run.settings),
             shapes={} if self.contract is not None else None,
         )
@@ -336,12 +350,14 @@ class _Ingest:
                 raise loaded.error
             with output.file():
                 for batch in _reading(reader.read(loaded.file, loaded.document)):
+                    loaded.check_unchanged()  # before it is copied out of the map
                     ready = self._ready(batch, own)
                     widths.check(ready)
                     own.add(ready, output.add(ready))
                     self.memory.read(loaded.file.content, ready.vectors.nbytes)
                     if self.contract is not None:
                         kept.update(contracts.count_rows(ready))
+                loaded.check_unchanged()
         except (CommitError, CorruptStoreError, ForeignFileError):
             raise
         except ConflictError as error:

@@ -6,15 +6,18 @@ import csv
 import glob
 import io
 import json
+import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from actstore.errors import SidecarError, UsageError
+from actstore import paths as gateway
+from actstore.errors import ActstoreError, PathError, SidecarError, UsageError
 from actstore.ingestion import fetching
 from actstore.ingestion.expression import Expression, compile_expression
+from actstore.ingestion.gate import Gate
 from actstore.ingestion.recipe import Recipe, SidecarSpec
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.template import part_value
@@ -87,14 +90,25 @@ class SidecarTable:
 class Sidecars:
     """Finds and reads the sidecar tables of one recipe."""
 
-    def __init__(self, recipe: Recipe, overrides: Mapping[str, Path] | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        overrides: Mapping[str, Path] | None = None,
+        gate: Gate | None = None,
+    ) -> None:
         """Take ``overrides`` (name: path) before any candidate path.
+
+        Args:
+            recipe: says which tables there are, and where they may lie.
+            overrides: paths by name, which the user gave: these may lie anywhere.
+            gate: lets candidates through; without it those that lie in the file's source.
 
         Raises:
             UsageError: an override names a sidecar that the recipe does not have.
         """
         self._recipe = recipe
         self._overrides = dict(overrides or {})
+        self._gate = gate or Gate()
         names = [spec.name for spec in recipe.sidecars]
         for name, path in self._overrides.items():
             if name not in names:
@@ -102,13 +116,14 @@ class Sidecars:
                     f"--sidecar {name}=…: recipe {recipe.name} has no such sidecar; "
                     f"it has {', '.join(names) or 'none'}"
                 )
-            if not path.exists():
+            if gateway.kind_of(gateway.local(path)) not in ("a file", "a folder"):
                 raise UsageError(f"--sidecar {name}={path}: no such file or folder")
         self._tables: dict[tuple[str, tuple[Path, ...]], SidecarTable] = {}
         self._found: dict[tuple[Any, ...], list[Path]] = {}
         self.used: dict[str, set[Path]] = {}
         """Name: the files that were read for it."""
         self._asked: dict[str, dict[Hashable, bool]] = {}
+        self._withheld: dict[str, dict[Path, _Withheld]] = {}
 
     def table(self, name: str, file: SourceFile) -> SidecarTable | None:
         """Return the table ``name`` that belongs to ``file``, or None where there is none.
@@ -123,12 +138,13 @@ class Sidecars:
             if spec.required:
                 raise SidecarError(
                     f"sidecar {name} is missing: looked for {', '.join(spec.paths)} near "
-                    f"{file.relative}; name it with --sidecar {name}=PATH"
+                    f"{file.relative}{self._kept_out(name)}; name it with --sidecar {name}=PATH"
                 )
             return None
         key = (name, tuple(paths))
         if key not in self._tables:
-            records = [record for path in paths for record in read_records(path, spec)]
+            within = self.within(name, file)
+            records = [record for path in paths for record in read_records(path, spec, within)]
             self._tables[key] = SidecarTable(paths[0], records, spec.many)
             self.used.setdefault(name, set()).update(paths)
         return self._tables[key]
@@ -145,7 +161,55 @@ class Sidecars:
             answers = self._asked.get(name)
             joined = f", joined {sum(answers.values()):,} of {len(answers):,}" if answers else ""
             lines.append(f"sidecar {name}: {files}{joined}")
+        for name in self._withheld.keys() - self.used.keys():
+            lines.append(f"sidecar {name}: none was read{self._kept_out(name)}")
         return lines
+
+    def _kept_out(self, name: str) -> str:
+        """Say which tables were found and not read, because they lie outside of the source."""
+        found = sorted({each.shown for each in self._withheld.get(name, {}).values()})
+        if not found:
+            return ""
+        more = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
+        lie = "lies" if len(found) == 1 else "lie"
+        return (
+            f"; {', '.join(found[:3])}{more} {lie} outside of the source: name the folder with "
+            "--allow-parent if it is to be read"
+        )
+
+    def beside(self, files: Iterable[SourceFile]) -> list[Path]:
+        """Return the tables above the source that the recipe's search finds and may not read.
+
+        Those that are reached by ``..`` or through a link are not among them.
+        """
+        for file in files:
+            for spec in self._recipe.sidecars:
+                try:
+                    self._paths(spec, file)
+                except SidecarError:  # several fit: said where it is needed
+                    continue
+        found = [item for each in self._withheld.values() for item in each.items()]
+        return sorted({path for path, each in found if each.searched})
+
+    def within(self, name: str, file: SourceFile) -> tuple[Path, ...]:
+        """Return the real folders, or files, that the table ``name`` of a file must lie in."""
+        given = self._overrides.get(name)
+        return self._gate.within(file.root) if given is None else (gateway.real(given),)
+
+    def document(self, name: str, path: Path, file: SourceFile) -> Any:
+        """Return the JSON of a file that is, or lies in, the sidecar ``name`` of ``file``.
+
+        Raises:
+            PathError: it cannot be opened, or leads out of what may be read.
+            SidecarError: it is no JSON.
+        """
+        fetching.ensure(path)
+        try:
+            return json.loads(gateway.read_text(path, self.within(name, file)))
+        except PathError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise SidecarError(f"{path}: cannot be read as json: {error}") from error
 
     def path(self, name: str, file: SourceFile) -> Path | None:
         """Return where the table ``name`` of ``file`` lies, or None.
@@ -163,8 +227,47 @@ class Sidecars:
         key = (spec.name, file.path.parent, file.folder, patterns)
         if key not in self._found:
             wanted = [pattern for pattern in patterns if pattern is not None]
-            self._found[key] = _search(spec, wanted, file)
+            self._found[key] = self._search(spec, wanted, file)
         return self._found[key]
+
+    def _search(self, spec: SidecarSpec, patterns: Iterable[str], file: SourceFile) -> list[Path]:
+        kept_out = False
+        for pattern in patterns:
+            for folder in folders_near(file):
+                fitting = _fitting(folder, pattern, spec)
+                found = [path for path in fitting if self._gate.admits(path, file.root)]
+                if fitting and not found and not kept_out:  # the nearest are what would be read
+                    kept_out = True
+                    for path in fitting:
+                        self._withhold(spec, path, folder, pattern, file)
+                if len(found) > 1 and not spec.merge:
+                    names = ", ".join(path.name for path in found[:5])
+                    raise SidecarError(
+                        f"sidecar {spec.name}: {len(found)} files fit {pattern} in {folder} "
+                        f"({names}); choose one with --sidecar {spec.name}=PATH"
+                    )
+                if found:
+                    return found
+        return []
+
+    def _withhold(
+        self, spec: SidecarSpec, path: Path, folder: Path, pattern: str, file: SourceFile
+    ) -> None:
+        # As it is spelled, not where a link leads: notes are stored, and pushed.
+        shown = os.path.relpath(folder, file.root) + "/" + os.path.relpath(path, folder)
+        plain = ".." not in pattern.split("/") and gateway.lies_in(path, [gateway.real(folder)])
+        self._withheld.setdefault(spec.name, {})[path] = _Withheld(
+            shown.removeprefix("./"), searched=plain
+        )
+
+
+class _Withheld(NamedTuple):
+    """A table that fits and lies outside of what may be read."""
+
+    shown: str
+    """What messages call it: relative to its source."""
+    searched: bool
+    """Whether it lies in a folder above the source, as tables of a project do."""
 
 
 @cache
@@ -186,7 +289,9 @@ def _filled_in(path: str, parts: Mapping[str, Any]) -> str | None:
         if value is None:
             return None
         words.append(glob.escape(str(value)))
-    return "".join(words)
+    filled = "".join(words)
+    # What a recipe may not write it may not put together of parts either.
+    return None if filled.startswith("/") or "\0" in filled else filled
 
 
 def folders_near(file: SourceFile) -> Iterator[Path]:
@@ -201,36 +306,37 @@ def folders_near(file: SourceFile) -> Iterator[Path]:
         yield file.root
 
 
-def _search(spec: SidecarSpec, patterns: Iterable[str], file: SourceFile) -> list[Path]:
+def _fitting(folder: Path, pattern: str, spec: SidecarSpec) -> list[Path]:
+    """Return what fits a candidate in a folder, in order."""
     fits = Path.is_dir if spec.format == "folder" else Path.is_file
-    for pattern in patterns:
-        for folder in folders_near(file):
-            if not glob.has_magic(pattern):
-                if fits(folder / pattern):
-                    return [folder / pattern]
-                continue
-            found = sorted(path for path in folder.glob(pattern) if fits(path))
-            if len(found) > 1 and not spec.merge:
-                names = ", ".join(path.name for path in found[:5])
-                raise SidecarError(
-                    f"sidecar {spec.name}: {len(found)} files fit {pattern} in {folder} "
-                    f"({names}); choose one with --sidecar {spec.name}=PATH"
-                )
-            if found:
-                return found
-    return []
+    found = []
+    try:
+        named = folder.glob(pattern) if glob.has_magic(pattern) else [folder / pattern]
+        found = sorted(path for path in named if fits(path))
+    except OSError:  # a name that no disk can hold, or a folder that may not be looked into
+        return []
+    return found
 
 
-def read_records(path: Path, spec: SidecarSpec | None = None) -> list[Record]:
+def read_records(
+    path: Path, spec: SidecarSpec | None = None, within: Sequence[Path] = ()
+) -> list[Record]:
     """Read the rows of a csv, jsonl, json or parquet file.
 
     CSV values stay text. JSON is a list of objects, an object that holds the list under
     ``spec.records``, or (``records = "*"``) an object of several lists, whose key becomes
     the column ``spec.class_column``.
 
+    Args:
+        path: of the file.
+        spec: what the recipe says of it; None goes by the suffix.
+        within: real folders in one of which it must lie; anywhere, if there are none.
+
     Raises:
-        SidecarError: the file is missing, not of its format, or holds no rows.
+        PathError: there is no such file, or it cannot be opened.
+        SidecarError: it is not of its format, or holds no rows.
     """
+    gateway.require_file(path)
     kind = (spec.format if spec else None) or _SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise SidecarError(
@@ -240,16 +346,18 @@ def read_records(path: Path, spec: SidecarSpec | None = None) -> list[Record]:
     fetching.ensure(path)
     try:
         if kind == "parquet":
-            records = _read_parquet(path)
+            records = _read_parquet(path, within)
         else:
-            text = path.read_text(encoding="utf-8-sig")
+            text = gateway.read_text(path, within, encoding="utf-8-sig")
             if kind == "csv":
                 records = _read_csv(text)
             elif kind == "jsonl":
                 records = list(_read_jsonl(text, path))
             else:
                 records = list(_read_json(json.loads(text), path, spec))
-    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError, RecursionError) as error:
+    except ActstoreError:
+        raise
+    except (ValueError, csv.Error, RecursionError) as error:  # of json, and no UTF-8
         raise SidecarError(f"{path}: cannot be read as {kind}: {error}") from error
     if not records:
         raise SidecarError(f"{path}: holds no rows")
@@ -316,12 +424,13 @@ def _kind(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _read_parquet(path: Path) -> list[Record]:
+def _read_parquet(path: Path, within: Sequence[Path]) -> list[Record]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        rows: list[Record] = pq.read_table(path).to_pylist()
+        with gateway.open_file(path, within) as file:
+            rows: list[Record] = pq.read_table(file).to_pylist()
     except pa.ArrowException as error:
         raise SidecarError(f"{path}: cannot be read as parquet: {error}") from error
     return rows

@@ -40,7 +40,7 @@ def damaged(found: Discovery) -> list[Refusal]:
     refused = []
     for entry in alike[:_MOST]:
         try:
-            containers.read(found.recipe.container, entry.path)
+            containers.read(found.recipe.container, entry.path, within=entry.root)
         except (UnsafeFileError, UnreadableFileError) as error:
             refused.append(Refusal(entry.relative, error.reason))
         except (ActstoreError, OSError, MemoryError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actstore import resources
+from actstore import paths, resources
 from actstore.errors import UsageError
 
 _HEADER = re.compile(
@@ -81,7 +81,7 @@ def find(name: str | Path) -> NamedQuery:
     Raises:
         UsageError: there is none, or its header cannot be read.
     """
-    path = Path(name)
+    path = paths.require_ordinary(name)
     if path.suffix == ".sql":
         return load(path)
     shipped = {query.name: query for query in available()}
@@ -107,8 +107,8 @@ def load(path: Path) -> NamedQuery:
         UsageError: the file cannot be read, has no title or no SQL, or a bad parameter line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = paths.read_text(path)
+    except UnicodeDecodeError as error:
         raise UsageError(f"query file {path} cannot be read: {error}") from error
     lines = text.strip().splitlines()
     header = []

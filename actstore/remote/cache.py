@@ -22,10 +22,9 @@ from pathlib import Path
 import numpy as np
 from isal import isal_zlib
 
+from actstore import resources
 from actstore.errors import UsageError
 
-FOLDER = "ACTSTORE_CACHE"
-"""Environment variable: the cache's folder; by default in the user's own cache folder."""
 LIMIT = "ACTSTORE_CACHE_LIMIT"
 """Environment variable: most bytes that the cache may take, such as ``20GB``; ``0`` for none."""
 _DEFAULT_LIMIT = 10 << 30
@@ -210,11 +209,8 @@ def default() -> RangeCache:
     Raises:
         UsageError: ACTSTORE_CACHE_LIMIT is no size.
     """
-    named = os.environ.get(FOLDER)
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(named) if named else Path(home, "actstore")
     text = os.environ.get(LIMIT, "").strip()
-    return RangeCache(folder.expanduser(), _bytes(text) if text else _DEFAULT_LIMIT)
+    return RangeCache(resources.cache_folder(), _bytes(text) if text else _DEFAULT_LIMIT)
 
 
 def _bytes(text: str) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actstore import schema
+from actstore import paths, schema
 from actstore.errors import CorruptStoreError, MixedVectorsError, UsageError
 from actstore.storage import derived, layout, metadata_cache, own_columns
 from actstore.storage import manifest as manifests
@@ -45,11 +45,12 @@ def open_snapshot(root: Path | str, at: int | None = None, check: Check = "lazy"
         check: when vectors are held against their checksums; metadata and labels always are.
 
     Raises:
+        PathError: ``root`` is an address, or no possible name.
         StoreNotFoundError: there is no store at ``root``.
         SnapshotNotFoundError: the store has no commit ``at``.
         CorruptStoreError: the manifest is damaged, or speaks of what cannot be.
     """
-    path = Path(root)
+    path = paths.local(root)
     while True:
         manifest = manifests.load(path, at)
         try:
@@ -73,7 +74,8 @@ def latest_snapshot(root: Path | str, check: Check = "lazy") -> Snapshot:
         check: as in :func:`open_snapshot`.
 
     Raises:
-        StoreError: the path is a file, or a folder that holds other things.
+        PathError: the path is an address, a file, or none at all.
+        StoreError: it is a folder that holds other things.
         CommitError: it cannot be written.
         CorruptStoreError: the latest manifest is damaged.
     """

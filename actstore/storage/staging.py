@@ -8,11 +8,11 @@ import fcntl
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from actstore import paths
 from actstore.errors import ActstoreError, CommitError, StoreError
 from actstore.storage import card, layout
 from actstore.storage import manifest as manifests
@@ -22,7 +22,6 @@ _PLAN = "plan.json"
 _NEW = ".new"
 _LINK = "link"
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-_ABANDONED_SECONDS = 600
 
 
 class Staging:
@@ -41,9 +40,9 @@ class Staging:
         unnamed = self.folder.with_name(self.folder.name + _NEW)
         try:
             with writing(root):
-                unnamed.mkdir(parents=True)
-                self._lock = os.open(unnamed / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
+                while self._lock < 0:
+                    unnamed.mkdir(parents=True, exist_ok=True)
+                    self._lock = _locked(unnamed / _LOCK)
                 _check_links(root, unnamed)
                 unnamed.rename(self.folder)
         except BaseException:
@@ -128,6 +127,25 @@ def _check_links(root: Path, folder: Path) -> None:
     link.unlink()
 
 
+def _locked(path: Path) -> int:
+    """Lock a new file; -1 where another writer took it for a dead one's and removed it."""
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    except FileNotFoundError:  # its folder is gone
+        return -1
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.samestat(os.fstat(lock), path.stat()):
+            return lock
+    except FileNotFoundError:
+        pass
+    except BaseException:
+        os.close(lock)
+        raise
+    os.close(lock)
+    return -1
+
+
 def _remove_unused(root: Path) -> None:
     """Remove the folders of a store that never got a commit, where nobody else is writing."""
     with contextlib.suppress(OSError):
@@ -161,9 +179,11 @@ def prepare(root: Path) -> None:
     """Make the store's folders, after clearing what dead writers left.
 
     Raises:
-        StoreError: the path is a file, or a folder that holds other things.
+        PathError: the path is an address, a file, or none at all.
+        StoreError: it is a folder that holds other things.
         CommitError: it cannot be written.
     """
+    paths.require_folder_or_nothing(root)
     with writing(root):
         check_place(root)
         _make_folders(root)
@@ -211,26 +231,29 @@ def writing(root: Path) -> Iterator[None]:
         ) from error
 
 
-def recover(root: Path) -> None:
-    """Remove what writers that died have left; live writers' work is not touched."""
+def recover(root: Path) -> int:
+    """Remove what writers that died have left; live writers' work is not touched.
+
+    Returns how many they were.
+    """
     home = root / layout.STAGING
     if not home.is_dir():
-        return
+        return 0
+    dead = 0
     for folder in sorted(home.iterdir()):
-        if folder.name.endswith(_NEW):
-            with contextlib.suppress(OSError):
-                if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(folder, ignore_errors=True)
-            continue
         try:
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
         except NotADirectoryError:
             continue
         except FileNotFoundError:
-            # Its writer was just removing it, lock last, or died while it did. What else is there
-            # without a lock is what a power failure left.
-            _undo(root, folder)
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # its writer has just made it or was removing it, or died then
+            if folder.exists() and not (folder / _LOCK).exists():
+                # The lock is the first file that comes and the last that goes: without it the
+                # rest is what a power failure left.
+                _undo(root, folder)
+                shutil.rmtree(folder, ignore_errors=True)
+                dead += 1
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -239,8 +262,10 @@ def recover(root: Path) -> None:
         else:
             _undo(root, folder)
             _remove(folder)
+            dead += 1
         finally:
             os.close(lock)
+    return dead
 
 
 def planned_paths(root: Path) -> set[str]:

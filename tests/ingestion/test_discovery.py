@@ -220,8 +220,8 @@ def test_links_that_are_not_followed_are_named(tmp_path: Path) -> None:
     links: list[str] = []
     walk([source], links)
     assert sorted(links) == [
-        f"activations -> {(tmp_path / 'far').resolve()}",
-        f"gone -> {(tmp_path / 'nowhere').resolve()}, which does not exist",
+        "activations -> …/far",
+        "gone -> …/nowhere, which does not exist",
     ]
     with pytest.raises(RecipeError, match=r"1 file \(1 \.md\).*not followed: .*far"):
         discover([source], recipe=simple("{k}.npz"))

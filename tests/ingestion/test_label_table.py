@@ -22,7 +22,12 @@ def test_labels_are_joined_by_one_column(tmp_path: Path) -> None:
     amber.write_classification(tmp_path, good=[1, 2], bad=[])
     table = write(tmp_path / "labels.csv", "example_id,label\n2,fine\n3,poor\n4,\n9,none\n")
     summary = ingest(
-        tmp_path / "samples", tmp_path / "store", model="m", labels=table, labels_on="example_id"
+        tmp_path / "samples",
+        tmp_path / "store",
+        model="m",
+        labels=table,
+        labels_on="example_id",
+        allow_parent=tmp_path,
     )
     found = [(row["example_id"], row["label"]) for row in stored_rows(tmp_path / "store")]
     # What the recipe found stays where the table has nothing to say.

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actstore.errors import SidecarError, UsageError
+from actstore.errors import PathError, SidecarError, UsageError
 from actstore.ingestion import recipes
 from actstore.ingestion.discovery import assign, walk
 from actstore.ingestion.recipe import Recipe
@@ -210,7 +210,7 @@ def test_overrides_must_name_a_sidecar(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     table = Sidecars(recipe(["x.csv"]), {"t": tmp_path / "folder.csv"})
     file = source_file(tmp_path, "p/m/a.npz", recipe(["x.csv"]))
-    with pytest.raises(SidecarError, match=r"folder\.csv: cannot be read"):
+    with pytest.raises(PathError, match=r"folder\.csv: is a folder, not a file"):
         table.table("t", file)
 
 

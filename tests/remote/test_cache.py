@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from actstore import resources
 from actstore.errors import UsageError
 from actstore.remote import cache as caches
 from actstore.remote.cache import Pack, RangeCache
@@ -124,9 +125,9 @@ def test_several_processes_share_it(tmp_path: Path) -> None:
 
 
 def test_where_it_is_and_how_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(caches.FOLDER, str(tmp_path / "here"))
+    monkeypatch.setenv(resources.CACHE, str(tmp_path / "here"))
     assert caches.default().folder == tmp_path / "here"
-    monkeypatch.delenv(caches.FOLDER)
+    monkeypatch.delenv(resources.CACHE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert caches.default().folder == tmp_path / "xdg" / "actstore"
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from actstore.capturing.repooling import repool
-from actstore.storage import shard, staging
+from actstore.storage import shard
 from actstore.storage.compaction import compact, prune
 from actstore.storage.dropping import drop_rows
 from actstore.storage.going_back import go_back
@@ -82,7 +82,6 @@ def trapped(at: int, trap: Trap, *, lasting: bool = False) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shard, "GROUP_BYTES", 64)
         patch.setattr(shard, "_CHUNK", 64)
-        patch.setattr(staging, "_ABANDONED_SECONDS", -1)
         for name in CALLS:
             patch.setattr(os, name, wrapped(name))
         yield

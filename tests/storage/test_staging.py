@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -120,15 +119,35 @@ def test_a_folder_without_lock_is_removed(store: Path) -> None:
     assert not placed.exists()
 
 
-def test_a_folder_that_got_no_name_yet_may_be_somebody_elses(store: Path) -> None:
-    fresh = store / ".staging" / "0001.new"
-    fresh.mkdir()
-    recover(store)
-    assert fresh.exists()
-    long_ago = time.time() - 3600
-    os.utime(fresh, (long_ago, long_ago))
-    recover(store)
-    assert not fresh.exists()
+def test_a_folder_without_a_name_is_cleared_and_its_living_writer_makes_another(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store / ".staging" / "0001.new").mkdir()
+    assert recover(store) == 0  # nothing was in it
+    assert list((store / ".staging").iterdir()) == []
+    real_open, cleared = os.open, 0
+
+    def opened(path: Path, flags: int, *rest: int) -> int:
+        nonlocal cleared
+        if flags & os.O_CREAT and cleared < 2:
+            cleared += 1
+            monkeypatch.setattr(os, "open", real_open)
+            if cleared == 1:  # before the lock file is there
+                recover(store)
+                monkeypatch.setattr(os, "open", opened)
+                return real_open(path, flags, *rest)
+            lock = real_open(path, flags, *rest)  # before it is locked
+            assert recover(store) == 1
+            return lock
+        return real_open(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", opened)
+    work = Staging(store)
+    assert cleared == 2
+    assert recover(store) == 0
+    assert (work.folder / "lock").exists()
+    work.close()
+    assert list((store / ".staging").iterdir()) == []
 
 
 def test_two_may_recover_at_once(store: Path) -> None:

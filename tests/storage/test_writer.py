@@ -17,6 +17,7 @@ from actstore.errors import (
     ConflictError,
     CorruptStoreError,
     LayoutError,
+    PathError,
     StoreError,
     StoreNotFoundError,
     UsageError,
@@ -360,9 +361,9 @@ def test_a_folder_with_other_things_is_not_a_store(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(StoreError, match=r"not empty \(it holds thesis\.tex\)"):
         StoreWriter(tmp_path, run=RUN)
-    with pytest.raises(StoreError, match="is a file: give --store a folder"):
+    with pytest.raises(PathError, match="is a file; a folder is needed here"):
         StoreWriter(tmp_path / "thesis.tex", run=RUN)
-    with pytest.raises(StoreError, match="cannot write"):
+    with pytest.raises(PathError, match="cannot be opened: Not a directory"):
         StoreWriter(tmp_path / "thesis.tex" / "s", run=RUN)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

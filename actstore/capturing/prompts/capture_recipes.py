@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actstore import resources
+from actstore import paths, resources
 from actstore.capturing.prompts.fields import TextTemplate, compile_field, constant
-from actstore.errors import RecipeError, UnknownRecipeError
+from actstore.errors import PathError, RecipeError, UnknownRecipeError
 
 FIELDS = (
     "id",
@@ -123,7 +123,7 @@ def load(name: str | Path) -> CaptureRecipe:
     Raises:
         RecipeError: there is no such recipe or file, or it is malformed.
     """
-    path = Path(name)
+    path = paths.require_ordinary(name)
     if path.suffix == ".toml" or path.is_file():
         return read(path)
     folder = resources.folder("ingest") / "capture"
@@ -142,10 +142,10 @@ def read(path: Path) -> CaptureRecipe:
         RecipeError: it cannot be read, or says something that is not understood.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = paths.read_text(path)
         document = tomllib.loads(text)
-    except OSError as problem:
-        raise RecipeError(f"{path}: cannot be read: {problem.strerror}") from None
+    except PathError as problem:
+        raise UnknownRecipeError(str(problem)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise RecipeError(f"{path}: not TOML: {problem}") from None
     where = path.name

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actstore import paths
 from actstore.errors import (
     AccessError,
     ExampleError,
     MissingExtraError,
     OfflineError,
+    PathError,
     RepositoryNotFoundError,
 )
 
@@ -53,11 +55,12 @@ def open_records(place: str | Path) -> Records:
             ``ORG/NAME:SPLIT`` or ``ORG/NAME:CONFIG:SPLIT`` on the Hub.
 
     Raises:
+        PathError: a folder, a pipe, a device, an address elsewhere.
         ExampleError: no such file, or of another kind.
         RepositoryNotFoundError, AccessError, OfflineError: the Hub's answer.
     """
     text = str(place)
-    path = Path(place)
+    path = paths.require_ordinary(place)
     if path.is_file():
         reader = _READERS.get(path.suffix.lower())
         if reader is None:
@@ -73,7 +76,7 @@ def open_records(place: str | Path) -> Records:
             digest=lambda: _sha256(path),
         )
     if path.is_dir():
-        raise ExampleError(f"{path} is a folder; expected a file of questions in it")
+        raise PathError(f"{path}: is a folder; expected a file of questions in it")
     if path.suffix.lower() in _READERS or not _HUB.fullmatch(text):
         raise ExampleError(f"{path}: no such file")
     return _hub(text)

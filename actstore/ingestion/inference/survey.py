@@ -153,7 +153,7 @@ def _open(group: Group) -> None:
         if size and size + entry.size > _BYTES:
             break
         try:
-            document = containers.read(kind or "torch", entry.path)
+            document = containers.read(kind or "torch", entry.path, within=entry.root)
         except HubError:
             raise
         except (ActstoreError, OSError, MemoryError) as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from actstore import schema
+from actstore import paths, schema
 from actstore.errors import SidecarError
 from actstore.ingestion.inference.words import COLUMNS
 from actstore.ingestion.sidecars import Record, read_records
@@ -56,8 +56,9 @@ def tables(entries: Sequence[Entry]) -> list[Table]:
             continue
         if len(found) == _MOST:
             break
+        within = (paths.real(entry.root),)
         try:
-            found.append(Table(path=entry.relative, records=read_records(entry.path)))
+            found.append(Table(path=entry.relative, records=read_records(entry.path, None, within)))
         except (SidecarError, ValueError):
             continue  # no table of rows: a configuration, a log
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -175,7 +174,9 @@ class Contrastive(Reader):
         info_path = self._beside("layer-info", file)
         info: Mapping[str, Any] = {}
         if info_path is not None:
-            info = _read_info(info_path)
+            info = self.context.sidecars.document("layer-info", info_path, file)
+            if not isinstance(info, dict):
+                raise SidecarError(f"{info_path}: expected an object, got a {type(info).__name__}")
             self.context.sidecars.used.setdefault("layer-info", set()).add(info_path)
         return Cache(entries, info, self._dataset(file, entries))
 
@@ -212,16 +213,6 @@ def _order(file: SourceFile) -> tuple[Any, ...]:
 
 def _parent(file: SourceFile) -> str:
     return str(PurePosixPath(file.relative).parent)
-
-
-def _read_info(path: Path) -> Mapping[str, Any]:
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SidecarError(f"{path}: cannot be read as json: {error}") from error
-    if not isinstance(info, dict):
-        raise SidecarError(f"{path}: expected an object, got a {type(info).__name__}")
-    return info
 
 
 def _grid(tensor: Tensor, pattern: str, cache: Cache) -> Grid:

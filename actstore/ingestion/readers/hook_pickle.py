@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from actstore import schema
-from actstore.errors import ForeignFileError, LayoutError, SidecarError
+from actstore.errors import ForeignFileError, LayoutError
 from actstore.ingestion.axes import interpret
 from actstore.ingestion.documents import rest, to_json
 from actstore.ingestion.readers import Reader, reader
@@ -181,7 +180,9 @@ class HookPickle(Reader):
         if folder is None:
             return None, []
         if folder not in self._logs:
-            self._logs[folder] = _read_logs(folder)
+            self._logs[folder] = _read_logs(
+                folder, lambda path: self.context.sidecars.document("results", path, file)
+            )
             self.context.sidecars.used.setdefault("results", set()).add(folder)
             if self._logs[folder].models:
                 self.context.notes.say(
@@ -225,17 +226,14 @@ def _token_columns(ids: Sequence[int], tokens: int) -> dict[str, list[Any]]:
     }
 
 
-def _read_logs(folder: Path) -> Logs:
+def _read_logs(folder: Path, read: Callable[[Path], Any]) -> Logs:
     """Read ``{model}/{benchmark}/{trial}/{category}/*.json``; a model id may span folders."""
     logs = Logs()
     for path in sorted(folder.rglob("*.json")):
         parts = path.relative_to(folder).parts
         if len(parts) < 2 or parts[-2] not in _CATEGORIES:
             continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise SidecarError(f"{path}: cannot be read as json: {error}") from error
+        content = read(path)
         if not isinstance(content, dict) or "original_question" not in content:
             continue
         question = str(content.pop("original_question"))

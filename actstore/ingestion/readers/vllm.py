@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +10,6 @@ from typing import Any
 
 from actstore import schema
 from actstore.errors import LayoutError, SidecarError, UsageError
-from actstore.ingestion import fetching
 from actstore.ingestion.axes import interpret
 from actstore.ingestion.documents import to_json
 from actstore.ingestion.readers import Context, Reader, reader
@@ -126,7 +124,8 @@ class Vllm(Reader):
                     "embeddings, k the output of block k - 1), or in layer_ids.json beside them"
                 )
             if path not in self._read:
-                self._read[path] = _read(path)
+                document = self.context.sidecars.document("layer-ids", path, file)
+                self._read[path] = _numbers(path, document)
                 self.context.notes.say(f"layer numbers from {path.name}")
             numbers, where = self._read[path], path.name
         if len(numbers) != layers:
@@ -198,13 +197,11 @@ def _distinct(numbers: list[int], where: str) -> list[int]:
     return numbers
 
 
-def _read(path: Path) -> list[int]:
-    fetching.ensure(path)
+def _numbers(path: Path, document: Any) -> list[int]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SidecarError(f"{path}: cannot be read as JSON: {error}") from error
-    numbers = document if isinstance(document, list) else _search(document)
+        numbers = document if isinstance(document, list) else _search(document)
+    except RecursionError:
+        numbers = None
     if (
         not isinstance(numbers, list)
         or not numbers

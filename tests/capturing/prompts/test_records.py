@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from actstore.capturing.prompts.records import open_records
-from actstore.errors import ExampleError
+from actstore.errors import ExampleError, PathError
 from tests.hub_server import Hub, hub_env, run_python
 
 ROWS = [{"id": "a", "question": "Größe?"}, {"id": "b", "question": 'He said "x,\ny"'}]
@@ -101,7 +101,7 @@ def test_a_malformed_file_is_refused_by_line(
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ExampleError, match="is a folder"):
+    with pytest.raises(PathError, match="is a folder"):
         open_records(tmp_path)
     for place in (tmp_path / "q.jsonl", "./nothing/here/at/all", "what is this"):
         with pytest.raises(ExampleError, match="no such file"):

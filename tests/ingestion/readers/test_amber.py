@@ -62,7 +62,7 @@ def test_answers_and_classes_are_joined_by_one_based_id(tmp_path: Path, inside: 
         row["question"] = "Describe this image."
         if inside == ".":
             row["source"] = "activations_amber/" + row["source"]
-    summary = ingest(project / inside, tmp_path / "store", model=layout.MODEL)
+    summary = ingest(project / inside, tmp_path / "store", model=layout.MODEL, allow_parent=project)
     found = stored_rows(tmp_path / "store")
     assert_rows(found, expected)
     for row in found:

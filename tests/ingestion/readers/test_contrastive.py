@@ -247,7 +247,12 @@ def test_without_metadata_rows_are_numbered(tmp_path: Path) -> None:
 
 def test_a_layer_folder_may_be_the_source(tmp_path: Path) -> None:
     expected = layout.write_individual(tmp_path / "cache")
-    ingest(tmp_path / "cache/layer_20", tmp_path / "store", model=MODEL)
+    ingest(
+        tmp_path / "cache/layer_20",
+        tmp_path / "store",
+        model=MODEL,
+        allow_parent=[tmp_path / "cache"],
+    )
     below = [row for row in expected if row["layer"] == 20]
     for row in below:
         row["source"] = row["source"].removeprefix("layer_20/")

@@ -38,7 +38,8 @@ def test_round_trip(tmp_path: Path, write: Write, model: str | None, dtype: torc
 @pytest.mark.parametrize("inside", [".", "data", "data/activations"])
 def test_source_may_lie_at_any_depth(tmp_path: Path, inside: str) -> None:
     expected = layout.write_v1(tmp_path / "project")
-    ingest(tmp_path / "project" / inside, tmp_path / "store")
+    project = tmp_path / "project"
+    ingest(project / inside, tmp_path / "store", allow_parent=project)
     prefix = "" if inside == "." else f"{inside}/"
     for row in expected:
         row["source"] = row["source"].removeprefix(prefix)
@@ -97,8 +98,8 @@ def test_each_writer_finds_its_own_tables(tmp_path: Path) -> None:
     project = tmp_path / "project"
     first = layout.write_v1(project)
     test = layout.write_test(project)
-    ingest(project / "data/activations", tmp_path / "first")
-    ingest(project / "data/test_activations", tmp_path / "test", model=MODEL)
+    ingest(project / "data/activations", tmp_path / "first", allow_parent=project)
+    ingest(project / "data/test_activations", tmp_path / "test", model=MODEL, allow_parent=project)
     for rows, store in ((first, "first"), (test, "test")):
         for row in rows:
             row["source"] = Path(row["source"]).name

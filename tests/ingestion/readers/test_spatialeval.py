@@ -110,7 +110,7 @@ def test_the_style_whose_answers_were_cached_is_joined(tmp_path: Path) -> None:
     rows = layout.write_cache(tmp_path / "out/residual_stream")
     layout.write_answers(tmp_path / "out", rows, style="w_reason", changed="Because.")
     layout.write_answers(tmp_path / "out", rows, style="bare", one_file=True)
-    ingest(tmp_path / "out/residual_stream", tmp_path / "store")
+    ingest(tmp_path / "out/residual_stream", tmp_path / "store", allow_parent=tmp_path / "out")
     assert all(
         extra["prompt"].startswith("[bare]") for extra in _extra(tmp_path / "store").values()
     )

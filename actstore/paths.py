@@ -1,0 +1,274 @@
+"""Paths that others name: of this machine, of the kind that is needed, inside what may be read.
+
+Everything that opens a file goes by a path from an argument, a recipe, a table or a folder's
+listing. Here such a path becomes an open file, or one error that says why it does not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from actstore.errors import PathError
+
+# Two letters at least: a drive has one. A Path has one slash where the text had two.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+_LONGEST_NAME = 255
+_LONGEST = 4095
+_KINDS = (
+    (stat.S_ISREG, "a file"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO (a named pipe)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+_DESCRIPTORS = "/proc/self/fd"
+
+
+def local(place: str | Path) -> Path:
+    """Return a place as a path of this machine, there or not.
+
+    Raises:
+        PathError: it is an address, or no file system can hold such a name.
+    """
+    text = os.fspath(place)
+    if not text:
+        raise PathError("an empty path: name a file or folder")
+    shown = f"{text[:80]}…" if len(text) > 80 else text
+    if "\0" in text:
+        raise PathError(f"{shown!r}: a path cannot hold a NUL byte")
+    scheme = _SCHEME.match(text)
+    if scheme is not None:
+        if scheme[1].lower() == "hf":
+            raise PathError(
+                f"{shown}: a folder on this machine is needed here, not an address on the Hub; "
+                "`actstore pull` fetches a store, `actstore push` puts one there"
+            )
+        raise PathError(
+            f"{shown}: addresses with {scheme[1]}:// cannot be opened; give a path on this "
+            "machine (a mounted bucket is one), or hf://datasets/ORG/NAME for a store or source "
+            "that is read from the Hugging Face Hub"
+        )
+    raw = os.fsencode(text)
+    if len(raw) > _LONGEST or any(len(part) > _LONGEST_NAME for part in raw.split(b"/")):
+        raise PathError(
+            f"{shown}: the name is too long: one name may take {_LONGEST_NAME} bytes, "
+            f"a whole path {_LONGEST}"
+        )
+    return Path(text)
+
+
+def kind_of(path: Path) -> str | None:
+    """Return what is at a path, links followed, such as ``a folder``; None for nothing.
+
+    Raises:
+        PathError: it cannot be looked at: the message says why.
+    """
+    try:
+        mode = local(path).stat().st_mode
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return _kind(mode)
+
+
+def require_file(place: str | Path) -> Path:
+    """Return the path of a file that is there.
+
+    Raises:
+        PathError: there is none, or something else; says what.
+    """
+    path = local(place)
+    kind = kind_of(path)
+    if kind != "a file":
+        raise PathError(f"{path}: {_absent(path) if kind is None else f'is {kind}, not a file'}")
+    return path
+
+
+def require_folder_or_nothing(place: str | Path) -> Path:
+    """Return the path of a folder that is there, or may be made.
+
+    Raises:
+        PathError: something else is in its place, or the place cannot be looked at.
+    """
+    path = require_ordinary(place)
+    if path.is_file():
+        raise PathError(f"{path}: is a file; a folder is needed here")
+    return path
+
+
+def require_ordinary(place: str | Path) -> Path:
+    """Return the path of a file or folder that is there, or of nothing yet.
+
+    Raises:
+        PathError: something else is there, or the place cannot be looked at.
+    """
+    path = local(place)
+    kind = kind_of(path)
+    if kind is None and path.is_symlink():
+        raise PathError(f"{path}: {_absent(path)}")
+    if kind not in ("a file", "a folder", None):
+        raise PathError(f"{path}: is {kind}; a file or folder is needed here")
+    return path
+
+
+def open_file(path: Path, within: Sequence[Path] = ()) -> BinaryIO:
+    """Open a regular file for reading; never waits, as for the writer of a FIFO.
+
+    Args:
+        path: of the file; links are followed.
+        within: real folders, in one of which the file that was opened must really lie.
+
+    Raises:
+        PathError: it is no file, cannot be opened, or lies elsewhere.
+    """
+    require_file(path)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        # Asked of what is open now: the name may lead elsewhere since it was looked at.
+        kind = _kind(os.fstat(descriptor).st_mode)
+        if kind != "a file":
+            raise PathError(f"{path}: is {kind}, not a file")
+        if within and not _lies_in(_real(descriptor, path), within):
+            raise PathError(f"{path}: leads out of the folders that may be read")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, within: Sequence[Path] = ()) -> bytes:
+    """Return the content of a file that nobody changes meanwhile.
+
+    Raises:
+        PathError: as :func:`open_file`, or the file was changed while it was read.
+    """
+    with open_file(path, within) as file:
+        before = _state(os.fstat(file.fileno()))
+        try:
+            data = file.read()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if _state(os.fstat(file.fileno())) != before:
+            raise PathError(f"{path}: {_CHANGED}")
+    return data
+
+
+def read_text(path: Path, within: Sequence[Path] = (), *, encoding: str = "utf-8") -> str:
+    """Return the text of a file; raises as :func:`read_bytes`, UnicodeDecodeError included."""
+    # As text files are read: every line ends in \n.
+    text = read_bytes(path, within).decode(encoding)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def real(path: Path) -> Path:
+    """Return where a path leads, all links followed, there or not."""
+    return Path(os.path.realpath(path))
+
+
+def lies_in(path: Path, folders: Sequence[Path]) -> bool:
+    """Say whether a path really leads into one of some real folders, or to one itself.
+
+    Upper and lower case are told apart, also where a disk does not: in doubt it is outside.
+    """
+    return _lies_in(real(path), folders)
+
+
+def _lies_in(path: Path, folders: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+class State(NamedTuple):
+    """By what it is seen that a file was changed, or another put in its place."""
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    modified: int
+
+
+_CHANGED = (
+    "was changed while it was read, so it may hold half of what it will; run the same command "
+    "again when nothing writes to it any more"
+)
+
+
+def states(path: Path) -> tuple[State, ...]:
+    """Return what is seen of a file now, or of all files in a folder.
+
+    Raises:
+        OSError: it is gone.
+    """
+    if not path.is_dir():
+        return (_state(path.stat(), str(path)),)
+    return tuple(sorted(_state(each.stat(), str(each)) for each in _below(path)))
+
+
+def change(path: Path, before: Sequence[State]) -> str | None:
+    """Say in words how a file or folder differs from what was seen before; None if it does not."""
+    try:
+        after = states(path)
+    except OSError:
+        return f"is gone or was moved while it was read; {_AGAIN}"
+    if after == tuple(before):
+        return None
+    if path.is_dir() or len(before) != 1:
+        return f"was changed while it was read; {_AGAIN}"
+    old, new = before[0], after[0]
+    if (old.device, old.inode) != (new.device, new.inode):
+        return f"was replaced while it was read; {_AGAIN}"
+    if old.size == new.size:
+        return f"was written to while it was read; {_AGAIN}"
+    word = "grew" if new.size > old.size else "shrank"
+    return f"{word} from {old.size:,} to {new.size:,} bytes while it was read; {_AGAIN}"
+
+
+_AGAIN = "nothing of it is stored: run the same command again when nothing writes to it any more"
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for home, _, names in os.walk(folder):
+        yield from (Path(home) / name for name in names)
+
+
+def _state(status: os.stat_result, path: str = "") -> State:
+    return State(path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _kind(mode: int) -> str:
+    return next((words for test, words in _KINDS if test(mode)), "of an unknown kind")
+
+
+def _real(descriptor: int, path: Path) -> Path:
+    """Return where an open file lies, asked of the system where it can tell."""
+    try:
+        return Path(os.readlink(f"{_DESCRIPTORS}/{descriptor}"))
+    except OSError:  # no /proc: the name must then still lead to what is open
+        found = real(path)
+        if not os.path.samestat(os.fstat(descriptor), found.stat()):
+            raise PathError(f"{path}: {_CHANGED}") from None
+        return found
+
+
+def _absent(path: Path) -> str:
+    if path.is_symlink():
+        return "is a link to something that is not there"
+    return "no such file"
+
+
+def _unreadable(path: Path, error: OSError) -> PathError:
+    reason = error.strerror or str(error)
+    if isinstance(error, PermissionError):
+        reason = "no permission to read it"
+    return PathError(f"{path}: cannot be opened: {reason}")
