@@ -73,7 +73,7 @@ def run(project: Project, chosen: Iterable[Mutant], results: Path, *, seed: int)
     mutants_ = list(chosen)
     with trial(project, results.parent / "tests", seed) as attempt:
         for number, mutant in enumerate(mutants_, 1):
-            source = (project.root / mutant.path).read_bytes()
+            source = attempt.source(mutant.path)
             if not valid(mutant, source):
                 continue
             record = known.get(_key(asdict(mutant)))

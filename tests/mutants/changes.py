@@ -178,6 +178,10 @@ class _Finder(ast.NodeVisitor):
             self._offer(node, f"{2 * value + 1!r}")
 
     def visit_Call(self, node: ast.Call) -> None:
+        if isinstance(node.func, ast.Name) and node.func.id == "zip":
+            for iterable in node.args:  # `strict` guards against what cannot be, mostly
+                self.visit(iterable)
+            return
         for at, keyword in enumerate(node.keywords):
             if keyword.arg is not None:
                 changed = copy.deepcopy(node)

@@ -122,10 +122,11 @@ def test_every_kind_of_change_keeps_its_place() -> None:
 def test_text_types_and_messages_are_left_alone() -> None:
     source = (
         b'def f(x: "int | None" = None) -> list[int]:\n    """Text, 1."""\n'
-        b'    y: dict[int, int]\n    assert x, 5\n    return g(f"{x + 1} \xc3\xa9")\n'
+        b"    y: dict[int, int]\n    assert x, 5\n"
+        b'    return g(zip(x, strict=True), f"{x + 1} \xc3\xa9")\n'
     )
     assert [(one.was, one.becomes) for one in mutants("m.py", source)] == [
-        ('g(f"{x + 1} \u00e9")', "None")
+        ('g(zip(x, strict=True), f"{x + 1} \u00e9")', "None")
     ]
 
 

@@ -192,6 +192,9 @@ class Trial:
         digest = hashlib.sha256(self._package + text).hexdigest()[:16]
         return self._memory / f"{file.replace('/', '.').removesuffix('.py')}-{digest}.json"
 
+    def source(self, path: str) -> bytes:
+        return (self._copy / path).read_bytes()
+
     def state(self, mutant: Mutant) -> str:
         """Return a hash of what a mutant's outcome follows from."""
         found = hashlib.sha256(self._package)
@@ -260,8 +263,11 @@ def _file(test: str) -> str:
 
 
 def _limited() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE, _FILE))
+    # Not the address space: drivers of accelerators reserve more of it than there is memory.
+    for kind, wanted in ((resource.RLIMIT_DATA, _MEMORY), (resource.RLIMIT_FSIZE, _FILE)):
+        _, most = resource.getrlimit(kind)
+        limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        resource.setrlimit(kind, (limit, most))
 
 
 def _git(root: Path, *words: str) -> str:
