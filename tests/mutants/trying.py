@@ -13,6 +13,7 @@ import compileall
 import contextlib
 import hashlib
 import json
+import math
 import os
 import resource
 import shutil
@@ -29,13 +30,16 @@ from tests.mutants.changes import Mutant
 
 Outcome = Literal["killed", "timed out", "survived", "not reached"]
 _NOTICED = frozenset({"killed", "timed out"})
-_SLOWER, _SPARE = 4, 90
-"""A mutant may take so many times what its tests take without it, and so many seconds more."""
-_LEARNING = 7200
+_SLOWER, _SPARE = 4, 60
+"""A mutant may compute so many times as long as its tests take without it, and so much longer."""
+_WAITING = 10
+"""So many times as long it may take in all: a machine may have other things to do."""
+_LEARNING = 3600
+"""Seconds of computing, for all tests of a folder."""
 _MEMORY, _FILE = 24 << 30, 4 << 30
 """Bytes of memory and in one file that a mutant may ask for."""
-_PASSED, _FAILED, _INTERRUPTED, _NOTHING = 0, 1, 2, 5
-"""pytest's exit codes; collecting fails with 2 where a mutant cannot even be imported."""
+_PASSED, _USAGE, _NOTHING = 0, 4, 5
+"""pytest's exit codes that say nothing of the mutant; others, and signals, are of its making."""
 
 
 def noticed(outcome: str) -> bool:
@@ -154,13 +158,11 @@ class Trial:
             )
         finally:
             target.write_bytes(source)
-        if code is None:
+        if code == _USAGE:
+            raise RuntimeError(f"pytest did not understand how it was called for {mutant}")
+        if code is None or code == -signal.SIGXCPU:
             return "timed out"
-        if code in (_FAILED, _INTERRUPTED):
-            return "killed"
-        if code not in (_PASSED, _NOTHING):
-            raise RuntimeError(f"pytest ended with {code} for {mutant}")
-        return None
+        return None if code in (_PASSED, _NOTHING) else "killed"
 
     def _files(self, folder: str) -> list[str]:
         found = (self._copy / folder).glob("test_*.py")
@@ -177,8 +179,9 @@ class Trial:
             print(f"learning what {len(new)} files of tests call: {', '.join(new)}", flush=True)
             seen = self._copy.parent / "seen.json"
             seen.unlink(missing_ok=True)
-            if self._run(new, None, limit=_LEARNING, MUTANTS_WATCH=str(seen)) is None:
-                raise RuntimeError(f"these tests take more than {_LEARNING} s: {', '.join(new)}")
+            code = self._run(new, None, limit=_LEARNING, MUTANTS_WATCH=str(seen))
+            if not seen.exists():
+                raise RuntimeError(f"pytest ended with {code} on unchanged code: {', '.join(new)}")
             self._memory.mkdir(parents=True, exist_ok=True)
             found = json.loads(seen.read_text())
             for name in new:
@@ -221,10 +224,10 @@ class Trial:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_limited,
+            preexec_fn=lambda: _limit(math.ceil(limit)),
         )
         try:
-            return child.wait(limit)
+            return child.wait(_WAITING * limit)
         except subprocess.TimeoutExpired:
             return None
         finally:
@@ -262,9 +265,13 @@ def _file(test: str) -> str:
     return test.partition("::")[0]
 
 
-def _limited() -> None:
+def _limit(seconds: int) -> None:
     # Not the address space: drivers of accelerators reserve more of it than there is memory.
-    for kind, wanted in ((resource.RLIMIT_DATA, _MEMORY), (resource.RLIMIT_FSIZE, _FILE)):
+    for kind, wanted in (
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_DATA, _MEMORY),
+        (resource.RLIMIT_FSIZE, _FILE),
+    ):
         _, most = resource.getrlimit(kind)
         limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
         resource.setrlimit(kind, (limit, most))
