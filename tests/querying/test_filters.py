@@ -59,7 +59,8 @@ def test_what_is_not_there_is_an_error_that_names_what_is(
         ({"layer": 1.5}, "an integer, got 1.5"),
         ({"layer": True}, "an integer, got True"),
         ({"label": 3}, "label takes text, got 3"),
-        ({"norm": "x"}, "a number"),
+        ({"norm": "x"}, "norm takes a number, got 'x'"),
+        ({"norm": True}, "norm takes a number, got True"),
         ({"layer": []}, "is an empty list"),
         ({"site": None}, "every row has a site"),
     ],
@@ -114,6 +115,14 @@ def test_values_that_exist_but_never_together_are_an_empty_selection(store: Stor
 )
 def test_where(store: Store, where: str, count: int) -> None:
     assert len(store.select(where)) == count
+
+
+def test_numbers_are_found_however_they_are_written(tmp_path: Path) -> None:
+    stores.add(tmp_path / "s", np.array([[3, 4], [0, 5], [2, 0]], np.float32))
+    with open_store(tmp_path / "s") as store:
+        for five in (5, 5.0, np.float32(5), np.int64(5)):
+            assert store.select(norm=five).rows.tolist() == [0, 1]
+        assert store.select(norm=[2, 5.0]).rows.tolist() == [0, 1, 2]
 
 
 def test_where_and_equals_both_hold(store: Store) -> None:

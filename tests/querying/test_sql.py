@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -307,6 +308,27 @@ def test_what_comes_from_a_store_that_nobody_holds_can_be_read(
         reader = Database(open_snapshot(tmp_path / "store")).reader("FROM activations")
         gc.collect()
         assert reader.read_all().num_rows == 36
+
+
+def test_relations_end_with_their_database(tmp_path: Path, matrices: list[np.ndarray]) -> None:
+    stores.add(
+        tmp_path / "own", np.ones((2, 3), np.float32), extra=['{"group": "a"}', '{"group": "b"}']
+    )
+    for name, query in (
+        ("store", "FROM activations"),
+        ("store", "SELECT layer FROM activations"),
+        ("own", "SELECT extra.group FROM activations"),
+    ):
+        database = Database(open_snapshot(tmp_path / name))
+        open_one = database.relation(query)
+        assert len(open_one.fetchall()) > 0
+        kept = database.relation(query)
+        database.close()
+        with pytest.raises(duckdb.ConnectionException, match="closed"):
+            kept.fetchall()
+        database.close()
+        assert database.table(query).num_rows > 0  # a closed one opens again when it is asked
+        database.close()
 
 
 def test_an_empty_result_and_a_vector_of_one(tmp_path: Path) -> None:

@@ -239,6 +239,18 @@ def test_wrong_content_is_one_clear_error(change: Callable[[Document], None]) ->
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [("rows", 0), ("rows", -1), ("rows", "2"), ("rows", True), ("bytes", 0), ("bytes", None)],
+)
+def test_a_label_overlay_of_no_rows_or_no_bytes_is_refused(name: str, value: Any) -> None:
+    overlay = LabelEntry(path="labels/a.parquet", rows=2, bytes=9, sha256="1" * 64)
+    document = json.loads(a_manifest(entry(), labels=(overlay,)).encode())
+    document["labels"][0][name] = value
+    with pytest.raises(CorruptStoreError, match=rf"labels/a\.parquet.*{name}"):
+        manifests.decode(json.dumps(document).encode(), "here.json")
+
+
+@pytest.mark.parametrize(
     "data",
     [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b"[" * 100_000, b"{}", b'{"format": "other"}'],
     ids=["empty", "cut", "list", "null", "number", "binary", "deep", "nothing", "other"],

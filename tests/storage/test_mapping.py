@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from actstore import schema
-from actstore.errors import CorruptStoreError
+from actstore.errors import CorruptStoreError, TransferError
 from actstore.storage import mapping, shard
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import DecodedShard, MappedShard, ShardReader, open_shard
@@ -251,3 +252,33 @@ def test_a_file_without_vectors(tmp_path: Path) -> None:
     reader = open_shard(tmp_path, entry_of(path, np.zeros((2, 2), np.float16)))
     with pytest.raises(CorruptStoreError, match="is not what the manifest says"):
         reader.take(np.array([0]))
+
+
+class Unplugged(io.FileIO):
+    """A file whose line is cut: from then on reading is an error that already says all."""
+
+    cut = False
+
+    def readinto(self, buffer: Any) -> int:
+        if self.cut:
+            raise TransferError("the line was cut: connect, and run it again")
+        return super().readinto(buffer)
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.cut:
+            raise TransferError("the line was cut: connect, and run it again")
+        return super().read(-1 if size is None else size)
+
+
+def test_a_line_that_is_cut_is_no_damage(tmp_path: Path) -> None:
+    matrix = vectors(200, WIDTH)
+    path = foreign(tmp_path / "s.parquet", matrix, compression="zstd", row_group_size=50)
+    entry = entry_of(path, matrix)
+    source = Unplugged(path)
+    reader = DecodedShard(source, entry)
+    assert reader.take(np.array([3])).tobytes() == matrix[3:4].tobytes()
+    source.cut = True
+    with pytest.raises(TransferError, match="the line was cut"):
+        reader.take(np.array([170]))
+    with pytest.raises(TransferError, match="the line was cut"):
+        DecodedShard(source, entry)

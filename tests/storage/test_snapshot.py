@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import threading
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actstore.errors import CorruptStoreError, MixedVectorsError, UsageError
-from actstore.storage import shard, snapshot
+from actstore.storage import layout, shard, snapshot
 from actstore.storage.compaction import compact, prune
 from actstore.storage.snapshot import Snapshot, open_snapshot
 from tests.storage.stores import batch, content, expected, write
@@ -212,6 +213,26 @@ def test_more_shards_than_files_may_be_open(
     rows = np.random.default_rng(0).integers(0, 27, 100)
     assert same(opened.gather(rows), matrix[rows])
     assert same(opened.gather(np.arange(1, 26)), matrix[1:26])
+
+
+@pytest.mark.parametrize("mapped", [(), (0,), (1,), (2,), (0, 3), (1, 2)], ids=str)
+def test_runs_over_shards_that_cannot_be_mapped(tmp_path: Path, mapped: tuple[int, ...]) -> None:
+    """Shards that another program wrote have no pages in the manifest: they are decoded."""
+    root = tmp_path / "s"
+    batches = [batch(0, 3 + layer, layer=layer) for layer in range(4)]
+    write(root, *batches)
+    matrix = np.concatenate([one.vectors for one in batches])
+    path = layout.manifest_path(root, 1)
+    document = json.loads(path.read_bytes())
+    for number, entry in enumerate(document["shards"]):
+        entry["pages"] = entry["pages"] if number in mapped else []
+    path.write_text(json.dumps(document))
+    opened = open_snapshot(root)
+    assert [bool(entry.pages) for entry in opened.shards] == [n in mapped for n in range(4)]
+    for start in range(18):
+        for stop in range(start + 1, 19):
+            assert same(opened.gather(np.arange(start, stop)), matrix[start:stop])
+    opened.close()
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,22 @@ def test_a_batch_may_hold_several_layers_models_and_sites(tmp_path: Path) -> Non
         assert session.add(mixed) == Added(0, 6)
 
 
+def test_rows_of_several_layers_may_lie_mixed_up_in_one_batch(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    layers = [5, 2, 5, 5, None, 2, 5, None, 9]
+    whole = batch(0, len(layers))
+    mixed = RowBatch(
+        vectors=whole.vectors,
+        constants={name: value for name, value in whole.constants.items() if name != "layer"},
+        columns={**whole.columns, "layer": layers},
+    )
+    with StoreWriter(root, run=RUN) as session:
+        assert session.add(mixed) == Added(9, 0)
+        session.commit(operation="ingest", message="")
+    assert [entry.rows for entry in open_snapshot(root).shards] == [2, 4, 1, 2]
+    assert content(root) == expected(mixed)
+
+
 @pytest.mark.parametrize(
     "names",
     [

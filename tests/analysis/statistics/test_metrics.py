@@ -176,3 +176,47 @@ def test_a_few_groups_of_many_rows_do_not_make_an_interval_narrow() -> None:
     alone = np.arange(40)
     rows = metrics.auroc_interval(scores, positive, alone, folds)
     assert rows.high - rows.low < found.high - found.low
+
+
+def delongs(
+    scores: np.ndarray, positive: np.ndarray, groups: np.ndarray, folds: list[Fold]
+) -> tuple[float, float]:
+    """Return DeLong's interval by the book, contributions added up within each group."""
+    areas, shares = [], np.zeros(len(scores))
+    for _, test in folds:
+        up, down = test[positive[test]], test[~positive[test]]
+        apart = scores[up][:, None] - scores[down]
+        wins = (apart > 0) + (apart == 0) / 2
+        areas.append(wins.mean())
+        for rows, placed in ((up, wins.mean(1)), (down, wins.mean(0))):
+            size = len(np.unique(groups[rows]))
+            unbiased = np.sqrt(size / (size - 1))
+            shares[rows] += (placed - wins.mean()) / len(rows) * unbiased / len(folds)
+    area = float(np.mean(areas))
+    error = np.sqrt(np.square(np.bincount(groups, shares)).sum()) * np.sqrt(min(2, len(folds)))
+    logit, reach = np.log(area / (1 - area)), 1.959964 * error / (area * (1 - area))
+    return 1 / (1 + np.exp(-(logit - reach))), 1 / (1 + np.exp(-(logit + reach)))
+
+
+@pytest.mark.parametrize(
+    ("positives", "copies", "wider"), [(4, 3, False), (2, 1, False), (2, 3, True)]
+)
+def test_few_groups_of_several_rows_and_nothing_else_widen_delongs_interval(
+    positives: int, copies: int, wider: bool
+) -> None:
+    # The positives tie with half the negatives: DeLong's error is far below the one that two
+    # distributions of that AUROC would have.
+    size = 6 * positives
+    groups = np.repeat(np.arange(3 * size), copies)
+    place = groups % size
+    positive = place < positives
+    scores = np.where(positive | (place % 2 == 0), 1.0, 0.0)
+    parts = [groups // size == number for number in range(3)]
+    folds = [Fold(np.flatnonzero(~part), np.flatnonzero(part)) for part in parts]
+    found = metrics.auroc_interval(scores, positive, groups, folds)
+    low, high = delongs(scores, positive, groups, folds)
+    if wider:
+        assert found.low < low - 0.05
+        assert found.high > high + 0.01
+    else:
+        assert (found.low, found.high) == pytest.approx((low, high), abs=1e-6)

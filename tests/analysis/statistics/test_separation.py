@@ -71,6 +71,16 @@ def test_what_cannot_be_separated(tmp_path: Path) -> None:
         separation.by_layer(store.select(), "example_id")
 
 
+def test_folds_that_lack_a_class_are_no_folds(tmp_path: Path) -> None:
+    """Of two folds one has the large question alone, and so nothing of the other class."""
+    questions = ["large"] * 50 + ["one"] * 22 + ["two"] * 21
+    labels = ["b"] * 50 + ["a"] * 10 + ["b"] * 12 + ["a"] + ["b"] * 20
+    matrix = np.random.default_rng(0).standard_normal((93, 4)).astype(np.float32)
+    stores.add(tmp_path / "s", matrix, question=questions, label=labels, task=[None] * 93)
+    with actstore.open(tmp_path / "s") as store, pytest.raises(TooFewRowsError):
+        separation.by_layer(store.select())
+
+
 def test_a_sample_keeps_rows_and_labels_together(tmp_path: Path) -> None:
     with actstore.open(labelled(tmp_path, (40,), rows=400, width=20)) as store:
         (found,) = separation.by_layer(store.select(), most=100).layers

@@ -225,6 +225,33 @@ def test_the_pass_ends_after_the_last_wanted_state(model: Any) -> None:
     assert len(again.hidden_states) == families.BLOCKS + 1
 
 
+def test_only_a_call_through_the_tap_ends_early(model: Any) -> None:
+    inputs, mask = inputs_of(comparing.texts())
+    with (
+        torch.inference_mode(),
+        tap_on(model, "prompt.last", layers=[0], stop_early=True) as tap,
+    ):
+        tap.begin(comparing.regions(mask))
+        tap.call(tap.anatomy.base, **inputs)
+        early = tap.end()
+        # The model called by itself runs to its end, after an early one too.
+        tap.begin(comparing.regions(mask))
+        assert model(**inputs).logits.shape[0] == 4
+        whole = tap.end()
+        # Nor is it ended early after a call that failed.
+        broken = model.model.layers[0].register_forward_pre_hook(lambda *_: 1 / 0)
+        tap.begin(comparing.regions(mask))
+        with pytest.raises(ZeroDivisionError):
+            tap.call(tap.anatomy.base, **inputs)
+        broken.remove()
+        tap.begin(comparing.regions(mask))
+        assert model(**inputs).logits.shape[0] == 4
+        tap.drop()
+    for key, vectors in whole.vectors.items():
+        for pool in vectors:
+            assert np.array_equal(early.vectors[key][pool], vectors[pool])
+
+
 def test_nothing_is_left_behind_and_nothing_is_changed(model: Any) -> None:
     inputs, mask = inputs_of(comparing.texts())
     before = hooks_on(model)
