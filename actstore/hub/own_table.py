@@ -50,7 +50,8 @@ def make(tables: Iterable[pa.Table], folder: Path) -> OwnTable:
     with pq.ParquetWriter(plain, schema.metadata_schema()) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=table.num_rows or 1)
-    file = own_columns.own_file(plain)
+    made = own_columns.own_file(plain)
+    file = plain if made is None else made.path
     columns = [
         (name, _TYPES.get(str(kind), str(kind))) for name, kind in own_columns.types(file).items()
     ]

@@ -155,7 +155,8 @@ def _is_read(root: Path, number: int) -> bool:
 
 
 def _files_of(commit: Manifest) -> dict[str, ShardEntry | LabelEntry]:
-    return {entry.path: entry for entry in (*commit.shards, *commit.labels)}
+    entries: list[ShardEntry | LabelEntry] = [*commit.shards, *commit.labels]
+    return {entry.path: entry for entry in entries}
 
 
 def stored_files(root: Path) -> list[str]:
