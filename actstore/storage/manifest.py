@@ -346,7 +346,7 @@ def _check_facts(found: Manifest) -> None:
 
 def _check_together(shards: tuple[ShardEntry, ...], labels: tuple[LabelEntry, ...]) -> None:
     """Refuse files that come twice, and shards in another order than rows have."""
-    paths = [entry.path for entry in (*shards, *labels)]
+    paths = [*(shard.path for shard in shards), *(overlay.path for overlay in labels)]
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
         raise ValueError(f"{twice} is named twice")
