@@ -181,6 +181,8 @@ def _tables(
     files: StoreFiles, manifest: Manifest, previous: pq.ParquetFile | None
 ) -> Iterator[pa.Table]:
     """Yield each shard's metadata in row order, with current labels."""
+    import pyarrow as pa
+
     names = list(schema.metadata_names())
     known: set[str] = set()
     stream: Iterator[tuple[str, pa.Table]] = iter(())
@@ -203,7 +205,8 @@ def _tables(
         for entry in manifest.shards:
             if _identity(entry) in known:
                 name, table = next(old)
-                assert name == _identity(entry)  # both follow the same order
+                if name != _identity(entry):
+                    raise pa.ArrowInvalid("the metadata file has shards in another order")
                 changes = fresh_labels.get(entry.path)
             else:
                 table = pending.pop(0).result()

@@ -77,14 +77,14 @@ def prepared(name: str, tmp_path: Path) -> Prepared:
     root, trial = tmp_path / "before", tmp_path / "trial"
     with trapped(0, no_trap):
         scenario.prepare(root)
+    known = manifests.numbers(root)
+    first = known[-1] if known else 0
+    states = [content(root) if first else {}]  # before it is copied, with what reading derives
     if root.exists():
         shutil.copytree(root, trial)
     calls: list[str] = []
     with trapped(1, lambda call, arguments: calls.append(call), lasting=True):
         scenario.run(trial)
-    known = manifests.numbers(root)
-    first = known[-1] if known else 0
-    states = [content(root) if first else {}]
     states += [content(trial, at) for at in manifests.numbers(trial) if at > first]
     assert len(calls) > 10
     return Prepared(root, states, first, calls)
