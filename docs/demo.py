@@ -104,7 +104,8 @@ def steer() -> None:
     """Make a vector of it, and see whether adding it changes what the model says."""
     say(
         """The mean difference between true and false is a direction. If the model used it, adding
-        it should make statements on other cities look true, or false when it is subtracted."""
+        it should make statements on other cities look true, or false when it is subtracted: more
+        than random directions of the same norm do."""
     )
     shell("actstore steer cities.store --positive true --negative false --layers 15 --out steering")
     shell("python -m docs.study.steering --layer 15")

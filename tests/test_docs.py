@@ -123,7 +123,7 @@ def test_the_demo_on_the_real_model(tmp_path: Path) -> None:
     finished = demo(tmp_path, "--cities", "24", "--capitals", "3")
     assert "captured  48 examples" in finished.stdout
     assert "30 probes written" in finished.stderr
-    assert "log odds" in finished.stdout
+    assert "log P('Yes') - log P('No') in nats" in finished.stdout
     assert "(48, 576) (48, 576) True" in finished.stdout
     assert "captured  3 examples" in finished.stdout
     assert "1440 rows; The city of" in finished.stdout

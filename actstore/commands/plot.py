@@ -44,7 +44,7 @@ _SAMPLED = ("histogram", "heatmap", "pca", "similarity", LENS, DOSE)
 @click.command("plot")
 @readable_store_argument
 @click.option("--kind", type=click.Choice(KINDS), required=True, help="What to draw.")
-@output_option("Where to: a name that ends in .png, .svg or .html.", required=True)
+@output_option("Where to: a name that ends in .png, .svg, .pdf or .html.", required=True)
 @click.option(
     "--by",
     metavar="COLUMN",
@@ -138,9 +138,9 @@ def command(
     import actstore
     from actstore.analysis import plots
 
-    if target.suffix.lower() not in (".png", ".svg", ".html"):
+    if target.suffix.lower() not in (".png", ".svg", ".pdf", ".html"):
         raise click.BadParameter(
-            f"{target.name} should end in .png, .svg or .html", param_hint="-o"
+            f"{target.name} should end in .png, .svg, .pdf or .html", param_hint="-o"
         )
     if (positive or negative or probes or no_probes) and kind != "auroc":
         raise click.UsageError(

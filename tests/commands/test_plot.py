@@ -76,7 +76,7 @@ def test_a_probe_s_report(actstore: Command, store: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (("--kind", "pca", "-o", "a.gif"), 2, ".png, .svg or .html"),
+        (("--kind", "pca", "-o", "a.gif"), 2, ".png, .svg, .pdf or .html"),
         (("--kind", "pie", "-o", "a.svg"), 2, "pie"),
         (("--kind", "pca", "--positive", "x", "-o", "a.svg"), 2, "for --kind auroc"),
         (("--kind", "norms", "--rows", "5", "-o", "a.svg"), 2, "--rows is for"),

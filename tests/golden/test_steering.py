@@ -32,12 +32,13 @@ def test_statements_become_questions(asked: tuple[list[str], np.ndarray]) -> Non
 def test_without_a_push_it_is_the_models_own_preference(
     loaded: LoadedModel, asked: tuple[list[str], np.ndarray]
 ) -> None:
-    """Each question alone and unpadded, and the two words by what they are as text."""
-    texts, _ = asked
-    tokenizer, vector = loaded.processor, np.ones(WIDTH, np.float32)
-    found = steering.preference(loaded.model, tokenizer, texts, vector, LAYER, 0.0)
-    for text, value in zip(texts, found, strict=True):
-        inputs = tokenizer.apply_chat_template(
+    """Each question alone, and the two words by what they are as text; a push moves it."""
+    texts, truth = asked
+    vector = np.random.default_rng(0).standard_normal(WIDTH).astype(np.float32)
+    curves = steering.measure(loaded, texts, truth, vector, LAYER, (0.0, 2.0))
+    preferred = []
+    for text in texts:
+        inputs = loaded.processor.apply_chat_template(
             [{"role": "user", "content": text}],
             add_generation_prompt=True,
             return_tensors="pt",
@@ -45,22 +46,11 @@ def test_without_a_push_it_is_the_models_own_preference(
         )
         with torch.no_grad():
             logits = loaded.model(**inputs).logits[0, -1]
-        words = {tokenizer.decode([token]): token for token in logits.topk(3000).indices.tolist()}
-        assert value == pytest.approx(float(logits[words["Yes"]] - logits[words["No"]]), abs=1e-3)
-
-
-def test_a_push_moves_it_and_is_taken_back(
-    loaded: LoadedModel, asked: tuple[list[str], np.ndarray]
-) -> None:
-    texts, truth = asked
-    draw = np.random.default_rng(0)
-    vector = draw.standard_normal(WIDTH).astype(np.float32)
-    scales = (0.0, 2.0, 0.0)
-    first, pushed, again = steering.measure(
-        loaded.model, loaded.processor, texts, truth, vector, LAYER, scales
-    )
-    assert first == again
-    assert abs(pushed.true - first.true) > 0.01
-    assert steering.shift([first, pushed]) == pytest.approx(
-        (pushed.true + pushed.false - first.true - first.false) / 2
-    )
+        likely = logits.topk(3000).indices.tolist()
+        words = {loaded.processor.decode([token]): token for token in likely}
+        preferred.append(float(logits[words["Yes"]] - logits[words["No"]]))
+    for kind, of_kind in (("true", truth), ("false", ~truth)):
+        plain, pushed = curves[kind].vector
+        assert plain.value == pytest.approx(np.mean(np.array(preferred)[of_kind]), abs=1e-3)
+        assert abs(pushed.change) > 0.01
+        assert len(curves[kind].random) == steering.RANDOM

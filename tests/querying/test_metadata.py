@@ -26,6 +26,8 @@ def metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Metadata:
         np.array([35, 0, 17, 17, 6, 7]),
         np.arange(36)[::-1],
         np.array([20]),
+        np.array([17, 30, 2, 16]),
+        np.array([9, 9, 30]),
         np.empty(0, np.int64),
     ],
     ids=str,

@@ -2,7 +2,8 @@
 
 They need the extra ``plot`` (matplotlib). Rows of large stores are sampled, and the
 picture says so; the same rows give the same bytes. Each takes ``style`` (``screen``,
-``paper``, ``dark``) and ``title``. :func:`save` writes ``.png``, ``.svg`` and ``.html``.
+``paper``, ``dark``) and ``title``. :func:`save` writes ``.png``,
+``.svg``, ``.pdf`` and ``.html``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures as files: ``.png``, ``.svg`` and ``.html``, the same bytes for the same picture."""
+"""Pictures as PNG, SVG, PDF and HTML files, the same bytes for the same picture."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from actstore.storage.layout import replace_durably
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMATS = (".png", ".svg", ".html")
+FORMATS = (".png", ".svg", ".pdf", ".html")
 
 
 def render(figure: Figure, suffix: str) -> bytes:
-    """Return a figure as a ``.png``, ``.svg`` or ``.html`` file, the same bytes every time.
+    """Return a figure as a ``.png``, ``.svg``, ``.pdf`` or ``.html`` file, each time the same.
 
     Raises:
         UsageError: there is no such kind of picture.
@@ -27,11 +27,13 @@ def render(figure: Figure, suffix: str) -> bytes:
         return looks.encode(figure, ".svg")
     if suffix == ".png":
         return looks.encode(figure, ".png")
+    if suffix == ".pdf":
+        return looks.encode(figure, ".pdf")
     raise UsageError(f"a picture is one of {', '.join(FORMATS)}, got {suffix!r}")
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Write a figure to a ``.png``, ``.svg`` or ``.html`` file, whole or not at all.
+    """Write a figure to a ``.png``, ``.svg``, ``.pdf`` or ``.html`` file, whole or not at all.
 
     Raises:
         UsageError: the name has another ending.

@@ -24,12 +24,15 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backend_bases import RendererBase
     from matplotlib.text import Text
 
 Style = Literal["screen", "paper", "dark"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C510A")
 """Okabe and Ito's, without the yellow that white paper swallows."""
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
+_SCALE = "<colorbar>"
+"""How matplotlib labels the axes of a colour scale."""
 _NAME = 32
 """Longest name of a model, a site or a class in a title."""
 _CJK = (
@@ -95,12 +98,23 @@ class Picture(Figure):
     """Its title, also where the style leaves that to the caption."""
     caption: str
     """What its numbers are of."""
+    _own: tuple[Text, str] | None = None
+    """The title that is ours, and its words."""
     hover_texts: dict[str, list[str]]
     """By the gid of a line: what each of its points tells in HTML."""
 
     def hover(self, name: str, lines: Sequence[str]) -> None:
         """Note what the points of the line whose gid is ``name`` tell, in their order."""
         self.hover_texts[name] = [readable(line) for line in lines]
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw it; a title that was given to its only panel stands in the place of ours."""
+        panels = [each for each in self.axes if each.get_label() != _SCALE]
+        if self._own is not None and len(panels) == 1 and panels[0].get_title():
+            ours, words = self._own
+            ours.set_visible(ours.get_text() != words)
+            ours.set_in_layout(ours.get_visible())
+        super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         return encode(self, ".png")
@@ -155,6 +169,7 @@ def styled(style: Style | Look = "screen") -> Iterator[Look]:
         # Text stays text: small files, searchable, and browsers have fonts that we lack.
         "svg.fonttype": "none",
         "svg.hashsalt": "actstore",
+        "pdf.fonttype": 42,  # TrueType, which journals take
     }
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()
@@ -188,6 +203,8 @@ def finish(figure: Picture, title: str, note: str, given: str | None = None) -> 
     if shown:
         text = figure.suptitle(plain(shown), fontsize=size + 2, x=0.01, ha="left")
         _fit(figure, text, shown)
+        if given is None:
+            figure._own = text, text.get_text()
     if figure.look.told:
         small = {"fontsize": size - 1.5, "color": figure.look.soft}
         _fit(figure, figure.supxlabel(plain(note), x=0.01, ha="left", **small), note)
@@ -208,14 +225,21 @@ def _fit(figure: Figure, text: Text, words: str) -> None:
             text.set_text(plain(words))
 
 
-def encode(figure: Figure, suffix: Literal[".png", ".svg"]) -> bytes:
+_UNDATED: dict[str, dict[str, Any]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+"""Metadata without what differs from day to day and from version to version."""
+
+
+def encode(figure: Figure, suffix: Literal[".png", ".svg", ".pdf"]) -> bytes:
     """Return a figure as a file, which has its title and caption among its metadata."""
     buffer = io.BytesIO()
-    metadata: dict[str, Any] = (
-        {"Software": None} if suffix == ".png" else {"Date": None, "Creator": None}
-    )
+    metadata = dict(_UNDATED[suffix])
     if isinstance(figure, Picture):
-        metadata |= {"Title": figure.heading, "Description": figure.caption}
+        described = "Subject" if suffix == ".pdf" else "Description"
+        metadata |= {"Title": figure.heading, described: figure.caption}
     look = look_of(figure)
     with styled(look):
         figure.savefig(buffer, format=suffix[1:], metadata=metadata, facecolor=look.ground)

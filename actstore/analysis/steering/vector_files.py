@@ -100,7 +100,7 @@ def load(folder: Path) -> list[LoadedVector]:
     return sorted(found, key=lambda each: (each.layer is None, each.layer or 0))
 
 
-def one(path: Path, layer: int | None = None) -> LoadedVector:
+def one(path: str | Path, layer: int | None = None) -> LoadedVector:
     """Return one vector, as long as it was made: of strength 1, it is the difference of the means.
 
     Args:
@@ -111,6 +111,7 @@ def one(path: Path, layer: int | None = None) -> LoadedVector:
     Raises:
         UsageError: there are several, or none of this layer.
     """
+    path = Path(path)
     if path.is_file():
         return _loaded(path, _origins(path.parent.parent / FILE))
     found = load(path / RAW if (path / RAW).is_dir() else path)

@@ -25,7 +25,11 @@ def test_files_are_what_their_names_say(tmp_path: Path) -> None:
     assert plots.save(figure, tmp_path / "new" / "a.PNG").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in plots.save(figure, tmp_path / "a.svg").read_bytes()
     assert plots.save(figure, tmp_path / "a.html").read_bytes().startswith(b"<!doctype html>")
-    with pytest.raises(UsageError, match=r"ends in .png, .svg, .html"):
+    pdf = plots.save(figure, tmp_path / "a.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert plots.render(figure, ".pdf") == pdf
+    assert b"/CreationDate" not in pdf
+    with pytest.raises(UsageError, match=r"ends in .png, .svg, .pdf, .html"):
         plots.save(figure, tmp_path / "a.gif")
     assert figure._repr_png_().startswith(b"\x89PNG")
 
@@ -52,6 +56,24 @@ def test_a_long_title_is_made_to_fit(tmp_path: Path) -> None:
     assert title.get_window_extent().width <= figure.bbox.width
     assert title.get_text().endswith("…")
     assert title.get_text().startswith("Similarity of many")
+
+
+def test_a_title_of_the_users_stands_alone(tmp_path: Path) -> None:
+    with actstore.open(make(tmp_path)) as store:
+        figure = plots.norms(store.select())
+        assert figure.heading in drawn_texts(figure)
+        figure.axes[0].set_title("Mine")
+        assert "Mine" in drawn_texts(figure)
+        assert figure.heading not in drawn_texts(figure)
+        figure.suptitle("Above")
+        assert {"Mine", "Above"} <= set(drawn_texts(figure))
+        scaled = plots.similarity(store.select())
+        scaled.axes[0].set_title("Mine")
+        assert scaled.heading not in drawn_texts(scaled)
+        panels = plots.pca(store.select())
+        assert panels.heading in drawn_texts(panels)
+        panels.axes[0].set_title("Mine")
+        assert {panels.heading, "Mine"} <= set(drawn_texts(panels))
 
 
 def test_text_is_taken_as_it_is() -> None:
