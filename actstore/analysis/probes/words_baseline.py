@@ -105,8 +105,10 @@ def _scores(texts: Texts, train: np.ndarray, positive: np.ndarray, division: Fol
     if features is None:
         return np.zeros(len(division.test))
     model = LogisticRegression(max_iter=_STEPS).fit(features.train, positive[train])
-    found: np.ndarray = np.asarray(model.decision_function(features.test), np.float64)
-    return found[features.rows]
+    found: np.ndarray = np.asarray(model.decision_function(features.test), np.float64)[
+        features.rows
+    ]
+    return found
 
 
 def fit_numbers(job: Job, texts: Texts) -> np.ndarray:
@@ -148,8 +150,8 @@ def _numbers(
                 told = Ridge(penalty).fit(own.train, numbers[train[inner]]).predict(own.test)
                 errors[number] += np.square(told[own.rows] - numbers[train[tested]]).sum()
     best = Ridge(_PENALTIES[int(errors.argmin())]).fit(features.train, numbers[train])
-    found: np.ndarray = np.asarray(best.predict(features.test), np.float64)
-    return found[features.rows]
+    found: np.ndarray = np.asarray(best.predict(features.test), np.float64)[features.rows]
+    return found
 
 
 class Features(NamedTuple):
