@@ -32,11 +32,8 @@ class Patterns:
         assert point.shape is not None
         batch, width = self.plan.batch, self.plan.width
         expected = (batch, point.shape.heads, width, width)
-        tensors = (
-            [each for each in output if isinstance(each, torch.Tensor)]
-            if (isinstance(output, tuple | list))
-            else []
-        )
+        parts = output if isinstance(output, tuple | list) else ()
+        tensors = [each for each in parts if isinstance(each, torch.Tensor)]
         weights = next((each for each in tensors if tuple(each.shape) == expected), None)
         if weights is None:
             got = ", ".join(str(list(each.shape)) for each in tensors) or "one tensor"
@@ -44,7 +41,7 @@ class Patterns:
                 f"{point.path} returned no attention weights {list(expected)} (got {got}): site "
                 "attn_pattern needs attention that computes them, which is eager attention from "
                 "the start (--attn eager; in Python, from_pretrained(…, "
-                "attn_implementation='eager')); leave the site out where that does not help"
+                "attn_implementation='eager')); leave the layer out where that does not help"
             )
         columns, there = self._placed(point.shape.width, weights.device)
         picked = weights.detach().gather(3, columns.expand(*expected[:3], -1))

@@ -18,6 +18,7 @@ import torch
 from actstore import schema
 from actstore.capturing.forward.pooling import Pool
 from actstore.errors import DiskSpaceError
+from actstore.models.blocks import HookPoint
 from actstore.storage.rows import RowBatch
 
 _SHARD_BYTES = 20_000
@@ -81,6 +82,12 @@ def size(count: int) -> str:
             break
         number /= 1000
     return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
+
+
+def total_width(points: Sequence[HookPoint], state_width: int) -> int:
+    """Return about how many values a token has at all places together."""
+    shapes = [point.shape for point in points]
+    return sum(state_width if shape is None else shape.heads * shape.width for shape in shapes)
 
 
 def rows_of(pools: Sequence[Pool], length: int, max_new_tokens: int) -> int:

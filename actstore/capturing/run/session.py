@@ -105,11 +105,7 @@ class Session:
         self._size = window_size(options.examples_at_once)
         self._chain = Chain()
         self._context = context_length(self.anatomy.model)
-        width = state_width(self.anatomy.model)
-        self._width = sum(
-            width if point.shape is None else point.shape.heads * point.shape.width
-            for point in self.points
-        )
+        self._width = estimates.total_width(self.points, state_width(self.anatomy.model))
         self._complete: frozenset[Any] = frozenset()
         self._stored: StoredRows | None = None
         self._notes: list[str] = []
