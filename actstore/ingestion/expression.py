@@ -173,7 +173,8 @@ def compile_expression(source: Any) -> Expression:
     for place in _BRACES.finditer(source):
         if place[1] is None:
             raise RecipeError(
-                f"expression {source!r}: a brace without its partner at {place.start()}"
+                f"expression {source!r}: a brace without its partner at {place.start()}; braces "
+                "do not stand within braces"
             )
         if place.start() > end:
             pieces.append(source[end : place.start()])

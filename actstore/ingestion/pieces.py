@@ -67,7 +67,14 @@ class Pile:
             if (batch.constants.get(name) is None) if column is None else (None in column):
                 if name == "model":
                     raise model_unknown()
-                raise LayoutError(f"no value for column {name}, which every row needs")
+                empty = [value is None for value in column] if column is not None else [True]
+                count = sum(empty) if column is not None else len(batch.vectors)
+                raise LayoutError(
+                    f"no value for column {name}, which every row needs, in {count:,} of "
+                    f"{len(batch.vectors):,} rows, the first of them number {empty.index(True)}: "
+                    "the key that it is taken from is missing there, or the table that is joined "
+                    "has no such row"
+                )
         return batch
 
 

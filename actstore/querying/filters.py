@@ -13,6 +13,7 @@ from actstore.errors import NotInStoreError, SqlError, UsageError
 from actstore.querying import quoting
 from actstore.querying.metadata import Metadata, missing_column
 from actstore.storage import own_columns
+from actstore.wording import shorten
 
 if TYPE_CHECKING:
     from actstore.querying.sql import Database
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 _OF_SHARD = ("model", "site", "layer")
 """Columns with one value per shard: answered by the manifest alone."""
 _LISTED = 20
+_CHARACTERS = 300
+_LONGEST = 60
+"""Characters of all values that a message lists, and of one."""
 
 Values = list[Any]
 
@@ -324,12 +328,18 @@ def _absent(column: str, value: Any, present: set[Any], where: str) -> str:
 def _listing(present: set[Any]) -> str:
     """Return values for a message: runs of integers as ranges, of many only some."""
     known = sorted(value for value in present if value is not None)
-    parts = _ranges(known) if all(isinstance(v, int) for v in known) else list(map(repr, known))
-    if len(parts) > _LISTED:
-        parts = [*parts[:_LISTED], "…"]
+    parts = _ranges(known) if all(isinstance(v, int) for v in known) else list(map(_named, known))
+    # Of questions a few tell as much as twenty.
+    most = max(3, sum(len(", ".join(parts[:n])) <= _CHARACTERS for n in range(1, _LISTED + 1)))
+    if len(parts) > most:
+        parts = [*parts[:most], "…"]
     if None in present:
         parts.append("null")
     return ", ".join(parts)
+
+
+def _named(value: Any) -> str:
+    return repr(shorten(value, _LONGEST) if isinstance(value, str) else value)
 
 
 def _ranges(numbers: list[int]) -> list[str]:

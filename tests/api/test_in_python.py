@@ -79,6 +79,41 @@ def test_tables_of_every_library_agree(store: actstore.Store) -> None:
     assert store.head(0).to_arrow().num_rows == 0
 
 
+def test_pandas_and_polars_read_every_frame(store: actstore.Store) -> None:
+    """Metadata, SQL, neighbours and the lazy frame: the same rows and types in either."""
+    rows = store.select("label IS NOT NULL")
+    names = ["example_id", "label", "layer", "extra.pair"]
+    wanted = rows.table(names).to_pylist()
+    columns = ", ".join(names)
+    query = f"SELECT {columns} FROM activations WHERE label IS NOT NULL ORDER BY row_id"
+    lazy = store.frame().filter(pl.col("label").is_not_null()).select(names).collect()
+    nearest = store.nearest(rows.numpy()[0], k=3, columns=names)
+    for table in (rows.table(names), store.sql(query).to_arrow_table(), lazy.to_arrow()):
+        for frame in (pl.DataFrame(table).to_dicts(), table.to_pandas().to_dict("records")):
+            assert frame == wanted
+    assert store.sql(query).df().to_dict("records") == wanted
+    assert store.sql(query).pl().to_dicts() == wanted
+    assert (
+        nearest.to_pandas()["example_id"].tolist() == pl.DataFrame(nearest)["example_id"].to_list()
+    )
+    assert pl.DataFrame(nearest).schema["score"] == pl.Float32
+
+
+def test_xy_goes_through_a_pipeline_and_a_search(store: actstore.Store) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, GroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.utils import check_X_y
+
+    X, y, groups = store.select().xy(positive="yes")
+    checked, _ = check_X_y(X, y)
+    assert np.shares_memory(checked, X)  # nothing had to be converted
+    model = make_pipeline(StandardScaler(), LogisticRegression())
+    search = GridSearchCV(model, {"logisticregression__C": [0.1, 1.0]}, cv=GroupKFold(3))
+    assert search.fit(X, y, groups=groups).predict(X).shape == y.shape
+
+
 def test_xy_is_ready_for_scikit_learn(store: actstore.Store) -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_score

@@ -217,7 +217,7 @@ def test_own_columns_are_typed_and_follow_the_store(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     store = tmp_path / "own.store"
-    first = {"width": WIDTH, "label": "a"}
+    first: dict[str, Any] = {"width": WIDTH, "label": "a"}
     write(store, batch(0, 4, extra='{"city": "Rome", "level": 3, "meta": {"hard": true}}', **first))
     write(store, batch(4, 2, extra='{"city": "Oslo", "score": 0.5, "tags": [1, 2]}', **first))
     write(store, batch(6, 1, **first))

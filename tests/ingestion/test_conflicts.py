@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,19 +11,18 @@ import pytest
 import actstore
 from actstore.errors import ConflictError, StoreNotFoundError
 from actstore.ingestion.ingest import ingest
-from actstore.ingestion.options import IngestOptions
 from actstore.ingestion.report import IngestSummary
 
-OPTIONS: IngestOptions = {"model": "m", "recipe": "numpy"}
+OPTIONS: dict[str, Any] = {"model": "m", "recipe": "numpy"}
 
 
 def draw(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
 
 
-def both(source: Path, store: Path, **more: object) -> tuple[IngestSummary, IngestSummary]:
+def both(source: Path, store: Path, **more: Any) -> tuple[IngestSummary, IngestSummary]:
     """Return what a dry run says and what a run does; they must agree."""
-    options: IngestOptions = {**OPTIONS, **more}  # type: ignore[typeddict-item]
+    options = {**OPTIONS, **more}
     dry = ingest(source, store, dry_run=True, **options)
     real = ingest(source, store, **options)
     for name in ("files_read", "rows_written", "rows_present", "rows_repeated", "rows_replaced"):
@@ -64,7 +64,10 @@ def test_two_files(source: Path, tmp_path: Path) -> None:
 
 
 def test_two_rows_of_one_tensor(source: Path, tmp_path: Path) -> None:
-    ids = {"example_id": np.array(["x", "y", "x"]), "example_index": np.array([0, 1, 0])}
+    ids: dict[str, Any] = {
+        "example_id": np.array(["x", "y", "x"]),
+        "example_index": np.array([0, 1, 0]),
+    }
     np.savez(source / "all.npz", acts=draw(3, 8), **ids)
     dry, _ = both(source, tmp_path / "s")
     assert "two rows of all.npz#acts have one key" in dry.refused[0].reason
@@ -85,7 +88,7 @@ def test_a_row_that_is_stored(source: Path, tmp_path: Path) -> None:
 
 
 def test_rows_that_the_source_repeats_were_not_there_already(source: Path, tmp_path: Path) -> None:
-    ids = {"example_id": np.array(["x"] * 50), "example_index": np.zeros(50, int)}
+    ids: dict[str, Any] = {"example_id": np.array(["x"] * 50), "example_index": np.zeros(50, int)}
     np.savez(source / "all.npz", acts=np.ones((50, 8), np.float32), **ids)
     _, real = both(source, tmp_path / "s")
     assert (real.rows_written, real.rows_present, real.rows_repeated) == (1, 0, 49)

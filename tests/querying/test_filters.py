@@ -183,3 +183,14 @@ def test_columns_and_sql_find_the_same_rows(
 ) -> None:
     rows = store.sql(f"SELECT row_id FROM activations WHERE {condition}").fetchnumpy()["row_id"]
     assert store.select(**equals).rows.tolist() == sorted(rows.tolist())
+
+
+def test_of_long_values_a_message_lists_a_few(tmp_path: Path) -> None:
+    questions = [f"Question number {number}, {'which goes on and on' * 9}" for number in range(40)]
+    stores.add(tmp_path / "s", stores.vectors(40, 4, "float32", 0), question=questions)
+    with open_store(tmp_path / "s") as store, pytest.raises(NotInStoreError) as caught:
+        store.select(question="x")
+    text = str(caught.value)
+    assert "'Question number 0, which" in text
+    assert text.endswith("…")
+    assert len(text) < 500

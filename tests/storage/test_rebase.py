@@ -9,7 +9,7 @@ import pytest
 
 from actstore.errors import ConflictError, LayoutError
 from actstore.storage import key_hashes, shard
-from actstore.storage.rows import RowBatch
+from actstore.storage.rows import Added, RowBatch
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.writer import StoreWriter
 from tests.storage.stores import (
@@ -75,7 +75,7 @@ def test_all_rows_overtaken_make_no_commit(tmp_path: Path) -> None:
     session = behind(root, [batch(0, 5)], [batch(0, 6)])
     assert session.commit(operation="ingest", message="") is None
     assert session.overtaken == 5
-    assert session.add(batch(5, 2)) == (1, 1, 0)
+    assert session.add(batch(5, 2)) == Added(1, 1, 0)
     assert session.commit(operation="ingest", message="") == 2
     session.close()
     assert content(root) == expected(batch(0, 7))

@@ -24,6 +24,8 @@ _BATCHES = st.tuples(
     st.sampled_from([4, 4, 4, 3]),
     st.sampled_from(["float16", "float32"]),
 )
+File = list[tuple[list[tuple[int, int]], int, int, str]]
+
 _FILES = st.lists(st.lists(_BATCHES, min_size=1, max_size=3), min_size=1, max_size=6)
 
 
@@ -41,7 +43,7 @@ def _batch(rows: list[tuple[int, int]], layer: int, width: int, dtype: str) -> R
     )
 
 
-def _told(session: StoreWriter, files: list[list[tuple]]) -> list[object]:
+def _told(session: StoreWriter, files: list[File]) -> list[object]:
     """Return what became of each batch of each file, and which stored rows would go."""
     told: list[object] = []
     for file in files:
@@ -57,9 +59,7 @@ def _told(session: StoreWriter, files: list[list[tuple]]) -> list[object]:
 
 @settings(max_examples=10, deadline=None)
 @given(stored=_FILES, files=_FILES, replace=st.booleans())
-def test_it_says_what_a_session_does(
-    stored: list[list[tuple]], files: list[list[tuple]], replace: bool
-) -> None:
+def test_it_says_what_a_session_does(stored: list[File], files: list[File], replace: bool) -> None:
     with TemporaryDirectory() as folder:
         root = Path(folder) / "s"
         with StoreWriter(root, run=RUN) as session:

@@ -339,3 +339,26 @@ def test_large_matrices_come_in_pieces(tmp_path: Path) -> None:
     assert [row["example_index"] for row in rows] == list(range(5000))
     for row in (0, 2047, 2048, 4999):
         assert rows[row]["activation"].tobytes() == values[row].tobytes()
+
+
+def test_a_row_that_a_joined_table_lacks_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "layer_3.npy", matrix(6))
+    lines = ["id", *(f"q{number}" for number in range(5))]
+    (tmp_path / "in" / "rows.csv").write_text("\n".join(lines))
+    recipe = parse("""
+        name = "mine"
+        title = "mine"
+        container = "numpy"
+        files = [{ path = "layer_{layer:int}.npy" }]
+        tensors = [{ axes = [["example", "hidden"]] }]
+        sidecars = [{ name = "rows", paths = ["rows.csv"], row = "{row}" }]
+        [columns]
+        example_id = "{sidecar.rows.id}"
+        layer = "{path.layer}"
+        site = "resid_post"
+        pooling = "last"
+    """)
+    summary = ingest(tmp_path / "in", tmp_path / "s", model=MODEL, recipe=recipe)
+    reason = summary.refused[0].reason
+    assert "example_id, which every row needs, in 1 of 6 rows, the first of them number 5" in reason
