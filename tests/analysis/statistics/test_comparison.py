@@ -91,6 +91,19 @@ def test_one_layer_against_another(tmp_path: Path) -> None:
             compare(store.select(), store.select("false"))
 
 
+def test_sides_that_share_each_value_and_no_place(tmp_path: Path) -> None:
+    for layer, site in ((0, "resid_post"), (1, "mlp_out")):
+        stores.add(tmp_path / "a", stores.vectors(5, 4, "float16", layer), layer=layer, site=site)
+    for layer, site in ((0, "mlp_out"), (1, "resid_post")):
+        stores.add(tmp_path / "b", stores.vectors(5, 4, "float16", layer), layer=layer, site=site)
+    with actstore.open(tmp_path / "a") as left, actstore.open(tmp_path / "b") as right:
+        message = "no model, site, pooling, region and layer in common: narrow both"
+        with pytest.raises(UsageError, match=message):
+            compare(left.select(), right.select())
+        (one,) = compare(left.select(layer=0), right.select(layer=0)).layers
+    assert (one.a["site"], one.b["site"], one.matched) == ("resid_post", "mlp_out", 5)
+
+
 def test_two_stores_of_different_models_and_widths(tmp_path: Path) -> None:
     a = stores.vectors(30, 6, "float16", 1)
     stores.add(tmp_path / "a", a, model="one")
