@@ -21,7 +21,7 @@ NAMES = (
     *("memory", "size", "metadata_sql", "open_many", "cli_start", "hub_bytes", "probes"),
     *("batches", "capture"),
 )
-BY_NAME = ("coverage",)
+BY_NAME = ("coverage", "coverage_numbers")
 """What is measured in simulations and not in seconds, and runs only where it is named."""
 
 

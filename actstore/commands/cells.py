@@ -24,8 +24,8 @@ def pooling_cells(places: Sequence[ActivationPlace]) -> list[str]:
 
 
 def interval(low: float, high: float) -> str:
-    """Return ``0.61-0.83``."""
-    return f"{low:.3f}-{high:.3f}"
+    """Return ``0.61-0.83``, and ``-0.12 to 0.31`` where an end is negative."""
+    return f"{low:.3f}{' to ' if low < 0 else '-'}{high:.3f}"
 
 
 def layer_cell(layer: int | None) -> str:

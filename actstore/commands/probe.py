@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +30,11 @@ from actstore.commands.row_options import (
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    from actstore.analysis.probes.results import ClassesReport, ProbeReport
+    from actstore.analysis.probes.number_results import NumberReport, NumberResult
+    from actstore.analysis.probes.results import ClassesReport, ProbeReport, TestedPlace
     from actstore.analysis.probes.tasks import Task
 
-_TASKS = ("auto", "binary", "classes")
+_TASKS = ("auto", "binary", "classes", "number")
 _METHODS = ("logistic", "mean-difference", "ridge", "mlp")
 
 settings_options = bundle(
@@ -44,14 +45,14 @@ settings_options = bundle(
         type=click.Choice(_METHODS),
         default="logistic",
         show_default=True,
-        help="What is trained, on vectors standardised by the training rows.",
+        help="What is trained, on vectors standardised by the training rows; of numbers it is "
+        "ridge regression.",
     ),
     click.option(
         "--strength",
         type=float,
-        default=1.0,
-        show_default=True,
-        help="Inverse of the L2 penalty: scikit-learn's C, and 1 / alpha of ridge and mlp.",
+        help="Inverse of the L2 penalty: scikit-learn's C, and 1 / alpha of ridge and mlp. 1 by "
+        "default; of numbers what the training rows of each fold choose.",
     ),
     click.option(
         "--folds",
@@ -81,8 +82,9 @@ settings_options = bundle(
     type=click.Choice(_TASKS),
     default="auto",
     show_default=True,
-    help="binary tells two classes apart, classes each of several from the rest; auto is binary "
-    "where there are two values or --positive names a class.",
+    help="binary tells two classes apart, classes each of several from the rest, number predicts "
+    "a number; auto is binary where there are two values or --positive names a class, and number "
+    "where a column of numbers has more.",
 )
 @settings_options
 @click.option("--train", metavar="SQL", help="Train on rows that meet this condition, with --test.")
@@ -124,17 +126,23 @@ def command(
     rest: the macro AUROC is the mean of theirs, the class named for a row the one with the
     largest score, and a second table has the figures and confusions of the best place's classes.
 
+    Of a column of numbers, ridge regression predicts the number: R² and Spearman's rho are those
+    of rows that it was not trained on, held against the mean, the questions' words and shuffled
+    numbers. The penalty is chosen within the training rows.
+
     \b
     Examples:
       actstore probe runs.store --label label --positive faithful
       actstore probe runs.store "task = 'maze'" --label label --out probes
       actstore probe runs.store --label task --task classes --layers 6,12
+      actstore probe runs.store --label extra.difficulty --out probes
       actstore probe runs.store --layers 6,12 --method ridge --folds 10 --out probes
       actstore probe runs.store --train "split = 'train'" --test "split = 'val'" --out probes
       actstore probe train.store --test-store other.store --out probes
     """
     import actstore
-    from actstore.analysis.probes import class_files, probe_files, tasks
+    from actstore.analysis.probes import class_files, number_files, probe_files, tasks
+    from actstore.analysis.probes.number_results import NumberReport
     from actstore.analysis.probes.results import ProbeReport
     from actstore.analysis.probes.splits import ProbeSettings
     from actstore.commands import probe_tables
@@ -161,6 +169,9 @@ def command(
     if isinstance(report, ProbeReport):
         entries = [probe_files.summary(result, report) for result in report.results]
         chosen = classes.turned(report.classes.names)
+    elif isinstance(report, NumberReport):
+        entries = [number_files.summary(result, report) for result in report.results]
+        chosen = _number_chosen(report) if task == "auto" else None
     else:
         entries = [class_files.summary(result, report) for result in report.results]
         chosen = _chosen(report) if task == "auto" else None
@@ -174,6 +185,8 @@ def command(
         return
     if isinstance(report, ProbeReport):
         probe_tables.show(report)
+    elif isinstance(report, NumberReport):
+        probe_tables.show_numbers(report)
     else:
         probe_tables.show_classes(report)
     for line in [
@@ -185,12 +198,17 @@ def command(
     output.note(written or "nothing was written: --out DIR keeps the probes, scores and a picture")
 
 
-def _written(report: ProbeReport | ClassesReport, folder: Path) -> str:
+def _written(report: ProbeReport | ClassesReport | NumberReport, folder: Path) -> str:
     """Write everything there is of the probes; return what was written."""
-    from actstore.analysis.probes import class_files, probe_files
+    from actstore.analysis.probes import class_files, number_files, probe_files
+    from actstore.analysis.probes.number_results import NumberReport
     from actstore.analysis.probes.results import ProbeReport
     from actstore.commands import probe_tables
 
+    if isinstance(report, NumberReport):
+        first, *_ = number_files.save(report, folder)
+        told = f"{counted(len(report.results), 'probe')} written to {folder}: {first.name}, probes/"
+        return f"{told}, probe_stats_layer*.csv{probe_tables.draw_numbers(report, folder)}"
     if isinstance(report, ProbeReport):
         first, *_ = probe_files.save(report, folder)
         probes, where = len(report.results), "probes/"
@@ -215,28 +233,41 @@ def _chosen(report: ClassesReport) -> str:
     )
 
 
-def _told(report: ProbeReport | ClassesReport) -> list[str]:
+def _number_chosen(report: NumberReport) -> str:
+    return (
+        f"{report.column} holds numbers, and each probe predicts them; --task classes takes each "
+        "number as a class, --positive NUMBER holds one against the rest"
+    )
+
+
+def _told(report: ProbeReport | ClassesReport | NumberReport) -> list[str]:
     """Return what belongs to all rows of the table: what kept rows together, the best layer."""
+    from actstore.analysis.probes.number_results import NumberReport
     from actstore.analysis.probes.results import ProbeReport
 
-    result = max(report.results, key=lambda each: each.groups)
-    figure = "AUROC" if isinstance(report, ProbeReport) else "macro AUROC"
+    results: Sequence[TestedPlace | NumberResult] = report.results
+    result = max(results, key=lambda each: each.groups)
     lines = [
         f"kept together by {result.grouped_by}: {counted(result.groups, 'group')} of "
         f"{counted(result.rows)}"
     ]
-    best = report.best
-    if best is None:
+    if report.best is None:
         return lines
-    head = f"best of {best.places}: {best.place.text}, {figure} {best.auroc.value:.3f}"
-    if best.nested is None:
+    best, nested = report.best, report.best.nested
+    if isinstance(report, NumberReport):
+        figure = f"R² {report.best.r2.value:.3f}"
+    else:
+        kind = "AUROC" if isinstance(report, ProbeReport) else "macro AUROC"
+        figure = f"{kind} {report.best.auroc.value:.3f}"
+    head = f"best of {best.places}: {best.place.text}, {figure}"
+    if nested is None:
         lines.append(
             f"{head}: optimistic, since it was chosen for being the largest ({best.reason})"
         )
         return lines
     places = list(dict.fromkeys(place.text for place in best.chosen))
     lines.append(
-        f"{head}; chosen without the fold that judges (nested): {best.nested.value:.3f}, "
-        f"{interval(best.nested.low, best.nested.high)}, by {', '.join(places)}"
+        f"{head}; chosen without the fold that judges (nested): {nested.value:.3f}, "
+        f"{interval(nested.low, nested.high)}, by {', '.join(places)}"
     )
     return lines

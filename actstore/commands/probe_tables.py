@@ -1,4 +1,4 @@
-"""What `actstore probe` prints and draws: places by rows, the classes of the best, the picture."""
+"""What `actstore probe` prints and draws: places by rows, the best one's classes, the picture."""
 
 from __future__ import annotations
 
@@ -9,27 +9,24 @@ from typing import TYPE_CHECKING
 from actstore.commands import output
 from actstore.commands.cells import interval, layer_cell, pooling_cells
 from actstore.commands.probes_shown import Layer, draw_auroc
+from actstore.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from actstore.analysis.probes.number_results import NumberReport
     from actstore.analysis.probes.results import ClassesReport, ClassesResult, ProbeReport
+
+_NO_PICTURE = "; no picture: pip install 'actstore[plot]' draws it"
 
 
 def show(report: ProbeReport) -> None:
     """Print the places of probes that tell two classes apart."""
-    first, second = report.classes.names
-    output.say(
-        f"{report.method} probe, {first} (positive) against {second}, {_tested(report)}, "
-        "95 % intervals"
-    )
+    output.say(f"{report.title}, {_tested(report)}, 95 % intervals")
     _print_places(report, "auroc", [result.band for result in report.results])
 
 
 def show_classes(report: ClassesReport) -> None:
     """Print the places of probes of several classes, and the classes at the best of them."""
-    output.say(
-        f"{report.method} probes, each of {len(report.names)} classes against the rest, "
-        f"{_tested(report)}, 95 % intervals"
-    )
+    output.say(f"{report.title}, {_tested(report)}, 95 % intervals")
     _print_places(report, "macro auroc")
     if output.chosen_format() != "table":
         # A second table would be one too many for a program that reads the first.
@@ -37,6 +34,57 @@ def show_classes(report: ClassesReport) -> None:
         return
     output.say()
     _print_classes(max(report.results, key=lambda result: result.auroc.value))
+
+
+def show_numbers(report: NumberReport) -> None:
+    """Print the places of probes that predict numbers."""
+    output.say(f"{report.title}, {_tested(report)}, 95 % intervals")
+    poolings = pooling_cells([result.place for result in report.results])
+    output.print_table(
+        (
+            *("site", "pooling", "layer", "rows", "groups", "r2", "interval"),
+            *("spearman", "interval", "words", "over baseline", "error", "deviation"),
+            *("strength", "shuffled", "p", "p_family", "verdict"),
+        ),
+        [
+            (
+                result.place.site,
+                pooling,
+                layer_cell(result.place.layer),
+                result.rows,
+                result.groups,
+                round(result.r2.value, 3),
+                interval(result.r2.low, result.r2.high),
+                round(result.spearman.value, 3),
+                interval(result.spearman.low, result.spearman.high),
+                None if result.words is None else round(result.words.r2.value, 3),
+                f"{result.effect.value:+.3f} ({result.effect.low:+.3f} to "
+                f"{result.effect.high:+.3f}) {result.effect.baseline}",
+                float(f"{result.error:.4g}"),
+                float(f"{result.deviation:.4g}"),
+                float(f"{result.strength:.2g}"),
+                None if result.permuted is None else round(result.permuted.r2_mean, 3),
+                None if result.permuted is None else round(result.permuted.p_value, 3),
+                None if result.permuted is None else round(result.permuted.p_family, 3),
+                result.verdict,
+            )
+            for result, pooling in zip(report.results, poolings, strict=True)
+        ],
+        whole=("verdict",),
+    )
+
+
+def draw_numbers(report: NumberReport, folder: Path) -> str:
+    """Draw R² by layer into a folder; return how a list of what was written ends."""
+    try:
+        from actstore.analysis import plots
+    except MissingExtraError:
+        return _NO_PICTURE
+    from actstore.analysis.plots.r2 import r2
+
+    figure = r2(report.results, f"R² of {report.title}")
+    plots.save(figure, folder / "r2.svg")
+    return f", {plots.save(figure, folder / 'r2.png').name}"
 
 
 def draw(report: ProbeReport | ClassesReport, folder: Path, heading: str) -> str:
@@ -47,11 +95,11 @@ def draw(report: ProbeReport | ClassesReport, folder: Path, heading: str) -> str
     ]
     picture = draw_auroc(drawn, folder, heading)
     if picture is None:
-        return "; no picture: pip install 'actstore[plot]' draws it"
+        return _NO_PICTURE
     return f", {picture.name}"
 
 
-def _tested(report: ProbeReport | ClassesReport) -> str:
+def _tested(report: ProbeReport | ClassesReport | NumberReport) -> str:
     folds = report.results[0].folds
     return f"{folds} folds" if folds > 1 else "one test part"
 

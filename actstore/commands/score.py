@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,10 @@ from actstore.commands.options import (
 from actstore.commands.row_options import Places, in_sample_option, label_option, place_options
 from actstore.errors import UsageError
 from actstore.wording import counted
+
+if TYPE_CHECKING:
+    from actstore.analysis.probes.scoring import Scored
+    from actstore.analysis.statistics.metrics import IntervalEstimate
 
 
 @click.command("score")
@@ -55,8 +59,9 @@ def command(
 
     A probe is for one model, site, layer, pooling and region, and for vectors of one width; a
     store that has no such rows is refused. Where rows are labelled, AUROC and accuracy are
-    shown. Rows that the probe was trained on, and rows that share their example or question
-    with one of these, are left out and counted.
+    shown, and of a probe that predicts numbers R² and Spearman's rho. Rows that the probe was
+    trained on, and rows that share their example or question with one of these, are left out
+    and counted.
 
     \b
     Examples:
@@ -84,30 +89,15 @@ def command(
         if write_label:
             commit = scoring.write_labels(opened, scored, write_label)
     if as_json:
-        output.print_json(
-            [
-                {
-                    **one.place._asdict(),
-                    "probe": one.probe.name,
-                    "rows": len(one.rows),
-                    **one.in_sample.summary,
-                    "mean_score": float(one.scores.mean()),
-                    "auroc": None if one.auroc is None else one.auroc.value,
-                    "auroc_interval": None
-                    if one.auroc is None
-                    else [one.auroc.low, one.auroc.high],
-                    "accuracy": None if one.accuracy is None else one.accuracy.value,
-                    "commit": commit,
-                }
-                for one in scored
-            ]
-        )
+        output.print_json([{**_summary(one), "commit": commit} for one in scored])
         return
+    of_numbers = all(one.classes is None for one in scored)
+    figures = ("mean predicted", "r2", "interval", "spearman", "interval")
     poolings = pooling_cells([one.place for one in scored])
     output.print_table(
         (
             *("site", "pooling", "layer", "rows", "in-sample" if in_sample else "left out"),
-            *("mean score", "auroc", "interval", "accuracy"),
+            *(figures if of_numbers else ("mean score", "auroc", "interval", "accuracy")),
         ),
         [
             (
@@ -117,9 +107,11 @@ def command(
                 len(one.rows),
                 in_sample_cell(one.in_sample.rows),
                 float(one.scores.mean()),
-                None if one.auroc is None else round(one.auroc.value, 3),
-                None if one.auroc is None else interval(one.auroc.low, one.auroc.high),
-                None if one.accuracy is None else round(one.accuracy.value, 3),
+                *(
+                    (*_cells(one.r2), *_cells(one.spearman))
+                    if of_numbers
+                    else (*_cells(one.auroc), _cells(one.accuracy)[0])
+                ),
             )
             for one, pooling in zip(scored, poolings, strict=True)
         ],
@@ -130,5 +122,33 @@ def command(
         output.note(f"{counted(rows, 'score')} written to {target}")
     if write_label:
         output.note(
-            f"commit {commit}: {counted(rows, 'row')} labelled with the probe's {write_label}"
+            f"commit {commit}: {counted(rows, 'row')} labelled with the probe's "
+            f"{'number' if of_numbers else write_label}"
         )
+
+
+def _summary(one: Scored) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        **one.place._asdict(),
+        "probe": one.probe.name,
+        "rows": len(one.rows),
+        **one.in_sample.summary,
+    }
+    if one.classes is None:
+        told["mean_predicted"] = float(one.scores.mean())
+        figures = {"r2": one.r2, "spearman": one.spearman}
+    else:
+        told["mean_score"] = float(one.scores.mean())
+        figures = {"auroc": one.auroc}
+    for name, estimate in figures.items():
+        told[name] = None if estimate is None else estimate.value
+        told[f"{name}_interval"] = None if estimate is None else [estimate.low, estimate.high]
+    if one.classes is not None:
+        told["accuracy"] = None if one.accuracy is None else one.accuracy.value
+    return told
+
+
+def _cells(estimate: IntervalEstimate | None) -> tuple[float | None, str | None]:
+    if estimate is None:
+        return None, None
+    return round(estimate.value, 3), interval(estimate.low, estimate.high)

@@ -23,6 +23,7 @@ from actstore.commands.row_options import (
     in_sample_option,
     place_options,
 )
+from actstore.errors import UsageError
 
 
 @click.command("validate")
@@ -81,8 +82,14 @@ def command(
     """
     import actstore
     from actstore.analysis.examples import lineages
+    from actstore.analysis.probes import probe_files
     from actstore.analysis.steering import validation
 
+    if (folder / probe_files.FOLDER).is_dir() and not any(folder.glob("*.pt")):
+        raise UsageError(
+            f"{folder} holds probes, not steering vectors: `actstore score STORE --probe {folder}` "
+            "applies them to other rows"
+        )
     with actstore.open(store, at=at) as opened:
         found = validation.validate(
             opened,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.analysis import labelled
+from tests.analysis.probes import test_numbers_probing as numbers
 from tests.analysis.probes import test_several_classes as several
 from tests.commands.conftest import Command
 
@@ -118,6 +119,48 @@ def test_several_classes_have_a_table_of_their_own(actstore: Command, tmp_path: 
     )
     assert drawn.code == 2
     assert "probes of several classes, and the picture is one of two" in drawn.err
+
+
+def test_numbers_have_r2_a_picture_and_scores(actstore: Command, tmp_path: Path) -> None:
+    numbers.layered(tmp_path / "s", {0: 2.0, 1: 0.0})
+    numbers.layered(
+        *(tmp_path / "new", {0: 2.0, 1: 0.0}),
+        rows=20,
+        seed=1,
+        first=100,
+        questions=[f"another {number}?" for number in range(20)],
+    )
+    words = ("--label", numbers.COLUMN, "--permutations", 19)
+    done = actstore("probe", tmp_path / "s", *words, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "ridge probes of extra.level, 5 folds, 95 % intervals" in done.out
+    assert "extra.level holds numbers, and each probe predicts them; --task classes" in done.err
+    assert "chosen without the fold that judges (nested)" in done.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("report.json", "probes", "probe_stats_layer0.csv", "probe_stats_layer1.csv"),
+        *("r2.png", "r2.svg"),
+    }
+    first, _ = json.loads((tmp_path / "out/report.json").read_text())
+    assert (first["task"], first["method"]) == ("number", "ridge")
+    assert first["r2_interval"][0] < first["r2"] < first["r2_interval"][1]
+    assert first["best"]["nested_r2"] is not None
+    stats = (tmp_path / "out/probe_stats_layer0.csv").read_text().splitlines()
+    assert stats[0].startswith("question_id,question,number,mean_predicted,")
+    assert len(stats) == 61
+    done = actstore("score", tmp_path / "new", "--probe", tmp_path / "out", "--json")
+    assert [entry["rows"] for entry in json.loads(done.out)] == [20, 20]
+    assert json.loads(done.out)[0]["spearman"] > 0.5
+    assert "auroc" not in json.loads(done.out)[0]
+    done = actstore("score", tmp_path / "new", "--probe", tmp_path / "out")
+    assert "mean predicted" in done.out
+    named = ("--probe", tmp_path / "out", "--write-label", "class", "--layers", 0)
+    done = actstore("score", tmp_path / "new", *named)
+    assert "predicts numbers, not classes: --write-label score" in done.err
+    done = actstore("validate", tmp_path / "new", "--vectors", tmp_path / "out")
+    assert "holds probes, not steering vectors: `actstore score STORE --probe" in done.err
+    picture = ("--kind", "auroc", "--probes", tmp_path / "out", "-o", tmp_path / "a.png")
+    done = actstore("plot", tmp_path / "s", *picture)
+    assert "these are probes of numbers, which have no AUROC" in done.err
 
 
 def test_conditions_and_other_stores(actstore: Command, probed: Path, tmp_path: Path) -> None:

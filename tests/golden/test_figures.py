@@ -55,6 +55,7 @@ def test_truth_by_layer(loaded: LoadedModel, tmp_path: Path) -> None:
             positive="true",
             choice=RowChoice(),
             group_by="example_id",
+            task="binary",
             settings=ProbeSettings(permutations=0),
         )
     measured = {str(one.place.layer): round(one.auroc.value, 4) for one in report.results}

@@ -51,7 +51,7 @@ def find(
         NotInStoreError: a named value does not occur.
         UsageError: more than two values and none is named, or one is in both classes.
     """
-    counts = Counter(_text(value) for value in values if value is not None)
+    counts = _counted(values)
     wanted, others = _listed(positive), _listed(negative)
     both = set(wanted) & set(others)
     if both:
@@ -89,7 +89,7 @@ def several(column: str, values: Iterable[object], *, option: str = "--label") -
     Raises:
         TooFewRowsError: there is one value only, or none.
     """
-    counts = Counter(_text(value) for value in values if value is not None)
+    counts = _counted(values)
     _two_at_least(column, counts, option)
     return tuple(sorted(counts))
 
@@ -111,9 +111,21 @@ def alike(wanted: Sequence[str], values: Iterable[object]) -> tuple[str, ...]:
     )
 
 
+def _counted(values: Iterable[object]) -> Counter[str]:
+    """Return how often each value occurs, by its text."""
+    found: Counter[str] = Counter()
+    for value, count in Counter(value for value in values if value is not None).items():
+        found[_text(value)] += count
+    return found
+
+
 def _text(value: object) -> str:
-    """Return a value as text, as Arrow and SQL have it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """Return a value as text, as Arrow has it, which writes 2 for 2.0."""
+    if isinstance(value, str):
+        return value
+    import pyarrow as pa
+
+    return str(pa.scalar(value).cast("string").as_py())
 
 
 def _listed(value: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.analysis.examples import example_groups
+from actstore.analysis.examples import example_groups, numbers
 from actstore.analysis.examples.classes import Classes
 from actstore.analysis.examples.example_groups import ExampleGroups
+from actstore.analysis.examples.numbers import Numbers
 from actstore.errors import NotInStoreError, TooFewRowsError, UsageError
 from actstore.storage import floats
 
@@ -53,9 +54,11 @@ class PlaceRows:
     table: pa.Table
     """Their metadata: key columns, question and label."""
     positive: np.ndarray
-    """Bool ``[rows]``."""
+    """Bool ``[rows]``; all false where numbers are asked for."""
     grouping: ExampleGroups
     """What must stay on one side."""
+    numbers: np.ndarray | None = None
+    """Float64 ``[rows]`` where numbers are asked for, not classes."""
 
     @property
     def groups(self) -> np.ndarray:
@@ -84,6 +87,7 @@ class PlaceRows:
             table=self.table.filter(pa.array(keep)),
             positive=self.positive[keep],
             grouping=self.grouping.part(keep),
+            numbers=None if self.numbers is None else self.numbers[keep],
         )
 
 
@@ -150,7 +154,7 @@ def choose(store: StoreReader, choice: RowChoice) -> SelectedRows:
 
 def by_place(
     selection: SelectedRows,
-    classes: Classes,
+    classes: Classes | Numbers,
     group_by: str | None = None,
     notes: list[str] | None = None,
     grouping: ExampleGroups | None = None,
@@ -159,7 +163,7 @@ def by_place(
 
     Args:
         selection: rows of one model.
-        classes: rows of neither class are left out.
+        classes: rows of neither class are left out; of numbers, rows without one.
         group_by: what must stay on one side, as :func:`example_groups.groups_of` takes it.
         notes: takes remarks on what was decided.
         kin: what must stay on one side, where that is known already.
@@ -173,14 +177,18 @@ def by_place(
     extra = [classes.column] if classes.column not in names else []
     table = selection.table([*names, *extra])
     positive, known = _classified(table, classes)
+    values = None
+    if isinstance(classes, Numbers):
+        values = numbers.of(classes.column, table[classes.column])
+        lacking = f"have no number in {classes.column}, and are"
+        wanted = f"a number in {classes.column}"
+    else:
+        lacking = "are of neither class and"
+        wanted = f"{classes.column} {' or '.join(classes.positive + classes.negative)}"
     if not known.any():
-        raise TooFewRowsError(
-            f"no row here has {classes.column} {' or '.join(classes.positive + classes.negative)}"
-        )
+        raise TooFewRowsError(f"no row here has {wanted}")
     if notes is not None and not known.all():
-        notes.append(
-            f"{int((~known).sum()):,} of {len(known):,} rows are of neither class and left out"
-        )
+        notes.append(f"{int((~known).sum()):,} of {len(known):,} rows {lacking} left out")
     if grouping is None:
         grouping = example_groups.groups_of(selection, group_by, used=known, notes=notes)
     codes, places = places_of(table)
@@ -195,13 +203,14 @@ def by_place(
                     table=table.take(rows),
                     positive=positive[rows],
                     grouping=grouping.part(rows),
+                    numbers=None if values is None else values[rows],
                 )
             )
     return found
 
 
-def known_rows(selection: SelectedRows, classes: Classes) -> np.ndarray:
-    """Return which rows have a class, bool ``[rows]``."""
+def known_rows(selection: SelectedRows, classes: Classes | Numbers) -> np.ndarray:
+    """Return which rows have a class, or a number, bool ``[rows]``."""
     return _classified(selection.table([classes.column]), classes)[1]
 
 
@@ -218,8 +227,11 @@ def codes_of(table: pa.Table, column: str, names: Sequence[str]) -> np.ndarray:
     return found
 
 
-def _classified(table: pa.Table, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
-    """Return which rows are positive, and which have a class at all; bool ``[rows]``."""
+def _classified(table: pa.Table, classes: Classes | Numbers) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rows are positive, and which have a class or number at all; bool ``[rows]``."""
+    if isinstance(classes, Numbers):
+        known = np.isfinite(numbers.of(classes.column, table[classes.column]))
+        return np.zeros(len(table), bool), known
     values = table[classes.column].cast("string").to_numpy(zero_copy_only=False).astype(object)
     positive = np.isin(values, list(classes.positive))
     return positive, positive | np.isin(values, list(classes.negative))

@@ -42,7 +42,7 @@ def save(report: ClassesReport, out: Path) -> list[Path]:
                 out / path,
                 figures.probe,
                 trained_rows=result.trained_rows,
-                auroc=figures.auroc.value,
+                figures={"auroc": figures.auroc.value},
                 lineage={
                     **_lineage(report, result),
                     "positive": [figures.name],

@@ -6,15 +6,16 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from actstore.analysis.probes import nested_choice, words_baseline
 from actstore.analysis.probes.results import Probe
 from actstore.analysis.probes.splits import Job, ProbeSettings
-from actstore.analysis.probes.words_baseline import WordsFit
+from actstore.analysis.probes.words_baseline import Texts, WordsFit
 from actstore.analysis.solvers import cv_solver, linear
+from actstore.analysis.solvers.cv_solver import CrossValidation
 from actstore.analysis.solvers.linear import LinearModels, Perceptron, TrainTest
 from actstore.analysis.solvers.standardise import Standard, standards_of
 from actstore.analysis.statistics import folds, metrics
@@ -23,6 +24,8 @@ from actstore.errors import MismatchError, TooFewRowsError
 
 Progress = Callable[[int, int, int], None]
 """Is told the bytes of vectors done, the rows done and the bytes there are."""
+Result = TypeVar("Result")
+Told = TypeVar("Told")
 
 _LARGE = 1 << 30
 """Bytes of one matrix from which on one place is worked on at a time."""
@@ -50,6 +53,25 @@ def evaluate(
     jobs: Sequence[Job], setting: ProbeSettings, progress: Progress | None
 ) -> tuple[list[Evaluated], list[WordsFit | None]]:
     """Work on all places, several at a time where they are small, and on the questions' words."""
+    return side_by_side(
+        jobs, lambda job: each_class([job], setting)[0], words_baseline.fit, progress
+    )
+
+
+def side_by_side(
+    jobs: Sequence[Job],
+    work: Callable[[Job], Result],
+    words: Callable[[Job, Texts], Told],
+    progress: Progress | None,
+) -> tuple[list[Result], list[Told | None]]:
+    """Return what work on each place comes to, and on its questions' words.
+
+    Args:
+        jobs: the places.
+        work: on one of them.
+        words: on its questions; once for places with the same ones.
+        progress: is told how far it has come.
+    """
     sizes = [4 * len(job.rows) * job.rows.selection.shape[1] for job in jobs]
     workers = min(
         len(jobs), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
@@ -67,12 +89,8 @@ def evaluate(
         ThreadPoolExecutor(max(1, workers)) as pool,
     ):
         try:
-            told = [
-                None if each is None else pool.submit(words_baseline.fit, *each) for each in texts
-            ]
-            for job, size, result in zip(
-                jobs, sizes, pool.map(lambda job: _evaluate(job, setting), jobs), strict=True
-            ):
+            told = [None if each is None else pool.submit(words, *each) for each in texts]
+            for job, size, result in zip(jobs, sizes, pool.map(work, jobs), strict=True):
                 found.append(result)
                 done, rows = done + size, rows + len(job.rows)
                 if progress is not None:
@@ -85,35 +103,62 @@ def evaluate(
     return found, [baselines[place] for place in places]
 
 
-def _evaluate(job: Job, setting: ProbeSettings) -> Evaluated:
+def vectors_of(job: Job) -> np.ndarray:
+    """Return a job's vectors, the other store's after its own, float32 ``[rows, width]``.
+
+    Raises:
+        MismatchError: they differ in width.
+        TooFewRowsError: some are not finite.
+    """
     rows, other = job.rows, job.other
     vectors = rows.vectors()
-    if other is not None:
-        tested = other.vectors()
-        if tested.shape[1] != vectors.shape[1]:
-            raise MismatchError(
-                f"{rows.place.text}: vectors of {vectors.shape[1]} values to train on, but of "
-                f"{tested.shape[1]} in the other store"
-            )
-        vectors = np.concatenate([vectors, tested])
-    positive = job.positive
-    parts = [division.train for division in job.divisions]
-    if len(job.divisions) > 1:
+    if other is None:
+        return vectors
+    tested = other.vectors()
+    if tested.shape[1] != vectors.shape[1]:
+        raise MismatchError(
+            f"{rows.place.text}: vectors of {vectors.shape[1]} values to train on, but of "
+            f"{tested.shape[1]} in the other store"
+        )
+    return np.concatenate([vectors, tested])
+
+
+def each_class(jobs: Sequence[Job], setting: ProbeSettings) -> list[Evaluated]:
+    """Train and test the probes of one place's classes, whose products are made once for all.
+
+    Args:
+        jobs: the same rows and divisions, each with the labels of one class.
+        setting: how.
+    """
+    first = jobs[0]
+    vectors = vectors_of(first)
+    parts = [division.train for division in first.divisions]
+    if len(first.divisions) > 1:
         parts.append(np.arange(len(vectors)))
     standards = standards_of(vectors, parts)
-    trained = _train(job, setting, _TrainingData(vectors, positive, standards))
-    probe = Probe(
-        place=rows.place,
-        method=setting.method,
-        standard=standards[-1],
-        model=trained.model,
-        intercept=trained.intercept,
-    )
-    areas, accuracy = None, 0.0
-    if trained.shuffled is not None and job.shuffled is not None:
-        labels = np.column_stack([positive, job.shuffled.columns()])
-        areas, accuracy = _of_shuffled(job.divisions, labels, trained.shuffled)
-    return Evaluated(probe, trained.scores, areas, accuracy, trained.choosing, trained.converged)
+    found = []
+    for job, trained in zip(jobs, _train(jobs, setting, vectors, standards), strict=True):
+        probe = Probe(
+            place=job.rows.place,
+            method=setting.method,
+            standard=standards[-1],
+            model=trained.model,
+            intercept=trained.intercept,
+        )
+        areas, accuracy = None, 0.0
+        if trained.shuffled is not None:
+            areas, accuracy = _of_shuffled(job.divisions, _labels(job), trained.shuffled)
+        found.append(
+            Evaluated(probe, trained.scores, areas, accuracy, trained.choosing, trained.converged)
+        )
+    return found
+
+
+def _labels(job: Job) -> np.ndarray:
+    """Return the real labels and the shuffled ones, ``[rows, 1 + runs]``."""
+    if job.shuffled is None:
+        return job.positive[:, None]
+    return np.column_stack([job.positive, job.shuffled.columns()])
 
 
 def _of_shuffled(
@@ -129,17 +174,6 @@ def _of_shuffled(
         right += ((scores[division.test] > 0) == labels[division.test]).sum(0)
     tested = sum(len(division.test) for division in divisions)
     return areas, float(right[1:].mean() / tested)
-
-
-class _TrainingData(NamedTuple):
-    """The rows of a job."""
-
-    vectors: np.ndarray
-    """Float32 or float64 ``[rows, width]``."""
-    positive: np.ndarray
-    """Bool ``[rows]``."""
-    standards: list[Standard]
-    """Of each division's training rows, then of all rows where there are several divisions."""
 
 
 class _Trained(NamedTuple):
@@ -158,35 +192,45 @@ class _Trained(NamedTuple):
     """Whether all regressions did, those of the divisions and that of the probe to keep."""
 
 
-def _train(job: Job, setting: ProbeSettings, rows: _TrainingData) -> _Trained:
-    """Train and test all divisions in the way that suits them."""
-    vectors, _, standards = rows
-    width = vectors.shape[1]
-    dual = min(len(division.train) for division in job.divisions) <= width
-    if dual and setting.method in ("logistic", "ridge") and setting.strength * width > _PRECISE:
+def _train(
+    jobs: Sequence[Job],
+    setting: ProbeSettings,
+    vectors: np.ndarray,
+    standards: Sequence[Standard],
+) -> list[_Trained]:
+    """Train and test all divisions in the way that suits them.
+
+    Args:
+        jobs: the classes of one place.
+        setting: how.
+        vectors: float32 ``[rows, width]``.
+        standards: of each division's training rows, then of all rows where there are several
+            divisions.
+    """
+    divisions, width = jobs[0].divisions, vectors.shape[1]
+    dual = min(len(division.train) for division in divisions) <= width
+    if dual and setting.method in ("logistic", "ridge") and setting.inverse * width > _PRECISE:
         vectors = vectors.astype(np.float64)
-        rows = rows._replace(vectors=vectors)
-    if len(job.divisions) > 1 and len(vectors) <= width and setting.method != "mlp":
-        ratios = cv_solver.variance_ratios(vectors, standards[-1], standards[:-1], job.divisions)
+    if len(divisions) > 1 and len(vectors) <= width and setting.method != "mlp":
+        ratios = cv_solver.variance_ratios(vectors, standards[-1], standards[:-1], divisions)
         if ratios.max() <= cv_solver.LARGEST_RATIO:
-            return _together(job, setting, rows, ratios)
-    return _one_by_one(job, setting, rows)
+            crossed = cv_solver.CrossValidation(
+                vectors, standards[-1], standards[:-1], divisions, ratios
+            )
+            return [_together(job, setting, crossed) for job in jobs]
+    return _one_by_one(jobs, setting, vectors, standards)
 
 
-def _together(
-    job: Job, setting: ProbeSettings, rows: _TrainingData, ratios: np.ndarray
-) -> _Trained:
+def _together(job: Job, setting: ProbeSettings, crossed: CrossValidation) -> _Trained:
     """Cross-validate linear probes where rows are no more than dimensions."""
-    vectors, positive, standards = rows
-    crossed = cv_solver.CrossValidation(
-        vectors, standards[-1], standards[:-1], job.divisions, ratios
-    )
+    job.check()
+    positive = job.positive
     model = _linear(crossed.whole, positive, setting)
     fitted = crossed.whole.fitted(model.weights)[:, 0] + float(model.intercepts[0])
-    scores, converged = crossed.scores(positive, setting.method, setting.strength, fitted)
+    scores, converged = crossed.scores(positive, setting.method, setting.inverse, fitted)
     shuffled = None
     if job.shuffled is not None:
-        labels = np.column_stack([positive, job.shuffled.columns()])
+        labels = _labels(job)
         shuffled = np.zeros(labels.shape, np.float32)
         for number, division in enumerate(job.divisions):
             data = crossed.fold(number)
@@ -197,34 +241,49 @@ def _together(
     return _Trained(scores, shuffled, weights, float(model.intercepts[0]), choosing, converged)
 
 
-def _one_by_one(job: Job, setting: ProbeSettings, rows: _TrainingData) -> _Trained:
-    """Train and test each division by itself, then the probe to keep."""
-    vectors, positive, standards = rows
-    scores = np.full(len(vectors), np.nan)
-    shuffled = labels = None
-    if job.shuffled is not None:
-        labels = np.column_stack([positive, job.shuffled.columns()])
-        shuffled = np.zeros(labels.shape, np.float32)
-    kept = data = None
-    converged = True
-    for division, standard in zip(job.divisions, standards, strict=False):
-        job.check()
+def _one_by_one(
+    jobs: Sequence[Job],
+    setting: ProbeSettings,
+    vectors: np.ndarray,
+    standards: Sequence[Standard],
+) -> list[_Trained]:
+    """Train and test each division by itself, then the probes to keep."""
+    divisions, count = jobs[0].divisions, len(vectors)
+    labels = [None if job.shuffled is None else _labels(job) for job in jobs]
+    scores = [np.full(count, np.nan) for _ in jobs]
+    shuffled = [None if each is None else np.zeros(each.shape, np.float32) for each in labels]
+    converged = [True] * len(jobs)
+    kept: list[_Fitted] = []
+    data = None
+    for division, standard in zip(divisions, standards, strict=False):
         data = TrainTest.of(vectors, division.train, division.test, standard)
-        kept = _fit(data, positive[division.train], setting)
-        scores[division.test] = kept.scores
-        converged = converged and kept.converged
-        if shuffled is not None and labels is not None:
-            given = labels[division.train]
-            shuffled[division.test] = _fit_shuffled(job, data, given, setting, kept.scores)
-    if len(job.divisions) > 1:
-        every = np.arange(len(vectors))
+        kept = []
+        for number, job in enumerate(jobs):
+            job.check()
+            fitted = _fit(data, job.positive[division.train], setting)
+            kept.append(fitted)
+            scores[number][division.test] = fitted.scores
+            converged[number] = converged[number] and fitted.converged
+            given, drawn = labels[number], shuffled[number]
+            if given is not None and drawn is not None:
+                part = given[division.train]
+                drawn[division.test] = _fit_shuffled(job, data, part, setting, fitted.scores)
+    if len(divisions) > 1:
+        every = np.arange(count)
         data = TrainTest.of(vectors, every, every[:0], standards[-1])
-        kept = _fit(data, positive, setting)
-    assert kept is not None
+        kept = [_fit(data, job.positive, setting) for job in jobs]
     assert data is not None
-    converged = converged and kept.converged
-    choosing = _choosing(job, setting, data) if job.choose else None
-    return _Trained(scores, shuffled, kept.model, kept.intercept, choosing, converged)
+    return [
+        _Trained(
+            scores[number],
+            shuffled[number],
+            fitted.model,
+            fitted.intercept,
+            _choosing(job, setting, data) if job.choose else None,
+            converged[number] and fitted.converged,
+        )
+        for number, (job, fitted) in enumerate(zip(jobs, kept, strict=True))
+    ]
 
 
 def _choosing(job: Job, setting: ProbeSettings, data: TrainTest) -> np.ndarray | None:
@@ -237,7 +296,7 @@ def _choosing(job: Job, setting: ProbeSettings, data: TrainTest) -> np.ndarray |
     """
     if setting.method == "mlp":
         return None
-    how = setting.method, setting.strength
+    how = setting.method, setting.inverse
     if len(job.divisions) > 1:
         if len(job.divisions) < nested_choice.FEWEST or not job.shared:
             return None
@@ -270,7 +329,7 @@ class _Fitted(NamedTuple):
 
 def _fit(data: TrainTest, positive: np.ndarray, setting: ProbeSettings) -> _Fitted:
     if setting.method == "mlp":
-        network = linear.perceptron(data, positive, setting.strength, setting.seed)
+        network = linear.perceptron(data, positive, setting.inverse, setting.seed)
         return _Fitted(network, network.intercept, network.scores(data.test.ready()), True)
     model = _linear(data, positive, setting)
     offset = float(model.intercepts[0])
@@ -280,9 +339,9 @@ def _fit(data: TrainTest, positive: np.ndarray, setting: ProbeSettings) -> _Fitt
 
 def _linear(data: TrainTest, positive: np.ndarray, setting: ProbeSettings) -> LinearModels:
     if setting.method == "logistic":
-        return linear.logistic(data, positive, setting.strength)
+        return linear.logistic(data, positive, setting.inverse)
     if setting.method == "ridge":
-        return linear.ridge(data, positive, setting.strength)
+        return linear.ridge(data, positive, setting.inverse)
     return linear.mean_difference(data, positive[:, None])
 
 
@@ -308,14 +367,14 @@ def _fit_shuffled(
         columns = [own]
         for column in range(1, labels.shape[1]):
             job.check()
-            network = linear.perceptron(data, labels[:, column], setting.strength, setting.seed)
+            network = linear.perceptron(data, labels[:, column], setting.inverse, setting.seed)
             columns.append(network.scores(data.test.ready()))
         return np.column_stack(columns)
     model: LinearModels
     if setting.method == "logistic":
-        model = linear.newton_step(data, labels, setting.strength)
+        model = linear.newton_step(data, labels, setting.inverse)
     elif setting.method == "ridge":
-        model = linear.ridges(data, labels, setting.strength)
+        model = linear.ridges(data, labels, setting.inverse)
     else:
         model = linear.mean_difference(data, labels)
     scores: np.ndarray = data.many_scores(model.weights) + model.intercepts

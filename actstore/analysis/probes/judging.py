@@ -23,6 +23,7 @@ from actstore.analysis.probes.results import (
 from actstore.analysis.probes.splits import REFITS, Job, ProbeSettings
 from actstore.analysis.probes.words_baseline import WordsFit
 from actstore.analysis.statistics import metrics
+from actstore.analysis.statistics.agreement import R2Difference
 from actstore.analysis.statistics.metrics import AurocDifference
 from actstore.wording import counted
 
@@ -149,16 +150,26 @@ def words_alone(
     words: Sequence[WordsFit | None], beyond: Sequence[AurocDifference | None], seed: int
 ) -> list[WordsBaseline | None]:
     """Return the words baseline of each place, held against the probes of all places."""
+    return [
+        None if each is None or chance is None else WordsBaseline(each.auroc, chance)
+        for each, chance in zip(words, beyond_words(beyond, seed), strict=True)
+    ]
+
+
+def beyond_words(
+    beyond: Sequence[AurocDifference | R2Difference | None], seed: int
+) -> list[float | None]:
+    """Return for each place how often chance puts the largest of all differences as high."""
     known = [each for each in beyond if each is not None]
     if not known:
-        return [None] * len(words)
+        return [None] * len(beyond)
     most = max(len(each.shares) for each in known)
     shares = np.zeros((most, len(known)))
     for number, each in enumerate(known):
         shares[: len(each.shares), number] = each.shares
     values = np.array([each.value for each in known])
     chances = iter(p_values.differences(values, shares, seed).tolist())
-    return [None if each is None else WordsBaseline(each.auroc, next(chances)) for each in words]
+    return [None if each is None else next(chances) for each in beyond]
 
 
 def table_of(job: Job) -> pa.Table:
@@ -233,22 +244,7 @@ def _result(
 
 def remark(results: Sequence[TestedPlace], setting: ProbeSettings, notes: list[str]) -> None:
     """Say what the figures cannot show, and which of them should be looked into."""
-    runs = setting.runs
-    if setting.method == "mlp" and runs < setting.permutations:
-        notes.append(
-            f"mlp is trained anew for each shuffle, so there are {REFITS} of "
-            f"{setting.permutations}: no p-value can be below {1 / (1 + runs):.3f}"
-        )
-    elif 1 / (1 + runs) > CHANCE:
-        notes.append(
-            f"{counted(runs, 'shuffle')} cannot show a p-value below {1 / (1 + runs):.2f}: nothing "
-            f"is claimed; take --permutations {FAIR} or more"
-        )
-    elif runs < FAIR:
-        notes.append(
-            f"{counted(runs, 'shuffle')} know p-values in steps of {1 / (1 + runs):.3f} only; take "
-            f"--permutations {FAIR} or more"
-        )
+    remark_shuffles(setting, notes)
     told = [result.words.auroc for result in results if result.words is not None]
     worse = min(told, key=lambda each: each.high, default=None)
     if worse is not None and worse.high < 0.5:
@@ -268,4 +264,24 @@ def remark(results: Sequence[TestedPlace], setting: ProbeSettings, notes: list[s
             "hidden group (such as a true and a false statement of one city) that the folds "
             f"split; here {worst.grouped_by} keeps rows together: name what belongs together with "
             "--group-by. Or the training and the tested part contradict each other"
+        )
+
+
+def remark_shuffles(setting: ProbeSettings, notes: list[str]) -> None:
+    """Say what so many shuffled runs cannot show."""
+    runs = setting.runs
+    if setting.method == "mlp" and runs < setting.permutations:
+        notes.append(
+            f"mlp is trained anew for each shuffle, so there are {REFITS} of "
+            f"{setting.permutations}: no p-value can be below {1 / (1 + runs):.3f}"
+        )
+    elif 1 / (1 + runs) > CHANCE:
+        notes.append(
+            f"{counted(runs, 'shuffle')} cannot show a p-value below {1 / (1 + runs):.2f}: nothing "
+            f"is claimed; take --permutations {FAIR} or more"
+        )
+    elif runs < FAIR:
+        notes.append(
+            f"{counted(runs, 'shuffle')} know p-values in steps of {1 / (1 + runs):.3f} only; take "
+            f"--permutations {FAIR} or more"
         )

@@ -21,6 +21,7 @@ from actstore.errors import MismatchError, UsageError
 FOLDER = "probes"
 REPORT = "report.json"
 _FORMAT = "actstore-probe-1"
+_SINGLE = np.dtype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,11 @@ class SavedProbe:
     made_of: np.ndarray | None
     """Keys of the rows it was trained on; None where the file does not say."""
     path: Path
+
+    @property
+    def of_numbers(self) -> bool:
+        """Whether its scores are numbers that it predicts, not sides that it takes."""
+        return self.lineage.get("task") == "number"
 
 
 def save(report: ProbeReport, out: Path) -> list[Path]:
@@ -59,7 +65,7 @@ def save(report: ProbeReport, out: Path) -> list[Path]:
             out / probe,
             result.probe,
             trained_rows=result.trained_rows,
-            auroc=result.auroc.value,
+            figures={"auroc": result.auroc.value},
             lineage=_lineage(report, result),
             made_of=result.made_of,
         )
@@ -202,9 +208,10 @@ def write_probe(
     probe: Probe,
     *,
     trained_rows: int,
-    auroc: float,
+    figures: Mapping[str, float],
     lineage: Mapping[str, Any],
     made_of: np.ndarray | None,
+    precision: np.dtype[np.floating[Any]] = _SINGLE,
 ) -> None:
     """Write a probe that :func:`load` reads.
 
@@ -212,9 +219,10 @@ def write_probe(
         path: the file.
         probe: what is written.
         trained_rows: how many rows it was trained on.
-        auroc: of rows that it was not trained on.
+        figures: AUROC, or R² and rho, of rows that it was not trained on.
         lineage: where it comes from, the classes included.
         made_of: keys of the rows that it was trained on.
+        precision: of the intercept.
     """
     from safetensors.numpy import save_file
 
@@ -225,7 +233,7 @@ def write_probe(
         tensors["weight"] = probe.model.out
     else:
         tensors["weight"] = np.ascontiguousarray(probe.model)
-    tensors["bias"] = np.array([probe.intercept], np.float32)
+    tensors["bias"] = np.array([probe.intercept], precision)
     if made_of is not None:
         tensors[lineages.TENSOR] = made_of
     about = {
@@ -234,7 +242,7 @@ def write_probe(
         "method": probe.method,
         "width": probe.width,
         "trained_rows": trained_rows,
-        "auroc": auroc,
+        **figures,
         "lineage": lineage,
     }
     # One entry: the order of several in the file would differ from run to run.

@@ -70,13 +70,19 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
 
 def refuse_several(file: Path, document: object) -> None:
-    """Refuse the report of probes of several classes.
+    """Refuse the report of probes of several classes, or of numbers.
 
     Raises:
         UsageError: it is one.
     """
     entries = document if isinstance(document, list) else []
-    if any(isinstance(entry, dict) and entry.get("task") == "classes" for entry in entries):
+    tasks = {entry.get("task") for entry in entries if isinstance(entry, dict)}
+    if "number" in tasks:
+        raise UsageError(
+            f"{file}: these are probes of numbers, which have no AUROC: their picture is r2.png "
+            "beside the report"
+        )
+    if "classes" in tasks:
         raise UsageError(
             f"{file}: these are probes of several classes, and the picture is one of two: theirs "
             "is auroc.png beside the report, and `actstore probe STORE --positive VALUE --out DIR` "

@@ -10,6 +10,7 @@ import numpy as np
 from actstore.analysis.examples.classes import Classes
 from actstore.analysis.examples.place_rows import ActivationPlace
 from actstore.analysis.probes.p_values import Best
+from actstore.analysis.probes.result_tables import Table, ends, told
 from actstore.analysis.solvers.linear import Method, Perceptron
 from actstore.analysis.solvers.standardise import Standard
 from actstore.analysis.statistics.metrics import IntervalEstimate
@@ -88,7 +89,7 @@ class Effect(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class TestedPlace:
     """The figures that probes of two classes and of several have in common."""
 
@@ -168,11 +169,39 @@ class TestedPlace:
         return kind
 
     @property
+    def figures(self) -> dict[str, object]:
+        """The figures by name, as a row of a table."""
+        return {
+            **self.place._asdict(),
+            "rows": self.rows,
+            "groups": self.groups,
+            **ends(self._auroc, self.auroc),
+            **ends("accuracy", self.accuracy),
+            "balanced_accuracy": self.balanced_accuracy,
+            "majority_accuracy": self.majority,
+            "words_auroc": None if self.words is None else self.words.auroc.value,
+            "p_value": None if self.permuted is None else self.permuted.p_value,
+            "p_family": None if self.permuted is None else self.permuted.p_family,
+            "verdict": self.verdict,
+        }
+
+    def __repr__(self) -> str:
+        figure = self._auroc.replace("_", " ").replace("auroc", "AUROC")
+        return (
+            f"{type(self).__name__}({self.place.text}: {figure} {told(self.auroc)}, "
+            f"{self.rows:,} rows; {self.verdict})"
+        )
+
+    @property
     def _kind(self) -> str:
         return "linear direction"
 
+    @property
+    def _auroc(self) -> str:
+        return "auroc"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ProbeResult(TestedPlace):
     """The figures of one probe that tells two classes apart."""
 
@@ -204,7 +233,7 @@ class ClassFigures:
     probe: Probe
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ClassesResult(TestedPlace):
     """The figures of one place's probes for several classes, each against the rest."""
 
@@ -217,9 +246,13 @@ class ClassesResult(TestedPlace):
     def _kind(self) -> str:
         return "linear directions"
 
+    @property
+    def _auroc(self) -> str:
+        return "macro_auroc"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeReport:
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ProbeReport(Table):
     """All probes of one run."""
 
     results: list[ProbeResult]
@@ -231,9 +264,19 @@ class ProbeReport:
     """Where the rows came from: store, commit, fingerprint, query, seed and settings."""
     notes: list[str]
 
+    @property
+    def title(self) -> str:
+        """What these are, for a heading."""
+        first, second = self.classes.names
+        return f"{self.method} probe, {first} (positive) against {second}"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassesReport:
+    def figures(self) -> list[dict[str, object]]:
+        """Return the figures of each place, by name."""
+        return [result.figures for result in self.results]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ClassesReport(Table):
     """All probes of one run that tells several classes apart."""
 
     results: list[ClassesResult]
@@ -247,3 +290,12 @@ class ClassesReport:
     lineage: dict[str, object]
     """Where the rows came from: store, commit, fingerprint, query, seed and settings."""
     notes: list[str]
+
+    @property
+    def title(self) -> str:
+        """What these are, for a heading."""
+        return f"{self.method} probes, each of {len(self.names)} classes against the rest"
+
+    def figures(self) -> list[dict[str, object]]:
+        """Return the figures of each place, by name."""
+        return [result.figures for result in self.results]

@@ -11,6 +11,7 @@ import numpy as np
 from actstore.analysis.examples import example_groups, lineages, near_copies, place_rows
 from actstore.analysis.examples.classes import Classes
 from actstore.analysis.examples.matching import places_in
+from actstore.analysis.examples.numbers import Numbers
 from actstore.analysis.examples.place_rows import RowChoice
 from actstore.analysis.probes import splits, words_baseline
 from actstore.analysis.probes.splits import Job, ProbeSettings
@@ -54,7 +55,7 @@ class RunPlan:
         setting = self.setting
         if setting.method not in linear.METHODS:
             raise UsageError(f"no method {setting.method!r}: there are {', '.join(linear.METHODS)}")
-        if not _WEAKEST <= setting.strength <= _STRONGEST:
+        if not _WEAKEST <= setting.inverse <= _STRONGEST:
             raise UsageError(
                 f"the strength must be between {_WEAKEST:g} and {_STRONGEST:g}, "
                 f"got {setting.strength}"
@@ -83,7 +84,7 @@ class RunPlan:
     def jobs(
         self,
         selection: SelectedRows,
-        sides: Classes,
+        sides: Classes | Numbers,
         notes: list[str],
         names: Sequence[str] = (),
     ) -> list[Job]:
@@ -91,12 +92,13 @@ class RunPlan:
 
         Args:
             selection: the store's rows.
-            sides: the classes; where there are several, all of them are on one of the sides.
+            sides: the classes; where there are several, all of them are on one of the sides. Or
+                the numbers, which are not shuffled yet either.
             notes: takes what should be known of the rows.
             names: the classes where there are several; labels are then not shuffled yet.
         """
         setting, others = self.setting, None
-        if names:
+        if names or isinstance(sides, Numbers):
             setting = replace(setting, permutations=0)
         if self.test_store is not None:
             others = self.test_store.select(self.choice.and_where(self.test).where)
@@ -119,6 +121,9 @@ class RunPlan:
         elif names:
             codes = [place_rows.codes_of(rows.table, self.label, names) for rows in own]
             jobs = splits.crossed(own, setting, codes, names)
+        elif isinstance(sides, Numbers):
+            codes = [np.zeros(len(rows), np.int64) for rows in own]
+            jobs = splits.crossed(own, setting, codes, (f"numbered by {self.label}",))
         else:
             jobs = splits.crossed(own, setting)
         notes += _near_copies(jobs)
@@ -143,7 +148,7 @@ class RunPlan:
             **classes,
             "group_by": grouped_by,
             "method": setting.method,
-            "strength": setting.strength,
+            "strength": setting.inverse,
             "folds": setting.folds if self.test is None and self.test_store is None else None,
             "permutations": setting.permutations,
             "seed": setting.seed,

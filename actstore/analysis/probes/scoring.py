@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from actstore.analysis.examples import classes, example_groups, lineages, place_rows
+from actstore.analysis.examples import classes, example_groups, lineages, numbers, place_rows
 from actstore.analysis.examples.lineages import InSample
 from actstore.analysis.examples.matching import matching
 from actstore.analysis.examples.place_rows import ActivationPlace, RowChoice
 from actstore.analysis.probes import probe_files
-from actstore.analysis.statistics import metrics
+from actstore.analysis.probes.number_results import FEWEST
+from actstore.analysis.statistics import agreement, metrics
 from actstore.analysis.statistics.folds import Fold
 from actstore.analysis.statistics.metrics import IntervalEstimate
 from actstore.errors import NotInStoreError, UsageError
@@ -38,13 +39,16 @@ class Scored:
     rows: np.ndarray
     """``row_id`` of each, int64."""
     scores: np.ndarray
-    """Float64; positive where the probe sees the positive class."""
-    classes: list[str]
-    """The class that the probe names for each row."""
+    """Float64; positive where the probe sees the positive class. Of numbers the predicted ones."""
+    classes: list[str] | None
+    """The class that the probe names for each row; None of numbers."""
     auroc: IntervalEstimate | None
     """Where the rows have labels of both classes."""
     accuracy: IntervalEstimate | None
     """Among rows with such a label."""
+    r2: IntervalEstimate | None
+    """Of predicted numbers, where the rows have true ones."""
+    spearman: IntervalEstimate | None
     in_sample: InSample
     own: np.ndarray | None
     """Which rows are of the probe's making, bool ``[rows]``; None where nobody knows."""
@@ -103,7 +107,13 @@ def write_labels(store: StoreReader, scored: Sequence[Scored], label_as: LabelAs
         raise UsageError("some rows were scored by several probes: choose one of them")
     texts: list[str | None] = []
     for one in scored:
-        texts += one.classes if label_as == "class" else [f"{each:.6g}" for each in one.scores]
+        if label_as == "class" and one.classes is None:
+            raise UsageError(
+                f"{one.probe} predicts numbers, not classes: --write-label score writes these"
+            )
+        texts += (
+            (one.classes or []) if label_as == "class" else [f"{each:.6g}" for each in one.scores]
+        )
     message = f"{label_as} by probe {Path(scored[0].probe).name}"
     marked = lineages.title([one.in_sample for one in scored])
     snapshot = open_snapshot(store.path, store.commit)
@@ -129,7 +139,9 @@ def table(store: StoreReader, scored: Sequence[Scored]) -> pa.Table:
             ["row_id", "example_id", "question", "label", "model", "site", "layer", "pooling"]
         )
         part = metadata.append_column("score", pa.array(one.scores))
-        part = part.append_column("class", pa.array(one.classes, pa.string()))
+        nothing = pa.nulls(len(one.rows), pa.string())
+        named = nothing if one.classes is None else pa.array(one.classes, pa.string())
+        part = part.append_column("class", named)
         own = pa.nulls(len(one.rows), pa.bool_()) if one.own is None else pa.array(one.own)
         parts.append(part.append_column("in_sample", own))
     return pa.concat_tables(parts)
@@ -154,29 +166,85 @@ def _scored(
     if own is not None and not shown:
         selection, own = selection.take(~own), own[~own]
     scores = probe.scores(place_rows.finite_vectors(selection, probe.place))
-    positive, negative = list(lineage["positive"]), list(lineage["negative"])
-    names = [" or ".join(positive), " or ".join(negative)]
-    column = label or str(lineage["label"])
-    values = selection.table([column])[column].cast("string").to_numpy(zero_copy_only=False)
-    there = set(values.tolist())
-    truth = np.isin(values.astype(object), classes.alike(positive, there))
-    known = np.flatnonzero(truth | np.isin(values.astype(object), classes.alike(negative, there)))
-    auroc = accuracy = None
-    if len(known):
-        groups = example_groups.groups_of(selection.take(known)).groups
-        everything = [Fold(np.empty(0, np.int64), np.arange(len(known)))]
-        right = (scores[known] > 0) == truth[known]
-        accuracy = metrics.accuracy_interval(right, groups, everything)
-        if 0 < int(truth[known].sum()) < len(known):
-            auroc = metrics.auroc_interval(scores[known], truth[known], groups, everything)
+    values = _values(saved, selection, label)
+    found = (_numbers if saved.of_numbers else _sides)(saved, selection, scores, values)
     return Scored(
         place=probe.place,
         probe=saved.path,
         rows=selection.rows,
         scores=scores,
-        classes=[names[0] if each > 0 else names[1] for each in scores.tolist()],
-        auroc=auroc,
-        accuracy=accuracy,
+        classes=found.classes,
+        auroc=found.auroc,
+        accuracy=found.accuracy,
+        r2=found.r2,
+        spearman=found.spearman,
         in_sample=in_sample,
         own=own,
     )
+
+
+class _Held(NamedTuple):
+    """What a probe names for rows, and how that agrees with what is known of them."""
+
+    classes: list[str] | None = None
+    auroc: IntervalEstimate | None = None
+    accuracy: IntervalEstimate | None = None
+    r2: IntervalEstimate | None = None
+    spearman: IntervalEstimate | None = None
+
+
+def _values(saved: SavedProbe, selection: SelectedRows, label: str | None) -> np.ndarray | None:
+    """Return what is right of each row, texts or numbers; None where the column does not say.
+
+    Raises:
+        NotInStoreError: there is no such column, and somebody named it.
+        UsageError: somebody named it, and its values are no numbers.
+    """
+    column = label or str(saved.lineage["label"])
+    try:
+        values = selection.table([column])[column]
+        if saved.of_numbers:
+            return numbers.of(column, values)
+        texts = values.cast("string").to_numpy(zero_copy_only=False)
+        return np.asarray(texts, object)
+    except (NotInStoreError, UsageError):
+        if label is not None:
+            raise
+        return None
+
+
+def _sides(
+    saved: SavedProbe, selection: SelectedRows, scores: np.ndarray, texts: np.ndarray | None
+) -> _Held:
+    positive, negative = list(saved.lineage["positive"]), list(saved.lineage["negative"])
+    names = [" or ".join(positive), " or ".join(negative)]
+    named = [names[0] if each > 0 else names[1] for each in scores.tolist()]
+    if texts is None:
+        return _Held(named)
+    there = set(texts.tolist())
+    truth = np.isin(texts, classes.alike(positive, there))
+    known = np.flatnonzero(truth | np.isin(texts, classes.alike(negative, there)))
+    if not len(known):
+        return _Held(named)
+    groups = example_groups.groups_of(selection.take(known)).groups
+    everything = [Fold(np.empty(0, np.int64), np.arange(len(known)))]
+    right = (scores[known] > 0) == truth[known]
+    accuracy = metrics.accuracy_interval(right, groups, everything)
+    auroc = None
+    if 0 < int(truth[known].sum()) < len(known):
+        auroc = metrics.auroc_interval(scores[known], truth[known], groups, everything)
+    return _Held(named, auroc, accuracy)
+
+
+def _numbers(
+    _: SavedProbe, selection: SelectedRows, scores: np.ndarray, truth: np.ndarray | None
+) -> _Held:
+    if truth is None:
+        return _Held()
+    known = np.flatnonzero(np.isfinite(truth))
+    groups = example_groups.groups_of(selection.take(known)).groups
+    if len(np.unique(groups)) < FEWEST or len(np.unique(truth[known])) < 2:
+        return _Held()
+    everything = [Fold(np.empty(0, np.int64), np.arange(len(known)))]
+    where = scores[known], truth[known], groups, everything
+    return _Held(r2=agreement.r2_interval(*where), spearman=agreement.spearman_interval(*where))

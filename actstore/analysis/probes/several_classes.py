@@ -15,8 +15,15 @@ import numpy as np
 
 from actstore.analysis.examples import place_rows
 from actstore.analysis.examples.classes import Classes
-from actstore.analysis.probes import judging, p_values, run_plan, splits
-from actstore.analysis.probes.evaluating import Evaluated, Progress, evaluate
+from actstore.analysis.probes import (
+    evaluating,
+    judging,
+    p_values,
+    run_plan,
+    splits,
+    words_baseline,
+)
+from actstore.analysis.probes.evaluating import Evaluated, Progress
 from actstore.analysis.probes.p_values import Best, Candidate
 from actstore.analysis.probes.results import (
     ClassesReport,
@@ -97,20 +104,18 @@ def run(
         notes: takes what should be known of the figures.
         progress: is told how far it has come.
     """
-    by_class = [
-        evaluate(
-            [_against_rest(job, own, code) for job, own in zip(jobs, codes, strict=True)],
-            setting,
-            _part(progress, code, len(names)),
-        )
-        for code in range(len(names))
-    ]
-    evaluated = list(zip(*(found for found, _ in by_class), strict=True))
+    jobs = [job._replace(codes=own) for job, own in zip(jobs, codes, strict=True)]
+    evaluated, fits = evaluating.side_by_side(
+        jobs,
+        lambda job: evaluating.each_class(_against_rest(job, len(names)), setting),
+        lambda job, texts: [
+            words_baseline.fit(each, texts) for each in _against_rest(job, len(names))
+        ],
+        progress,
+    )
     words = [
-        _words(job, own, fits)
-        for job, own, fits in zip(
-            jobs, codes, zip(*(told for _, told in by_class), strict=True), strict=True
-        )
+        None if each is None else _words(job, own, each)
+        for job, own, each in zip(jobs, codes, fits, strict=True)
     ]
     return _judge(jobs, codes, names, evaluated, words, setting, notes)
 
@@ -120,31 +125,25 @@ def _codes(job: Job, column: str, names: tuple[str, ...]) -> np.ndarray:
     return np.concatenate([place_rows.codes_of(table, column, names) for table in tables])
 
 
-def _against_rest(job: Job, codes: np.ndarray, code: int) -> Job:
-    """Return the job of telling one class from all others."""
-    positive = codes == code
-    count = len(job.rows)
-    other, shuffled = job.other, job.shuffled
-    if other is not None:
-        other = replace(other, positive=positive[count:])
-    if shuffled is not None:
-        shuffled = Shuffled(shuffled.labels == code, shuffled.units)
-    rows = replace(job.rows, positive=positive[:count])
-    return job._replace(rows=rows, other=other, shuffled=shuffled)
+def _against_rest(job: Job, classes: int) -> list[Job]:
+    """Return the jobs of telling each class from all others."""
+    count, codes = len(job.rows), job.codes
+    assert codes is not None
+    found = []
+    for code in range(classes):
+        positive = codes == code
+        other, shuffled = job.other, job.shuffled
+        if other is not None:
+            other = replace(other, positive=positive[count:])
+        if shuffled is not None:
+            shuffled = Shuffled(shuffled.labels == code, shuffled.units)
+        rows = replace(job.rows, positive=positive[:count])
+        found.append(job._replace(rows=rows, other=other, shuffled=shuffled))
+    return found
 
 
-def _part(progress: Progress | None, code: int, count: int) -> Progress | None:
-    """Return what is told of one class's part in the work on all of them."""
-    if progress is None:
-        return None
-    return lambda done, rows, size: progress(code * size + done, rows, count * size)
-
-
-def _words(job: Job, codes: np.ndarray, fits: Sequence[WordsFit | None]) -> WordsFit | None:
-    known = [fit.scores for fit in fits if fit is not None]
-    if len(known) < len(fits):
-        return None
-    scores = np.column_stack(known)
+def _words(job: Job, codes: np.ndarray, fits: Sequence[WordsFit]) -> WordsFit:
+    scores = np.column_stack([fit.scores for fit in fits])
     auroc = metrics.macro_auroc_interval(scores, codes, job.groups, job.divisions)
     return WordsFit(scores, auroc)
 

@@ -12,6 +12,7 @@ import numpy as np
 from actstore.analysis.examples import place_rows
 from actstore.analysis.examples.classes import Classes
 from actstore.analysis.examples.example_groups import ExampleGroups
+from actstore.analysis.examples.numbers import Numbers
 from actstore.analysis.examples.place_rows import ActivationPlace, PlaceRows
 from actstore.analysis.solvers.linear import Method
 from actstore.analysis.statistics import folds, shuffling
@@ -30,11 +31,17 @@ class ProbeSettings:
     """How probes are trained and tested."""
 
     method: Method = "logistic"
-    strength: float = 1.0
-    """Inverse of the L2 penalty: scikit-learn's ``C``, and ``1 / alpha`` of ridge and MLP."""
+    strength: float | None = None
+    """Inverse of the L2 penalty: scikit-learn's ``C``, and ``1 / alpha`` of ridge and MLP. None
+    is 1, and for numbers what the training rows of each fold choose."""
     folds: int = 5
     permutations: int = 100
     seed: int = 0
+
+    @property
+    def inverse(self) -> float:
+        """The strength, where it is not chosen."""
+        return 1.0 if self.strength is None else self.strength
 
     @property
     def runs(self) -> int:
@@ -54,6 +61,8 @@ class Job(NamedTuple):
     """Whether what is a fold here is the same examples' fold in the run's other places."""
     choose: bool = False
     """Whether there is a choice among places, whose nested AUROC is to be computed."""
+    codes: np.ndarray | None = None
+    """Number of each row's class, int64 ``[rows]``, where there are more than two."""
     stop: Event | None = None
     """Set when nobody waits for the result any more."""
 
@@ -61,6 +70,13 @@ class Job(NamedTuple):
     def positive(self) -> np.ndarray:
         """Bool ``[rows]``, the other store's rows included."""
         return _joined(self.rows.positive, None if self.other is None else self.other.positive)
+
+    @property
+    def numbers(self) -> np.ndarray | None:
+        """Float64 ``[rows]``, the other store's rows included; None where classes are asked for."""
+        if self.rows.numbers is None:
+            return None
+        return _joined(self.rows.numbers, None if self.other is None else self.other.numbers)
 
     @property
     def groups(self) -> np.ndarray:
@@ -165,7 +181,7 @@ def across(
     others: SelectedRows,
     places: Mapping[ActivationPlace, np.ndarray],
     grouping: ExampleGroups,
-    sides: Classes,
+    sides: Classes | Numbers,
     setting: ProbeSettings,
     notes: list[str],
 ) -> list[Job]:
@@ -176,7 +192,7 @@ def across(
         others: the other store's rows.
         places: which of them are of each place's place, bool ``[rows]``.
         kin: what must stay on one side among them, grouped together with the places' own.
-        sides: the classes.
+        sides: the classes, or the numbers.
         setting: how many shuffled labels.
         notes: takes how many training rows were left out.
 
@@ -228,7 +244,8 @@ def _divided(
             "on other rows, or group them otherwise with --group-by, such as question where "
             "examples are only numbered alike"
         )
-    check_divisions(rows.place, job.positive.astype(np.int64), [division])
+    if rows.numbers is None:
+        check_divisions(rows.place, job.positive.astype(np.int64), [division])
     return job._replace(divisions=[division])
 
 
@@ -245,7 +262,7 @@ def with_shuffled(
     if not setting.runs:
         return jobs
     own = []
-    labels = codes or [job.positive for job in jobs]
+    labels = codes or [job.positive if job.numbers is None else job.numbers for job in jobs]
     for number, (job, label) in enumerate(zip(jobs, labels, strict=True)):
         part = np.full(len(job.positive), -1, np.int64)
         if len(job.divisions) == 1:
@@ -254,7 +271,8 @@ def with_shuffled(
             # Folds of its own exchange nothing with others'.
             part[division.test] = fold if job.shared else fold + (number + 1) * setting.folds
         own.append(LabelledRows(label, part, job.groups, job.units))
-    drawn = shuffling.shared(own, setting.runs, setting.seed)
+    whole = jobs[0].numbers is not None
+    drawn = shuffling.shared(own, setting.runs, setting.seed, whole=whole)
     return [job._replace(shuffled=each) for job, each in zip(jobs, drawn, strict=True)]
 
 

@@ -9,18 +9,23 @@ rows of each fold alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from actstore.analysis.probes.splits import Job
-from actstore.analysis.statistics import metrics
+from actstore.analysis.statistics import folds, metrics
 from actstore.analysis.statistics.folds import Fold
 from actstore.analysis.statistics.metrics import IntervalEstimate
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 _WORD = r"(?u)\b\w+\b"
 """Words of one letter and digits count: they can be the answer."""
 _STEPS = 1000
+_PARTS, _PENALTIES = 5, (0.01, 0.1, 1.0, 10.0, 100.0)
+"""Of the training rows that a penalty is chosen on, and among which. Features have length 1."""
 
 
 class WordsFit(NamedTuple):
@@ -69,6 +74,7 @@ def distinct(jobs: Sequence[Job]) -> tuple[list[tuple[Job, Texts] | None], list[
         key: object = None
         if texts.some:
             parts = [texts.codes, job.positive, job.groups, job.units[:, 1]]
+            parts += [each for each in (job.numbers, job.codes) if each is not None]
             parts += [rows for division in job.divisions for rows in division]
             key = (tuple(texts.texts), *(part.tobytes() for part in parts))
         if key not in known:
@@ -93,15 +99,88 @@ def fit(job: Job, texts: Texts) -> WordsFit:
 
 
 def _scores(texts: Texts, train: np.ndarray, positive: np.ndarray, division: Fold) -> np.ndarray:
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=_WORD)
-    try:
-        features = vectorizer.fit_transform([texts.texts[code] for code in texts.codes[train]])
-    except ValueError:  # not one word in all of these texts
+    features = Features.of(texts, train, division.test)
+    if features is None:
         return np.zeros(len(division.test))
-    model = LogisticRegression(max_iter=_STEPS).fit(features, positive[train])
-    codes, rows = np.unique(texts.codes[division.test], return_inverse=True)
-    found = model.decision_function(vectorizer.transform([texts.texts[code] for code in codes]))
-    return np.asarray(found, np.float64)[rows]
+    model = LogisticRegression(max_iter=_STEPS).fit(features.train, positive[train])
+    found: np.ndarray = np.asarray(model.decision_function(features.test), np.float64)[
+        features.rows
+    ]
+    return found
+
+
+def fit_numbers(job: Job, texts: Texts) -> np.ndarray:
+    """Return the number that the words predict for each tested row, float64 ``[rows]``.
+
+    A ridge regression for each fold, whose penalty is chosen on parts of its training rows.
+    Rows that are not tested have NaN.
+    """
+    numbers, versions = job.numbers, job.units[:, 1]
+    assert numbers is not None
+    found = np.full(len(numbers), np.nan)
+    for division in job.divisions:
+        job.check()
+        train = division.train
+        both = np.column_stack([versions[train].astype(np.float64), numbers[train]])
+        _, first = np.unique(both, axis=0, return_index=True)
+        found[division.test] = _numbers(texts, train[np.sort(first)], numbers, job.groups, division)
+    return found
+
+
+def _numbers(
+    texts: Texts, train: np.ndarray, numbers: np.ndarray, groups: np.ndarray, division: Fold
+) -> np.ndarray:
+    from sklearn.linear_model import Ridge
+
+    # A word of one training text says nothing of others, but makes its own words count less.
+    features = Features.of(texts, train, division.test, 2)
+    if features is None:
+        return np.full(len(division.test), numbers[train].mean())
+    _, codes, sizes = np.unique(groups[train], return_inverse=True, return_counts=True)
+    errors = np.zeros(len(_PENALTIES))
+    count = min(_PARTS, len(sizes))
+    part = folds.dealt(sizes[:, None], count, 0)[codes]
+    for inner, tested in folds.divisions(part, count) if count > 1 else []:
+        # Words that only the tested rows have must be as unknown as they will be.
+        own = Features.of(texts, train[inner], train[tested], 2)
+        if own is not None:
+            for number, penalty in enumerate(_PENALTIES):
+                told = Ridge(penalty).fit(own.train, numbers[train[inner]]).predict(own.test)
+                errors[number] += np.square(told[own.rows] - numbers[train[tested]]).sum()
+    best = Ridge(_PENALTIES[int(errors.argmin())]).fit(features.train, numbers[train])
+    found: np.ndarray = np.asarray(best.predict(features.test), np.float64)[features.rows]
+    return found
+
+
+class Features(NamedTuple):
+    """TF-IDF of the words of training texts, and of those that are tested."""
+
+    train: csr_matrix
+    test: csr_matrix
+    """Of the different texts among the tested rows."""
+    rows: np.ndarray
+    """Which of them each tested row has."""
+
+    @classmethod
+    def of(
+        cls, texts: Texts, train: np.ndarray, test: np.ndarray, least: int = 1
+    ) -> Features | None:
+        """Return them; None where there is not one word in all of the training texts.
+
+        Args:
+            texts: all there are.
+            train: the rows whose words count.
+            test: the rows that are tested.
+            least: training rows that a word must be in.
+        """
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=_WORD, min_df=least)
+        try:
+            own = vectorizer.fit_transform([texts.texts[code] for code in texts.codes[train]])
+        except ValueError:  # no word is left
+            return None
+        codes, rows = np.unique(texts.codes[test], return_inverse=True)
+        return cls(own, vectorizer.transform([texts.texts[code] for code in codes]), rows)

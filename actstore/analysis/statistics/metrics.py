@@ -206,7 +206,7 @@ def _auroc_interval(
     logit = math.log(area / (1 - area))
     reach = _Z * math.sqrt(variance) / (area * (1 - area))
     low, high = (
-        _bound(area, outer, lambda value: abs(logit - _logit(value)) < reach * factor.root(value))
+        bound(area, outer, lambda value: abs(logit - _logit(value)) < reach * factor.root(value))
         for outer in (0.0, 1.0)
     )
     if _repeated(groups, tested) and any(
@@ -344,7 +344,7 @@ def accuracy_interval(
         return abs(value - share) < error
 
     # Wilson's interval, whose ends are where a value's own error just reaches the share.
-    return IntervalEstimate(share, _bound(share, 0.0, near), _bound(share, 1.0, near))
+    return IntervalEstimate(share, bound(share, 0.0, near), bound(share, 1.0, near))
 
 
 class Dependence(NamedTuple):
@@ -449,10 +449,10 @@ def _newcombe(
         bracket = 1 + steady * (1 - value) / (2 - value) + steady * value / (1 + value)
         return abs(area - value) < _Z * factor.root(value) * math.sqrt(max(spread * bracket, 0.0))
 
-    return _bound(area, 0.0, near), _bound(area, 1.0, near)
+    return bound(area, 0.0, near), bound(area, 1.0, near)
 
 
-def _bound(inside: float, outside: float, near: Callable[[float], bool]) -> float:
+def bound(inside: float, outside: float, near: Callable[[float], bool]) -> float:
     """Return where values stop being near on the way from one to the other, by bisection."""
     for _ in range(60):
         middle = (inside + outside) / 2

@@ -19,7 +19,7 @@ class Shuffled(NamedTuple):
     """Shuffled labels that all places of a run share, and where a place's own are among them."""
 
     labels: np.ndarray
-    """Bool, or numbers of classes, ``[units, runs]``."""
+    """Bool, numbers of classes, or float64 numbers, ``[units, runs]``."""
     units: np.ndarray
     """Which of them each row of the place is, int64 ``[rows]``."""
 
@@ -38,7 +38,7 @@ class LabelledRows(NamedTuple):
     """The rows of a place, for :func:`shared`."""
 
     labels: np.ndarray
-    """Bool, or numbers of classes, ``[rows]``."""
+    """Bool, numbers of classes, or float64 numbers, ``[rows]``."""
     part: np.ndarray
     """Among which rows labels are exchanged, int64 ``[rows]``: the tested rows of a fold, or
     the training or tested rows of one division. Of the same meaning in all places."""
@@ -48,7 +48,9 @@ class LabelledRows(NamedTuple):
     """Examples, versions and tokens, int64 ``[rows, 3]``, as ``ExampleGroups`` has them."""
 
 
-def shared(labelled: Sequence[LabelledRows], runs: int, seed: int) -> list[Shuffled]:
+def shared(
+    labelled: Sequence[LabelledRows], runs: int, seed: int, *, whole: bool = False
+) -> list[Shuffled]:
     """Shuffle the labels of a run: an example's are the same in all its places.
 
     So the places' results on one set of shuffled labels hang together as those on the real
@@ -58,6 +60,8 @@ def shared(labelled: Sequence[LabelledRows], runs: int, seed: int) -> list[Shuff
         labelled: the rows of each place.
         runs: how many sets of labels.
         seed: where they come from.
+        whole: groups that have several labels exchange them as a whole too, with groups of the
+            same make. Classes do not: what differs within a group is what tells them apart there.
 
     Returns:
         One for each place.
@@ -82,6 +86,8 @@ def shared(labelled: Sequence[LabelledRows], runs: int, seed: int) -> list[Shuff
         codes = np.unique(codes * (int(values.max(initial=0)) + 1) + values, return_inverse=True)[1]
     _, chosen, units = np.unique(codes, return_index=True, return_inverse=True)
     drawn = exchanged(labels[chosen], levels[chosen], runs, seed)
+    if whole:
+        drawn = wholes_exchanged(labels[chosen], drawn, levels[chosen], seed)
     ends = np.cumsum([len(each.labels) for each in first])
     own = np.split(units.astype(np.int64), ends[:-1])
     return [Shuffled(drawn, own[place]) for place in places]
@@ -123,6 +129,40 @@ def exchanged(labels: np.ndarray, levels: np.ndarray, runs: int, seed: int) -> n
         settled = pure[children]
         found[active[settled]] = drawn[children[settled]]
         active, parents = active[~settled], children[~settled]
+    return found
+
+
+def wholes_exchanged(
+    labels: np.ndarray, drawn: np.ndarray, levels: np.ndarray, seed: int
+) -> np.ndarray:
+    """Return shuffled labels with those of whole groups exchanged, where groups have several.
+
+    Within a group alone, what the groups' means have to do with the vectors would be kept. Only
+    groups of the same part change places that are made of as many things in the same way.
+
+    Args:
+        labels: the real ones, ``[units]``.
+        drawn: as :func:`exchanged` returned them, ``[units, runs]``.
+        levels: as it took them: parts, groups, and what these are made of.
+        seed: where they come from.
+    """
+    order = np.lexsort(levels.T[::-1])
+    starts = np.flatnonzero(np.diff(levels[order, :2], axis=0, prepend=-2).any(1))
+    makes: dict[tuple[object, ...], list[np.ndarray]] = {}
+    for rows in np.split(order, starts[1:]):
+        if (labels[rows] == labels[rows[0]]).all():
+            continue
+        inner = [np.unique(column, return_inverse=True)[1] for column in levels[rows, 2:].T]
+        make = (int(levels[rows[0], 0]), np.array(inner).tobytes())
+        makes.setdefault(make, []).append(rows)
+    generator = np.random.default_rng([seed, 3])
+    found = drawn.copy()
+    for groups in makes.values():
+        rows = np.array(groups)
+        places = np.repeat(np.arange(len(rows))[:, None], drawn.shape[1], axis=1)
+        places = generator.permuted(places, axis=0)
+        for run in range(drawn.shape[1]):
+            found[rows, run] = drawn[rows[places[:, run]], run]
     return found
 
 

@@ -42,13 +42,13 @@ def run(path: Path, **options: object) -> ProbeReport:
 def divisions(monkeypatch: pytest.MonkeyPatch) -> list[list[Fold]]:
     """Return a list that fills with the folds that are used."""
     seen: list[list[Fold]] = []
-    real = evaluating._evaluate
+    real = evaluating.each_class
 
-    def watched(job: splits.Job, setting: ProbeSettings) -> object:
-        seen.append(job.divisions)
-        return real(job, setting)
+    def watched(jobs: list[splits.Job], setting: ProbeSettings) -> object:
+        seen.extend(job.divisions for job in jobs)
+        return real(jobs, setting)
 
-    monkeypatch.setattr(evaluating, "_evaluate", watched)
+    monkeypatch.setattr(evaluating, "each_class", watched)
     return seen
 
 

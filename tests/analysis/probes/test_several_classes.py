@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 import actstore
 from actstore import analysis
 from actstore.analysis.examples.place_rows import RowChoice
-from actstore.analysis.probes import evaluating, several_classes
+from actstore.analysis.probes import evaluating
 from actstore.analysis.probes.results import ClassesReport, ProbeReport
 from actstore.analysis.probes.splits import Job, ProbeSettings
 from actstore.analysis.statistics.folds import Fold
@@ -62,15 +62,15 @@ def run(root: Path, label: str = "label", **options: Any) -> ClassesReport:
 
 @pytest.fixture
 def jobs_seen(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """Every job that is trained, in the order of classes and places."""
+    """Every job that is trained, in the order of places and classes."""
     seen: list[Job] = []
-    real = evaluating.evaluate
+    real = evaluating.each_class
 
     def watched(jobs: list[Job], *rest: Any) -> object:
         seen.extend(jobs)
         return real(jobs, *rest)
 
-    monkeypatch.setattr(several_classes, "evaluate", watched)
+    monkeypatch.setattr(evaluating, "each_class", watched)
     return seen
 
 
@@ -209,11 +209,21 @@ def test_two_values_are_the_binary_question_and_a_named_class_too(tmp_path: Path
 def test_numbers_are_classes_where_they_are_called_so(tmp_path: Path) -> None:
     codes = np.arange(60) % 3
     layered(tmp_path / "s", {0: 0.0}, rows=60, extra=[f'{{"level": {code}}}' for code in codes])
-    with pytest.raises(UsageError, match="has 3 numbers, and there are no probes of numbers"):
-        run(tmp_path / "s", "extra.level")
     report = run(tmp_path / "s", "extra.level", task="classes", permutations=0)
     assert report.names == ("0", "1", "2")
     assert [each.rows for each in report.results[0].classes] == [20, 20, 20]
+    assert repr(report.results[0]).startswith("ClassesResult(layer 0 of resid_post (last): macro")
+    assert report.to_polars()["macro_auroc"].to_list() == [report.results[0].auroc.value]
+
+
+def test_classes_of_fractions_are_called_what_arrow_calls_them(tmp_path: Path) -> None:
+    values = [(number % 2) * 0.5 + 1.5 for number in range(40)]
+    layered(tmp_path / "s", {0: 0.0}, rows=40, extra=[f'{{"level": {each}}}' for each in values])
+    with actstore.open(tmp_path / "s") as store:
+        report = analysis.probe(store, "extra.level", settings=ProbeSettings(permutations=0))
+    assert isinstance(report, ProbeReport)
+    assert report.classes.names == ("2", "1.5")
+    assert report.results[0].rows == 40
 
 
 def test_truth_values_have_the_names_that_sql_gives_them(tmp_path: Path) -> None:
@@ -285,7 +295,7 @@ def test_work_of_all_classes_is_told(tmp_path: Path) -> None:
     run(tmp_path / "s", permutations=0, progress=lambda *each: told.append(each))
     done = [each[0] for each in told]
     assert done == sorted(done)
-    assert done[-1] == told[-1][2] == 3 * 2 * 30 * 8 * 4
+    assert done[-1] == told[-1][2] == 2 * 30 * 8 * 4
 
 
 def test_shared_folds_spread_every_class(tmp_path: Path, jobs_seen: list[Job]) -> None:

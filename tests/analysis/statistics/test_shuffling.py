@@ -101,3 +101,30 @@ def test_an_example_has_the_same_label_in_all_cells() -> None:
         for row, labels in zip(rows.tolist(), columns.tolist(), strict=True):
             assert known.setdefault(row, labels) == labels
     assert drawn[0].labels is drawn[3].labels
+
+
+def test_whole_groups_exchange_several_numbers_with_groups_of_the_same_make() -> None:
+    # Two parts; in each three groups of two rows, one of three, and one with one number.
+    sizes = [2, 2, 2, 3, 2] * 2
+    groups = np.repeat(np.arange(10), sizes)
+    part = (groups >= 5).astype(np.int64)
+    numbers = np.arange(len(groups), dtype=float)
+    numbers[(groups == 4) | (groups == 9)] = -1
+    units = np.column_stack([np.arange(len(groups))] * 3)
+    rows = shuffling.LabelledRows(numbers, part, groups, units)
+    (found,) = shuffling.shared([rows], 200, 0, whole=True)
+    columns = found.columns()
+    (within,) = shuffling.shared([rows], 200, 0)
+    own = [frozenset(numbers[groups == group]) for group in range(10)]
+    seen = set()
+    for run in columns.T:
+        now = [frozenset(run[groups == group]) for group in range(10)]
+        assert sorted(run) == sorted(numbers)
+        # Numbers stay with those of their group, and groups with those of their make and part.
+        for half in (0, 5):
+            assert set(now[half : half + 3]) == set(own[half : half + 3])
+            assert now[half + 3 : half + 5] == own[half + 3 : half + 5]
+        seen.add(tuple(now[:3]))
+    assert len(seen) == 6
+    for run in within.columns().T:
+        assert [frozenset(run[groups == group]) for group in range(10)] == own

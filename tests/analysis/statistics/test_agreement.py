@@ -1,0 +1,87 @@
+"""R² and rank correlation against scikit-learn and SciPy, their intervals against known truths."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from sklearn.metrics import r2_score
+
+from actstore.analysis.statistics import agreement, folds
+from actstore.analysis.statistics.folds import Fold
+
+
+def whole(count: int) -> list[Fold]:
+    return [Fold(np.empty(0, np.int64), np.arange(count))]
+
+
+def test_figures_are_scikit_learns_and_scipys() -> None:
+    draw = np.random.default_rng(0)
+    truth = draw.integers(0, 5, (60, 3)).astype(float)
+    predicted = np.round(truth + draw.standard_normal((60, 3)))
+    predicted[:, 2] = 7
+    columns = range(3)
+    assert agreement.r2(predicted, truth) == pytest.approx(
+        [r2_score(truth[:, each], predicted[:, each]) for each in columns]
+    )
+    assert agreement.spearman(predicted, truth)[:2] == pytest.approx(
+        [spearmanr(truth[:, each], predicted[:, each]).statistic for each in range(2)]
+    )
+    # Where one side does not vary there is no order, and nothing is told.
+    assert agreement.spearman(predicted, truth)[2] == 0
+    assert agreement.r2(truth, np.full_like(truth, 2.0)).tolist() == [0, 0, 0]
+    parts = folds.divisions(np.arange(60) % 3, 3)
+    mean = agreement.mean_spearman(predicted, truth, parts)
+    own = [spearmanr(truth[fold.test, 0], predicted[fold.test, 0]).statistic for fold in parts]
+    assert mean[0] == pytest.approx(np.mean(own))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("rho", [0.0, 0.6])
+def test_intervals_hold_what_is_known(rho: float, size: int) -> None:
+    draw = np.random.default_rng([size, int(10 * rho)])
+    # Of two normal variables: Spearman's rho by Pearson's, and R² of the first as it is.
+    order = 6 / np.pi * np.arcsin(rho / 2)
+    fit = 1 - ((1 - rho) ** 2 + 1 - rho**2)
+    groups = np.repeat(np.arange(60), size)
+    held = np.zeros((200, 2), bool)
+    for run in range(len(held)):
+        truth = draw.standard_normal(60)
+        predicted = rho * truth + np.sqrt(1 - rho**2) * draw.standard_normal(60)
+        given = predicted[groups], truth[groups], groups, whole(len(groups))
+        for which, (interval, right) in enumerate(
+            ((agreement.r2_interval(*given), fit), (agreement.spearman_interval(*given), order))
+        ):
+            held[run, which] = interval.low <= right <= interval.high
+            assert interval.low <= interval.value <= interval.high
+    # Copies of a row in its group are no new rows: as many groups, as wide an interval.
+    assert (held.mean(0) >= 0.9).all()
+    assert (held.mean(0) <= 0.99).all()
+
+
+def test_a_difference_is_paired_by_row() -> None:
+    draw = np.random.default_rng(0)
+    held = []
+    for _ in range(150):
+        truth, shared = draw.standard_normal((2, 80))
+        one, two = (truth + shared + scale * draw.standard_normal(80) for scale in (0.2, 0.5))
+        found = agreement.r2_difference(one, two, truth, np.arange(80), whole(80))
+        assert found.value == pytest.approx(r2_score(truth, one) - r2_score(truth, two))
+        held.append(found.low <= 0.21 <= found.high)
+        # What both have in common does not widen it.
+        alone = agreement.r2_interval(one, truth, np.arange(80), whole(80))
+        assert found.high - found.low < 1.5 * (alone.high - alone.low)
+    assert np.mean(held) >= 0.89
+
+
+def test_perfect_predictions_are_certain_and_constant_ones_are_not() -> None:
+    truth = np.arange(12.0)
+    exact = agreement.r2_interval(truth, truth, np.arange(12), whole(12))
+    assert exact == (1.0, 1.0, 1.0)
+    assert agreement.spearman_interval(truth, truth, np.arange(12), whole(12)) == (1.0, 1.0, 1.0)
+    # Of several folds, all of which predict the mean, nobody knows what others would choose.
+    parts = folds.divisions(np.arange(12) % 3, 3)
+    flat = agreement.r2_interval(np.full(12, 5.5), truth, np.arange(12), parts, 4)
+    assert flat.value == pytest.approx(0, abs=1e-12)
+    assert flat.low < -0.3
+    assert flat.high > 0.3
