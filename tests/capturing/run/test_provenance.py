@@ -13,6 +13,7 @@ import actstore
 from actstore.capturing.run import provenance
 from actstore.errors import UsageError
 from actstore.models.blocks import find, points
+from actstore.models.identity import weights_digest
 from actstore.storage import manifest
 from tests.capturing import families
 
@@ -68,7 +69,7 @@ def test_a_tokenizer_is_the_same_however_it_padded_last() -> None:
 
 
 def test_weights_on_disk_have_no_digest() -> None:
-    assert provenance.weights_digest(families.build("llama").to("meta")) is None
+    assert weights_digest(families.build("llama").to("meta")) is None
 
 
 def test_hook_paths_are_told_once_per_site() -> None:
