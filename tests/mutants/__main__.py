@@ -120,18 +120,19 @@ def summary(records: Sequence[Any], equal: int) -> str:
     return "\n".join(lines)
 
 
-def equivalents(path: Path) -> list[dict[str, str]]:
+def equivalents(path: Path) -> list[dict[str, Any]]:
     """Return the listed mutants that change nothing anybody could see."""
-    listed: list[dict[str, str]] = tomllib.loads(path.read_text("utf-8")).get("mutant", [])
+    listed: list[dict[str, Any]] = tomllib.loads(path.read_text("utf-8")).get("mutant", [])
     return listed
 
 
-def matches(entry: dict[str, str], mutant: Mutant) -> bool:
+def matches(entry: dict[str, Any], mutant: Mutant) -> bool:
     return (
         mutant.path == entry["path"]
         and mutant.was == entry["was"]
         and mutant.becomes == entry["becomes"]
         and mutant.where == entry.get("where", mutant.where)
+        and mutant.repeat == entry.get("repeat", mutant.repeat)
     )
 
 
