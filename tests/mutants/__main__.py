@@ -127,13 +127,8 @@ def equivalents(path: Path) -> list[dict[str, Any]]:
 
 
 def matches(entry: dict[str, Any], mutant: Mutant) -> bool:
-    return (
-        mutant.path == entry["path"]
-        and mutant.was == entry["was"]
-        and mutant.becomes == entry["becomes"]
-        and mutant.where == entry.get("where", mutant.where)
-        and mutant.repeat == entry.get("repeat", mutant.repeat)
-    )
+    named = ("path", "was", "becomes", "where", "repeat")
+    return all(getattr(mutant, name) == entry[name] for name in named if name in entry)
 
 
 def _key(record: dict[str, Any]) -> tuple[Any, ...]:
