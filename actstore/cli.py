@@ -43,6 +43,7 @@ COMMANDS = (
     "checkout",
     "compact",
     "verify",
+    "repair",
     "log",
     "push",
     "pull",
