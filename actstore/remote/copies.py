@@ -43,7 +43,7 @@ class LocalCopies:
                 found = manifests.load(root, number)
             except CorruptStoreError:
                 continue
-            self._paths |= {entry.sha256: entry.path for entry in (*found.shards, *found.labels)}
+            self._paths |= {entry.sha256: path for path, entry in found.files.items()}
 
     def has(self, entry: ShardEntry | LabelEntry) -> bool:
         path = self._root / self._paths.get(entry.sha256, layout.CARD)

@@ -105,7 +105,7 @@ def survey(
         if number < base.number
     ]
     files: list[ShardEntry | LabelEntry] = []
-    entries = {entry.path: entry for entry in (*base.shards, *base.labels)}
+    entries = base.files
     broken = soundness.problems(root, entries.values(), progress=progress)
     for path, reason in broken:
         if copies is not None and copies.has(entries[path]):
@@ -132,7 +132,7 @@ def _unnamed(
     root: Path, base: Manifest, sound: Sequence[Manifest], broken: set[str]
 ) -> tuple[list[ShardEntry], list[str], list[Left]]:
     """Return the shards that no sound commit names: with new rows, with known ones, and broken."""
-    named = {entry.path for one in sound for entry in (*one.shards, *one.labels)}
+    named = {path for one in sound for path in one.files}
     names = list(schema.key_names())
     known: dict[tuple[object, ...], list[np.ndarray]] = {}
     taken: list[ShardEntry] = []
