@@ -50,8 +50,9 @@ _lock = Lock()
 def damage(root: Path, path: str, reason: str) -> DamageError:
     """Return the error of a file that is not what was written."""
     return DamageError(
-        f"{path} of {root} is damaged: {reason}. Nothing of it was returned; restore the file "
-        f"from a copy, and see which others are damaged with: actstore verify {root}",
+        f"{path} of {root} is damaged: {reason}. Nothing of it was returned. See which others "
+        f"are with: actstore verify {root}; bring them back from a copy with: actstore repair "
+        f"{root} --from COPY",
         [(path, reason)],
     )
 

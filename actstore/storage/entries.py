@@ -1,0 +1,196 @@
+"""What manifests name: shards, label overlays and runs; and what none of them can be."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from actstore import schema
+from actstore.storage import layout
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+_MOST = 1 << 48
+"""No count or size comes near this; sums of such numbers fit into 64 bits."""
+_UNFOLDING = 1 << 17
+"""Vectors unfold to at most so many times the size of their file, however it is compressed."""
+_OURS = re.compile(r"f(16|32)x[0-9]+-[0-9a-f]{20}-[0-9]{5,}\.parquet")
+"""Files that this program has named: they lie in the folder of what they hold."""
+
+PoolingRegion = tuple[str, "str | None"]
+"""A pooling and the region that it covered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardEntry:
+    """One live shard."""
+
+    path: str
+    """Relative to the store, ``/`` between segments."""
+    model: str
+    site: str
+    layer: int | None
+    width: int
+    dtype: schema.VectorType
+    rows: int
+    bytes: int
+    sha256: str
+    pages: tuple[tuple[int, int], ...] = ()
+    """Offset of the values and rows per row group; empty when the file cannot be mapped."""
+    since: int = 0
+    """Number of the commit that brought its oldest rows; 0 before it is committed."""
+    pools: tuple[PoolingRegion, ...] | None = None
+    """Pooling and region of its rows, each pair once, ascending, null first; None in manifests
+    written before this was recorded."""
+    tail: str | None = field(default=None, compare=False)
+    """SHA-256 of all that stands behind the vectors: their checksums, the metadata, the footer.
+    None where they cannot be mapped, and in manifests written before this was recorded."""
+
+    @property
+    def vectors_end(self) -> int:
+        """First byte behind the vectors of a shard that can be mapped."""
+        row_bytes = self.width * (2 if self.dtype == "float16" else 4)
+        return max(offset + rows * row_bytes for offset, rows in self.pages)
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of the vectors alone."""
+        return self.rows * self.width * (2 if self.dtype == "float16" else 4)
+
+    @property
+    def partition(self) -> tuple[str, str, int | None]:
+        """Model, site and layer, which all rows of the shard share."""
+        return self.model, self.site, self.layer
+
+    def named(self, transaction: str, number: int) -> str:
+        """Return the path of the ``number``-th shard of a transaction that holds such rows."""
+        return layout.shard_path(
+            model=self.model,
+            site=self.site,
+            layer=self.layer,
+            width=self.width,
+            dtype=self.dtype,
+            transaction=transaction,
+            number=number,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelEntry:
+    """One label overlay: labels set after capture, later entries over earlier ones."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One ingest or capture run: what made rows."""
+
+    run_id: str
+    kind: str
+    started_at: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def in_row_order(shards: tuple[ShardEntry, ...]) -> tuple[ShardEntry, ...]:
+    """Sort by model, site and layer (unknown last); shards of one partition keep their order."""
+
+    def order(shard: ShardEntry) -> tuple[str, str, bool, int]:
+        return shard.model, shard.site, shard.layer is None, shard.layer or 0
+
+    return tuple(sorted(shards, key=order))
+
+
+def check_together(shards: tuple[ShardEntry, ...], labels: tuple[LabelEntry, ...]) -> None:
+    """Refuse files that come twice, and shards in another order than rows have.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    paths = [*(shard.path for shard in shards), *(overlay.path for overlay in labels)]
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise ValueError(f"{twice} is named twice")
+    if in_row_order(shards) != shards:
+        raise ValueError("its shards are not in the order of models, sites and layers")
+    if sum(shard.rows for shard in shards) >= _MOST:
+        raise ValueError("it speaks of more rows than can be")
+
+
+def check_shard(shard: ShardEntry) -> None:
+    """Refuse what would fail later, and less clearly, as a number or a type."""
+    path = shard.path
+    for name in ("width", "rows", "bytes"):
+        check_size(path, name, getattr(shard, name), 1)
+    if shard.dtype not in ("float16", "float32"):
+        raise ValueError(f"{path} has the stored type {shard.dtype!r}")
+    if not (isinstance(shard.model, str) and isinstance(shard.site, str)):
+        raise ValueError(f"{path} has no model and site")
+    (shard.model + shard.site).encode()  # what is no text is in no shard either
+    if shard.layer is not None and type(shard.layer) is not int:
+        raise ValueError(f"{path} has the layer {shard.layer!r}")
+    check_hash(path, shard.sha256)
+    if shard.tail is not None:
+        check_hash(path, shard.tail)
+    check_size(path, "since", shard.since, 0)
+    row_bytes = shard.width * (2 if shard.dtype == "float16" else 4)
+    end = 4
+    for offset, rows in shard.pages:
+        check_size(path, "a page at", offset, end)
+        check_size(path, "page rows", rows, 1)
+        end = offset + rows * row_bytes
+    if shard.pages and (end > shard.bytes or sum(rows for _, rows in shard.pages) != shard.rows):
+        raise ValueError(
+            f"{path} has {shard.rows} rows of {shard.width} values in {shard.bytes} bytes, and "
+            "its pages say otherwise"
+        )
+    if shard.rows * row_bytes > shard.bytes * _UNFOLDING:
+        raise ValueError(
+            f"{path} has {shard.rows} rows of {shard.width} values in {shard.bytes} bytes, which "
+            "cannot be"
+        )
+    place = _place(shard.model, shard.site, shard.layer, shard.width, shard.dtype)
+    if _OURS.fullmatch(path.rpartition("/")[2]) and not path.startswith(place):
+        raise ValueError(
+            f"{path} does not lie where shards of {shard.model}, {shard.site}, layer "
+            f"{shard.layer}, {shard.dtype} x {shard.width} do"
+        )
+
+
+def check_labels(overlay: LabelEntry) -> None:
+    """Refuse what would fail later, and less clearly, as a number or a type."""
+    check_size(overlay.path, "rows", overlay.rows, 1)
+    check_size(overlay.path, "bytes", overlay.bytes, 1)
+    check_hash(overlay.path, overlay.sha256)
+
+
+@lru_cache(maxsize=4096)
+def _place(model: str, site: str, layer: int | None, width: int, dtype: str) -> str:
+    """Return what the paths of shards with such rows begin with."""
+    path = layout.shard_path(
+        model=model,
+        site=site,
+        layer=layer,
+        width=width,
+        dtype=dtype,
+        transaction="",
+        number=0,
+    )
+    return path[: path.rindex("--") + 1]
+
+
+def check_hash(path: str, value: Any) -> None:
+    """Refuse what is no SHA-256."""
+    if not isinstance(value, str) or not _HASH.fullmatch(value):
+        raise ValueError(f"{path} has the SHA-256 {value!r}")
+
+
+def check_size(path: str, name: str, value: Any, least: int) -> None:
+    """Refuse what is no number of things, or of too many."""
+    if type(value) is not int or not least <= value < _MOST:
+        raise ValueError(f"{path} has {name} {value!r}")
