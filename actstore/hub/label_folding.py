@@ -11,8 +11,8 @@ from pathlib import Path
 from actstore.errors import ActstoreError
 from actstore.hub.origin import Origin
 from actstore.storage import compaction
-from actstore.storage import manifest as manifests
 from actstore.storage.compaction import Rewritten
+from actstore.storage.lease import pin
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.transaction import Transaction
 
@@ -101,10 +101,17 @@ def folded(root: Path, links: Path) -> Iterator[Folded]:
         CorruptStoreError: a shard or label file is missing or damaged.
         CommitError: the disk is full or failed.
     """
-    base = manifests.load(root)
-    if not base.labels:
-        yield Folded(root=root, manifest=base)
-        return
+    base, lease = pin(root)
+    with lease:  # a pruning must not take what is being sent
+        if not base.labels:
+            yield Folded(root=root, manifest=base)
+            return
+        with _folded(root, base, links) as folded:
+            yield folded
+
+
+@contextlib.contextmanager
+def _folded(root: Path, base: Manifest, links: Path) -> Iterator[Folded]:
     with Transaction(root, base) as change:
         new = compaction.rewrite(root, base, change.folder)
         manifest = new.following(base)

@@ -128,6 +128,9 @@ def compact(
         if not base.labels and not _to_join(base, {}, most) and not old:
             return Compacted(None, before, before, 0)
         with Transaction(path, base) as change:
+            if change.base.number != base.number:  # it was pruned away meanwhile
+                base = change.base
+                continue
             new = rewrite(path, base, change.folder, shard_bytes=most, progress=progress)
             old = [entry for entry in old if entry.path not in new.replaced]
             soundness.check(path, old)

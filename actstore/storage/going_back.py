@@ -8,6 +8,7 @@ from pathlib import Path
 from actstore.errors import CommitError
 from actstore.storage import manifest as manifests
 from actstore.storage import soundness
+from actstore.storage.lease import pin
 from actstore.storage.manifest import Manifest
 from actstore.storage.staging import prepare
 from actstore.storage.transaction import Transaction
@@ -32,11 +33,17 @@ def go_back(
         DamageError: a file of that commit is not what its manifest says; nothing changed.
         CommitError: another writer has committed meanwhile, or the disk failed.
     """
-    base, wanted = manifests.load(root), manifests.load(root, at)
-    if holds_the_same(base, wanted):
-        prepare(root)  # an earlier try may have been killed right after its commit
-        return None
-    soundness.check(root, [*wanted.shards, *wanted.labels], progress=progress)
+    base = manifests.load(root)
+    wanted, lease = pin(root, at)
+    with lease:
+        if holds_the_same(base, wanted):
+            prepare(root)  # an earlier try may have been killed right after its commit
+            return None
+        soundness.check(root, [*wanted.shards, *wanted.labels], progress=progress)
+        return _commit(root, base, wanted)
+
+
+def _commit(root: Path, base: Manifest, wanted: Manifest) -> Manifest | None:
     with Transaction(root, base) as change:
 
         def build(latest: Manifest) -> Manifest:
@@ -47,7 +54,7 @@ def go_back(
                 )
             return latest.next(
                 operation="checkout",
-                message=f"back to commit {at}",
+                message=f"back to commit {wanted.number}",
                 shards=wanted.shards,
                 labels=wanted.labels,
                 runs=wanted.runs,

@@ -8,6 +8,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from actstore.errors import CorruptStoreError
+from actstore.storage import layout
+from actstore.storage import manifest as manifests
+from actstore.storage.manifest import Manifest
+
 
 class Lease:
     """Keeps a commit, or a derived file, from being pruned for as long as it is held.
@@ -41,8 +46,31 @@ class Lease:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
     def __del__(self) -> None:
         self.release()
+
+
+def pin(root: Path, at: int | None = None) -> tuple[Manifest, Lease]:
+    """Load commit ``at``, or the latest, and take a lease of it.
+
+    Raises:
+        StoreNotFoundError, SnapshotNotFoundError, CorruptStoreError: as
+            :func:`actstore.storage.manifest.load`.
+    """
+    while True:
+        manifest = manifests.load(root, at)
+        try:
+            return manifest, Lease(layout.manifest_path(root, manifest.number))
+        except FileNotFoundError:
+            continue  # pruned since: there is a later one, or loading says that there is none
+        except OSError as error:
+            raise CorruptStoreError(f"commit {manifest.number} of {root}: {error}") from error
 
 
 @contextlib.contextmanager

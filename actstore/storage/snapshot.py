@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore import paths, schema
-from actstore.errors import CorruptStoreError, MixedVectorsError, UsageError
-from actstore.storage import derived, layout, metadata_cache, own_columns
+from actstore.errors import MixedVectorsError, UsageError
+from actstore.storage import derived, metadata_cache, own_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.buffer_pool import Memory
 from actstore.storage.checksums import Check
 from actstore.storage.derived import Derived
 from actstore.storage.files import LocalFiles, StoreFiles
-from actstore.storage.lease import Lease
+from actstore.storage.lease import Lease, pin
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy, open_shard
 from actstore.storage.staging import prepare
@@ -51,19 +51,12 @@ def open_snapshot(root: Path | str, at: int | None = None, check: Check = "lazy"
         CorruptStoreError: the manifest is damaged, or speaks of what cannot be.
     """
     path = paths.local(root)
-    while True:
-        manifest = manifests.load(path, at)
-        try:
-            lease = Lease(layout.manifest_path(path, manifest.number))
-        except FileNotFoundError:
-            continue  # pruned since: there is a later one, or loading says that there is none
-        except OSError as error:
-            raise CorruptStoreError(f"commit {manifest.number} of {path}: {error}") from error
-        for entry in manifest.shards:
-            # So large a shard is written by nobody: what follows from its numbers takes memory.
-            if entry.rows > _MANY_ROWS or entry.bytes > _MANY_BYTES:
-                open_shard(path, entry, "never").close()
-        return Snapshot(LocalFiles(path, check), manifest, lease)
+    manifest, lease = pin(path, at)
+    for entry in manifest.shards:
+        # So large a shard is written by nobody: what follows from its numbers takes memory.
+        if entry.rows > _MANY_ROWS or entry.bytes > _MANY_BYTES:
+            open_shard(path, entry, "never").close()
+    return Snapshot(LocalFiles(path, check), manifest, lease)
 
 
 def latest_snapshot(root: Path | str, check: Check = "lazy") -> Snapshot:

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import TracebackType
 
 from actstore.errors import StoreError
-from actstore.storage import card
+from actstore.storage import card, layout
 from actstore.storage import manifest as manifests
+from actstore.storage.lease import Lease, pin
 from actstore.storage.manifest import Manifest
 from actstore.storage.staging import Staging, prepare, writing
 
@@ -35,6 +36,7 @@ class Transaction:
       what was written and placed and no commit names. After a kill the next writer does that.
     - Of two writers that commit at once one comes second: it is shown the other's commit and
       builds on that, or gives up. No commit is lost or taken for another.
+    - The commit that is built on is kept from pruning until the transaction ends.
     - The card names the files of one commit, whole. A kill between a commit and its card leaves
       the card of the commit before, which the next writer brings up to date.
 
@@ -53,11 +55,14 @@ class Transaction:
         CorruptStoreError: the latest manifest is damaged.
     """
 
+    base: Manifest
+    """The latest commit, as far as this transaction has seen."""
+
     def __init__(self, root: Path, base: Manifest | None = None, *, cards: bool = True) -> None:
         prepare(root)
         self.root = root
-        self.base = manifests.latest(root) if base is None else base
-        """The latest commit, as far as this transaction has seen."""
+        self._lease: Lease | None = None
+        self._build_on(manifests.latest(root) if base is None else base)
         self._cards = cards
         self._staging = Staging(root)
 
@@ -80,6 +85,20 @@ class Transaction:
     def close(self) -> None:
         """Remove what is not committed and give the place back; may be called twice."""
         self._staging.close()
+        if self._lease is not None:
+            self._lease.release()
+
+    def _build_on(self, base: Manifest) -> None:
+        """Keep a commit from being pruned: one that is gone gives way to the latest."""
+        lease = None
+        if base.number:
+            try:
+                lease = Lease(layout.manifest_path(self.root, base.number))
+            except FileNotFoundError:
+                base, lease = pin(self.root)
+        if self._lease is not None:
+            self._lease.release()
+        self.base, self._lease = base, lease
 
     def commit(
         self,
@@ -110,13 +129,13 @@ class Transaction:
         except BaseException:
             self._staging.withdraw()
             with contextlib.suppress(StoreError):  # what others committed meanwhile
-                self.base = manifests.latest(self.root)
+                self._build_on(manifests.latest(self.root))
             raise
         if made is None:
             self._staging.withdraw()
             return None
         self._staging.done()
-        self.base = made
+        self._build_on(made)
         if then is not None:
             then(made)
         if self._cards:
@@ -128,7 +147,7 @@ class Transaction:
         while True:
             numbers = manifests.numbers(self.root)
             if numbers and numbers[-1] != self.base.number:
-                self.base = manifests.load(self.root)
+                self._build_on(manifests.load(self.root))
             following = build(self.base)
             if following is None or manifests.publish(self.root, following, self.folder):
                 return following

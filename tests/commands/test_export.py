@@ -43,8 +43,8 @@ def test_a_target_that_is_taken(actstore: Command, store: Path, tmp_path: Path) 
     assert "--overwrite replaces all of it" in again.err
     assert actstore(*words, "--overwrite").code == 0
     into_store = actstore("export", store, store, "--to", "npz", "--overwrite")
-    assert into_store.code == 1
-    assert "no export wrote" in into_store.err
+    assert into_store.code == 2
+    assert "choose a place outside of it" in into_store.err
 
 
 def test_what_does_not_make_up_the_layout(actstore: Command, store: Path, tmp_path: Path) -> None:

@@ -244,10 +244,10 @@ def test_wrong_content_is_one_clear_error(change: Callable[[Document], None]) ->
 )
 def test_a_label_overlay_of_no_rows_or_no_bytes_is_refused(name: str, value: Any) -> None:
     overlay = LabelEntry(path="labels/a.parquet", rows=2, bytes=9, sha256="1" * 64)
-    document = json.loads(a_manifest(entry(), labels=(overlay,)).encode())
-    document["labels"][0][name] = value
+    content = document(a_manifest(entry(), labels=(overlay,)))
+    content["labels"][0][name] = value
     with pytest.raises(CorruptStoreError, match=rf"labels/a\.parquet.*{name}"):
-        manifests.decode(json.dumps(document).encode(), "here.json")
+        manifests.decode(sealed(content), "here.json")
 
 
 @pytest.mark.parametrize(

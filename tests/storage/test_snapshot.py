@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import threading
@@ -16,9 +15,10 @@ from hypothesis import strategies as st
 
 from actstore.errors import CorruptStoreError, MixedVectorsError, UsageError
 from actstore.storage import layout, shard, snapshot
+from actstore.storage import manifest as manifests
 from actstore.storage.compaction import compact, prune
 from actstore.storage.snapshot import Snapshot, open_snapshot
-from tests.storage.stores import batch, content, expected, write
+from tests.storage.stores import batch, content, document, expected, sealed, write
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +169,8 @@ def test_matrices_outlive_files_and_snapshot(tmp_path: Path) -> None:
     seen = pinned.view(0, 5)
     write(root, batch(5, 5))
     compact(root)
-    prune(root)
     pinned.close()
+    prune(root)
     assert seen is not None
     assert same(seen, batch(0, 5).vectors)
     with pytest.raises(CorruptStoreError, match="is missing from"):
@@ -223,10 +223,10 @@ def test_runs_over_shards_that_cannot_be_mapped(tmp_path: Path, mapped: tuple[in
     write(root, *batches)
     matrix = np.concatenate([one.vectors for one in batches])
     path = layout.manifest_path(root, 1)
-    document = json.loads(path.read_bytes())
-    for number, entry in enumerate(document["shards"]):
+    edited = document(manifests.load(root, 1))
+    for number, entry in enumerate(edited["shards"]):
         entry["pages"] = entry["pages"] if number in mapped else []
-    path.write_text(json.dumps(document))
+    path.write_bytes(sealed(edited))
     opened = open_snapshot(root)
     assert [bool(entry.pages) for entry in opened.shards] == [n in mapped for n in range(4)]
     for start in range(18):

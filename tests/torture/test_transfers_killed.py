@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from actstore.storage import manifest as manifests
+from actstore.storage.staging import prepare
 from tests.hub.pulling import assert_whole
 from tests.hub.pushing import ID, commits, relabel, remote_content
 from tests.hub_server import Hub
@@ -64,6 +65,7 @@ def test_a_push(hub: Hub, store: Path, tmp_path: Path) -> None:
             assert content(again) == rows
             assert commits(each) == 1
             assert remote_content(each, tmp_path / f"copy{number}") == rows
+            prepare(again)  # what the next change, and any command, begins with
             assert list((again / ".staging").iterdir()) == []
     assert killed >= MOMENTS - 2
 
