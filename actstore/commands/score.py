@@ -78,7 +78,7 @@ def command(
       actstore score train.store --probe probes --in-sample
     """
     import actstore
-    from actstore.analysis.examples import lineages
+    from actstore.analysis.examples import joined_layers, lineages
     from actstore.analysis.probes import scoring
 
     if write_label and not isinstance(store, Path):
@@ -130,8 +130,9 @@ def command(
     for one in scored:
         if one.lacking:
             output.note(
-                f"note: {one.place.text}: {counted(one.lacking, 'example')} left out, without a "
-                "vector at all of these layers"
+                f"note: {one.place.text}: "
+                f"{counted(one.lacking, joined_layers.unit(one.place))} left out, without a vector "
+                "at each of these layers"
             )
     if target is not None:
         output.note(f"{counted(rows, 'score')} written to {target}")

@@ -45,7 +45,7 @@ def align(table: pa.Table, layers: Sequence[int]) -> Aligned:
         layers: those that each example must have.
     """
     names = [name for name in schema.key_names() if name not in ("site", "layer")]
-    codes = example_groups.codes_of(table, names)
+    codes = example_groups.row_codes(table, names)
     numbers = table["layer"].to_numpy()
     found = np.full((int(codes.max(initial=-1)) + 1, len(layers)), -1)
     for column, layer in enumerate(layers):
@@ -151,6 +151,7 @@ def _joined(
     layers: Sequence[int | None] | None,
 ) -> PlaceRows:
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     there = {rows.place.layer: rows for rows in several if rows.place.layer is not None}
     wanted = tuple(
@@ -162,8 +163,7 @@ def _joined(
     absent = [str(layer) for layer in wanted if layer not in there]
     if absent:
         raise TooFewRowsError(
-            f"{place.text}: there are no such rows with a value of {column} at layer "
-            f"{', '.join(absent)}"
+            f"{place.text}: no row with a value of {column} is of layer {' or '.join(absent)}"
         )
     if len(there) < len(several):
         notes.append(f"{place.text}: rows without a layer's number are left out")
@@ -174,8 +174,8 @@ def _joined(
     if aligned.lacking:
         notes.append(
             f"{place.text}: {aligned.lacking:,} of "
-            f"{counted(len(aligned.rows) + aligned.lacking, _unit(place))} left out, without a "
-            f"vector at all of these layers ({_absent(aligned)})"
+            f"{counted(len(aligned.rows) + aligned.lacking, unit(place))} left out, without a "
+            f"vector and a value of {column} at each of these layers ({_absent(aligned)})"
         )
     starts = np.cumsum([0, *(len(rows) for rows in parts[:-1])])
     parts = [
@@ -184,10 +184,15 @@ def _joined(
     ]
     parts = _agreeing(place, parts, column, notes)
     first = parts[0]
+    # Where one layer's rows came without their questions, another's have them.
+    questions = pc.coalesce(*(rows.table["question"] for rows in parts))
+    table = first.table.set_column(
+        first.table.column_names.index("question"), "question", questions
+    )
     return PlaceRows(
         place=place,
         selection=first.selection,
-        table=first.table.drop_columns([name for name in _OF_LAYER if name != column]),
+        table=table.drop_columns([name for name in _OF_LAYER if name != column]),
         positive=first.positive,
         grouping=first.grouping,
         numbers=first.numbers,
@@ -207,37 +212,42 @@ def _agreeing(
         TooFewRowsError: there are none.
         UsageError: one is in different groups.
     """
-    unit = _unit(place)
+    import pyarrow.compute as pc
+
+    noun = unit(place)
     first, *others = parts
     for rows in others:
         if not np.array_equal(rows.groups, first.groups):
             raise UsageError(
-                f"{place.text}: {first.grouping.grouped_by} puts the same {unit} into one group at "
+                f"{place.text}: {first.grouping.grouped_by} puts the same {noun} into one group at "
                 "one layer and into another at another: name with --group-by what is the same at "
                 "all layers"
             )
-    texts = [rows.table[column].cast("string").to_pylist() for rows in parts]
-    same = np.array([len(set(each)) == 1 for each in zip(*texts, strict=True)], bool)
+    texts = [rows.table[column].cast("string") for rows in parts]
+    same = np.ones(len(first), bool)
+    for other in texts[1:]:
+        same &= pc.equal(texts[0], other).to_numpy()
     if not same.any():
         raise TooFewRowsError(
-            f"{place.text}: no {unit} has the same {column} at all of these layers"
+            f"{place.text}: no {noun} has the same {column} at all of these layers"
         )
     if same.all():
         return list(parts)
     notes.append(
-        f"{place.text}: {counted(int((~same).sum()), unit)} left out whose {column} is not the "
+        f"{place.text}: {counted(int((~same).sum()), noun)} left out whose {column} is not the "
         "same at all of these layers"
     )
     return [rows.part(same) for rows in parts]
 
 
-def _unit(place: ActivationPlace) -> str:
+def unit(place: ActivationPlace) -> str:
+    """Return what has a vector at each layer, in a word."""
     return "token" if place.pooling == "none" else "example"
 
 
 def _none_whole(place: ActivationPlace, aligned: Aligned) -> str:
     return (
-        f"{place.text}: no {_unit(place)} has a vector at each of these layers ({_absent(aligned)})"
+        f"{place.text}: no {unit(place)} has a vector at each of these layers ({_absent(aligned)})"
     )
 
 

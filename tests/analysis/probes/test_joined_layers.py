@@ -203,12 +203,12 @@ def test_examples_without_one_of_the_layers_are_left_out_and_counted(tmp_path: P
     (result,) = report.results
     assert (result.rows, result.trained_rows) == (47, 47)
     assert report.notes[:2] == [
-        "layers 5, 10 of resid_post (last): 3 of 50 examples left out, without a vector at all of "
-        "these layers (3 lack layer 10)",
+        "layers 5, 10 of resid_post (last): 3 of 50 examples left out, without a vector and a "
+        "value of label at each of these layers (3 lack layer 10)",
         "left out: layer 5 of mlp_out (last): there is no second layer to join it with",
     ]
     listed = run(tmp_path / "s", join_layers=True, choice=RowChoice(layers=[10, 5]))
-    assert listed.notes[1].endswith("no such rows with a value of label at layer 10")
+    assert listed.notes[1].endswith("no row with a value of label is of layer 10")
     assert listed.results[0].auroc == result.auroc
     with pytest.raises(UsageError, match="name two numbered layers or more"):
         run(tmp_path / "s", join_layers=True, choice=RowChoice(layers=[5, 5, None]))
@@ -220,11 +220,13 @@ def test_rows_of_no_number_and_examples_that_differ_by_layer_are_no_part(tmp_pat
     layers, sums = two_sums(40)
     labels = ["yes" if each else "no" for each in sums > 0]
     other = ["no" if each == "yes" else "yes" for each in labels[:4]] + labels[4:]
-    labelled.add(tmp_path / "s", layers[5], labels, layer=5, variant=["a"] * 40)
+    nothing = [None] * 40
+    labelled.add(tmp_path / "s", layers[5], labels, layer=5, variant=["a"] * 40, questions=nothing)
     labelled.add(tmp_path / "s", layers[10], other, layer=10, variant=["a"] * 40)
     labelled.add(tmp_path / "s", layers[10], labels, layer=None, variant=["a"] * 40)
     report = run(tmp_path / "s", join_layers=True)
     assert report.results[0].rows == 36
+    assert report.results[0].words is not None
     assert "rows without a layer's number are left out" in report.notes[0]
     assert "4 examples left out whose label is not the same at all" in report.notes[1]
     with pytest.raises(UsageError, match="at one layer and into another at another"):
