@@ -68,14 +68,15 @@ def mismatch(
     """
     has = "has " + _nearest(lacking or place, there) if there else "has no such rows at all"
     unknown = "" if place.region else ", region not recorded"
-    made = f"made for {place.text}{unknown} of model {place.model}, but {name} {has}"
-    if place.layers is not None:
+    made = f"made for {place.text}{unknown} of model {place.model}, but {name}"
+    if lacking is not None and place.layers is not None:
         return MismatchError(
-            f"{made}: all of the layers are needed, at the same model, site, pooling and region"
+            f"{made} has no {lacking.text} (it {has}): rows of all these layers are needed, of the "
+            "same model, site, pooling and region"
         )
     return MismatchError(
-        f"{made}: use rows of the same model, site, layer, pooling and region, or name the layers "
-        "that both have with --layers"
+        f"{made} {has}: use rows of the same model, site, layer, pooling and region, or name the "
+        "layers that both have with --layers"
     )
 
 

@@ -159,16 +159,7 @@ def table(store: StoreReader, scored: Sequence[Scored]) -> pa.Table:
             ["row_id", "example_id", "question", "label", "model", "site", "layer", "pooling"]
         )
         if joined:
-            layers = one.place.layers
-            if layers is not None:
-                at = metadata.column_names.index("layer")
-                metadata = metadata.set_column(
-                    at, metadata.field(at), pa.nulls(len(metadata), metadata.field(at).type)
-                )
-            told = None if layers is None else ", ".join(map(str, layers))
-            metadata = metadata.append_column(
-                "layers", pa.array([told] * len(metadata), pa.string())
-            )
+            metadata = _with_layers(metadata, one.place)
         part = metadata.append_column("score", pa.array(one.scores))
         nothing = pa.nulls(len(one.rows), pa.string())
         named = nothing if one.classes is None else pa.array(one.classes, pa.string())
@@ -176,6 +167,22 @@ def table(store: StoreReader, scored: Sequence[Scored]) -> pa.Table:
         own = pa.nulls(len(one.rows), pa.bool_()) if one.own is None else pa.array(one.own)
         parts.append(part.append_column("in_sample", own))
     return pa.concat_tables(parts)
+
+
+def _with_layers(metadata: pa.Table, place: ActivationPlace) -> pa.Table:
+    """Return metadata with a column of the layers that a place joins; null where it has one."""
+    import pyarrow as pa
+
+    if place.layers is None:
+        return metadata.append_column("layers", pa.nulls(len(metadata), pa.string()))
+    of_place = {"site": place.site, "layer": None}
+    for name, value in of_place.items():
+        at = metadata.column_names.index(name)
+        field = metadata.schema.field(at)
+        column = pa.array([value] * len(metadata), field.type)
+        metadata = metadata.set_column(at, field, column)
+    told = ", ".join(map(str, place.layers))
+    return metadata.append_column("layers", pa.array([told] * len(metadata), pa.string()))
 
 
 def _wanted(place: ActivationPlace, choice: RowChoice) -> bool:

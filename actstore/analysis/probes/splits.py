@@ -208,7 +208,9 @@ def across(
             others.take(theirs), sides, notes=notes, grouping=grouping.part(theirs)
         )
         if rows.place.layers is not None:
-            found = joined_layers.join(found, sides.column, notes, rows.place.layers)
+            told: list[str] = []
+            found = joined_layers.join(found, sides.column, told, rows.place.layers)
+            notes += [f"in the other store: {each}" for each in told]
         (other,) = found
         tested = np.arange(len(rows) + len(other)) >= len(rows)
         jobs.append(_divided(rows, other, ~tested, tested, notes))

@@ -210,6 +210,14 @@ def test_examples_without_one_of_the_layers_are_left_out_and_counted(tmp_path: P
     listed = run(tmp_path / "s", join_layers=True, choice=RowChoice(layers=[10, 5]))
     assert listed.notes[1].endswith("no row with a value of label is of layer 10")
     assert listed.results[0].auroc == result.auroc
+    labelled.add(tmp_path / "new", layers[5], labels, layer=5, first=50)
+    labelled.add(tmp_path / "new", layers[10][:49], labels[:49], layer=10, first=50)
+    elsewhere = run(tmp_path / "s", join_layers=True, test_store=tmp_path / "new")
+    assert elsewhere.results[0].rows == 49
+    assert any(
+        note.startswith("in the other store: layers 5, 10") and "1 of 50 examples left out" in note
+        for note in elsewhere.notes
+    )
     with pytest.raises(UsageError, match="name two numbered layers or more"):
         run(tmp_path / "s", join_layers=True, choice=RowChoice(layers=[5, 5, None]))
     with pytest.raises(TooFewRowsError, match=r"layer 5 of mlp_out .*no second layer"):
@@ -252,6 +260,10 @@ def test_embeddings_are_joined_to_the_stream_that_begins_with_them(tmp_path: Pat
     probe_files.save(report, tmp_path / "out")
     with actstore.open(tmp_path / "s") as store:
         (scored,) = scoring.score(store, tmp_path / "out", in_sample=True)
+        table = scoring.table(store, [scored])
+    assert table.select(["site", "layer", "layers"]).slice(0, 1).to_pylist() == [
+        {"site": "resid_post", "layer": None, "layers": "-1, 0, 1"}
+    ]
     matrix = np.concatenate([layers[5], layers[10], layers[10][::-1]], axis=1)
     np.testing.assert_allclose(scored.scores, result.probe.scores(matrix))
 
@@ -278,7 +290,9 @@ def test_a_saved_probe_scores_the_same_layers_of_new_rows(tmp_path: Path) -> Non
     labelled.add(tmp_path / "new", new[10], truth, layer=10, first=80)
     with (
         actstore.open(tmp_path / "new") as store,
-        pytest.raises(MismatchError, match=r"made for layers 5, 10 .* has layer 10: all of the"),
+        pytest.raises(
+            MismatchError, match=r"made for layers 5, 10 .* has no layer 5 .*\(it has layer 10\)"
+        ),
     ):
         scoring.score(store, tmp_path / "out")
     labelled.add(tmp_path / "new", new[5][:28], truth[:28], layer=5, first=80)
