@@ -44,6 +44,7 @@ COMMANDS = (
     "checkout",
     "compact",
     "verify",
+    "repair",
     "log",
     "push",
     "pull",

@@ -30,6 +30,8 @@ SITES = ("embeddings", "resid_pre", "resid_mid", "resid_post", "final_norm")
 """Where a state of the residual stream is taken, in the order in which it passes."""
 POOLINGS = ("last", "first", "none")
 """Poolings that leave a token's state as it is."""
+EXAMPLE = ("dataset", "split", "example_id", "mode", "variant")
+"""Columns that together name an example."""
 TOP = 5
 _ROWS = 4096
 """States that are read at a time."""
@@ -42,7 +44,11 @@ class LensState:
     layer: int | None
     """As stored: -1 for the embeddings, None behind the final norm."""
     site: str
+    dataset: str | None
+    split: str | None
     example_id: str
+    mode: str | None
+    variant: str | None
     position: int | None
     token: str | None
     """The token that the state is of; None where the store does not say."""
@@ -54,6 +60,11 @@ class LensState:
     """Of the token that was asked for; None where none was."""
     target_rank: int | None
     """1 where it is the likeliest."""
+
+    @property
+    def example(self) -> tuple[str | None, ...]:
+        """What tells its example from all others; the columns are :data:`EXAMPLE`."""
+        return tuple(getattr(self, name) for name in EXAMPLE)
 
     @property
     def depth(self) -> tuple[float, int]:
@@ -89,7 +100,7 @@ class LensReading:
         types: dict[str, Any] = {
             "layer": pl.Int32,
             "site": pl.String,
-            "example_id": pl.String,
+            **dict.fromkeys(EXAMPLE, pl.String),
             "position": pl.Int32,
             "token": pl.String,
             "top": pl.List(pl.String),
@@ -142,7 +153,7 @@ def read(
 
     tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
     wanted = None if target is None else tokens.id_of(tokenizer, target)
-    columns = selection.table(["layer", "site", "example_id", "position", "token_id"]).to_pylist()
+    columns = selection.table(["layer", "site", *EXAMPLE, "position", "token_id"]).to_pylist()
     found: list[LensState] = []
     left_out = 0
     words: dict[int, str] = {}

@@ -136,8 +136,8 @@ def _write(
     try:
         for start in range(0, len(part), _AT_ONCE):
             table = part[start : start + _AT_ONCE].table(names)
-            for at, name in enumerate(names if limit is not None else ()):
-                if pa.types.is_string(table.schema.types[at]):
+            for at, name in enumerate(names):
+                if limit is not None and pa.types.is_string(table.schema.types[at]):
                     longest = pc.max(pc.utf8_length(table[name])).as_py() or 0
                     if longest > limit:
                         shorter = pc.utf8_slice_codeunits(table[name], 0, limit)

@@ -303,6 +303,7 @@ class Drafter:
             return Manifest(
                 number=held.number + 1,
                 parent=held.number,
+                parent_sha256=held.sha256,
                 created_at=manifests.now(),
                 operation="push",
                 message=local.message,

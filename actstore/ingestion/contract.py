@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from actstore import paths, resources
-from actstore.errors import ContractError, UsageError
+from actstore.errors import ContractError, PathError, UsageError
 from actstore.storage.rows import RowBatch
 
 _ABOUT = ("name", "title", "description", "source")
@@ -108,7 +108,9 @@ def load(name_or_path: str | Path) -> Contract:
         )
     try:
         document = json.loads(paths.read_text(path))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except PathError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid JSON: {error}") from error
     return parse(document, path)
 

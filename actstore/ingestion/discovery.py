@@ -65,15 +65,15 @@ def walk(sources: Sequence[Path], links: list[str] | None = None) -> list[Entry]
         UsageError: a source does not exist, or is neither a folder nor a file.
     """
     found: dict[Path, Entry] = {}
-    for source in sources:
+    for given in sources:
         # Not resolve(): a source that is itself a link keeps the name that it was given.
-        source = Path(os.path.abspath(paths.local(source)))
+        source = Path(os.path.abspath(paths.local(given)))
         kind = paths.kind_of(source)
         if kind is None:
             gone = "is a link to something that is not there" if source.is_symlink() else ""
-            raise UsageError(f"{source}: {gone or 'no such file or folder'}")
+            raise UsageError(f"{given}: {gone or 'no such file or folder'}")
         if kind not in ("a file", "a folder"):
-            raise UsageError(f"{source}: is {kind}; a source is a folder or a file")
+            raise UsageError(f"{given}: is {kind}; a source is a folder or a file")
         if kind == "a file":
             size = source.stat().st_size
             name = _readable(source.name)

@@ -12,6 +12,10 @@ from actstore.errors import RecipeError, UnknownRecipeError
 from actstore.ingestion import recipe_parsing
 from actstore.ingestion.recipe import Recipe
 
+_LONGEST = 1 << 20
+_DOTS = 1000
+"""A key of many parts takes the parser the square of their number."""
+
 
 def parse(text: str, origin: Path | None = None) -> Recipe:
     """Read a recipe from TOML.
@@ -19,9 +23,14 @@ def parse(text: str, origin: Path | None = None) -> Recipe:
     Raises:
         RecipeError: the text is no TOML or no recipe; lists every problem.
     """
+    if len(text) > _LONGEST or any(line.count(".") > _DOTS for line in text.splitlines()):
+        raise RecipeError(
+            f"{origin or 'recipe'}: is no recipe: it has {len(text):,} characters, of at most "
+            f"{_LONGEST:,}, or a line with more than {_DOTS:,} dots"
+        )
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of TOML, and numbers too long to read
         raise RecipeError(f"{origin or 'recipe'}: not valid TOML: {error}") from error
     return recipe_parsing.build(document, text, origin)
 
@@ -48,9 +57,10 @@ def load(name_or_path: str | Path) -> Recipe:
     path = paths.require_ordinary(name_or_path)
     if path.is_file():
         try:
-            return parse(paths.read_text(path), path)
+            text = paths.read_text(path)
         except UnicodeDecodeError as error:
             raise RecipeError(f"{path}: not UTF-8 text: {error}") from error
+        return parse(text, path)
     if path.suffix == ".toml":
         raise UnknownRecipeError(f"--recipe {path}: no such file")
     raise UnknownRecipeError(

@@ -147,6 +147,12 @@ class Manifest:
         return sum(shard.rows for shard in self.shards)
 
     @property
+    def files(self) -> dict[str, ShardEntry | LabelEntry]:
+        """Every file that it names, by path."""
+        found: dict[str, ShardEntry | LabelEntry] = {shard.path: shard for shard in self.shards}
+        return found | {overlay.path: overlay for overlay in self.labels}
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all content: the SHA-256 of the hashes of shards and labels, sorted."""
         hashes = sorted(

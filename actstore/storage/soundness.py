@@ -32,25 +32,36 @@ def check(
     Raises:
         DamageError: names every file that is missing or was changed.
     """
+    found = problems(root, entries, progress=progress)
+    if found:
+        named = "; ".join(f"{path}: {reason}" for path, reason in found[:_NAMED])
+        more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        raise DamageError(
+            f"files of {root} are damaged: {named}{more}. Nothing was changed or removed; an "
+            "earlier commit (see: actstore log), the Hub or a backup may hold sound ones",
+            found,
+        )
+
+
+def problems(
+    root: Path,
+    entries: Iterable[ShardEntry | LabelEntry],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> list[tuple[str, str]]:
+    """Return each file that is missing or was changed, with the reason; see :func:`check`."""
     wanted = list({entry.path: entry for entry in entries}.values())
-    problems: list[tuple[str, str]] = []
+    found: list[tuple[str, str]] = []
     done = 0
     step = 64  # so that there is progress to tell of
     for first in range(0, len(wanted), step):
         some = wanted[first : first + step]
         reasons = in_parallel(lambda entry: _problem(root, entry), some)
-        problems += [(e.path, why) for e, why in zip(some, reasons, strict=True) if why]
+        found += [(e.path, why) for e, why in zip(some, reasons, strict=True) if why]
         done += sum(entry.bytes for entry in some)
         if progress:
             progress(done)
-    if problems:
-        named = "; ".join(f"{path}: {reason}" for path, reason in problems[:_NAMED])
-        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        raise DamageError(
-            f"files of {root} are damaged: {named}{more}. Nothing was changed or removed; an "
-            "earlier commit (see: actstore log), the Hub or a backup may hold sound ones",
-            problems,
-        )
+    return found
 
 
 def _problem(root: Path, entry: ShardEntry | LabelEntry) -> str | None:

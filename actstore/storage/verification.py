@@ -39,7 +39,7 @@ def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None)
     hashes: dict[tuple[str, str, int | None], list[tuple[ShardEntry, np.ndarray]]] = {}
     checked = 0
     for entry in snapshot.shards:
-        found = list(_check_shard(snapshot.root, entry, _allows_nonfinite(snapshot)))
+        found = list(check_shard(snapshot.root, entry, nonfinite=_allows_nonfinite(snapshot)))
         problems += [Problem(entry.path, reason) for reason in found]
         if not found:
             table = shard_columns.read_columns(snapshot.root, entry, list(schema.key_names()))
@@ -90,7 +90,8 @@ def _allows_nonfinite(snapshot: Snapshot) -> bool:
     return any(run.settings.get("allow_nonfinite") for run in snapshot.manifest.runs)
 
 
-def _check_shard(root: Path, entry: ShardEntry, nonfinite: bool) -> Iterator[str]:
+def check_shard(root: Path, entry: ShardEntry, *, nonfinite: bool) -> Iterator[str]:
+    """Yield what is wrong with one shard; ``nonfinite`` says that NaN and infinity are not."""
     import pyarrow as pa
 
     path = root / entry.path

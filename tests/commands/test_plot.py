@@ -165,8 +165,8 @@ def asked(tmp_path: Path) -> Path:
 def test_a_lens_reads_a_capture_by_the_folder_of_its_model(
     actstore: Command, tmp_path: Path, model: Path, asked: Path
 ) -> None:
-    words = ("--data", asked, "--store", tmp_path / "s", "--raw", "--pool", "prompt.last")
-    done = actstore("capture", "--model", model, *words, "--sites", "resid_post,final_norm")
+    given = ("--data", asked, "--store", tmp_path / "s", "--raw", "--pool", "prompt.last")
+    done = actstore("capture", "--model", model, *given, "--sites", "resid_post,final_norm")
     assert done.code == 0, done.err
     words = ("plot", tmp_path / "s", "--kind", "lens", "-o", tmp_path / "lens.html")
     done = actstore(*words, "--model", model, "--target", "first", "--rows", 2, "--json")
@@ -188,11 +188,12 @@ def test_a_lens_reads_a_capture_by_the_folder_of_its_model(
 
 
 def test_a_dose_curve(actstore: Command, tmp_path: Path, model: Path, asked: Path) -> None:
-    labelled.layered(tmp_path / "s", {2: 2.0}, rows=20, width=64, model=str(model))  # type: ignore[arg-type]
+    labelled.layered(tmp_path / "s", {2: 2.0}, rows=20, width=64, model=str(model))
     done = actstore("steer", tmp_path / "s", "--out", tmp_path / "steering")
     assert done.code == 0, done.err
-    words = ("plot", tmp_path / "s", "--kind", "dose", "--vectors", tmp_path / "steering")
-    words += ("--target", "first", "--against", "second", "--doses=-3,3", "-o", tmp_path / "a.svg")
+    measured = ("--target", "first", "--against", "second", "--doses=-3,3")
+    words: tuple[object, ...] = ("plot", tmp_path / "s", "--kind", "dose", *measured)
+    words += ("--vectors", tmp_path / "steering", "-o", tmp_path / "a.svg")
     done = actstore(*words, "--data", asked, "--random", 2)
     assert done.code == 0, done.err
     lines = done.out.splitlines()

@@ -290,6 +290,7 @@ def test_a_store_that_is_not_there_is_the_same_error(
         "checkout": ("--at", "1", "--yes"),
         "drop": ("norm = 0", "--yes"),
         "rename": ("--set", "task = 'x'", "--yes"),
+        "repair": ("--yes",),
     }
     if name == "pull":
         pytest.skip("it makes the store")

@@ -120,19 +120,15 @@ def summary(records: Sequence[Any], equal: int) -> str:
     return "\n".join(lines)
 
 
-def equivalents(path: Path) -> list[dict[str, str]]:
+def equivalents(path: Path) -> list[dict[str, Any]]:
     """Return the listed mutants that change nothing anybody could see."""
-    listed: list[dict[str, str]] = tomllib.loads(path.read_text("utf-8")).get("mutant", [])
+    listed: list[dict[str, Any]] = tomllib.loads(path.read_text("utf-8")).get("mutant", [])
     return listed
 
 
-def matches(entry: dict[str, str], mutant: Mutant) -> bool:
-    return (
-        mutant.path == entry["path"]
-        and mutant.was == entry["was"]
-        and mutant.becomes == entry["becomes"]
-        and mutant.where == entry.get("where", mutant.where)
-    )
+def matches(entry: dict[str, Any], mutant: Mutant) -> bool:
+    named = ("path", "was", "becomes", "where", "repeat")
+    return all(getattr(mutant, name) == entry[name] for name in named if name in entry)
 
 
 def _key(record: dict[str, Any]) -> tuple[Any, ...]:

@@ -177,7 +177,7 @@ def replacing(root: Path) -> None:
 def prepare_pooling(root: Path) -> None:
     """Store the tokens of two examples, in two layers."""
     for layer in (0, 1):
-        columns = {
+        columns: dict[str, list[Any]] = {
             "example_id": ["e1"] * 3 + ["e2"] * 2,
             "position": [0, 1, 2, 0, 1],
             "token_id": [7, 8, 9, 7, 8],

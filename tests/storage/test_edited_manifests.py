@@ -12,6 +12,7 @@ import os
 import random
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,10 @@ def store(tmp_path: Path) -> Path:
     return root
 
 
+def _put(value: Any, at: Any, key: Any) -> None:
+    at[key] = value
+
+
 def edits(original: Document) -> Iterator[tuple[str, Document]]:
     """Yield each edit: values of other types and sizes, swaps, deletions, what comes twice."""
 
@@ -89,10 +94,7 @@ def edits(original: Document) -> Iterator[tuple[str, Document]]:
 
     for path in places(original, ()):
         for value in VALUES:
-            yield (
-                f"{path} = {value!r}",
-                edited(path, lambda at, key, v=value: at.__setitem__(key, v)),
-            )
+            yield f"{path} = {value!r}", edited(path, partial(_put, value))
         yield f"{path} gone", edited(path, lambda at, key: at.pop(key))
     for kind in ("shards", "labels"):
         entries = original[kind]

@@ -78,7 +78,8 @@ def flips(size: int, seed: int) -> Iterator[tuple[int, int]]:
 def files(root: Path) -> list[Path]:
     latest = manifests.latest(root)
     return [
-        *(root / entry.path for entry in (*latest.shards, *latest.labels)),
+        *(root / entry.path for entry in latest.shards),
+        *(root / overlay.path for overlay in latest.labels),
         *sorted((root / "manifests").iterdir()),
     ]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from actstore.analysis import lens as reading_of
-from actstore.analysis.lens import TOP, LensReading, LensState
+from actstore.analysis.lens import EXAMPLE, TOP, LensReading, LensState
 from actstore.analysis.plots import looks, matrix
 from actstore.analysis.plots.looks import Picture, Style
 from actstore.analysis.statistics import group_by
@@ -26,7 +26,6 @@ COLUMNS = 16
 _LINES = 40
 _LETTERS = 9
 """Of a token, what a cell has room for."""
-_EXAMPLE = ("dataset", "split", "example_id", "mode", "variant")
 _NAMES = {"embeddings": "embed", "final_norm": "norm", "resid_pre": "{} in", "resid_mid": "{} mid"}
 
 
@@ -99,7 +98,7 @@ def choose(selection: SelectedRows, examples: Sequence[str] = (), columns: int =
             "shows one: choose with --pool, such as --pool prompt.last or --pool prompt.tokens",
             {name: values},
         )
-    groups = group_by.group(selection, _EXAMPLE)
+    groups = group_by.group(selection, EXAMPLE)
     # In the order of the store, not of their names.
     groups.sort(key=lambda group: int(group.places[0]))
     if examples:
@@ -179,17 +178,12 @@ def _table(
     if of_tokens:
         keys.sort()
     numbers = {key: number for number, key in enumerate(keys)}
-    names = [""] * len(keys)
+    names = [""] * len(keys) if of_tokens else _names([example for _, example in keys])
     cells: _Cells = {}
     for state in states:
         at = numbers[_column(state, of_tokens)]
-        names[at] = (
-            state.example_id
-            if not of_tokens
-            else str(state.position)
-            if state.token is None
-            else _shown(state.token)
-        )
+        if of_tokens:
+            names[at] = str(state.position) if state.token is None else _shown(state.token)
         share = state.probabilities[0] if target is None else state.target_probability
         cells[lines[state.depth], at] = _Cell(_shown(state.top[0]), share or 0.0, _told(state))
     return names, "token" if of_tokens else "example", cells
@@ -212,8 +206,18 @@ def _ranked(
     return names + ([_shown(target)] if target is not None else []), "likeliest tokens", cells
 
 
-def _column(state: LensState, of_tokens: bool) -> tuple[int, str]:
-    return (state.position or 0, "") if of_tokens else (0, state.example_id)
+def _column(state: LensState, of_tokens: bool) -> tuple[int, tuple[str | None, ...]]:
+    return (state.position or 0, ()) if of_tokens else (0, state.example)
+
+
+def _names(examples: Sequence[tuple[str | None, ...]]) -> list[str]:
+    """Return what examples are called: their id, and what else tells some of them apart."""
+    told = [
+        at
+        for at, name in enumerate(EXAMPLE)
+        if name == "example_id" or len({example[at] for example in examples}) > 1
+    ]
+    return [" ".join(str(each[at]) for at in told if each[at] is not None) for each in examples]
 
 
 def _draw(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actstore import paths
 from actstore.capturing.prompts.example import Example
 from actstore.errors import ExampleError, MissingExtraError
 
@@ -63,6 +64,8 @@ def _open(picture: Any, example: Example) -> Iterator[Image]:
         return
     name, content = _content(picture, example)
     try:
+        if isinstance(content, Path):  # opening a pipe would wait for whoever writes to it
+            paths.require_ordinary(content)
         image = Image.open(content)
     except FileNotFoundError:
         folder = f" (looked in {example.images})" if example.images is not None else ""

@@ -104,6 +104,27 @@ def test_sides_that_share_each_value_and_no_place(tmp_path: Path) -> None:
     assert (one.a["site"], one.b["site"], one.matched) == ("resid_post", "mlp_out", 5)
 
 
+def test_each_side_s_place_is_its_own(tmp_path: Path) -> None:
+    for name, rows in (("a", 7), ("b", 3)):
+        for layer in range(3):
+            stores.add(tmp_path / name, stores.vectors(rows, 4, "float16", layer), layer=layer)
+    with actstore.open(tmp_path / "a") as many, actstore.open(tmp_path / "b") as few:
+        for left, right in ((many, few), (few, many)):
+            found = compare(left.select(), right.select()).layers
+            assert [(one.a["layer"], one.b["layer"]) for one in found] == [(n, n) for n in range(3)]
+            assert {one.matched for one in found} == {3}
+
+
+def test_layers_come_in_order_and_those_not_recorded_last(tmp_path: Path) -> None:
+    for layer in (None, 10, -1, 2):
+        for mode in ("x", "y"):
+            matrix = stores.vectors(3, 4, "float16", 0)
+            stores.add(tmp_path, matrix, layer=layer, mode=[mode] * 3)
+    with actstore.open(tmp_path) as store:
+        found = compare(store.select(mode="x"), store.select(mode="y")).layers
+    assert [one.a["layer"] for one in found] == [-1, 2, 10, None]
+
+
 def test_two_stores_of_different_models_and_widths(tmp_path: Path) -> None:
     a = stores.vectors(30, 6, "float16", 1)
     stores.add(tmp_path / "a", a, model="one")

@@ -52,6 +52,8 @@ def test_the_seed_decides() -> None:
     assert not np.array_equal(one, other)
     with pytest.raises(UsageError, match="two folds"):
         folds.grouped(positive, groups, 1, 0)
+    with pytest.raises(UsageError, match="a seed cannot be negative, got -1"):
+        folds.grouped(positive, groups, 2, -1)
 
 
 def test_training_rows_of_tested_groups_are_left_out() -> None:

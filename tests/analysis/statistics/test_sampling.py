@@ -19,6 +19,7 @@ def test_a_sample_is_in_order_and_the_same_again(tmp_path: Path) -> None:
         assert one.selection.rows.tolist() == sorted(set(one.selection.rows.tolist()))
         assert len(one.selection) == 10
         assert one.note == "10 of 50 rows, drawn with seed 0"
+        assert len(set(sampling.draw(store.select(), 49).selection.rows.tolist())) == 49
         again = sampling.draw(store.select(), 10).selection.rows
         assert again.tolist() == one.selection.rows.tolist()
         other = sampling.draw(store.select(), 10, seed=1).selection.rows

@@ -1,0 +1,110 @@
+"""`actstore repair`: rebuilds what can be rebuilt of a damaged store, and says what cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from actstore.commands import output
+from actstore.commands.confirming import check_can_ask, confirm, dry_run_option, yes_option
+from actstore.commands.exit_codes import Exit
+from actstore.commands.options import format_options, store_argument
+from actstore.commands.progress import bar
+from actstore.wording import counted
+
+if TYPE_CHECKING:
+    from actstore.storage.repairing import Repair
+
+
+@click.command("repair")
+@store_argument
+@click.option(
+    "--from",
+    "source",
+    metavar="STORE|hf://…",
+    help="Where sound copies of its files may be: another folder, or a repository on the Hub.",
+)
+@dry_run_option
+@yes_option
+@format_options
+def command(store: Path, source: str | None, dry_run: bool, yes: bool, as_json: bool) -> int:
+    """Repair STORE: its files from copies elsewhere, its latest commit from what is sound.
+
+    A damaged or missing file is replaced by one with the same SHA-256. Where the manifest of
+    the latest commit is damaged the store goes on from the last sound one, with all rows that
+    only the damaged one had: what it dropped, renamed or labelled is to be done again. What would
+    be done is shown first. What cannot be repaired is named, and makes the exit code 4.
+
+    \b
+    Examples:
+      actstore verify runs.store
+      actstore repair runs.store --from hf://datasets/me/runs
+      actstore repair runs.store --from /backup/runs.store --dry-run
+    """
+    from actstore.remote.copies import copies_of
+    from actstore.storage import manifest as manifests
+    from actstore.storage import repairing
+
+    check_can_ask(yes=yes, dry_run=dry_run)
+    copies = None if source is None else copies_of(source)
+    with bar("checking") as report:
+        found = repairing.survey(store, copies, progress=report)
+    if not dry_run and not found.nothing:
+        confirm("Repair it?", lambda: _show(found), yes=yes, as_json=as_json)
+        found = repairing.apply(store, found, copies)
+    if as_json:
+        output.print_json(
+            {
+                "commit": found.commit,
+                "base": found.base,
+                "aside": [one._asdict() for one in found.aside],
+                "shards": [entry.path for entry in found.shards],
+                "files": [entry.path for entry in found.files],
+                "superseded": list(found.superseded),
+                "left": [one._asdict() for one in found.left],
+            }
+        )
+    elif dry_run:
+        _show(found)
+    elif found.nothing and not found.left:
+        rows = manifests.load(store).rows
+        click.echo(f"nothing to repair: commit {found.base} is sound, {counted(rows, 'row')}")
+    else:
+        _tell(store, found)
+    return Exit.DAMAGED if found.left else Exit.DONE
+
+
+def _show(repair: Repair) -> None:
+    """Say what would be done."""
+    for one in repair.aside:
+        click.echo(f"puts aside {one.path}: {one.reason}")
+    if repair.aside:
+        click.echo(f"goes on from commit {repair.base}" if repair.base else "begins a new history")
+    for shard in repair.shards:
+        click.echo(f"takes in {shard.path}: {counted(shard.rows, 'row')} that no sound commit has")
+    for path in repair.superseded:
+        click.echo(f"leaves {path}, whose rows are in other shards")
+    for file in repair.files:
+        click.echo(f"brings back {file.path} ({output.size(file.bytes)})")
+    for one in repair.left:
+        click.echo(f"cannot repair {one.path}: {one.reason}")
+    if repair.nothing and not repair.left:
+        click.echo("nothing to repair")
+
+
+def _tell(store: Path, repair: Repair) -> None:
+    """Say what was done, and what could not be."""
+    if repair.files:
+        click.echo(f"brought back {counted(len(repair.files), 'file')}")
+    if repair.commit is not None:
+        click.echo(
+            f"commit {repair.commit}: as commit {repair.base} was, and "
+            f"{counted(sum(shard.rows for shard in repair.shards), 'row')} of "
+            f"{counted(len(repair.shards), 'shard')} that no sound commit named"
+        )
+    for one in repair.left:
+        click.echo(f"not repaired: {one.path}: {one.reason}")
+    if repair.left:
+        click.echo(f"{store} is damaged still; a copy elsewhere may help: actstore repair --from")

@@ -1,0 +1,80 @@
+"""Sound copies of a store's files: in another folder, or in a repository on the Hub."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from actstore.errors import CorruptStoreError
+from actstore.remote.address import is_address, parse
+from actstore.remote.client import Client
+from actstore.remote.download import download
+from actstore.storage import layout
+from actstore.storage import manifest as manifests
+from actstore.storage.manifest import LabelEntry, ShardEntry
+from actstore.storage.repairing import Copies
+from actstore.storage.shard import sha256_of
+
+
+def copies_of(source: str, client: Client | None = None) -> Copies:
+    """Return the files of a store, in a folder or at an address such as ``hf://datasets/org/name``.
+
+    Raises:
+        StoreNotFoundError: there is no store in that folder.
+        HubError: the repository cannot be read.
+    """
+    if is_address(source):
+        return RemoteCopies(source, client or Client())
+    return LocalCopies(Path(source))
+
+
+class LocalCopies:
+    """The files that the sound commits of a store on this machine name."""
+
+    def __init__(self, root: Path) -> None:
+        self.name = str(root)
+        self._root = root
+        self._paths: dict[str, str] = {}
+        numbers = manifests.numbers(root)
+        if not numbers:
+            manifests.load(root)  # says what is there instead
+        for number in numbers:
+            try:
+                found = manifests.load(root, number)
+            except CorruptStoreError:
+                continue
+            self._paths |= {entry.sha256: path for path, entry in found.files.items()}
+
+    def has(self, entry: ShardEntry | LabelEntry) -> bool:
+        path = self._root / self._paths.get(entry.sha256, layout.CARD)
+        return path.is_file() and sha256_of(path) == (entry.sha256, entry.bytes)
+
+    def fetch(self, entry: ShardEntry | LabelEntry, target: Path) -> None:
+        shutil.copyfile(self._root / self._paths[entry.sha256], target)
+
+
+class RemoteCopies:
+    """The files of a repository, as they are at one commit."""
+
+    def __init__(self, source: str, client: Client) -> None:
+        address = parse(source)
+        self.name = str(address)
+        self._client = client
+        self._repository = address.repository
+        self._commit = client.head(address.repository, address.revision)
+        files = client.files(address.repository, self._commit)
+        self._paths = {file.sha256: path for path, file in files.items() if file.sha256}
+
+    def has(self, entry: ShardEntry | LabelEntry) -> bool:
+        return entry.sha256 in self._paths
+
+    def fetch(self, entry: ShardEntry | LabelEntry, target: Path) -> None:
+        download(
+            self._client,
+            self._repository,
+            self._commit,
+            self._paths[entry.sha256],
+            target,
+            size=entry.bytes,
+            sha256=entry.sha256,
+        )

@@ -1,0 +1,211 @@
+"""Repairs a store: manifests from what is sound, files byte by byte from copies elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from actstore import schema
+from actstore.errors import CommitError, CorruptStoreError
+from actstore.storage import card, key_hashes, layout, pruning, shard_columns, soundness
+from actstore.storage import manifest as manifests
+from actstore.storage.described import describe
+from actstore.storage.manifest import EMPTY, LabelEntry, Manifest, ShardEntry
+from actstore.storage.staging import Staging, writing
+
+_ASIDE = ".damaged"
+
+
+class Copies(Protocol):
+    """Files of another store, of which some may be copies of this one's."""
+
+    @property
+    def name(self) -> str:
+        """What messages call them."""
+
+    def has(self, entry: ShardEntry | LabelEntry) -> bool:
+        """Say whether there is a file with that SHA-256."""
+
+    def fetch(self, entry: ShardEntry | LabelEntry, target: Path) -> None:
+        """Bring the file to ``target``."""
+
+
+class Left(NamedTuple):
+    """What stays as it is."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """What a repair does, or did."""
+
+    base: int
+    """The latest commit whose manifest is sound; 0 where there is none."""
+    aside: tuple[Left, ...] = ()
+    """Damaged manifests of later commits, which are put aside."""
+    shards: tuple[ShardEntry, ...] = ()
+    """Shards that only those can have named, described from themselves."""
+    files: tuple[ShardEntry | LabelEntry, ...] = ()
+    """Damaged or missing files of which there is a sound copy."""
+    superseded: tuple[str, ...] = ()
+    """Other shards that no sound commit names: their rows are in those that stay."""
+    left: tuple[Left, ...] = ()
+    """What cannot be repaired."""
+    commit: int | None = None
+    """The new commit."""
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.aside or self.files)
+
+
+def survey(
+    root: Path,
+    copies: Copies | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Repair:
+    """Return what can be repaired, and what cannot; nothing is changed.
+
+    Args:
+        root: folder of the store.
+        copies: where sound files may be.
+        progress: called with the bytes checked so far.
+
+    Raises:
+        StoreNotFoundError: there is no store at ``root``.
+    """
+    numbers = manifests.numbers(root)
+    if not numbers:
+        manifests.load(root)  # says what is there instead
+    sound: list[Manifest] = []
+    damaged: list[tuple[int, Left]] = []
+    for number in reversed(numbers):
+        try:
+            sound.append(manifests.load(root, number))
+        except CorruptStoreError as error:
+            name = layout.manifest_path(root, number).relative_to(root).as_posix()
+            damaged.append((number, Left(name, str(error))))
+    base = sound[0] if sound else EMPTY
+    aside = tuple(left for number, left in damaged if number > base.number)
+    left = [
+        Left(
+            one.path, "an old commit, which nothing rebuilds; `actstore compact --prune` forgets it"
+        )
+        for number, one in damaged
+        if number < base.number
+    ]
+    files: list[ShardEntry | LabelEntry] = []
+    entries = base.files
+    broken = soundness.problems(root, entries.values(), progress=progress)
+    for path, reason in broken:
+        if copies is not None and copies.has(entries[path]):
+            files.append(entries[path])
+        else:
+            where = "" if copies is None else f", and {copies.name} has no sound copy of it"
+            left.append(Left(path, reason + where))
+    shards: list[ShardEntry] = []
+    superseded: list[str] = []
+    if aside:
+        shards, superseded, others = _unnamed(root, base, sound, {path for path, _ in broken})
+        left += others
+    return Repair(
+        base=base.number,
+        aside=aside,
+        shards=tuple(shards),
+        files=tuple(files),
+        superseded=tuple(superseded),
+        left=tuple(left),
+    )
+
+
+def _unnamed(
+    root: Path, base: Manifest, sound: Sequence[Manifest], broken: set[str]
+) -> tuple[list[ShardEntry], list[str], list[Left]]:
+    """Return the shards that no sound commit names: with new rows, with known ones, and broken."""
+    named = {path for one in sound for path in one.files}
+    names = list(schema.key_names())
+    known: dict[tuple[object, ...], list[np.ndarray]] = {}
+    taken: list[ShardEntry] = []
+    superseded: list[str] = []
+    left: list[Left] = []
+    for entry in base.shards:
+        if entry.path not in broken:
+            hashes = key_hashes.hash_table(shard_columns.read_columns(root, entry, names))
+            known.setdefault(entry.partition, []).append(hashes)
+    for path in pruning.stored_files(root):
+        if path in named:
+            continue
+        if path.startswith(f"{layout.LABELS}/"):
+            left.append(Left(path, "nothing says when these labels were set: set them again"))
+            continue
+        try:
+            entry = describe(root, path)
+        except CorruptStoreError as error:
+            left.append(Left(path, str(error)))
+            continue
+        hashes = key_hashes.hash_table(shard_columns.read_columns(root, entry, names))
+        held = known.setdefault(entry.partition, [])
+        if any(np.isin(hashes, some).any() for some in held):
+            superseded.append(path)
+            continue
+        held.append(hashes)
+        taken.append(entry)
+    return taken, superseded, left
+
+
+def apply(root: Path, repair: Repair, copies: Copies | None = None) -> Repair:
+    """Do what :func:`survey` has found, files first.
+
+    Damaged manifests stay beside the others under names that nothing reads.
+
+    Raises:
+        CommitError: somebody else has committed meanwhile, or the disk failed.
+        HubError: a copy could not be fetched.
+    """
+    commit = None
+    with writing(root):
+        staging = Staging(root)
+        try:
+            for number, entry in enumerate(repair.files):
+                assert copies is not None
+                draft = staging.folder / f"{number:06d}.parquet"
+                copies.fetch(entry, draft)
+                soundness.check(staging.folder, [dataclasses.replace(entry, path=draft.name)])
+                layout.sync_file(draft)
+                target = root / entry.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                draft.replace(target)
+                layout.sync_folder(target.parent)
+            if repair.aside:
+                commit = _commit(root, repair, staging.folder)
+        finally:
+            staging.close()
+    card.refresh(root)
+    return dataclasses.replace(repair, commit=commit)
+
+
+def _commit(root: Path, repair: Repair, folder: Path) -> int:
+    base = manifests.load(root, repair.base) if repair.base else EMPTY
+    made = base.next(
+        operation="repair",
+        message=f"{len(repair.aside)} damaged commits put aside",
+        shards=(*base.shards, *repair.shards),
+    )
+    later = [number for number in manifests.numbers(root) if number > repair.base]
+    made = dataclasses.replace(made, number=later[-1] + 1)
+    if len(later) != len(repair.aside) or not manifests.publish(root, made, folder):
+        raise CommitError(f"{root} got a commit meanwhile; nothing changed, run the command again")
+    for one in repair.aside:
+        path = root / one.path
+        os.replace(path, path.with_name(path.name + _ASIDE))
+    return made.number

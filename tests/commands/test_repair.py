@@ -1,0 +1,120 @@
+"""`actstore repair`: bytes come back from copies, commits from what is sound; the rest is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actstore.storage import layout
+from actstore.storage import manifest as manifests
+from actstore.storage.labels import set_labels
+from actstore.storage.snapshot import open_snapshot
+from tests.commands.conftest import Command
+from tests.storage.stores import assert_sound, batch, content, write
+from tests.storage.undoing import files_of, flip
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """A store of two layers with labels, and a copy of it."""
+    root = tmp_path / "s"
+    write(root, batch(0, 5), batch(0, 4, layer=9))
+    set_labels(open_snapshot(root), np.array([0, 6]), ["x", "y"], message="")
+    shutil.copytree(root, tmp_path / "copy")
+    return root, tmp_path / "copy"
+
+
+def test_files_come_back_byte_by_byte(actstore: Command, two: tuple[Path, Path]) -> None:
+    root, copy = two
+    whole, rows = files_of(root), content(root)
+    first, second = manifests.latest(root).shards
+    (overlay,) = manifests.latest(root).labels
+    flip(root / first.path, first.pages[0][0] + 3)
+    (root / second.path).unlink()
+    flip(root / overlay.path)
+    shown = actstore("repair", root, "--from", copy, "--dry-run")
+    assert shown.code == 0
+    for path in (first.path, second.path, overlay.path):
+        assert f"brings back {path}" in shown.out
+    alone = actstore("repair", root, "--yes")
+    assert alone.code == 4
+    assert alone.out.count("not repaired: ") == 3
+    done = actstore("repair", root, "--from", copy, "--yes")
+    assert done.code == 0
+    assert done.out.endswith("brought back 3 files\n")
+    assert files_of(root) == whole
+    assert content(root) == rows
+    assert_sound(root)
+    assert "nothing to repair: commit 2 is sound, 9 rows" in actstore("repair", root, "--yes").out
+
+
+def test_a_copy_that_is_damaged_too_is_of_no_use(actstore: Command, two: tuple[Path, Path]) -> None:
+    root, copy = two
+    entry = manifests.latest(root).shards[0]
+    for folder in two:
+        flip(folder / entry.path, entry.pages[0][0] + 3)
+    before = files_of(root)
+    done = actstore("repair", root, "--from", copy, "--yes")
+    assert done.code == 4
+    assert f"{copy} has no sound copy of it" in done.out
+    assert files_of(root) == before
+
+
+def test_a_damaged_latest_commit_is_made_anew(actstore: Command, two: tuple[Path, Path]) -> None:
+    root, _ = two
+    write(root, batch(5, 3))
+    whole = content(root)
+    flip(layout.manifest_path(root, 3))
+    done = actstore("repair", root, "--yes", "--json")
+    assert done.code == 0, done
+    found = json.loads(done.out)
+    assert (found["base"], found["commit"], len(found["shards"])) == (2, 4, 1)
+    assert content(root) == whole
+    assert_sound(root)
+    assert manifests.numbers(root) == [1, 2, 4]
+    assert (root / "manifests/0000000003.json.damaged").exists()
+
+
+def test_shards_that_took_the_place_of_others_are_left(
+    actstore: Command, two: tuple[Path, Path]
+) -> None:
+    root, _ = two
+    whole = content(root)
+    assert actstore("compact", root).code == 0
+    flip(layout.manifest_path(root, 3))
+    done = actstore("repair", root, "--yes")
+    assert done.code == 0
+    assert done.out.count(", whose rows are in other shards") == 2
+    assert content(root) == whole
+    assert_sound(root)
+
+
+def test_without_any_sound_commit_all_shards_are_taken(
+    actstore: Command, two: tuple[Path, Path]
+) -> None:
+    root, _ = two
+    whole = content(root, 1)
+    for number in (1, 2):
+        flip(layout.manifest_path(root, number))
+    done = actstore("repair", root, "--yes")
+    assert done.code == 4  # the labels
+    assert "nothing says when these labels were set" in done.out
+    assert content(root) == whole
+    assert_sound(root)
+
+
+def test_a_shard_with_a_damaged_footer_is_named(actstore: Command, two: tuple[Path, Path]) -> None:
+    root, _ = two
+    write(root, batch(5, 3))
+    path = manifests.latest(root).shards[1].path
+    data = (root / path).read_bytes()
+    (root / path).write_bytes(data[:-900] + bytes(700) + data[-200:])
+    flip(layout.manifest_path(root, 3))
+    done = actstore("repair", root, "--yes")
+    assert done.code == 4
+    assert f"not repaired: {path}" in done.out
+    assert_sound(root)
