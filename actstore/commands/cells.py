@@ -28,6 +28,16 @@ def interval(low: float, high: float) -> str:
     return f"{low:.3f}{' to ' if low < 0 else '-'}{high:.3f}"
 
 
+def layers_heading(places: Sequence[ActivationPlace]) -> str:
+    """Return what a table's column of :func:`layers_cell` is called."""
+    return "layer" if all(place.layers is None for place in places) else "layers"
+
+
+def layers_cell(place: ActivationPlace) -> str:
+    """Return the layer of a place for a table, or the several that it joins."""
+    return layer_cell(place.layer) if place.layers is None else place.listed
+
+
 def layer_cell(layer: int | None) -> str:
     """Return a layer for a table."""
     return "unknown" if layer is None else "embed" if layer == -1 else str(layer)

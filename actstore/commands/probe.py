@@ -87,6 +87,12 @@ settings_options = bundle(
     "where a column of numbers has more.",
 )
 @settings_options
+@click.option(
+    "--join-layers",
+    is_flag=True,
+    help="One probe per site and pooling on the vectors of all chosen layers, those of an example "
+    "one after the other, instead of one for each layer.",
+)
 @click.option("--train", metavar="SQL", help="Train on rows that meet this condition, with --test.")
 @click.option("--test", metavar="SQL", help="Test on these rows instead of on folds.")
 @click.option(
@@ -107,6 +113,7 @@ def command(
     classes: Classes,
     task: Task,
     settings: Mapping[str, Any],
+    join_layers: bool,
     train: str | None,
     test: str | None,
     test_store: str | Path | None,
@@ -130,6 +137,9 @@ def command(
     of rows that it was not trained on, held against the mean, the questions' words and shuffled
     numbers. The penalty is chosen within the training rows.
 
+    With --join-layers there is one probe for all layers of a site and pooling. Examples that lack
+    one of the layers are left out and counted.
+
     \b
     Examples:
       actstore probe runs.store --label label --positive faithful
@@ -137,6 +147,7 @@ def command(
       actstore probe runs.store --label task --task classes --layers 6,12
       actstore probe runs.store --label extra.difficulty --out probes
       actstore probe runs.store --layers 6,12 --method ridge --folds 10 --out probes
+      actstore probe runs.store --layers 6,12,18 --join-layers --out probes
       actstore probe runs.store --train "split = 'train'" --test "split = 'val'" --out probes
       actstore probe train.store --test-store other.store --out probes
     """
@@ -161,6 +172,7 @@ def command(
                 test=test,
                 test_store=other,
                 group_by=group_by,
+                join_layers=join_layers,
                 progress=bar,
             )
         if other is not None:

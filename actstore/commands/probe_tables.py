@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actstore.commands import output
-from actstore.commands.cells import interval, layer_cell, pooling_cells
+from actstore.commands.cells import interval, layers_cell, layers_heading, pooling_cells
 from actstore.commands.probes_shown import Layer, draw_auroc
 from actstore.errors import MissingExtraError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from actstore.analysis.probes.number_results import NumberReport
     from actstore.analysis.probes.results import ClassesReport, ClassesResult, ProbeReport
 
+_BY_LAYER = "; no picture: it would be by layer, and these join several"
 _NO_PICTURE = "; no picture: pip install 'actstore[plot]' draws it"
 
 
@@ -39,10 +40,11 @@ def show_classes(report: ClassesReport) -> None:
 def show_numbers(report: NumberReport) -> None:
     """Print the places of probes that predict numbers."""
     output.say(f"{report.title}, {_tested(report)}, 95 % intervals")
-    poolings = pooling_cells([result.place for result in report.results])
+    places = [result.place for result in report.results]
+    poolings = pooling_cells(places)
     output.print_table(
         (
-            *("site", "pooling", "layer", "rows", "groups", "r2", "interval"),
+            *("site", "pooling", layers_heading(places), "rows", "groups", "r2", "interval"),
             *("spearman", "interval", "words", "over baseline", "error", "deviation"),
             *("strength", "shuffled", "p", "p_family", "verdict"),
         ),
@@ -50,7 +52,7 @@ def show_numbers(report: NumberReport) -> None:
             (
                 result.place.site,
                 pooling,
-                layer_cell(result.place.layer),
+                layers_cell(result.place),
                 result.rows,
                 result.groups,
                 round(result.r2.value, 3),
@@ -76,6 +78,8 @@ def show_numbers(report: NumberReport) -> None:
 
 def draw_numbers(report: NumberReport, folder: Path) -> str:
     """Draw R² by layer into a folder; return how a list of what was written ends."""
+    if any(result.place.layers for result in report.results):
+        return _BY_LAYER
     try:
         from actstore.analysis import plots
     except MissingExtraError:
@@ -89,6 +93,8 @@ def draw_numbers(report: NumberReport, folder: Path) -> str:
 
 def draw(report: ProbeReport | ClassesReport, folder: Path, heading: str) -> str:
     """Draw AUROC by layer into a folder; return how a list of what was written ends."""
+    if any(result.place.layers for result in report.results):
+        return _BY_LAYER
     drawn = [
         Layer(one.place, one.auroc, None if one.permuted is None else one.permuted.auroc_95)
         for one in report.results
@@ -107,10 +113,12 @@ def _tested(report: ProbeReport | ClassesReport | NumberReport) -> str:
 def _print_places(
     report: ProbeReport | ClassesReport, auroc: str, bands: Sequence[str] | None = None
 ) -> None:
-    poolings = pooling_cells([result.place for result in report.results])
+    places = [result.place for result in report.results]
+    poolings = pooling_cells(places)
     output.print_table(
         (
-            *("site", "pooling", "layer", "rows", "groups", auroc, "interval", "words"),
+            *("site", "pooling", layers_heading(places), "rows", "groups", auroc, "interval"),
+            "words",
             *("over baseline", "accuracy", "interval", "balanced", "majority", "shuffled"),
             *("p", "p_family", *(("band",) if bands else ()), "verdict"),
         ),
@@ -118,7 +126,7 @@ def _print_places(
             (
                 result.place.site,
                 pooling,
-                layer_cell(result.place.layer),
+                layers_cell(result.place),
                 result.rows,
                 result.groups,
                 round(result.auroc.value, 3),

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actstore.commands import formats, output
-from actstore.commands.cells import in_sample_cell, interval, layer_cell, pooling_cells
+from actstore.commands.cells import (
+    in_sample_cell,
+    interval,
+    layers_cell,
+    layers_heading,
+    pooling_cells,
+)
 from actstore.commands.options import (
     LocalPath,
     at_option,
@@ -72,7 +78,7 @@ def command(
       actstore score train.store --probe probes --in-sample
     """
     import actstore
-    from actstore.analysis.examples import lineages
+    from actstore.analysis.examples import joined_layers, lineages
     from actstore.analysis.probes import scoring
 
     if write_label and not isinstance(store, Path):
@@ -94,17 +100,19 @@ def command(
         return
     of_numbers = all(one.classes is None for one in scored)
     figures = ("mean predicted", "r2", "interval", "spearman", "interval")
-    poolings = pooling_cells([one.place for one in scored])
+    taken = [one.place for one in scored]
+    poolings = pooling_cells(taken)
     output.print_table(
         (
-            *("site", "pooling", "layer", "rows", "in-sample" if in_sample else "left out"),
+            *("site", "pooling", layers_heading(taken), "rows"),
+            "in-sample" if in_sample else "left out",
             *(figures if of_numbers else ("mean score", "auroc", "interval", "accuracy")),
         ),
         [
             (
                 one.place.site,
                 pooling,
-                layer_cell(one.place.layer),
+                layers_cell(one.place),
                 len(one.rows),
                 in_sample_cell(one.in_sample.rows),
                 float(one.scores.mean()),
@@ -119,22 +127,32 @@ def command(
     )
     for note in lineages.notes([one.in_sample for one in scored], "probe"):
         output.note(f"note: {note}")
+    for one in scored:
+        if one.lacking:
+            output.note(
+                f"note: {one.place.text}: "
+                f"{counted(one.lacking, joined_layers.unit(one.place))} left out, without a vector "
+                "at each of these layers"
+            )
     if target is not None:
         output.note(f"{counted(rows, 'score')} written to {target}")
     if write_label:
+        labelled = sum(one.row_ids.size for one in scored)
         output.note(
-            f"commit {commit}: {counted(rows, 'row')} labelled with the probe's "
+            f"commit {commit}: {counted(labelled, 'row')} labelled with the probe's "
             f"{'number' if of_numbers else write_label}"
         )
 
 
 def _summary(one: Scored) -> dict[str, Any]:
     told: dict[str, Any] = {
-        **one.place._asdict(),
+        **one.place.named,
         "probe": one.probe.name,
         "rows": len(one.rows),
         **one.in_sample.summary,
     }
+    if one.place.layers is not None:
+        told["lacking"] = one.lacking
     if one.classes is None:
         told["mean_predicted"] = float(one.scores.mean())
         figures = {"r2": one.r2, "spearman": one.spearman}

@@ -163,6 +163,49 @@ def test_numbers_have_r2_a_picture_and_scores(actstore: Command, tmp_path: Path)
     assert "these are probes of numbers, which have no AUROC" in done.err
 
 
+def test_layers_are_joined(actstore: Command, probed: Path, tmp_path: Path) -> None:
+    positive = labelled.layered(tmp_path / "j", {5: 2.0, 10: 2.0}, rows=60, width=16)
+    some = ["yes" if each else "no" for each in positive[:58]]
+    labelled.add(tmp_path / "j", labelled.vectors_of_noise(58, 16), some, layer=15)
+    labelled.layered(tmp_path / "new", {5: 2.0, 10: 2.0}, rows=20, width=16, first=60)
+    words = ("--join-layers", "--permutations", 0, "--out", tmp_path / "out")
+    done = actstore("probe", tmp_path / "j", "--layers", "5,10", *words)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[1].split()[:4] == ["site", "pooling", "layers", "rows"]
+    assert lines[2].startswith("resid_post  last     5, 10   ")
+    assert "no picture: it would be by layer, and these join several" in done.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("report.json", "probes", "probe_stats_layers_5_10.csv")
+    }
+    done = actstore("score", tmp_path / "new", "--probe", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[1].startswith("resid_post  last     5, 10   ")
+    scores = tmp_path / "scores.csv"
+    done = actstore(
+        *("score", tmp_path / "new", "--probe", tmp_path / "out", "-o", scores),
+        *("--write-label", "class", "--json"),
+    )
+    (entry,) = json.loads(done.out)
+    assert (entry["layer"], entry["layers"], entry["lacking"]) == (None, [5, 10], 0)
+    assert len(scores.read_text().splitlines()) == 21
+    done = actstore("probe", tmp_path / "j", *words, "--json")
+    assert done.code == 0, done.err
+    (entry,) = json.loads(done.out)
+    assert (entry["layers"], entry["rows"]) == ([5, 10, 15], 58)
+    assert "2 of 60 examples left out" in entry["notes"][0]
+    done = actstore("score", tmp_path / "new", "--probe", tmp_path / "out")
+    assert "made for layers 5, 10, 15 of resid_post (last), region not recorded of" in done.err
+    done = actstore("probe", probed, *words, "--layers", 3)
+    assert done.code == 2
+    assert "name two numbered layers or more with --layers" in done.err
+    picture = ("--kind", "auroc", "--probes", tmp_path / "out", "-o", tmp_path / "a.png")
+    done = actstore("plot", tmp_path / "j", *picture)
+    assert "these probes join several layers, and the picture is one by layer" in done.err
+    done = actstore("validate", tmp_path / "new", "--vectors", tmp_path / "out")
+    assert "holds probes, not steering vectors" in done.err
+
+
 def test_conditions_and_other_stores(actstore: Command, probed: Path, tmp_path: Path) -> None:
     words = ("--train", "split = 'train'", "--test", "split = 'val'", "--json")
     done = actstore("probe", probed, *words, "--out", tmp_path / "out")

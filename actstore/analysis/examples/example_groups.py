@@ -138,7 +138,7 @@ def of_table(
             groups = examples + (int(numbers.max(initial=-1)) + 1)
             groups[named] = numbers
         return ExampleGroups(groups=_from_zero(groups), units=units, grouped_by=group_by.strip())
-    questions = _codes(table, ["question"])
+    questions = row_codes(table, ["question"])
     questions[_blank(table)] = -1
     seen = questions if used is None else questions[used]
     if not (seen >= 0).any():
@@ -184,12 +184,12 @@ def _units(table: pa.Table) -> np.ndarray:
     codes = np.zeros(len(table), np.int64)
     for level, names in enumerate(_LEVELS):
         here = [*names, _STORE] if level == 0 and _STORE in table.column_names else names
-        codes = _codes(table, here, codes)
+        codes = row_codes(table, here, codes)
         found[:, level] = codes
     return found
 
 
-def _codes(table: pa.Table, names: Sequence[str], codes: np.ndarray | None = None) -> np.ndarray:
+def row_codes(table: pa.Table, names: Sequence[str], codes: np.ndarray | None = None) -> np.ndarray:
     """Return a number for each row's values of some columns, and for ``codes`` beside them."""
     found = np.zeros(len(table), np.int64) if codes is None else codes
     for name in names:
@@ -206,9 +206,9 @@ def _across_stores(table: pa.Table, examples: np.ndarray) -> np.ndarray:
     if _STORE not in table.column_names:
         return examples
     unnamed = table[_STORE].is_valid().to_numpy()
-    runs = _codes(table, ["run_id", "split", "example_id"])
+    runs = row_codes(table, ["run_id", "split", "example_id"])
     runs[~unnamed] = -1
-    ids = _codes(table, ["split", "example_id"])
+    ids = row_codes(table, ["split", "example_id"])
     silent = np.isin(ids, ids[unnamed & _blank(table)])
     ids[~(unnamed & silent)] = -1
     return connected(connected(examples, runs), ids)

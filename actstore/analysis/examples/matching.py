@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actstore.analysis.examples import place_rows
-from actstore.analysis.examples.place_rows import ActivationPlace, RowChoice
+from actstore.analysis.examples import joined_layers, place_rows
+from actstore.analysis.examples.place_rows import PLACE_COLUMNS, ActivationPlace, RowChoice
 from actstore.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -36,32 +36,47 @@ def places_in(
 ) -> dict[ActivationPlace, np.ndarray]:
     """Return which rows of a selection are those of each place, bool ``[rows]``.
 
+    Of several layers they are the rows of all of them.
+
     Raises:
         MismatchError: there are none; the message names both sides.
     """
-    codes, there = place_rows.places_of(selection.table(list(ActivationPlace._fields)))
+    codes, there = place_rows.places_of(selection.table(list(PLACE_COLUMNS)))
     found = {}
     for place in places:
-        if place not in there:
-            raise mismatch(place, there, name)
-        found[place] = codes == there.index(place)
+        wanted = [place] if place.layers is None else joined_layers.members(place, there)
+        for each in wanted:
+            if each not in there:
+                raise mismatch(place, there, name, each)
+        found[place] = np.isin(codes, [there.index(each) for each in wanted])
     return found
 
 
-def mismatch(place: ActivationPlace, there: Sequence[ActivationPlace], name: str) -> MismatchError:
+def mismatch(
+    place: ActivationPlace,
+    there: Sequence[ActivationPlace],
+    name: str,
+    lacking: ActivationPlace | None = None,
+) -> MismatchError:
     """Return the error that a store has no rows for something made for ``place``.
 
     Args:
         place: what it was made for.
         there: places of the store's rows.
         name: of the store.
+        lacking: the place that it has no rows of, where ``place`` is several layers.
     """
-    has = "has " + _nearest(place, there) if there else "has no such rows at all"
+    has = "has " + _nearest(lacking or place, there) if there else "has no such rows at all"
     unknown = "" if place.region else ", region not recorded"
+    made = f"made for {place.text}{unknown} of model {place.model}, but {name}"
+    if lacking is not None and place.layers is not None:
+        return MismatchError(
+            f"{made} has no {lacking.text} (it {has}): rows of all these layers are needed, of the "
+            "same model, site, pooling and region"
+        )
     return MismatchError(
-        f"made for {place.text}{unknown} of model {place.model}, but {name} {has}: use rows of "
-        "the same model, site, layer, pooling and region, or name the layers that both have with "
-        "--layers"
+        f"{made} {has}: use rows of the same model, site, layer, pooling and region, or name the "
+        "layers that both have with --layers"
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from actstore.querying.selected import SelectedRows
 
 _LISTED = 5
+_LONGEST = 100
 
 
 class ActivationPlace(NamedTuple):
@@ -36,13 +38,56 @@ class ActivationPlace(NamedTuple):
     layer: int | None
     pooling: str
     region: str | None
+    layers: tuple[int, ...] | None = None
+    """Ascending, where the vectors of an example at several layers are one; then no ``layer``."""
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> ActivationPlace:
+        """Return the place that an entry of a report or file names, as :attr:`named` wrote it.
+
+        Raises:
+            KeyError: it names none.
+            ValueError: its layers are no list of numbers.
+        """
+        layers = entry.get("layers")
+        if layers is not None:
+            if not isinstance(layers, list) or not all(isinstance(each, int) for each in layers):
+                raise ValueError(f"layers must be a list of numbers, got {layers!r}")
+            layers = tuple(layers)
+        return cls(**{name: entry[name] for name in PLACE_COLUMNS}, layers=layers)
+
+    @property
+    def named(self) -> dict[str, object]:
+        """The place by column, for reports; with ``layers`` where there are several."""
+        columns: dict[str, object] = dict(zip(PLACE_COLUMNS, self, strict=False))
+        return columns if self.layers is None else {**columns, "layers": list(self.layers)}
 
     @property
     def text(self) -> str:
         """For messages: ``layer 6 of resid_post (last)``."""
         region = f" over {self.region}" if self.region else ""
         kind = f" of {self.site}" if (self.layer, self.site) != (-1, "embeddings") else ""
-        return f"{layer_text(self.layer)}{kind} ({self.pooling}{region})"
+        layers = layer_text(self.layer) if self.layers is None else f"layers {self.listed}"
+        return f"{layers}{kind} ({self.pooling}{region})"
+
+    @property
+    def listed(self) -> str:
+        """Several layers for a table: ``5, 10, 15``, ``embed, 0-31``."""
+        return ", ".join(_ranges(self.layers or ()))
+
+    @property
+    def file_word(self) -> str:
+        """The layers as file names have them: ``layer_6``, ``layers_5_10_15``."""
+        if self.layers is None:
+            return f"layer_{layer_word(self.layer)}"
+        word = "_".join(_ranges(self.layers))
+        if len(word) > _LONGEST:
+            word = f"{self.layers[0]}_to_{self.layers[-1]}"
+        return f"layers_{word}"
+
+
+PLACE_COLUMNS = ActivationPlace._fields[:-1]
+"""Columns of a store that say where a vector was captured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,35 +104,60 @@ class PlaceRows:
     """What must stay on one side."""
     numbers: np.ndarray | None = None
     """Float64 ``[rows]`` where numbers are asked for, not classes."""
+    parts: tuple[PlaceRows, ...] = ()
+    """Where several layers are joined: the same examples at each of them. ``selection`` and
+    ``table`` are then the first one's, the table without what differs between layers."""
 
     @property
     def groups(self) -> np.ndarray:
         """Number of each row's group, int64 ``[rows]``, the same in all places of a run."""
         return self.grouping.groups
 
+    @property
+    def selections(self) -> list[SelectedRows]:
+        """The store's rows, those of each layer for itself."""
+        return [each.selection for each in self.parts or (self,)]
+
+    @property
+    def row_ids(self) -> np.ndarray:
+        """``row_id`` of each row's vectors, int64 ``[rows, layers]``."""
+        return np.column_stack([each.rows for each in self.selections])
+
+    @property
+    def width(self) -> int:
+        """Width of :meth:`vectors`."""
+        return sum(each.shape[1] for each in self.selections)
+
+    @property
+    def stored(self) -> pa.Table:
+        """The metadata of all vectors, layer after layer."""
+        import pyarrow as pa
+
+        return pa.concat_tables([each.table for each in self.parts or (self,)])
+
     def __len__(self) -> int:
         return len(self.positive)
 
     def vectors(self) -> np.ndarray:
-        """Return the vectors as float32 ``[rows, width]``.
+        """Return the vectors as float32 ``[rows, width]``, those of several layers side by side.
 
         Raises:
             TooFewRowsError: some are not finite.
             MixedVectorsError: they differ in width.
         """
-        return finite_vectors(self.selection, self.place)
+        return side_by_side(self.selections, self.place)
 
     def part(self, keep: np.ndarray) -> PlaceRows:
-        """Return the rows for which ``keep``, a bool array, is true."""
-        import pyarrow as pa
-
+        """Return the rows for which ``keep`` is true, or those at the positions it holds."""
+        rows = np.flatnonzero(keep) if keep.dtype == bool else keep
         return PlaceRows(
             place=self.place,
-            selection=self.selection.take(keep),
-            table=self.table.filter(pa.array(keep)),
-            positive=self.positive[keep],
-            grouping=self.grouping.part(keep),
-            numbers=None if self.numbers is None else self.numbers[keep],
+            selection=self.selection.take(rows),
+            table=self.table.take(rows),
+            positive=self.positive[rows],
+            grouping=self.grouping.part(rows),
+            numbers=None if self.numbers is None else self.numbers[rows],
+            parts=tuple(each.part(rows) for each in self.parts),
         )
 
 
@@ -237,6 +307,25 @@ def _classified(table: pa.Table, classes: Classes | Numbers) -> tuple[np.ndarray
     return positive, positive | np.isin(values, list(classes.negative))
 
 
+def side_by_side(selections: Sequence[SelectedRows], place: ActivationPlace) -> np.ndarray:
+    """Return the vectors of rows at one layer, or at each of several, float32 ``[rows, width]``.
+
+    Args:
+        selections: as many rows for each layer, in the same order of examples.
+        place: of all of them, for messages.
+
+    Raises:
+        TooFewRowsError: some are not finite.
+    """
+    if len(selections) == 1:
+        return finite_vectors(selections[0], place)
+    ends = np.cumsum([0, *(each.shape[1] for each in selections)]).tolist()
+    found = np.empty((len(selections[0]), ends[-1]), np.float32)
+    for each, (start, end) in zip(selections, pairwise(ends), strict=True):
+        found[:, start:end] = finite_vectors(each, place)
+    return found
+
+
 def finite_vectors(selection: SelectedRows, place: ActivationPlace) -> np.ndarray:
     """Return vectors as float32 ``[rows, width]``.
 
@@ -270,7 +359,7 @@ def rows_and_labels(
 
 def rows_hash(rows: PlaceRows) -> str:
     """Return a hash of the rows' keys and labels, in order."""
-    return table_hash(rows.table)
+    return table_hash(rows.stored)
 
 
 def table_hash(table: pa.Table) -> str:
@@ -300,6 +389,25 @@ def layer_word(layer: int | None) -> str:
     return "unknown" if layer is None else str(layer)
 
 
+def _ranges(layers: Sequence[int]) -> list[str]:
+    """Return layers in words, three or more in a row as ``0-31``."""
+    found: list[list[int]] = []
+    for layer in layers:
+        if found and layer == found[-1][-1] + 1 and found[-1][-1] >= 0:
+            found[-1].append(layer)
+        else:
+            found.append([layer])
+    return [
+        word
+        for run in found
+        for word in (
+            [f"{run[0]}-{run[-1]}"]
+            if len(run) > 2
+            else ["embed" if layer == -1 else str(layer) for layer in run]
+        )
+    ]
+
+
 def store_name(store: StoreReader) -> str:
     """Return what lineage calls the store: an address, or the folder's name without its place."""
     return store.name if "://" in store.name else PurePosixPath(store.name).name
@@ -319,10 +427,10 @@ def _order(place: ActivationPlace) -> tuple[Any, ...]:
 def places_of(table: pa.Table) -> tuple[np.ndarray, list[ActivationPlace]]:
     """Return the number of each row's place, int64 ``[rows]``, and the places."""
     codes = np.zeros(len(table), np.int64)
-    for name in ActivationPlace._fields:
+    for name in PLACE_COLUMNS:
         column = table[name].combine_chunks().dictionary_encode()
         part = column.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1
         codes = codes * (len(column.dictionary) + 1) + part
     _, first, numbers = np.unique(codes, return_index=True, return_inverse=True)
-    rows = table.select(list(ActivationPlace._fields)).take(first).to_pylist()
+    rows = table.select(list(PLACE_COLUMNS)).take(first).to_pylist()
     return numbers, [ActivationPlace(**row) for row in rows]

@@ -90,8 +90,9 @@ def write(
 
 
 def file_name(place: ActivationPlace) -> str:
-    """Return ``probe_stats_layer6.csv``."""
-    return f"probe_stats_layer{layer_word(place.layer)}.csv"
+    """Return ``probe_stats_layer6.csv``, of several layers ``probe_stats_layers_5_10_15.csv``."""
+    word = f"layer{layer_word(place.layer)}" if place.layers is None else place.file_word
+    return f"probe_stats_{word}.csv"
 
 
 def folders(places: list[ActivationPlace]) -> dict[ActivationPlace, str]:

@@ -9,6 +9,7 @@ from actstore.analysis.plots import looks
 from actstore.analysis.plots.auroc import series
 from actstore.analysis.plots.looks import Picture, Style
 from actstore.analysis.probes.number_results import NumberResult
+from actstore.errors import UsageError
 
 _LOWEST = -0.5
 """What lies further down is cut off: how much worse than the mean does not matter."""
@@ -28,7 +29,15 @@ def r2(
         heading: its title, where none is given.
         title: above the picture, whatever the heading.
         style: ``screen``, ``paper`` or ``dark``.
+
+    Raises:
+        UsageError: a probe joins several layers.
     """
+    if any(one.place.layers for one in results):
+        raise UsageError(
+            "the picture has a point for each layer, and these probes join several: probe without "
+            "join_layers for it"
+        )
     layers = sorted(
         {one.place.layer for one in results}, key=lambda layer: (layer is None, layer or 0)
     )

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from actstore.analysis.examples import previous_report, question_scores
-from actstore.analysis.examples.place_rows import layer_word
 from actstore.analysis.probes import probe_files
 from actstore.analysis.probes.results import ClassesReport, ClassesResult
 
@@ -31,7 +30,7 @@ def save(report: ClassesReport, out: Path) -> list[Path]:
     entries = []
     for result in report.results:
         folder = Path(folders[result.place])
-        file = f"layer_{layer_word(result.place.layer)}.safetensors"
+        file = f"{result.place.file_word}.safetensors"
         probes = {}
         for figures in result.classes:
             path = Path(probe_files.FOLDER) / by_class[figures.name] / folder / file
@@ -84,7 +83,7 @@ def summary(result: ClassesResult, report: ClassesReport) -> dict[str, Any]:
         permuted = result.permuted._asdict()
         del permuted["accuracy_mean"]
     return {
-        **result.place._asdict(),
+        **result.place.named,
         "task": "classes",
         "method": result.method,
         "width": result.width,

@@ -72,7 +72,7 @@ def side_by_side(
         words: on its questions; once for places with the same ones.
         progress: is told how far it has come.
     """
-    sizes = [4 * len(job.rows) * job.rows.selection.shape[1] for job in jobs]
+    sizes = [4 * len(job.rows) * job.rows.width for job in jobs]
     workers = min(
         len(jobs), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
     )

@@ -238,7 +238,7 @@ def _result(
         table=table_of(job).take(pa.array(tested)),
         scores=scores[tested],
         rows_hash=rows_hash_of(job),
-        vectors_hash=place_rows.vectors_hash(job.rows.table),
+        vectors_hash=place_rows.vectors_hash(job.rows.stored),
     )
 
 

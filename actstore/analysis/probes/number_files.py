@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from actstore.analysis.examples import previous_report, question_scores
-from actstore.analysis.examples.place_rows import layer_word
 from actstore.analysis.probes import probe_files
 from actstore.analysis.probes.number_results import NumberBest, NumberReport, NumberResult
 from actstore.analysis.statistics.metrics import IntervalEstimate
@@ -33,8 +32,8 @@ def save(report: NumberReport, out: Path) -> list[Path]:
     written: list[Path] = []
     entries = []
     for result in report.results:
-        folder, word = Path(folders[result.place]), layer_word(result.place.layer)
-        probe = Path(probe_files.FOLDER) / folder / f"layer_{word}.safetensors"
+        folder = Path(folders[result.place])
+        probe = Path(probe_files.FOLDER) / folder / f"{result.place.file_word}.safetensors"
         stats = folder / question_scores.file_name(result.place)
         for path in (probe, stats):
             (out / path).parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +60,7 @@ def summary(result: NumberResult, report: NumberReport) -> dict[str, Any]:
     """Return what ``report.json`` says of one probe."""
     permuted, words = result.permuted, result.words
     return {
-        **result.place._asdict(),
+        **result.place.named,
         "task": "number",
         "method": "ridge",
         "width": result.width,
@@ -117,7 +116,7 @@ def _best(result: NumberResult, best: NumberBest | None) -> dict[str, Any] | Non
         "optimistic": best.optimistic,
         **_figure("nested_r2", best.nested),
         **_figure("nested_spearman", best.nested_spearman),
-        "chosen": [place._asdict() for place in best.chosen],
+        "chosen": [place.named for place in best.chosen],
         "reason": best.reason,
     }
 

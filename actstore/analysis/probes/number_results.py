@@ -181,7 +181,7 @@ class NumberReport(Table):
         """Return the figures of each place, by name."""
         return [
             {
-                **each.place._asdict(),
+                **each.place.named,
                 "rows": each.rows,
                 "groups": each.groups,
                 **ends("r2", each.r2),

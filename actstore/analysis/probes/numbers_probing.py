@@ -279,7 +279,7 @@ def _result(
         numbers=truth,
         predicted=predicted,
         rows_hash=judging.rows_hash_of(job),
-        vectors_hash=place_rows.vectors_hash(job.rows.table),
+        vectors_hash=place_rows.vectors_hash(job.rows.stored),
     )
 
 

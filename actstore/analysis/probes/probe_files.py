@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from actstore.analysis.examples import lineages, previous_report, question_scores
-from actstore.analysis.examples.place_rows import ActivationPlace, layer_word
+from actstore.analysis.examples.place_rows import ActivationPlace
 from actstore.analysis.probes.p_values import Best
 from actstore.analysis.probes.results import Probe, ProbeReport, ProbeResult, TestedPlace
 from actstore.analysis.solvers.linear import METHODS, Perceptron
@@ -56,7 +56,7 @@ def save(report: ProbeReport, out: Path) -> list[Path]:
     entries = []
     for result in report.results:
         folder = Path(folders[result.place])
-        probe = Path(FOLDER) / folder / f"layer_{layer_word(result.place.layer)}.safetensors"
+        probe = Path(FOLDER) / folder / f"{result.place.file_word}.safetensors"
         stats = folder / question_scores.file_name(result.place)
         for path in (probe, stats):
             (out / path).parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def summary(result: ProbeResult, report: ProbeReport) -> dict[str, Any]:
     """Return what ``report.json`` says of one probe."""
     permuted = result.permuted
     return {
-        **result.place._asdict(),
+        **result.place.named,
         "method": result.method,
         "width": result.width,
         "positive": list(report.classes.positive),
@@ -156,7 +156,7 @@ def best_told(result: TestedPlace, best: Best | None) -> dict[str, Any] | None:
         "optimistic": best.optimistic,
         "nested_auroc": None if nested is None else nested.value,
         "nested_auroc_interval": None if nested is None else [nested.low, nested.high],
-        "chosen": [place._asdict() for place in best.chosen],
+        "chosen": [place.named for place in best.chosen],
         "reason": best.reason,
     }
 
@@ -238,7 +238,7 @@ def write_probe(
         tensors[lineages.TENSOR] = made_of
     about = {
         "format": _FORMAT,
-        **probe.place._asdict(),
+        **probe.place.named,
         "method": probe.method,
         "width": probe.width,
         "trained_rows": trained_rows,
@@ -258,7 +258,7 @@ def _read_probe(path: Path) -> SavedProbe:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
         if about.get("format") != _FORMAT or about["method"] not in METHODS:
             raise UsageError(f"{path} is no probe that `actstore probe` wrote")
-        place = ActivationPlace(**{name: about[name] for name in ActivationPlace._fields})
+        place = ActivationPlace.of(about)
         intercept = float(tensors["bias"][0])
         model: np.ndarray | Perceptron = tensors["weight"]
         if about["method"] == "mlp":

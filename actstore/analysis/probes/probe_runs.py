@@ -11,7 +11,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.analysis.examples import place_rows
-from actstore.analysis.examples.place_rows import ActivationPlace
+from actstore.analysis.examples.place_rows import PLACE_COLUMNS, ActivationPlace
 from actstore.analysis.statistics.metrics import IntervalEstimate
 from actstore.errors import MismatchError, UsageError
 from actstore.wording import counted
@@ -70,7 +70,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
 
 def refuse_several(file: Path, document: object) -> None:
-    """Refuse the report of probes of several classes, or of numbers.
+    """Refuse the report of probes of several classes, of numbers, or of several layers at once.
 
     Raises:
         UsageError: it is one.
@@ -87,6 +87,11 @@ def refuse_several(file: Path, document: object) -> None:
             f"{file}: these are probes of several classes, and the picture is one of two: theirs "
             "is auroc.png beside the report, and `actstore probe STORE --positive VALUE --out DIR` "
             "holds one class against the rest"
+        )
+    if any(isinstance(entry, dict) and entry.get("layers") for entry in entries):
+        raise UsageError(
+            f"{file}: these probes join several layers, and the picture is one by layer: `actstore "
+            "probe STORE --out DIR` without --join-layers has a probe for each"
         )
 
 
@@ -156,14 +161,15 @@ def curves(
         grouped: dict[ActivationPlace, list[dict[str, Any]]] = {}
         for entry in read(path):
             if _tells(entry, by, classes) and rows.has(entry):
-                grouped.setdefault(_place(entry)._replace(layer=None), []).append(entry)
+                grouped.setdefault(ActivationPlace.of(entry)._replace(layer=None), []).append(entry)
         for place, entries in grouped.items():
             found.setdefault(place, _curve(entries, Path(path), rows))
     if reports and not found:
         entry = read(reports[0])[0]
+        place = ActivationPlace.of(entry)
         there = ", ".join(sorted({place.text for place in rows.places})[:4]) or "no rows"
         raise MismatchError(
-            f"{reports[0]} has probes of {entry['lineage'].get('label')} for {_place(entry).text} "
+            f"{reports[0]} has probes of {entry['lineage'].get('label')} for {place.text} "
             f"of model {entry['model']}, and the rows are {there}, told apart by {by}: give the "
             "probes of these rows, or none to see the difference of means"
         )
@@ -195,7 +201,7 @@ class _SelectionRows:
 
     def has(self, entry: dict[str, Any]) -> bool:
         """Whether there are rows of the probe's place."""
-        return _place(entry) in self.places
+        return ActivationPlace.of(entry) in self.places
 
     def exactly(self, entry: dict[str, Any]) -> bool:
         """Whether the probe's rows are those of its place, by their keys and labels."""
@@ -203,7 +209,9 @@ class _SelectionRows:
             return False
         import pyarrow as pa
 
-        table = self.table.filter(pa.array(self._codes == self._places.index(_place(entry))))
+        table = self.table.filter(
+            pa.array(self._codes == self._places.index(ActivationPlace.of(entry)))
+        )
         values = table[self._by].cast("string").to_numpy(zero_copy_only=False).astype(object)
         known = np.isin(values, [*entry["positive"], *entry["negative"]])
         table, lineage = table.filter(pa.array(known)), entry["lineage"]
@@ -257,13 +265,9 @@ def _tested(entry: dict[str, Any]) -> str:
 
 
 def _is_probe(entry: object) -> bool:
-    needed = (*ActivationPlace._fields, "method", "auroc", "rows", "positive", "negative")
+    needed = (*PLACE_COLUMNS, "method", "auroc", "rows", "positive", "negative")
     return (
         isinstance(entry, dict)
         and all(name in entry for name in needed)
         and isinstance(entry.get("lineage"), dict)
     )
-
-
-def _place(entry: dict[str, Any]) -> ActivationPlace:
-    return ActivationPlace(**{name: entry[name] for name in ActivationPlace._fields})

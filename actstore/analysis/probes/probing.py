@@ -32,6 +32,7 @@ def probe(
     test: str | None = None,
     test_store: StoreReader | None = None,
     group_by: str | None = None,
+    join_layers: bool = False,
     progress: Progress | None = None,
 ) -> ProbeReport:
     """Train and test one probe per layer, site and pooling.
@@ -53,6 +54,9 @@ def probe(
         group_by: column, ``extra.FIELD`` or SQL expression whose equal values stay on one
             side; when missing, rows that share their example or their question do;
             ``row_id`` for no groups at all.
+        join_layers: one probe per site and pooling on the vectors of all chosen layers, those
+            of an example one after the other, instead of one for each layer. Examples that
+            lack one of the layers are left out, and counted in the notes.
         progress: is told how far it has come.
 
     Raises:
@@ -73,6 +77,7 @@ def probe(
         test=test,
         test_store=test_store,
         group_by=group_by,
+        join_layers=join_layers,
     )
     plan.check()
     selection, values = plan.rows()

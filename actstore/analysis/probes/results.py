@@ -172,7 +172,7 @@ class TestedPlace:
     def figures(self) -> dict[str, object]:
         """The figures by name, as a row of a table."""
         return {
-            **self.place._asdict(),
+            **self.place.named,
             "rows": self.rows,
             "groups": self.groups,
             **ends(self._auroc, self.auroc),

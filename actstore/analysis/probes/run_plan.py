@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actstore.analysis.examples import example_groups, lineages, near_copies, place_rows
+from actstore.analysis.examples import (
+    example_groups,
+    joined_layers,
+    lineages,
+    near_copies,
+    place_rows,
+)
 from actstore.analysis.examples.classes import Classes
 from actstore.analysis.examples.matching import places_in
 from actstore.analysis.examples.numbers import Numbers
@@ -43,6 +49,7 @@ class RunPlan:
     test: str | None
     test_store: StoreReader | None
     group_by: str | None
+    join_layers: bool = False
 
     def check(self) -> None:
         """Refuse settings that are none, and conditions that contradict each other.
@@ -65,6 +72,12 @@ class RunPlan:
         if self.train is not None and self.test is None and self.test_store is None:
             raise UsageError(
                 "train rows need rows to test on: give a test condition or a test store"
+            )
+        layers = self.choice.layers
+        if self.join_layers and layers is not None and len({*layers} - {None}) < 2:
+            raise UsageError(
+                "--join-layers makes one vector of those of several layers: name two numbered "
+                "layers or more with --layers, or leave --layers out to join all"
             )
         if setting.permutations < 0:
             raise UsageError(f"permutations cannot be negative, got {setting.permutations}")
@@ -108,6 +121,8 @@ class RunPlan:
         own = place_rows.by_place(
             selection, sides, notes=notes, grouping=grouping.part(slice(0, len(selection)))
         )
+        if self.join_layers:
+            own = joined_layers.join(own, self.label, notes, self.choice.layers)
         if self.test_store is not None and others is not None:
             fitting = places_in(others, [rows.place for rows in own], self.test_store.name)
             theirs = grouping.part(slice(len(selection), None))
@@ -142,6 +157,7 @@ class RunPlan:
             "commit": self.store.commit,
             "store_fingerprint": self.store.fingerprint,
             "query": self.choice.text,
+            **({"join_layers": True} if self.join_layers else {}),
             "train": self.train,
             "test": self.test,
             "label": self.label,
@@ -161,10 +177,11 @@ class RunPlan:
 
 def made_of(job: Job) -> np.ndarray:
     """Return the keys of the rows that the kept probe is trained on."""
-    selection = job.rows.selection
-    if len(job.divisions) == 1:
-        selection = selection.take(job.divisions[0].train)
-    return lineages.keys(selection, job.rows.grouping.grouped_by)
+    found = []
+    for selection in job.rows.selections:
+        trained = selection.take(job.divisions[0].train) if len(job.divisions) == 1 else selection
+        found.append(lineages.keys(trained, job.rows.grouping.grouped_by))
+    return np.unique(np.concatenate(found))
 
 
 def _near_copies(jobs: Sequence[Job]) -> list[str]:

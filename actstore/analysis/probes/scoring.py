@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from actstore.analysis.examples import classes, example_groups, lineages, numbers, place_rows
+from actstore.analysis.examples import (
+    classes,
+    example_groups,
+    joined_layers,
+    lineages,
+    numbers,
+    place_rows,
+)
 from actstore.analysis.examples.lineages import InSample
 from actstore.analysis.examples.matching import matching
 from actstore.analysis.examples.place_rows import ActivationPlace, RowChoice
@@ -36,8 +43,9 @@ class Scored:
 
     place: ActivationPlace
     probe: Path
-    rows: np.ndarray
-    """``row_id`` of each, int64."""
+    row_ids: np.ndarray
+    """``row_id`` of the vectors that each score is of, int64 ``[rows, layers]``: one, but for
+    probes that join several layers."""
     scores: np.ndarray
     """Float64; positive where the probe sees the positive class. Of numbers the predicted ones."""
     classes: list[str] | None
@@ -52,6 +60,14 @@ class Scored:
     in_sample: InSample
     own: np.ndarray | None
     """Which rows are of the probe's making, bool ``[rows]``; None where nobody knows."""
+    lacking: int = 0
+    """Examples left out since they lack one of several layers."""
+
+    @property
+    def rows(self) -> np.ndarray:
+        """``row_id`` of each, int64; of several layers that at the first."""
+        found: np.ndarray = self.row_ids[:, 0]
+        return found
 
 
 def score(
@@ -102,7 +118,7 @@ def write_labels(store: StoreReader, scored: Sequence[Scored], label_as: LabelAs
     from actstore.storage.labels import set_labels
     from actstore.storage.snapshot import open_snapshot
 
-    rows = np.concatenate([one.rows for one in scored])
+    rows = np.concatenate([one.row_ids.ravel() for one in scored])
     if len(np.unique(rows)) < len(rows):
         raise UsageError("some rows were scored by several probes: choose one of them")
     texts: list[str | None] = []
@@ -111,9 +127,11 @@ def write_labels(store: StoreReader, scored: Sequence[Scored], label_as: LabelAs
             raise UsageError(
                 f"{one.probe} predicts numbers, not classes: --write-label score writes these"
             )
-        texts += (
+        told = (
             (one.classes or []) if label_as == "class" else [f"{each:.6g}" for each in one.scores]
         )
+        # An example's rows at all joined layers.
+        texts += [text for text in told for _ in range(one.row_ids.shape[1])]
     message = f"{label_as} by probe {Path(scored[0].probe).name}"
     marked = lineages.title([one.in_sample for one in scored])
     snapshot = open_snapshot(store.path, store.commit)
@@ -129,15 +147,19 @@ def table(store: StoreReader, scored: Sequence[Scored]) -> pa.Table:
     """Return scores beside the rows' metadata, ordered by probe and row.
 
     ``in_sample`` says of each row whether the probe was trained on it or its like; null
-    where nobody knows.
+    where nobody knows. Where a probe joins several layers, ``layers`` lists them, ``layer`` is
+    null, and ``row_id`` is that of the example at the first of them.
     """
     import pyarrow as pa
 
     parts = []
+    joined = any(one.place.layers is not None for one in scored)
     for one in scored:
         metadata = store.rows_at(one.rows).table(
             ["row_id", "example_id", "question", "label", "model", "site", "layer", "pooling"]
         )
+        if joined:
+            metadata = _with_layers(metadata, one.place)
         part = metadata.append_column("score", pa.array(one.scores))
         nothing = pa.nulls(len(one.rows), pa.string())
         named = nothing if one.classes is None else pa.array(one.classes, pa.string())
@@ -147,9 +169,25 @@ def table(store: StoreReader, scored: Sequence[Scored]) -> pa.Table:
     return pa.concat_tables(parts)
 
 
+def _with_layers(metadata: pa.Table, place: ActivationPlace) -> pa.Table:
+    """Return metadata with a column of the layers that a place joins; null where it has one."""
+    import pyarrow as pa
+
+    if place.layers is None:
+        return metadata.append_column("layers", pa.nulls(len(metadata), pa.string()))
+    of_place = {"site": place.site, "layer": None}
+    for name, value in of_place.items():
+        at = metadata.column_names.index(name)
+        field = metadata.schema.field(at)
+        column = pa.array([value] * len(metadata), field.type)
+        metadata = metadata.set_column(at, field, column)
+    told = ", ".join(map(str, place.layers))
+    return metadata.append_column("layers", pa.array([told] * len(metadata), pa.string()))
+
+
 def _wanted(place: ActivationPlace, choice: RowChoice) -> bool:
     return (
-        (choice.layers is None or place.layer in choice.layers)
+        (choice.layers is None or {*(place.layers or (place.layer,))} <= {*choice.layers})
         and (choice.model is None or place.model == choice.model)
         and (choice.site is None or place.site == choice.site)
         and (choice.pooling is None or place.pooling == choice.pooling)
@@ -159,19 +197,24 @@ def _wanted(place: ActivationPlace, choice: RowChoice) -> bool:
 def _scored(
     saved: SavedProbe, selection: SelectedRows, store: StoreReader, label: str | None, shown: bool
 ) -> Scored:
-    probe, lineage = saved.probe, saved.lineage
-    probe_files.check_width(probe, selection.shape[1], store.name)
-    own = lineages.own_rows(selection, store, saved.made_of, lineage, probe.place)
+    probe, lineage, lacking = saved.probe, saved.lineage, 0
+    layers = [selection]
+    if probe.place.layers is not None:
+        layers, lacking = joined_layers.split(selection, probe.place)
+    probe_files.check_width(probe, sum(each.shape[1] for each in layers), store.name)
+    made = [lineages.own_rows(each, store, saved.made_of, lineage, probe.place) for each in layers]
+    known = [each for each in made if each is not None]
+    own = np.any(known, axis=0) if len(known) == len(made) else None
     in_sample = lineages.count(own, shown=shown, place=probe.place, what="probe")
     if own is not None and not shown:
-        selection, own = selection.take(~own), own[~own]
-    scores = probe.scores(place_rows.finite_vectors(selection, probe.place))
-    values = _values(saved, selection, label)
-    found = (_numbers if saved.of_numbers else _sides)(saved, selection, scores, values)
+        layers, own = [each.take(~own) for each in layers], own[~own]
+    scores = probe.scores(place_rows.side_by_side(layers, probe.place))
+    values = _agreed([_values(saved, each, label) for each in layers])
+    found = (_numbers if saved.of_numbers else _sides)(saved, layers[0], scores, values)
     return Scored(
         place=probe.place,
         probe=saved.path,
-        rows=selection.rows,
+        row_ids=np.column_stack([each.rows for each in layers]),
         scores=scores,
         classes=found.classes,
         auroc=found.auroc,
@@ -180,6 +223,7 @@ def _scored(
         spearman=found.spearman,
         in_sample=in_sample,
         own=own,
+        lacking=lacking,
     )
 
 
@@ -211,6 +255,17 @@ def _values(saved: SavedProbe, selection: SelectedRows, label: str | None) -> np
         if label is not None:
             raise
         return None
+
+
+def _agreed(values: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Return what is right of each example: nothing where that differs between its layers."""
+    first, *others = values
+    for other in others:
+        if first is None or other is None:
+            return None
+        nothing = np.full_like(first, None if first.dtype == object else np.nan)
+        first = np.where(first == other, first, nothing)
+    return first
 
 
 def _sides(

@@ -256,7 +256,7 @@ def _result(
         table=table.take(pa.array(rows)),
         scores=scores[rows],
         rows_hash=judging.rows_hash_of(job),
-        vectors_hash=place_rows.vectors_hash(job.rows.table),
+        vectors_hash=place_rows.vectors_hash(job.rows.stored),
     )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actstore.analysis.examples import place_rows
+from actstore.analysis.examples import joined_layers, place_rows
 from actstore.analysis.examples.classes import Classes
 from actstore.analysis.examples.example_groups import ExampleGroups
 from actstore.analysis.examples.numbers import Numbers
@@ -170,8 +170,10 @@ def split(
     """
     jobs = []
     for rows in own:
-        tested = np.isin(rows.selection.rows, held)
-        trained = ~tested if kept is None else np.isin(rows.selection.rows, kept) & ~tested
+        tested = np.any(np.isin(rows.row_ids, held), axis=1)
+        trained = ~tested
+        if kept is not None:
+            trained &= np.all(np.isin(rows.row_ids, kept), axis=1)
         jobs.append(_divided(rows, None, trained, tested, notes))
     return with_shuffled(jobs, setting)
 
@@ -202,9 +204,14 @@ def across(
     jobs = []
     for rows in own:
         theirs = places[rows.place]
-        (other,) = place_rows.by_place(
+        found = place_rows.by_place(
             others.take(theirs), sides, notes=notes, grouping=grouping.part(theirs)
         )
+        if rows.place.layers is not None:
+            told: list[str] = []
+            found = joined_layers.join(found, sides.column, told, rows.place.layers)
+            notes += [f"in the other store: {each}" for each in told]
+        (other,) = found
         tested = np.arange(len(rows) + len(other)) >= len(rows)
         jobs.append(_divided(rows, other, ~tested, tested, notes))
     return with_shuffled(jobs, setting)

@@ -35,6 +35,7 @@ class ProbeOptions(TypedDict, total=False):
     test: str | None
     test_store: StoreReader | None
     group_by: str | None
+    join_layers: bool
     progress: Progress | None
 
 
@@ -87,6 +88,8 @@ def probe(
 ) -> ProbeReport | ClassesReport | NumberReport:
     """Train and test one probe per layer, site and pooling, or one for each class there.
 
+    With ``join_layers`` there is one per site and pooling, on the vectors of all layers.
+
     Args:
         store: where the rows are.
         label: column with the classes or numbers.
@@ -120,6 +123,7 @@ def probe(
         test=options.get("test"),
         test_store=options.get("test_store"),
         group_by=options.get("group_by"),
+        join_layers=options.get("join_layers", False),
     )
     plan.check()
     selection, values = plan.rows()

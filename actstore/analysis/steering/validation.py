@@ -163,14 +163,14 @@ def summary(validation: Validation) -> list[dict[str, Any]]:
     """Return what ``report.json`` says, one entry for each layer."""
     return [
         {
-            **one.place._asdict(),
+            **one.place.named,
             "positive": list(validation.classes.positive),
             "negative": list(validation.classes.negative),
             "rows": one.examples,
             "positives": one.positives,
             "groups": one.groups,
             "grouped_by": validation.lineage["group_by"],
-            "made_for": None if one.made_for is None else one.made_for._asdict(),
+            "made_for": None if one.made_for is None else one.made_for.named,
             **one.in_sample.summary,
             "auroc": one.auroc.value,
             "auroc_interval": [one.auroc.low, one.auroc.high],
@@ -243,7 +243,7 @@ def _elsewhere(layers: Sequence[Validated]) -> list[str]:
             "and width were compared"
         )
     pairs = {
-        (one.made_for[3:], one.place[3:])
+        (one.made_for[3:5], one.place[3:5])
         for one in layers
         if one.made_for is not None and one.made_for != one.place
     }

@@ -186,7 +186,7 @@ def _origins(path: Path) -> dict[int | None, _Origin]:
             about = json.loads((file.metadata() or {})["actstore"])
             names = set(file.keys())
             for entry in about["layers"]:
-                place = ActivationPlace(**{name: entry[name] for name in ActivationPlace._fields})
+                place = ActivationPlace.of(entry)
                 tensor = f"{lineages.TENSOR}/layer_{layer_word(place.layer)}"
                 made_of = file.get_tensor(tensor) if tensor in names else None
                 found[place.layer] = place, dict(about["lineage"]), made_of
@@ -197,7 +197,7 @@ def _origins(path: Path) -> dict[int | None, _Origin]:
 
 def _entry(one: SteeringVector) -> dict[str, Any]:
     return {
-        **one.place._asdict(),
+        **one.place.named,
         "width": len(one.vector),
         "positives": one.rows[0],
         "negatives": one.rows[1],
