@@ -167,11 +167,7 @@ def example_counts(snapshot: Snapshot) -> tuple[int, dict[str | None, int]]:
 
 def _by_label(examples: np.ndarray, labels: pa.ChunkedArray) -> dict[str | None, np.ndarray]:
     """Return the hashes of the examples that have a row of each label, each once."""
-    encoded = labels.combine_chunks().dictionary_encode()
-    codes = np.full(len(encoded), -1)  # and no fill_null(): it imports pandas
-    given = encoded.indices.is_valid().to_numpy(zero_copy_only=False)
-    codes[given] = encoded.indices.drop_null().to_numpy()
-    names = [*encoded.dictionary.to_pylist(), None]
+    names, codes = key_hashes.coded(labels)
     return {names[code]: np.unique(examples[codes == code]) for code in np.unique(codes).tolist()}
 
 

@@ -58,17 +58,23 @@ def hash_table(table: pa.Table, names: Collection[str] | None = None) -> np.ndar
 
 def hash_column(column: pa.ChunkedArray) -> np.ndarray:
     """Return the hash of each value of a column: uint64 ``[rows]``."""
-    encoded = column.combine_chunks().dictionary_encode()
-    values = np.fromiter(map(_hash, encoded.dictionary.to_pylist()), np.uint64)
-    codes = encoded.indices
-    if codes.null_count == len(codes):
-        return np.full(len(codes), _NULL, np.uint64)
-    if not codes.null_count:
-        return np.asarray(values[codes.to_numpy()], np.uint64)
-    hashed = np.full(len(codes), _NULL, np.uint64)
-    # Arrow's own fill_null() makes a scalar, and that imports pandas: half a second.
-    hashed[codes.is_valid().to_numpy(zero_copy_only=False)] = values[codes.drop_null().to_numpy()]
-    return hashed
+    values, codes = coded(column)
+    hashes = [_NULL if value is None else _hash(value) for value in values]
+    return np.array(hashes, np.uint64)[codes] if hashes else np.empty(0, np.uint64)
+
+
+def coded(column: pa.ChunkedArray) -> tuple[list[Any], np.ndarray]:
+    """Return the different values of a column, null among them, and which one each row has.
+
+    Arrow's own ways from nulls and arrays to NumPy import pandas, which takes half a second.
+    """
+    import pyarrow as pa
+
+    whole = column.combine_chunks()
+    if pa.types.is_dictionary(whole.type):
+        whole = whole.dictionary_decode()
+    encoded = whole.dictionary_encode(null_encoding="encode")
+    return encoded.dictionary.to_pylist(), np.from_dlpack(encoded.indices)
 
 
 def key_of(
