@@ -342,6 +342,14 @@ def load(root: Path, at: int | None = None) -> Manifest:
     raise CorruptStoreError(f"{path} is listed but not there: restore it from a copy")
 
 
+def load_if_there(root: Path, number: int) -> Manifest | None:
+    """Load a commit that somebody may be pruning; None where it is gone."""
+    try:
+        return load(root, number)
+    except SnapshotNotFoundError:
+        return None
+
+
 def latest(root: Path) -> Manifest:
     """Load the latest commit, or :data:`EMPTY` when there is none yet."""
     return load(root) if numbers(root) else EMPTY

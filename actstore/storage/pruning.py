@@ -104,7 +104,8 @@ def _erase(
     used = planned_paths(root)
     numbers = manifests.numbers(root)
     old = [number for number in numbers[:-keep] if not _is_read(root, number)]
-    kept = [manifests.load(root, number) for number in numbers if number not in old]
+    there = (manifests.load_if_there(root, number) for number in numbers if number not in old)
+    kept = [manifest for manifest in there if manifest is not None]
     named: dict[str, ShardEntry | LabelEntry] = {}
     for each in kept:
         named |= _files_of(each)
@@ -124,7 +125,8 @@ def _erase(
                 manifest.unlink(missing_ok=True)
                 forgotten.append(number)
             else:  # somebody has begun to read it since
-                still = _files_of(manifests.load(root, number))
+                commit = manifests.load_if_there(root, number)
+                still = _files_of(commit) if commit is not None else {}
                 unused = [path for path in unused if path not in still]
     removed = []
     size = 0

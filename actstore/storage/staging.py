@@ -314,9 +314,10 @@ def _undo(root: Path, folder: Path) -> None:
     committed: set[str] = set()
     for number in manifests.numbers(root):
         if number > plan.base:
-            commit = manifests.load(root, number)
-            committed |= {entry.path for entry in commit.shards}
-            committed |= {entry.path for entry in commit.labels}
+            commit = manifests.load_if_there(root, number)
+            if commit is not None:
+                committed |= {entry.path for entry in commit.shards}
+                committed |= {entry.path for entry in commit.labels}
     for path in plan.paths:
         if path not in committed:
             (root / path).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from tests.storage.stores import assert_sound, content
 from tests.torture.effort import TORTURE
 
 DRAWS = 8 if TORTURE else 1
-STEP = 1 if TORTURE else 4
+STEP = 1 if TORTURE else 12
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -25,7 +25,7 @@ from actstore.storage.snapshot import open_snapshot
 from tests.storage.stores import assert_sound, batch, card_commit, content, expected, write
 from tests.torture.effort import TORTURE
 
-SECONDS = 60 if TORTURE else 4
+SECONDS = 60 if TORTURE else 3
 PROCESSES = (2, 4, 8) if TORTURE else (4,)
 OWN = 1000
 """Examples that are one process's alone."""

@@ -74,7 +74,7 @@ def _with_few_descriptors(root: Path, few: int) -> None:
     everything(root)
 
 
-@pytest.mark.parametrize("few", range(0, 40, 1 if TORTURE else 6))
+@pytest.mark.parametrize("few", range(0, 40, 1 if TORTURE else 14))
 def test_too_few_descriptors(tmp_path: Path, few: int) -> None:
     root = tmp_path / "s"
     assert in_child(_with_few_descriptors, root, few) in (0, REFUSED)
@@ -91,7 +91,7 @@ def _with_little_memory(root: Path, megabytes: int) -> None:
         raise SystemExit(REFUSED) from error
 
 
-@pytest.mark.parametrize("megabytes", range(1, 120, 4 if TORTURE else 30))
+@pytest.mark.parametrize("megabytes", range(1, 120, 4 if TORTURE else 60))
 def test_too_little_memory(tmp_path: Path, megabytes: int) -> None:
     """A library may end the process there, or stand still: the store stands all the same."""
     root = tmp_path / "s"
@@ -112,7 +112,7 @@ def _losing_rights(root: Path, at: int) -> None:
         everything(root)
 
 
-@pytest.mark.parametrize("at", range(2, 200, 4 if TORTURE else 40))
+@pytest.mark.parametrize("at", range(2, 200, 4 if TORTURE else 80))
 def test_rights_that_are_lost_midway(tmp_path: Path, at: int) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o777)

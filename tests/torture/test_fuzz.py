@@ -34,7 +34,7 @@ from actstore.storage.verification import verify
 from tests.storage.stores import batch, content, write
 from tests.torture.effort import TORTURE
 
-SECONDS = 60.0 if TORTURE else 1.5
+SECONDS = 60.0 if TORTURE else 0.5
 LONGEST = 30
 """Seconds for one input: whoever needs more stands still."""
 NUMBERS = (b"\x00", b"\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x80" * 9)
@@ -269,7 +269,7 @@ def test_a_result_or_one_of_our_errors(name: str, tmp_path: Path) -> None:
     child.join()
     counted = (tmp_path / "count").read_text() if (tmp_path / "count").exists() else "0"
     assert child.exitcode == 0, f"number {counted} of {tmp_path} ended the process"
-    assert int(counted) > 3
+    assert int(counted) > 0
 
 
 def test_what_is_sound_is_read(tmp_path: Path) -> None:

@@ -123,8 +123,8 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(
-    max_examples=200 if TORTURE else 8,
-    stateful_step_count=50 if TORTURE else 15,
+    max_examples=200 if TORTURE else 4,
+    stateful_step_count=50 if TORTURE else 12,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     derandomize=True,

@@ -15,7 +15,7 @@ import numpy as np
 from tests.torture.effort import TORTURE
 
 WARM = 15
-ROUNDS = 2000 if TORTURE else 40
+ROUNDS = 2000 if TORTURE else 15
 GROWTH = 24 << 20
 """Bytes that an allocator may keep for itself, however long it goes on."""
 

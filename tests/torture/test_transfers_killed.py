@@ -20,7 +20,7 @@ from tests.torture.transfers import calls_of, pushing, transfer_and_die
 
 children = multiprocessing.get_context("forkserver")
 children.set_forkserver_preload(["tests.torture.transfers"])
-MOMENTS = 60 if TORTURE else 5
+MOMENTS = 60 if TORTURE else 3
 
 pytestmark = pytest.mark.usefixtures("lfs", "quick_retries")
 
