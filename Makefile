@@ -13,16 +13,18 @@ TORTURE ?= $(wildcard tests/torture tests/storage/test_power_loss.py tests/stora
 MUTANTS ?= 20
 MUTATED ?=
 AT_LEAST ?= 0
+# Which benchmarks; all when empty.
+BENCHMARKS ?=
 NODE_PACKAGES := hyparquet@1.31.5 hyparquet-compressors@1.1.2
 # Touched last, so a half-made environment is never taken for a whole one.
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test crashes torture mutants check lint types audit format docs dist clean
+.PHONY: help install demo test crashes torture mutants bench-check check lint types audit format docs dist clean
 
 ## this list
 help:
-	@awk '/^## /{text=substr($$0,4)} /^[a-z]+:/{if(text){sub(":.*","");printf "make %-9s%s\n",$$0,text;text=""}}' $(firstword $(MAKEFILE_LIST))
+	@awk '/^## /{text=substr($$0,4)} /^[a-z-]+:/{if(text){sub(":.*","");printf "make %-12s%s\n",$$0,text;text=""}}' $(firstword $(MAKEFILE_LIST))
 
 ## everything into .venv
 install: $(STAMP)
@@ -48,6 +50,10 @@ torture: $(STAMP)
 ## wrong changes to the code that no test notices: MUTANTS=300 for a full draw
 mutants: $(STAMP)
 	$(BIN)/python -m tests.mutants --number $(MUTANTS) --at-least $(AT_LEAST) $(MUTATED)
+
+## the benchmarks against the ratios of benchmarks/committed.json, on a quiet machine: half an hour
+bench-check: $(STAMP)
+	$(BIN)/python -m benchmarks --check $(BENCHMARKS)
 
 ## lint, format, types, all tests, known weaknesses: what a merge must pass
 check: lint types test audit

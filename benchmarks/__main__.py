@@ -10,16 +10,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks import committed, roofs
 from benchmarks.corpus import Corpus
 from benchmarks.measure import Outcome, machine
 
 NAMES = (
     *("full_read", "random_rows", "select", "sql_vectors", "write", "ingest"),
     *("memory", "size", "metadata_sql", "open_many", "cli_start", "hub_bytes", "probes"),
-    *("batches", "capture"),
+    *("batches", "capture", "study"),
 )
 BY_NAME = ("coverage", "coverage_numbers")
 """What is measured in simulations and not in seconds, and runs only where it is named."""
@@ -36,21 +38,38 @@ def main() -> int:
     parser.add_argument(
         "--simulations", type=int, metavar="N", help="of each setting of coverage; 200 by default"
     )
+    parser.add_argument(
+        "--check", action="store_true", help=f"1 where a ratio got worse than {committed.FILE.name}"
+    )
+    parser.add_argument(
+        "--commit", action="store_true", help=f"write the ratios to {committed.FILE.name}"
+    )
     options = parser.parse_args()
     unknown = set(options.names) - set(known)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}: there are {', '.join(known)}")
     names = options.names or NAMES
-    if options.data is not None:
-        options.data.mkdir(parents=True, exist_ok=True)
-        outcomes = _run(names, options.data, options.quick, options.simulations)
-    else:
-        with tempfile.TemporaryDirectory(prefix="actstore-benchmarks-") as folder:
-            outcomes = _run(names, Path(folder), options.quick, options.simulations)
+    with ExitStack() as stack:
+        folder: Path | None = options.data
+        if folder is None:
+            temporary = tempfile.TemporaryDirectory(prefix="actstore-benchmarks-")
+            folder = Path(stack.enter_context(temporary))
+        folder.mkdir(parents=True, exist_ok=True)
+        outcomes = _run(names, folder, options.quick, options.simulations)
+        size = (8 if options.quick else 256) << 20
+        found = roofs.speeds(folder, size=size)
     print(f"\n{machine()}\n\n{table(outcomes)}")
+    if any(outcome.moved for outcome in outcomes):
+        print(f"\n{roofs.table(outcomes, found)}")
     if options.json is not None:
         document = {"machine": machine(), "outcomes": [asdict(outcome) for outcome in outcomes]}
         options.json.write_text(json.dumps(document, indent=1) + "\n")
+    if options.commit:
+        committed.write(outcomes, machine())
+    if options.check:
+        lines = committed.worse(outcomes)
+        print("\n".join(lines) or "no ratio got worse than noise explains", file=sys.stderr)
+        return int(bool(lines))
     return int(any(outcome.met is False for outcome in outcomes) and not options.quick)
 
 

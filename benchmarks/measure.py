@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,20 @@ _PATIENCE = 60.0
 """Seconds to wait for them."""
 LIBRARIES = (
     *("actstore", "numpy", "torch", "pyarrow", "duckdb", "polars"),
-    *("datasets", "pylance", "safetensors", "isal"),
+    *("datasets", "pylance", "safetensors", "isal", "numkong"),
 )
+Roof = Literal["memory", "copy", "disk", "cold"]
+"""What bounds a benchmark: reading memory, copying it, a synced write, a read from the disk."""
+
+
+class Moved(NamedTuple):
+    """What a candidate had to move at least."""
+
+    size: int
+    """In bytes."""
+    seconds: float
+    """That it took."""
+    roof: Roof
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +51,8 @@ class Outcome:
     at_most: float | None = None
     note: str = ""
     """Times behind the number, and their spread."""
+    moved: Moved | None = None
+    """Where bytes are what takes the time: how near to the machine's speed it is."""
 
     @property
     def target(self) -> str:
