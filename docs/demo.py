@@ -13,7 +13,6 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 # The Hub on loopback lives with the tests.
@@ -34,6 +33,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="the model trained on the spot")
     parser.add_argument("--cities", type=int, default=facts.CITIES)
     parser.add_argument("--capitals", type=int, default=facts.CAPITALS)
+    parser.add_argument("--steered", type=int, help="statements that steering is tried on")
     given = parser.parse_args()
     absent = model.missing()
     if absent and not given.small:
@@ -47,19 +47,22 @@ def main() -> None:
         if given.small or absent:
             demo_small.tell()
         else:
-            tell(given.cities, given.capitals)
+            tell(given.cities, given.capitals, given.steered)
     say(
         f"That took {time.perf_counter() - started:.0f} seconds. Everything is in "
         f"{given.folder}/: look around, or remove the folder."
     )
 
 
-def tell(cities: int, capitals: int) -> None:
+def tell(cities: int, capitals: int, steered: int | None) -> None:
     """Go through the whole study."""
-    parts: tuple[Callable[[], None], ...] = (capture, probe, steer, ask, adopt, share)
     prepare(cities, capitals)
-    for part in parts:
-        part()
+    capture()
+    probe()
+    steer(steered)
+    ask()
+    adopt()
+    share()
 
 
 def prepare(cities: int, capitals: int) -> None:
@@ -100,7 +103,7 @@ def probe() -> None:
     )
 
 
-def steer() -> None:
+def steer(statements: int | None) -> None:
     """Make a vector of it, and see whether adding it changes what the model says."""
     say(
         """The mean difference between true and false is a direction. If the model used it, adding
@@ -108,7 +111,8 @@ def steer() -> None:
         than random directions of the same norm do."""
     )
     shell("actstore steer cities.store --positive true --negative false --layers 15 --out steering")
-    shell("python -m docs.study.steering --layer 15")
+    fewer = "" if statements is None else f" --statements {statements}"
+    shell(f"python -m docs.study.steering --layer 15{fewer}")
 
 
 def ask() -> None:

@@ -120,7 +120,7 @@ def test_the_demo_on_the_real_model(tmp_path: Path) -> None:
     """On fewer facts than `make demo` takes."""
     if absent := study.missing():
         pytest.skip(f"the study's packages are not installed: {', '.join(absent)}")
-    finished = demo(tmp_path, "--cities", "24", "--capitals", "3")
+    finished = demo(tmp_path, "--cities", "24", "--capitals", "3", "--steered", "4")
     assert "captured  48 examples" in finished.stdout
     assert "30 probes written" in finished.stderr
     assert "log P('Yes') - log P('No') in nats" in finished.stdout

@@ -30,11 +30,11 @@ REFUSED = 3
 NOBODY = 65534
 
 
-def in_child(work: Callable[..., None], *given: object) -> int:
-    """Run something in a process of its own and return how it ended."""
+def in_child(work: Callable[..., None], *given: object, patience: float = 60) -> int:
+    """Run something in a process of its own and return how it ended; killed when it takes long."""
     child = children.Process(target=work, args=given)
     child.start()
-    child.join(60)
+    child.join(patience)
     child.kill()
     child.join()
     assert child.exitcode is not None
@@ -95,7 +95,7 @@ def _with_little_memory(root: Path, megabytes: int) -> None:
 def test_too_little_memory(tmp_path: Path, megabytes: int) -> None:
     """A library may end the process there, or stand still: the store stands all the same."""
     root = tmp_path / "s"
-    in_child(_with_little_memory, root, megabytes)
+    in_child(_with_little_memory, root, megabytes, patience=10)
     assert_stands(root)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from tests.torture.effort import TORTURE
 
-WARM = 15
-ROUNDS = 2000 if TORTURE else 15
+WARM = 10
+ROUNDS = 2000 if TORTURE else 10
 GROWTH = 24 << 20
 """Bytes that an allocator may keep for itself, however long it goes on."""
 
