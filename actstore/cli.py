@@ -162,6 +162,8 @@ def _with_hint(problem: click.ClickException) -> str:
         known = {word for each in context.command.params for word in each.opts if word[0] == "-"}
         meant = hints.options(problem.option_name, known)
         told = f" Did you mean {hints.either(meant)}?" if meant else ""
+        if problem.option_name in hints.ELSEWHERE:
+            told = f" {hints.ELSEWHERE[problem.option_name]}"
         message = f"there is no option {problem.option_name}.{told}"
     if context is None:
         return message

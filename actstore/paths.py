@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 import stat
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from actstore.errors import PathError
 
@@ -19,6 +20,9 @@ from actstore.errors import PathError
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _LONGEST_NAME = 255
 _LONGEST = 4095
+_LONGEST_TOML = 1 << 20
+_DOTS = 1000
+"""A key of many parts takes the parser the square of their number."""
 _KINDS = (
     (stat.S_ISREG, "a file"),
     (stat.S_ISDIR, "a folder"),
@@ -169,6 +173,23 @@ def read_text(path: Path, within: Sequence[Path] = (), *, encoding: str = "utf-8
     # As text files are read: every line ends in \n.
     text = read_bytes(path, within).decode(encoding)
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the document of a TOML text that may be anybody's.
+
+    Raises:
+        ValueError: it is no TOML, or such as would keep the parser busy or end it.
+    """
+    if len(text) > _LONGEST_TOML or any(line.count(".") > _DOTS for line in text.splitlines()):
+        raise ValueError(
+            f"it has {len(text):,} characters, of at most {_LONGEST_TOML:,}, or a line with more "
+            f"than {_DOTS:,} dots"
+        )
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def real(path: Path) -> Path:

@@ -22,6 +22,8 @@ def store_html(found: StoreInfo) -> str:
         for name, rows in list(found.labels.items())[:_ROWS]
     )
     more = ", …" if len(found.labels) > _ROWS else ""
+    if found.skipped:
+        more += f"; without {counted(len(found.skipped), 'damaged shard')}"
     parts = [
         (
             *(part.model, part.site, part.pooling, part.region),

@@ -19,9 +19,11 @@ from actstore.querying.sql import Database, Parameters
 from actstore.querying.value_codes import ranked
 from actstore.querying.vector_math import Metric
 from actstore.remote.address import is_address
+from actstore.storage import fencing
 from actstore.storage import manifest as manifests
 from actstore.storage.checksums import Check
 from actstore.storage.snapshot import Snapshot, latest_snapshot
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     import duckdb
@@ -52,7 +54,8 @@ class Store(StoreReader):
         self._unsealed: Database | None = None
 
     def __repr__(self) -> str:
-        return f"Store({self.name!r}, commit {self.commit}, {self.rows} rows)"
+        without = f", without {counted(len(self.skipped), 'damaged shard')}" if self.skipped else ""
+        return f"Store({self.name!r}, commit {self.commit}, {self.rows} rows{without})"
 
     def _repr_html_(self) -> str:
         from actstore.api import notebook
@@ -274,6 +277,7 @@ class Store(StoreReader):
         """
         from actstore.ingestion.memory import write
 
+        fencing.require_whole(self.name, self.skipped, "write")
         done = write(self.path, activations, metadata, **options)
         self.refresh()
         return done
@@ -388,6 +392,7 @@ class Store(StoreReader):
         """
         from actstore.ingestion import labeling
 
+        fencing.require_whole(self.name, self.skipped, "label")
         if callable(to):
             done = labeling.label_by_function(self.path, to, where=where, message=message)
         else:
@@ -510,6 +515,7 @@ class Store(StoreReader):
     def _latest(self, call: str) -> Path:
         """Return the store's folder, if it is the latest commit that is open, as ``call`` needs."""
         root = self._open().root
+        fencing.require_whole(self.name, self.skipped, call.partition(" ")[0])
         newest = manifests.load(root).number
         if newest != self.commit:
             raise UsageError(
@@ -520,7 +526,12 @@ class Store(StoreReader):
 
 
 def open(
-    path: str | Path, at: int | None = None, *, create: bool = False, check: Check = "lazy"
+    path: str | Path,
+    at: int | None = None,
+    *,
+    create: bool = False,
+    check: Check = "lazy",
+    skip_damaged: bool = False,
 ) -> Store:
     """Open the store at ``path``, at commit ``at`` or the latest.
 
@@ -537,18 +548,27 @@ def open(
     (:meth:`Selection.numpy` with ``copy=None``) is checked when it is made. Rows of a store on
     the Hub are checked on their way, whatever ``check`` says.
 
+    With ``skip_damaged`` shards that are missing or changed are left out, and the rest is there
+    to read: ``skipped`` lists them, each with its rows and what is wrong with it. All bytes of
+    the commit are read for that, once in a process. Row numbers and the fingerprint are then
+    those of what is left; whatever would write to the store is refused.
+
     Raises:
         StoreNotFoundError: there is no store; the message says what is there.
         SnapshotNotFoundError: the store has no such commit.
         CorruptStoreError: the commit's manifest is damaged.
+        DamageError: with ``skip_damaged``: no shard is sound, or a label file is not, which
+            would change the labels of other rows.
         HubError: the repository cannot be read, or holds no sound store; the leaf says why.
-        UsageError: ``create`` was asked for with a commit, or on the Hub; there is no such
-            ``check``.
+        UsageError: ``create`` was asked for with a commit, on the Hub or with ``skip_damaged``;
+            ``skip_damaged`` on the Hub; there is no such ``check``.
     """
     if check not in get_args(Check):
         raise UsageError(f"check is one of {', '.join(get_args(Check))}, got {check!r}")
     if create and (at is not None or is_address(str(path))):
         raise UsageError("a store is created in a folder, without a commit to open it at")
+    if create and skip_damaged:
+        raise UsageError("create is for writing, skip_damaged for reading: choose one of them")
     if create:
         return Store(latest_snapshot(path, check), partial(latest_snapshot, path, check))
-    return Store(*opened(path, at, check))
+    return Store(*opened(path, at, check, skip_damaged=skip_damaged))

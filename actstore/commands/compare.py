@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from actstore.commands import output
+from actstore.commands.opening import open_store, skip_damaged_option
 from actstore.commands.options import (
     at_option,
     format_options,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 @row_options(where=where_option)
 @at_option("--at-a", help="Read STORE as commit N left it.")
 @at_option("--at-b", help="Read OTHER, or B of STORE, as commit N left it.")
+@skip_damaged_option
 @format_options
 def command(
     store: str | Path,
@@ -66,7 +68,6 @@ def command(
       actstore compare runs.store --example num_000 --example num_001
       actstore compare before.store after.store
     """
-    import actstore
     from actstore.analysis.statistics.comparison import compare
 
     if examples and (len(examples) != 2 or other is not None):
@@ -80,11 +81,11 @@ def command(
         rows.equals,
     ]
     with contextlib.ExitStack() as stack:
-        left = stack.enter_context(actstore.open(store, at=at_a))
+        left = stack.enter_context(open_store(store, at_a))
         right = left
         if other is not None or at_b != at_a:
             second = store if other is None else place(other)
-            right = stack.enter_context(actstore.open(second, at=at_b))
+            right = stack.enter_context(open_store(second, at_b))
         found = compare(
             left.select(all_of(rows.where, where_a), **sides[0]),
             right.select(all_of(rows.where, where_b), **sides[1]),

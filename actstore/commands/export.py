@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from actstore.commands import output
+from actstore.commands.opening import open_store, skip_damaged_option
 from actstore.commands.options import (
     LocalPath,
     at_option,
@@ -85,6 +86,7 @@ settings_options = bundle(
 @row_options()
 @settings_options
 @at_option()
+@skip_damaged_option
 @format_options
 def command(
     store: str | Path,
@@ -108,10 +110,9 @@ def command(
       actstore export runs.store matrices --to safetensors --where "label IS NOT NULL"
       actstore export hf://datasets/org/name tables --to parquet --compression none
     """
-    import actstore
     from actstore.exporting.run import export
 
-    with actstore.open(store, at=at) as opened, bar("exporting") as report:
+    with open_store(store, at) as opened, bar("exporting") as report:
         done = export(
             opened,
             to,

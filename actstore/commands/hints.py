@@ -8,6 +8,12 @@ from collections.abc import Collection, Sequence
 ALIASES = {"sql": "query"}
 """Commands by a second name."""
 
+ELSEWHERE = {
+    "--skip-damaged": "It is for commands that only read. From a store in part nothing is pushed, "
+    "compared, rewritten or removed: see `actstore repair`, or `actstore export --skip-damaged`"
+}
+"""Options that some commands have, and why the others do not."""
+
 _COMMANDS: dict[str, tuple[str, ...]] = {
     "info": (
         *("ls", "list", "show", "describe", "summary", "summarize", "status", "stat", "count"),

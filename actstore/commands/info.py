@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from actstore.commands import output
+from actstore.commands.opening import open_store, skip_damaged_option
 from actstore.commands.options import (
     at_option,
     format_options,
@@ -18,6 +19,7 @@ from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.querying.info import OwnColumn
+    from actstore.storage.fencing import Skipped
 
 _SHOWN = 12
 """Own columns that are listed."""
@@ -26,6 +28,7 @@ _SHOWN = 12
 @click.command("info")
 @readable_store_argument
 @at_option()
+@skip_damaged_option
 @format_options
 def command(store: str | Path, at: int | None, as_json: bool) -> None:
     """Say what STORE holds: rows, models, sites, poolings, layers, labels, bytes, commits.
@@ -36,9 +39,7 @@ def command(store: str | Path, at: int | None, as_json: bool) -> None:
       actstore info runs.store --at 3 --json
       actstore info hf://datasets/org/name
     """
-    import actstore
-
-    with actstore.open(store, at=at) as opened:
+    with open_store(store, at) as opened:
         found = opened.info()
         report_traffic(opened.traffic)
     if as_json:
@@ -56,6 +57,7 @@ def command(store: str | Path, at: int | None, as_json: bool) -> None:
             "rows": f"{found.rows:,} of {counted(found.examples, 'example')}",
             "labels": ", ".join(labels),
             **_own_columns(found.extra),
+            **_skipped(found.skipped),
             "size": f"{output.size(found.bytes)} in {counted(found.shards, 'shard')}, "
             f"{output.size(found.vector_bytes)} of vectors",
             "commit": f"{found.commit} of {found.created_at}, {found.commits:,} can be opened",
@@ -82,3 +84,10 @@ def _own_columns(found: tuple[OwnColumn, ...]) -> dict[str, str]:
     if len(found) > _SHOWN:
         told.append(f"and {len(found) - _SHOWN} more (--json)")
     return {"own columns": ", ".join(told)} if told else {}
+
+
+def _skipped(found: tuple[Skipped, ...]) -> dict[str, str]:
+    """Return the line about damaged shards, if there are any."""
+    rows = sum(one.rows for one in found)
+    shards = counted(len(found), "damaged shard")
+    return {"left out": f"{counted(rows)} in {shards}"} if found else {}

@@ -10,6 +10,7 @@ import click
 
 from actstore import paths
 from actstore.commands import formats, output
+from actstore.commands.opening import open_store, skip_damaged_option
 from actstore.commands.options import (
     at_option,
     columns_option,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 @row_format_options
 @output_option("Write the result to FILE, which appears whole or not at all.")
 @at_option()
+@skip_damaged_option
 def command(
     store: str | Path,
     example: str | None,
@@ -77,13 +79,11 @@ def command(
       actstore nearest runs.store --example num_000 --layers 12
       actstore nearest runs.store --vector direction.npy --layers 12 --metric dot -k 20
     """
-    import actstore
-
     queries = [query for query in (example, row, vector) if query is not None]
     if len(queries) != 1:
         raise click.UsageError("say what to search around: --example, --row or --vector")
     query = _vector(vector) if vector is not None else queries[0]
-    with actstore.open(store, at=at) as opened:
+    with open_store(store, at) as opened:
         table = opened.nearest(
             query,
             k,

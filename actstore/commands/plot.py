@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from actstore.commands import output, plot_models
+from actstore.commands.opening import open_store, skip_damaged_option
 from actstore.commands.options import (
     at_option,
     format_options,
@@ -90,6 +91,7 @@ _SAMPLED = ("histogram", "heatmap", "pca", "similarity", LENS, DOSE)
 @row_options()
 @format_options
 @at_option()
+@skip_damaged_option
 def command(
     store: str | Path,
     rows: Rows,
@@ -135,7 +137,6 @@ def command(
       actstore plot runs.store --kind dose --vectors steering --layers 15 --target Yes \\
                     --against No --data others.jsonl -o dose.png
     """
-    import actstore
     from actstore.analysis import plots
 
     if target.suffix.lower() not in (".png", ".svg", ".pdf", ".html"):
@@ -159,7 +160,7 @@ def command(
     if probes is not None:
         figure = plots.auroc_of_report(probes, title=title, style=style)
     else:
-        with actstore.open(store, at=at) as opened:
+        with open_store(store, at) as opened:
             if kind in (LENS, DOSE):
                 draw = plot_models.lens if kind == LENS else plot_models.dose
                 with quiet():

@@ -11,6 +11,7 @@ import click
 
 from actstore.commands import output, progress
 from actstore.commands.cells import interval
+from actstore.commands.opening import open_store, skip_damaged_option
 from actstore.commands.options import (
     at_option,
     bundle,
@@ -106,6 +107,7 @@ settings_options = bundle(
     "Folder for the probes, report.json, scores by question and the picture.", folder=True
 )
 @at_option()
+@skip_damaged_option
 @format_options
 def command(
     store: str | Path,
@@ -151,15 +153,14 @@ def command(
       actstore probe runs.store --train "split = 'train'" --test "split = 'val'" --out probes
       actstore probe train.store --test-store other.store --out probes
     """
-    import actstore
     from actstore.analysis.probes import class_files, number_files, probe_files, tasks
     from actstore.analysis.probes.number_results import NumberReport
     from actstore.analysis.probes.results import ProbeReport
     from actstore.analysis.probes.splits import ProbeSettings
     from actstore.commands import probe_tables
 
-    with actstore.open(store, at=at) as opened:
-        other = None if test_store is None else actstore.open(test_store)
+    with open_store(store, at) as opened:
+        other = None if test_store is None else open_store(test_store)
         with progress.bar("probing", hidden=as_json) as bar:
             report = tasks.probe(
                 opened,

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from actstore.commands import formats, output
+from actstore.commands.opening import open_store, skip_damaged_option
 from actstore.commands.options import (
     at_option,
     output_option,
@@ -33,6 +34,7 @@ from actstore.wording import counted
 @row_format_options
 @output_option("Write the result to FILE, which appears whole or not at all.")
 @at_option()
+@skip_damaged_option
 @click.option(
     "--allow-external", is_flag=True, help="Let the SQL read and write files outside the store."
 )
@@ -60,7 +62,6 @@ def command(
       actstore query runs.store "FROM activations WHERE layer = 12" -o layer12.parquet
       actstore query hf://datasets/org/name "SELECT DISTINCT model, site FROM activations"
     """
-    import actstore
     from actstore.querying import named
 
     if (sql is None) == (name is None):
@@ -70,7 +71,7 @@ def command(
         query = named.find(name)
         sql, values = query.sql, query.bind(values)
     assert sql is not None
-    with actstore.open(store, at=at) as opened:
+    with open_store(store, at) as opened:
         reader = opened.stream(sql, values or None, allow_external=allow_external)
         rows = formats.write_rows(reader, format, target)
         report_traffic(opened.traffic)

@@ -10,6 +10,7 @@ from typing import cast
 import click
 
 from actstore.commands import output
+from actstore.commands.opening import SKIP_DAMAGED, open_store, skip_damaged_option
 from actstore.commands.options import (
     at_option,
     format_options,
@@ -52,6 +53,7 @@ _OPTIONS = {"layer": "layers", "site": "sites", "pooling": "pool"}
 @row_options()
 @format_options
 @at_option()
+@skip_damaged_option
 def command(
     store: str | Path,
     rows: Rows,
@@ -76,19 +78,18 @@ def command(
       actstore report runs.store --probes probes -o report.html
       actstore report runs.store "task = 'mazenav'" --by mode -o mazes.html
     """
-    import actstore
     from actstore.analysis.report import contents, page
 
     if probes and no_probes:
         raise click.UsageError("give --probes or --no-probes, not both")
-    with actstore.open(store, at=at) as opened:
+    with open_store(store, at) as opened:
         selection = rows.select(opened)
         reports = [probes] if probes else []
         if not probes and not no_probes:
             whole = about_places(rows)
             reports = found_probes(store, target, selection, by, whole=whole)
         name = contents.shown_name(str(store))
-        words = _words(name, rows, target, by, probes, no_probes, at)
+        words = _words(name, rows, target, by, probes, no_probes, at, bool(opened.skipped))
         found = contents.collect(selection, by, probes=reports, command=shlex.join(words))
         page.write(found, target)
         report_traffic(opened.traffic)
@@ -116,6 +117,7 @@ def _words(
     probes: Path | None,
     no_probes: bool,
     at: int | None,
+    skipped: bool,
 ) -> list[str]:
     """Return the command that writes this report, without the folders of this machine."""
     words = ["actstore", "report", name, *([] if rows.where is None else [rows.where])]
@@ -127,4 +129,5 @@ def _words(
     words += [] if probes is None else ["--probes", probes.name]
     words += ["--no-probes"] if no_probes else []
     words += [] if at is None else ["--at", str(at)]
+    words += [SKIP_DAMAGED] if skipped else []
     return [*words, "-o", target.name]

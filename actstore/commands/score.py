@@ -15,6 +15,7 @@ from actstore.commands.cells import (
     layers_heading,
     pooling_cells,
 )
+from actstore.commands.opening import open_store, skip_damaged_option
 from actstore.commands.options import (
     LocalPath,
     at_option,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 @in_sample_option
 @output_option("Write scores and metadata of the rows to FILE (csv, jsonl, json, parquet).")
 @at_option()
+@skip_damaged_option
 @format_options
 def command(
     store: str | Path,
@@ -77,7 +79,6 @@ def command(
       actstore score new.store --probe probes --layers 12 --write-label class
       actstore score train.store --probe probes --in-sample
     """
-    import actstore
     from actstore.analysis.examples import joined_layers, lineages
     from actstore.analysis.probes import scoring
 
@@ -86,7 +87,7 @@ def command(
     if write_label and at is not None:
         raise UsageError("labels are written to the latest commit: leave out --at")
     commit = None
-    with actstore.open(store, at=at) as opened:
+    with open_store(store, at) as opened:
         scored = scoring.score(
             opened, probe, choice=places.choice(), label=label, in_sample=in_sample
         )

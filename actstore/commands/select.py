@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from actstore.commands import formats, output
+from actstore.commands.opening import open_store, skip_damaged_option
 from actstore.commands.options import (
     at_option,
     columns_option,
@@ -32,6 +33,7 @@ MATRIX_SUFFIXES = (".safetensors", ".npz", ".pt", ".parquet")
 @columns_option
 @mixed_option
 @at_option()
+@skip_damaged_option
 def command(
     store: str | Path,
     rows: Rows,
@@ -57,14 +59,12 @@ def command(
       actstore select runs.store --layers 12 -o layer12.safetensors
       actstore select hf://datasets/org/name --layers 12 -o layer12.safetensors
     """
-    import actstore
-
     if target is not None and format is None and target.suffix not in MATRIX_SUFFIXES:
         raise click.UsageError(
             f"-o {target}: a matrix is saved as {', '.join(MATRIX_SUFFIXES)}; "
             "for the metadata alone add --format"
         )
-    with actstore.open(store, at=at) as opened:
+    with open_store(store, at) as opened:
         selection = rows.select(opened)
         if target is None or format is not None:
             table = selection.table(columns)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from actstore.commands import output
+from actstore.commands.opening import open_store, skip_damaged_option
 from actstore.commands.options import (
     at_option,
     format_options,
@@ -37,6 +38,7 @@ _LISTED = 5
 @mixed_option
 @format_options
 @at_option()
+@skip_damaged_option
 def command(
     store: str | Path,
     rows: Rows,
@@ -60,11 +62,10 @@ def command(
       actstore stats runs.store --by layer,label
       actstore stats runs.store "norm > 50" --by task --json
     """
-    import actstore
     from actstore.analysis.statistics import summaries
 
     names = [name.strip() for name in by.split(",") if name.strip()]
-    with actstore.open(store, at=at) as opened:
+    with open_store(store, at) as opened:
         selection = rows.select(opened)
         total = sum(shard.vector_bytes for shard in selection.snapshot.shards)
         share = total * len(selection) // max(1, opened.rows)

@@ -10,6 +10,7 @@ import click
 
 from actstore.commands import output
 from actstore.commands.cells import interval, layer_cell
+from actstore.commands.opening import open_store, skip_damaged_option
 from actstore.commands.options import (
     at_option,
     bundle,
@@ -104,6 +105,7 @@ application_options = bundle(
 @seed_option()
 @application_options
 @at_option()
+@skip_damaged_option
 @format_options
 def command(
     store: str | Path,
@@ -130,7 +132,6 @@ def command(
       actstore steer runs.store --positive deploy --layers 12 --apply --scale 4 \\
                      --prompt "Is this a test?"
     """
-    import actstore
     from actstore.analysis.examples import lineages
     from actstore.analysis.steering import layer_choice, vector_files, vectors
 
@@ -139,7 +140,7 @@ def command(
         raise click.UsageError("say where the vectors go with --out DIR, or --apply them")
     if apply and not prompts:
         raise click.UsageError("--apply needs at least one --prompt")
-    with actstore.open(store, at=at) as opened:
+    with open_store(store, at) as opened:
         made = vectors.steer(
             opened,
             **classes.sides,

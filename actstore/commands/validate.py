@@ -8,6 +8,7 @@ import click
 
 from actstore.commands import output
 from actstore.commands.cells import in_sample_cell, interval, layer_cell, pooling_cells
+from actstore.commands.opening import open_store, skip_damaged_option
 from actstore.commands.options import (
     LocalPath,
     at_option,
@@ -54,6 +55,7 @@ from actstore.errors import UsageError
     help="Draw AUROC by layer, where matplotlib is installed.",
 )
 @at_option()
+@skip_damaged_option
 @format_options
 def command(
     store: str | Path,
@@ -81,7 +83,6 @@ def command(
       actstore validate validation.store --vectors run/normalized_vectors --layers 10,20
       actstore validate train.store --vectors steering --in-sample
     """
-    import actstore
     from actstore.analysis.examples import lineages
     from actstore.analysis.probes import probe_files
     from actstore.analysis.steering import validation
@@ -91,7 +92,7 @@ def command(
             f"{folder} holds probes, not steering vectors: `actstore score STORE --probe {folder}` "
             "applies them to other rows"
         )
-    with actstore.open(store, at=at) as opened:
+    with open_store(store, at) as opened:
         found = validation.validate(
             opened,
             folder,

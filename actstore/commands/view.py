@@ -13,6 +13,7 @@ import click
 
 from actstore.commands import output
 from actstore.commands.exit_codes import Exit
+from actstore.commands.opening import open_store, skip_damaged_option
 from actstore.commands.options import (
     at_option,
     format_options,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 @row_options()
 @format_options
 @at_option()
+@skip_damaged_option
 def command(
     store: str | Path,
     rows: Rows,
@@ -70,12 +72,11 @@ def command(
       actstore view runs.store --layers 12 --port 6000
       actstore view runs.store -o viewer.zip
     """
-    import actstore
     from actstore.analysis import viewing
 
     program = viewing.program()
     only_table = target is not None and target.suffix == ".parquet"
-    with actstore.open(store, at=at) as opened, tempfile.TemporaryDirectory() as folder:
+    with open_store(store, at) as opened, tempfile.TemporaryDirectory() as folder:
         selection = rows.select(opened)
         if program is None and not only_table:
             return _fall_back(selection, target, as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -12,10 +11,6 @@ from actstore.errors import RecipeError, UnknownRecipeError
 from actstore.ingestion import recipe_parsing
 from actstore.ingestion.recipe import Recipe
 
-_LONGEST = 1 << 20
-_DOTS = 1000
-"""A key of many parts takes the parser the square of their number."""
-
 
 def parse(text: str, origin: Path | None = None) -> Recipe:
     """Read a recipe from TOML.
@@ -23,14 +18,9 @@ def parse(text: str, origin: Path | None = None) -> Recipe:
     Raises:
         RecipeError: the text is no TOML or no recipe; lists every problem.
     """
-    if len(text) > _LONGEST or any(line.count(".") > _DOTS for line in text.splitlines()):
-        raise RecipeError(
-            f"{origin or 'recipe'}: is no recipe: it has {len(text):,} characters, of at most "
-            f"{_LONGEST:,}, or a line with more than {_DOTS:,} dots"
-        )
     try:
-        document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # of TOML, and numbers too long to read
+        document = paths.parse_toml(text)
+    except ValueError as error:
         raise RecipeError(f"{origin or 'recipe'}: not valid TOML: {error}") from error
     return recipe_parsing.build(document, text, origin)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from actstore import schema
+    from actstore.storage.fencing import Skipped
     from actstore.storage.manifest import PoolingRegion
     from actstore.storage.snapshot import Snapshot
 
@@ -93,6 +94,8 @@ class StoreInfo:
 
     extra: tuple[OwnColumn, ...] = field(default=())
     """What the users' data brought beyond the schema."""
+    skipped: tuple[Skipped, ...] = field(default=())
+    """Damaged shards that were left out; none of the numbers counts them."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values; rows without a label under ``unlabelled``."""
@@ -134,6 +137,7 @@ def describe(snapshot: Snapshot) -> StoreInfo:
         label_examples={label: label_examples[label] for label in labels},
         partitions=tuple(partitions),
         extra=tuple(_own_columns(snapshot)),
+        skipped=snapshot.skipped,
     )
 
 

@@ -18,6 +18,7 @@ from actstore.querying.sql import Database
 from actstore.querying.value_codes import ranked
 from actstore.remote.address import is_address
 from actstore.storage.checksums import Check
+from actstore.storage.fencing import Skipped
 from actstore.storage.snapshot import Snapshot, open_snapshot
 
 if TYPE_CHECKING:
@@ -88,8 +89,16 @@ class StoreReader:
         return self._snapshot.manifest.number
 
     @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Damaged shards that were left out, as ``skip_damaged`` asked for."""
+        return self._snapshot.skipped
+
+    @property
     def fingerprint(self) -> str:
-        """Hash of what the store holds at this commit, its vectors and labels."""
+        """Hash of what the store holds at this commit, its vectors and labels.
+
+        Without the damaged shards that were left out it is another one.
+        """
         return self._snapshot.manifest.fingerprint
 
     @property
@@ -199,19 +208,27 @@ def open_reader(path: str | Path, at: int | None = None, *, check: Check = "lazy
 
 
 def opened(
-    path: str | Path, at: int | None, check: Check = "lazy"
+    path: str | Path, at: int | None, check: Check = "lazy", *, skip_damaged: bool = False
 ) -> tuple[Snapshot, Callable[[], Snapshot]]:
     """Return a snapshot of the store at a path or address, and what opens its latest one.
 
     Raises:
         StoreNotFoundError, SnapshotNotFoundError, CorruptStoreError, HubError: as
             :func:`actstore.open`.
+        DamageError: with ``skip_damaged``: no shard is sound, or a label file is not.
+        UsageError: ``skip_damaged`` was asked for on the Hub.
     """
     name = str(path)
     if isinstance(path, Path) and name.startswith("hf:/"):
         name = name.replace("hf:/", "hf://", 1)  # a Path keeps one slash of two
     if not is_address(name):
-        return open_snapshot(path, at, check), partial(open_snapshot, path, check=check)
+        again = partial(open_snapshot, path, check=check, skip_damaged=skip_damaged)
+        return again(at=at), again
+    if skip_damaged:
+        raise UsageError(
+            f"{name} is on the Hub: its files are held against the Hub's own hashes as they are "
+            "read. Damaged shards are left out of stores on this machine only"
+        )
     from actstore.remote.files import open_remote
 
     return open_remote(name, at), partial(open_remote, name)

@@ -52,7 +52,7 @@ def damage(root: Path, path: str, reason: str) -> DamageError:
     return DamageError(
         f"{path} of {root} is damaged: {reason}. Nothing of it was returned. See which others "
         f"are with: actstore verify {root}; bring them back from a copy with: actstore repair "
-        f"{root} --from COPY",
+        f"{root} --from COPY; read what is sound with --skip-damaged, in Python skip_damaged=True",
         [(path, reason)],
     )
 

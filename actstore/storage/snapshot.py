@@ -14,11 +14,12 @@ import numpy as np
 
 from actstore import paths, schema
 from actstore.errors import MixedVectorsError, UsageError
-from actstore.storage import derived, metadata_cache, own_columns
+from actstore.storage import derived, fencing, metadata_cache, own_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.buffer_pool import Memory
 from actstore.storage.checksums import Check
 from actstore.storage.derived import Derived
+from actstore.storage.fencing import Skipped
 from actstore.storage.files import LocalFiles, StoreFiles
 from actstore.storage.lease import Lease, pin
 from actstore.storage.manifest import Manifest, ShardEntry
@@ -36,27 +37,33 @@ _AT_ONCE = 128
 """Shards that one copy reads from: they stay open until it ends."""
 
 
-def open_snapshot(root: Path | str, at: int | None = None, check: Check = "lazy") -> Snapshot:
+def open_snapshot(
+    root: Path | str, at: int | None = None, check: Check = "lazy", *, skip_damaged: bool = False
+) -> Snapshot:
     """Pin commit ``at`` of the store at ``root``, or its latest commit.
 
     Args:
         root: folder of the store.
         at: number of the commit.
         check: when vectors are held against their checksums; metadata and labels always are.
+        skip_damaged: read all files now, and leave out the shards that are damaged.
 
     Raises:
         PathError: ``root`` is an address, or no possible name.
         StoreNotFoundError: there is no store at ``root``.
         SnapshotNotFoundError: the store has no commit ``at``.
         CorruptStoreError: the manifest is damaged, or speaks of what cannot be.
+        DamageError: with ``skip_damaged``: no shard is sound, or a label file is not.
     """
     path = paths.local(root)
     manifest, lease = pin(path, at)
+    skipped = fencing.damaged(path, manifest) if skip_damaged else ()
+    manifest = fencing.without(manifest, skipped)
     for entry in manifest.shards:
         # So large a shard is written by nobody: what follows from its numbers takes memory.
         if entry.rows > _MANY_ROWS or entry.bytes > _MANY_BYTES:
             open_shard(path, entry, "never").close()
-    return Snapshot(LocalFiles(path, check), manifest, lease)
+    return Snapshot(LocalFiles(path, check), manifest, lease, skipped)
 
 
 def latest_snapshot(root: Path | str, check: Check = "lazy") -> Snapshot:
@@ -86,11 +93,19 @@ class Snapshot:
     within one of these by commit, within a shard as they came.
     """
 
-    def __init__(self, files: StoreFiles, manifest: Manifest, lease: Lease | None = None) -> None:
+    def __init__(
+        self,
+        files: StoreFiles,
+        manifest: Manifest,
+        lease: Lease | None = None,
+        skipped: tuple[Skipped, ...] = (),
+    ) -> None:
         self.files = files
         self._lease = lease
         self.manifest = manifest
         self.shards: tuple[ShardEntry, ...] = manifest.shards
+        self.skipped = skipped
+        """Damaged shards of the commit that ``manifest`` and ``shards`` leave out."""
         self.offsets = np.zeros(len(self.shards) + 1, np.int64)
         """First row number of each shard, and the number of rows: int64 ``[shards + 1]``."""
         np.cumsum([shard.rows for shard in self.shards], out=self.offsets[1:])
@@ -130,6 +145,11 @@ class Snapshot:
             self._memory.close()
         self.release()
         self._metadata = self._own = None
+
+    def without(self, skipped: tuple[Skipped, ...]) -> Snapshot:
+        """Return the commit without these shards too; this one is not to be used any more."""
+        manifest = fencing.without(self.manifest, skipped)
+        return Snapshot(self.files, manifest, self._lease, (*self.skipped, *skipped))
 
     def release(self) -> None:
         """Let the commit be pruned; what is not open by then may be gone when it is needed."""

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from actstore import schema
 from actstore.errors import UsageError
 from actstore.querying.metadata import ROW_ID
-from actstore.querying.reader import open_reader
+from actstore.querying.reader import StoreReader, opened
 from actstore.training import state as states
 from actstore.training.batches import Batch, Batches, BatchOptions, BatchSettings
 from actstore.training.state import Lane
@@ -67,6 +67,7 @@ class SelectionDataset(IterableDataset[Item]):
         self._name = snapshot.name if remote else str(snapshot.root.resolve())
         self._commit = snapshot.manifest.number
         self._check = snapshot.files.check
+        self._skipped = snapshot.skipped
         self._rows = selection.rows
         self._selection: SelectedRows | None = selection
         # Shared, so that workers that outlive a pass hear of the next one, and of states: the
@@ -185,7 +186,9 @@ class SelectionDataset(IterableDataset[Item]):
         """Return the selection, in a worker over files and threads of its own."""
         if not in_worker and self._selection is not None:
             return self._selection
-        reader = open_reader(self._name, self._commit, check=self._check)
+        snapshot, reopen = opened(self._name, self._commit, self._check)
+        # Not looked for again: one shard more or less, and the rows' numbers are others.
+        reader = StoreReader(snapshot.without(self._skipped), reopen)
         self._selection = reader.rows_at(self._rows)
         return self._selection
 

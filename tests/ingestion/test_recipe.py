@@ -114,6 +114,10 @@ def test_what_is_no_toml(tmp_path: Path) -> None:
     path.write_text("name = [")
     with pytest.raises(RecipeError, match=r"broken\.toml: not valid TOML"):
         recipes.load(path)
+    for text in ("name = " + "[" * 5000, "a." * 50_000 + "b = 1", "name = " + "9" * 5000):
+        path.write_text(text)
+        with pytest.raises(RecipeError, match=r"broken\.toml: not valid TOML"):
+            recipes.load(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(RecipeError, match="not UTF-8"):
         recipes.load(path)

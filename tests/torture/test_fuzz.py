@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from actstore import resources
+from actstore.capturing.prompts import capture_recipes
 from actstore.errors import ActstoreError
 from actstore.ingestion import containers, recipes, sidecars
 from actstore.ingestion.containers.parquet import TableSource
@@ -121,6 +122,14 @@ def read_recipe(path: Path) -> None:
     recipes.load(path)
 
 
+def capture_recipe_file(path: Path) -> None:
+    path.write_bytes((resources.folder("ingest") / "capture/faithfulness.toml").read_bytes())
+
+
+def read_capture_recipe(path: Path) -> None:
+    capture_recipes.load(path)
+
+
 def manifest_file(path: Path) -> None:
     shutil.copyfile(store(path.parent / "s") / "manifests" / "0000000003.json", path)
 
@@ -203,6 +212,7 @@ TARGETS: dict[str, tuple[str, Callable[[Path], None], Callable[[Path], None]]] =
     "parquet": (".parquet", table_file, read_as("parquet")),
     "arrow": (".arrow", arrow_file, read_as("huggingface")),
     "recipe": (".toml", recipe_file, read_recipe),
+    "capture recipe": (".toml", capture_recipe_file, read_capture_recipe),
     "manifest": (".json", manifest_file, read_manifest),
     "thrift": (".bin", footer, read_footer),
     "csv": (".csv", table_of_labels, read_records),

@@ -113,11 +113,14 @@ def write_labels(store: StoreReader, scored: Sequence[Scored], label_as: LabelAs
         The commit's number.
 
     Raises:
-        UsageError: the store is on the Hub, or a row was scored twice.
+        UsageError: the store is on the Hub, damaged shards of it were left out, or a row was
+            scored twice.
     """
+    from actstore.storage import fencing
     from actstore.storage.labels import set_labels
     from actstore.storage.snapshot import open_snapshot
 
+    fencing.require_whole(store.name, store.skipped, "writing labels")
     rows = np.concatenate([one.row_ids.ravel() for one in scored])
     if len(np.unique(rows)) < len(rows):
         raise UsageError("some rows were scored by several probes: choose one of them")

@@ -104,6 +104,8 @@ class Report:
     commit: int
     created_at: str
     rows: int
+    skipped: int
+    """Damaged shards that the store was opened without."""
     by: str
     composition: list[dict[str, Any]]
     labels: dict[str | None, int]
@@ -161,6 +163,7 @@ def collect(
         commit=snapshot.manifest.number,
         created_at=snapshot.manifest.created_at,
         rows=len(selection),
+        skipped=len(snapshot.skipped),
         by=by,
         composition=_composition(selection, groups),
         labels=_counts(selection, by),

@@ -49,9 +49,10 @@ def page(report: Report) -> str:
 
 def _body(report: Report) -> Iterable[str]:
     yield f"<h1>{escaped(report.name)}</h1>"
+    without = f", without {counted(report.skipped, 'damaged shard')}" if report.skipped else ""
     yield (
         f'<p class="soft">{counted(report.rows)} at commit {report.commit} of '
-        f"{escaped(report.created_at)}</p>"
+        f"{escaped(report.created_at)}{without}</p>"
     )
     yield "<h2>Composition</h2>"
     if not report.rows:
@@ -215,7 +216,9 @@ def _row(one: OutlierRow, report: Report) -> str:
         if name not in _UNTOLD
     )
     text = f"SELECT * FROM activations WHERE row_id = {one.row_id}"
-    command = shlex.join(["actstore", "query", report.name, text, "--at", str(report.commit)])
+    words = ["actstore", "query", report.name, text, "--at", str(report.commit)]
+    words += ["--skip-damaged"] if report.skipped else []  # or the number is another row's
+    command = shlex.join(words)
     return (
         f'<details id="row-{one.row_id}"><summary>row {one.row_id}: '
         f"{escaped(str(one.row.get('example_id', '')))}</summary>"

@@ -6,7 +6,6 @@ these read questions.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,10 +142,10 @@ def read(path: Path) -> CaptureRecipe:
     """
     try:
         text = paths.read_text(path)
-        document = tomllib.loads(text)
+        document = paths.parse_toml(text)
     except PathError as problem:
         raise UnknownRecipeError(str(problem)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+    except ValueError as problem:  # no UTF-8 among them
         raise RecipeError(f"{path}: not TOML: {problem}") from None
     where = path.name
     _only_known(document, _TOP, where)
@@ -159,16 +158,18 @@ def read(path: Path) -> CaptureRecipe:
         title=str(document.get("title", "")),
         text=text,
         description=str(document.get("description", "")).strip(),
-        link=document.get("link"),
-        dataset=document.get("dataset"),
+        link=_text(document, "link", where),
+        dataset=_text(document, "dataset", where),
         columns=_columns(_mapping(document, "columns", where), f"{where} [columns]"),
         extra={
             name: _field(value, f"{where} [extra] {name}")
             for name, value in _mapping(document, "extra", where).items()
         },
-        parts=tuple(_part(each, where) for each in document.get("parts", ())),
-        expand=tuple(_columns(each, f"{where} [[expand]]") for each in document.get("expand", ())),
-        tables=tuple(_table(each, where) for each in document.get("tables", ())),
+        parts=tuple(_part(each, where) for each in _tables(document, "parts", where)),
+        expand=tuple(
+            _columns(each, f"{where} [[expand]]") for each in _tables(document, "expand", where)
+        ),
+        tables=tuple(_table(each, where) for each in _tables(document, "tables", where)),
         only={
             name: tuple(map(str, values if isinstance(values, list) else [values]))
             for name, values in _columns_of(document, "only", where).items()
@@ -178,7 +179,7 @@ def read(path: Path) -> CaptureRecipe:
             for name, limits in _columns_of(document, "most", where).items()
         },
         capture=capture,
-        label_after=after.get("label"),
+        label_after=_text(after, "label", f"{where} [after]"),
     )
 
 
@@ -195,17 +196,17 @@ def _columns_of(document: Mapping[str, Any], key: str, where: str) -> Mapping[st
     return found
 
 
-def _part(given: Any, where: str) -> RecipePart:
-    if not isinstance(given, dict) or "data" not in given:
+def _part(given: Mapping[str, Any], where: str) -> RecipePart:
+    if "data" not in given:
         raise RecipeError(f"{where} [[parts]]: needs 'data', such as \"{{data}}:tqa:test\"")
     _only_known(given, ("data", "columns"), f"{where} [[parts]]")
     return RecipePart(
         data=_texts(given["data"]),
-        columns=_columns(given.get("columns", {}), f"{where} [[parts]]"),
+        columns=_columns(_mapping(given, "columns", f"{where} [[parts]]"), f"{where} [[parts]]"),
     )
 
 
-def _table(given: Any, where: str) -> JoinedTable:
+def _table(given: Mapping[str, Any], where: str) -> JoinedTable:
     missing = [key for key in ("name", "data", "on") if key not in given]
     if missing:
         raise RecipeError(f"{where} [[tables]]: needs {', '.join(missing)}")
@@ -213,7 +214,10 @@ def _table(given: Any, where: str) -> JoinedTable:
     return JoinedTable(
         name=str(given["name"]),
         data=_texts(given["data"]),
-        on={name: _field(v, f"{where} [[tables]] on {name}") for name, v in given["on"].items()},
+        on={
+            name: _field(value, f"{where} [[tables]] on {name}")
+            for name, value in _mapping(given, "on", f"{where} [[tables]]").items()
+        },
         required=bool(given.get("required", True)),
     )
 
@@ -229,6 +233,20 @@ def _field(value: Any, where: str) -> TextTemplate:
 
 def _texts(value: Any) -> tuple[str, ...]:
     return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
+
+
+def _text(document: Mapping[str, Any], key: str, where: str) -> str | None:
+    value = document.get(key)
+    if not isinstance(value, str | None):
+        raise RecipeError(f"{where}: {key!r} must be a text")
+    return value
+
+
+def _tables(document: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
+    found = document.get(key, [])
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise RecipeError(f"{where}: {key!r} must be tables, each under [[{key}]]")
+    return found
 
 
 def _mapping(document: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

@@ -17,7 +17,9 @@ COMMIT_BYTES = 1 << 30
 """Vector bytes after which a commit is due."""
 COMMIT_ROWS = 250_000
 COMMIT_SECONDS = 60.0
-"""Time after which a commit is due; later on a twentieth of what the run has taken so far."""
+"""Time after which a commit is due, in runs of up to :data:`_LONG`; more in longer ones."""
+_LONG = 20 * COMMIT_SECONDS
+"""From here on the time between commits grows with the run: a twentieth of what it has taken."""
 _DEPTH = 2
 """Windows that may wait: the model waits for the disk rather than fill the memory."""
 
@@ -38,7 +40,12 @@ class Sink:
     """
 
     def __init__(self, writer: StoreWriter, *, commit_seconds: float | None = None) -> None:
-        """Take over ``writer``: no other thread may use it until the sink is closed."""
+        """Take over ``writer``: no other thread may use it until the sink is closed.
+
+        Args:
+            writer: where rows go.
+            commit_seconds: instead of :data:`COMMIT_SECONDS`; 0: a commit after each window.
+        """
         self.written = 0
         self.present = 0
         self.bytes = 0
@@ -119,7 +126,7 @@ class Sink:
         return (
             self._writer.pending_bytes >= COMMIT_BYTES
             or self._writer.pending_rows >= COMMIT_ROWS
-            or since >= max(self._commit_seconds, running / 20)
+            or since >= self._commit_seconds * max(1.0, running / _LONG)
         )
 
     def _commit(self, state: str | None) -> None:

@@ -91,6 +91,18 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("[[parts]]\ncolumns = {}", "needs 'data'"),
         ("[[tables]]\nname = 'x'", "needs data, on"),
         ("[after]\nsql = 'x'", r"\[after\]: 'sql' is not understood"),
+        ("[after]\nlabel = 3", r"\[after\]: 'label' must be a text"),
+        ("link = ['x']", "'link' must be a text"),
+        ("parts = 3", r"'parts' must be tables, each under \[\[parts\]\]"),
+        ("expand = ['x']", "'expand' must be tables"),
+        ("tables = 'x'", "'tables' must be tables"),
+        ("[[parts]]\ndata = 'x'\ncolumns = 3", "'columns' must be a table"),
+        ("[[tables]]\nname = 'x'\ndata = 'y'\non = 'z'", "'on' must be a table"),
+        ("columns = " + "[" * 5000, "not TOML: it is nested too deeply"),
+        ("columns = " + "{a = " * 5000, "not TOML: it is nested too deeply"),
+        ("a." * 50_000 + "b = 1", "not TOML.*more than 1,000 dots"),
+        ("name = " + "9" * 5000, "not TOML"),
+        ("name = 'x'" + " " * (1 << 20), "not TOML.*of at most 1,048,576"),
     ],
 )
 def test_what_is_not_understood_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from actstore.capturing.run import provenance
+from actstore.capturing.run import background_writer, provenance
 from actstore.capturing.run.background_writer import Sink, WindowRows
 from actstore.errors import ConflictError
 from actstore.storage.rows import RowBatch
@@ -70,6 +72,47 @@ def test_commits_come_at_the_ends_of_windows(tmp_path: Path) -> None:
         for number in range(4):
             sink.put(part(number, batch(number)))
     assert open_writer.commits == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("commit_takes", [0.0, 1e4])
+@pytest.mark.parametrize(
+    ("commit_seconds", "commits"),
+    [
+        (0, 8),  # after each window, however long the commits take
+        (60, 4),  # 40 seconds a window
+        (1e6, 1),
+    ],
+)
+def test_when_commits_are_due(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    commit_takes: float,
+    commit_seconds: float,
+    commits: int,
+) -> None:
+    """Of a long run a twentieth may pass between commits, of none with 0."""
+    clock = [0.0]
+
+    def window(number: int) -> Iterator[RowBatch]:
+        clock[0] += 40
+        yield batch(number)
+
+    with writer(tmp_path / "s") as opened:
+        commit = opened.commit
+
+        def slow(**words: str) -> int | None:
+            clock[0] += commit_takes
+            return commit(**words)
+
+        monkeypatch.setattr(background_writer, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        monkeypatch.setattr(opened, "commit", slow)
+        with Sink(opened, commit_seconds=commit_seconds) as sink:
+            for number in range(8):
+                sink.put(WindowRows(partial(window, number), {"examples": number}))
+    if commit_takes and commit_seconds == 60:
+        # The first after 80 s; then the run has taken 10,080 s, of which a twentieth is 504 s.
+        commits = 2
+    assert len(opened.commits) == commits
 
 
 def test_an_error_of_the_model_keeps_the_windows_that_were_put(tmp_path: Path) -> None:
