@@ -21,11 +21,12 @@ from __future__ import annotations
 import base64
 import os
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from actstore import schema
 from actstore.storage import thrift
-from actstore.storage.thrift import Field, ListOf, Struct
+from actstore.storage.thrift import Encoded, Field, ListOf, Struct, Wanted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,6 +45,9 @@ _CONVERTED_LIST = 3
 _PLAIN, _RLE = 0, 3
 _DATA_PAGE, _DATA_PAGE_V2 = 0, 3
 _UNCOMPRESSED = 0
+_CHANGED: Wanted = {4: {1: {3: {}}}}
+"""Row groups, their column chunks and the details of these: what else a footer holds is the same
+in all shards, or stays as it is."""
 _PATH = [schema.VECTOR.encode(), b"list", b"element"]
 
 
@@ -138,27 +142,35 @@ def join_footer(
         pages: one vector page per row group.
         arrow_schema: schema of the whole file.
     """
-    width = arrow_schema.field(schema.VECTOR).type.list_size
-    half = str(arrow_schema.field(schema.VECTOR).type.value_type) == "halffloat"
+    vector = arrow_schema.field(schema.VECTOR).type
+    half = str(vector.value_type) == "halffloat"
     physical = _FIXED_LEN_BYTE_ARRAY if half else _FLOAT
     index = arrow_schema.get_field_index(schema.VECTOR)
-    footer = thrift.decode(metadata_footer)
-    elements = footer[2].value.items
-    elements[0][5] = thrift.i32(elements[0][5].value + 1)
-    elements[index + 1 : index + 1] = _schema_elements(half)
+    footer = thrift.partly(metadata_footer, _CHANGED)
+    footer[2] = Field(thrift.LIST, _with_vectors(footer[2].value, index, half))
     for group, page in zip(footer[4].value.items, pages, strict=True):
         for chunk in group[1].value.items:
             _move_chunk(chunk, shift)
-        group[1].value.items.insert(index, _vector_chunk(page, physical, width))
+        group[1].value.items.insert(index, _vector_chunk(page, physical, vector.list_size))
         size = page.end - page.offset
         group[2] = thrift.i64(group[2].value + size)
         group[6] = thrift.i64(sum(chunk[3].value[7].value for chunk in group[1].value.items))
         # The column chunks of a group no longer lie side by side: no single offset is true.
         group.pop(5, None)
     if 7 in footer:
-        footer[7].value.items.insert(index, {1: thrift.struct({})})
-    footer[5] = _with_arrow_schema(footer.get(5), arrow_schema)
+        footer[7] = Field(thrift.LIST, _with_order(footer[7].value, index))
+    existing = footer[5].value if 5 in footer else None
+    footer[5] = Field(thrift.LIST, _with_arrow_schema(existing, arrow_schema))
     return thrift.encode(footer)
+
+
+@lru_cache(maxsize=16)
+def _with_vectors(elements: Encoded, index: int, half: bool) -> Encoded:
+    """Return a schema's elements with those of the vectors among them."""
+    found = thrift.decode_list(elements)
+    found.items[0][5] = thrift.i32(found.items[0][5].value + 1)
+    found.items[index + 1 : index + 1] = _schema_elements(half)
+    return thrift.encode_list(found)
 
 
 def _schema_elements(half: bool) -> list[Struct]:
@@ -206,13 +218,23 @@ def _vector_chunk(page: VectorPage, physical: int, width: int) -> Struct:
     return {2: thrift.i64(0), 3: thrift.struct(details)}
 
 
-def _with_arrow_schema(existing: Field | None, arrow_schema: pa.Schema) -> Field:
+@lru_cache(maxsize=16)
+def _with_order(orders: Encoded, index: int) -> Encoded:
+    """Return the orders of all columns with that of the vectors among them."""
+    found = thrift.decode_list(orders)
+    found.items.insert(index, {1: thrift.struct({})})
+    return thrift.encode_list(found)
+
+
+@lru_cache(maxsize=16)
+def _with_arrow_schema(existing: Encoded | None, arrow_schema: pa.Schema) -> Encoded:
+    """Return a footer's keys and values with the schema as Arrow has it."""
     key = b"ARROW:schema"
-    items = [] if existing is None else existing.value.items
+    items = [] if existing is None else thrift.decode_list(existing).items
     kept = [item for item in items if item[1].value != key]
     encoded = base64.b64encode(arrow_schema.serialize().to_pybytes())
     kept.append({1: thrift.binary(key), 2: thrift.binary(encoded)})
-    return Field(thrift.LIST, ListOf(thrift.STRUCT, kept))
+    return thrift.encode_list(ListOf(thrift.STRUCT, kept))
 
 
 def mapped_pages(metadata: pq.FileMetaData, file: BinaryIO) -> list[tuple[int, int]] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import count, repeat
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +44,8 @@ class Partition:
         self._labels: list[np.ndarray] = []
         self._order: list[np.ndarray] = []
         self._readers: dict[str, ShardReader] = {}
-        self._pending: dict[int, RowAddress] = {}
+        self._pending: dict[ShardWriter, dict[int, int]] = {}
+        """By hash the row in each shard that is being written; a hash is in one of them."""
         self._twins: dict[int, list[RowAddress]] = {}
         """Pending rows of other keys and the same hash."""
         self.width: int | None = None
@@ -80,22 +81,36 @@ class Partition:
     def expect(self, writer: ShardWriter, values: Sequence[int]) -> None:
         """Take note of the hashes of rows that are about to be appended to ``writer``."""
         self.width = writer.width
-        if not self._pending.keys().isdisjoint(values):  # they were found to be of other keys
+        if self._is_pending(values):  # they were found to be of other keys
             for value in values:
-                if value in self._pending:
-                    self._twins.setdefault(value, []).append(self._pending[value])
-        places = map(RowAddress, repeat(writer), count(writer.rows))
-        self._pending.update(zip(values, places, strict=False))
+                place = self._pending_place(value)
+                if place is not None:
+                    self._twins.setdefault(value, []).append(place)
+                    del self._pending[self._writer(place)][value]
+        pending = self._pending.setdefault(writer, {})
+        pending.update(zip(values, count(writer.rows), strict=False))
+
+    def _is_pending(self, values: Sequence[int]) -> bool:
+        """Say whether some of these hashes are those of pending rows."""
+        return not all(rows.keys().isdisjoint(values) for rows in self._pending.values())
+
+    def _pending_place(self, value: int) -> RowAddress | None:
+        for writer, rows in self._pending.items():
+            if value in rows:
+                return RowAddress(writer, rows[value])
+        return None
 
     def forget(self, values: Sequence[int]) -> None:
         """Take back what :meth:`expect` noted."""
         for value in values:
-            self._pending.pop(value, None)
+            for rows in self._pending.values():
+                rows.pop(value, None)
             if value in self._twins:
-                self._pending[value] = self._twins[value].pop()
+                twin = self._twins[value].pop()
+                self._pending[self._writer(twin)][value] = twin.row
                 if not self._twins[value]:
                     del self._twins[value]
-        if not self._pending and not self._entries:
+        if not any(self._pending.values()) and not self._entries:
             self.width = None
 
     def commit(self, writer: ShardWriter, entry: ShardEntry | ShardWriter) -> None:
@@ -103,17 +118,18 @@ class Partition:
 
         Where nothing is committed, the writer itself holds on to what tells its rows' vectors.
         """
-        moved = [
-            (value, place.row) for value, place in self._pending.items() if place.shard is writer
+        pending = self._pending.pop(writer, {})
+        twins = [
+            (value, twin.row)
+            for value, found in self._twins.items()
+            for twin in found
+            if twin.shard is writer
         ]
-        for value, _ in moved:
-            del self._pending[value]
-        for value, twins in self._twins.items():
-            moved += [(value, twin.row) for twin in twins if twin.shard is writer]
-            twins[:] = [twin for twin in twins if twin.shard is not writer]
-        self._twins = {value: twins for value, twins in self._twins.items() if twins}
-        hashes = np.array([value for value, _ in moved], np.uint64)
-        rows = np.array([row for _, row in moved], np.int64)
+        for found in self._twins.values():
+            found[:] = [twin for twin in found if twin.shard is not writer]
+        self._twins = {value: found for value, found in self._twins.items() if found}
+        hashes = np.array([*pending.keys(), *(value for value, _ in twins)], np.uint64)
+        rows = np.array([*pending.values(), *(row for _, row in twins)], np.int64)
         order = np.argsort(hashes, kind="stable")
         self._entries.append(entry)
         self._hashes.append(hashes[order])
@@ -138,18 +154,20 @@ class Partition:
                 inside = np.flatnonzero(at < len(known))
                 for position in inside[known[at[inside]] == wanted[inside]].tolist():
                     found[position] = RowAddress(number, int(order[at[position]]))
-        if self._pending and not self._pending.keys().isdisjoint(values):
-            for position, value in enumerate(values):
-                place = self._pending.get(value)
-                if place is not None:
-                    found[position] = place
+        for writer, pending in self._pending.items():
+            if not pending.keys().isdisjoint(values):
+                for position, value in enumerate(values):
+                    row = pending.get(value)
+                    if row is not None:
+                        found[position] = RowAddress(writer, row)
         return found
 
     def others(self, value: int, place: RowAddress) -> list[RowAddress]:
         """Return all other rows of that hash; there are some where keys' hashes collide."""
         found = [*self._twins.get(value, ())]
-        if value in self._pending:
-            found.append(self._pending[value])
+        pending = self._pending_place(value)
+        if pending is not None:
+            found.append(pending)
         for number, (known, order) in enumerate(zip(self._hashes, self._order, strict=True)):
             low, high = (int(np.searchsorted(known, value, side)) for side in ("left", "right"))
             found += [RowAddress(number, int(row)) for row in order[low:high]]

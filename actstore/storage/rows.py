@@ -121,7 +121,7 @@ def _plainly_fits(type_: str, cells: Sequence[Any]) -> bool:
     kinds = set(map(type, cells))
     kinds.discard(_NONE)
     if type_ == "string":
-        return kinds <= {str} and all(map(str.isascii, filter(None, cells)))
+        return kinds <= {str} and "".join(filter(None, cells)).isascii()
     bits = _BITS.get(type_)
     if bits is None or not kinds <= {int}:
         return False

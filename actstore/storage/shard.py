@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,12 +17,12 @@ from isal import isal_zlib
 
 from actstore import schema
 from actstore.errors import CommitError
-from actstore.storage import floats, pages
+from actstore.storage import floats, pages, writeback
 from actstore.storage.checksums import BlockSums, joined
 from actstore.storage.manifest import PoolingRegion, ShardEntry
 from actstore.storage.pages import VectorPage
 from actstore.storage.shard_tail import append_metadata, metadata_writer, write_at
-from actstore.storage.threads import in_parallel
+from actstore.storage.threads import disk, in_parallel
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 GROUP_BYTES = 32 << 20
 """Vector bytes per row group: readers that do not map cannot split a page."""
 _CHUNK = 1 << 20
+_WINDOW = 8 << 20
+"""Bytes hashed at a time: threads that hash ask for Python's lock between two of them."""
+_POPULATED = getattr(mmap, "MAP_POPULATE", 0)
 _SYNC_BYTES = 8 << 20
 """Bytes after which the disk is asked to take what was placed."""
 
@@ -83,7 +86,7 @@ class ShardWriter:
         self._sums = BlockSums(self.row_bytes, self._group_rows)
         self._descriptor = -1
         self._unsynced = 0  # bytes placed since the disk was last asked to take them
-        self._syncing: Future[None] | None = None
+        self._asked: list[Future[None]] = []
         self._metadata: pq.ParquetWriter | None = None
         self._memory: pa.BufferOutputStream | None = None  # instead of the metadata file
         self._pools: set[PoolingRegion] = set()
@@ -185,6 +188,25 @@ class ShardWriter:
         """Complete the file, flush it to disk and return what it is.
 
         Raises:
+            as :meth:`complete` and :meth:`sync`.
+        """
+        written = self.complete()
+        self.sync()
+        return written
+
+    def sync(self) -> None:
+        """Flush the completed file to disk, and close it.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        os.fsync(self._descriptor)
+        self._close()
+
+    def complete(self) -> Written:
+        """Complete the file and return what it is; it is not surely on the disk yet.
+
+        Raises:
             OSError: the disk is full or failed; nothing refers to the file yet.
             CommitError: an interrupt came at such a moment that rows lack their metadata.
         """
@@ -206,12 +228,8 @@ class ShardWriter:
         groups, sums = self._write_pages()
         content = self._metadata_bytes()
         append_metadata(self._descriptor, content, groups, sums, self.width, self.dtype)
-        self._wait_for_disk()
-        self._syncing = _disk().submit(os.fsync, self._descriptor)
-        digest, size = sha256_at(self._descriptor)
-        tail, _ = sha256_at(self._descriptor, groups[-1].end)
-        self._wait_for_disk()
-        self._close()
+        self._ask_disk()
+        digest, size, tail = _hashes_of(self._descriptor, groups[-1].end)
         placed = tuple((page.values, page.rows) for page in groups)
         return Written(self.rows, size, digest, placed, in_order(self._pools), tail)
 
@@ -226,8 +244,8 @@ class ShardWriter:
             self.path.unlink(missing_ok=True)
 
     def _close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._wait_for_disk()
+        wait(self._asked)
+        self._asked.clear()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -245,11 +263,10 @@ class ShardWriter:
         path.unlink()
         return content
 
-    def _wait_for_disk(self) -> None:
-        """Wait until what the disk was asked to take is there, and raise what went wrong."""
-        if self._syncing is not None:
-            waiting, self._syncing = self._syncing, None
-            waiting.result()  # an error is reported once: this is the place to see it
+    def _ask_disk(self) -> None:
+        """Let the disk begin with what was placed, so that there is less to wait for later."""
+        self._asked.append(disk().submit(writeback.begin, self._descriptor))
+        self._unsynced = 0
 
     def _offset(self, row: int) -> int:
         """Return where the values of ``row`` start."""
@@ -294,10 +311,7 @@ class ShardWriter:
         self._placed += len(vectors)
         self._unsynced += vectors.nbytes
         if self._unsynced >= _SYNC_BYTES:
-            # The disk can begin while more comes, so that there is less to wait for at the end.
-            self._wait_for_disk()
-            self._syncing = _disk().submit(os.fdatasync, self._descriptor)
-            self._unsynced = 0
+            self._ask_disk()
 
     def _flush_metadata(self, rows: int) -> None:
         import pyarrow as pa
@@ -313,11 +327,12 @@ class ShardWriter:
                 fragment = fragment._replace(rows=fragment.rows[:missing])
             taken.append(fragment)
             missing -= len(fragment.rows)
+        table = metadata_table(taken, self._take_norms(rows))
         if self._metadata is None:
             if rows == self.rows:  # all there is to come: no need of a file
                 self._memory = pa.BufferOutputStream()
-            self._metadata = metadata_writer(self._memory or self._metadata_path())
-        table = metadata_table(taken, self._take_norms(rows))
+            target = self._memory or self._metadata_path()
+            self._metadata = metadata_writer(target, plain=_of_one_value(table))
         self._pools |= pools_of(table)
         self._metadata.write_table(table, row_group_size=rows)
         self._flushed += rows
@@ -397,6 +412,20 @@ def metadata_table(fragments: Sequence[Fragment], norms: np.ndarray) -> pa.Table
     return pa.Table.from_arrays(arrays, schema=arrow_schema)
 
 
+def _of_one_value(table: pa.Table) -> set[str]:
+    """Return the columns of a table that hold one value, or nothing, in all rows."""
+    import pyarrow as pa
+
+    found = set()
+    for name, column in zip(table.column_names, table.itercolumns(), strict=True):
+        first = column[0]
+        if first.equals(column[-1]):
+            every = pa.chunked_array([pa.repeat(first, len(column))], column.type)
+            if column.equals(every):
+                found.add(name)
+    return found
+
+
 def _names(mappings: Iterable[Mapping[str, Any]]) -> set[str]:
     # Fragments of one batch share their mappings, and those of one source their keys.
     return set().union(*{tuple(mapping) for mapping in mappings})
@@ -415,13 +444,28 @@ def _cells(name: str, fragments: Sequence[Fragment]) -> list[Any]:
     return cells
 
 
-@cache
-def _disk() -> ThreadPoolExecutor:
-    """Return threads that wait for the disk, so that hashing goes on meanwhile."""
-    return ThreadPoolExecutor(8, thread_name_prefix="actstore-sync")
+def _hashes_of(descriptor: int, end: int) -> tuple[str, int, str]:
+    """Return SHA-256 and size of a file that this process has just written, and its tail's hash.
 
-
-os.register_at_fork(after_in_child=_disk.cache_clear)
+    Args:
+        descriptor: the file.
+        end: where the tail begins.
+    """
+    # Mapped, unlike files of others: a map needs no copy, but kills where a disk cannot be read.
+    digest, tail = hashlib.sha256(), hashlib.sha256()
+    size = os.fstat(descriptor).st_size
+    for start in range(0, size, _WINDOW):
+        stop = min(size, start + _WINDOW)
+        with (
+            mmap.mmap(
+                descriptor, stop - start, mmap.MAP_SHARED | _POPULATED, mmap.PROT_READ, offset=start
+            ) as window,
+            memoryview(window) as data,
+        ):
+            digest.update(data)
+            if stop > end:
+                tail.update(data[max(0, end - start) :])
+    return digest.hexdigest(), size, tail.hexdigest()
 
 
 def sha256_at(descriptor: int, start: int = 0) -> tuple[str, int]:

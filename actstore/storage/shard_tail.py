@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,16 +22,24 @@ if TYPE_CHECKING:
 NO_STATISTICS = frozenset({"question", "oracle", "prediction", "extra", "source"})
 
 
-def metadata_writer(target: Path | pa.BufferOutputStream) -> pq.ParquetWriter:
-    """Return what writes a shard's metadata columns as a Parquet file of their own."""
+def metadata_writer(
+    target: Path | pa.BufferOutputStream, plain: Collection[str] = ()
+) -> pq.ParquetWriter:
+    """Return what writes a shard's metadata columns as a Parquet file of their own.
+
+    Args:
+        target: where to.
+        plain: columns of one value, which compression only makes longer.
+    """
     import pyarrow.parquet as pq
 
+    names = schema.metadata_names()
     return pq.ParquetWriter(
         target,
         schema.metadata_schema(),
-        compression="zstd",
+        compression={name: "none" if name in plain else "zstd" for name in names},
         use_dictionary=True,
-        write_statistics=[name for name in schema.metadata_names() if name not in NO_STATISTICS],
+        write_statistics=[name for name in names if name not in NO_STATISTICS],
         write_page_checksum=True,
         version="2.6",
         store_schema=True,

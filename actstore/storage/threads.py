@@ -23,16 +23,27 @@ def pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers(), thread_name_prefix="actstore")
 
 
+@cache
+def disk() -> ThreadPoolExecutor:
+    """Return threads that wait for the disk, so that others work meanwhile."""
+    return ThreadPoolExecutor(16, thread_name_prefix="actstore-disk")
+
+
 # A forked process (a data loader's worker) has none of its parent's threads.
 os.register_at_fork(after_in_child=pool.cache_clear)
+os.register_at_fork(after_in_child=disk.cache_clear)
 
 
-def in_parallel(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+def in_parallel(
+    work: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    threads: Callable[[], ThreadPoolExecutor] = pool,
+) -> list[_Result]:
     """Return ``work`` of each item, done in several threads; not to be called in one of them.
 
     Whatever happens, an error or Ctrl-C, none of the threads works on when this is left.
     """
-    futures = [pool().submit(work, item) for item in items]
+    futures = [threads().submit(work, item) for item in items]
     try:
         return [future.result() for future in futures]
     finally:

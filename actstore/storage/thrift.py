@@ -3,6 +3,7 @@
 Format: https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
 A structure is a ``dict`` from field id to :class:`Field`, a list is :class:`ListOf`, so a
 footer written by somebody else survives decode and encode with every field, known or not.
+Where only some fields matter, :func:`partly` leaves the others as they are encoded.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
 _INTEGERS = frozenset({I16, I32, I64})
+_NESTED = frozenset({STRUCT, LIST, SET})
 _DEEPEST = 64
 
 
@@ -26,6 +28,14 @@ class ListOf(NamedTuple):
 
     type: int
     items: list[Any]
+
+
+Wanted = dict[int, "Wanted"]
+"""Fields of a structure that are decoded though they are nested, and which in each of them."""
+
+
+class Encoded(bytes):
+    """A structure or list as it is encoded, not looked into."""
 
 
 Struct = dict[int, Field]
@@ -77,11 +87,35 @@ def decode_prefix(data: bytes) -> tuple[Struct, int]:
         raise ValueError("not a Thrift structure: the bytes end early") from error
 
 
+def partly(data: bytes, wanted: Wanted) -> Struct:
+    """Decode one structure; what is nested in it and not wanted becomes :class:`Encoded`.
+
+    Raises:
+        ValueError: the bytes are not a compact-protocol structure.
+    """
+    try:
+        return _read_struct(data, 0, 0, wanted)[0]
+    except (IndexError, OverflowError) as error:
+        raise ValueError("not a Thrift structure: the bytes end early") from error
+
+
 def encode(value: Struct) -> bytes:
     """Encode one structure."""
     out = bytearray()
     _write(out, STRUCT, value)
     return bytes(out)
+
+
+def decode_list(data: Encoded) -> ListOf:
+    """Decode a list that :func:`partly` left as it is encoded."""
+    return _read_list(data, 0, 0, None)[0]
+
+
+def encode_list(value: ListOf) -> Encoded:
+    """Encode a list, to stand in a structure."""
+    out = bytearray()
+    _write(out, LIST, value)
+    return Encoded(out)
 
 
 def varint(number: int) -> bytes:
@@ -107,7 +141,9 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
             raise ValueError("not a Thrift structure: an integer is too long")
 
 
-def _read(data: bytes, at: int, type_: int, depth: int) -> tuple[Any, int]:
+def _read(
+    data: bytes, at: int, type_: int, depth: int, wanted: Wanted | None = None
+) -> tuple[Any, int]:
     if depth > _DEEPEST:
         raise ValueError("not a Thrift structure: nested too deeply")
     if type_ in _INTEGERS:
@@ -119,9 +155,9 @@ def _read(data: bytes, at: int, type_: int, depth: int) -> tuple[Any, int]:
             raise ValueError("not a Thrift structure: a string runs past the end")
         return bytes(data[at : at + size]), at + size
     if type_ == STRUCT:
-        return _read_struct(data, at, depth)
+        return _read_struct(data, at, depth, wanted)
     if type_ in (LIST, SET):
-        return _read_list(data, at, depth)
+        return _read_list(data, at, depth, wanted)
     if type_ == BYTE:
         return data[at], at + 1
     if type_ == DOUBLE:
@@ -129,26 +165,34 @@ def _read(data: bytes, at: int, type_: int, depth: int) -> tuple[Any, int]:
     raise ValueError(f"not a Parquet structure: Thrift type {type_} does not occur there")
 
 
-def _read_list(data: bytes, at: int, depth: int) -> tuple[ListOf, int]:
+def _read_list_head(data: bytes, at: int) -> tuple[int, int, int]:
+    """Return the number of a list's items, their type, and where they begin."""
     head = data[at]
     at += 1
-    size, item_type = head >> 4, head & 15
+    size = head >> 4
     if size == 15:
         size, at = _read_varint(data, at)
     if size > len(data) - at:
         raise ValueError("not a Thrift structure: a list runs past the end")
+    return size, head & 15, at
+
+
+def _read_list(data: bytes, at: int, depth: int, wanted: Wanted | None) -> tuple[ListOf, int]:
+    size, item_type, at = _read_list_head(data, at)
     items = []
     for _ in range(size):
         if item_type in (TRUE, FALSE):
             items.append(data[at] == TRUE)
             at += 1
         else:
-            item, at = _read(data, at, item_type, depth + 1)
+            item, at = _read(data, at, item_type, depth + 1, wanted)
             items.append(item)
     return ListOf(item_type, items), at
 
 
-def _read_struct(data: bytes, at: int, depth: int) -> tuple[Struct, int]:
+def _read_struct(
+    data: bytes, at: int, depth: int, wanted: Wanted | None = None
+) -> tuple[Struct, int]:
     fields: Struct = {}
     number = 0
     while True:
@@ -157,7 +201,7 @@ def _read_struct(data: bytes, at: int, depth: int) -> tuple[Struct, int]:
         if head == 0:
             return fields, at
         type_ = head & 15
-        if head >> 4:
+        if head > 15:
             number += head >> 4
         else:
             raw, at = _read_varint(data, at)
@@ -168,9 +212,40 @@ def _read_struct(data: bytes, at: int, depth: int) -> tuple[Struct, int]:
             fields[number] = Field(type_, (raw >> 1) ^ -(raw & 1))
         elif type_ in (TRUE, FALSE):
             fields[number] = Field(TRUE, type_ == TRUE)
+        elif wanted is not None and number not in wanted and type_ in _NESTED:
+            start, at = at, _end(data, at, type_, depth + 1)
+            fields[number] = Field(type_, Encoded(data[start:at]))
         else:
-            value, at = _read(data, at, type_, depth + 1)
+            within = None if wanted is None else wanted.get(number)
+            value, at = _read(data, at, type_, depth + 1, within)
             fields[number] = Field(type_, value)
+
+
+def _end(data: bytes, at: int, type_: int, depth: int) -> int:
+    """Return where a structure or list ends."""
+    if type_ == STRUCT:
+        while head := data[at]:
+            at += 1
+            if head < 16:
+                at = _read_varint(data, at)[1]
+            item = head & 15
+            if item in _INTEGERS and data[at] < 128:
+                at += 1
+            elif item not in (TRUE, FALSE):
+                at = _end_of_item(data, at, item, depth + 1)
+        return at + 1
+    size, item, at = _read_list_head(data, at)
+    if item in (TRUE, FALSE):
+        return at + size
+    for _ in range(size):
+        at = _end_of_item(data, at, item, depth + 1)
+    return at
+
+
+def _end_of_item(data: bytes, at: int, type_: int, depth: int) -> int:
+    if type_ in _NESTED and depth <= _DEEPEST:
+        return _end(data, at, type_, depth)
+    return int(_read(data, at, type_, depth)[1])
 
 
 def _zigzag(number: int) -> int:
@@ -178,7 +253,9 @@ def _zigzag(number: int) -> int:
 
 
 def _write(out: bytearray, type_: int, value: Any) -> None:
-    if type_ in _INTEGERS:
+    if type(value) is Encoded:
+        out += value
+    elif type_ in _INTEGERS:
         if -64 <= value < 64:
             out.append((value << 1) ^ (value >> 63))
         else:

@@ -23,7 +23,7 @@ from actstore.storage.rewriting import Replacement
 from actstore.storage.rows import Added, RowBatch, check
 from actstore.storage.shard import Fragment, ShardWriter, Written
 from actstore.storage.staging import writing
-from actstore.storage.threads import in_parallel
+from actstore.storage.threads import disk, in_parallel
 from actstore.storage.transaction import Transaction
 
 SHARD_BYTES = 512 << 20
@@ -35,6 +35,8 @@ CHECKPOINT_ROWS = 250_000
 _BUFFER_BYTES = 16 << 20
 """Vector bytes that all open shards together hold in memory before they are written out."""
 _KEPT_BUFFERS = 128
+_OPEN_AT_ONCE = 256
+"""Completed shards whose files are open still: a process may have 1,024."""
 
 _PartitionKey = tuple[str, str, int | None]
 _ShardKey = tuple[_PartitionKey, int, schema.VectorType]
@@ -364,7 +366,7 @@ class StoreWriter:
             return None
         try:
             with writing(self.root):
-                files = in_parallel(ShardWriter.finish, [shard for _, shard in pending])
+                files = _finished([shard for _, shard in pending])
             manifest = self._publish(pending, files, operation, message)
         except BaseException:
             self._drop(pending)
@@ -476,6 +478,16 @@ class StoreWriter:
             **written._asdict(),
         )
         return dataclasses.replace(entry, path=entry.named(transaction, number))
+
+
+def _finished(shards: Sequence[ShardWriter]) -> list[Written]:
+    """Complete shards and flush them to disk, many at a time: then the disk flushes once."""
+    files: list[Written] = []
+    for first in range(0, len(shards), _OPEN_AT_ONCE):
+        some = shards[first : first + _OPEN_AT_ONCE]
+        files += in_parallel(ShardWriter.complete, some)
+        in_parallel(ShardWriter.sync, some, disk)
+    return files
 
 
 def _sum(*parts: Added) -> Added:

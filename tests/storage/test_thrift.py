@@ -50,6 +50,23 @@ def test_what_is_encoded_comes_back(value: thrift.Struct) -> None:
 
 
 @settings(deadline=None)
+@given(structures, st.integers(0, 63))
+def test_what_is_not_wanted_stays_as_it_is_encoded(value: thrift.Struct, mask: int) -> None:
+    data = thrift.encode(value)
+    wanted = {number for bit, number in enumerate(sorted(value)) if mask >> bit & 1}
+    found = thrift.partly(data, {number: {} for number in wanted})
+    assert thrift.encode(found) == data
+    for number, field in value.items():
+        nested = field.type in (thrift.STRUCT, thrift.LIST, thrift.SET)
+        if nested and number not in wanted:
+            assert isinstance(found[number].value, thrift.Encoded)
+            if field.type != thrift.STRUCT:
+                assert thrift.decode_list(found[number].value) == field.value
+        elif not nested:
+            assert found[number] == field
+
+
+@settings(deadline=None)
 @given(structures, st.binary(max_size=20))
 def test_a_prefix_tells_its_length(value: thrift.Struct, rest: bytes) -> None:
     data = thrift.encode(value)
