@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from actstore import schema
-from actstore.storage import floats, staging
+from actstore.storage import floats, quantised, staging
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
 from actstore.storage.shard import Fragment, ShardWriter
@@ -41,7 +41,7 @@ class Rehearsal(StoreWriter):
     def _begun(self) -> Transaction:
         return _Untouched(self.root)
 
-    def _new_shard(self, width: int, dtype: schema.VectorType) -> ShardWriter:
+    def _new_shard(self, width: int, dtype: schema.StoredType) -> ShardWriter:
         return _Outline(Path(), width=width, dtype=dtype)
 
     def checkpoint(self) -> int | None:
@@ -73,15 +73,18 @@ class _Untouched(Transaction):
 class _Outline(ShardWriter):
     """A shard that is not written: it knows which vectors its rows would have."""
 
-    def __init__(self, path: Path, *, width: int, dtype: schema.VectorType) -> None:
+    def __init__(self, path: Path, *, width: int, dtype: schema.StoredType) -> None:
         super().__init__(path, width=width, dtype=dtype)
         self._digests = bytearray()
 
-    def append(self, vectors: np.ndarray, fragment: Fragment) -> None:
+    def append(
+        self, vectors: np.ndarray, fragment: Fragment, scales: np.ndarray | None = None
+    ) -> None:
         """Add rows: their metadata, and what tells their vectors from others."""
         self.rows += len(vectors)
         self._fragments.append(fragment)
-        self._digests += b"".join(_digests(vectors))
+        wide = vectors if scales is None else quantised.restore(vectors, scales)
+        self._digests += b"".join(_digests(wide))
 
     @property
     def waiting(self) -> int:

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 NO_STATISTICS = frozenset({"question", "oracle", "prediction", "extra", "source"})
 
 
-def metadata_writer(target: Path | pa.BufferOutputStream) -> pq.ParquetWriter:
-    """Return what writes a shard's metadata columns as a Parquet file of their own."""
+def metadata_writer(
+    target: Path | pa.BufferOutputStream, dtype: schema.StoredType
+) -> pq.ParquetWriter:
+    """Return what writes the metadata columns of a shard of ``dtype`` as a file of their own."""
     import pyarrow.parquet as pq
 
     return pq.ParquetWriter(
         target,
-        schema.metadata_schema(),
+        schema.metadata_schema(dtype),
         compression="zstd",
         use_dictionary=True,
         write_statistics=[name for name in schema.metadata_names() if name not in NO_STATISTICS],
@@ -43,7 +45,7 @@ def append_metadata(
     groups: list[VectorPage],
     sums: list[int],
     width: int,
-    dtype: schema.VectorType,
+    dtype: schema.StoredType,
 ) -> None:
     """Complete a shard: behind its vectors their blocks' checksums, the metadata, and the footer.
 
@@ -58,7 +60,8 @@ def append_metadata(
     footer_size = int.from_bytes(file[-8:-4], "little")
     body = memoryview(file)[len(pages.MAGIC) : len(file) - 8 - footer_size]
     table = checksums.table(sums, width * np.dtype(dtype).itemsize)
-    place = pages.align(groups[-1].end)
+    last = groups[-1]
+    place = pages.align(last.end + pages.padding(last.rows, width, dtype))
     start = pages.align(place + len(table))
     footer = pages.join_footer(
         file[len(file) - 8 - footer_size : len(file) - 8],

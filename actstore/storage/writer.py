@@ -14,9 +14,9 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import CommitError, ConflictError, LayoutError, UsageError
-from actstore.storage import key_hashes, layout
+from actstore.storage import key_hashes, layout, narrowing, quantised
 from actstore.storage.dropping import without
-from actstore.storage.manifest import Manifest, Run, ShardEntry
+from actstore.storage.manifest import Manifest, Rounding, Run, ShardEntry, together
 from actstore.storage.partition import Partition, RowAddress, StoredRows
 from actstore.storage.rebase import without_rows_of
 from actstore.storage.rewriting import Replacement
@@ -37,7 +37,12 @@ _BUFFER_BYTES = 16 << 20
 _KEPT_BUFFERS = 128
 
 _PartitionKey = tuple[str, str, int | None]
-_ShardKey = tuple[_PartitionKey, int, schema.VectorType]
+_ShardKey = tuple[_PartitionKey, int, schema.StoredType]
+_STORED: dict[np.dtype[Any], schema.StoredType] = {
+    np.dtype("float16"): "float16",
+    np.dtype("float32"): "float32",
+    np.dtype("int8"): "int8",
+}
 
 
 class _HashedBatch(NamedTuple):
@@ -49,6 +54,8 @@ class _HashedBatch(NamedTuple):
     hashes: np.ndarray
     values: list[int]
     """The hashes as Python numbers."""
+    scales: np.ndarray | None
+    rounding: Rounding | None
 
 
 class StoreWriter:
@@ -216,10 +223,21 @@ class StoreWriter:
         count = len(batch)
         if count == 0:
             return Added(0, 0)
+        if batch.wanted is not None:
+            check(batch.vectors, batch.constants, batch.columns)
+            return _sum(*map(self.add, narrowing.narrowed(batch)))
         constants = {**batch.constants, "run_id": self.run.run_id}
-        check(batch.vectors, constants, batch.columns)
+        check(batch.vectors, constants, batch.columns, batch.scales)
         hashes = key_hashes.hash_rows(count, constants, batch.columns)
-        source = _HashedBatch(batch.vectors, constants, batch.columns, hashes, hashes.tolist())
+        source = _HashedBatch(
+            batch.vectors,
+            constants,
+            batch.columns,
+            hashes,
+            hashes.tolist(),
+            batch.scales,
+            batch.rounding,
+        )
         total = Added(0, 0)
         with self._or_give_up():
             for key, rows in _by_partition(count, constants, batch.columns).items():
@@ -268,14 +286,16 @@ class StoreWriter:
             one = self._add_to(key, [rows[at] for at in first], source)
             two = self._add_to(key, [rows[at] for at in again], source)
             return _sum(there, one, two)
-        dtype: schema.VectorType = "float16" if source.vectors.dtype == np.float16 else "float32"
+        dtype = _STORED[source.vectors.dtype]
         shard = self._shard(key, width, dtype)
         assert self._marks is not None
         self._marks.setdefault(shard, shard.rows)
         self._marked.append((partition, values))
         partition.expect(shard, values)
         fragment = Fragment(source.constants, source.columns, rows)
-        shard.append(_chosen(source.vectors, rows), fragment)
+        scales = None if source.scales is None else _chosen(source.scales, rows)
+        shard.append(_chosen(source.vectors, rows), fragment, scales)
+        shard.rounding = together((shard.rounding, source.rounding))
         return there._replace(written=len(rows))
 
     def _is_own(self, partition: Partition, place: RowAddress) -> bool:
@@ -292,16 +312,17 @@ class StoreWriter:
     ) -> None:
         """Drop from ``found`` what only shares a hash; refuse what shares a key."""
         slots = list(found)
-        vectors = source.vectors[[rows[at] for at in slots]]
-        equal = partition.same(vectors, [found[at] for at in slots])
+        vectors = _handed_out(source, [rows[at] for at in slots])
+        coarse = source.scales is not None
+        equal = partition.same(vectors, [found[at] for at in slots], coarse=coarse)
         for at, same in zip(slots, equal.tolist(), strict=True):
             if same:
                 continue
             value = int(source.hashes[rows[at]])
-            vector = source.vectors[rows[at] : rows[at] + 1]
+            vector = _handed_out(source, [rows[at]])
             first = found.pop(at)
             for place in (first, *partition.others(value, first)):
-                if partition.same(vector, [place])[0]:
+                if partition.same(vector, [place], coarse=coarse)[0]:
                     found[at] = place
                     break
                 key = key_hashes.key_of(source.constants, source.columns, rows[at])
@@ -453,13 +474,13 @@ class StoreWriter:
             partition = self._partitions[key] = Partition(self.root, stored)
         return partition
 
-    def _shard(self, key: _PartitionKey, width: int, dtype: schema.VectorType) -> ShardWriter:
+    def _shard(self, key: _PartitionKey, width: int, dtype: schema.StoredType) -> ShardWriter:
         shard = self._open.get((key, width, dtype))
         if shard is None:
             shard = self._open[key, width, dtype] = self._new_shard(width, dtype)
         return shard
 
-    def _new_shard(self, width: int, dtype: schema.VectorType) -> ShardWriter:
+    def _new_shard(self, width: int, dtype: schema.StoredType) -> ShardWriter:
         path = self._change.folder / f"{self._names:06d}.parquet"
         self._names += 1
         return ShardWriter(path, width=width, dtype=dtype)
@@ -480,6 +501,12 @@ class StoreWriter:
 
 def _sum(*parts: Added) -> Added:
     return Added(*map(sum, zip(*parts, strict=True)))
+
+
+def _handed_out(source: _HashedBatch, rows: list[int]) -> np.ndarray:
+    """Return vectors of a batch as the store will hand them out."""
+    vectors = source.vectors[rows]
+    return vectors if source.scales is None else quantised.restore(vectors, source.scales[rows])
 
 
 def _by_partition(
