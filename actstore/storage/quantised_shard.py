@@ -1,4 +1,4 @@
-"""A shard of int8 opened for reading: its whole numbers as they lie, or the vectors that they are."""
+"""A shard of int8 opened for reading: its whole numbers, or the vectors they stand for."""
 
 from __future__ import annotations
 

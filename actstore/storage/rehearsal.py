@@ -12,6 +12,8 @@ from actstore import schema
 from actstore.storage import floats, quantised, staging
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
+from actstore.storage.narrowing import Saving
+from actstore.storage.rows import Added, Narrow, RowBatch
 from actstore.storage.shard import Fragment, ShardWriter
 from actstore.storage.transaction import Transaction
 from actstore.storage.writer import CHECKPOINT_ROWS, StoreWriter
@@ -30,13 +32,29 @@ class Rehearsal(StoreWriter):
         root: folder of the store.
         run: as there.
         replace: as there.
+        narrow: as there.
 
     Raises:
         StoreError: rows could not be written there.
     """
 
-    def __init__(self, root: Path | str, *, run: Run, replace: bool = False) -> None:
-        super().__init__(root, run=run, checkpoint_bytes=None, replace=replace)
+    def __init__(
+        self, root: Path | str, *, run: Run, replace: bool = False, narrow: Narrow | None = None
+    ) -> None:
+        super().__init__(root, run=run, checkpoint_bytes=None, replace=replace, narrow=narrow)
+        self._saving = Saving()
+
+    def add(self, batch: RowBatch) -> Added:
+        """Add rows, and measure what they would take in a smaller type."""
+        added = super().add(batch)
+        if added.written and self._narrow is None and batch.scales is None:
+            self._saving.add(batch.vectors)
+        return added
+
+    @property
+    def narrowing_note(self) -> str | None:
+        """What the rows would lose in the smaller type, or would take in one."""
+        return super().narrowing_note or self._saving.note()
 
     def _begun(self) -> Transaction:
         return _Untouched(self.root)

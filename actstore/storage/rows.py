@@ -37,8 +37,6 @@ class RowBatch:
 
     scales: np.ndarray | None = None
     """Of vectors of int8: what each row is multiplied by, float32 ``[rows]``."""
-    wanted: Narrow | None = None
-    """A smaller type that the vectors are to be stored in, as far as it can hold them."""
     rounding: Rounding | None = None
     """What the values lost on the way into the type that they have."""
 
@@ -57,6 +55,8 @@ class Added(NamedTuple):
     """Rows among ``present`` whose metadata (say, the label) differ from what is stored."""
     repeated: int = 0
     """Rows among ``present`` that came before in this session: the source repeats them."""
+    bytes: int = 0
+    """Of the written rows' vectors, as they are stored."""
 
 
 _REQUIRED = ("example_id", "model", "site", "pooling")

@@ -20,7 +20,7 @@ from actstore.storage.manifest import Manifest, Rounding, Run, ShardEntry, toget
 from actstore.storage.partition import Partition, RowAddress, StoredRows
 from actstore.storage.rebase import without_rows_of
 from actstore.storage.rewriting import Replacement
-from actstore.storage.rows import Added, RowBatch, check
+from actstore.storage.rows import Added, Narrow, RowBatch, check
 from actstore.storage.shard import Fragment, ShardWriter, Written
 from actstore.storage.staging import writing
 from actstore.storage.threads import in_parallel
@@ -71,6 +71,7 @@ class StoreWriter:
         checkpoint_bytes: :meth:`checkpoint` commits after this many vector bytes; None: never.
         replace: a row whose key is stored with another vector takes its place, in the same
             commit, instead of being a conflict.
+        narrow: a smaller type to store vectors in, as far as it can hold them.
 
     Raises:
         StoreError: the path is a file or holds other things.
@@ -84,6 +85,7 @@ class StoreWriter:
         run: Run,
         checkpoint_bytes: int | None = CHECKPOINT_BYTES,
         replace: bool = False,
+        narrow: Narrow | None = None,
     ) -> None:
         self.root = Path(root)
         self.run = run
@@ -98,6 +100,8 @@ class StoreWriter:
         self._waiting_bytes = 0
         self._replace = replace
         self._replaced: list[tuple[ShardEntry, int]] = []
+        self._narrow = narrow
+        self._losses: list[narrowing.Part] = []
         self._own: set[str] = set()
         """Shards that this session has committed."""
         self.commits: list[int] = []
@@ -127,6 +131,11 @@ class StoreWriter:
             self._change.close()
 
     @property
+    def narrowing_note(self) -> str | None:
+        """What the rows of this session lost in the smaller type, in a sentence."""
+        return narrowing.note(self._narrow, self._losses) if self._narrow else None
+
+    @property
     def pending_rows(self) -> int:
         """Rows that the next commit would add."""
         return sum(shard.rows for _, shard in self._pending())
@@ -151,11 +160,12 @@ class StoreWriter:
         An exception inside the block takes the block's rows back and goes on its way.
         """
         self._marks, self._marked = {}, []
-        replaced = len(self._replaced)
+        replaced, losses = len(self._replaced), len(self._losses)
         try:
             yield
         except BaseException:
             del self._replaced[replaced:]
+            del self._losses[losses:]
             for partition, values in self._marked:
                 partition.forget(values)
             for shard, rows in self._marks.items():
@@ -220,12 +230,21 @@ class StoreWriter:
         if self._marks is None:
             with self.file():
                 return self.add(batch)
-        count = len(batch)
-        if count == 0:
+        if len(batch) == 0:
             return Added(0, 0)
-        if batch.wanted is not None:
-            check(batch.vectors, batch.constants, batch.columns)
-            return _sum(*map(self.add, narrowing.narrowed(batch)))
+        if self._narrow is None:
+            return self._add(batch)
+        check(batch.vectors, batch.constants, batch.columns)
+        total = Added(0, 0)
+        for part in narrowing.narrowed(batch, self._narrow):
+            added = self._add(part)
+            dtype = str(part.vectors.dtype)
+            self._losses.append(narrowing.Part(dtype, added.written, part.rounding))
+            total = _sum(total, added)
+        return total
+
+    def _add(self, batch: RowBatch) -> Added:
+        count = len(batch)
         constants = {**batch.constants, "run_id": self.run.run_id}
         check(batch.vectors, constants, batch.columns, batch.scales)
         hashes = key_hashes.hash_rows(count, constants, batch.columns)
@@ -242,7 +261,7 @@ class StoreWriter:
         with self._or_give_up():
             for key, rows in _by_partition(count, constants, batch.columns).items():
                 total = _sum(total, self._add_to(key, rows, source))
-            self._place_when_full(total.written * batch.vectors.itemsize * batch.vectors.shape[1])
+            self._place_when_full(total.bytes)
         return total
 
     def _place_when_full(self, more: int) -> None:
@@ -294,9 +313,11 @@ class StoreWriter:
         partition.expect(shard, values)
         fragment = Fragment(source.constants, source.columns, rows)
         scales = None if source.scales is None else _chosen(source.scales, rows)
-        shard.append(_chosen(source.vectors, rows), fragment, scales)
+        vectors = _chosen(source.vectors, rows)
+        shard.append(vectors, fragment, scales)
         shard.rounding = together((shard.rounding, source.rounding))
-        return there._replace(written=len(rows))
+        stored = vectors.nbytes + (0 if scales is None else scales.nbytes)
+        return there._replace(written=len(rows), bytes=stored)
 
     def _is_own(self, partition: Partition, place: RowAddress) -> bool:
         """Say whether this session itself brought a row."""
