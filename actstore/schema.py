@@ -1,9 +1,10 @@
-"""The fixed schema as Arrow, built from its source ``schemas/v1/activations.json``."""
+"""The fixed schema as Arrow, built from its source: ``schemas/v1``, and ``v2`` for int8."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,8 +16,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VERSION = 1
+QUANTISED_VERSION = 2
+"""Of shards of int8; it adds them, and the column of their scales, to :data:`VERSION`."""
 VECTOR = "activation"
+SCALE = "scale"
+"""Column beside vectors of int8: what their numbers are multiplied by."""
 VectorType = Literal["float16", "float32"]
+"""What vectors are handed out as."""
+StoredType = Literal["float16", "float32", "int8"]
+"""What vectors are stored as; int8 is handed out as float32."""
 PLACE = ("model", "site", "pooling", "region", "layer")
 """Columns that say where in a model, and over which tokens, a vector was taken.
 
@@ -61,9 +69,14 @@ def key_names() -> tuple[str, ...]:
     return tuple(document()["key"])
 
 
+def version_of(dtypes: Iterable[str]) -> int:
+    """Return the lowest version of the schema that has all these stored types."""
+    return QUANTISED_VERSION if "int8" in dtypes else VERSION
+
+
 @cache
-def metadata_schema() -> pa.Schema:
-    """Return the Arrow schema of all columns but the vector."""
+def metadata_schema(dtype: StoredType = "float32") -> pa.Schema:
+    """Return the Arrow schema of all columns but the vector, with the scale where it has one."""
     import pyarrow as pa
 
     types = {
@@ -72,20 +85,23 @@ def metadata_schema() -> pa.Schema:
         "int64": pa.int64(),
         "float32": pa.float32(),
     }
-    return pa.schema(
+    found = pa.schema(
         [
             pa.field(column.name, types[column.type], nullable=column.nullable)
             for column in columns()
             if column.name != VECTOR
         ]
     )
+    if dtype != "int8":
+        return found
+    return found.insert(vector_index(), pa.field(SCALE, pa.float32(), nullable=False))
 
 
-def vector_field(width: int, dtype: VectorType) -> pa.Field:
+def vector_field(width: int, dtype: StoredType) -> pa.Field:
     """Return the Arrow field of a vector column of ``width`` values of ``dtype``."""
     import pyarrow as pa
 
-    value = {"float16": pa.float16(), "float32": pa.float32()}[dtype]
+    value = {"float16": pa.float16(), "float32": pa.float32(), "int8": pa.int8()}[dtype]
     element = pa.field("element", value, nullable=False)
     return pa.field(VECTOR, pa.list_(element, width), nullable=False)
 
@@ -95,9 +111,9 @@ def vector_index() -> int:
     return [column.name for column in columns()].index(VECTOR)
 
 
-def arrow_schema(width: int, dtype: VectorType) -> pa.Schema:
+def arrow_schema(width: int, dtype: StoredType) -> pa.Schema:
     """Return the full Arrow schema of a shard of ``width`` values of ``dtype``."""
-    return metadata_schema().insert(vector_index(), vector_field(width, dtype))
+    return metadata_schema(dtype).insert(vector_index(), vector_field(width, dtype))
 
 
 @cache

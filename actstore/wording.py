@@ -10,6 +10,16 @@ def counted(number: int, noun: str = "row") -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def size(count: int) -> str:
+    """Return a number of bytes as a person reads it."""
+    number = float(count)
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if number < 1000 or unit == "TB":
+            break
+        number /= 1000
+    return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
+
+
 def pooling_text(pooling: str | None, region: str | None) -> str:
     """Return how tokens became a vector as ``--pool`` has it: ``prompt.last``, ``tokens``.
 

@@ -21,7 +21,7 @@ from actstore.capturing.prompts.encode import Prompter
 from actstore.capturing.prompts.example import Example, from_dict
 from actstore.capturing.run import provenance
 from actstore.capturing.run.background_writer import Sink, WindowRows
-from actstore.capturing.run.tables import settle_values, tabulate
+from actstore.capturing.run.tables import StorageType, narrow_of, settle_values, tabulate
 from actstore.errors import StoreError, UsageError
 from actstore.models import blocks as anatomy_of
 from actstore.storage import manifest as manifests
@@ -45,7 +45,7 @@ class RecordSettings:
     model_name: str | None = None
     dataset: str | None = None
     blocks: str | None = None
-    storage_dtype: Literal["float16", "float32"] | None = None
+    storage_dtype: StorageType | None = None
     settings: Mapping[str, Any] | None = None
 
 
@@ -61,7 +61,7 @@ class RecordOptions(TypedDict, total=False):
     model_name: str | None
     dataset: str | None
     blocks: str | None
-    storage_dtype: Literal["float16", "float32"] | None
+    storage_dtype: StorageType | None
     settings: Mapping[str, Any] | None
 
 
@@ -205,7 +205,9 @@ class Recorder:
         """What was stored; set when the recording is over."""
 
     def __enter__(self) -> Self:
-        self._writer = StoreWriter(self._store, run=self._run, checkpoint_bytes=None)
+        self._writer = StoreWriter(
+            self._store, run=self._run, checkpoint_bytes=None, narrow=narrow_of(self._storage)
+        )
         try:
             self._sink = Sink(self._writer)
             self._sink.__enter__()

@@ -223,8 +223,9 @@ given_options = bundle(
     click.option("--blocks", metavar="PATH", help="Where the blocks are, such as model.layers."),
     click.option(
         "--storage-dtype",
-        type=click.Choice(("float32", "float16")),
-        help="Type to store; float16 refuses infinities. By default what loses nothing.",
+        type=click.Choice(("float32", "float16", "compact16", "int8")),
+        help="Type to store; float16 refuses infinities, compact16 (float16 where values fit) and "
+        "int8 say by how much they round. By default what loses nothing.",
     ),
     click.option(
         "--dry-run", is_flag=True, help="Time one batch; say what the run takes; store nothing."

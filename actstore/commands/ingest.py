@@ -88,9 +88,10 @@ settings_options = bundle(
     ),
     click.option(
         "--storage-dtype",
-        type=click.Choice(("float32", "float16", "auto")),
+        type=click.Choice(("float32", "float16", "auto", "compact16", "int8")),
         help="Type to store. float16 refuses values that would change; auto takes it where none "
-        "would. Without it the source's type stays (bfloat16 becomes float32).",
+        "would. compact16 (float16) and int8 round and say by how much. Without it the source's "
+        "type stays (bfloat16 becomes float32).",
     ),
     click.option(
         "--allow-rounding",

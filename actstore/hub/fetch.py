@@ -180,10 +180,11 @@ class Fetch:
                     part = rows[at : min(at + step, stop)]
                     table = reader.read(part, names)
                     columns = {name: table[name].to_pylist() for name in names}
-                    vectors = self._snapshot.gather(part)
-                    shard.append(vectors, Fragment({}, columns, range(len(part))))
+                    vectors, scales = self._snapshot.stored(part)
+                    shard.append(vectors, Fragment({}, columns, range(len(part))), scales)
                     shard.settle()
                     self._count(vectors.nbytes)
+            shard.rounding = first.rounding
             written = shard.finish()
         except BaseException:
             shard.abort()
@@ -210,8 +211,7 @@ def _is(path: Path, entry: ShardEntry) -> bool:
 def _size(piece: WantedShard) -> int:
     if piece.rows is None:
         return piece.entry.bytes
-    item = 2 if piece.entry.dtype == "float16" else 4
-    return len(piece.rows) * piece.entry.width * item
+    return len(piece.rows) * piece.entry.row_bytes
 
 
 def unsound(path: Path, entry: ShardEntry) -> str | None:
@@ -229,7 +229,7 @@ def unsound(path: Path, entry: ShardEntry) -> str | None:
 def _differences(file: pa.parquet.ParquetFile, path: Path, entry: ShardEntry) -> Iterator[str]:
     expected = schema.arrow_schema(entry.width, entry.dtype)
     if not file.schema_arrow.equals(expected, check_metadata=False):
-        yield f"has other columns than version {schema.VERSION} of the schema"
+        yield f"has other columns than version {schema.version_of([entry.dtype])} of the schema"
         return
     if file.metadata.num_rows != entry.rows:
         yield f"holds {file.metadata.num_rows:,} rows, its manifest says {entry.rows:,}"

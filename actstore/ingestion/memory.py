@@ -18,7 +18,7 @@ from actstore.ingestion.axes import Block, Grid, blocks, interpret
 from actstore.ingestion.conflicts import conflict_text
 from actstore.ingestion.example_columns import example_columns
 from actstore.ingestion.hidden_states import check_family, state_notes
-from actstore.ingestion.options import Options, Pool, StorageType, checked_options
+from actstore.ingestion.options import Options, Pool, StorageType, checked_options, narrow_of
 from actstore.ingestion.precision import stored
 from actstore.ingestion.provenance import versions
 from actstore.ingestion.tensor import Tensor
@@ -139,7 +139,8 @@ def write(
         token_roles: words of the schema of the same shape, likewise.
         sites: take these only, also from what is no site of the schema.
         layers: take these only.
-        storage_dtype: ``float32``, ``float16`` or ``auto``; None keeps the type.
+        storage_dtype: ``float32``, ``float16`` or ``auto``; ``compact16`` or ``int8``, which
+            round and say in ``notes`` by how much; None keeps the type.
         allow_rounding: let ``storage_dtype`` round values.
         allow_nonfinite: store NaN and infinity.
         replace: rows whose key is stored with another vector take the place of the stored
@@ -166,7 +167,10 @@ def write(
     shared = {name: value for name, value in given.items() if value is not None}
     taken = ("site", "layer", *shared, *(("pooling",) if how else ()))
     run = _run(found.chosen, shared, chosen.pool, types)
-    writer = StoreWriter(root, run=run, checkpoint_bytes=None, replace=chosen.replace)
+    narrow = narrow_of(types.storage_dtype)
+    writer = StoreWriter(
+        root, run=run, checkpoint_bytes=None, replace=chosen.replace, narrow=narrow
+    )
     examples: int | None = None
     columns: dict[str, list[Any]] = {}
     tokens = _Tokens(None, None, None)
@@ -221,7 +225,10 @@ def write(
         rows_differing=differing,
         examples=examples or 0,
         skipped=found.skipped,
-        notes=(*_notes(found, masked=chosen.mask is not None), *([note] if note else [])),
+        notes=(
+            *_notes(found, masked=chosen.mask is not None),
+            *filter(None, (note, writer.narrowing_note)),
+        ),
     )
 
 

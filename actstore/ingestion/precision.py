@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore.errors import LayoutError, NonFiniteError, PrecisionError
-from actstore.ingestion.options import Options
+from actstore.ingestion.options import Options, narrow_of
 from actstore.storage import floats
 
 _LARGEST_HALF = 65504.0
@@ -84,7 +84,9 @@ def _as_single(
         single = vectors.astype(np.float32)
     _refuse_overflow(vectors, single, "float32", describe)
     lost = _differing(vectors, single)
-    allowed = options.allow_rounding and options.storage_dtype == "float32"
+    allowed = narrow_of(options.storage_dtype) is not None or (
+        options.allow_rounding and options.storage_dtype == "float32"
+    )
     return single, _rounded(vectors, lost, "float32", allowed, describe)
 
 

@@ -123,15 +123,15 @@ class Tally:
     second_row: dict[str, Any] | None = None
     last_row: dict[str, Any] | None = None
 
-    def add(self, batch: RowBatch, added: Added) -> None:
-        """Count one batch."""
+    def add(self, batch: RowBatch, added: Added, dtype: str | None = None) -> None:
+        """Count one batch, of ``dtype`` where that is not what it came as."""
         rows, width = batch.vectors.shape
         self.written += added.written
         self.present += added.present - added.repeated
         self.repeated += added.repeated
         self.differing += added.differing
-        self.bytes += added.written * width * batch.vectors.itemsize
-        dtype = str(batch.vectors.dtype)
+        self.bytes += added.bytes
+        dtype = dtype or str(batch.vectors.dtype)
         places = _tuples(batch, ("model", "site", "layer"))
         for (model, site, layer), count in places.items():
             self.groups[Group(model, site, layer, width, dtype)] += count

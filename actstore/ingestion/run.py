@@ -40,7 +40,14 @@ from actstore.ingestion.discovery import Discovery
 from actstore.ingestion.gate import Gate
 from actstore.ingestion.inference import FolderMapping
 from actstore.ingestion.label_table import Labels
-from actstore.ingestion.options import IngestOptions, IngestSettings, Options, with_layer
+from actstore.ingestion.options import (
+    IngestOptions,
+    IngestSettings,
+    Options,
+    narrow_of,
+    narrow_type,
+    with_layer,
+)
 from actstore.ingestion.readers import Context, Reader, create
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.report import Group, IngestSummary, Progress, Refusal, Tally
@@ -92,7 +99,8 @@ def ingest(
         layer: layer of the rows for which the source records none; a source that records
             another one is refused.
         pool: ``last``, ``first``, ``mean`` or ``max`` over a token axis; None stores tokens.
-        storage_dtype: ``float32``, ``float16`` or ``auto``; None keeps the source's type.
+        storage_dtype: ``float32``, ``float16`` or ``auto``; ``compact16`` or ``int8``, which
+            round and say by how much; None keeps the source's type.
         allow_rounding: let ``storage_dtype`` round values; they are counted.
         allow_nonfinite: store NaN and infinity.
         contract: name or file of a contract that the rows must keep.
@@ -234,9 +242,8 @@ class _Ingest:
                 output.commit(operation="ingest", message=self._message())
             commit = output.commits[-1] if output.commits else None
             tally.overtake(output.overtaken)
-        summary = self._summary(
-            run, tally, read, refused, unmatched, commit, self._notes(context, tally)
-        )
+        notes = self._notes(context, tally, output.narrowing_note)
+        summary = self._summary(run, tally, read, refused, unmatched, commit, notes)
         summary = replace(
             summary,
             rows_replaced=sum(len(each.rows) for each in replaced),
@@ -263,13 +270,15 @@ class _Ingest:
         return reader
 
     def _output(self, run: Run, whole: bool) -> StoreWriter:
+        narrow = narrow_of(self.options.storage_dtype)
         if self.dry_run:
-            return Rehearsal(self.store, run=run, replace=self.replace_stored)
+            return Rehearsal(self.store, run=run, replace=self.replace_stored, narrow=narrow)
         return StoreWriter(
             self.store,
             run=run,
             checkpoint_bytes=None if whole else CHECKPOINT_BYTES,
             replace=self.replace_stored,
+            narrow=narrow,
         )
 
     def _arranged(self, reader: Reader) -> tuple[list[SourceFile], list[Refusal], list[str]]:
@@ -353,7 +362,7 @@ class _Ingest:
                     loaded.check_unchanged()  # before it is copied out of the map
                     ready = self._ready(batch, own)
                     widths.check(ready)
-                    own.add(ready, output.add(ready))
+                    own.add(ready, output.add(ready), narrow_type(self.options.storage_dtype))
                     self.memory.read(loaded.file.content, ready.vectors.nbytes)
                     if self.contract is not None:
                         kept.update(contracts.count_rows(ready))
@@ -425,7 +434,7 @@ class _Ingest:
             or any(note.files.match_tail(entry.relative) for entry in self.found.others)
         ]
 
-    def _notes(self, context: Context, tally: Tally) -> tuple[str, ...]:
+    def _notes(self, context: Context, tally: Tally, narrowing: str | None) -> tuple[str, ...]:
         notes = [*self._recipe_notes(), *context.notes.all(), *context.sidecars.notes()]
         if self.labels is not None:
             notes.append(
@@ -453,7 +462,10 @@ class _Ingest:
                 "--map activation=NAME --site NAME --layer N, one after the other"
             )
         if tally.rounded:
-            notes.append(f"{tally.rounded:,} values were rounded to {self.options.storage_dtype}")
+            to = "float32" if narrow_of(self.options.storage_dtype) else self.options.storage_dtype
+            notes.append(f"{tally.rounded:,} values were rounded to {to}")
+        if narrowing is not None:
+            notes.append(narrowing)
         if tally.nonfinite:
             notes.append(f"{tally.nonfinite:,} values are NaN or infinite")
         if links := self.found.links:

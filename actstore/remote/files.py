@@ -13,6 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from actstore import schema
 from actstore.errors import ActstoreError, CorruptStoreError, RemoteStoreError, UsageError
 from actstore.remote import cache as caches
 from actstore.remote import resolve
@@ -28,6 +31,7 @@ from actstore.storage.checksums import Check
 from actstore.storage.files import Traffic, temporary_folder
 from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.mapping import DecodedShard, ShardReader
+from actstore.storage.quantised_shard import QuantisedShard
 from actstore.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -137,9 +141,14 @@ class RemoteFiles:
 
     def open_shard(self, entry: ShardEntry) -> ShardReader:
         try:
+            found: RemoteShard | DecodedShard
             if entry.pages:
-                return RemoteShard(entry, self.pieces(entry))
-            return DecodedShard(self._reader(entry), entry)
+                found = RemoteShard(entry, self.pieces(entry))
+            else:
+                found = DecodedShard(self._reader(entry), entry)
+            if entry.dtype != "int8":
+                return found
+            return QuantisedShard(found, lambda: self._scales(entry), entry.path)
         except CorruptStoreError as error:
             raise self._damaged(entry.path, error) from None
 
@@ -162,6 +171,9 @@ class RemoteFiles:
             if isinstance(error, ActstoreError) and not isinstance(error, CorruptStoreError):
                 raise
             raise self._damaged(entry.path, error) from None
+
+    def _scales(self, entry: ShardEntry) -> np.ndarray:
+        return np.asarray(self.columns(entry, [schema.SCALE])[schema.SCALE].to_numpy())
 
     def labels(self, entry: LabelEntry) -> pa.Table:
         import pyarrow as pa
@@ -186,10 +198,10 @@ class RemoteFiles:
         return partial(self._cache.metadata_folder, key), partial(temporary_folder, name)
 
     def _reader(self, entry: ShardEntry) -> RemoteReader:
-        item = 2 if entry.dtype == "float16" else 4
-        ends = [offset + rows * entry.width * item for offset, rows in entry.pages]
-        tail = max(ends) if ends else entry.bytes - _FOOTER
-        return RemoteReader(self.pieces(entry), size=entry.bytes, tail=tail, blank=bool(ends))
+        tail = entry.vectors_end if entry.pages else entry.bytes - _FOOTER
+        return RemoteReader(
+            self.pieces(entry), size=entry.bytes, tail=tail, blank=bool(entry.pages)
+        )
 
     def _damaged(self, path: str, what: object) -> RemoteStoreError:
         reason = str(what).splitlines()[0] if str(what) else type(what).__name__

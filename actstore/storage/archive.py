@@ -12,6 +12,8 @@ from actstore.storage.manifest import ShardEntry
 from actstore.storage.shard import sha256_of
 from actstore.storage.shard_tail import NO_STATISTICS
 
+_VALUES = f"{schema.VECTOR}.list.element"
+
 
 def write_archived(root: Path, entry: ShardEntry, target: Path) -> ShardEntry:
     """Write a shard compressed to ``target`` and return the entry of that file.
@@ -30,6 +32,7 @@ def write_archived(root: Path, entry: ShardEntry, target: Path) -> ShardEntry:
 
     arrow_schema = schema.arrow_schema(entry.width, entry.dtype)
     split = entry.dtype == "float32"
+    whole = entry.dtype == "int8"  # plain, each would take 32 bits
     try:
         with (
             pq.ParquetFile(root / entry.path, page_checksum_verification=True) as source,
@@ -37,10 +40,8 @@ def write_archived(root: Path, entry: ShardEntry, target: Path) -> ShardEntry:
                 target,
                 arrow_schema,
                 compression="zstd",
-                use_dictionary=list(schema.metadata_names()),
-                column_encoding={f"{schema.VECTOR}.list.element": "BYTE_STREAM_SPLIT"}
-                if split
-                else None,
+                use_dictionary=[*schema.metadata_names(), *([_VALUES] if whole else [])],
+                column_encoding={_VALUES: "BYTE_STREAM_SPLIT"} if split else None,
                 write_statistics=[n for n in schema.metadata_names() if n not in NO_STATISTICS],
                 write_page_checksum=True,
                 # Xet then recognizes what two versions of a shard have in common.

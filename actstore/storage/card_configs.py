@@ -109,6 +109,8 @@ def _features(config: Config) -> list[str]:
         elif config.columns is None and config.entries:
             first = config.entries[0]
             found.append(f"{{name: {name}, list: {first.dtype}, length: {first.width}}}")
+            if first.dtype == "int8":
+                found.append(f"{{name: {schema.SCALE}, dtype: float32}}")
     return found
 
 

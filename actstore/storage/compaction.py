@@ -14,7 +14,7 @@ import numpy as np
 from actstore.errors import CommitError
 from actstore.storage import layout, pruning, shard_columns, soundness
 from actstore.storage import manifest as manifests
-from actstore.storage.manifest import Manifest, ShardEntry
+from actstore.storage.manifest import Manifest, ShardEntry, together
 from actstore.storage.mapping import open_shard
 from actstore.storage.rewriting import copy_rows, has_tail, with_labels
 from actstore.storage.shard import ShardWriter, Written, tail_of
@@ -235,6 +235,7 @@ def _write_together(
     try:
         for entry in run:
             _copy(root, entry, overlays.get(entry.path), shard)
+        shard.rounding = together(entry.rounding for entry in run)
         return shard.finish()
     except BaseException:
         shard.abort()

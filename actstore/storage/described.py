@@ -48,7 +48,9 @@ def _described(root: Path, path: str) -> ShardEntry:
     place = [table[name].unique().to_pylist() for name in names]
     if any(len(values) != 1 for values in place):
         raise CorruptStoreError("it holds several models, sites or layers", path)
-    dtype: schema.VectorType = "float16" if str(vector.value_type) == "halffloat" else "float32"
+    dtype = pages.stored_type(vector)
+    if dtype is None:
+        raise CorruptStoreError(f"its vectors are {vector}", path)
     entry = ShardEntry(
         path=path,
         model=place[0][0],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from actstore import schema
 from actstore.storage import layout
@@ -15,11 +16,31 @@ _MOST = 1 << 48
 """No count or size comes near this; sums of such numbers fit into 64 bits."""
 _UNFOLDING = 1 << 17
 """Vectors unfold to at most so many times the size of their file, however it is compressed."""
-_OURS = re.compile(r"f(16|32)x[0-9]+-[0-9a-f]{20}-[0-9]{5,}\.parquet")
+_OURS = re.compile(r"(f16|f32|i8)x[0-9]+-[0-9a-f]{20}-[0-9]{5,}\.parquet")
 """Files that this program has named: they lie in the folder of what they hold."""
+
+ITEM_BYTES = {"float16": 2, "float32": 4, "int8": 1}
+"""Bytes of one value of each stored type."""
 
 PoolingRegion = tuple[str, "str | None"]
 """A pooling and the region that it covered."""
+
+
+class Rounding(NamedTuple):
+    """What values lost on the way into the type that they are stored in."""
+
+    values: int
+    """How many are not what they were."""
+    greatest: float
+    """The greatest difference."""
+
+
+def together(parts: Iterable[Rounding | None]) -> Rounding | None:
+    """Return what several parts lost together; None where none has lost anything."""
+    lost = [part for part in parts if part is not None]
+    if not lost:
+        return None
+    return Rounding(sum(part.values for part in lost), max(part.greatest for part in lost))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +53,7 @@ class ShardEntry:
     site: str
     layer: int | None
     width: int
-    dtype: schema.VectorType
+    dtype: schema.StoredType
     rows: int
     bytes: int
     sha256: str
@@ -46,17 +67,23 @@ class ShardEntry:
     tail: str | None = field(default=None, compare=False)
     """SHA-256 of all that stands behind the vectors: their checksums, the metadata, the footer.
     None where they cannot be mapped, and in manifests written before this was recorded."""
+    rounding: Rounding | None = field(default=None, compare=False)
+    """What its values lost on the way into its type; None where that is nothing, or not known."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one vector."""
+        return self.width * ITEM_BYTES[self.dtype]
 
     @property
     def vectors_end(self) -> int:
         """First byte behind the vectors of a shard that can be mapped."""
-        row_bytes = self.width * (2 if self.dtype == "float16" else 4)
-        return max(offset + rows * row_bytes for offset, rows in self.pages)
+        return max(offset + rows * self.row_bytes for offset, rows in self.pages)
 
     @property
     def vector_bytes(self) -> int:
         """Bytes of the vectors alone."""
-        return self.rows * self.width * (2 if self.dtype == "float16" else 4)
+        return self.rows * self.row_bytes
 
     @property
     def partition(self) -> tuple[str, str, int | None]:
@@ -127,7 +154,7 @@ def check_shard(shard: ShardEntry) -> None:
     path = shard.path
     for name in ("width", "rows", "bytes"):
         check_size(path, name, getattr(shard, name), 1)
-    if shard.dtype not in ("float16", "float32"):
+    if shard.dtype not in ITEM_BYTES:
         raise ValueError(f"{path} has the stored type {shard.dtype!r}")
     if not (isinstance(shard.model, str) and isinstance(shard.site, str)):
         raise ValueError(f"{path} has no model and site")
@@ -138,7 +165,11 @@ def check_shard(shard: ShardEntry) -> None:
     if shard.tail is not None:
         check_hash(path, shard.tail)
     check_size(path, "since", shard.since, 0)
-    row_bytes = shard.width * (2 if shard.dtype == "float16" else 4)
+    if shard.rounding is not None:
+        check_size(path, "rounded values", shard.rounding.values, 0)
+        if not isinstance(shard.rounding.greatest, float | int) or shard.rounding.greatest < 0:
+            raise ValueError(f"{path} has a greatest rounding of {shard.rounding.greatest!r}")
+    row_bytes = shard.row_bytes
     end = 4
     for offset, rows in shard.pages:
         check_size(path, "a page at", offset, end)

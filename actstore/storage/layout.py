@@ -42,8 +42,8 @@ def layer_folder(layer: int | None) -> str:
 
 
 def vector_tag(width: int, dtype: str) -> str:
-    """Return the stored type in a file name, such as ``f16x4096``."""
-    return f"f{dtype.removeprefix('float')}x{width}"
+    """Return the stored type in a file name, such as ``f16x4096`` or ``i8x4096``."""
+    return f"{dtype.replace('float', 'f').replace('int', 'i')}x{width}"
 
 
 def shard_path(

@@ -23,6 +23,7 @@ from actstore.errors import (
 from actstore.storage import layout
 from actstore.storage.entries import LabelEntry as LabelEntry
 from actstore.storage.entries import PoolingRegion as PoolingRegion
+from actstore.storage.entries import Rounding as Rounding
 from actstore.storage.entries import Run as Run
 from actstore.storage.entries import ShardEntry as ShardEntry
 from actstore.storage.entries import (
@@ -33,10 +34,13 @@ from actstore.storage.entries import (
     check_together,
 )
 from actstore.storage.entries import in_row_order as in_row_order
+from actstore.storage.entries import together as together
 
 FORMAT = "actstore-manifest"
-VERSION = 1
-_SCHEMA = f"activations/v{schema.VERSION}"
+VERSION = 2
+"""The newest that is read. What is written is as old as its content allows: version 1 unless a
+shard is of int8, which earlier versions of actstore do not know and so refuse to open."""
+_SCHEMAS = {1: f"activations/v{schema.VERSION}", 2: f"activations/v{schema.QUANTISED_VERSION}"}
 _NAME = re.compile(r"([0-9]{10})\.json")
 _SEAL = re.compile(rb',\n"sha256": "([0-9a-f]{64})"\n\}\n\Z')
 """The end of a manifest: the SHA-256 of all that stands before it."""
@@ -114,10 +118,11 @@ class Manifest:
 
     def encode(self) -> bytes:
         """Return the manifest as JSON, one line per shard, its own SHA-256 at the end."""
+        version = schema.version_of({entry.dtype for entry in self.shards})
         head = {
             "format": FORMAT,
-            "version": VERSION,
-            "schema": _SCHEMA,
+            "version": version,
+            "schema": _SCHEMAS[version],
             "number": self.number,
             "parent": self.parent,
             **({"parent_sha256": self.parent_sha256} if self.sealed else {}),
@@ -134,6 +139,10 @@ class Manifest:
         if tails and self.sealed:
             items = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in tails.items())
             lines.append(f'"tails": {{\n{items}}}')
+        lost = {entry.path: list(entry.rounding) for entry in self.shards if entry.rounding}
+        if lost and self.sealed:
+            items = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in lost.items())
+            lines.append(f'"rounded": {{\n{items}}}')
         text = ("{\n" + ",\n".join(lines)).encode()
         if not self.sealed:
             return text + b"\n}\n"
@@ -145,8 +154,9 @@ def _fields(entry: ShardEntry | LabelEntry | Run) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in _FIELDS[type(entry)]}
 
 
+_BESIDE = ("tail", "rounding")
 _FIELDS = {
-    kind: tuple(item.name for item in dataclasses.fields(kind) if item.name != "tail")
+    kind: tuple(item.name for item in dataclasses.fields(kind) if item.name not in _BESIDE)
     for kind in (ShardEntry, LabelEntry, Run)
 }
 
@@ -181,6 +191,7 @@ def decode(data: bytes, where: str) -> Manifest:
         if sealed:
             _check_seal(data)
         tails = document.get("tails", {})
+        lost = document.get("rounded", {})
         shards = tuple(
             ShardEntry(
                 **{
@@ -188,6 +199,7 @@ def decode(data: bytes, where: str) -> Manifest:
                     "pages": tuple(map(tuple, entry["pages"])),
                     "pools": _pools(entry.get("pools")),
                     "tail": tails.get(entry["path"]) if entry["pages"] else None,
+                    "rounding": Rounding(*lost[entry["path"]]) if entry["path"] in lost else None,
                 }
             )
             for entry in _list(document, "shards")
@@ -233,10 +245,10 @@ def _check_version(document: dict[str, Any], where: str) -> None:
             f"{where} has manifest version {document['version']}, this actstore reads up to "
             f"{VERSION}: upgrade actstore"
         )
-    if document.get("schema") != _SCHEMA:
+    if document.get("schema") != _SCHEMAS[document["version"]]:
         raise CorruptStoreError(
-            f"{where} is of schema {document.get('schema')!r}, this actstore reads {_SCHEMA}: "
-            "upgrade actstore"
+            f"{where} is of schema {document.get('schema')!r}, this actstore reads "
+            f"{_SCHEMAS[document['version']]}: upgrade actstore"
         )
 
 

@@ -14,10 +14,11 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import ActstoreError, CorruptStoreError
-from actstore.storage import floats
+from actstore.storage import floats, shard_columns
 from actstore.storage.checks import VectorChecks, check_whole
 from actstore.storage.checksums import Check, block_rows
 from actstore.storage.manifest import ShardEntry
+from actstore.storage.quantised_shard import QuantisedShard
 from actstore.storage.threads import share
 
 _PIECE = 2 << 20
@@ -71,12 +72,13 @@ def open_shard(root: Path, entry: ShardEntry, check: Check = "lazy") -> ShardRea
                 "restore it from a copy",
                 entry.path,
             )
-        if entry.pages:
-            return MappedShard(root, entry, check)
-        if check != "never":
+        if not entry.pages and check != "never":
             with path.open("rb") as file:
                 check_whole(root, entry, file.fileno())
-        return DecodedShard(path, entry)
+        found = MappedShard(root, entry, check) if entry.pages else DecodedShard(path, entry)
+        if entry.dtype != "int8":
+            return found
+        return QuantisedShard(found, lambda: _scales(root, entry), entry.path)
     except FileNotFoundError as error:
         raise CorruptStoreError(
             f"shard {entry.path} is missing from {root}: restore it from a copy", entry.path
@@ -85,6 +87,11 @@ def open_shard(root: Path, entry: ShardEntry, check: Check = "lazy") -> ShardRea
         raise CorruptStoreError(
             f"shard {entry.path} of {root} cannot be read: {error}", entry.path
         ) from error
+
+
+def _scales(root: Path, entry: ShardEntry) -> np.ndarray:
+    table = shard_columns.read_columns(root, entry, [schema.SCALE])
+    return np.asarray(table[schema.SCALE].to_numpy())
 
 
 class MappedShard:
@@ -450,7 +457,7 @@ class DecodedShard:
             raise self._damaged(error) from error
         lengths = set(pc.unique(pc.list_value_length(column)).to_pylist())
         values = pc.list_flatten(column)
-        dtype = {"halffloat": "float16", "float": "float32"}.get(str(values.type))
+        dtype = {"halffloat": "float16", "float": "float32"}.get(str(values.type), str(values.type))
         if lengths != {self._entry.width} or values.null_count or dtype != self._entry.dtype:
             raise self._damaged(
                 f"vectors of {values.type} x {', '.join(map(str, lengths))} with "

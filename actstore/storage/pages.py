@@ -14,6 +14,8 @@ Format facts, from https://github.com/apache/parquet-format:
 - ``README.md`` (Checksumming): the CRC-32 covers the page without its header.
 - ``LogicalTypes.md``: LIST is a group, a repeated group ``list`` and its ``element``;
   FLOAT16 annotates a FIXED_LEN_BYTE_ARRAY of two bytes.
+
+Pages of int8, which has no plain form of one byte, are in :mod:`actstore.storage.int8_pages`.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+import numpy as np
+
 from actstore import schema
-from actstore.storage import thrift
+from actstore.storage import int8_pages, thrift
 from actstore.storage.thrift import Encoded, Field, ListOf, Struct, Wanted
 
 if TYPE_CHECKING:
@@ -39,10 +43,10 @@ ALIGNMENT = 64
 LONGEST_HEADER = 64
 """More bytes than a page header of ours has."""
 
-_FLOAT, _FIXED_LEN_BYTE_ARRAY = 4, 7
+_INT32, _FLOAT, _FIXED_LEN_BYTE_ARRAY = 1, 4, 7
 _REQUIRED, _REPEATED = 0, 2
 _CONVERTED_LIST = 3
-_PLAIN, _RLE = 0, 3
+_PLAIN, _RLE, _RLE_DICTIONARY = 0, 3, 8
 _DATA_PAGE, _DATA_PAGE_V2 = 0, 3
 _UNCOMPRESSED = 0
 _CHANGED: Wanted = {4: {1: {3: {}}}}
@@ -55,7 +59,7 @@ class VectorPage(NamedTuple):
     """Where one row group's vectors lie in the file."""
 
     offset: int
-    """First byte of the page header."""
+    """First byte of the page header; of int8, of the dictionary's before it."""
     values: int
     """First byte of the values."""
     rows: int
@@ -83,16 +87,43 @@ def levels(rows: int, width: int) -> bytes:
     )
 
 
-def prefix_space(rows: int, width: int) -> int:
-    """Return enough bytes for the header and levels of a page of up to ``rows`` rows."""
-    return align(len(levels(rows, width)) + 64)
+def prefix_space(rows: int, width: int, dtype: schema.StoredType) -> int:
+    """Return enough bytes for all that stands before the values of up to ``rows`` rows."""
+    more = int8_pages.LEAD_BYTES if dtype == "int8" else 0
+    return align(len(levels(rows, width)) + LONGEST_HEADER + more)
 
 
-def page_header(rows: int, width: int, body_size: int, crc: int) -> bytes:
+def lead(rows: int, width: int, dtype: schema.StoredType) -> bytes:
+    """Return what stands between a page's header and its values."""
+    found = levels(rows, width)
+    return found + int8_pages.run_head(rows * width) if dtype == "int8" else found
+
+
+def padding(rows: int, width: int, dtype: schema.StoredType) -> int:
+    """Return how many bytes of nothing follow a page's values."""
+    return -(rows * width) % int8_pages.GROUP if dtype == "int8" else 0
+
+
+def head(rows: int, width: int, dtype: schema.StoredType, body: int, crc: int) -> bytes:
+    """Return all that stands before a page's values.
+
+    Args:
+        rows: of the page.
+        width: of its vectors.
+        dtype: of its vectors.
+        body: bytes of the page without its header.
+        crc: CRC-32 of these.
+    """
+    encoding = _RLE_DICTIONARY if dtype == "int8" else _PLAIN
+    found = page_header(rows, width, body, crc, encoding) + lead(rows, width, dtype)
+    return int8_pages.dictionary_page() + found if dtype == "int8" else found
+
+
+def page_header(rows: int, width: int, body_size: int, crc: int, encoding: int = _PLAIN) -> bytes:
     """Return the page header: version 1 data page, PLAIN values, RLE levels, CRC-32."""
     data = {
         1: thrift.i32(rows * width),
-        2: thrift.i32(_PLAIN),
+        2: thrift.i32(encoding),
         3: thrift.i32(_RLE),
         4: thrift.i32(_RLE),
     }
@@ -142,17 +173,17 @@ def join_footer(
         pages: one vector page per row group.
         arrow_schema: schema of the whole file.
     """
-    vector = arrow_schema.field(schema.VECTOR).type
-    half = str(vector.value_type) == "halffloat"
-    physical = _FIXED_LEN_BYTE_ARRAY if half else _FLOAT
+    width = arrow_schema.field(schema.VECTOR).type.list_size
+    dtype = stored_type(arrow_schema.field(schema.VECTOR).type)
+    assert dtype is not None
     index = arrow_schema.get_field_index(schema.VECTOR)
     footer = thrift.partly(metadata_footer, _CHANGED)
-    footer[2] = Field(thrift.LIST, _with_vectors(footer[2].value, index, half))
+    footer[2] = Field(thrift.LIST, _with_vectors(footer[2].value, index, dtype))
     for group, page in zip(footer[4].value.items, pages, strict=True):
         for chunk in group[1].value.items:
             _move_chunk(chunk, shift)
-        group[1].value.items.insert(index, _vector_chunk(page, physical, vector.list_size))
-        size = page.end - page.offset
+        group[1].value.items.insert(index, _vector_chunk(page, dtype, width))
+        size = page.end + padding(page.rows, width, dtype) - page.offset
         group[2] = thrift.i64(group[2].value + size)
         group[6] = thrift.i64(sum(chunk[3].value[7].value for chunk in group[1].value.items))
         # The column chunks of a group no longer lie side by side: no single offset is true.
@@ -164,16 +195,26 @@ def join_footer(
     return thrift.encode(footer)
 
 
+def stored_type(vector: object) -> schema.StoredType | None:
+    """Return the stored type of an Arrow type of vectors; None where it is none of ours."""
+    value = str(getattr(vector, "value_type", ""))
+    known: dict[str, schema.StoredType] = {"halffloat": "float16", "float": "float32"}
+    return "int8" if value == "int8" else known.get(value)
+
+
+_PHYSICAL = {"float16": _FIXED_LEN_BYTE_ARRAY, "float32": _FLOAT, "int8": _INT32}
+
+
 @lru_cache(maxsize=16)
-def _with_vectors(elements: Encoded, index: int, half: bool) -> Encoded:
+def _with_vectors(elements: Encoded, index: int, dtype: schema.StoredType) -> Encoded:
     """Return a schema's elements with those of the vectors among them."""
     found = thrift.decode_list(elements)
     found.items[0][5] = thrift.i32(found.items[0][5].value + 1)
-    found.items[index + 1 : index + 1] = _schema_elements(half)
+    found.items[index + 1 : index + 1] = _schema_elements(dtype)
     return thrift.encode_list(found)
 
 
-def _schema_elements(half: bool) -> list[Struct]:
+def _schema_elements(dtype: schema.StoredType) -> list[Struct]:
     group: Struct = {
         3: thrift.i32(_REQUIRED),
         4: thrift.binary(_PATH[0]),
@@ -183,13 +224,15 @@ def _schema_elements(half: bool) -> list[Struct]:
     }
     repeated: Struct = {3: thrift.i32(_REPEATED), 4: thrift.binary(_PATH[1]), 5: thrift.i32(1)}
     leaf: Struct = {
-        1: thrift.i32(_FIXED_LEN_BYTE_ARRAY if half else _FLOAT),
+        1: thrift.i32(_PHYSICAL[dtype]),
         3: thrift.i32(_REQUIRED),
         4: thrift.binary(_PATH[2]),
     }
-    if half:
+    if dtype == "float16":
         leaf[2] = thrift.i32(2)
         leaf[10] = thrift.struct({15: thrift.struct({})})
+    elif dtype == "int8":
+        leaf.update(int8_pages.annotation())
     return [group, repeated, leaf]
 
 
@@ -203,11 +246,12 @@ def _move_chunk(chunk: Struct, shift: int) -> None:
         chunk.pop(field, None)
 
 
-def _vector_chunk(page: VectorPage, physical: int, width: int) -> Struct:
-    size = page.end - page.offset
+def _vector_chunk(page: VectorPage, dtype: schema.StoredType, width: int) -> Struct:
+    size = page.end + padding(page.rows, width, dtype) - page.offset
+    encodings = [_PLAIN, _RLE, _RLE_DICTIONARY] if dtype == "int8" else [_PLAIN, _RLE]
     details: Struct = {
-        1: thrift.i32(physical),
-        2: thrift.list_of(thrift.I32, [_PLAIN, _RLE]),
+        1: thrift.i32(_PHYSICAL[dtype]),
+        2: thrift.list_of(thrift.I32, encodings),
         3: thrift.list_of(thrift.BINARY, list(_PATH)),
         4: thrift.i32(_UNCOMPRESSED),
         5: thrift.i64(page.rows * width),
@@ -215,6 +259,9 @@ def _vector_chunk(page: VectorPage, physical: int, width: int) -> Struct:
         7: thrift.i64(size),
         9: thrift.i64(page.offset),
     }
+    if dtype == "int8":
+        details[9] = thrift.i64(page.offset + len(int8_pages.dictionary_page()))
+        details[11] = thrift.i64(page.offset)
     return {2: thrift.i64(0), 3: thrift.struct(details)}
 
 
@@ -250,47 +297,60 @@ def mapped_pages(metadata: pq.FileMetaData, file: BinaryIO) -> list[tuple[int, i
     shape = _vector_shape(metadata)
     if shape is None:
         return None
-    leaf, width, item_size = shape
+    leaf, width, dtype = shape
+    item_size = np.dtype(dtype).itemsize
+    encodings = {"PLAIN", "RLE", "RLE_DICTIONARY"} if dtype == "int8" else {"PLAIN", "RLE"}
     file_size = file.seek(0, os.SEEK_END)
     found: list[tuple[int, int]] = []
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         chunk = group.column(leaf)
         size = group.num_rows * width * item_size
-        end = chunk.data_page_offset + chunk.total_compressed_size
+        start, chunk_size = chunk.data_page_offset, chunk.total_compressed_size
+        if dtype == "int8":
+            if not chunk.has_dictionary_page or chunk.dictionary_page_offset < len(MAGIC):
+                return None
+            if not int8_pages.has_dictionary(file, chunk.dictionary_page_offset, start):
+                return None
+            chunk_size -= start - chunk.dictionary_page_offset
+        elif chunk.has_dictionary_page:
+            return None
+        end = start + chunk_size
         if (
             chunk.compression != "UNCOMPRESSED"
-            or chunk.has_dictionary_page
-            or not set(chunk.encodings) <= {"PLAIN", "RLE"}
+            or not set(chunk.encodings) <= encodings
             or chunk.num_values != group.num_rows * width
-            or chunk.data_page_offset < len(MAGIC)
+            or start < len(MAGIC)
             or end > file_size
-            or not _one_page(file, chunk.data_page_offset, chunk.total_compressed_size, size)
+            or not _one_page(file, start, chunk_size, group.num_rows, width, dtype)
         ):
             return None
-        found.append((end - size, group.num_rows))
+        found.append((end - padding(group.num_rows, width, dtype) - size, group.num_rows))
     return found
 
 
-def _vector_shape(metadata: pq.FileMetaData) -> tuple[int, int, int] | None:
-    """Return the vector column's leaf number, width and bytes per value."""
+def _vector_shape(metadata: pq.FileMetaData) -> tuple[int, int, schema.StoredType] | None:
+    """Return the vector column's leaf number, width and stored type."""
     arrow_schema = metadata.schema.to_arrow_schema()
     index = arrow_schema.get_field_index(schema.VECTOR)
     if index < 0:
         return None
     type_ = arrow_schema.field(index).type
-    item_size = {"halffloat": 2, "float": 4}.get(str(getattr(type_, "value_type", "")))
+    dtype = stored_type(type_)
     width = getattr(type_, "list_size", 0)
-    if item_size is None or width < 1:
+    if dtype is None or width < 1:
         return None
     for number in range(metadata.num_columns):
         if metadata.schema.column(number).path.split(".")[0] == schema.VECTOR:
-            return number, width, item_size
+            return number, width, dtype
     return None
 
 
-def _one_page(file: BinaryIO, offset: int, chunk_size: int, values_size: int) -> bool:
-    """Say whether a column chunk is one page of plain values that end it, none left out."""
+def _one_page(
+    file: BinaryIO, offset: int, chunk_size: int, rows: int, width: int, dtype: schema.StoredType
+) -> bool:
+    """Say whether a column chunk is one page of values that end it byte by byte, none left out."""
+    values_size = rows * width * np.dtype(dtype).itemsize
     file.seek(offset)
     head = file.read(512)
     try:
@@ -308,9 +368,15 @@ def _one_page(file: BinaryIO, offset: int, chunk_size: int, values_size: int) ->
             return False
     except (ValueError, KeyError, TypeError, AttributeError, struct.error):
         return False
+    if dtype == "int8":
+        run = int8_pages.run_head(rows * width)
+        file.seek(offset + length + levels_size)
+        if file.read(len(run)) != run:
+            return False
+        values_size += len(run) + padding(rows, width, dtype)
     # A null takes a level and no value, so the size tells whether there is one.
     whole = bool(length + body == chunk_size and levels_size + values_size == body)
-    return whole and encoding == _PLAIN
+    return whole and encoding == (_RLE_DICTIONARY if dtype == "int8" else _PLAIN)
 
 
 def _level_size(file: BinaryIO, offset: int) -> int:

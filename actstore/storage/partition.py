@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.storage import floats, key_hashes, shard_columns
+from actstore.storage import comparing, key_hashes, quantised, shard_columns
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import ShardReader, open_shard
 from actstore.storage.shard import ShardWriter
@@ -173,8 +173,14 @@ class Partition:
             found += [RowAddress(number, int(row)) for row in order[low:high]]
         return [other for other in found if other != place]
 
-    def same(self, vectors: np.ndarray, places: list[RowAddress]) -> np.ndarray:
-        """Compare each vector with the stored one, bit for bit: bool ``[len(places)]``."""
+    def same(
+        self, vectors: np.ndarray, places: list[RowAddress], *, coarse: bool = False
+    ) -> np.ndarray:
+        """Compare each vector with the stored one, bit for bit: bool ``[len(places)]``.
+
+        Where one of two is of int8 (``coarse`` says that ``vectors`` were), the other is
+        compared as it would be if it were too.
+        """
         equal = np.zeros(len(places), bool)
         by_shard: dict[int | ShardWriter, list[int]] = {}
         for slot, place in enumerate(places):
@@ -184,9 +190,13 @@ class Partition:
             source = shard if isinstance(shard, ShardWriter) else self._entries[shard]
             if isinstance(source, ShardWriter):
                 equal[slots] = source.same(rows, vectors[slots])
+                if source.dtype == "int8" and not coarse:
+                    equal[slots] |= source.same(rows, quantised.rounded(vectors[slots]))
             else:
                 stored = self._reader(source).take(np.array(rows, np.int64))
-                equal[slots] = floats.same_bits(vectors[slots], stored)
+                equal[slots] = comparing.same(
+                    stored, vectors[slots], source.dtype == "int8", coarse
+                )
         return equal
 
     def label_differs(self, place: RowAddress, label: Any) -> bool:

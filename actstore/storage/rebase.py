@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from actstore import schema
 from actstore.errors import ConflictError, LayoutError
-from actstore.storage import key_hashes, layout, shard_columns
-from actstore.storage.floats import same_bits
+from actstore.storage import comparing, key_hashes, layout, shard_columns
 from actstore.storage.manifest import ShardEntry
-from actstore.storage.mapping import open_shard
-from actstore.storage.shard import Fragment, ShardWriter
+from actstore.storage.mapping import ShardReader, open_shard
+from actstore.storage.rewriting import copy_rows
+from actstore.storage.shard import ShardWriter
 
 
 def without_rows_of(
@@ -46,7 +45,8 @@ def without_rows_of(
         if not len(ours):
             continue
         rival_reader = open_shard(root, rival)
-        equal = same_bits(reader.take(ours), rival_reader.take(theirs))
+        coarse = entry.dtype == "int8", rival.dtype == "int8"
+        equal = comparing.same(reader.take(ours), rival_reader.take(theirs), *coarse)
         rival_reader.close()
         drop[ours[equal]] = True
         for mine, other in zip(ours[~equal].tolist(), theirs[~equal].tolist(), strict=True):
@@ -59,7 +59,7 @@ def without_rows_of(
                     row,
                 )
     try:
-        return _without(root, entry, reader.take, drop, staging) if drop.any() else entry
+        return _without(root, entry, reader, drop, staging) if drop.any() else entry
     finally:
         reader.close()
 
@@ -76,7 +76,7 @@ def _pairs(own: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _without(
     root: Path,
     entry: ShardEntry,
-    take: Callable[[np.ndarray], np.ndarray],
+    reader: ShardReader,
     drop: np.ndarray,
     staging: Path,
 ) -> ShardEntry:
@@ -86,9 +86,9 @@ def _without(
         path.unlink()
         return dataclasses.replace(entry, rows=0, pages=(), pools=(), tail=None)
     table = shard_columns.read_columns(root, entry, list(schema.metadata_names()))
-    columns = {name: table[name].to_pylist() for name in table.column_names}
     shard = ShardWriter(staging / path.name, width=entry.width, dtype=entry.dtype)
-    shard.append(take(kept), Fragment({}, columns, kept.tolist()))
+    copy_rows(reader, table, kept, shard)
+    shard.rounding = entry.rounding
     written = shard.finish()
     shard.path.replace(path)
     layout.sync_folder(path.parent)

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from actstore import schema
-from actstore.storage import floats, staging
+from actstore.storage import floats, quantised, staging
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
+from actstore.storage.narrowing import Saving
+from actstore.storage.rows import Added, Narrow, RowBatch
 from actstore.storage.shard import Fragment, ShardWriter
 from actstore.storage.transaction import Transaction
 from actstore.storage.writer import CHECKPOINT_ROWS, StoreWriter
@@ -30,18 +32,34 @@ class Rehearsal(StoreWriter):
         root: folder of the store.
         run: as there.
         replace: as there.
+        narrow: as there.
 
     Raises:
         StoreError: rows could not be written there.
     """
 
-    def __init__(self, root: Path | str, *, run: Run, replace: bool = False) -> None:
-        super().__init__(root, run=run, checkpoint_bytes=None, replace=replace)
+    def __init__(
+        self, root: Path | str, *, run: Run, replace: bool = False, narrow: Narrow | None = None
+    ) -> None:
+        super().__init__(root, run=run, checkpoint_bytes=None, replace=replace, narrow=narrow)
+        self._saving = Saving()
+
+    def add(self, batch: RowBatch) -> Added:
+        """Add rows, and measure what they would take in a smaller type."""
+        added = super().add(batch)
+        if added.written and self._narrow is None and batch.scales is None:
+            self._saving.add(batch.vectors)
+        return added
+
+    @property
+    def narrowing_note(self) -> str | None:
+        """What the rows would lose in the smaller type, or would take in one."""
+        return super().narrowing_note or self._saving.note()
 
     def _begun(self) -> Transaction:
         return _Untouched(self.root)
 
-    def _new_shard(self, width: int, dtype: schema.VectorType) -> ShardWriter:
+    def _new_shard(self, width: int, dtype: schema.StoredType) -> ShardWriter:
         return _Outline(Path(), width=width, dtype=dtype)
 
     def checkpoint(self) -> int | None:
@@ -73,15 +91,18 @@ class _Untouched(Transaction):
 class _Outline(ShardWriter):
     """A shard that is not written: it knows which vectors its rows would have."""
 
-    def __init__(self, path: Path, *, width: int, dtype: schema.VectorType) -> None:
+    def __init__(self, path: Path, *, width: int, dtype: schema.StoredType) -> None:
         super().__init__(path, width=width, dtype=dtype)
         self._digests = bytearray()
 
-    def append(self, vectors: np.ndarray, fragment: Fragment) -> None:
+    def append(
+        self, vectors: np.ndarray, fragment: Fragment, scales: np.ndarray | None = None
+    ) -> None:
         """Add rows: their metadata, and what tells their vectors from others."""
         self.rows += len(vectors)
         self._fragments.append(fragment)
-        self._digests += b"".join(_digests(vectors))
+        wide = vectors if scales is None else quantised.restore(vectors, scales)
+        self._digests += b"".join(_digests(wide))
 
     @property
     def waiting(self) -> int:

@@ -18,6 +18,7 @@ from actstore.storage.labels import write_overlay
 from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry
 from actstore.storage.mapping import ShardReader, open_shard
 from actstore.storage.pages import VectorPage
+from actstore.storage.quantised_shard import QuantisedShard
 from actstore.storage.shard import (
     Fragment,
     ShardWriter,
@@ -26,6 +27,7 @@ from actstore.storage.shard import (
     pools_of,
     sha256_at,
     sha256_of,
+    with_scales,
 )
 from actstore.storage.shard_tail import append_metadata, metadata_writer, write_at
 from actstore.storage.staging import writing
@@ -222,15 +224,21 @@ def copy_rows(
     step = max(1, block_bytes // shard.row_bytes)
     for start in range(0, len(rows), step):
         chosen = rows[start : start + step]
-        if chosen[-1] - chosen[0] == len(chosen) - 1:
+        scales = None
+        block_is_run = bool(chosen[-1] - chosen[0] == len(chosen) - 1)
+        if block_is_run:
             block = table.slice(int(chosen[0]), len(chosen))
+        else:
+            block = table.take(pa.array(chosen))
+        if isinstance(reader, QuantisedShard):  # the very numbers: nothing is rounded again
+            vectors, scales = reader.stored_rows(chosen)
+        elif block_is_run:
             vectors = np.empty((len(chosen), shard.width), shard.dtype)
             reader.run(int(chosen[0]), vectors)
         else:
-            block = table.take(pa.array(chosen))
             vectors = reader.take(chosen)
         columns = {name: block[name].to_pylist() for name in block.column_names}
-        shard.append(vectors, Fragment({}, columns, range(block.num_rows)))
+        shard.append(vectors, Fragment({}, columns, range(block.num_rows)), scales)
         shard.settle()
 
 
@@ -248,6 +256,7 @@ def _write(
             copy_rows(reader, table, rows, shard)
         finally:
             reader.close()
+        shard.rounding = entry.rounding
         return shard.finish()
     except BaseException:
         shard.abort()
@@ -269,7 +278,10 @@ def _with_metadata(root: Path, entry: ShardEntry, table: pa.Table, draft: Path) 
             return None
         memory = pa.BufferOutputStream()
         first = 0
-        with metadata_writer(memory) as writer:
+        if entry.dtype == "int8":
+            scales = shard_columns.read_columns(root, entry, [schema.SCALE])[schema.SCALE]
+            table = with_scales(table, scales.to_numpy())
+        with metadata_writer(memory, entry.dtype) as writer:
             for group in groups:
                 writer.write_table(table.slice(first, group.rows), row_group_size=group.rows)
                 first += group.rows
@@ -284,7 +296,8 @@ def _with_metadata(root: Path, entry: ShardEntry, table: pa.Table, draft: Path) 
             tail, _ = sha256_at(target, groups[-1].end)
         finally:
             os.close(target)
-    return Written(entry.rows, size, digest, entry.pages, in_order(pools_of(table)), tail)
+    pools = in_order(pools_of(table))
+    return Written(entry.rows, size, digest, entry.pages, pools, tail, entry.rounding)
 
 
 def has_tail(root: Path, entry: ShardEntry) -> bool:
@@ -312,8 +325,8 @@ def _groups(footer: pq.FileMetaData, entry: ShardEntry, descriptor: int) -> list
         for leaf in range(group.num_columns):
             chunk = group.column(leaf)
             if chunk.path_in_schema.startswith(vector):
-                end = chunk.data_page_offset + chunk.total_compressed_size
-                found.append(VectorPage(chunk.data_page_offset, values, rows, end))
+                first = chunk.dictionary_page_offset or chunk.data_page_offset
+                found.append(VectorPage(first, values, rows, values + rows * entry.row_bytes))
             else:
                 others.append(min(chunk.data_page_offset, chunk.dictionary_page_offset or 1 << 62))
     return found if min(others) >= max(page.end for page in found) else None

@@ -6,12 +6,17 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from actstore import schema
 from actstore.errors import UsageError
+from actstore.storage.entries import Rounding
+
+Narrow = Literal["compact16", "int8"]
+"""Types that values are rounded to, with a note of what that cost. Rows that do not fit keep the
+type they have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +28,17 @@ class RowBatch:
     """
 
     vectors: np.ndarray
-    """Float16 or float32, shape ``[rows, width]``; the writer keeps nothing of it."""
+    """Float16 or float32, shape ``[rows, width]``; the writer keeps nothing of it. Int8 with
+    ``scales``."""
     constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Columns with one value for all rows."""
     columns: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     """Columns with one value per row."""
+
+    scales: np.ndarray | None = None
+    """Of vectors of int8: what each row is multiplied by, float32 ``[rows]``."""
+    rounding: Rounding | None = None
+    """What the values lost on the way into the type that they have."""
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -44,6 +55,8 @@ class Added(NamedTuple):
     """Rows among ``present`` whose metadata (say, the label) differ from what is stored."""
     repeated: int = 0
     """Rows among ``present`` that came before in this session: the source repeats them."""
+    bytes: int = 0
+    """Of the written rows' vectors, as they are stored."""
 
 
 _REQUIRED = ("example_id", "model", "site", "pooling")
@@ -59,14 +72,18 @@ _NONE = type(None)
 
 
 def check(
-    vectors: np.ndarray, constants: Mapping[str, Any], columns: Mapping[str, Sequence[Any]]
+    vectors: np.ndarray,
+    constants: Mapping[str, Any],
+    columns: Mapping[str, Sequence[Any]],
+    scales: np.ndarray | None = None,
 ) -> None:
     """Refuse rows that do not fit the schema.
 
     Raises:
         UsageError: names the column, what it holds and what it should hold.
     """
-    if vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32) or not vectors.shape[1]:
+    kinds = (np.float16, np.float32) if scales is None else (np.int8,)
+    if vectors.ndim != 2 or vectors.dtype not in kinds or not vectors.shape[1]:
         raise UsageError(
             f"vectors must be float16 or float32 [rows, width], got {vectors.dtype} "
             f"{list(vectors.shape)}"

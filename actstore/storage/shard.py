@@ -17,9 +17,9 @@ from isal import isal_zlib
 
 from actstore import schema
 from actstore.errors import CommitError
-from actstore.storage import floats, pages, writeback
+from actstore.storage import floats, pages, quantised, writeback
 from actstore.storage.checksums import BlockSums, joined
-from actstore.storage.manifest import PoolingRegion, ShardEntry
+from actstore.storage.manifest import PoolingRegion, Rounding, ShardEntry
 from actstore.storage.pages import VectorPage
 from actstore.storage.shard_tail import append_metadata, metadata_writer, write_at
 from actstore.storage.threads import disk, in_parallel
@@ -58,6 +58,8 @@ class Written(NamedTuple):
     """Pooling and region of its rows, each pair once."""
     tail: str
     """SHA-256 of all that stands behind the vectors."""
+    rounding: Rounding | None = None
+    """What was lost on the way into its type."""
 
 
 class ShardWriter:
@@ -68,21 +70,24 @@ class ShardWriter:
     is known. So memory stays bounded while any number of shards grow side by side.
     """
 
-    def __init__(self, path: Path, *, width: int, dtype: schema.VectorType) -> None:
+    def __init__(self, path: Path, *, width: int, dtype: schema.StoredType) -> None:
         self.path = path
         self.rows = 0
+        self.rounding: Rounding | None = None
+        """What the rows that were appended lost on the way into the shard's type."""
         self.row_bytes = width * np.dtype(dtype).itemsize
         self.width = width
-        self.dtype: schema.VectorType = dtype
+        self.dtype: schema.StoredType = dtype
         # A page counts its values in 31 bits.
         most = ((1 << 31) - 1) // (4 * width)
         self._group_rows = max(1, min(GROUP_BYTES // self.row_bytes, most))
-        self._prefix = pages.prefix_space(self._group_rows, width)
+        self._prefix = pages.prefix_space(self._group_rows, width, dtype)
         self._fragments: deque[Fragment] = deque()
         self._flushed = 0  # rows whose metadata is in the metadata file
         self._placed = 0  # rows whose vectors are in the shard file
         self._buffer = np.empty((0, width), dtype)  # what follows them
         self._norms: deque[np.ndarray] = deque()  # of the rows placed and not flushed
+        self._scales = quantised.RowScales() if dtype == "int8" else None
         self._sums = BlockSums(self.row_bytes, self._group_rows)
         self._descriptor = -1
         self._unsynced = 0  # bytes placed since the disk was last asked to take them
@@ -91,13 +96,23 @@ class ShardWriter:
         self._memory: pa.BufferOutputStream | None = None  # instead of the metadata file
         self._pools: set[PoolingRegion] = set()
 
-    def append(self, vectors: np.ndarray, fragment: Fragment) -> None:
+    def append(
+        self, vectors: np.ndarray, fragment: Fragment, scales: np.ndarray | None = None
+    ) -> None:
         """Add ``vectors`` ``[n, width]`` of the shard's dtype and their metadata.
 
         The vectors are copied, so that a few rows do not keep a large tensor alive.
+
+        Args:
+            vectors: as they are stored.
+            fragment: their metadata.
+            scales: of vectors of int8, float32 ``[n]``.
         """
         count = len(vectors)
         waiting = self.waiting
+        if self._scales is not None:
+            assert scales is not None
+            self._scales.append(scales)
         self.rows += count
         self._fragments.append(fragment)
         if (waiting + count) * self.row_bytes > _CHUNK:
@@ -147,6 +162,8 @@ class ShardWriter:
         if rows < self._placed:
             self._placed = rows
             self._sums.truncate(rows, self._checksum)
+        if self._scales is not None:
+            self._scales.truncate(rows)
         self.rows = rows
 
     @property
@@ -160,14 +177,14 @@ class ShardWriter:
             self._flush_metadata(self._group_rows)
 
     def vectors(self, rows: Sequence[int]) -> np.ndarray:
-        """Read back rows that were appended, ``[n, width]``."""
+        """Read back rows that were appended, ``[n, width]``, as they are handed out."""
         out = np.empty((len(rows), self.width), self.dtype)
         for slot, row in enumerate(rows):
             if row < self._placed:
                 os.preadv(self._descriptor, [out[slot]], self._offset(row))
             else:
                 out[slot] = self._buffer[row - self._placed]
-        return out
+        return out if self._scales is None else quantised.restore(out, self._scales.at(rows))
 
     def same(self, rows: Sequence[int], vectors: np.ndarray) -> np.ndarray:
         """Compare vectors with rows that were appended, bit for bit: bool ``[n]``."""
@@ -212,7 +229,7 @@ class ShardWriter:
         """
         if self._placed == 0:  # everything still in memory: no space need be reserved
             self._group_rows = min(self._group_rows, self.rows)
-            self._prefix = pages.prefix_space(self._group_rows, self.width)
+            self._prefix = pages.prefix_space(self._group_rows, self.width, self.dtype)
             self._sums = BlockSums(self.row_bytes, self._group_rows)
         self.place()
         described = sum(len(fragment.rows) for fragment in self._fragments)
@@ -231,7 +248,8 @@ class ShardWriter:
         self._ask_disk()
         digest, size, tail = _hashes_of(self._descriptor, groups[-1].end)
         placed = tuple((page.values, page.rows) for page in groups)
-        return Written(self.rows, size, digest, placed, in_order(self._pools), tail)
+        pools = in_order(self._pools)
+        return Written(self.rows, size, digest, placed, pools, tail, self.rounding)
 
     def abort(self) -> None:
         """Remove everything written."""
@@ -288,6 +306,7 @@ class ShardWriter:
                 self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644
             )
         norms = np.empty(len(vectors), np.float32)
+        norms_of = floats.norms if self._scales is None else quantised.norms
         step = max(1, _CHUNK // self.row_bytes)
         pieces: list[tuple[int, int]] = []
         done = 0
@@ -299,7 +318,7 @@ class ShardWriter:
 
         def write(piece: tuple[int, int]) -> list[tuple[int, int]]:
             block = vectors[piece[0] : piece[1]]
-            floats.norms(block, out=norms[piece[0] : piece[1]])
+            norms_of(block, out=norms[piece[0] : piece[1]])
             data = block.data.cast("B")
             write_at(self._descriptor, data, self._offset(self._placed + piece[0]))
             return self._sums.of(data, self._placed + piece[0])
@@ -327,12 +346,18 @@ class ShardWriter:
                 fragment = fragment._replace(rows=fragment.rows[:missing])
             taken.append(fragment)
             missing -= len(fragment.rows)
-        table = metadata_table(taken, self._take_norms(rows))
+        norms = self._take_norms(rows)
+        if self._scales is None:
+            table = metadata_table(taken, norms)
+        else:
+            scales = self._scales.of(self._flushed, self._flushed + rows)
+            with np.errstate(over="ignore"):
+                table = with_scales(metadata_table(taken, norms * scales), scales)
         if self._metadata is None:
             if rows == self.rows:  # all there is to come: no need of a file
                 self._memory = pa.BufferOutputStream()
             target = self._memory or self._metadata_path()
-            self._metadata = metadata_writer(target, plain=_of_one_value(table))
+            self._metadata = metadata_writer(target, self.dtype, plain=_of_one_value(table))
         self._pools |= pools_of(table)
         self._metadata.write_table(table, row_group_size=rows)
         self._flushed += rows
@@ -350,11 +375,14 @@ class ShardWriter:
         for group, (rows, sums) in enumerate(self._sums.pages()):
             values = self._offset(group * self._group_rows)
             end = values + rows * self.row_bytes
-            level_bytes = pages.levels(rows, self.width)
-            crc = joined(isal_zlib.crc32(level_bytes), sums, rows, self.row_bytes)
-            body = len(level_bytes) + end - values
-            head = pages.page_header(rows, self.width, body, crc) + level_bytes
+            lead = pages.lead(rows, self.width, self.dtype)
+            filling = bytes(pages.padding(rows, self.width, self.dtype))
+            crc = joined(isal_zlib.crc32(lead), sums, rows, self.row_bytes)
+            crc = isal_zlib.crc32(filling, crc)
+            body = len(lead) + end - values + len(filling)
+            head = pages.head(rows, self.width, self.dtype, body, crc)
             write_at(self._descriptor, memoryview(head), values - len(head))
+            write_at(self._descriptor, memoryview(filling), end)
             found.append(VectorPage(values - len(head), values, rows, end))
             every += sums
         return found, every
@@ -424,6 +452,14 @@ def _of_one_value(table: pa.Table) -> set[str]:
             if column.equals(every):
                 found.add(name)
     return found
+
+
+def with_scales(table: pa.Table, scales: np.ndarray) -> pa.Table:
+    """Return metadata with the column of the scales of vectors of int8."""
+    import pyarrow as pa
+
+    field = schema.metadata_schema("int8").field(schema.SCALE)
+    return table.add_column(schema.vector_index(), field, pa.array(scales, field.type))
 
 
 def _names(mappings: Iterable[Mapping[str, Any]]) -> set[str]:

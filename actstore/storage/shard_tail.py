@@ -23,23 +23,26 @@ NO_STATISTICS = frozenset({"question", "oracle", "prediction", "extra", "source"
 
 
 def metadata_writer(
-    target: Path | pa.BufferOutputStream, plain: Collection[str] = ()
+    target: Path | pa.BufferOutputStream,
+    dtype: schema.StoredType,
+    plain: Collection[str] = (),
 ) -> pq.ParquetWriter:
     """Return what writes a shard's metadata columns as a Parquet file of their own.
 
     Args:
         target: where to.
+        dtype: of the vectors, beside which some types keep a column more.
         plain: columns of one value, which compression only makes longer.
     """
     import pyarrow.parquet as pq
 
-    names = schema.metadata_names()
+    shape = schema.metadata_schema(dtype)
     return pq.ParquetWriter(
         target,
-        schema.metadata_schema(),
-        compression={name: "none" if name in plain else "zstd" for name in names},
+        shape,
+        compression={name: "none" if name in plain else "zstd" for name in shape.names},
         use_dictionary=True,
-        write_statistics=[name for name in names if name not in NO_STATISTICS],
+        write_statistics=[name for name in shape.names if name not in NO_STATISTICS],
         write_page_checksum=True,
         version="2.6",
         store_schema=True,
@@ -52,7 +55,7 @@ def append_metadata(
     groups: list[VectorPage],
     sums: list[int],
     width: int,
-    dtype: schema.VectorType,
+    dtype: schema.StoredType,
 ) -> None:
     """Complete a shard: behind its vectors their blocks' checksums, the metadata, and the footer.
 
@@ -67,7 +70,8 @@ def append_metadata(
     footer_size = int.from_bytes(file[-8:-4], "little")
     body = memoryview(file)[len(pages.MAGIC) : len(file) - 8 - footer_size]
     table = checksums.table(sums, width * np.dtype(dtype).itemsize)
-    place = pages.align(groups[-1].end)
+    last = groups[-1]
+    place = pages.align(last.end + pages.padding(last.rows, width, dtype))
     start = pages.align(place + len(table))
     footer = pages.join_footer(
         file[len(file) - 8 - footer_size : len(file) - 8],

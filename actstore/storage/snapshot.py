@@ -24,6 +24,7 @@ from actstore.storage.files import LocalFiles, StoreFiles
 from actstore.storage.lease import Lease, pin
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy, open_shard
+from actstore.storage.quantised_shard import QuantisedShard
 from actstore.storage.staging import prepare
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ class Snapshot:
     def shape(self, row_ids: np.ndarray | None = None) -> tuple[int, schema.VectorType]:
         """Return width and stored type of the given rows' vectors (of all rows: None).
 
-        Where float16 and float32 vectors of one width meet, the type is float32.
+        Vectors are handed out as float16 where all are stored so, else as float32: where both
+        meet, and where they are stored as int8.
 
         Raises:
             MixedVectorsError: the vectors differ in width.
@@ -262,6 +264,46 @@ class Snapshot:
 
         self._each(take, involved)
         return target
+
+    def dtype_of(self, row_id: int) -> schema.StoredType:
+        """Return the type that a row is stored in."""
+        return self.shards[int(np.searchsorted(self.offsets, row_id, "right")) - 1].dtype
+
+    def stored(self, row_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return rows as they are stored; of int8 the whole numbers, and the rows' scales.
+
+        Args:
+            row_ids: int64 row numbers in any order, all of one width and stored type.
+        """
+        numbers = np.searchsorted(self.offsets, row_ids, "right") - 1
+        involved = np.unique(numbers).tolist()
+        if not involved or self.shards[involved[0]].dtype != "int8":
+            return self.gather(row_ids), None
+        vectors = np.empty((len(row_ids), self.shards[involved[0]].width), np.int8)
+        scales = np.empty(len(row_ids), np.float32)
+
+        def take(number: int) -> None:
+            chosen = np.flatnonzero(numbers == number)
+            reader = self._reader(number)
+            assert isinstance(reader, QuantisedShard)
+            found = reader.stored_rows(row_ids[chosen] - self.offsets[number])
+            vectors[chosen], scales[chosen] = found
+
+        self._each(take, involved)
+        return vectors, scales
+
+    def stored_run(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return whole numbers and scales of rows ``start`` to ``stop`` where they lie.
+
+        None where these are not of int8, or not in one shard.
+        """
+        number = int(np.searchsorted(self.offsets, start, "right")) - 1
+        if stop > self.offsets[number + 1] or self.shards[number].dtype != "int8":
+            return None
+        reader = self._reader(number)
+        assert isinstance(reader, QuantisedShard)
+        first = int(self.offsets[number])
+        return reader.stored(start - first, stop - first)
 
     def matrix(self, rows: int, width: int, dtype: schema.VectorType) -> np.ndarray:
         """Return an uninitialized matrix ``[rows, width]``, for ``gather`` to fill.

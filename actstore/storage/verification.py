@@ -120,7 +120,7 @@ def _check_content(root: Path, entry: ShardEntry, nonfinite: bool) -> Iterator[s
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         expected = schema.arrow_schema(entry.width, entry.dtype)
         if not file.schema_arrow.equals(expected, check_metadata=False):
-            yield f"its schema is not version {schema.VERSION} of the schema"
+            yield f"its schema is not version {schema.version_of([entry.dtype])} of the schema"
             return
         if file.metadata.num_rows != entry.rows:
             yield f"it has {file.metadata.num_rows} rows, the manifest says {entry.rows}"

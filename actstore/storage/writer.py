@@ -14,13 +14,13 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import CommitError, ConflictError, LayoutError, UsageError
-from actstore.storage import key_hashes, layout
+from actstore.storage import key_hashes, layout, narrowing, quantised
 from actstore.storage.dropping import without
-from actstore.storage.manifest import Manifest, Run, ShardEntry
+from actstore.storage.manifest import Manifest, Rounding, Run, ShardEntry, together
 from actstore.storage.partition import Partition, RowAddress, StoredRows
 from actstore.storage.rebase import without_rows_of
 from actstore.storage.rewriting import Replacement
-from actstore.storage.rows import Added, RowBatch, check
+from actstore.storage.rows import Added, Narrow, RowBatch, check
 from actstore.storage.shard import Fragment, ShardWriter, Written
 from actstore.storage.staging import writing
 from actstore.storage.threads import disk, in_parallel
@@ -39,7 +39,12 @@ _OPEN_AT_ONCE = 256
 """Completed shards whose files are open still: a process may have 1,024."""
 
 _PartitionKey = tuple[str, str, int | None]
-_ShardKey = tuple[_PartitionKey, int, schema.VectorType]
+_ShardKey = tuple[_PartitionKey, int, schema.StoredType]
+_STORED: dict[np.dtype[Any], schema.StoredType] = {
+    np.dtype("float16"): "float16",
+    np.dtype("float32"): "float32",
+    np.dtype("int8"): "int8",
+}
 
 
 class _HashedBatch(NamedTuple):
@@ -51,6 +56,8 @@ class _HashedBatch(NamedTuple):
     hashes: np.ndarray
     values: list[int]
     """The hashes as Python numbers."""
+    scales: np.ndarray | None
+    rounding: Rounding | None
 
 
 class StoreWriter:
@@ -66,6 +73,7 @@ class StoreWriter:
         checkpoint_bytes: :meth:`checkpoint` commits after this many vector bytes; None: never.
         replace: a row whose key is stored with another vector takes its place, in the same
             commit, instead of being a conflict.
+        narrow: a smaller type to store vectors in, as far as it can hold them.
 
     Raises:
         StoreError: the path is a file or holds other things.
@@ -79,6 +87,7 @@ class StoreWriter:
         run: Run,
         checkpoint_bytes: int | None = CHECKPOINT_BYTES,
         replace: bool = False,
+        narrow: Narrow | None = None,
     ) -> None:
         self.root = Path(root)
         self.run = run
@@ -93,6 +102,8 @@ class StoreWriter:
         self._waiting_bytes = 0
         self._replace = replace
         self._replaced: list[tuple[ShardEntry, int]] = []
+        self._narrow = narrow
+        self._losses: list[narrowing.Part] = []
         self._own: set[str] = set()
         """Shards that this session has committed."""
         self.commits: list[int] = []
@@ -122,6 +133,11 @@ class StoreWriter:
             self._change.close()
 
     @property
+    def narrowing_note(self) -> str | None:
+        """What the rows of this session lost in the smaller type, in a sentence."""
+        return narrowing.note(self._narrow, self._losses) if self._narrow else None
+
+    @property
     def pending_rows(self) -> int:
         """Rows that the next commit would add."""
         return sum(shard.rows for _, shard in self._pending())
@@ -146,11 +162,12 @@ class StoreWriter:
         An exception inside the block takes the block's rows back and goes on its way.
         """
         self._marks, self._marked = {}, []
-        replaced = len(self._replaced)
+        replaced, losses = len(self._replaced), len(self._losses)
         try:
             yield
         except BaseException:
             del self._replaced[replaced:]
+            del self._losses[losses:]
             for partition, values in self._marked:
                 partition.forget(values)
             for shard, rows in self._marks.items():
@@ -215,18 +232,38 @@ class StoreWriter:
         if self._marks is None:
             with self.file():
                 return self.add(batch)
-        count = len(batch)
-        if count == 0:
+        if len(batch) == 0:
             return Added(0, 0)
+        if self._narrow is None:
+            return self._add(batch)
+        check(batch.vectors, batch.constants, batch.columns)
+        total = Added(0, 0)
+        for part in narrowing.narrowed(batch, self._narrow):
+            added = self._add(part)
+            dtype = str(part.vectors.dtype)
+            self._losses.append(narrowing.Part(dtype, added.written, part.rounding))
+            total = _sum(total, added)
+        return total
+
+    def _add(self, batch: RowBatch) -> Added:
+        count = len(batch)
         constants = {**batch.constants, "run_id": self.run.run_id}
-        check(batch.vectors, constants, batch.columns)
+        check(batch.vectors, constants, batch.columns, batch.scales)
         hashes = key_hashes.hash_rows(count, constants, batch.columns)
-        source = _HashedBatch(batch.vectors, constants, batch.columns, hashes, hashes.tolist())
+        source = _HashedBatch(
+            batch.vectors,
+            constants,
+            batch.columns,
+            hashes,
+            hashes.tolist(),
+            batch.scales,
+            batch.rounding,
+        )
         total = Added(0, 0)
         with self._or_give_up():
             for key, rows in _by_partition(count, constants, batch.columns).items():
                 total = _sum(total, self._add_to(key, rows, source))
-            self._place_when_full(total.written * batch.vectors.itemsize * batch.vectors.shape[1])
+            self._place_when_full(total.bytes)
         return total
 
     def _place_when_full(self, more: int) -> None:
@@ -270,15 +307,19 @@ class StoreWriter:
             one = self._add_to(key, [rows[at] for at in first], source)
             two = self._add_to(key, [rows[at] for at in again], source)
             return _sum(there, one, two)
-        dtype: schema.VectorType = "float16" if source.vectors.dtype == np.float16 else "float32"
+        dtype = _STORED[source.vectors.dtype]
         shard = self._shard(key, width, dtype)
         assert self._marks is not None
         self._marks.setdefault(shard, shard.rows)
         self._marked.append((partition, values))
         partition.expect(shard, values)
         fragment = Fragment(source.constants, source.columns, rows)
-        shard.append(_chosen(source.vectors, rows), fragment)
-        return there._replace(written=len(rows))
+        scales = None if source.scales is None else _chosen(source.scales, rows)
+        vectors = _chosen(source.vectors, rows)
+        shard.append(vectors, fragment, scales)
+        shard.rounding = together((shard.rounding, source.rounding))
+        stored = vectors.nbytes + (0 if scales is None else scales.nbytes)
+        return there._replace(written=len(rows), bytes=stored)
 
     def _is_own(self, partition: Partition, place: RowAddress) -> bool:
         """Say whether this session itself brought a row."""
@@ -294,16 +335,17 @@ class StoreWriter:
     ) -> None:
         """Drop from ``found`` what only shares a hash; refuse what shares a key."""
         slots = list(found)
-        vectors = source.vectors[[rows[at] for at in slots]]
-        equal = partition.same(vectors, [found[at] for at in slots])
+        vectors = _handed_out(source, [rows[at] for at in slots])
+        coarse = source.scales is not None
+        equal = partition.same(vectors, [found[at] for at in slots], coarse=coarse)
         for at, same in zip(slots, equal.tolist(), strict=True):
             if same:
                 continue
             value = int(source.hashes[rows[at]])
-            vector = source.vectors[rows[at] : rows[at] + 1]
+            vector = _handed_out(source, [rows[at]])
             first = found.pop(at)
             for place in (first, *partition.others(value, first)):
-                if partition.same(vector, [place])[0]:
+                if partition.same(vector, [place], coarse=coarse)[0]:
                     found[at] = place
                     break
                 key = key_hashes.key_of(source.constants, source.columns, rows[at])
@@ -455,13 +497,13 @@ class StoreWriter:
             partition = self._partitions[key] = Partition(self.root, stored)
         return partition
 
-    def _shard(self, key: _PartitionKey, width: int, dtype: schema.VectorType) -> ShardWriter:
+    def _shard(self, key: _PartitionKey, width: int, dtype: schema.StoredType) -> ShardWriter:
         shard = self._open.get((key, width, dtype))
         if shard is None:
             shard = self._open[key, width, dtype] = self._new_shard(width, dtype)
         return shard
 
-    def _new_shard(self, width: int, dtype: schema.VectorType) -> ShardWriter:
+    def _new_shard(self, width: int, dtype: schema.StoredType) -> ShardWriter:
         path = self._change.folder / f"{self._names:06d}.parquet"
         self._names += 1
         return ShardWriter(path, width=width, dtype=dtype)
@@ -492,6 +534,12 @@ def _finished(shards: Sequence[ShardWriter]) -> list[Written]:
 
 def _sum(*parts: Added) -> Added:
     return Added(*map(sum, zip(*parts, strict=True)))
+
+
+def _handed_out(source: _HashedBatch, rows: list[int]) -> np.ndarray:
+    """Return vectors of a batch as the store will hand them out."""
+    vectors = source.vectors[rows]
+    return vectors if source.scales is None else quantised.restore(vectors, source.scales[rows])
 
 
 def _by_partition(

@@ -115,9 +115,11 @@ class MatrixMaker:
 
 
 def stored_type(snapshot: Snapshot, shards: Iterable[int]) -> schema.VectorType | None:
-    """Return the type that the vectors of all these shards have; None where there are two."""
+    """Return the type that all these shards hand out; None where there are two."""
     found = {snapshot.shards[number].dtype for number in shards}
-    return found.pop() if len(found) == 1 else None
+    if found == {"float16"}:
+        return "float16"
+    return "float32" if found <= {"float32", "int8"} and found else None
 
 
 class OrderReader:

@@ -269,8 +269,8 @@ def test_every_cut_of_a_manifest_is_refused() -> None:
 
 def test_a_newer_version_says_to_upgrade() -> None:
     content = document(a_manifest(entry()))
-    content |= {"version": 2, "shards": "of another kind"}
-    with pytest.raises(CorruptStoreError, match="version 2, this actstore reads up to 1: upgrade"):
+    content |= {"version": 3, "shards": "of another kind"}
+    with pytest.raises(CorruptStoreError, match="version 3, this actstore reads up to 2: upgrade"):
         manifests.decode(json.dumps(content).encode(), "x")
 
 

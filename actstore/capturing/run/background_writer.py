@@ -115,7 +115,7 @@ class Sink:
                 added = self._writer.add(batch)
                 self.written += added.written
                 self.present += added.present
-                self.bytes += added.written * batch.vectors.shape[1] * batch.vectors.itemsize
+                self.bytes += added.bytes
         run: Run = self._writer.run
         progress = dict(part.progress)
         if self._rows_earlier is not None:  # else an earlier session did not count them

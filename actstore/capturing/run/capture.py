@@ -71,7 +71,9 @@ def capture(
         blocks: dotted path of the list of blocks, where it is not found by itself.
         padding_side: of a run without generation; ``auto`` is right, where nothing depends on it.
         storage_dtype: None keeps single states of a float16 model in float16 and everything
-            else in float32; the others convert (to float16 with rounding).
+            else in float32; ``float16`` and ``float32`` convert (to float16 with rounding);
+            ``compact16`` (float16, but for rows that overflow) and ``int8`` round too and say
+            in ``notes`` by how much.
         resume: go on with a run that was broken off, and leave out what is stored.
         allow_mixed: accept that the store has rows of the same model and data set that were made
             in another way.

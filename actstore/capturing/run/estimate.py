@@ -20,6 +20,7 @@ from actstore.capturing.forward.pooling import Pool
 from actstore.errors import DiskSpaceError
 from actstore.models.blocks import HookPoint
 from actstore.storage.rows import RowBatch
+from actstore.wording import size
 
 _SHARD_BYTES = 20_000
 """What a shard has besides rows: its schema, statistics and footer."""
@@ -72,16 +73,6 @@ def check_space(store: Path, needed: int, free: int) -> None:
             "fewer layers, sites or pools (prompt.last instead of prompt.tokens), fewer examples "
             "(--first-k), in float16 (--storage-dtype), or to another disk"
         )
-
-
-def size(count: int) -> str:
-    """Return a number of bytes as a person reads it."""
-    number = float(count)
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if number < 1000 or unit == "TB":
-            break
-        number /= 1000
-    return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
 
 
 def total_width(points: Sequence[HookPoint], state_width: int) -> int:

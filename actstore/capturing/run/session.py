@@ -34,11 +34,12 @@ from actstore.capturing.run.provenance import Identity
 from actstore.capturing.run.resume import Chain, Earlier, look
 from actstore.capturing.run.stored_rows import StoredRows
 from actstore.capturing.run.summary import CaptureProgress, CaptureSummary, Refused, later_notes
-from actstore.capturing.run.tables import settle_values, tabulate
+from actstore.capturing.run.tables import narrow_of, settle_values, tabulate
 from actstore.capturing.selfcheck import check
 from actstore.capturing.selfcheck.reference import advice
 from actstore.errors import ExampleError, ModelError, UsageError
 from actstore.models.blocks import find, parse_layers, points
+from actstore.storage import narrowing
 from actstore.storage.manifest import Run
 from actstore.storage.rows import RowBatch
 from actstore.storage.writer import StoreWriter
@@ -157,7 +158,8 @@ class Session:
         if self.options.dry_run:
             return self._dry(run, first, upcoming, checked, began)
         self._check_disk(first)
-        with StoreWriter(self.store, run=run) as writer, Sink(writer) as sink:
+        narrow = narrow_of(self.options.storage_dtype)
+        with StoreWriter(self.store, run=run, narrow=narrow) as writer, Sink(writer) as sink:
             try:
                 with self.engine:
                     for window in chain([first], upcoming):
@@ -170,6 +172,7 @@ class Session:
                     "same capture again to go on"
                 )
                 raise
+        self._notes += filter(None, (writer.narrowing_note,))
         return self._summary(run, sink, checked, began)
 
     def _first_to_do(self, upcoming: Iterator[Window]) -> Window | None:
@@ -419,8 +422,7 @@ class Session:
         if total is None or not window.examples:
             return
         each = sum(map(self._bytes_of, window.lengths)) / len(window.lengths)
-        if self.options.storage_dtype == "float16":
-            each /= 2
+        each /= {"float16": 2, "compact16": 2, "int8": 4}.get(self.options.storage_dtype or "", 1)
         estimates.check_space(
             self.store,
             int(each * (total - self._chain.count)),
@@ -456,6 +458,7 @@ class Session:
             taken = total - first.start
         share = taken / len(first.taken)
         batches = list(self._rows([longest, captured], run, frozenset()))
+        batches = self._narrowed(batches)
         examples = len(longest.examples) + len(captured.examples)
         rows = sum(map(len, batches)) / examples
         todo = round(len(first.examples) * share)
@@ -472,6 +475,24 @@ class Session:
         )
         estimates.check_space(self.store, found.bytes, found.free_bytes)
         return self._summary(run, None, checked, began, found)
+
+    def _narrowed(self, batches: list[RowBatch]) -> list[RowBatch]:
+        """Return batches in the type that they would be stored in, with a note of what it costs."""
+        narrow = narrow_of(self.options.storage_dtype)
+        if narrow is None:
+            saving = narrowing.Saving()
+            for batch in batches:
+                saving.add(batch.vectors)
+            note = saving.note()
+        else:
+            batches = [part for batch in batches for part in narrowing.narrowed(batch, narrow)]
+            kinds = [
+                narrowing.Part(str(part.vectors.dtype), len(part), part.rounding)
+                for part in batches
+            ]
+            note = narrowing.note(narrow, kinds)
+        self._notes += [f"of the two batches that were timed, {note}"] if note else []
+        return batches
 
     def _summary(
         self,

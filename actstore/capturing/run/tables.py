@@ -15,9 +15,9 @@ from actstore.capturing.forward.pooling import Pool, SiteLayer
 from actstore.capturing.prompts.encode import PAD, ROLES
 from actstore.capturing.prompts.example import Example, ExampleKey
 from actstore.storage import floats
-from actstore.storage.rows import RowBatch
+from actstore.storage.rows import Narrow, RowBatch
 
-StorageType = Literal["float16", "float32"]
+StorageType = Literal["float16", "float32", "compact16", "int8"]
 _GENERATED = "generated"
 
 
@@ -87,8 +87,13 @@ def tabulate(
             )
 
 
+def narrow_of(storage: StorageType | None) -> Narrow | None:
+    """Return the type that the writer rounds to, with a note of the loss, if one was asked for."""
+    return storage if storage == "compact16" or storage == "int8" else None
+
+
 def convert(vectors: np.ndarray, storage: StorageType | None) -> np.ndarray:
-    """Return vectors in the type they are stored in; float16 may round, and overflow to inf."""
+    """Return vectors as they are handed to the writer; float16 may round, and overflow to inf."""
     if storage == "float16" and vectors.dtype != np.float16:
         with np.errstate(over="ignore"):
             return vectors.astype(np.float16)

@@ -285,7 +285,7 @@ def test_no_examples_and_no_example(tmp_path: Path, model: Any) -> None:
         ({"max_new_tokens": 2, "padding_side": "right"}, "pads on the left"),
         ({"model_name": ""}, "has no name"),
         ({"padding_side": "middle"}, "padding_side 'middle' is unknown"),
-        ({"storage_dtype": "int8"}, "use one of None, float16, float32"),
+        ({"storage_dtype": "int4"}, "use one of None, float16, float32, compact16, int8"),
         ({"examples": "questions.jsonl"}, "examples: got str"),
         ({"examples": {"id": 1, "question": "?"}}, "examples: got dict"),
         ({"examples": 5}, "examples: got int"),
