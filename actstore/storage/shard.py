@@ -441,13 +441,17 @@ def metadata_table(fragments: Sequence[Fragment], norms: np.ndarray) -> pa.Table
 
 
 def _of_one_value(table: pa.Table) -> set[str]:
-    """Return the columns of a table that hold one value, or nothing, in all rows."""
+    """Return the columns of a table that hold one value in all rows.
+
+    Not those that hold nothing: without compression their page of a dictionary has no bytes, at
+    which fastparquet gives up.
+    """
     import pyarrow as pa
 
     found = set()
     for name, column in zip(table.column_names, table.itercolumns(), strict=True):
         first = column[0]
-        if first.equals(column[-1]):
+        if first.is_valid and first.equals(column[-1]):
             every = pa.chunked_array([pa.repeat(first, len(column))], column.type)
             if column.equals(every):
                 found.add(name)
