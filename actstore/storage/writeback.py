@@ -1,4 +1,4 @@
-"""Asks the disk to begin with what was written to a file, so that there is less to wait for later."""
+"""Asks the disk to begin with what was written to a file, so that a sync waits for less."""
 
 from __future__ import annotations
 
