@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore.errors import NotInStoreError, UsageError
-from actstore.querying import mixture, vector_math
+from actstore.querying import mixture, scoring
 from actstore.querying.vector_math import METRICS, Metric
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def nearest(
     fitting = selection.at(_of_width(selection.snapshot, selection.rows, len(query)))
     # Scores of several layers do not compare: norms and common directions differ too much.
     mixture.refuse(fitting, mixed=mixed, instead="")
-    scores = vector_math.scores(selection.snapshot, fitting.rows, query, metric)
+    scores = scoring.scores(
+        selection.snapshot, fitting.rows, scoring.Query(query), metric, shared=True
+    )
     order = _best(scores if metric == "l2" else -scores, k)
     table = fitting.take(order).table(columns)
     return table.add_column(0, SCORE, pa.array(scores[order]))

@@ -159,7 +159,6 @@ class Database:
         if faster is None:
             return None
         try:
-            values: Any = _plain(parameters)
             if isinstance(parameters, Mapping):
                 # Four thousand numbers as a parameter cost DuckDB more than their product
                 # with a thousand rows.
@@ -169,7 +168,10 @@ class Database:
                     # NULL, or a list as text: DuckDB knows what to make of them.
                     if parameters[vector] is not None and not isinstance(parameters[vector], str)
                 }
-                values = {name: values[name] for name in faster.parameters} | handles
+                left = {name: parameters[name] for name in faster.parameters - handles.keys()}
+                values = {**_plain(left), **handles}
+            else:
+                values = _plain(parameters)
             return cursor.sql(faster.text, params=values)
         except UsageError as error:
             raise SqlError(str(error)) from error

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actstore.errors import UsageError
-from actstore.querying import vector_math
+from actstore.querying import scoring, vector_math
+from actstore.querying.scoring import Query
 from actstore.querying.vector_math import Metric
 from actstore.storage import floats
 
@@ -53,7 +54,7 @@ class VectorFunctions:
         self._shard_widths = np.array([shard.width for shard in snapshot.shards], np.int64)
         self.widths = sorted(set(self._shard_widths.tolist()))
         self._lock = Lock()
-        self._handles: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._handles: OrderedDict[int, Query] = OrderedDict()
         self._known: dict[bytes, int] = {}
         self._next = itertools.count()
         self._buffers: list[np.ndarray] = []
@@ -171,14 +172,14 @@ class VectorFunctions:
             if number is None:
                 number = next(self._next)
                 self._known[content] = number
-                self._handles[number] = np.frombuffer(content, np.float32)
+                self._handles[number] = Query(np.frombuffer(content, np.float32))
                 if len(self._handles) > _KEPT_HANDLES:
                     _, forgotten = self._handles.popitem(last=False)
-                    del self._known[forgotten.tobytes()]
+                    del self._known[forgotten.vector.tobytes()]
             self._handles.move_to_end(number)
             return number
 
-    def _query(self, number: int) -> np.ndarray:
+    def _query(self, number: int) -> Query:
         with self._lock:
             query = self._handles.get(number)
             if query is None:
@@ -210,7 +211,7 @@ class VectorFunctions:
                 chosen &= ~null
             where = slice(None) if chosen.all() else np.flatnonzero(chosen)
             part = None if lengths is None else lengths[where]
-            result[where] = vector_math.scores(self._snapshot, rows[where], query, metric, part)
+            result[where] = scoring.scores(self._snapshot, rows[where], query, metric, part)
         return pa.array(result, mask=null if null.any() else None)
 
     def _mean_of_rows(self, lists: pa.ChunkedArray) -> pa.Array:

@@ -1,4 +1,4 @@
-"""Dot, cosine, distance and mean of stored vectors, block by block on the memory map."""
+"""Stored vectors block by block, as views of the map where that can be; their mean, their lists."""
 
 from __future__ import annotations
 
@@ -36,75 +36,61 @@ class RowBlock(NamedTuple):
 
 def blocks(snapshot: Snapshot, rows: np.ndarray, most: int) -> Iterator[RowBlock]:
     """Yield the vectors of ``rows`` (int64, all of one width) in blocks of at most ``most``."""
-    for start, stop in snapshot.portions(rows):
-        for block in _blocks(snapshot, rows[start:stop], most):
-            yield RowBlock(start + block.start, start + block.stop, block.vectors)
+    for first, last in snapshot.portions(rows):
+        for start, stop in spans(snapshot, rows[first:last], most):
+            start, stop = first + start, first + stop
+            yield RowBlock(start, stop, read(snapshot, rows[start:stop]))
 
 
-def _blocks(snapshot: Snapshot, rows: np.ndarray, most: int) -> Iterator[RowBlock]:
+def spans(snapshot: Snapshot, rows: np.ndarray, most: int) -> list[tuple[int, int]]:
+    """Return places to cut a list of rows at, into parts of at most ``most`` to read at once.
+
+    Where rows are consecutive the parts are too, and lie in one row group each: such a part
+    is a view of the map.
+    """
     if not len(rows):
-        return
+        return []
     breaks = np.flatnonzero(np.diff(rows) != 1) + 1
     if (len(breaks) + 1) * _RUN > len(rows):
-        for start in range(0, len(rows), most):
-            stop = min(start + most, len(rows))
-            yield RowBlock(start, stop, snapshot.gather(rows[start:stop]))
-        return
-    bounds = [0, *breaks.tolist(), len(rows)]
-    for first, last in itertools.pairwise(bounds):
-        for start in range(first, last, most):
-            stop = min(start + most, last)
-            row = int(rows[start])
-            view = snapshot.view(row, row + stop - start)
-            vectors = snapshot.gather(rows[start:stop]) if view is None else view
-            yield RowBlock(start, stop, vectors)
+        return _cut([0, len(rows)], most)
+    bounds: list[int] = []
+    for first, last in itertools.pairwise([0, *breaks.tolist(), len(rows)]):
+        row = int(rows[first])
+        bounds += [
+            first,
+            *(seam - row + first for seam in _seams(snapshot, row, row + last - first)),
+        ]
+    return _cut([*bounds, len(rows)], most)
 
 
-def scores(
-    snapshot: Snapshot,
-    rows: np.ndarray,
-    query: np.ndarray,
-    metric: Metric,
-    norms: np.ndarray | None = None,
-) -> np.ndarray:
-    """Return dot product, cosine or L2 distance of each row's vector with ``query``.
+def _cut(bounds: list[int], most: int) -> list[tuple[int, int]]:
+    return [
+        (start, min(start + most, last))
+        for first, last in itertools.pairwise(bounds)
+        for start in range(first, last, most)
+    ]
 
-    Computed in float32, in blocks, so memory stays bounded however many rows there are.
-    A cosine with a zero vector is NaN.
 
-    Args:
-        snapshot: where the vectors are.
-        rows: int64 ``[n]``, all of the query's width.
-        query: float32 ``[width]``.
-        metric: ``cosine``, ``dot`` or ``l2``.
-        norms: stored norms of the rows, float32 ``[n]``; computed when missing.
+def _seams(snapshot: Snapshot, start: int, stop: int) -> list[int]:
+    """Return the numbers of the rows after ``start`` and before ``stop`` that begin a row group."""
+    first, last = np.searchsorted(snapshot.offsets, (start, stop - 1), "right").tolist()
+    found: list[int] = []
+    for number in range(first - 1, last):
+        row = int(snapshot.offsets[number])
+        for _, count in snapshot.shards[number].pages or ((0, 0),):
+            if start < row < stop:
+                found.append(row)
+            row += count
+    return found
 
-    Returns:
-        float32 ``[n]``.
-    """
-    result = np.empty(len(rows), np.float32)
-    # One thread: the products are BLAS calls with threads of their own, and widening is
-    # many short NumPy calls, which threads of ours only made slower.
-    most = max(1, _BLOCK // len(query))
-    buffer = np.empty((min(most, len(rows)), len(query)), np.float32)
-    size = np.float32(np.linalg.norm(query))
-    with np.errstate(all="ignore"):  # overflow and 0/0 show as infinity and NaN in the result
-        for start, stop, stored in blocks(snapshot, rows, most):
-            vectors = single(stored, buffer)
-            target = result[start:stop]
-            if metric == "l2":
-                difference = np.subtract(vectors, query, out=buffer[: len(vectors)])
-                np.sqrt(np.vecdot(difference, difference), out=target)
-                continue
-            np.matmul(vectors, query, out=target)
-            if metric == "cosine":
-                if norms is None:
-                    lengths = np.sqrt(np.vecdot(vectors, vectors))
-                else:
-                    lengths = norms[start:stop]
-                target /= lengths * size
-                np.clip(target, -1, 1, out=target)
-    return result
+
+def read(snapshot: Snapshot, rows: np.ndarray) -> np.ndarray:
+    """Return the vectors of some rows as stored, a view of the map where they are one run."""
+    first, last = int(rows[0]), int(rows[-1])
+    view = None
+    if last - first == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
+        view = snapshot.view(first, last + 1)
+    return snapshot.gather(rows) if view is None else view
 
 
 def single(stored: np.ndarray, buffer: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Asks the disk to begin early with what is written to a file, so that less is waited for later."""
+"""Asks the disk to begin with what was written to a file, so that a sync waits for less."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Arithmetic on the map, in blocks, against NumPy on everything at once."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -43,37 +42,8 @@ def test_blocks_cover_rows_in_order(snapshot: Snapshot, kind: str) -> None:
     assert end == len(rows)
 
 
-@pytest.mark.parametrize("kind", ["all", "runs", "scattered", "one", "none"])
-@pytest.mark.parametrize("metric", vector_math.METRICS)
-def test_scores(snapshot: Snapshot, kind: str, metric: Any) -> None:
-    rows = rows_of(kind)
-    stored = snapshot.gather(np.arange(300))[rows].astype(np.float64)
-    query = np.random.default_rng(3).standard_normal(5000).astype(np.float32)
-    lengths = np.linalg.norm(stored, axis=1)
-    expected = {
-        "dot": stored @ query,
-        "cosine": stored @ query / lengths / np.linalg.norm(query),
-        "l2": np.linalg.norm(stored - query, axis=1),
-    }[metric]
-    found = vector_math.scores(snapshot, rows, query, metric)
-    assert found.dtype == np.float32
-    assert found == pytest.approx(expected, rel=1e-4, abs=1e-3)
-    if metric == "cosine":
-        given = vector_math.scores(snapshot, rows, query, metric, lengths.astype(np.float32))
-        assert given == pytest.approx(expected, rel=1e-4, abs=1e-5)
-
-
 @pytest.mark.parametrize("kind", ["all", "runs", "scattered", "one"])
 def test_mean(snapshot: Snapshot, kind: str) -> None:
     rows = rows_of(kind)
     expected = snapshot.gather(np.arange(300))[rows].astype(np.float64).mean(axis=0)
     assert vector_math.mean(snapshot, rows, 5000) == pytest.approx(expected, rel=1e-5, abs=1e-6)
-
-
-def test_cosine_of_a_vector_with_itself_never_exceeds_one(snapshot: Snapshot) -> None:
-    rows = np.arange(300)
-    for row in range(0, 300, 37):
-        query = snapshot.gather(rows[row : row + 1])[0].astype(np.float32)
-        found = vector_math.scores(snapshot, rows, query, "cosine")
-        assert found.max() <= 1
-        assert found[row] == pytest.approx(1, abs=1e-6)
