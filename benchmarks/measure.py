@@ -22,7 +22,7 @@ _PATIENCE = 60.0
 """Seconds to wait for them."""
 LIBRARIES = (
     *("actstore", "numpy", "torch", "pyarrow", "duckdb", "polars"),
-    *("datasets", "pylance", "safetensors", "isal"),
+    *("datasets", "pylance", "faiss-cpu", "safetensors", "isal", "numkong"),
 )
 
 
