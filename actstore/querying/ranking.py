@@ -19,7 +19,7 @@ TOLERANCE = 4e-6
 _ONE_BY_ONE = 3
 """As many queries are scored one after the other: the kernels read rows at memory's speed, while
 a product of matrices first makes them float32."""
-_WIDENED = 1 << 18
+_WIDENED = 1 << 20
 _SCORES = 1 << 22
 """Rough scores held at a time, of all queries together: 32 MiB."""
 _READ = 1 << 24
