@@ -19,7 +19,8 @@ from benchmarks.corpus import Corpus
 from benchmarks.measure import Outcome, machine
 
 NAMES = (
-    *("full_read", "random_rows", "select", "sql_vectors", "write", "ingest"),
+    *("full_read", "random_rows", "select", "sql_vectors", "nearest"),
+    *("write", "ingest"),
     *("memory", "size", "metadata_sql", "open_many", "cli_start", "hub_bytes", "probes"),
     *("batches", "capture", "study"),
 )

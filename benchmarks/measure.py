@@ -22,7 +22,7 @@ _PATIENCE = 60.0
 """Seconds to wait for them."""
 LIBRARIES = (
     *("actstore", "numpy", "torch", "pyarrow", "duckdb", "polars"),
-    *("datasets", "pylance", "safetensors", "isal", "numkong"),
+    *("datasets", "pylance", "faiss-cpu", "safetensors", "isal", "numkong"),
 )
 Roof = Literal["memory", "copy", "disk", "cold"]
 """What bounds a benchmark: reading memory, copying it, a synced write, a read from the disk."""

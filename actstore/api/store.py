@@ -213,15 +213,16 @@ class Store(StoreReader):
         mixed: bool = False,
         **equals: Unpack[ColumnFilters],
     ) -> pa.Table:
-        """Return the ``k`` rows nearest to a vector or to a row of the store.
+        """Return the ``k`` rows nearest to a vector or to a row of the store, or to each of many.
 
         Every row is compared, so the result is exact. Rows of another width than the
         query's are left out.
 
         Args:
             query: a vector (list, NumPy array, tensor), or an ``example_id``, or a
-                ``row_id``.
-            k: how many rows.
+                ``row_id``; several as a matrix ``[queries, width]`` or a list of
+                ``example_id``, for which the rows are read once.
+            k: how many rows, for each query.
             where: an SQL condition on the rows to search.
             metric: ``cosine`` or ``dot``, the largest first, or ``l2``, the smallest first.
             include_self: whether the row that is the query may be in the result.
@@ -233,7 +234,8 @@ class Store(StoreReader):
 
         Returns:
             A table with ``score`` (float32), best first (equal scores in row order), and
-            the metadata.
+            the metadata. Of several queries the results follow one another, and ``query``
+            (int64) says which of them each is for, counted from 0.
 
         Raises:
             NotInStoreError: there is no such example, or a condition names what is not there.
@@ -241,22 +243,15 @@ class Store(StoreReader):
             MixedVectorsError: the rows to search are of several places, and nobody asked for
                 that.
         """
-        snapshot = self._open()
-        row = self._row_of(query, equals)
-        selection = self.select(where, **equals)
-        if row is None:
-            vector = vector_math.as_query(query)
-        else:
-            vector = vector_math.as_query(snapshot.gather(np.array([row]))[0])
-            if not include_self:
-                selection = selection.take(selection.rows != row)
+        row, vectors = self._queries(query, equals)
         return neighbours.nearest(
-            selection,
-            vector,
+            self.select(where, **equals),
+            vectors,
             k,
             metric=metric,
             columns=None if columns is None else list(columns),
             mixed=mixed,
+            left_out=None if include_self else row,
         )
 
     def write(
@@ -422,21 +417,33 @@ class Store(StoreReader):
             self._unsealed = Database(snapshot, allow_external=True)
         return self._unsealed
 
-    def _row_of(self, query: npt.ArrayLike | torch.Tensor, equals: ColumnFilters) -> int | None:
-        """Return the row that ``query`` means, or None if it is a vector."""
+    def _queries(
+        self, query: npt.ArrayLike | torch.Tensor, equals: ColumnFilters
+    ) -> tuple[list[int] | None, np.ndarray]:
+        """Return the rows that queries are, None of vectors, and float32 ``[(queries,) width]``."""
+        snapshot = self._open()
         if isinstance(query, str):
-            mine: ColumnFilters = {**equals, "example_id": query}
-            found = self.select(**mine)
-            if len(found) == 1:
-                return int(found.rows[0])
-            if not len(found):
-                raise NotInStoreError(
-                    f"example {query!r} has no row with {filters.describe(None, equals)}"
-                )
-            raise UsageError(neighbours.several(query, found))
-        if isinstance(query, int | np.integer) and not isinstance(query, bool):
-            return int(self.rows_at([int(query)]).rows[0])
-        return None
+            rows = [self._row_of(query, equals)]
+        elif isinstance(query, int | np.integer) and not isinstance(query, bool):
+            rows = [int(self.rows_at([int(query)]).rows[0])]
+        elif isinstance(query, list | tuple) and query and isinstance(query[0], str):
+            rows = [self._row_of(str(name), equals) for name in query]
+            return rows, vector_math.as_queries(snapshot.gather(np.array(rows)))
+        else:
+            return None, vector_math.as_queries(query)
+        return rows, vector_math.as_query(snapshot.gather(np.array(rows)))
+
+    def _row_of(self, example: str, equals: ColumnFilters) -> int:
+        """Return the row that an example has under some conditions."""
+        mine: ColumnFilters = {**equals, "example_id": example}
+        found = self.select(**mine)
+        if len(found) == 1:
+            return int(found.rows[0])
+        if not len(found):
+            raise NotInStoreError(
+                f"example {example!r} has no row with {filters.describe(None, equals)}"
+            )
+        raise UsageError(neighbours.several(example, found))
 
     def drop(self, where: str, *, prune: bool = False, dry_run: bool = False) -> Dropped:
         """Commit the store without the rows that meet a condition; it is then open at that.

@@ -29,15 +29,27 @@ if TYPE_CHECKING:
 
 @click.command("nearest")
 @readable_store_argument
-@click.option("--example", metavar="ID", help="Search around the vector of this example_id.")
+@click.option(
+    "--example",
+    "examples",
+    metavar="ID",
+    multiple=True,
+    help="Search around the vector of this example_id; repeat it for several at once.",
+)
 @click.option("--row", type=int, metavar="N", help="Search around the vector of this row_id.")
 @click.option(
     "--vector",
     metavar="FILE|JSON",
-    help="Search around a vector of your own: a .npy file, a .json file, or a JSON list.",
+    help="Search around a vector of your own, or each row of a matrix: a .npy file, a .json file, "
+    "or a JSON list.",
 )
 @click.option(
-    "-k", "k", type=click.IntRange(min=1), default=10, show_default=True, help="How many rows."
+    "-k",
+    "k",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="How many rows, for each query.",
 )
 @click.option(
     "--metric",
@@ -55,7 +67,7 @@ if TYPE_CHECKING:
 @skip_damaged_option
 def command(
     store: str | Path,
-    example: str | None,
+    examples: tuple[str, ...],
     row: int | None,
     vector: str | None,
     k: int,
@@ -74,12 +86,17 @@ def command(
     is left out of the result. Rows of several layers, sites, models, poolings or regions are
     refused, unless options list these values or --mixed takes them as they are.
 
+    Several queries are answered in one pass over the rows; the column "query" then says which
+    of them a row was found for, counted from 0.
+
     \b
     Examples:
       actstore nearest runs.store --example num_000 --layers 12
       actstore nearest runs.store --vector direction.npy --layers 12 --metric dot -k 20
     """
-    queries = [query for query in (example, row, vector) if query is not None]
+    queries: list[Any] = [query for query in (row, vector) if query is not None]
+    if examples:
+        queries.append(examples[0] if len(examples) == 1 else list(examples))
     if len(queries) != 1:
         raise click.UsageError("say what to search around: --example, --row or --vector")
     query = _vector(vector) if vector is not None else queries[0]
@@ -117,7 +134,9 @@ def _vector(text: str) -> np.ndarray:
         raise PathError(f"{told}: {error}; give a .npy or .json file, or a JSON list") from error
     except (ValueError, TypeError) as error:
         raise UsageError(f"{told}: no list of numbers: {error}") from error
-    vector: np.ndarray = np.squeeze(values)
-    if vector.ndim != 1:
-        raise UsageError(f"{told}: one vector is needed, got shape {values.shape}")
-    return vector
+    found: np.ndarray = values[0] if values.ndim == 2 and len(values) == 1 else values
+    if found.ndim not in (1, 2) or not found.size:
+        raise UsageError(
+            f"{told}: a vector, or a matrix of several, is needed, got shape {values.shape}"
+        )
+    return found

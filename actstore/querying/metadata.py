@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import itertools
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -32,6 +34,9 @@ _CODED_ROWS = 20_000_000
 _AT_ONCE = 1 << 20
 _SPARSE = 4
 """Of so many rows in the row groups that hold them, one is asked for, or fewer."""
+_KEPT_BYTES = 64 << 20
+"""Row groups kept for the next few rows asked for: decoding one takes as long as scoring
+thousands of rows."""
 
 
 class Codes(NamedTuple):
@@ -48,6 +53,8 @@ class Metadata:
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._codes: dict[str, Codes] = {}
+        self._kept: OrderedDict[tuple[int, tuple[str, ...]], pa.Table] = OrderedDict()
+        self._lock = Lock()
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
@@ -97,6 +104,8 @@ class Metadata:
             empty = pa.schema(fields).empty_table()
             # A table without columns would not know its length.
             return empty if not len(rows) else pa.table({ROW_ID: rows}).select(names)
+        if names == [ROW_ID]:
+            return pa.table([pa.array(rows)], pa.schema([self._field(ROW_ID)]))
         groups = np.searchsorted(self._starts, rows, "right") - 1
         needed = np.unique(groups)
         own = [name for name in names if name.startswith(own_columns.PREFIX)]
@@ -126,12 +135,23 @@ class Metadata:
         for first, last in itertools.pairwise(bounds):
             at = order[first:last]
             group = int(groups[at[0]])
-            whole = file.read_row_group(group, columns=names).select(names)
+            whole = self._group(file, group, names)
             parts.append(whole.take(pa.array(rows[at] - self._starts[group])))
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
         table = pa.concat_tables(parts)
         return table if bool((np.diff(order) == 1).all()) else table.take(pa.array(back))
+
+    def _group(self, file: pq.ParquetFile, group: int, names: list[str]) -> pa.Table:
+        key = group, tuple(names)
+        with self._lock:
+            found = self._kept.pop(key, None)
+            if found is None:
+                found = file.read_row_group(group, columns=names).select(names)
+            self._kept[key] = found  # the last one is the one asked for last
+            while len(self._kept) > 1 and sum(t.nbytes for t in self._kept.values()) > _KEPT_BYTES:
+                self._kept.popitem(last=False)
+        return found
 
     def _field(self, name: str) -> pa.Field:
         import pyarrow as pa
@@ -177,6 +197,7 @@ class Metadata:
     def close(self) -> None:
         """Close the file if it was opened."""
         self._codes.clear()
+        self._kept.clear()
         for name in ("_file", "_own_file"):
             if name in self.__dict__:
                 self.__dict__.pop(name).close()

@@ -1,13 +1,15 @@
-"""Exact nearest neighbours: scores every chosen row on the memory map and returns the best k."""
+"""Nearest neighbours: every chosen row is compared with each query, and the best k come back."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from actstore.errors import NotInStoreError, UsageError
-from actstore.querying import mixture, scoring
+from actstore.querying import mixture, ranking
+from actstore.querying.ranking import Best
 from actstore.querying.vector_math import METRICS, Metric
 
 if TYPE_CHECKING:
@@ -17,33 +19,37 @@ if TYPE_CHECKING:
     from actstore.storage.snapshot import Snapshot
 
 SCORE = "score"
+QUERY = "query"
 
 
 def nearest(
     selection: SelectedRows,
-    query: np.ndarray,
+    queries: np.ndarray,
     k: int,
     *,
     metric: Metric = "cosine",
     columns: list[str] | None = None,
     mixed: bool = False,
+    left_out: Sequence[int] | None = None,
 ) -> pa.Table:
     """Return the ``k`` best rows of ``selection``, best first; equal scores in row order.
 
-    All rows are scored, in blocks, so the result is exact and memory stays bounded. Rows of
-    another width than the query's are left out, and so are rows without a score (the cosine
-    of a zero vector).
+    All rows are scored, in blocks, so the result is exact (see
+    :func:`actstore.querying.ranking.search`) and memory stays bounded. Rows of another width
+    than the query's are left out, and so are rows without a score (the cosine of a zero vector).
 
     Args:
         selection: the rows to search, in row order.
-        query: float32 ``[width]``.
-        k: how many; fewer come back when there are fewer.
+        queries: float32 ``[width]``, or several as ``[queries, width]``.
+        k: how many for each; fewer come back when there are fewer.
         metric: ``cosine`` or ``dot``, the largest first, or ``l2``, the smallest first.
         columns: metadata columns of the result; all and ``row_id`` when missing.
         mixed: whether rows of several places may be compared.
+        left_out: for each query the number of a row that it must not find, or -1.
 
     Returns:
-        A table with ``score`` (float32) and the metadata.
+        A table with ``score`` (float32) and the metadata; of several queries all results one
+        after the other, with ``query`` (int64), the number of each in ``queries``, in front.
 
     Raises:
         UsageError: ``k`` or ``metric`` is none.
@@ -52,19 +58,37 @@ def nearest(
     """
     import pyarrow as pa
 
+    fitting = searched(selection, queries.shape[-1], k, metric, mixed)
+    matrix = np.atleast_2d(queries)
+    omitted = np.array([-1] * len(matrix) if left_out is None else left_out, np.int64)
+    norms = None  # stored ones spare reading each vector twice
+    if metric == "cosine" or len(matrix) > 1:
+        norms = fitting.table(["norm"])["norm"].to_numpy()
+    best = ranking.search(fitting.snapshot, fitting.rows, matrix, k, metric, omitted, norms)
+    found = [Best(np.empty(0, np.int64), np.empty(0, np.float32)), *best]
+    places = np.concatenate([each.places for each in found])
+    table = fitting.take(places).table(columns)
+    table = table.add_column(0, SCORE, pa.array(np.concatenate([each.scores for each in found])))
+    if queries.ndim == 1:
+        return table
+    numbers = np.repeat(np.arange(len(matrix)), [len(each.places) for each in best])
+    return table.add_column(0, QUERY, pa.array(numbers, pa.int64()))
+
+
+def searched(selection: SelectedRows, width: int, k: int, metric: str, mixed: bool) -> SelectedRows:
+    """Return the rows that a search is over, once what was asked makes sense.
+
+    Raises:
+        UsageError, NotInStoreError, MixedVectorsError: as :func:`nearest`.
+    """
     if k < 1:
         raise UsageError(f"k is how many neighbours to return, at least 1, got {k}")
     if metric not in METRICS:
         raise UsageError(f"metric {metric!r} is unknown: use {', '.join(METRICS)}")
-    fitting = selection.at(_of_width(selection.snapshot, selection.rows, len(query)))
+    fitting = selection.at(_of_width(selection.snapshot, selection.rows, width))
     # Scores of several layers do not compare: norms and common directions differ too much.
     mixture.refuse(fitting, mixed=mixed, instead="")
-    scores = scoring.scores(
-        selection.snapshot, fitting.rows, scoring.Query(query), metric, shared=True
-    )
-    order = _best(scores if metric == "l2" else -scores, k)
-    table = fitting.take(order).table(columns)
-    return table.add_column(0, SCORE, pa.array(scores[order]))
+    return fitting
 
 
 def _of_width(snapshot: Snapshot, rows: np.ndarray, width: int) -> np.ndarray:
@@ -79,15 +103,6 @@ def _of_width(snapshot: Snapshot, rows: np.ndarray, width: int) -> np.ndarray:
             f"the query vector has {width} values, the rows to search have {have}"
         )
     return rows if fitting.all() else rows[fitting]
-
-
-def _best(keys: np.ndarray, k: int) -> np.ndarray:
-    """Return the positions of the ``k`` smallest keys in order, the first of equals first."""
-    usable = np.flatnonzero(~np.isnan(keys))
-    if len(usable) > k:
-        limit = np.partition(keys[usable], k - 1)[k - 1]
-        usable = usable[keys[usable] <= limit]
-    return usable[np.argsort(keys[usable], kind="stable")[:k]]
 
 
 def several(example: str, found: SelectedRows) -> str:

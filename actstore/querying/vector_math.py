@@ -135,14 +135,32 @@ def as_query(values: object) -> np.ndarray:
     Raises:
         UsageError: it is not one-dimensional, empty, or no numbers.
     """
-    if hasattr(values, "detach"):  # a torch tensor, perhaps bfloat16 or on another device
-        values = values.detach().cpu().float().numpy()
-    try:
-        query = np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"a query vector must be numbers, got {type(values).__name__}") from error
+    query = _numbers(values)
     if query.ndim == 2 and query.shape[0] == 1:
         query = query[0]
     if query.ndim != 1 or not len(query):
         raise UsageError(f"a query vector must have shape [width], got {list(query.shape)}")
     return np.ascontiguousarray(query)
+
+
+def as_queries(values: object) -> np.ndarray:
+    """Return one vector as float32 ``[width]``, or several as ``[queries, width]``.
+
+    Raises:
+        UsageError: it is neither, empty, or no numbers.
+    """
+    queries = _numbers(values)
+    if queries.ndim not in (1, 2) or not queries.size:
+        raise UsageError(
+            f"a query must have shape [width], several [queries, width], got {list(queries.shape)}"
+        )
+    return np.ascontiguousarray(queries)
+
+
+def _numbers(values: object) -> np.ndarray:
+    if hasattr(values, "detach"):  # a torch tensor, perhaps bfloat16 or on another device
+        values = values.detach().cpu().float().numpy()
+    try:
+        return np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"a query vector must be numbers, got {type(values).__name__}") from error

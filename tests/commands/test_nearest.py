@@ -43,13 +43,26 @@ def test_around_a_vector_of_ones_own(actstore: Command, store: Path, tmp_path: P
         assert [row["example_id"] for row in rows] == best(3, query)
 
 
+def test_several_queries_at_once(actstore: Command, store: Path, tmp_path: Path) -> None:
+    words = ("--layer", 3, "-k", 2, "--format", "jsonl", "--columns", "example_id")
+    several = found(actstore("nearest", store, "--example", "e4", "--example", "e1", *words).out)
+    assert [row["query"] for row in several] == [0, 0, 1, 1]
+    for number, name in enumerate(("e4", "e1")):
+        alone = found(actstore("nearest", store, "--example", name, *words).out)
+        mine = several[2 * number : 2 * number + 2]
+        assert [row["example_id"] for row in mine] == [row["example_id"] for row in alone]
+    np.save(tmp_path / "m.npy", vectors(3)[:3])
+    rows = found(actstore("nearest", store, "--vector", tmp_path / "m.npy", *words).out)
+    assert [row["example_id"] for row in rows[::2]] == ["e0", "e1", "e2"]
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
         ((), 2),
         (("--row", "1", "--example", "e1"), 2),
         (("--vector", "nothing.npy"), 2),
-        (("--vector", "[[1, 2], [3, 4]]"), 2),
+        (("--vector", "[[[1, 2], [3, 4]]]"), 2),
         (("--vector", "[1, 2"), 2),
         (("--vector", "[1, 2]"), 1),
         (("--row", "1000"), 2),

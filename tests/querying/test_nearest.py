@@ -95,8 +95,10 @@ def test_other_widths_are_left_out(tmp_path: Path) -> None:
         (("e99",), {"layer": 1}, NotInStoreError, "'e99'"),
         (("e3",), {"layer": 1, "label": "no"}, NotInStoreError, "e3.*no row with.*label='no'"),
         ((120,), {}, UsageError, "0 to 119"),
-        ((np.ones((2, 8)),), {}, UsageError, r"shape \[width\], got \[2, 8\]"),
-        ((["a"],), {}, UsageError, "must be numbers"),
+        ((np.ones((2, 8, 1)),), {}, UsageError, r"\[queries, width\], got \[2, 8, 1\]"),
+        ((np.ones((0, 8)),), {}, UsageError, r"\[queries, width\], got \[0, 8\]"),
+        (([object()],), {}, UsageError, "must be numbers"),
+        ((["e3", "e99"],), {"layer": 1}, NotInStoreError, "'e99'"),
         (([],), {}, UsageError, r"shape \[width\]"),
         ((np.ones(8), 0), {}, UsageError, "at least 1"),
         ((np.ones(8), 3, "true; true"), {}, SqlError, "syntax error"),
@@ -119,7 +121,33 @@ def test_queries_of_any_kind(store: Store, matrices: list[np.ndarray]) -> None:
     for query in (
         vector.tolist(),
         tuple(vector.tolist()),
-        vector.astype(np.float64)[None],
+        vector.astype(np.float64),
         torch.from_numpy(vector).to(torch.float32).requires_grad_(),
     ):
         assert store.nearest(query, 3, layer=0).equals(expected)
+
+
+def test_several_queries_are_answered_as_each_alone(
+    store: Store, matrices: list[np.ndarray]
+) -> None:
+    queries = np.random.default_rng(6).standard_normal((9, 8))
+    for count in (1, 2, 9):
+        found = store.nearest(queries[:count], 4, layer=1)
+        assert found.column_names[:2] == ["query", "score"]
+        assert found["query"].to_pylist() == [n for n in range(count) for _ in range(4)]
+        for number in range(count):
+            alone = store.nearest(queries[number], 4, layer=1)
+            mine = found.slice(4 * number, 4).drop_columns(["query"])
+            assert mine.equals(alone)
+
+
+def test_several_examples_leave_out_themselves(store: Store) -> None:
+    names = ["e3", "e3", "e8", "e0", "e12"]
+    found = store.nearest(names, 39, layer=2, columns=["example_id"])
+    for number, name in enumerate(names):
+        mine = found.slice(39 * number, 39)["example_id"].to_pylist()
+        alone = store.nearest(name, 39, layer=2)["example_id"].to_pylist()
+        assert mine == alone
+        assert name not in mine
+    itself = store.nearest(names, 1, layer=2, include_self=True, columns=["example_id"])
+    assert itself["example_id"].to_pylist() == names

@@ -1,0 +1,118 @@
+"""The best rows: those of float64, ties in row order, whatever the kernels and the blocks."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actstore.querying import ranking, vector_math
+from actstore.storage import kernels
+from actstore.storage.snapshot import Snapshot, open_snapshot
+from tests.querying import stores
+
+WIDTH = 96
+
+
+@pytest.fixture(autouse=True, params=["numkong", "NumPy"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the kernels, and as on a machine without them, in blocks of few rows."""
+    if request.param == "NumPy":
+        monkeypatch.setattr(kernels, "library", lambda: None)
+    monkeypatch.setattr(ranking, "_READ", 100 * WIDTH)
+    monkeypatch.setattr(ranking, "_WIDENED", 30 * WIDTH)
+    monkeypatch.setattr(ranking, "_GATHERED", 7 * WIDTH)
+
+
+def opened(folder: Path, matrix: np.ndarray) -> Snapshot:
+    stores.add(folder / "s", matrix)
+    return open_snapshot(folder / "s")
+
+
+def search(
+    snapshot: Snapshot, queries: np.ndarray, k: int, metric: Any, rows: np.ndarray | None = None
+) -> list[ranking.Best]:
+    rows = np.arange(snapshot.rows) if rows is None else rows
+    nobody = np.full(len(queries), -1)
+    return ranking.search(snapshot, rows, queries.astype(np.float32), k, metric, nobody)
+
+
+def by_hand(stored: np.ndarray, query: np.ndarray, k: int, metric: str) -> np.ndarray:
+    """Return float64's ranking, scores rounded to float32."""
+    wide, towards = stored.astype(np.float64), query.astype(np.float32).astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1) * np.linalg.norm(towards)
+    keys = {
+        "dot": -np.vecdot(wide, towards),
+        "cosine": -np.vecdot(wide, towards) / lengths,
+        "l2": np.linalg.norm(wide - towards, axis=1),
+    }[metric].astype(np.float32)
+    return np.argsort(keys, kind="stable")[:k]
+
+
+@pytest.mark.parametrize("metric", vector_math.METRICS)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_ranking_is_that_of_float64(tmp_path: Path, dtype: str, metric: Any) -> None:
+    # Rows that nearly agree, as those of a layer do, and some that do so to the last bit.
+    generator = np.random.default_rng(0)
+    matrix = 10 * generator.standard_normal(WIDTH) + 0.01 * generator.standard_normal((700, WIDTH))
+    matrix = matrix.astype(dtype)
+    matrix[350:] = matrix[:350]
+    snapshot = opened(tmp_path, matrix)
+    queries = np.concatenate([matrix[[3]], generator.standard_normal((7, WIDTH))])
+    for count in (1, 8):
+        for k in (1, 10, 699, 2000):
+            found = search(snapshot, queries[:count], k, metric)
+            for number, best in enumerate(found):
+                expected = by_hand(matrix, queries[number], k, metric)
+                assert best.places.tolist() == expected.tolist()
+    rows = generator.permutation(700)[:333]
+    for best, query in zip(search(snapshot, queries, 5, metric, rows), queries, strict=True):
+        assert best.places.tolist() == by_hand(matrix[rows], query, 5, metric).tolist()
+
+
+def test_a_store_of_equal_rows_gives_the_first(tmp_path: Path) -> None:
+    row = np.random.default_rng(1).standard_normal(WIDTH).astype(np.float16)
+    snapshot = opened(tmp_path, np.tile(row, (5000, 1)))
+    for count in (1, 6):
+        for best in search(snapshot, np.tile(row, (count, 1)), 9, "cosine"):
+            assert best.places.tolist() == list(range(9))
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_rows_without_a_score_are_left_out(tmp_path: Path, count: int) -> None:
+    matrix = stores.vectors(40, WIDTH, "float32", 2)
+    matrix[5] = 0
+    matrix[6, 1] = np.nan
+    matrix[7, 1] = np.inf
+    snapshot = opened(tmp_path, matrix)
+    queries = np.ones((count, WIDTH))
+    for best in search(snapshot, queries, 100, "cosine"):
+        assert set(range(40)) - set(best.places.tolist()) == {5, 6, 7}
+    for best in search(snapshot, queries, 100, "l2"):
+        assert set(range(40)) - set(best.places.tolist()) == {6}
+        assert best.places[-1] == 7
+    for best in search(snapshot, queries, 1, "dot"):
+        assert best.places.tolist() == [7]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_products_beyond_float32_are_ranked_too(tmp_path: Path, count: int) -> None:
+    matrix = stores.vectors(40, WIDTH, "float32", 3)
+    matrix[:20] *= np.float32(1e37)
+    snapshot = opened(tmp_path, matrix)
+    query = 1e4 * np.ones(WIDTH)
+    for best in search(snapshot, np.tile(query, (count, 1)), 30, "l2"):
+        assert best.places[:20].tolist() == by_hand(matrix, query, 20, "l2").tolist()
+        assert set(best.places[20:].tolist()) <= set(range(20))
+
+
+def test_a_row_that_must_not_be_found(tmp_path: Path) -> None:
+    matrix = stores.vectors(60, WIDTH, "float16", 4)
+    snapshot = opened(tmp_path, matrix)
+    for count in (1, 5):
+        left_out = np.arange(10, 10 + count)
+        queries = matrix[left_out].astype(np.float32)
+        for number, best in enumerate(
+            ranking.search(snapshot, np.arange(60), queries, 60, "cosine", left_out)
+        ):
+            assert sorted(best.places.tolist()) == [n for n in range(60) if n != left_out[number]]
