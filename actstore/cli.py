@@ -122,7 +122,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return code
 
     for target in unfinished.clear():
-        output.note(f"{target.name}: cleared what an export had left that ended before its end")
+        output.note(f"{target.name}: cleared what a command had left that ended before its end")
     try:
         code = group.main(arguments, prog_name="actstore", standalone_mode=False)
     except click.Abort:

@@ -14,6 +14,7 @@ import numpy as np
 from actstore.analysis.statistics import group_by, projection, sampling
 from actstore.errors import TooFewRowsError
 from actstore.schema import PLACE
+from actstore.storage import unfinished
 
 if TYPE_CHECKING:
     from actstore.querying.selected import SelectedRows
@@ -90,13 +91,9 @@ def export(
         corner = np.array([number % columns, -(number // columns)], np.float32) * _SPACING
         points[found.places] = cloud / (size or 1.0) + corner
     names = _filled(part)
-    beside = path.with_name(f".{path.name}.part")
-    try:
+    with unfinished.replacing(path) as draft:
         limit = None if text_bytes is None else max(_SHORTEST, text_bytes // len(part))
-        cut = _write(part, names, points, beside, limit)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        cut = _write(part, names, points, draft, limit)
     text = next(name for name in _TEXTS if name in names)
     layers = len({found.key["layer"] for found in groups})
     what = "layers" if layers == len(groups) else "places (layers, sites, poolings …)"

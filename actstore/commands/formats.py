@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from actstore.commands import output
 from actstore.errors import UsageError
+from actstore.storage import unfinished
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -77,18 +76,8 @@ def replacing(target: Path) -> Iterator[Path]:
     """
     if not target.absolute().parent.is_dir():
         raise UsageError(f"cannot write {target}: there is no folder {target.parent}")
-    handle, name = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}.")
-    os.close(handle)
-    path = Path(name)
-    try:
-        yield path
-        # mkstemp makes files private; the result should be as readable as any other new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        path.chmod(0o666 & ~mask)
-        path.replace(target)
-    finally:
-        path.unlink(missing_ok=True)
+    with unfinished.replacing(target) as draft:
+        yield draft
 
 
 def _format_of(target: Path | None) -> str:

@@ -429,8 +429,12 @@ def _read_parquet(path: Path, within: Sequence[Path]) -> list[Record]:
     import pyarrow.parquet as pq
 
     try:
-        with gateway.open_file(path, within) as file:
-            rows: list[Record] = pq.read_table(file).to_pylist()
+        with (
+            gateway.open_file(path, within) as file,
+            pq.ParquetFile(file, pre_buffer=False) as parquet,
+        ):
+            # By this thread alone: storage/shard_columns.py says why.
+            rows: list[Record] = parquet.read(use_threads=False).to_pylist()
     except pa.ArrowException as error:
         raise SidecarError(f"{path}: cannot be read as parquet: {error}") from error
     return rows

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import secrets
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import UsageError
 from actstore.querying import mixture
+from actstore.storage import unfinished
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,21 +45,9 @@ def save(
         # A Parquet file is a table whose rows say where they are from; the others are a matrix.
         mixture.refuse(selection, mixed=mixed)
     _ = selection.shape  # mixed widths are refused before anything is written
-    with _replacing(path) as draft:
+    with unfinished.replacing(path) as draft:
         write(selection, draft, columns)
     return path
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` that becomes ``path`` if all goes well."""
-    draft = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    try:
-        yield draft
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 def _columns(selection: SelectedRows, columns: Sequence[str] | None) -> pa.Table:

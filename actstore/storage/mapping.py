@@ -402,7 +402,11 @@ class DecodedShard:
         self._lock = Lock()  # the file has one position
         self._last: tuple[int, np.ndarray] | None = None
         try:
-            self._file = pq.ParquetFile(source, page_checksum_verification=True)
+            # What is Python's is read by this thread alone: shard_columns says why.
+            self._own = isinstance(source, Path)
+            self._file = pq.ParquetFile(
+                source, page_checksum_verification=True, pre_buffer=self._own
+            )
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, ActstoreError):
                 raise
@@ -450,7 +454,8 @@ class DecodedShard:
         import pyarrow.compute as pc
 
         try:
-            column = self._file.read_row_group(group, columns=[schema.VECTOR])[schema.VECTOR]
+            table = self._file.read_row_group(group, columns=[schema.VECTOR], use_threads=self._own)
+            column = table[schema.VECTOR]
         except (OSError, KeyError, pa.ArrowException) as error:
             if isinstance(error, ActstoreError):
                 raise

@@ -140,9 +140,11 @@ def _parsed_by_arrow(texts: pa.StringArray) -> dict[str, pa.Array] | None:
         return None
     # A line break between tokens means nothing, and within a string there is none.
     lines = [text.replace("\n", " ") or "{}" for text in texts.to_pylist()]
+    # Arrow's own memory, not Python's: its threads read it (shard_columns says why).
+    joined = pa.array(["\n".join(lines)], pa.large_string())
     try:
         table = reader.read_json(
-            pa.BufferReader("\n".join(lines).encode()),
+            pa.BufferReader(joined.buffers()[2]),
             parse_options=reader.ParseOptions(
                 explicit_schema=wanted, unexpected_field_behavior="error"
             ),

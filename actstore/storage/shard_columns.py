@@ -1,4 +1,8 @@
-"""Columns of the shards of a store on this machine, and the label overlays beside them."""
+"""Columns of the shards of a store on this machine, and the label overlays beside them.
+
+pyarrow is given files of its own and none of Python's: its threads read ahead, and one that still
+holds something of Python's when the interpreter ends takes the whole process down (SIGABRT).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ def read_columns(root: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        with (root / entry.path).open("rb") as raw:
+        with pa.OSFile(str(root / entry.path)) as raw:
             # Before pyarrow looks at it: a damaged footer can end the process.
             if entry.tail is not None:
                 check_tail(root, entry, raw.fileno())
@@ -82,9 +86,10 @@ def read_labels(root: Path, entry: LabelEntry) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        with (root / entry.path).open("rb") as raw:
+        with pa.OSFile(str(root / entry.path)) as raw:
             check_whole(root, entry, raw.fileno())
-            table = pq.read_table(raw, columns=list(_OVERLAY))
+            with pq.ParquetFile(raw) as file:
+                table = file.read(columns=list(_OVERLAY), use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise CorruptStoreError(
             f"label file {entry.path} of {root} is missing or damaged ({error}): "

@@ -1,8 +1,8 @@
 """Drafts outside of stores: noted while they are written, cleared by the next command otherwise.
 
-A store's own drafts lie in its staging folder. An export is written beside its target, where
-nobody would look for it once its writer is dead; so a note in the user's cache folder names it,
-locked while the writer lives.
+A store's own drafts lie in its staging folder. An export, or a file of rows, is written beside its
+target, where nobody would look for it once its writer is dead; so a note in the user's cache folder
+names it, locked while the writer lives.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DRAFT = re.compile(r"\.(?P<name>.{0,50})\.(?P<token>[0-9a-f]{8})\.partial", re.
 
 
 def draft_of(target: Path) -> Path:
-    """Return a new name for the draft of a folder, beside it."""
+    """Return a new name for the draft of a file or folder, beside it."""
     return target.with_name(f".{target.name[:50]}.{secrets.token_hex(4)}.partial")
 
 
@@ -44,6 +44,19 @@ def noted(draft: Path, target: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 note.unlink(missing_ok=True)
             os.close(lock)
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a name beside ``target`` for a file that takes its place if all goes well."""
+    target = Path(os.path.abspath(target))
+    draft = draft_of(target)
+    with noted(draft, target):
+        try:
+            yield draft
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def clear() -> list[Path]:
@@ -111,9 +124,11 @@ def _read(note: Path) -> tuple[Path, Path] | None:
 
 def _remove(draft: Path, target: Path) -> bool:
     before = before_of(draft)
-    left = draft.is_dir() or before.is_dir()
+    left = os.path.lexists(draft) or before.is_dir()
     if before.is_dir() and not os.path.lexists(target):
         before.rename(target)
+    if not draft.is_dir():
+        draft.unlink(missing_ok=True)
     for folder in (draft, before):
         shutil.rmtree(folder, ignore_errors=True)
     return left

@@ -13,12 +13,14 @@ import torch
 import actstore
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.recompute import captured_runs, recompute, run_attention
-from actstore.errors import NotInStoreError, UsageError
+from actstore.errors import DamageError, NotInStoreError, UsageError
+from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
 from actstore.storage.rows import RowBatch
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.writer import StoreWriter
 from tests.capturing import families
+from tests.storage.undoing import flip
 
 NAME = "tiny/llama"
 QUESTIONS = [
@@ -121,6 +123,19 @@ def test_a_row_that_is_not_the_model_s_is_found(model: Any, tokenizer: Any, tmp_
         writer.commit(operation="capture", message="planted")
     done = again(store, model, tokenizer, count=100)
     assert [row.example_id for row in done.outside] == ["planted"]
+
+
+@pytest.mark.parametrize("from_end", [None, 2000], ids=["vectors", "metadata"])
+def test_damage_is_named_and_never_compared(
+    model: Any, tokenizer: Any, tmp_path: Path, from_end: int | None
+) -> None:
+    """It would look like a row that the model does not compute."""
+    store = captured(model, tokenizer, tmp_path / "s", layers=1)
+    (entry,) = manifests.latest(store).shards
+    flip(store / entry.path, entry.pages[0][0] + 5 if from_end is None else entry.bytes - from_end)
+    with pytest.raises(DamageError) as found:
+        again(store, model, tokenizer, count=100)
+    assert [path for path, _ in found.value.problems] == [entry.path]
 
 
 def test_a_changed_answer_is_told(model: Any, tokenizer: Any, tmp_path: Path) -> None:

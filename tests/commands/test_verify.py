@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from actstore.storage import manifest as manifests
 from tests.commands.conftest import Command
+from tests.storage.undoing import flip
 
 
 def test_a_sound_store(actstore: Command, store: Path) -> None:
@@ -112,3 +114,20 @@ def test_what_cannot_be_recomputed(
     finished = actstore("verify", store, "--recompute", 3, "--model", captures["tiny"])
     assert finished.code == 1
     assert "no rows of `actstore capture`" in finished.err
+
+
+def test_nothing_is_captured_again_beside_damage(
+    actstore: Command, captures: dict[str, Path], tmp_path: Path
+) -> None:
+    root = tmp_path / "s"
+    shutil.copytree(captures["s"], root)
+    entry = manifests.latest(root).shards[0]
+    flip(root / entry.path, entry.pages[0][0] + 5)
+    words = ("verify", root, "--recompute", 3, "--model", tmp_path / "is not even looked for")
+    finished = actstore(*words)
+    assert finished.code == 4
+    assert finished.out.startswith(f"{entry.path}: ")
+    assert "nothing was captured again: repair the files first" in finished.err
+    told = json.loads(actstore(*words, "--json").out)
+    assert [problem["path"] for problem in told["problems"]] == [entry.path]
+    assert "recomputed" not in told

@@ -21,14 +21,19 @@ _CALLS = ("mkdir", "open", "replace", "rename", "unlink", "rmdir", "write")
 _real = {name: getattr(os, name) for name in _CALLS}
 
 
+def exporting(root: Path, target: Path, overwrite: bool) -> list[str]:
+    """Return the words of an export."""
+    more = ["--overwrite"] if overwrite else []
+    return ["export", str(root), str(target), "--to", "safetensors", *more]
+
+
 def export(root: Path, target: Path, *, overwrite: bool) -> int:
     """Export a store in this process."""
-    more = ["--overwrite"] if overwrite else []
-    return cli.run(["export", str(root), str(target), "--to", "safetensors", *more])
+    return cli.run(exporting(root, target, overwrite))
 
 
-def killed(root: Path, target: Path, overwrite: bool, at: int, cache: str) -> None:
-    """Export, and kill this process at the call of that number which changes files."""
+def killed(words: list[str], at: int, cache: str) -> None:
+    """Run a command, and kill this process at the call of that number which changes files."""
     os.environ["ACTSTORE_CACHE"] = cache
     count = 0
 
@@ -45,7 +50,7 @@ def killed(root: Path, target: Path, overwrite: bool, at: int, cache: str) -> No
 
     for name in _CALLS:
         setattr(os, name, wrapped(name))
-    os._exit(export(root, target, overwrite=overwrite))
+    os._exit(cli.run(words))
 
 
 children = multiprocessing.get_context("forkserver")
@@ -54,11 +59,11 @@ children.set_forkserver_preload(
 )
 
 
-def ended(root: Path, target: Path, overwrite: bool, at: int) -> int:
+def ended(words: list[str], at: int) -> int:
     """Run such a process; return how it ended."""
     # The server that forks it has the environment of the first test.
     cache = os.environ["ACTSTORE_CACHE"]
-    child = children.Process(target=killed, args=(root, target, overwrite, at, cache))
+    child = children.Process(target=killed, args=(words, at, cache))
     child.start()
     child.join()
     assert child.exitcode is not None
@@ -92,12 +97,12 @@ def test_nothing_is_left_wherever_an_export_is_killed(
     home.mkdir(exist_ok=True)
     killings = said = 0
     for at in range(1, 200):
-        if ended(store, target, overwrite, at) != -signal.SIGKILL:
+        if ended(exporting(store, target, overwrite), at) != -signal.SIGKILL:
             break
         killings += 1
         finished = actstore("info", store)  # any command
         assert finished.code == 0
-        said += "matrices: cleared what an export had left" in finished.err
+        said += "matrices: cleared what a command had left" in finished.err
         assert files(home) == (whole if overwrite or target.exists() else {})
         assert [path.name for path in home.iterdir()] == (["matrices"] if target.exists() else [])
         assert actstore("info", store).err == ""
@@ -106,6 +111,45 @@ def test_nothing_is_left_wherever_an_export_is_killed(
     assert killings > 12
     assert said > 5
     assert files(home) == whole
+    assert list((tmp_path / "cache/unfinished").iterdir()) == []
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("query STORE SELECT|example_id|FROM|activations -o", "rows.csv"),
+        ("select STORE --layers 3 -o", "rows.parquet"),
+        ("select STORE --layers 3 -o", "rows.npz"),
+    ],
+)
+def test_nothing_is_left_wherever_a_file_is_killed(
+    store: Path, tmp_path: Path, actstore: Command, command: str, name: str, there: bool
+) -> None:
+    home = tmp_path / "out"
+    target = home / name
+    home.mkdir()
+    words = [word.replace("|", " ").replace("STORE", str(store)) for word in command.split()]
+    assert cli.run([*words, str(target)]) == 0
+    whole = target.read_bytes()
+    killings = said = 0
+    for at in range(1, 60):
+        for path in home.iterdir():
+            path.unlink()
+        if there:
+            target.write_bytes(b"before")
+        if ended([*words, str(target)], at) != -signal.SIGKILL:
+            break
+        killings += 1
+        finished = actstore("info", store)  # any command
+        said += f"{name}: cleared what a command had left" in finished.err
+        left = files(home)
+        assert left.keys() == ({name} if there or target.exists() else set())
+        assert left.get(name) in ((b"before", whole) if there else (None, whole))
+        assert actstore("info", store).err == ""
+    assert killings > 2
+    assert said > 0
+    assert target.read_bytes() == whole
     assert list((tmp_path / "cache/unfinished").iterdir()) == []
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.mutants import __main__ as tool
 from tests.mutants.changes import mutants
-from tests.mutants.trying import Project, valid
+from tests.mutants.trying import ATTACKS, Project, valid
 
 CODE = '''"""A tiny module."""
 from __future__ import annotations
@@ -173,3 +173,7 @@ def test_the_listed_equivalents_are_there() -> None:
         found = mutants(entry["path"], (tool.ROOT / entry["path"]).read_bytes())
         assert any(tool.matches(entry, mutant) for mutant in found), entry
         assert len(entry["reason"]) > 10
+
+
+def test_the_attacks_that_are_not_asked_are_there() -> None:
+    assert {path.name for path in (tool.ROOT / "tests").rglob("test_*.py")} >= ATTACKS

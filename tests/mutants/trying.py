@@ -36,6 +36,19 @@ _WAITING = 10
 """So many times as long it may take in all: a machine may have other things to do."""
 _LEARNING = 3600
 """Seconds of computing, for all tests of a folder."""
+ATTACKS = frozenset(
+    {
+        "test_crashes.py",
+        "test_power_loss.py",
+        "test_full_disk.py",
+        "test_torture.py",
+        "test_edited_manifests.py",
+        "test_writers_at_once.py",
+        "test_resume.py",
+    }
+)
+"""Files that are not asked: each takes minutes, and most of it in processes that nobody watches.
+What only they would notice counts as survived."""
 _MEMORY, _FILE = 24 << 30, 4 << 30
 """Bytes of memory and in one file that a mutant may ask for."""
 _PASSED, _USAGE, _NOTHING = 0, 4, 5
@@ -166,7 +179,9 @@ class Trial:
 
     def _files(self, folder: str) -> list[str]:
         found = (self._copy / folder).glob("test_*.py")
-        return sorted(path.relative_to(self._copy).as_posix() for path in found)
+        return sorted(
+            path.relative_to(self._copy).as_posix() for path in found if path.name not in ATTACKS
+        )
 
     def _learned(self, files: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return the tests of some files that pass, with their seconds and what they call."""

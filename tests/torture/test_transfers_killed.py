@@ -31,6 +31,11 @@ def at_moments(calls: int) -> list[int]:
     return [*range(1, calls, step), calls]
 
 
+def almost_all(moments: list[int]) -> int:
+    """Return how many must be killed: the Hub is not asked equally often each time."""
+    return len(moments) - max(2, len(moments) // 10)
+
+
 def transfer(name: str, hub: Hub, root: Path, at: int = 0) -> int | None:
     """Push or pull in a process of its own; return how it ended."""
     child = children.Process(target=transfer_and_die, args=(name, hub.url, root, at))
@@ -52,9 +57,9 @@ def test_a_push(hub: Hub, store: Path, tmp_path: Path) -> None:
     rows = content(store)
     trial = shutil.copytree(store, tmp_path / "trial")
     with Hub(tmp_path / "other") as other:
-        calls = calls_of("push", other.url, trial)
+        moments = at_moments(calls_of("push", other.url, trial))
     killed = 0
-    for number, at in enumerate(at_moments(calls)):
+    for number, at in enumerate(moments):
         again = shutil.copytree(store, tmp_path / f"s{number}")
         with Hub(tmp_path / f"hub{number}") as each:
             killed += transfer("push", each, again, at) == -signal.SIGKILL
@@ -67,15 +72,15 @@ def test_a_push(hub: Hub, store: Path, tmp_path: Path) -> None:
             assert remote_content(each, tmp_path / f"copy{number}") == rows
             prepare(again)  # what the next change, and any command, begins with
             assert list((again / ".staging").iterdir()) == []
-    assert killed >= MOMENTS - 2
+    assert killed >= almost_all(moments)
 
 
 def test_a_pull(hub: Hub, store: Path, tmp_path: Path) -> None:
     pushing(hub.url, store)
     rows = content(store)
-    calls = calls_of("pull", hub.url, tmp_path / "trial")
+    moments = at_moments(calls_of("pull", hub.url, tmp_path / "trial"))
     killed = 0
-    for number, at in enumerate(at_moments(calls)):
+    for number, at in enumerate(moments):
         root = tmp_path / f"pulled{number}"
         killed += transfer("pull", hub, root, at) == -signal.SIGKILL
         if manifests.numbers(root):
@@ -84,5 +89,5 @@ def test_a_pull(hub: Hub, store: Path, tmp_path: Path) -> None:
         assert transfer("pull", hub, root) == 0
         assert_whole(root)
         assert content(root) == rows
-    assert killed >= MOMENTS - 2
+    assert killed >= almost_all(moments)
     assert hub.files(ID)

@@ -61,7 +61,7 @@ def _centred(matrix: np.ndarray) -> np.ndarray:
     mean = matrix.mean(axis=0, dtype=np.float64)
     centred = np.subtract(matrix, mean, dtype=np.float64).astype(np.float32)
     # CKA does not know of scale; without this, squares of large values leave float64's range.
-    largest = float(np.abs(centred).max(initial=0))
+    largest = float(np.abs(centred).max())
     return np.asarray(centred / np.float32(largest)) if largest else centred
 
 

@@ -159,6 +159,18 @@ def test_accuracy_has_wilsons_interval() -> None:
     assert 0.85 < perfect.low < 0.92
 
 
+def test_training_adds_less_to_an_accuracy_than_to_an_auroc() -> None:
+    """Of what it adds to the variance, four fifths: benchmarks/coverage.py has the simulation."""
+    right = np.arange(60) % 10 < 6
+    parts = np.array_split(np.arange(60), 5)
+    parted = [Fold(np.setdiff1d(np.arange(60), part), part) for part in parts]
+    found = metrics.accuracy_interval(right, np.arange(60), parted, 1)
+    for end in (found.low, found.high):
+        alone = 1.959964**2 * end * (1 - end) / 60
+        added = (end - found.value) ** 2 / alone - 1
+        assert added == pytest.approx(0.8 * 2 * min(end, 1 - end), rel=1e-4)
+
+
 def test_a_few_groups_of_many_rows_do_not_make_an_interval_narrow() -> None:
     # One group in each fold, of both classes: DeLong's contributions cancel in every group.
     draw = np.random.default_rng(1)
