@@ -313,8 +313,9 @@ class AllowListUnpickler(pickle.Unpickler):
         *,
         persistent: Callable[[Any], Held] | None = None,
         extra: dict[tuple[str, str], Held] | None = None,
+        encoding: str = "latin-1",
     ) -> None:
-        super().__init__(data, encoding="latin-1")
+        super().__init__(data, encoding=encoding)
         self._names = {**names(rebuilder), **(extra or {})}
         self._persistent = persistent
 

@@ -1,78 +1,81 @@
-"""Opens torch.save files, zip and legacy format, with weights_only and nothing else."""
+"""Opens torch.save files, zip and legacy format: torch itself only with weights_only."""
 
 from __future__ import annotations
 
 import io
-import struct
 import threading
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from actstore.errors import IngestError, UnreadableFileError, UnsafeFileError
-from actstore.ingestion.containers import opcodes
+from actstore.ingestion.containers import opcodes, torch_zip
 from actstore.ingestion.containers.allowlist import (
     STORAGES,
-    AllowListUnpickler,
     Call,
     Held,
-    Name,
     Rebuilder,
     Storage,
     names,
 )
 from actstore.ingestion.containers.arrays import ArrayRebuilder
-from actstore.ingestion.containers.mapping import Mapped, as_file, open_bytes
+from actstore.ingestion.containers.described import described, storage_identity
+from actstore.ingestion.containers.mapping import Mapped, open_bytes
 from actstore.ingestion.containers.sniffing import describe, sniff
 from actstore.ingestion.containers.tree import plain
 
-_MAX_PICKLE: Final = 256 << 20
-_KNOWN_BYTES: Final = 256 << 10
 _LEGACY_PICKLES: Final = 4  # magic number, protocol, system information, the content
 
 
 def read(path: Path, *, memory_limit: int) -> Any:
     """The content of a torch file: a tree, or a Tensor where one was saved bare.
 
-    Tensors of zip files of 64 MiB and more are views of the mapped file. Raises as
+    Tensors of zip files are views of the file's bytes, from 64 MiB on of the mapped file, and torch
+    is needed only for types that NumPy lacks (bfloat16, float8) and other byte orders. Raises as
     :func:`actstore.ingestion.containers.read` says.
     """
-    if sniff(path) != "torch":
-        raise UnreadableFileError(_not_torch(path), path)
     try:
         data = open_bytes(path)
-        size = len(data)
-        mapped = isinstance(data, Mapped)
         if data[:2] == b"PK":
-            further = check_zip(data)
-        elif mapped and size > memory_limit:
+            return _read_zip(path, data)
+        if sniff(path) != "torch":
+            raise UnreadableFileError(_not_torch(path))
+        size = len(data)
+        if isinstance(data, Mapped) and size > memory_limit:
             raise UnsafeFileError(
                 f"the legacy torch format cannot be mapped, and {size:,} bytes exceed the "
                 f"memory limit of {memory_limit:,}; save it again with today's torch.save"
             )
-        else:
-            data = data[:]
-            check_legacy(data)
-            further = _needs_further(data)
-            mapped = False
-        source = path if mapped else io.BytesIO(data)
-        return plain(_load(source, size, mapped=mapped, further=further))
+        content = data[:]
+        check_legacy(content)
+        return plain(_load(io.BytesIO(content), size, further=_needs_further(content)))
     except IngestError as error:
         raise type(error)(error.reason, path) from error
     except OSError as error:
         raise UnreadableFileError(f"cannot be read: {error}", path) from error
 
 
+def _read_zip(path: Path, data: bytes | Mapped) -> Any:
+    archive = torch_zip.check(data)
+    if archive is None:
+        raise UnreadableFileError(_not_torch(path))
+    found = torch_zip.tree(archive, data)
+    if found is not None:
+        return found
+    mapped = isinstance(data, Mapped)
+    source = path if mapped else io.BytesIO(data)
+    further = _needs_further(archive.content)
+    return plain(_load(source, len(data), mapped=mapped, further=further))
+
+
 def load_storage(data: bytes) -> Storage:
     """The storage in ``data``, a legacy torch file inside a pickle; its memory is a copy."""
-    described = check_legacy(data)
-    if not isinstance(described, Held) or not isinstance(described.value, Storage):
+    held = check_legacy(data)
+    if not isinstance(held, Held) or not isinstance(held.value, Storage):
         raise UnsafeFileError("the bytes of a storage hold something else")
     loaded = _load(io.BytesIO(data), len(data))
-    storage = described.value
+    storage = held.value
     untyped = getattr(loaded, "_untyped_storage", loaded)
     return Storage(min(storage.nbytes, untyped.nbytes()), storage.dtype, untyped)
 
@@ -132,82 +135,11 @@ def _needs_further(content: bytes) -> bool:
     return any(word in content for word in _FURTHER)
 
 
-def check_zip(data: bytes | Mapped) -> bool:
-    """Check a torch zip before torch sees it; return whether it may need _further_names.
-
-    Raises UnreadableFileError for damage, UnsafeFileError for bombs, classes outside the
-    allow-list and tensors that reach outside their storage.
-    """
-    try:
-        with zipfile.ZipFile(as_file(data)) as archive:
-            records = _records(archive, len(data))
-            prefix = next(name for name in records if name.rsplit("/", 1)[-1] == "data.pkl")[:-8]
-            if records[prefix + "data.pkl"] > _MAX_PICKLE:
-                raise UnsafeFileError(
-                    f"its description of the tensors takes {records[prefix + 'data.pkl']:,} bytes"
-                )
-            content = archive.read(prefix + "data.pkl")
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, struct.error) as error:
-        if isinstance(error, IngestError):
-            raise
-        raise UnreadableFileError(f"its zip archive is damaged: {error}") from error
-
-    storages = prefix + "data/"
-    stored = tuple(
-        (name.removeprefix(storages), nbytes)
-        for name, nbytes in records.items()
-        if name.startswith(storages)
-    )
-    check = _check_known if len(content) <= _KNOWN_BYTES else _check_content
-    check(content, stored)
-    return _needs_further(content)
-
-
-def _check_content(content: bytes, stored: tuple[tuple[str, int], ...]) -> None:
-    """Check what ``data.pkl`` asks for against the storages (name, bytes) beside it."""
-    sizes = dict(stored)
-
-    def storage(identity: Any) -> Held:
-        kind, key, count = _storage_identity(identity, 5)
-        itemsize, dtype = STORAGES[kind]
-        stored = sizes.get(key)
-        if stored is None:
-            raise UnreadableFileError(f"the bytes of the storage {key} are missing from it")
-        if count * itemsize > stored:
-            raise UnsafeFileError(
-                f"the storage {key} claims {count * itemsize:,} bytes, the file holds {stored:,}"
-            )
-        return Held(Storage(count * itemsize, dtype))
-
-    opcodes.check(content)
-    _describe(content, storage)
-
-
-# A thousand files of one layout often differ in nothing but the storages' own bytes.
-_check_known = lru_cache(maxsize=16)(_check_content)
-
-
-def _records(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
-    records: dict[str, int] = {}
-    for info in archive.infolist():
-        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise UnsafeFileError(
-                f"its entry {info.filename} is compressed, which torch.save never does and bombs do"
-            )
-        if info.filename in records:
-            raise UnsafeFileError(f"its entry {info.filename} occurs twice")
-        records[info.filename] = info.file_size
-    if sum(records.values()) > size:
-        raise UnsafeFileError(
-            f"its entries claim {sum(records.values()):,} bytes, the file holds {size:,}"
-        )
-    return records
-
-
 def check_legacy(data: bytes) -> Any:
     """Check a legacy torch file, pickles followed by raw storages; return what it describes.
 
-    Raises as check_zip does.
+    Raises UnreadableFileError for damage, UnsafeFileError for classes outside the allow-list and
+    tensors that reach outside their storage.
     """
     position = 0
     content = b""
@@ -217,11 +149,11 @@ def check_legacy(data: bytes) -> Any:
         position = end
         # Only the content, the last one, may refer to storages.
         if number < _LEGACY_PICKLES - 1:
-            _describe(content, None)
+            described(content, None)
     storages: dict[Any, int] = {}
 
     def storage(identity: Any) -> Held:
-        kind, key, count = _storage_identity(identity, 6)
+        kind, key, count = storage_identity(identity, 6)
         if kind == "UntypedStorage":
             raise UnreadableFileError(
                 "torch itself cannot read float8 or uint16 tensors back from this format; "
@@ -247,9 +179,9 @@ def check_legacy(data: bytes) -> Any:
             raise UnsafeFileError("a storage is a window that reaches outside")
         return Held(Storage(length * itemsize, dtype))
 
-    described = _describe(content, storage)
+    found = described(content, storage)
     end = opcodes.check(data, position)
-    keys = _describe(data[position:end], None)
+    keys = described(data[position:end], None)
     if not isinstance(keys, list) or set(map(str, keys)) != set(map(str, storages)):
         # A storage without bytes would be left as whatever the memory held.
         raise UnreadableFileError("its list of storages does not fit its tensors")
@@ -258,38 +190,7 @@ def check_legacy(data: bytes) -> Any:
         raise UnreadableFileError(
             f"it is cut off: its tensors need {needed:,} more bytes, {len(data) - end:,} are there"
         )
-    return described
-
-
-def _describe(content: bytes, persistent: Any) -> Any:
-    rebuilder = Rebuilder(len(content))
-    unpickler = AllowListUnpickler(
-        io.BytesIO(content),
-        rebuilder,
-        persistent=persistent,
-        extra=ArrayRebuilder(rebuilder).names(),
-    )
-    try:
-        return unpickler.load()
-    except IngestError:
-        raise
-    except MemoryError as error:
-        raise UnsafeFileError("reading it exhausts the memory") from error
-    except Exception as error:
-        raise UnreadableFileError(
-            f"its pickle is damaged ({type(error).__name__}: {str(error)[:200]})"
-        ) from error
-
-
-def _storage_identity(identity: Any, length: int) -> tuple[str, str, int]:
-    if not isinstance(identity, tuple) or len(identity) != length or identity[0] != "storage":
-        raise UnreadableFileError("it describes a storage wrongly")
-    kind, key, count = identity[1], identity[2], identity[4]
-    if not isinstance(kind, Name) or kind.value not in STORAGES or not isinstance(key, str):
-        raise UnreadableFileError("it describes a storage wrongly")
-    if type(count) is not int or not 0 <= count < 2**60:
-        raise UnsafeFileError(f"a storage has {count!r:.40} elements")
-    return str(kind.value), key, count
+    return found
 
 
 def _not_torch(path: Path) -> str:

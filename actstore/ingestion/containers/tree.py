@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -17,21 +18,24 @@ MAX_NODES: Final = 20_000_000
 """Values that whoever walks over the tree meets; a value that is shared counts every time."""
 
 
-def plain(root: Any) -> Any:
+def plain(root: Any, kind: type | None = None, build: Callable[[Any], Tensor] | None = None) -> Any:
     """A tree of dict, list, tuple, str, int, float, bool, None and bytes with Tensor leaves.
 
     Sets become lists, torch sizes tuples, dtypes and devices text, NumPy scalars Python's;
-    text that is not valid Unicode shows its stray halves as ``\\udc80``.
+    text that is not valid Unicode shows its stray halves as ``\\udc80``. ``build`` makes the
+    tensors of leaves of a ``kind`` of the loader's own.
 
     Raises LayoutError for anything else, and UnsafeFileError where the tree contains itself,
     nests deeper than 100, or unfolds into more than 20 million values. The caller adds the
     file's name.
     """
-    return _Walk().visit(root, ())[0]
+    return _Walk(kind, build).visit(root, ())[0]
 
 
 class _Walk:
-    def __init__(self) -> None:
+    def __init__(self, kind: type | None, build: Callable[[Any], Tensor] | None) -> None:
+        self._kind = kind
+        self._build = build
         # Keeps the source alive beside its result, so that no id is used twice.
         self._done: dict[int, tuple[Any, Any, int]] = {}
         self._open: set[int] = set()
@@ -48,6 +52,8 @@ class _Walk:
             raise LayoutError(f"the value at {_place(where)} is a storage without a tensor")
         if isinstance(node, Held) and not isinstance(node, Name):
             return self.visit(node.value, where)
+        if self._build is not None and type(node) is self._kind:
+            return self._build(node), 1
         if not isinstance(node, dict | list | tuple | set | frozenset):
             return _leaf(node, where), 1
         known = self._done.get(id(node))
