@@ -21,6 +21,7 @@ from __future__ import annotations
 import base64
 import os
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from actstore import schema
@@ -79,6 +80,7 @@ def levels(rows: int, width: int) -> bytes:
     )
 
 
+@lru_cache(maxsize=64)  # of tens of thousands of rows, and asked for by each small shard
 def prefix_space(rows: int, width: int) -> int:
     """Return enough bytes for the header and levels of a page of up to ``rows`` rows."""
     return align(len(levels(rows, width)) + 64)
