@@ -87,6 +87,7 @@ def levels(rows: int, width: int) -> bytes:
     )
 
 
+@lru_cache(maxsize=64)  # of tens of thousands of rows, and asked for by each small shard
 def prefix_space(rows: int, width: int, dtype: schema.StoredType) -> int:
     """Return enough bytes for all that stands before the values of up to ``rows`` rows."""
     more = int8_pages.LEAD_BYTES if dtype == "int8" else 0

@@ -201,8 +201,9 @@ class StoreWriter:
         ready = [shard for shard in touched if shard.can_settle]
         if ready:
             in_parallel(ShardWriter.settle, ready)
-        for key, shard in list(self._open.items()):
-            if shard in touched and shard.rows * shard.row_bytes >= SHARD_BYTES:
+        full = {shard for shard in touched if shard.rows * shard.row_bytes >= SHARD_BYTES}
+        if full:  # all that are open are gone through for these alone: there may be thousands
+            for key in [key for key, shard in self._open.items() if shard in full]:
                 self._full.append((key, self._open.pop(key)))
 
     def checkpoint(self) -> int | None:
