@@ -61,7 +61,7 @@ def convert(
 
 
 def _worst(harm: Harm, max_harm: float | None) -> dict[str, Any]:
-    """Return what the manifest says of the cost: the worst of all places, and how many there are."""
+    """Return what the manifest says of the cost: the worst figures of all places."""
     found: dict[str, Any] = {
         "places": len(harm.places),
         "relative_error": max((each.relative_error for each in harm.places), default=0.0),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -114,7 +114,7 @@ def measure(
     chosen = converting.changing(snapshot.shards, to)
     becoming = becomes(snapshot, to)
     codes, places = place_rows.places_of(selection.table(list(PLACE_COLUMNS)))
-    measured: list[tuple[ActivationPlace, int, dict[str, float]]] = []
+    measured: list[tuple[ActivationPlace, int, _Errors]] = []
     done = 0
     for number, place in sorted(enumerate(places), key=lambda each: _order(each[1])):
         rows = np.flatnonzero(codes == number)
@@ -125,7 +125,7 @@ def measure(
     notes: list[str] = []
     scores = _scores(store, becoming, label, notes)
     found = [
-        PlaceHarm(place=place, rows=rows, **errors, **scores.get(place, {}))
+        PlaceHarm(place=place, rows=rows, **errors._asdict(), **scores.get(place, {}))
         for place, rows, errors in measured
     ]
     before = sum(entry.vector_bytes for entry in snapshot.shards)
@@ -184,7 +184,14 @@ def _order(place: ActivationPlace) -> tuple[Any, ...]:
     return place.model, place.site, place.pooling, place.region or "", layer is None, layer or 0
 
 
-def _errors(snapshot: Snapshot, becoming: Snapshot, rows: np.ndarray) -> dict[str, float]:
+class _Errors(NamedTuple):
+    relative_error: float
+    greatest_error: float
+    cosine: float
+    lowest_cosine: float
+
+
+def _errors(snapshot: Snapshot, becoming: Snapshot, rows: np.ndarray) -> _Errors:
     width = snapshot.shape(rows[:1])[0]
     squares = total = greatest = cosines = 0.0
     lowest = 1.0
@@ -206,12 +213,12 @@ def _errors(snapshot: Snapshot, becoming: Snapshot, rows: np.ndarray) -> dict[st
         cosines += float(cosine.sum())
         counted += len(cosine)
         lowest = min(lowest, float(cosine.min(initial=1.0)))
-    return {
-        "relative_error": float(np.sqrt(squares / total)) if total else 0.0,
-        "greatest_error": greatest,
-        "cosine": cosines / counted if counted else 1.0,
-        "lowest_cosine": lowest,
-    }
+    return _Errors(
+        float(np.sqrt(squares / total)) if total else 0.0,
+        greatest,
+        cosines / counted if counted else 1.0,
+        lowest,
+    )
 
 
 def _scores(
