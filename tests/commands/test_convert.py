@@ -62,7 +62,10 @@ def test_a_conversion_that_costs_too_much_is_refused(actstore: Command, labelled
     assert manifests.numbers(labelled) == [1]
 
 
-def test_without_labels_a_limit_cannot_be_held(actstore: Command, store: Path) -> None:
+def test_without_labels_a_limit_cannot_be_held(actstore: Command, tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    vectors = np.random.default_rng(0).standard_normal((9, 8)).astype(np.float32)
+    write(store, {("mlp_out", 0): vectors}, {"example_id": list("abcdefghi")}, model="m")
     refused = actstore("convert", store, "--to", "int8", "--max-harm", "0.01")
     assert refused.code == 1
     assert "cannot be held" in refused.err
