@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import numpy as np
 
 from actstore.errors import UsageError
+from actstore.querying import integer_scores
 from actstore.storage import floats
 
 if TYPE_CHECKING:
@@ -82,6 +83,9 @@ def scores(
     Returns:
         float32 ``[n]``.
     """
+    whole = integer_scores.scores(snapshot, rows, query, metric, norms)
+    if whole is not None:
+        return whole
     result = np.empty(len(rows), np.float32)
     # One thread: the products are BLAS calls with threads of their own, and widening is
     # many short NumPy calls, which threads of ours only made slower.
