@@ -51,8 +51,9 @@ def scores(
 
     Products of whole numbers are exact, and the query is taken in three parts of 8 bits, which
     hold each of its values to 2^-24 of the largest: the result is that of float32 arithmetic on
-    the vectors as they are handed out, as far as its sums are not of small values alone. None where it must
-    be computed on those: not all rows are of int8 on this machine, or there are no kernels.
+    the vectors as they are handed out, as far as its sums are not of small values alone. None
+    where it must be computed on those: not all rows are of int8 on this machine, or there are no
+    kernels.
 
     Args:
         snapshot: where the vectors are.
