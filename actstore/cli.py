@@ -43,6 +43,7 @@ COMMANDS = (
     "rename",
     "checkout",
     "compact",
+    "convert",
     "verify",
     "repair",
     "log",

@@ -52,6 +52,7 @@
     ├── AnalysisError
     │   ├── TooFewRowsError (ValueError)     too few rows or groups, or a single class
     │   ├── ChanceError (ValueError)         a vector that is no better than chance was to be used
+    │   ├── HarmError (ValueError)           a smaller type would cost more than was allowed
     │   └── MismatchError (ValueError)       a probe, vector or state made for other rows
     └── ExportError (ValueError)             the rows do not make up the layout that was asked for
 
@@ -332,6 +333,10 @@ class TooFewRowsError(AnalysisError, ValueError):
 
 class ChanceError(AnalysisError, ValueError):
     """No layer's vector is better than chance, and none was named to be used all the same."""
+
+
+class HarmError(AnalysisError, ValueError):
+    """A smaller type would cost probes more than was allowed, or what it costs cannot be told."""
 
 
 class MismatchError(AnalysisError, ValueError):

@@ -42,3 +42,17 @@ def test_what_is_written_stays_and_what_is_not_is_seen() -> None:
     assert wording.readable(f"{family} {persian}\n") == f"{family} {persian}\n"
     assert wording.readable("a\xa0b\tc\u3000d") == "a b c d"
     assert wording.readable("a\u202eb\x00c") == "a\ufffdb\ufffdc"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1500, "1.5 kB"),
+        (2_000_000, "2.0 MB"),
+        (10**15, "1,000.0 TB"),
+    ],
+)
+def test_sizes_are_readable(count: int, text: str) -> None:
+    assert wording.size(count) == text

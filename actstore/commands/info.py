@@ -60,6 +60,7 @@ def command(store: str | Path, at: int | None, as_json: bool) -> None:
             **_skipped(found.skipped),
             "size": f"{output.size(found.bytes)} in {counted(found.shards, 'shard')}, "
             f"{output.size(found.vector_bytes)} of vectors",
+            **_smaller(found.vector_bytes_as),
             "commit": f"{found.commit} of {found.created_at}, {found.commits:,} can be opened",
         },
         aside=bool(found.partitions),
@@ -76,6 +77,15 @@ def command(store: str | Path, at: int | None, as_json: bool) -> None:
                 for p in found.partitions
             ],
         )
+
+
+def _smaller(found: dict[str, int]) -> dict[str, str]:
+    """Return the line about smaller types, where vectors are of float32."""
+    if "compact16" not in found:
+        return {}
+    told = [f"{output.size(size)} as {name}" for name, size in found.items()]
+    text = f"vectors would take {' or '.join(told)} (actstore convert --dry-run says the cost)"
+    return {"smaller": text}
 
 
 def _own_columns(found: tuple[OwnColumn, ...]) -> dict[str, str]:

@@ -72,6 +72,9 @@ class StoreInfo:
     """Of all live shard files."""
     vector_bytes: int
     """Of the vectors alone."""
+    vector_bytes_as: dict[str, int]
+    """The same after ``actstore convert --to`` a smaller type; none that would save nothing.
+    Rows that the type cannot hold are not looked for."""
     models: tuple[str, ...]
     sites: tuple[str, ...]
     layers: tuple[int | None, ...]
@@ -124,6 +127,7 @@ def describe(snapshot: Snapshot) -> StoreInfo:
         shards=len(shards),
         bytes=sum(shard.bytes for shard in shards),
         vector_bytes=sum(shard.vector_bytes for shard in shards),
+        vector_bytes_as=_smaller(snapshot),
         models=tuple(sorted({shard.model for shard in shards})),
         sites=tuple(sorted({shard.site for shard in shards})),
         layers=tuple(sorted(layers, key=ranked)),
@@ -139,6 +143,22 @@ def describe(snapshot: Snapshot) -> StoreInfo:
         extra=tuple(_own_columns(snapshot)),
         skipped=snapshot.skipped,
     )
+
+
+def _smaller(snapshot: Snapshot) -> dict[str, int]:
+    """Return what the vectors would take in each type that makes some of them smaller."""
+    found: dict[str, int] = {}
+    for to in ("compact16", "int8"):
+        size, scale = (1, 4) if to == "int8" else (2, 0)
+        total = saved = 0
+        for shard in snapshot.shards:
+            small = shard.rows * (shard.width * size + scale)
+            total += shard.vector_bytes
+            if shard.width * size < shard.row_bytes:
+                saved += shard.vector_bytes - small
+        if saved > 0:
+            found[to] = total - saved
+    return found
 
 
 def label_counts(snapshot: Snapshot) -> dict[str | None, int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actstore.querying import vector_math
+from actstore.querying import integer_scores, vector_math
 from actstore.querying.vector_math import Metric
 from actstore.storage import floats, kernels
 from actstore.storage.threads import share
@@ -98,6 +98,9 @@ def scores(
     Returns:
         float32 ``[n]``.
     """
+    whole = integer_scores.scores(snapshot, rows, query.vector, metric, norms)
+    if whole is not None:
+        return whole
     result = np.empty(len(rows), np.float32)
     most = max(1, _BLOCK // len(query))
 

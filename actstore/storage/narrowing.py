@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actstore import wording
+from actstore import schema, wording
 from actstore.storage import floats, quantised
 from actstore.storage.entries import Rounding, together
 from actstore.storage.rows import Narrow, RowBatch
@@ -28,18 +28,24 @@ def narrowed(batch: RowBatch, narrow: Narrow) -> Iterator[RowBatch]:
     whole = bool(fitting.all())
     part = batch if whole else _rows(batch, np.flatnonzero(fitting))
     if len(part):
-        if narrow == "int8":
-            numbers, scales = quantised.quantise(part.vectors)
-            lost = difference(part.vectors, quantised.restore(numbers, scales))
-            yield dataclasses.replace(part, vectors=numbers, scales=scales, rounding=lost)
-        elif part.vectors.dtype == np.float16:
-            yield part
-        else:
-            half = as_half(part.vectors)
-            lost = difference(part.vectors, floats.widen(half))
-            yield dataclasses.replace(part, vectors=half, rounding=lost)
+        dtype: schema.StoredType = "int8" if narrow == "int8" else "float16"
+        vectors, scales, lost = stored(part.vectors, dtype)
+        yield dataclasses.replace(part, vectors=vectors, scales=scales, rounding=lost)
     if not whole:
         yield _rows(batch, np.flatnonzero(~fitting))
+
+
+def stored(
+    vectors: np.ndarray, dtype: schema.StoredType
+) -> tuple[np.ndarray, np.ndarray | None, Rounding | None]:
+    """Return float16 or float32 rows in a type that can hold them, their scales, and the loss."""
+    if dtype == "int8":
+        numbers, scales = quantised.quantise(vectors)
+        return numbers, scales, difference(vectors, quantised.restore(numbers, scales))
+    if dtype == "float16" and vectors.dtype == np.float32:
+        half = as_half(vectors)
+        return half, None, difference(vectors, floats.widen(half))
+    return vectors, None, None
 
 
 def fits(vectors: np.ndarray, narrow: Narrow) -> np.ndarray:

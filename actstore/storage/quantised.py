@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -110,6 +111,6 @@ class RowScales:
         """Return those of some rows, float32."""
         return np.array(self._values[start:stop], np.float32)
 
-    def at(self, rows: list[int]) -> np.ndarray:
+    def at(self, rows: Sequence[int]) -> np.ndarray:
         """Return those of the given rows, float32."""
         return np.array([self._values[row] for row in rows], np.float32)

@@ -44,9 +44,9 @@ class Rehearsal(StoreWriter):
         super().__init__(root, run=run, checkpoint_bytes=None, replace=replace, narrow=narrow)
         self._saving = Saving()
 
-    def add(self, batch: RowBatch) -> Added:
+    def _add(self, batch: RowBatch) -> Added:
         """Add rows, and measure what they would take in a smaller type."""
-        added = super().add(batch)
+        added = super()._add(batch)
         if added.written and self._narrow is None and batch.scales is None:
             self._saving.add(batch.vectors)
         return added

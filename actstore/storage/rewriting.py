@@ -13,9 +13,10 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import CommitError
-from actstore.storage import checksums, layout, pages, shard_columns
+from actstore.storage import checksums, layout, narrowing, pages, shard_columns
+from actstore.storage.entries import ITEM_BYTES
 from actstore.storage.labels import write_overlay
-from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry
+from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry, together
 from actstore.storage.mapping import ShardReader, open_shard
 from actstore.storage.pages import VectorPage
 from actstore.storage.quantised_shard import QuantisedShard
@@ -49,6 +50,8 @@ class Destination(NamedTuple):
     partition: Key
     rows: np.ndarray
     """Their numbers in the old shard: int64, ascending."""
+    dtype: schema.StoredType | None = None
+    """Another type to store them in, which can hold them."""
 
 
 class Wanted(NamedTuple):
@@ -170,14 +173,19 @@ def replace(
     done = 0
     for entry, table, destinations in wanted:
         entries = []
-        for partition, rows in destinations:
+        for partition, rows, dtype in destinations:
             number = len(files)
             draft = folder / f"anew-{number:06d}.parquet"
             with writing(root):
-                written = _write(root, entry, table, rows, draft)
+                written = _write(root, entry, table, rows, draft, dtype or entry.dtype)
             model, site, layer = partition
             new = dataclasses.replace(
-                entry, model=model, site=site, layer=layer, **written._asdict()
+                entry,
+                model=model,
+                site=site,
+                layer=layer,
+                dtype=dtype or entry.dtype,
+                **written._asdict(),
             )
             new = dataclasses.replace(new, path=new.named(transaction, number))
             entries.append(new)
@@ -209,6 +217,7 @@ def copy_rows(
     rows: np.ndarray,
     shard: ShardWriter,
     block_bytes: int = _BLOCK_BYTES,
+    dtype: schema.StoredType | None = None,
 ) -> None:
     """Append rows of a shard to another one.
 
@@ -218,10 +227,12 @@ def copy_rows(
         rows: which rows, int64, ascending.
         shard: where they go.
         block_bytes: vector bytes to hold at a time.
+        dtype: of the shard that they are from, where that is not the other's.
     """
     import pyarrow as pa
 
-    step = max(1, block_bytes // shard.row_bytes)
+    dtype = shard.dtype if dtype is None else dtype
+    step = max(1, block_bytes // (shard.width * ITEM_BYTES[dtype]))
     for start in range(0, len(rows), step):
         chosen = rows[start : start + step]
         scales = None
@@ -233,30 +244,38 @@ def copy_rows(
         if isinstance(reader, QuantisedShard):  # the very numbers: nothing is rounded again
             vectors, scales = reader.stored_rows(chosen)
         elif block_is_run:
-            vectors = np.empty((len(chosen), shard.width), shard.dtype)
+            vectors = np.empty((len(chosen), shard.width), dtype)
             reader.run(int(chosen[0]), vectors)
         else:
             vectors = reader.take(chosen)
+        if scales is None and shard.dtype != dtype:
+            vectors, scales, lost = narrowing.stored(vectors, shard.dtype)
+            shard.rounding = together((shard.rounding, lost))
         columns = {name: block[name].to_pylist() for name in block.column_names}
         shard.append(vectors, Fragment({}, columns, range(block.num_rows)), scales)
         shard.settle()
 
 
 def _write(
-    root: Path, entry: ShardEntry, table: pa.Table, rows: np.ndarray, draft: Path
+    root: Path,
+    entry: ShardEntry,
+    table: pa.Table,
+    rows: np.ndarray,
+    draft: Path,
+    dtype: schema.StoredType,
 ) -> Written:
-    if len(rows) == entry.rows:
+    if len(rows) == entry.rows and dtype == entry.dtype:
         written = _with_metadata(root, entry, table, draft)
         if written is not None:
             return written
-    shard = ShardWriter(draft, width=entry.width, dtype=entry.dtype)
+    shard = ShardWriter(draft, width=entry.width, dtype=dtype)
     try:
         reader = open_shard(root, entry)
         try:
-            copy_rows(reader, table, rows, shard)
+            copy_rows(reader, table, rows, shard, dtype=entry.dtype)
         finally:
             reader.close()
-        shard.rounding = entry.rounding
+        shard.rounding = together((shard.rounding, entry.rounding))
         return shard.finish()
     except BaseException:
         shard.abort()

@@ -17,7 +17,7 @@ from actstore import schema
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, Run
-from actstore.storage.rows import RowBatch
+from actstore.storage.rows import Narrow, RowBatch
 from actstore.storage.shard import Fragment, ShardWriter, Written
 from actstore.storage.snapshot import Snapshot, open_snapshot
 from actstore.storage.verification import verify
@@ -87,9 +87,11 @@ def batch(
     )
 
 
-def write(root: Path, *batches: RowBatch, run: Run = RUN) -> int | None:
+def write(
+    root: Path, *batches: RowBatch, run: Run = RUN, narrow: Narrow | None = None
+) -> int | None:
     """Store batches as one commit and return its number."""
-    with StoreWriter(root, run=run) as writer:
+    with StoreWriter(root, run=run, narrow=narrow) as writer:
         for one in batches:
             writer.add(one)
         return writer.commit(operation="ingest", message=f"{len(batches)} batches")
@@ -106,7 +108,7 @@ def content(source: Path | Snapshot, at: int | None = None) -> Content:
     for number, entry in enumerate(snapshot.shards):
         rows = np.arange(snapshot.offsets[number], snapshot.offsets[number + 1])
         matrix = snapshot.gather(rows)
-        assert matrix.dtype == entry.dtype
+        assert matrix.dtype == ("float32" if entry.dtype == "int8" else entry.dtype)
         for row, vector in zip(rows.tolist(), matrix, strict=True):
             assert keys[row] not in found
             found[keys[row]] = entry.dtype, vector.tobytes(), labels[row]

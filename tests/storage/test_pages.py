@@ -240,6 +240,6 @@ def test_level_bytes_of_small_pages() -> None:
 def test_the_space_before_the_values_suffices(rows: int, width: int) -> None:
     level_bytes = pages.levels(rows, width)
     largest = pages.page_header(rows, width, (1 << 31) - 1, (1 << 32) - 1)
-    space = pages.prefix_space(rows, width)
+    space = pages.prefix_space(rows, width, "float16")
     assert len(level_bytes) + len(largest) <= space
     assert space % pages.ALIGNMENT == 0

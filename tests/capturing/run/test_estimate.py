@@ -14,20 +14,6 @@ from actstore.errors import DiskSpaceError
 from actstore.storage.rows import RowBatch
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 bytes"),
-        (999, "999 bytes"),
-        (1500, "1.5 kB"),
-        (2_000_000, "2.0 MB"),
-        (10**15, "1,000.0 TB"),
-    ],
-)
-def test_sizes_are_readable(count: int, text: str) -> None:
-    assert estimate.size(count) == text
-
-
 def test_what_is_free_is_asked_of_the_disk_that_the_store_will_be_on(tmp_path: Path) -> None:
     free = estimate.free_bytes(tmp_path / "not" / "yet" / "there")
     assert abs(free - shutil.disk_usage(tmp_path).free) < 1 << 30
