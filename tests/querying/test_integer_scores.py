@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actstore.querying import integer_scores, vector_math
+from actstore.querying import integer_scores, scoring
 from actstore.querying.vector_math import Metric
 from actstore.storage.snapshot import Snapshot, open_snapshot
 from tests.storage.stores import batch, write
@@ -47,7 +47,7 @@ def test_scores_against_float64(snapshot: Snapshot, metric: Metric, kind: str) -
         seen = ~np.isnan(expected)
         assert (np.abs(found - expected)[seen] <= 1e-6 * most[seen]).all()
         assert np.array_equal(
-            vector_math.scores(snapshot, rows, query, metric), found, equal_nan=True
+            scoring.scores(snapshot, rows, scoring.Query(query), metric), found, equal_nan=True
         )
 
 
