@@ -340,3 +340,11 @@ def test_pools_of_a_shard_are_kept_and_checked() -> None:
         assert damaged != text
         with pytest.raises(CorruptStoreError, match="damaged"):
             manifests.decode(damaged.encode(), "x")
+
+
+def test_layers_are_in_order_whatever_came_first(tmp_path: Path) -> None:
+    """Zero among them, which is no unknown layer."""
+    for layer in (1, None, 2, 0, -1):
+        write(tmp_path / "s", batch(0, 2, layer=layer))
+    found = [shard.layer for shard in manifests.latest(tmp_path / "s").shards]
+    assert found == [-1, 0, 1, 2, None]
