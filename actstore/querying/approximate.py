@@ -20,8 +20,6 @@ from actstore.storage import derived, floats, layout, pages
 from actstore.storage.threads import workers
 
 if TYPE_CHECKING:
-    from usearch.index import Index
-
     from actstore.querying.selected import SelectedRows
     from actstore.storage.derived import Derived
 
@@ -116,7 +114,7 @@ def search(
     path = _path(selection, metric)
     opened = _opened(path, metric)
     with opened.lease:
-        index: Index = library.Index.restore(str(opened.path), view=True)
+        index: Any = library.Index.restore(str(opened.path), view=True)
         try:
             count = min(len(index), k + _MORE)
             results = []
