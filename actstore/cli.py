@@ -26,6 +26,7 @@ COMMANDS = (
     "queries",
     "select",
     "nearest",
+    "index",
     "stats",
     "compare",
     "diff",

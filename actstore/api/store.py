@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from actstore.hub.push import Pushed, PushOptions
     from actstore.ingestion.labeling import Labelled
     from actstore.ingestion.memory import WriteOptions, WriteSummary
+    from actstore.querying.approximate import Built
     from actstore.querying.changes import Assignments, CheckedOut, Dropped, Renamed
     from actstore.querying.column_filters import ColumnFilters
     from actstore.training.clt import CltBatches, CltOptions
@@ -211,6 +212,7 @@ class Store(StoreReader):
         include_self: bool = False,
         columns: Sequence[str] | None = None,
         mixed: bool = False,
+        index: bool = False,
         **equals: Unpack[ColumnFilters],
     ) -> pa.Table:
         """Return the ``k`` rows nearest to a vector or to a row of the store, or to each of many.
@@ -229,6 +231,7 @@ class Store(StoreReader):
             columns: metadata columns of the result; all and ``row_id`` when missing.
             mixed: search rows of several models, sites, poolings, regions or layers, which
                 no condition listed.
+            index: ask the index that :meth:`index` built, which may miss rows.
             equals: as in :meth:`select`, for the rows to search; where ``query`` is an
                 ``example_id``, they also say which of its rows is meant.
 
@@ -252,7 +255,31 @@ class Store(StoreReader):
             columns=None if columns is None else list(columns),
             mixed=mixed,
             left_out=None if include_self else row,
+            index=index,
         )
+
+    def index(
+        self,
+        where: str | None = None,
+        *,
+        metric: Metric = "cosine",
+        **equals: Unpack[ColumnFilters],
+    ) -> Built:
+        """Build an approximate index of a whole layer, for :meth:`nearest` with ``index=True``.
+
+        It is a derived file beside the shards, and no longer used once the layer's rows change.
+
+        Args:
+            where: an SQL condition; the rows must still be those of whole layers.
+            metric: what it searches by.
+            equals: as in :meth:`select`.
+
+        Raises:
+            as :func:`actstore.querying.approximate.build`.
+        """
+        from actstore.querying import approximate
+
+        return approximate.build(self.select(where, **equals), metric)
 
     def write(
         self, activations: Any, metadata: Any = None, **options: Unpack[WriteOptions]

@@ -58,6 +58,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="cosine and dot put the largest first, l2 (the distance) the smallest.",
 )
+@click.option(
+    "--index",
+    is_flag=True,
+    help="Ask the index that `actstore index` built: faster on large layers, and it may miss rows.",
+)
 @row_options()
 @mixed_option
 @columns_option
@@ -72,6 +77,7 @@ def command(
     vector: str | None,
     k: int,
     metric: Any,
+    index: bool,
     rows: Rows,
     mixed: bool,
     columns: tuple[str, ...] | None,
@@ -108,6 +114,7 @@ def command(
             metric=metric,
             columns=columns,
             mixed=mixed,
+            index=index,
             **rows.equals,
         )
         if columns is None:

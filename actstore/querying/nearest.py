@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore.errors import NotInStoreError, UsageError
-from actstore.querying import mixture, ranking
+from actstore.querying import approximate, mixture, ranking
 from actstore.querying.ranking import Best
 from actstore.querying.vector_math import METRICS, Metric
 
@@ -31,6 +31,7 @@ def nearest(
     columns: list[str] | None = None,
     mixed: bool = False,
     left_out: Sequence[int] | None = None,
+    index: bool = False,
 ) -> pa.Table:
     """Return the ``k`` best rows of ``selection``, best first; equal scores in row order.
 
@@ -46,13 +47,14 @@ def nearest(
         columns: metadata columns of the result; all and ``row_id`` when missing.
         mixed: whether rows of several places may be compared.
         left_out: for each query the number of a row that it must not find, or -1.
+        index: ask the approximate index of these rows, which must be there.
 
     Returns:
         A table with ``score`` (float32) and the metadata; of several queries all results one
         after the other, with ``query`` (int64), the number of each in ``queries``, in front.
 
     Raises:
-        UsageError: ``k`` or ``metric`` is none.
+        UsageError: ``k`` or ``metric`` is none, or there is no index of just these rows.
         NotInStoreError: no row has the query's width.
         MixedVectorsError: rows of that width are of several places, and nobody asked for that.
     """
@@ -61,10 +63,13 @@ def nearest(
     fitting = searched(selection, queries.shape[-1], k, metric, mixed)
     matrix = np.atleast_2d(queries)
     omitted = np.array([-1] * len(matrix) if left_out is None else left_out, np.int64)
-    norms = None  # stored ones spare reading each vector twice
-    if metric == "cosine" or len(matrix) > 1:
-        norms = fitting.table(["norm"])["norm"].to_numpy()
-    best = ranking.search(fitting.snapshot, fitting.rows, matrix, k, metric, omitted, norms)
+    if index:
+        best = approximate.search(fitting, matrix, k, metric, omitted)
+    else:
+        norms = None  # stored ones spare reading each vector twice
+        if metric == "cosine" or len(matrix) > 1:
+            norms = fitting.table(["norm"])["norm"].to_numpy()
+        best = ranking.search(fitting.snapshot, fitting.rows, matrix, k, metric, omitted, norms)
     found = [Best(np.empty(0, np.int64), np.empty(0, np.float32)), *best]
     places = np.concatenate([each.places for each in found])
     table = fitting.take(places).table(columns)

@@ -187,6 +187,8 @@ def _named(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
 
 def _stale_caches(root: Path, kept: list[Manifest]) -> list[Path]:
     found = metadata_cache.others(root / layout.CACHE, kept)
+    # Indexes hold vectors, be they of rows that are gone; they are built again when asked for.
+    found += [path for path in (root / layout.CACHE).glob("*.usearch*") if path.is_file()]
     with contextlib.suppress(OSError):
         elsewhere = files.temporary_folder(str(root.resolve()))
         found += metadata_cache.others(elsewhere, kept)

@@ -102,8 +102,8 @@ def test_rows_that_are_no_numbers(tmp_path: Path, dtype: str) -> None:
     matrix[4, :2] = np.inf, -np.inf
     stores.add(tmp_path / "s", matrix)
     generator = np.random.default_rng(1)
-    for query in (generator.standard_normal(40), generator.standard_normal(40).astype(np.float16)):
-        query = query.astype(np.float32)
+    for kind in (np.float32, np.float16):
+        query = generator.standard_normal(40).astype(kind).astype(np.float32)
         found = scored(open_snapshot(tmp_path / "s"), query, "dot")
         side = np.sign(query[3]) * np.inf
         assert found[:2].tolist() == [side, -side]
@@ -136,7 +136,7 @@ def test_queries_beyond_what_halves_hold(snapshot: Snapshot, metric: Any, scale:
     expected = exact(stored, query, metric)
     # A product or a distance may be more than float32 holds, or a sum on the way there.
     usable = np.isfinite(found)
-    size = np.linalg.norm(query.astype(np.float64)) * (80 if metric == "dot" else 0)
+    size = float(np.linalg.norm(query.astype(np.float64))) * (80 if metric == "dot" else 0)
     assert found[usable] == pytest.approx(expected[usable], rel=1e-5, abs=1e-6 * (1 + size))
     assert usable.all() or (scale > 1 and metric != "cosine")
 

@@ -18,7 +18,7 @@ FINITE_HALF = st.floats(width=16, allow_nan=False, allow_infinity=False)
 @st.composite
 def rows(draw: st.DrawFn, values: st.SearchStrategy[float], dtype: type = np.float16) -> np.ndarray:
     """Return vectors of a few values, which come again and again: hard ones, or one alone."""
-    few = np.array(draw(st.lists(values, min_size=1, max_size=8)), dtype)
+    few: np.ndarray = np.array(draw(st.lists(values, min_size=1, max_size=8)), dtype)
     shape = draw(st.integers(1, 9)), draw(WIDTH)
     return np.random.default_rng(draw(SEED)).choice(few, shape)
 
