@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from actstore.hub.push import Pushed, PushOptions
     from actstore.ingestion.labeling import Labelled
     from actstore.ingestion.memory import WriteOptions, WriteSummary
+    from actstore.ingestion.write_session import WriteSession
     from actstore.querying.approximate import Built
     from actstore.querying.changes import Assignments, CheckedOut, Dropped, Renamed
     from actstore.querying.column_filters import ColumnFilters
@@ -303,6 +304,30 @@ class Store(StoreReader):
         done = write(self.path, activations, metadata, **options)
         self.refresh()
         return done
+
+    def writer(self, *, seconds: float = 300.0, message: str | None = None) -> WriteSession:
+        """Return a session for many writes, which gathers them into few commits of full shards.
+
+        ::
+
+            with store.writer() as session:
+                for batch in batches:
+                    session.write(cache_of(batch), metadata_of(batch), model="gpt2")
+            store.refresh()
+
+        An exception that leaves the block commits the writes that were complete; a process that
+        is killed leaves what was committed. The store stays open where it is: ``refresh()`` it.
+
+        Args:
+            seconds: after which a write commits what waits.
+            message: what the log says of each commit.
+
+        Raises:
+            UsageError: ``seconds`` is negative, or the store is on the Hub.
+        """
+        from actstore.ingestion.write_session import WriteSession
+
+        return WriteSession(self.path, seconds=seconds, message=message)
 
     def export(
         self,

@@ -40,7 +40,8 @@ class WriteSummary:
     """What a write did."""
 
     commit: int | None
-    """Number of the new commit; None when every row was there already."""
+    """Number of the new commit; None when every row was there already, and in a session while
+    what was written waits for its commit."""
     rows_written: int
     rows_present: int
     """Rows that the store already holds, bit for bit."""
@@ -155,31 +156,105 @@ def write(
             nothing is stored.
         CommitError: the store cannot be written.
     """
-    chosen = WriteSettings(**options)
-    types = checked_options(
-        storage_dtype=chosen.storage_dtype,
-        allow_rounding=chosen.allow_rounding,
-        allow_nonfinite=chosen.allow_nonfinite,
+    given = Given.of(activations, WriteSettings(**options))
+    with given.writer(root) as writer:
+        done = given.add_to(writer, metadata)
+        text = given.chosen.message or f"wrote {done.rows_written} rows of {given.whose}"
+        commit = writer.commit(operation="write", message=text)
+    return replace(
+        done,
+        commit=commit,
+        rows_written=done.rows_written - writer.overtaken,
+        rows_present=done.rows_present + writer.overtaken,
     )
-    region, how = _pool(chosen.pool)
-    found = places(activations, sites=chosen.sites, layers=chosen.layers)
-    given = {"model": chosen.model, "dataset": chosen.dataset, "region": region}
-    shared = {name: value for name, value in given.items() if value is not None}
-    taken = ("site", "layer", *shared, *(("pooling",) if how else ()))
-    run = _run(found.chosen, shared, chosen.pool, types)
-    narrow = narrow_of(types.storage_dtype)
-    writer = StoreWriter(
-        root, run=run, checkpoint_bytes=None, replace=chosen.replace, narrow=narrow
-    )
-    examples: int | None = None
-    columns: dict[str, list[Any]] = {}
-    tokens = _Tokens(None, None, None)
-    written = present = differing = repeated = 0
-    ids = chosen.token_ids
-    if ids is None and found.states is not None:
-        ids = found.states.token_ids
-    note: str | None = None
-    with writer:
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """Activations that were given to be written, and how."""
+
+    chosen: WriteSettings
+    found: NamedArrays
+    types: Options
+    shared: dict[str, str]
+    """Columns that have one value for all of them."""
+    how: str | None
+
+    @classmethod
+    def of(cls, activations: Any, chosen: WriteSettings) -> Given:
+        """Return them as they are understood; nothing is written yet.
+
+        Raises:
+            as :func:`write`.
+        """
+        types = checked_options(
+            storage_dtype=chosen.storage_dtype,
+            allow_rounding=chosen.allow_rounding,
+            allow_nonfinite=chosen.allow_nonfinite,
+        )
+        region, how = _pool(chosen.pool)
+        found = places(activations, sites=chosen.sites, layers=chosen.layers)
+        named = {"model": chosen.model, "dataset": chosen.dataset, "region": region}
+        shared = {name: value for name, value in named.items() if value is not None}
+        return cls(chosen=chosen, found=found, types=types, shared=shared, how=how)
+
+    @property
+    def whose(self) -> str:
+        """The model, for people."""
+        return self.chosen.model or "several models"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a run of it says of how it was made."""
+        settings = {
+            **self.shared,
+            "pool": self.chosen.pool,
+            "names": [place.name for place in self.found.chosen],
+            "storage_dtype": self.types.storage_dtype,
+            "allow_rounding": self.types.allow_rounding,
+            "allow_nonfinite": self.types.allow_nonfinite,
+        }
+        return {name: value for name, value in settings.items() if value not in (None, False)}
+
+    def writer(self, root: Path | str) -> StoreWriter:
+        """Begin a run that writes such activations.
+
+        Raises:
+            StoreError: the path is a file or holds other things.
+            CommitError: it cannot be written.
+        """
+        run = Run(
+            run_id=f"write-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}",
+            kind="write",
+            started_at=now(),
+            settings=self.settings,
+            versions=versions(),
+        )
+        return StoreWriter(
+            root,
+            run=run,
+            checkpoint_bytes=None,
+            replace=self.chosen.replace,
+            narrow=narrow_of(self.types.storage_dtype),
+        )
+
+    def add_to(self, writer: StoreWriter, metadata: Any) -> WriteSummary:
+        """Hand all rows to a writer, or none; the commit is the caller's.
+
+        Raises:
+            as :func:`write`.
+        """
+        chosen, found, shared = self.chosen, self.found, self.shared
+        taken = ("site", "layer", *shared, *(("pooling",) if self.how else ()))
+        examples: int | None = None
+        columns: dict[str, list[Any]] = {}
+        tokens = _Tokens(None, None, None)
+        written = present = differing = repeated = 0
+        before = _replaced(writer)
+        ids = chosen.token_ids
+        if ids is None and found.states is not None:
+            ids = found.states.token_ids
+        note: str | None = None
         with writer.file():
             for place in found.chosen:
                 parts = _parts(place, found.has_examples)
@@ -201,7 +276,7 @@ def write(
                     raise UsageError(
                         f"{place.name} has {count} examples, {found.chosen[0].name} {examples}"
                     )
-                for batch in _batches(place, parts, columns, tokens, how, types):
+                for batch in _batches(place, parts, columns, tokens, self.how, self.types):
                     constants = {**shared, **batch.constants}
                     try:
                         added = writer.add(replace(batch, constants=constants))
@@ -213,23 +288,24 @@ def write(
                     present += added.present - added.repeated
                     repeated += added.repeated
                     differing += added.differing
-        text = chosen.message or f"wrote {written} rows of {chosen.model or 'several models'}"
-        replaced = sum(len(each.rows) for each in writer.replaced())
-        commit = writer.commit(operation="write", message=text)
-    return WriteSummary(
-        commit=commit,
-        rows_written=written - writer.overtaken,
-        rows_present=present + writer.overtaken,
-        rows_repeated=repeated,
-        rows_replaced=replaced,
-        rows_differing=differing,
-        examples=examples or 0,
-        skipped=found.skipped,
-        notes=(
-            *_notes(found, masked=chosen.mask is not None),
-            *filter(None, (note, writer.narrowing_note)),
-        ),
-    )
+        return WriteSummary(
+            commit=None,
+            rows_written=written,
+            rows_present=present,
+            rows_repeated=repeated,
+            rows_replaced=_replaced(writer) - before,
+            rows_differing=differing,
+            examples=examples or 0,
+            skipped=found.skipped,
+            notes=(
+                *_notes(found, masked=chosen.mask is not None),
+                *filter(None, (note, writer.narrowing_note)),
+            ),
+        )
+
+
+def _replaced(writer: StoreWriter) -> int:
+    return sum(len(each.rows) for each in writer.replaced())
 
 
 def _notes(found: NamedArrays, *, masked: bool) -> list[str]:
@@ -262,26 +338,6 @@ def _pool(pool: str | None) -> tuple[str | None, str | None]:
         )
     schema.check_choice("region", region)
     return region, how
-
-
-def _run(
-    chosen: Sequence[NamedArray], shared: Mapping[str, str], pool: str | None, options: Options
-) -> Run:
-    settings = {
-        **shared,
-        "pool": pool,
-        "names": [place.name for place in chosen],
-        "storage_dtype": options.storage_dtype,
-        "allow_rounding": options.allow_rounding,
-        "allow_nonfinite": options.allow_nonfinite,
-    }
-    return Run(
-        run_id=f"write-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}",
-        kind="write",
-        started_at=now(),
-        settings={name: value for name, value in settings.items() if value not in (None, False)},
-        versions=versions(),
-    )
 
 
 def _parts(place: NamedArray, has_examples: bool) -> list[Grid] | Grid:
