@@ -48,7 +48,7 @@ def run(corpus: Corpus) -> list[Outcome]:
             point=5,
             what="AMBER ingest: time of actstore.ingest / of torch.load and a raw write",
             value=times.ratio("actstore.ingest", "torch.load and raw write"),
-            at_most=2,
+            at_most=1.5,
             note=times.note("actstore.ingest", "torch.load and raw write"),
         )
     ]

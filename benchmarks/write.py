@@ -55,7 +55,7 @@ def run(corpus: Corpus) -> list[Outcome]:
             at_least=at_least,
             note=times.note("actstore", peer),
         )
-        for peer, at_least in (("raw write, fsync", 0.4), ("pyarrow", 5.0), ("Lance", 3.0))
+        for peer, at_least in (("raw write, fsync", 0.6), ("pyarrow", 7.0), ("Lance", 1.0))
     ]
 
 

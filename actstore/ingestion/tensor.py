@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Hashable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -65,9 +65,7 @@ class Tensor:
         """The element type as torch and NumPy spell it: ``bfloat16``, ``float32``, ``int64``; text is ``str``."""  # noqa: E501
         if self._array is None:
             return str(self._tensor.dtype).removeprefix("torch.")
-        if self._array.dtype.kind in "US":
-            return "str"
-        return self._array.dtype.newbyteorder("=").name
+        return _numpy_name(self._array.dtype)
 
     @property
     def itemsize(self) -> int:
@@ -195,6 +193,12 @@ class Tensor:
 
     def __repr__(self) -> str:
         return f"Tensor({self.dtype} {list(self.shape)})"
+
+
+@lru_cache(maxsize=256)
+def _numpy_name(dtype: np.dtype[Any]) -> str:
+    # Each row asks for it, and NumPy makes the name anew each time.
+    return "str" if dtype.kind in "US" else dtype.newbyteorder("=").name
 
 
 def is_array(value: object) -> bool:
