@@ -61,7 +61,7 @@ def types(corpus: Corpus, dtype: FloatType) -> list[Outcome]:
         root = folder / name
         run = Run(run_id="b", kind="benchmark", started_at=now())
         narrow = name if name in ("compact16", "int8") else None
-        with StoreWriter(root, run=run, narrow=narrow) as writer:  # type: ignore[arg-type]
+        with StoreWriter(root, run=run, narrow=narrow) as writer:
             writer.add(corpus.batch(corpus.layer, dtype))
             writer.commit(operation="benchmark", message=name)
         snapshot = open_snapshot(root)

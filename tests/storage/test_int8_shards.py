@@ -64,7 +64,7 @@ def test_every_reader_sees_whole_numbers_and_scales(store: Path) -> None:
     assert str(table["activation"].type.value_type) == "int8"
     assert table["activation"].to_pylist() == numbers.tolist()
     assert np.array_equal(table["scale"].to_numpy(), scales)
-    rows = duckdb.sql(f"SELECT activation, scale FROM '{path}'").fetchall()
+    rows = duckdb.execute(f"SELECT activation, scale FROM '{path}'").fetchall()
     assert [list(row[0]) for row in rows] == numbers.tolist()
     frame = pl.read_parquet(path)
     assert frame["activation"].dtype == pl.Array(pl.Int8, entry.width)

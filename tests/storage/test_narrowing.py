@@ -14,7 +14,7 @@ from actstore.errors import ConflictError
 from actstore.storage import floats, narrowing
 from actstore.storage.manifest import Rounding
 from actstore.storage.rehearsal import Rehearsal
-from actstore.storage.rows import RowBatch
+from actstore.storage.rows import Narrow, RowBatch
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
 from actstore.storage.writer import StoreWriter
@@ -88,7 +88,7 @@ def test_int8_keeps_rows_without_numbers_in_their_type(tmp_path: Path, dtype: st
 
 @pytest.mark.parametrize("narrow", ["compact16", "int8"])
 def test_rows_that_are_stored_are_known_again_in_whatever_type_they_come(
-    tmp_path: Path, narrow: narrowing.Narrow
+    tmp_path: Path, narrow: Narrow
 ) -> None:
     one = batch(0, 9, dtype="float32")
     one.vectors[0, 0] = 1e9 if narrow == "compact16" else np.inf
@@ -135,7 +135,7 @@ def test_a_rehearsal_says_what_would_be_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("narrow", ["compact16", "int8"])
-def test_such_stores_are_sound(tmp_path: Path, narrow: narrowing.Narrow) -> None:
+def test_such_stores_are_sound(tmp_path: Path, narrow: Narrow) -> None:
     write(tmp_path / "s", batch(0, 50, width=7, dtype="float32"), narrow=narrow)
     snapshot = open_snapshot(tmp_path / "s")
     assert verify(snapshot) == []
