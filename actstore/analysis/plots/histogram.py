@@ -187,7 +187,7 @@ def _as_they_are(vectors: np.ndarray) -> np.ndarray:
 
 
 def _norms(vectors: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(vectors.astype(np.float64), axis=1)[:, None]
+    return np.asarray(np.linalg.norm(vectors.astype(np.float64), axis=1))[:, None]
 
 
 def _nonfinite(found: _Counted | None, part: SelectedRows, measure: _Measure) -> int:

@@ -235,8 +235,8 @@ class Decision(Roles):
             if not position:
                 self.say("example", "name", "found", "the file's name")
         if isinstance(self.example, Variable | str) and self.file_each() and level is not None:
-            name = "{stem}" if level.sides else f"{{path.{level.place}}}"
-            self.columns.setdefault("variant", name)
+            whole = "{stem}" if level.sides else f"{{path.{level.place}}}"
+            self.columns.setdefault("variant", whole)
             self.say("variant", level.place, "found", "what tells the files apart")
         self._path_columns()
         joined = self._joined(position, identity, ids)

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 
 import actstore
 from actstore.analysis import plots
@@ -247,6 +248,7 @@ def test_a_histogram_of_one_number_per_row(tmp_path: Path, of: str) -> None:
         numbers = matrix @ direction / np.linalg.norm(direction)
     (axes,) = figure.axes
     (drawn,) = axes.patches
+    assert isinstance(drawn, StepPatch)
     heights, edges, _ = drawn.get_data()
     assert np.allclose(heights, np.histogram(numbers, edges, density=True)[0])
     assert heights.sum() * np.diff(edges)[0] == pytest.approx(1)
