@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,6 +81,12 @@ _SAMPLED = ("histogram", "heatmap", "pca", "similarity", LENS, DOSE)
     help="How many rows of each layer to draw at most; lens: examples, or positions of one; "
     "dose: prompts.",
 )
+@click.option(
+    "--of",
+    metavar="norm|FILE",
+    help="histogram: of the norms, or of how far the vectors lie along a steering vector "
+    "(layer_L.pt) instead of all their values.",
+)
 @click.option("--title", metavar="TEXT", help="Title above the picture; an empty text for none.")
 @click.option(
     "--style",
@@ -104,6 +112,7 @@ def command(
     probes: Path | None,
     no_probes: bool,
     most: int | None,
+    of: str | None,
     title: str | None,
     style: Style,
     as_json: bool,
@@ -112,7 +121,7 @@ def command(
     """Draw STORE, or its rows that meet WHERE, into FILE.
 
     \b
-      histogram   how often which value occurs, by layer
+      histogram   how often which value occurs, by layer; --of norm: which length
       heatmap     how large each dimension is, by layer
       norms       length of the vectors by layer: median and spread
       pca         rows along their two directions of largest variance, by layer
@@ -130,6 +139,7 @@ def command(
     Examples:
       actstore plot runs.store --kind pca -o pca.png
       actstore plot runs.store --kind norms --by task -o norms.svg
+      actstore plot runs.store --kind histogram --of norm --layers 12 -o norms.png
       actstore plot runs.store --kind similarity --style paper -o similarity.svg
       actstore plot runs.store --kind pca --layers 12 -o pca.html
       actstore plot runs.store --kind auroc --probes probes -o auroc.svg
@@ -155,6 +165,8 @@ def command(
         raise click.BadParameter(
             f"{most} is too few to draw: give {_FEWEST} or more", param_hint="--rows"
         )
+    if of is not None and kind != "histogram":
+        raise click.UsageError("--of is for --kind histogram")
     shown.check(kind)
     asked: Asked | None = None
     if probes is not None:
@@ -173,7 +185,8 @@ def command(
                     whole = about_places(rows)
                     named = positive, negative
                     reports = found_probes(store, target, selection, by, named, whole=whole)
-                drawn = Drawn(kind, by or None, (positive, negative), most, reports, title, style)
+                classes = positive, negative
+                drawn = Drawn(kind, by or None, classes, most, of, reports, title, style)
                 figure = _draw(selection, drawn)
             report_traffic(opened.traffic)
     plots.save(figure, target)
@@ -200,6 +213,7 @@ class Drawn(NamedTuple):
     by: str | None
     classes: tuple[tuple[str, ...], tuple[str, ...]]
     rows: int | None
+    of: str | None
     probes: list[Path]
     title: str | None
     style: Style
@@ -226,7 +240,7 @@ def _draw(selection: Selection, drawn: Drawn) -> Picture:
     if kind == "positions":
         return plots.positions(selection, title=title, style=style)
     sampled = {
-        "histogram": plots.histogram,
+        "histogram": plots.histogram if drawn.of is None else _histogram_of(drawn.of),
         "heatmap": plots.heatmap,
         "pca": plots.pca,
         "similarity": plots.similarity,
@@ -234,3 +248,19 @@ def _draw(selection: Selection, drawn: Drawn) -> Picture:
     if drawn.rows is None:
         return sampled(selection, by=by, title=title, style=style)
     return sampled(selection, by=by, rows=drawn.rows, title=title, style=style)
+
+
+def _histogram_of(of: str) -> Callable[..., Picture]:
+    """Return the histogram of norms, or along the vector in a file, whose own rows it marks."""
+    from actstore.analysis import plots
+    from actstore.analysis.steering import vector_files
+
+    if of == "norm":
+        return partial(plots.histogram, of="norm")
+    if not Path(of).is_file():
+        raise click.BadParameter(
+            f"{of} is neither norm nor a file: give a layer_L.pt that `actstore steer --out DIR` "
+            "wrote",
+            param_hint="--of",
+        )
+    return partial(plots.histogram, of=vector_files.one(of))

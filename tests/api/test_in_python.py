@@ -155,6 +155,8 @@ def test_what_cannot_be_is_said(store: actstore.Store) -> None:
         rows.take([5]).xy()
     with pytest.raises(UsageError, match="between 0 and 1"):
         rows.split(test=20)
+    with pytest.raises(UsageError, match=r"got 0\.25: give a share as test=0\.25"):
+        rows.split(0.25)  # type: ignore[arg-type]
     with pytest.raises(TooFewRowsError, match=r"is one group by extra\.pair"):
         rows.take([0, 1]).split("extra.pair")
 

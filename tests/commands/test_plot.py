@@ -11,6 +11,7 @@ from actstore.analysis.plots.looks import LOOKS
 from actstore.commands.plot import KINDS, STYLES
 from docs import two_choice
 from tests.analysis import labelled
+from tests.analysis.plots import pictures
 from tests.commands.conftest import Command
 from tests.querying import stores
 
@@ -210,3 +211,24 @@ def test_a_dose_curve(actstore: Command, tmp_path: Path, model: Path, asked: Pat
     assert own.code == 0, own.err
     assert "IN-SAMPLE: the vector was made of 20 of these prompts" in own.err
     assert "5 of 20 prompts" in own.err
+
+
+def test_a_histogram_of_norms_and_along_a_steering_vector(
+    actstore: Command, tmp_path: Path
+) -> None:
+    store = pictures.make(tmp_path / "s", layers=(3,))
+    words = ("plot", store, "--kind", "histogram", "-o", tmp_path / "a.svg", "--json")
+    assert json.loads(actstore(*words, "--of", "norm").out)["title"].startswith("Norms")
+    assert actstore("steer", store, "--out", tmp_path / "v").code == 0
+    vector = tmp_path / "v" / "vectors" / "layer_3.pt"
+    along = json.loads(actstore(*words, "--of", vector).out)
+    assert along["title"].startswith("Along layer_3.pt")
+    assert "IN-SAMPLE" in along["caption"]
+    bare = tmp_path / "layer_3.pt"
+    bare.write_bytes(vector.read_bytes())
+    assert "perhaps in-sample" in json.loads(actstore(*words, "--of", bare).out)["caption"]
+    refused = actstore(*words, "--of", "norms")
+    assert refused.code == 2
+    assert "neither norm nor a file" in refused.err
+    other = actstore("plot", store, "--kind", "pca", "--of", "norm", "-o", tmp_path / "b.svg")
+    assert other.code == 2

@@ -471,6 +471,33 @@ def _modules_beside_table(folder: Path) -> list[Row]:
     ]
 
 
+def _classes_in_names(folder: Path) -> list[Row]:
+    rows = []
+    for number in (17, 18):
+        for side in ("true", "false"):
+            vectors = {f"resid_{layer}": draw(WIDTH) for layer in (8, 16)}
+            torch.save(vectors, folder / f"my_q{number}_{side}.pt")
+            known = {"example_id": f"my_q{number}", "variant": side, "label": side}
+            known["site"] = "resid_post"
+            for layer in (8, 16):
+                rows.append(row(vectors[f"resid_{layer}"], layer=layer, **known))
+    return rows
+
+
+def _classes_before_batches(folder: Path) -> list[Row]:
+    rows = []
+    for number in (0, 1):
+        for side in ("pos", "neg"):
+            matrix = draw(3, WIDTH)
+            torch.save({"L3": matrix}, folder / f"{side}-batch_{number}.pt")
+            known = {"variant": side, "label": side, "layer": 3}
+            rows += [
+                row(vector, example_id=f"{side}-batch_{number}:{at}", **known)
+                for at, vector in enumerate(matrix)
+            ]
+    return rows
+
+
 _WHOLE = "layer = key1"
 _TOKENS = "token = axis0"
 
@@ -497,6 +524,8 @@ SHAPES = {
     "entries of layers": Shape(_entries_of_layers, {"example = axis0"}),
     "splits as keys": Shape(_splits_as_keys, set()),
     "both sides of a prompt": Shape(_both_sides_of_a_prompt, set()),
+    "classes in names": Shape(_classes_in_names, {"label = name"}),
+    "classes before batches": Shape(_classes_before_batches, {"example = axis0", "label = name"}),
     "classes as folders": Shape(_classes_as_folders, set()),
     "two depths": Shape(_two_depths, set()),
     "classes and layers in names": Shape(_classes_and_layers_in_names, {_WHOLE}),

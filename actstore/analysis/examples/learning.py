@@ -62,6 +62,8 @@ def split(
     rows: Rows, by: str | None = None, *, test: float = 0.25, seed: int = 0
 ) -> tuple[Rows, Rows]:
     """Return training and test rows, no group in both; see ``Selection.split``."""
+    if by is not None and not isinstance(by, str):
+        raise UsageError(f"by names what stays together, got {by!r}: give a share as test=0.25")
     if not 0 < test < 1:
         raise UsageError(f"test is the share of rows to test on, between 0 and 1, got {test}")
     groups = groups_of(rows, by).groups

@@ -1,31 +1,40 @@
-"""Histogram of activation values, class by class, a panel per layer."""
+"""Histogram of activation values, of norms or along a direction, a panel per layer."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from actstore.analysis.examples import example_groups, lineages
 from actstore.analysis.plots import looks
 from actstore.analysis.plots.looks import Picture, Style
 from actstore.analysis.statistics import sampling
 from actstore.analysis.statistics.norms import ClassCodes, class_codes
-from actstore.errors import TooFewRowsError
+from actstore.errors import MismatchError, TooFewRowsError, UsageError
 from actstore.querying import vector_math
 from actstore.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from actstore.analysis.steering.vector_files import LoadedVector
     from actstore.querying.selected import SelectedRows
+
+VALUES, NORM = "values", "norm"
+_TITLES = {VALUES: "Values", NORM: "Norms"}
+_AXES = {VALUES: "value", NORM: "L2 norm"}
+_Measure = Callable[[np.ndarray], np.ndarray]
 
 ROWS = 1000
 """Rows of each layer at most."""
 PANELS = 6
 _BINS, _PANEL_BINS = 120, 60
+_ROW_BINS = 30
+"""Where each row is one number."""
 _OUTSIDE = 0.001
 _BLOCK = 1 << 20
 _ALIKE = 3
@@ -46,6 +55,7 @@ class _Counted(NamedTuple):
 def histogram(
     selection: SelectedRows,
     *,
+    of: str | np.ndarray | LoadedVector = VALUES,
     by: str | None = "label",
     rows: int = ROWS,
     title: str | None = None,
@@ -57,6 +67,10 @@ def histogram(
 
     Args:
         selection: of one model, site and pooling.
+        of: ``values``, all that the vectors hold; ``norm``, the length of each vector; or a
+            direction ``[width]``, or a steering vector as read from its file, to show how
+            far along it each vector lies: its dot product with the direction at length 1.
+            One number per row is drawn on a scale that is not logarithmic.
         by: column whose values are drawn apart; None for one line.
         rows: rows of each layer at most.
         title: above the picture; by default which rows these are.
@@ -64,8 +78,11 @@ def histogram(
 
     Raises:
         TooFewRowsError: no rows, or no finite value.
-        UsageError: several models, sites or poolings.
+        UsageError: several models, sites or poolings; or ``of`` is none of these.
+        MismatchError: the direction has another width than the vectors.
     """
+    whole = isinstance(of, str) and of == VALUES
+    measure = _measure(of if isinstance(of, str | np.ndarray) else of.vector)
     place = sampling.require_one_place(selection)
     layers = sampling.layer_values(selection)
     chosen = looks.thinned(len(layers), PANELS)
@@ -79,9 +96,9 @@ def histogram(
         part = sampling.draw(here, rows).selection
         largest = max(largest, len(part))
         codes = found.codes[places[np.searchsorted(here.rows, part.rows)]]
-        bins = _BINS if len(chosen) == 1 else _PANEL_BINS
-        counts.append(_count(part, codes, len(found.names), bins))
-        nonfinite += _nonfinite(counts[-1], part)
+        bins = _ROW_BINS if not whole else _BINS if len(chosen) == 1 else _PANEL_BINS
+        counts.append(_count(part, measure, codes, len(found.names), bins))
+        nonfinite += _nonfinite(counts[-1], part, measure)
     known = [one for one in counts if one is not None]
     if not known:
         raise TooFewRowsError("no value is finite, so there is nothing to draw")
@@ -102,9 +119,9 @@ def histogram(
             if one is None:
                 axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center")
             else:
-                _draw(figure, axes, one, found)
+                _draw(figure, axes, one, found, logarithmic=whole)
             if at >= len(chosen) - columns:
-                axes.set_xlabel("value")
+                axes.set_xlabel(_AXES[of] if isinstance(of, str) else "along the direction")
                 axes.tick_params(labelbottom=True)
             if at % columns == 0:
                 axes.set_ylabel("density")
@@ -121,24 +138,75 @@ def histogram(
             note += f"; {outside / total:.2%} of the values lie outside"
         if nonfinite:
             note += f"; {nonfinite:,} not finite"
-        return looks.finish(figure, f"Values · {looks.subject(place, layers)}", note, title)
+        what = _TITLES[of] if isinstance(of, str) else "Along a direction"
+        if not isinstance(of, str | np.ndarray):
+            what = f"Along {of.path.name}"
+            note += f"; {_own(selection, of)}"
+        return looks.finish(figure, f"{what} · {looks.subject(place, layers)}", note, title)
 
 
-def _nonfinite(found: _Counted | None, part: SelectedRows) -> int:
+def _measure(of: str | np.ndarray) -> _Measure:
+    """Return what is counted of some vectors, ``[rows, values]``."""
+    if isinstance(of, str):
+        if of not in _TITLES:
+            raise UsageError(f"of {of!r}: expected {VALUES!r}, {NORM!r} or a direction [width]")
+        return _as_they_are if of == VALUES else _norms
+    direction = np.asarray(of, np.float64)
+    length = float(np.linalg.norm(direction))
+    if direction.ndim != 1 or not np.isfinite(length) or not length:
+        raise UsageError(
+            f"a direction is finite numbers [width], not all of them 0; got shape "
+            f"{list(direction.shape)} of length {length:g}"
+        )
+    unit = direction / length
+
+    def along(vectors: np.ndarray) -> np.ndarray:
+        if vectors.shape[1] != len(unit):
+            raise MismatchError(
+                f"the direction has {len(unit)} values, the vectors have {vectors.shape[1]}: it is "
+                "for another model or site"
+            )
+        return np.asarray(vectors.astype(np.float64) @ unit)[:, None]
+
+    return along
+
+
+def _own(selection: SelectedRows, vector: LoadedVector) -> str:
+    """Say how many rows a vector was made of, which it tells apart better than any others."""
+    if vector.made_of is None:
+        return "perhaps in-sample: the vector does not say which rows it was made of"
+    grouped_by = str(vector.lineage.get("group_by") or example_groups.DEFAULT)
+    own = int(lineages.shared(selection, vector.made_of, grouped_by).sum())
+    if not own:
+        return "the vector was made of other rows"
+    return f"IN-SAMPLE: {own:,} of {counted(len(selection))} are of the vector's making"
+
+
+def _as_they_are(vectors: np.ndarray) -> np.ndarray:
+    return vectors
+
+
+def _norms(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(np.linalg.norm(vectors.astype(np.float64), axis=1))[:, None]
+
+
+def _nonfinite(found: _Counted | None, part: SelectedRows, measure: _Measure) -> int:
     """Return how many values are not finite; all of them where nothing could be counted."""
     if found is not None:
         return found.nonfinite
-    return sum(values.size for _, values in _values(part))
+    return sum(values.size for _, values in _values(part, measure))
 
 
-def _count(part: SelectedRows, codes: np.ndarray, classes: int, bins: int) -> _Counted | None:
-    limits = _limits(part)
+def _count(
+    part: SelectedRows, measure: _Measure, codes: np.ndarray, classes: int, bins: int
+) -> _Counted | None:
+    limits = _limits(part, measure)
     if limits is None:
         return None
     edges = np.linspace(*limits, bins + 1)
     counts, totals = np.zeros((classes, bins)), np.zeros(classes)
     outside, nonfinite = 0, 0
-    for start, values in _values(part):
+    for start, values in _values(part, measure):
         own = codes[start : start + len(values)]
         for code in np.unique(own).tolist():
             flat = values[own == code].ravel()
@@ -152,25 +220,28 @@ def _count(part: SelectedRows, codes: np.ndarray, classes: int, bins: int) -> _C
     return _Counted(edges, counts, totals, outside, nonfinite)
 
 
-def _draw(figure: Picture, axes: Axes, one: _Counted, found: ClassCodes) -> None:
+def _draw(
+    figure: Picture, axes: Axes, one: _Counted, found: ClassCodes, *, logarithmic: bool
+) -> None:
     for code, colour in enumerate(looks.colours(figure.look, found.own, len(found.names))):
         if one.totals[code]:
             density = one.counts[code] / one.totals[code] / (one.edges[1] - one.edges[0])
             axes.stairs(
-                np.where(density > 0, density, np.nan),
+                np.where(density > 0, density, np.nan) if logarithmic else density,
                 one.edges,
                 color=colour,
                 linewidth=figure.look.line,
                 label=looks.plain(found.names[code], 32),
             )
-    axes.set_yscale("log")
+    if logarithmic:
+        axes.set_yscale("log")
     axes.minorticks_off()  # nine of ten ticks, which nobody counts
 
 
-def _limits(part: SelectedRows) -> tuple[float, float] | None:
+def _limits(part: SelectedRows, measure: _Measure) -> tuple[float, float] | None:
     """Return values between which all but a thousandth lie, from every so many values."""
     kept = []
-    for _, values in _values(part):
+    for _, values in _values(part, measure):
         flat = values.ravel()[:: max(1, values.size >> 16)]
         kept.append(flat[np.isfinite(flat)])
     every = np.concatenate(kept)
@@ -181,8 +252,8 @@ def _limits(part: SelectedRows) -> tuple[float, float] | None:
     return low - margin, high + margin
 
 
-def _values(part: SelectedRows) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield first positions and float32 vectors, block by block."""
+def _values(part: SelectedRows, measure: _Measure) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield first positions and what is counted of each vector, block by block."""
     snapshot = part.snapshot
     numbers = np.searchsorted(snapshot.offsets, part.rows, "right") - 1
     widths = np.array([shard.width for shard in snapshot.shards])[numbers]
@@ -190,4 +261,4 @@ def _values(part: SelectedRows) -> Iterator[tuple[int, np.ndarray]]:
     for first, last in itertools.pairwise(bounds):
         most = max(1, _BLOCK // int(widths[first]))
         for start, _, stored in vector_math.blocks(snapshot, part.rows[first:last], most):
-            yield first + start, stored.astype(np.float32)
+            yield first + start, measure(stored.astype(np.float32))

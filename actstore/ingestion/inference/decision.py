@@ -220,6 +220,8 @@ class Decision(Roles):
                 identity = "{stem}:{entry}"
         elif isinstance(self.example, Level):
             identity, ids = self._of_level(self.example)
+        elif level is not None and level.sides and position:
+            identity, ids = "{stem}", set()  # both sides count their rows from 0
         elif level is not None:
             identity, ids = f"{{path.{level.place}}}", set(level.texts)
             if not position:
@@ -233,7 +235,8 @@ class Decision(Roles):
             if not position:
                 self.say("example", "name", "found", "the file's name")
         if isinstance(self.example, Variable | str) and self.file_each() and level is not None:
-            self.columns.setdefault("variant", f"{{path.{level.place}}}")
+            whole = "{stem}" if level.sides else f"{{path.{level.place}}}"
+            self.columns.setdefault("variant", whole)
             self.say("variant", level.place, "found", "what tells the files apart")
         self._path_columns()
         joined = self._joined(position, identity, ids)
@@ -262,6 +265,16 @@ class Decision(Roles):
                 if level.role == "label":  # the other side may have examples of the same names
                     self.columns.setdefault("variant", f"{{path.{level.place}}}")
                 self.say(level.role, level.place, "found", "by name")
+            if level.sides:
+                self._side_columns(level)
+
+    def _side_columns(self, level: Level) -> None:
+        """Take the class in a file's name for its side of an example, and for its label."""
+        self.columns.setdefault("variant", "{path.side}")
+        role = "variant" if any(self._holds(name) for name in COLUMNS["label"]) else "label"
+        self.columns.setdefault(role, "{path.side}")
+        why = f"{' or '.join(level.sides)} in the file's name; it could belong to the name"
+        self.say(role, level.place, "guessed", why, "--example-from")
 
     def _own_id(self) -> str | None:
         """Return the name under which each sample itself names its examples."""

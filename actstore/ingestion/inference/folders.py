@@ -22,6 +22,7 @@ from actstore.ingestion.inference.survey import (
     Segment,
     form,
     places,
+    stem_of,
     suffix_of,
     survey,
 )
@@ -168,7 +169,9 @@ def _read_group(
     group: Group, found_tables: Sequence[Table], hints: Hints, left_out: list[tuple[str, str]]
 ) -> FileReading | None:
     layer_place = hints.layer_from.place if hints.layer_from is not None else None
-    above = levels(group, layer_place)
+    names = {stem_of(entry, group.suffix) for entry in group.entries}
+    in_a_table = any(table.id_column(names) for table in found_tables)
+    above = levels(group, layer_place, sides=hints.example_from is None and not in_a_table)
     seen = [evidence(sample) for sample in group.samples]
     readings: list[TensorReading] = []
     for segments, leaves in _worthwhile(group, left_out).items():

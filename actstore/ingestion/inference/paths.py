@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from actstore.ingestion.inference.survey import Group, stem_of
@@ -19,6 +19,8 @@ from actstore.ingestion.inference.words import (
 )
 
 _TAIL = re.compile(r"[^A-Za-z0-9]*[A-Za-z]*[^A-Za-z0-9]*$")
+_BEHIND = re.compile(r"(?P<name>.+)(?P<mark>[_\-.])(?P<side>[^\W\d_]+)")
+_BEFORE = re.compile(r"(?P<side>[^\W\d_]+)(?P<mark>[_\-.])(?P<name>.+)")
 _BATCH = re.compile(r"(?i)(?:.*[_\-.])?(?:batch|shard|part|chunk|split)(?:es|s)?[_\-.]?\d*")
 
 
@@ -39,6 +41,8 @@ class Level:
     """What does not vary."""
     role: str = ""
     """``site``, ``label``, ``split``, ``pooling`` where the words say so."""
+    sides: tuple[str, ...] = ()
+    """The two classes that stand before or behind what varies, as ``q7_true`` has them."""
 
     @property
     def batches(self) -> bool:
@@ -46,14 +50,19 @@ class Level:
         return bool(self.texts) and all(_BATCH.fullmatch(text) for text in self.texts)
 
 
-def levels(group: Group, layer_place: str | None) -> list[Level]:
+def levels(group: Group, layer_place: str | None, *, sides: bool = False) -> list[Level]:
     """Return the levels of a group's paths, the files' names first.
 
-    ``layer_place`` is the level whose last number the user takes for the layer.
+    Args:
+        group: files that hold the same.
+        layer_place: the level whose last number the user takes for the layer.
+        sides: take the classes off the files' names, where all of them have one.
     """
     stems = [stem_of(entry, group.suffix) for entry in group.entries]
     parents = [PurePosixPath(entry.relative).parts[:-1] for entry in group.entries]
     found = [_level("name", stems, layer_place)]
+    if sides and found[0].texts and not (found[0].layer or found[0].role):
+        found[0] = _sided(found[0])
     for above in range(1, group.depth + 1):
         values = [parts[-above] for parts in parents]
         found.append(_level(f"folder{above}", values, layer_place))
@@ -82,6 +91,31 @@ def _level(place: str, values: Sequence[str], layer_place: str | None) -> Level:
         role = "site" if known_site(values[0]) else ""
         return Level(place=place, template=_literal(values[0]), constant=values[0], role=role)
     return Level(place=place, template=f"{{{place}}}", texts=tuple(values), role=_role(values))
+
+
+def _sided(level: Level) -> Level:
+    """Take one of two classes off each name; leave a level as it is whose names have none."""
+    for pattern, template in (
+        (_BEHIND, "{{name}}{mark}{{side:{words}}}"),
+        (_BEFORE, "{{side:{words}}}{mark}{{name}}"),
+    ):
+        found = [pattern.fullmatch(text) for text in level.texts]
+        parts = [match for match in found if match is not None]
+        words, marks = {match["side"] for match in parts}, {match["mark"] for match in parts}
+        if (
+            len(parts) == len(level.texts)
+            and len(words) == 2
+            and len(marks) == 1
+            and {word.lower() for word in words} <= CLASSES
+        ):
+            sides = tuple(sorted(words))
+            return replace(
+                level,
+                template=template.format(mark=marks.pop(), words="|".join(sides)),
+                texts=tuple(match["name"] for match in parts),
+                sides=sides,
+            )
+    return level
 
 
 def _layered(place: str, splits: Sequence[Numbered]) -> Level | None:

@@ -9,11 +9,12 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 
 import actstore
 from actstore.analysis import plots
 from actstore.analysis.plots import looks
-from actstore.errors import MixedVectorsError, TooFewRowsError
+from actstore.errors import MismatchError, MixedVectorsError, TooFewRowsError, UsageError
 from tests.analysis.plots.pictures import make, texts
 from tests.querying import stores
 
@@ -233,6 +234,37 @@ def test_a_histogram_keeps_layers_apart(tmp_path: Path) -> None:
     assert apart.axes[0].get_xlim()[1] < 10 < apart.axes[2].get_xlim()[1]
     assert "each layer has axes of its own" in apart.caption
     assert "axes" not in alike.caption
+
+
+@pytest.mark.parametrize("of", ["norm", "direction"])
+def test_a_histogram_of_one_number_per_row(tmp_path: Path, of: str) -> None:
+    matrix = stores.vectors(60, 8, "float32", 0)
+    direction = np.arange(8) - 2.0
+    stores.add(tmp_path, matrix, layer=3)
+    with actstore.open(tmp_path) as store:
+        figure = plots.histogram(store.select(), by=None, of=of if of == "norm" else direction)
+    numbers = np.linalg.norm(matrix, axis=1)
+    if of == "direction":
+        numbers = matrix @ direction / np.linalg.norm(direction)
+    (axes,) = figure.axes
+    (drawn,) = axes.patches
+    assert isinstance(drawn, StepPatch)
+    heights, edges, _ = drawn.get_data()
+    assert np.allclose(heights, np.histogram(numbers, edges, density=True)[0])
+    assert heights.sum() * np.diff(edges)[0] == pytest.approx(1)
+    assert axes.get_yscale() == "linear"
+    assert axes.get_xlabel() == ("L2 norm" if of == "norm" else "along the direction")
+
+
+def test_what_a_histogram_cannot_be_of(tmp_path: Path) -> None:
+    with actstore.open(make(tmp_path)) as store:
+        rows = store.select()
+        with pytest.raises(UsageError, match="expected 'values', 'norm' or a direction"):
+            plots.histogram(rows, of="norms")
+        with pytest.raises(UsageError, match="not all of them 0"):
+            plots.histogram(rows, of=np.zeros(12))
+        with pytest.raises(MismatchError, match="has 5 values, the vectors have 12"):
+            plots.histogram(rows, of=np.ones(5))
 
 
 def test_a_similarity_s_colours_span_what_differs(tmp_path: Path) -> None:

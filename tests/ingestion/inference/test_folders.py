@@ -429,3 +429,47 @@ def test_keys_that_number_examples_are_joined_from_their_first(tmp_path: Path, f
     assert labels == (["x", "y", "z"] if first < 2 else [None] * 3)
     assert summary.mapping is not None
     assert bool(summary.mapping.left_out) == (first == 5)
+
+
+def saved(folder: Path, *names: str, **beside: Any) -> Path:
+    folder.mkdir()
+    for name in names:
+        torch.save({"L3": draw(WIDTH), **beside}, folder / f"{name}.pt")
+    return folder
+
+
+def test_a_class_in_the_files_names_can_be_declined(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "f", "q1_correct", "q1_incorrect")
+    with pytest.raises(UsageError, match="correct or incorrect in the file's name"):
+        ingest(folder, tmp_path / "s", model=MODEL)
+    ingest(folder, tmp_path / "s", model=MODEL, example_from="name")
+    assert columns(tmp_path / "s", "example_id", "variant", "label") == [
+        ("q1_correct", None, None),
+        ("q1_incorrect", None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("q1_true", "q2_true"), ("q1_true", "q1-false"), ("q1_yes", "q2"), ("q1_up", "q1_down")],
+    ids="_".join,
+)
+def test_what_is_not_one_of_two_classes_stays_in_the_name(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    ingest(saved(tmp_path / "f", *names), tmp_path / "s", model=MODEL)
+    assert {*columns(tmp_path / "s", "example_id", "label")} == {(name, None) for name in names}
+
+
+def test_a_label_that_the_file_or_a_table_holds_comes_before_its_name(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "f", "q1_true", "q1_false", label="mine")
+    ingest(folder, tmp_path / "s", model=MODEL, yes=True)
+    assert {*columns(tmp_path / "s", "example_id", "variant", "label")} == {
+        ("q1", "true", "mine"),
+        ("q1", "false", "mine"),
+    }
+    beside = saved(tmp_path / "g", "q1_true", "q1_false")
+    (beside / "rows.csv").write_text("id,label\nq1_true,A\nq1_false,B\n")
+    ingest(beside, tmp_path / "t", model=MODEL)
+    found = columns(tmp_path / "t", "example_id", "label")
+    assert sorted(found) == [("q1_false", "B"), ("q1_true", "A")]
