@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from actstore.storage import kernels
 from actstore.storage.quantised import LARGEST
 
 if TYPE_CHECKING:
@@ -19,16 +18,6 @@ _WIDEST = ((1 << 31) - 1) // LARGEST**2
 """Values whose products the kernels' 32 bits can add up."""
 _PARTS = 3
 """Parts of a query, of 8 bits each: together they hold what float32 does."""
-
-
-@cache
-def _library() -> ModuleType | None:
-    try:
-        import numkong
-    except ImportError:
-        return None
-    known = numkong.get_capabilities()
-    return numkong if any(has for name, has in known.items() if name != "serial") else None
 
 
 class _Wholes(NamedTuple):
@@ -62,7 +51,7 @@ def scores(
         metric: ``cosine`` or ``dot``; others are not for whole numbers.
         norms: stored norms of the rows.
     """
-    numkong = _library()
+    numkong = kernels.library()
     if numkong is None or metric not in ("cosine", "dot") or not _are_whole(snapshot, rows, query):
         return None
     wholes = _wholes(query)

@@ -63,5 +63,5 @@ def test_what_is_not_all_whole_numbers_is_left_to_floats(tmp_path: Path) -> None
     assert integer_scores.scores(found, np.arange(4), query * np.inf, "dot") is None
     assert integer_scores.scores(found, np.arange(0), query, "dot") is None
     vectors = found.gather(np.arange(4))
-    distance = vector_math.scores(found, np.arange(4), query, "l2")
+    distance = scoring.scores(found, np.arange(4), scoring.Query(query), "l2")
     assert distance == pytest.approx(np.linalg.norm(vectors - query, axis=1), rel=1e-5)
