@@ -8,7 +8,8 @@ Its rooms import one way, each only those before it:
 4. ``probes``: trained, tested, held against chance, saved, applied.
 5. ``steering``: vectors made, chosen, validated, added to a model.
 6. ``lens``: stored states read by the model's own head.
-7. ``plots``, then ``report`` and ``viewing``: what the others found, drawn.
+7. ``harm``, then ``conversion``: what a smaller stored type does to vectors and to probes.
+8. ``plots``, then ``report`` and ``viewing``: what the others found, drawn.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import click
 
 from actstore.commands import output
 from actstore.commands.confirming import dry_run_option
-from actstore.commands.options import format_options, store_argument
+from actstore.commands.options import format_options, output_option, store_argument
 from actstore.commands.progress import bar
 
 if TYPE_CHECKING:
@@ -28,12 +28,7 @@ MAX_HARM = 0.005
     help="int8: one byte per value and a scale per row. compact16: float16, and float32 for rows "
     "that overflow it. float16: the same, refused where a row overflows.",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Write another store there; without it the store gets a new commit.",
-)
+@output_option("Write another store there; without it the store gets a new commit.", folder=True)
 @click.option(
     "--max-harm",
     type=click.FloatRange(min=0),
@@ -53,7 +48,7 @@ MAX_HARM = 0.005
 def command(
     store: Path,
     to: Target,
-    out: Path | None,
+    target: Path | None,
     max_harm: float | None,
     label: str,
     dry_run: bool,
@@ -93,12 +88,12 @@ def command(
             _end(found, None, as_json, "nothing was converted: --dry-run")
             return
         with bar("converting") as report:
-            done = conversion.convert(reader, found, out=out, max_harm=most, progress=report)
+            done = conversion.convert(reader, found, out=target, max_harm=most, progress=report)
     _end(
         found,
         done,
         as_json,
-        f"commit {done.commit} of {out or store}: {output.size(found.bytes_before)} of vectors "
+        f"commit {done.commit} of {target or store}: {output.size(found.bytes_before)} of vectors "
         f"became {output.size(found.bytes_after)}; report: {done.report}",
     )
 

@@ -35,18 +35,24 @@ class RowBlock(NamedTuple):
 
 
 def blocks(snapshot: Snapshot, rows: np.ndarray, most: int) -> Iterator[RowBlock]:
-    """Yield the vectors of ``rows`` (int64, all of one width) in blocks of at most ``most``."""
+    """Yield the vectors of ``rows`` (int64, all of one width) in blocks of at most ``most``.
+
+    Where they are cut does not depend on the shards they lie in, so that sums over blocks are
+    the same to the last bit after a compaction.
+    """
     for first, last in snapshot.portions(rows):
-        for start, stop in spans(snapshot, rows[first:last], most):
+        for start, stop in spans(snapshot, rows[first:last], most, seams=False):
             start, stop = first + start, first + stop
             yield RowBlock(start, stop, read(snapshot, rows[start:stop]))
 
 
-def spans(snapshot: Snapshot, rows: np.ndarray, most: int) -> list[tuple[int, int]]:
+def spans(
+    snapshot: Snapshot, rows: np.ndarray, most: int, *, seams: bool = True
+) -> list[tuple[int, int]]:
     """Return places to cut a list of rows at, into parts of at most ``most`` to read at once.
 
-    Where rows are consecutive the parts are too, and lie in one row group each: such a part
-    is a view of the map.
+    Where rows are consecutive the parts are too, and with ``seams`` lie in one row group each:
+    such a part is a view of the map.
     """
     if not len(rows):
         return []
@@ -56,10 +62,10 @@ def spans(snapshot: Snapshot, rows: np.ndarray, most: int) -> list[tuple[int, in
     bounds: list[int] = []
     for first, last in itertools.pairwise([0, *breaks.tolist(), len(rows)]):
         row = int(rows[first])
-        bounds += [
-            first,
-            *(seam - row + first for seam in _seams(snapshot, row, row + last - first)),
-        ]
+        bounds.append(first)
+        if seams:
+            cuts = _seams(snapshot, row, row + last - first)
+            bounds += [seam - row + first for seam in cuts]
     return _cut([*bounds, len(rows)], most)
 
 

@@ -278,6 +278,7 @@ def test_a_store_that_is_not_there_is_the_same_error(
         "query": ("SELECT 1",),
         "nearest": ("--row", "0"),
         "compare": (none,),
+        "convert": ("--to", "int8"),
         "diff": (none,),
         "plot": ("--kind", "pca", "-o", tmp_path / "a.png"),
         "export": (out, "--to", "npz"),

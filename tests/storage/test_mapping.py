@@ -274,11 +274,11 @@ def test_a_line_that_is_cut_is_no_damage(tmp_path: Path) -> None:
     matrix = vectors(200, WIDTH)
     path = foreign(tmp_path / "s.parquet", matrix, compression="zstd", row_group_size=50)
     entry = entry_of(path, matrix)
-    source = Unplugged(path)
-    reader = DecodedShard(source, entry)
-    assert reader.take(np.array([3])).tobytes() == matrix[3:4].tobytes()
-    source.cut = True
-    with pytest.raises(TransferError, match="the line was cut"):
-        reader.take(np.array([170]))
-    with pytest.raises(TransferError, match="the line was cut"):
-        DecodedShard(source, entry)
+    with Unplugged(path) as source:
+        reader = DecodedShard(source, entry)
+        assert reader.take(np.array([3])).tobytes() == matrix[3:4].tobytes()
+        source.cut = True
+        with pytest.raises(TransferError, match="the line was cut"):
+            reader.take(np.array([170]))
+        with pytest.raises(TransferError, match="the line was cut"):
+            DecodedShard(source, entry)

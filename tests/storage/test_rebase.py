@@ -75,7 +75,7 @@ def test_all_rows_overtaken_make_no_commit(tmp_path: Path) -> None:
     session = behind(root, [batch(0, 5)], [batch(0, 6)])
     assert session.commit(operation="ingest", message="") is None
     assert session.overtaken == 5
-    assert session.add(batch(5, 2)) == Added(1, 1, 0)
+    assert session.add(batch(5, 2))[:4] == Added(1, 1, 0)[:4]
     assert session.commit(operation="ingest", message="") == 2
     session.close()
     assert content(root) == expected(batch(0, 7))
