@@ -14,7 +14,7 @@ import actstore
 from actstore.storage.manifest import Run, now
 from actstore.storage.writer import StoreWriter
 from benchmarks.corpus import Corpus
-from benchmarks.measure import Outcome, check_same, interleaved
+from benchmarks.measure import Moved, Outcome, check_same, interleaved
 
 
 def run(corpus: Corpus) -> list[Outcome]:
@@ -47,6 +47,7 @@ def run(corpus: Corpus) -> list[Outcome]:
     for name in ("written-store", "written-raw", "written.parquet", "written.lance"):
         path = corpus.folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    size = sum(batch.vectors.nbytes for batch in batches)
     return [
         Outcome(
             point=5,
@@ -54,6 +55,7 @@ def run(corpus: Corpus) -> list[Outcome]:
             value=times.ratio(peer, "actstore"),
             at_least=at_least,
             note=times.note("actstore", peer),
+            moved=Moved(size, times.median("actstore"), "disk") if peer == "Lance" else None,
         )
         for peer, at_least in (("raw write, fsync", 0.6), ("pyarrow", 7.0), ("Lance", 1.0))
     ]
