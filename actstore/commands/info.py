@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 12
 """Own columns that are listed."""
+_MANY, _WORTH = 100, 4
+"""A compaction is advised from as many shards on, and where it leaves one of as many."""
 
 
 @click.command("info")
@@ -60,6 +62,7 @@ def command(store: str | Path, at: int | None, as_json: bool) -> None:
             **_skipped(found.skipped),
             "size": f"{output.size(found.bytes)} in {counted(found.shards, 'shard')}, "
             f"{output.size(found.vector_bytes)} of vectors",
+            **_many(found.shards, found.shards_compacted),
             **_smaller(found.vector_bytes_as),
             "commit": f"{found.commit} of {found.created_at}, {found.commits:,} can be opened",
         },
@@ -77,6 +80,14 @@ def command(store: str | Path, at: int | None, as_json: bool) -> None:
                 for p in found.partitions
             ],
         )
+
+
+def _many(shards: int, compacted: int) -> dict[str, str]:
+    """Return the line about small shards, where there are enough of them to slow things down."""
+    if shards < _MANY or shards < _WORTH * compacted:
+        return {}
+    text = f"{shards:,} small shards would become {compacted:,}: run `actstore compact`"
+    return {"compaction": text}
 
 
 def _smaller(found: dict[str, int]) -> dict[str, str]:

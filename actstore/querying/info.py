@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actstore.querying.value_codes import ranked
-from actstore.storage import key_hashes
+from actstore.storage import compaction, key_hashes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,6 +68,8 @@ class StoreInfo:
     """When the commit was made, ISO 8601 in UTC."""
     rows: int
     shards: int
+    shards_compacted: int
+    """Shards that ``actstore compact`` would leave."""
     bytes: int
     """Of all live shard files."""
     vector_bytes: int
@@ -125,6 +127,7 @@ def describe(snapshot: Snapshot) -> StoreInfo:
         created_at=manifest.created_at,
         rows=snapshot.rows,
         shards=len(shards),
+        shards_compacted=compaction.shards_after(manifest),
         bytes=sum(shard.bytes for shard in shards),
         vector_bytes=sum(shard.vector_bytes for shard in shards),
         vector_bytes_as=_smaller(snapshot),

@@ -94,6 +94,12 @@ class Rewritten:
         return shard if tail is None else dataclasses.replace(shard, tail=tail)
 
 
+def shards_after(manifest: Manifest) -> int:
+    """Return how many shards a compaction of a commit would leave."""
+    joined = _to_join(manifest, {}, SHARD_BYTES)
+    return len(manifest.shards) - sum(len(run) - 1 for run in joined)
+
+
 def compact(
     root: Path | str,
     *,
