@@ -39,11 +39,11 @@ def test_compaction_is_advised_where_it_would_help_and_does_what_was_said(
             vectors = {("resid_post", layer): np.ones((1, 4), np.float32) for layer in range(20)}
             store.write(vectors, {"example_id": [f"e{number}"]}, model="org/model")
             if number < 4:
-                assert "compaction" not in actstore("info", root).out
+                assert "small shards" not in actstore("info", root).out
     told = "100 small shards would become 20: run `actstore compact`"
     assert told in actstore("info", root).out
     assert json.loads(actstore("info", root, "--json").out)["shards_compacted"] == 20
     assert actstore("compact", root).code == 0
     found = json.loads(actstore("info", root, "--json").out)
     assert (found["shards"], found["shards_compacted"]) == (20, 20)
-    assert "compaction" not in actstore("info", root).out
+    assert "small shards" not in actstore("info", root).out
