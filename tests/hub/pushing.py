@@ -16,6 +16,8 @@ from actstore.storage.snapshot import open_snapshot
 from tests.hub_server import Hub
 from tests.storage.stores import Content, assert_sound, content
 
+ALL = "ACTSTORE_ALL_FAULTS"
+"""Set it to try every fault at every request, once and for ever."""
 ID = "alice/acts"
 QUICK = Patience(first=0.01, most=2.0, silence=20.0)
 

@@ -17,15 +17,13 @@ from actstore.remote.cache import RangeCache
 from actstore.remote.client import Patience
 from actstore.storage import manifest as manifests
 from tests.hub.pulling import assert_whole, pull_from
-from tests.hub.pushing import ID, client, push_to, relabel
+from tests.hub.pushing import ALL, ID, client, push_to, relabel
 from tests.hub.test_push_faults import leaks, shown
 from tests.hub_server import Hub, faults
 from tests.storage.stores import Content, batch, content, write
 
 pytestmark = pytest.mark.usefixtures("lfs", "quick_retries")
 
-ALL = "ACTSTORE_ALL_FAULTS"
-"""Set it to try every fault at every request, once and for ever."""
 FAULTS = {
     "500": faults.status(500),
     "503": faults.status(503),

@@ -138,7 +138,7 @@ def test_what_nobody_waits_for_ends_within_one_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors, positive = usual()
-    narrow = vectors[:, :30].astype(np.float32)
+    narrow = vectors[:, :4].astype(np.float32)
     texts = ["yes" if each else "no" for each in positive]
     for layer in range(4):
         labelled.add(tmp_path / "s", narrow, texts, layer=layer)
