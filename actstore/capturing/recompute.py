@@ -17,7 +17,6 @@ from actstore.capturing.run import provenance
 from actstore.capturing.run.capture import capture
 from actstore.errors import NotInStoreError, UsageError
 from actstore.models.blocks import PATTERN, unwrap
-from actstore.storage import quantised
 from actstore.storage.manifest import Run
 from actstore.storage.snapshot import Snapshot, open_snapshot
 
@@ -44,7 +43,8 @@ class Compared:
     pool: str
     run_id: str
     distance: float | None
-    """Of the two vectors, relative to the stored one's norm; None where there is no second."""
+    """Of the two vectors, relative to the stored one's norm; None where there is no second. Of
+    int8 what is beyond one step of each value: a sum's last bits decide which way it is rounded."""
     tolerance: float
     reason: str | None = None
     """Why there is nothing to compare."""
@@ -347,11 +347,8 @@ def _compare(
             reason = f"the vector has width {len(computed)} now, {len(stored)} in the store"
         else:
             size = max(float(np.linalg.norm(stored)), 1e-30)
-            distance = float(np.linalg.norm(computed - stored)) / size
-            if snapshot.dtype_of(row["row_id"]) == "int8":
-                # What whole numbers cost depends on the vector: on its largest value.
-                rounded = quantised.rounded(computed[None].astype(np.float32))[0]
-                allowed += float(np.linalg.norm(rounded - computed)) / size
+            beyond = np.maximum(np.abs(computed - stored) - _step(snapshot, row["row_id"]), 0)
+            distance = float(np.linalg.norm(beyond)) / size
     return Compared(
         row_id=row["row_id"],
         example_id=row["example_id"],
@@ -364,3 +361,9 @@ def _compare(
         reason=reason,
         skipped=skipped,
     )
+
+
+def _step(snapshot: Snapshot, row: int) -> float:
+    """Return the distance between neighbouring values of a stored vector; 0 of floats."""
+    _, scales = snapshot.stored(np.array([row]))
+    return 0.0 if scales is None else float(scales[0])

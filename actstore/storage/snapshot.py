@@ -265,10 +265,6 @@ class Snapshot:
         self._each(take, involved)
         return target
 
-    def dtype_of(self, row_id: int) -> schema.StoredType:
-        """Return the type that a row is stored in."""
-        return self.shards[int(np.searchsorted(self.offsets, row_id, "right")) - 1].dtype
-
     def stored(self, row_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return rows as they are stored; of int8 the whole numbers, and the rows' scales.
 
