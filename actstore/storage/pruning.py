@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actstore.errors import CorruptStoreError, UsageError
+from actstore.errors import CorruptStoreError, DamageError, UsageError
 from actstore.storage import (
     card,
     derived,
@@ -112,7 +112,13 @@ def _erase(
     unused = [path for path in found if path not in used | named.keys()]
     if old or unused:
         entries = [entry for path, entry in named.items() if path not in checked]
-        soundness.check(root, entries, progress=progress)
+        try:
+            soundness.check(root, entries, progress=progress)
+        except DamageError:
+            # Another pruning may have taken a commit, and then its files, since it was listed.
+            if {each.number for each in kept} <= set(manifests.numbers(root)):
+                raise
+            return _erase(root, keep, checked, caches, progress)
     reports = _remove(root, _quoting_reports(root, unused, kept))
     stale = _named(root, filter(derived.discard, _stale_caches(root, kept)))
     if caches:

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import actstore
+from actstore.ingestion.options import StorageType
+from actstore.ingestion.report import IngestSummary
 from actstore.storage.snapshot import open_snapshot
 
 ROWS, WIDTH = 12, 24
@@ -25,6 +27,16 @@ def source(folder: Path, dtype: torch.dtype) -> np.ndarray:
         torch.save({"L3": row}, folder / f"prompt_{number:02d}.pt")
     found: np.ndarray = values.to(dtype).float().numpy()
     return found
+
+
+def take_in(folder: Path, kind: StorageType) -> IngestSummary:
+    return actstore.ingest(
+        folder / "in",
+        store=folder / "s",
+        model="org/model",
+        site="resid_post",
+        storage_dtype=kind,
+    )
 
 
 def held(store: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -47,8 +59,7 @@ def test_compact16_is_the_nearest_half_and_float32_beyond_it(
     tmp_path: Path, dtype: torch.dtype
 ) -> None:
     values = source(tmp_path / "in", dtype)
-    options = {"store": tmp_path / "s", "model": "org/model", "site": "resid_post"}
-    done = actstore.ingest(tmp_path / "in", storage_dtype="compact16", **options)
+    done = take_in(tmp_path, "compact16")
     vectors, types = held(tmp_path / "s")
     assert len(vectors) == ROWS
     for number, expected in enumerate(values):
@@ -59,14 +70,13 @@ def test_compact16_is_the_nearest_half_and_float32_beyond_it(
             half = expected.astype(np.float16).astype(np.float32)
         assert vectors[name].tobytes() == (expected if last else half).tobytes()
     assert any("compact16" in note or "float16" in note for note in done.notes)
-    again = actstore.ingest(tmp_path / "in", storage_dtype="compact16", **options)
+    again = take_in(tmp_path, "compact16")
     assert (again.rows_written, again.rows_present) == (0, ROWS)
 
 
 def test_int8_is_half_a_step_off_at_most(tmp_path: Path) -> None:
     values = source(tmp_path / "in", torch.float32)
-    options = {"store": tmp_path / "s", "model": "org/model", "site": "resid_post"}
-    actstore.ingest(tmp_path / "in", storage_dtype="int8", **options)
+    take_in(tmp_path, "int8")
     vectors, types = held(tmp_path / "s")
     assert set(types.values()) == {"int8"}
     for number, expected in enumerate(values):
@@ -82,5 +92,5 @@ def test_int8_is_half_a_step_off_at_most(tmp_path: Path) -> None:
         exact = vectors[name].astype(np.float64)
         assert product == pytest.approx(exact.sum(), rel=1e-5, abs=1e-5 * np.abs(exact).sum())
         assert norm == pytest.approx(np.linalg.norm(exact), rel=1e-6)
-    again = actstore.ingest(tmp_path / "in", storage_dtype="int8", **options)
+    again = take_in(tmp_path, "int8")
     assert (again.rows_written, again.rows_present) == (0, ROWS)
