@@ -10,14 +10,13 @@ def counted(number: int, noun: str = "row") -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def size(count: int) -> str:
-    """Return a number of bytes as a person reads it."""
-    number = float(count)
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if number < 1000 or unit == "TB":
-            break
+def size(number: float) -> str:
+    """Return a number of bytes as people read it: ``136.7 kB``, ``4.1 GB``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
         number /= 1000
-    return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
+    return f"{number:,.1f} TB"
 
 
 def pooling_text(pooling: str | None, region: str | None) -> str:

@@ -111,7 +111,6 @@ def measure(
     """
     selection = store.select()
     snapshot = selection.snapshot
-    chosen = converting.changing(snapshot.shards, to)
     becoming = becomes(snapshot, to)
     codes, places = place_rows.places_of(selection.table(list(PLACE_COLUMNS)))
     measured: list[tuple[ActivationPlace, int, _Errors]] = []
@@ -128,17 +127,11 @@ def measure(
         PlaceHarm(place=place, rows=rows, **errors._asdict(), **scores.get(place, {}))
         for place, rows, errors in measured
     ]
-    before = sum(entry.vector_bytes for entry in snapshot.shards)
-    size = 1 if to == "int8" else 2
-    saved = sum(
-        entry.vector_bytes - entry.rows * entry.width * size - (4 * entry.rows if size == 1 else 0)
-        for entry in chosen
-    )
     return Harm(
         to=to,
         places=tuple(found),
-        bytes_before=before,
-        bytes_after=before - saved,
+        bytes_before=sum(entry.vector_bytes for entry in snapshot.shards),
+        bytes_after=sum(converting.bytes_after(entry, to) for entry in snapshot.shards),
         notes=tuple(dict.fromkeys(notes)),
     )
 

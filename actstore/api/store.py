@@ -323,10 +323,12 @@ class Store(StoreReader):
             message: what the log says of each commit.
 
         Raises:
-            UsageError: ``seconds`` is negative, or the store is on the Hub.
+            UsageError: ``seconds`` is negative, the store is on the Hub, or damaged shards of it
+                were left out.
         """
         from actstore.ingestion.write_session import WriteSession
 
+        fencing.require_whole(self.name, self.skipped, "writer")
         return WriteSession(self.path, seconds=seconds, message=message)
 
     def export(

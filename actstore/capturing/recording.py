@@ -21,11 +21,12 @@ from actstore.capturing.prompts.encode import Prompter
 from actstore.capturing.prompts.example import Example, from_dict
 from actstore.capturing.run import provenance
 from actstore.capturing.run.background_writer import Sink, WindowRows
-from actstore.capturing.run.tables import StorageType, narrow_of, settle_values, tabulate
+from actstore.capturing.run.tables import StorageType, settle_values, tabulate
 from actstore.errors import StoreError, UsageError
 from actstore.models import blocks as anatomy_of
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
+from actstore.storage.narrowing import narrow_of
 from actstore.storage.rows import RowBatch
 from actstore.storage.writer import StoreWriter
 

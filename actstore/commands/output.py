@@ -16,6 +16,8 @@ from typing import Any, TextIO
 
 import click
 
+from actstore.wording import size as size
+
 FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 FORMAT = "actstore.format"
 """Where the command's context keeps the format that was asked for."""
@@ -224,15 +226,6 @@ def _csv_value(value: object) -> object:
 
 def _markdown(text: str) -> str:
     return text.replace("|", "\\|")
-
-
-def size(number: float) -> str:
-    """Return a number of bytes as people read it: ``136.7 kB``, ``4.1 GB``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
-        number /= 1000
-    return f"{number:,.1f} TB"
 
 
 def terminal_width() -> int | None:

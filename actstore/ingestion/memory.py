@@ -18,12 +18,13 @@ from actstore.ingestion.axes import Block, Grid, blocks, interpret
 from actstore.ingestion.conflicts import conflict_text
 from actstore.ingestion.example_columns import example_columns
 from actstore.ingestion.hidden_states import check_family, state_notes
-from actstore.ingestion.options import Options, Pool, StorageType, checked_options, narrow_of
+from actstore.ingestion.options import Options, Pool, StorageType, checked_options
 from actstore.ingestion.precision import stored
 from actstore.ingestion.provenance import versions
 from actstore.ingestion.tensor import Tensor
 from actstore.ingestion.token_check import token_note
 from actstore.storage.manifest import Run, now
+from actstore.storage.narrowing import narrow_of
 from actstore.storage.rows import RowBatch
 from actstore.storage.writer import StoreWriter
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
 
 from actstore import schema
 from actstore.errors import LayoutError, UsageError
-from actstore.storage.rows import Narrow, RowBatch
+from actstore.storage.rows import RowBatch
 
 if TYPE_CHECKING:
     from actstore.ingestion.recipe import Recipe
@@ -17,16 +17,6 @@ if TYPE_CHECKING:
 
 Pool = Literal["last", "first", "mean", "max"]
 StorageType = Literal["float32", "float16", "auto", "compact16", "int8"]
-
-
-def narrow_of(storage: StorageType | None) -> Narrow | None:
-    """Return the type to round to with a note of the loss, if one was asked for."""
-    return storage if storage == "compact16" or storage == "int8" else None
-
-
-def narrow_type(storage: StorageType | None) -> str | None:
-    """Return the type that nearly all rows are stored in then, as messages call it."""
-    return {"compact16": "float16", "int8": "int8"}.get(storage or "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore.errors import LayoutError, NonFiniteError, PrecisionError
-from actstore.ingestion.options import Options, narrow_of
+from actstore.ingestion.options import Options
 from actstore.storage import floats
-
-_LARGEST_HALF = 65504.0
+from actstore.storage.narrowing import narrow_of
 
 
 class Stored(NamedTuple):
@@ -131,7 +130,7 @@ def _refuse_overflow(
         over &= ~np.isinf(vectors)
     count = int(np.count_nonzero(over))
     if count:
-        limit = _LARGEST_HALF if name == "float16" else float(np.finfo(np.float32).max)
+        limit = floats.LARGEST_HALF if name == "float16" else float(np.finfo(np.float32).max)
         many = _counted(count, "value overflows", "values overflow")
         raise PrecisionError(
             f"{_first(vectors, over, describe)}: {many} {name} (largest {limit:g}); "

@@ -40,20 +40,14 @@ from actstore.ingestion.discovery import Discovery
 from actstore.ingestion.gate import Gate
 from actstore.ingestion.inference import FolderMapping
 from actstore.ingestion.label_table import Labels
-from actstore.ingestion.options import (
-    IngestOptions,
-    IngestSettings,
-    Options,
-    narrow_of,
-    narrow_type,
-    with_layer,
-)
+from actstore.ingestion.options import IngestOptions, IngestSettings, Options, with_layer
 from actstore.ingestion.readers import Context, Reader, create
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.report import Group, IngestSummary, Progress, Refusal, Tally
 from actstore.ingestion.sidecars import Sidecars
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.unmatched import damaged, without_sidecars
+from actstore.storage import narrowing
 from actstore.storage.manifest import Run
 from actstore.storage.partition import StoredRows
 from actstore.storage.rehearsal import Rehearsal
@@ -270,7 +264,7 @@ class _Ingest:
         return reader
 
     def _output(self, run: Run, whole: bool) -> StoreWriter:
-        narrow = narrow_of(self.options.storage_dtype)
+        narrow = narrowing.narrow_of(self.options.storage_dtype)
         if self.dry_run:
             return Rehearsal(self.store, run=run, replace=self.replace_stored, narrow=narrow)
         return StoreWriter(
@@ -354,6 +348,8 @@ class _Ingest:
         """Store the rows of one file; return why it is refused, or None."""
         own = Tally()
         kept: Counter[contracts.Count] = Counter()
+        narrow = narrowing.narrow_of(self.options.storage_dtype)
+        stored_as = None if narrow is None else narrowing.HELD[narrow]
         try:
             if loaded.error is not None:
                 raise loaded.error
@@ -362,7 +358,7 @@ class _Ingest:
                     loaded.check_unchanged()  # before it is copied out of the map
                     ready = self._ready(batch, own)
                     widths.check(ready)
-                    own.add(ready, output.add(ready), narrow_type(self.options.storage_dtype))
+                    own.add(ready, output.add(ready), stored_as)
                     self.memory.read(loaded.file.content, ready.vectors.nbytes)
                     if self.contract is not None:
                         kept.update(contracts.count_rows(ready))
@@ -434,7 +430,7 @@ class _Ingest:
             or any(note.files.match_tail(entry.relative) for entry in self.found.others)
         ]
 
-    def _notes(self, context: Context, tally: Tally, narrowing: str | None) -> tuple[str, ...]:
+    def _notes(self, context: Context, tally: Tally, rounded: str | None) -> tuple[str, ...]:
         notes = [*self._recipe_notes(), *context.notes.all(), *context.sidecars.notes()]
         if self.labels is not None:
             notes.append(
@@ -462,10 +458,11 @@ class _Ingest:
                 "--map activation=NAME --site NAME --layer N, one after the other"
             )
         if tally.rounded:
-            to = "float32" if narrow_of(self.options.storage_dtype) else self.options.storage_dtype
+            wish = self.options.storage_dtype
+            to = "float32" if narrowing.narrow_of(wish) else wish
             notes.append(f"{tally.rounded:,} values were rounded to {to}")
-        if narrowing is not None:
-            notes.append(narrowing)
+        if rounded is not None:
+            notes.append(rounded)
         if tally.nonfinite:
             notes.append(f"{tally.nonfinite:,} values are NaN or infinite")
         if links := self.found.links:

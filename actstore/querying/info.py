@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actstore.querying.value_codes import ranked
-from actstore.storage import compaction, key_hashes
+from actstore.storage import compaction, converting, key_hashes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from actstore import schema
     from actstore.storage.fencing import Skipped
     from actstore.storage.manifest import PoolingRegion
+    from actstore.storage.rows import Narrow
     from actstore.storage.snapshot import Snapshot
 
 
@@ -150,18 +151,10 @@ def describe(snapshot: Snapshot) -> StoreInfo:
 
 def _smaller(snapshot: Snapshot) -> dict[str, int]:
     """Return what the vectors would take in each type that makes some of them smaller."""
-    found: dict[str, int] = {}
-    for to in ("compact16", "int8"):
-        size, scale = (1, 4) if to == "int8" else (2, 0)
-        total = saved = 0
-        for shard in snapshot.shards:
-            small = shard.rows * (shard.width * size + scale)
-            total += shard.vector_bytes
-            if shard.width * size < shard.row_bytes:
-                saved += shard.vector_bytes - small
-        if saved > 0:
-            found[to] = total - saved
-    return found
+    total = sum(shard.vector_bytes for shard in snapshot.shards)
+    kinds: tuple[Narrow, ...] = ("compact16", "int8")
+    sizes = {to: sum(converting.bytes_after(one, to) for one in snapshot.shards) for to in kinds}
+    return {to: size for to, size in sizes.items() if size < total}
 
 
 def label_counts(snapshot: Snapshot) -> dict[str | None, int]:

@@ -20,7 +20,6 @@ _BLOCK = 1 << 21
 """Values per block: 4 MiB of halves, which a core reads in the time of a few dozen calls."""
 _WIDENED = 1 << 18
 """Float32 values at a time: one MiB, so that widening, product and sum meet in the cache."""
-_LARGEST_HALF = 65504
 _NEAR = 1e-3
 """Squared distance, in squared lengths of the query, below which it is taken from the
 difference itself."""
@@ -54,7 +53,7 @@ class Query:
     @cached_property
     def point(self) -> np.ndarray | None:
         """The nearest vector of halves, for distances; None where there are no kernels for it."""
-        if self.halves is None or np.abs(self.vector).max() > _LARGEST_HALF:
+        if self.halves is None or np.abs(self.vector).max() > floats.LARGEST_HALF:
             return None
         nearest: np.ndarray = self.vector.astype(np.float16)
         return nearest

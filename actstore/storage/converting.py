@@ -38,8 +38,16 @@ _BLOCK_BYTES = 32 << 20
 
 def changing(shards: Sequence[ShardEntry], to: Target) -> list[ShardEntry]:
     """Return the shards that get smaller; those of the type already, or a smaller one, stay."""
-    size = 1 if to == "int8" else 2
+    size = ITEM_BYTES[narrowing.HELD[narrow_of(to)]]
     return [entry for entry in shards if ITEM_BYTES[entry.dtype] > size]
+
+
+def bytes_after(entry: ShardEntry, to: Target) -> int:
+    """Return the bytes of a shard's vectors after a conversion, where the type holds each row."""
+    if not changing([entry], to):
+        return entry.vector_bytes
+    scale = 4 if to == "int8" else 0
+    return entry.rows * (entry.width * ITEM_BYTES[narrowing.HELD[narrow_of(to)]] + scale)
 
 
 def narrow_of(to: Target) -> Narrow:
@@ -148,7 +156,7 @@ def _rewritten(
                     f"{entry.path}, row {row}: a value overflows float16 (largest 65504); convert "
                     "to compact16, which keeps such rows in float32"
                 )
-            dtype: Literal["int8", "float16"] = "int8" if to == "int8" else "float16"
+            dtype = narrowing.HELD[narrow_of(to)]
             parts = (np.flatnonzero(fitting), dtype), (np.flatnonzero(~fitting), entry.dtype)
             yield Wanted(
                 entry,

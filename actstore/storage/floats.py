@@ -11,6 +11,8 @@ _RESCALE = np.float32(2.0**112)
 # After sign-extending to 32 bits and shifting by 13, bits 28-30 are copies of the sign.
 _KEEP = np.int32(-0x70000001)  # 0x8fffffff
 _HALF_INFINITY, _HALF_SIGN = 0x7C00, 0x8000
+LARGEST_HALF = 65504.0
+"""The largest finite float16."""
 # Values per block: 256 KiB of float32, which stays in the second-level cache.
 _BLOCK = 1 << 16
 # Halves that are looked at for infinity and NaN at a time: 512 KiB.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,14 @@ from actstore.storage import floats, quantised
 from actstore.storage.entries import Rounding, together
 from actstore.storage.rows import Narrow, RowBatch
 
+HELD: Mapping[Narrow, Literal["float16", "int8"]] = {"compact16": "float16", "int8": "int8"}
+"""What rows that fit are stored as."""
 _BLOCK = 1 << 18
-LARGEST_HALF = 65504.0
+
+
+def narrow_of(storage: str | None) -> Narrow | None:
+    """Return the type to round to with a note of the loss, if one was asked for."""
+    return "compact16" if storage == "compact16" else "int8" if storage == "int8" else None
 
 
 def narrowed(batch: RowBatch, narrow: Narrow) -> Iterator[RowBatch]:
@@ -28,8 +34,7 @@ def narrowed(batch: RowBatch, narrow: Narrow) -> Iterator[RowBatch]:
     whole = bool(fitting.all())
     part = batch if whole else _rows(batch, np.flatnonzero(fitting))
     if len(part):
-        dtype: schema.StoredType = "int8" if narrow == "int8" else "float16"
-        vectors, scales, lost = stored(part.vectors, dtype)
+        vectors, scales, lost = stored(part.vectors, HELD[narrow])
         yield dataclasses.replace(part, vectors=vectors, scales=scales, rounding=lost)
     if not whole:
         yield _rows(batch, np.flatnonzero(~fitting))
@@ -104,10 +109,10 @@ def note(narrow: Narrow, parts: Iterable[Part]) -> str | None:
     text = f"{narrow}: no value was rounded"
     if lost is not None:
         text = f"{narrow}: {lost.values:,} values were rounded, by at most {lost.greatest:.2g}"
-    why = "NaN or infinity" if narrow == "int8" else f"values beyond {LARGEST_HALF:,.0f}"
+    why = "NaN or infinity" if narrow == "int8" else f"values beyond {floats.LARGEST_HALF:,.0f}"
     wide: Counter[str] = Counter()
     for part in parts:
-        if part.dtype != ("int8" if narrow == "int8" else "float16"):
+        if part.dtype != HELD[narrow]:
             wide[part.dtype] += part.rows
     for dtype, rows in wide.items():
         text += f"; {wording.counted(rows)} with {why} stayed {dtype}"

@@ -146,6 +146,7 @@ def test_what_writes_has_no_such_option(actstore: Command, damaged: Path, comman
 
 
 WRITES: dict[str, Callable[[Store], object]] = {
+    "writer": lambda store: store.writer(),
     "write": lambda store: store.write({("resid_post", 3): np.ones((1, 8))}, {"example_id": ["a"]}),
     "label": lambda store: store.label("'new'"),
     "label by function": lambda store: store.label(lambda row: "new"),

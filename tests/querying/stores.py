@@ -65,3 +65,15 @@ def mixed(root: Path) -> dict[int, np.ndarray]:
     add(root, found[4], model="a/small")
     add(root, found[6], model="b/large", layer=7)
     return found
+
+
+def rows_of(kind: str) -> np.ndarray:
+    """Return numbers of rows of a store of 300, in an order of some kind."""
+    kinds: dict[str, np.ndarray] = {
+        "all": np.arange(300),
+        "runs": np.r_[5:60, 140:170, 290:300],
+        "scattered": np.random.default_rng(0).permutation(300)[:99],
+        "one": np.array([7]),
+        "none": np.empty(0, np.int64),
+    }
+    return kinds[kind]

@@ -50,21 +50,10 @@ def exact(stored: np.ndarray, query: np.ndarray, metric: str) -> np.ndarray:
         return np.asarray(products if metric == "dot" else products / lengths)
 
 
-def rows_of(kind: str) -> np.ndarray:
-    kinds: dict[str, np.ndarray] = {
-        "all": np.arange(300),
-        "runs": np.r_[5:60, 140:170, 290:300],
-        "scattered": np.random.default_rng(0).permutation(300)[:99],
-        "one": np.array([7]),
-        "none": np.empty(0, np.int64),
-    }
-    return kinds[kind]
-
-
 @pytest.mark.parametrize("kind", ["all", "runs", "scattered", "one", "none"])
 @pytest.mark.parametrize("metric", vector_math.METRICS)
 def test_scores(snapshot: Snapshot, kind: str, metric: Any) -> None:
-    rows = rows_of(kind)
+    rows = stores.rows_of(kind)
     stored = snapshot.gather(np.arange(300))[rows].astype(np.float64)
     query = np.random.default_rng(3).standard_normal(5000).astype(np.float32)
     lengths = np.linalg.norm(stored, axis=1)

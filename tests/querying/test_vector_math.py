@@ -19,20 +19,9 @@ def snapshot(request: pytest.FixtureRequest, tmp_path: Path) -> Snapshot:
     return open_snapshot(tmp_path / "s")
 
 
-def rows_of(kind: str) -> np.ndarray:
-    kinds: dict[str, np.ndarray] = {
-        "all": np.arange(300),
-        "runs": np.r_[5:60, 140:170, 290:300],
-        "scattered": np.random.default_rng(0).permutation(300)[:99],
-        "one": np.array([7]),
-        "none": np.empty(0, np.int64),
-    }
-    return kinds[kind]
-
-
 @pytest.mark.parametrize("kind", ["all", "runs", "scattered", "one", "none"])
 def test_blocks_cover_rows_in_order(snapshot: Snapshot, kind: str) -> None:
-    rows = rows_of(kind)
+    rows = stores.rows_of(kind)
     everything = snapshot.gather(np.arange(300))
     end = 0
     for start, stop, vectors in vector_math.blocks(snapshot, rows, 16):
@@ -44,6 +33,6 @@ def test_blocks_cover_rows_in_order(snapshot: Snapshot, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["all", "runs", "scattered", "one"])
 def test_mean(snapshot: Snapshot, kind: str) -> None:
-    rows = rows_of(kind)
+    rows = stores.rows_of(kind)
     expected = snapshot.gather(np.arange(300))[rows].astype(np.float64).mean(axis=0)
     assert vector_math.mean(snapshot, rows, 5000) == pytest.approx(expected, rel=1e-5, abs=1e-6)

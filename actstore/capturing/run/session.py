@@ -34,7 +34,7 @@ from actstore.capturing.run.provenance import Identity
 from actstore.capturing.run.resume import Chain, Earlier, look
 from actstore.capturing.run.stored_rows import StoredRows
 from actstore.capturing.run.summary import CaptureProgress, CaptureSummary, Refused, later_notes
-from actstore.capturing.run.tables import narrow_of, settle_values, tabulate
+from actstore.capturing.run.tables import settle_values, tabulate
 from actstore.capturing.selfcheck import check
 from actstore.capturing.selfcheck.reference import advice
 from actstore.errors import ExampleError, ModelError, UsageError
@@ -158,7 +158,7 @@ class Session:
         if self.options.dry_run:
             return self._dry(run, first, upcoming, checked, began)
         self._check_disk(first)
-        narrow = narrow_of(self.options.storage_dtype)
+        narrow = narrowing.narrow_of(self.options.storage_dtype)
         with StoreWriter(self.store, run=run, narrow=narrow) as writer, Sink(writer) as sink:
             try:
                 with self.engine:
@@ -478,7 +478,7 @@ class Session:
 
     def _narrowed(self, batches: list[RowBatch]) -> list[RowBatch]:
         """Return batches in the type that they would be stored in, with a note of what it costs."""
-        narrow = narrow_of(self.options.storage_dtype)
+        narrow = narrowing.narrow_of(self.options.storage_dtype)
         if narrow is None:
             saving = narrowing.Saving()
             for batch in batches:

@@ -15,7 +15,7 @@ from actstore.capturing.forward.pooling import Pool, SiteLayer
 from actstore.capturing.prompts.encode import PAD, ROLES
 from actstore.capturing.prompts.example import Example, ExampleKey
 from actstore.storage import floats
-from actstore.storage.rows import Narrow, RowBatch
+from actstore.storage.rows import RowBatch
 
 StorageType = Literal["float16", "float32", "compact16", "int8"]
 _GENERATED = "generated"
@@ -85,11 +85,6 @@ def tabulate(
                 constants={**constants, "site": site, "layer": layer},
                 columns=cells,
             )
-
-
-def narrow_of(storage: StorageType | None) -> Narrow | None:
-    """Return the type that the writer rounds to, with a note of the loss, if one was asked for."""
-    return storage if storage == "compact16" or storage == "int8" else None
 
 
 def convert(vectors: np.ndarray, storage: StorageType | None) -> np.ndarray:

@@ -35,6 +35,14 @@ def described(
         extra=ArrayRebuilder(rebuilder).names(),
         encoding=encoding,
     )
+    return loaded(unpickler, "its pickle")
+
+
+def loaded(unpickler: AllowListUnpickler, what: str) -> Any:
+    """Return what a pickle holds; ``what`` is how messages call it.
+
+    Raises UnsafeFileError for what is not allowed, UnreadableFileError for damage.
+    """
     try:
         return unpickler.load()
     except IngestError:
@@ -42,8 +50,9 @@ def described(
     except MemoryError as error:
         raise UnsafeFileError("reading it exhausts the memory") from error
     except Exception as error:
+        # Damaged bytes surface as almost any exception.
         raise UnreadableFileError(
-            f"its pickle is damaged ({type(error).__name__}: {str(error)[:200]})"
+            f"{what} is damaged ({type(error).__name__}: {str(error)[:200]})"
         ) from error
 
 

@@ -17,6 +17,7 @@ from actstore.ingestion.containers.allowlist import (
     TensorSpec,
 )
 from actstore.ingestion.containers.arrays import ArrayRebuilder
+from actstore.ingestion.containers.described import loaded
 from actstore.ingestion.containers.sniffing import describe, sniff
 from actstore.ingestion.containers.tree import plain
 
@@ -60,17 +61,8 @@ def _content(path: Path, memory_limit: int) -> bytes:
 def _unpickle(data: bytes) -> Any:
     rebuilder = _TorchRebuilder(len(data))
     arrays = ArrayRebuilder(rebuilder)
-    try:
-        return AllowListUnpickler(io.BytesIO(data), rebuilder, extra=arrays.names()).load()
-    except IngestError:
-        raise
-    except MemoryError as error:
-        raise UnsafeFileError("reading it exhausts the memory") from error
-    except Exception as error:
-        # Damaged bytes surface as almost any exception.
-        raise UnreadableFileError(
-            f"the pickle is damaged ({type(error).__name__}: {str(error)[:200]})"
-        ) from error
+    unpickler = AllowListUnpickler(io.BytesIO(data), rebuilder, extra=arrays.names())
+    return loaded(unpickler, "the pickle")
 
 
 class _TorchRebuilder(Rebuilder):
