@@ -1,8 +1,7 @@
 # `make help` lists the targets: the line above each, from its two number signs on.
 
 PYTHON ?= python3
-# Some tests wait for processes and for the disk: one more than the two cores of CI.
-JOBS ?= 3
+JOBS ?= 2
 
 BIN := .venv/bin
 # A small language model's weights (93 MB): the demo and the golden tests ask it. What the package
