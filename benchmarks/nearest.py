@@ -40,7 +40,7 @@ def run(corpus: Corpus) -> list[Outcome]:
 
     def in_lance(metric: str) -> np.ndarray:
         asked = {"column": "activation", "q": queries[0], "k": _K, "metric": metric}
-        found = data.to_table(nearest={**asked, "use_index": False}, columns=["row"])
+        found = data.to_table(nearest={**asked, "use_index": False}, columns=["row", "_distance"])
         rows: np.ndarray = found["row"].to_numpy()
         return rows
 
