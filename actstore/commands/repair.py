@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,9 @@ def command(store: Path, source: str | None, dry_run: bool, yes: bool, as_json: 
 
     A damaged or missing file is replaced by one with the same SHA-256. Where the manifest of
     the latest commit is damaged the store goes on from the last sound one, with all rows that
-    only the damaged one had: what it dropped, renamed or labelled is to be done again. What would
-    be done is shown first. What cannot be repaired is named, and makes the exit code 4.
+    only the damaged one had: what it dropped, renamed or labelled is to be done again. Where only
+    segments of it are, it goes on from what is sound of it. What would be done is shown first.
+    What cannot be repaired is named, and makes the exit code 4.
 
     \b
     Examples:
@@ -53,12 +55,17 @@ def command(store: Path, source: str | None, dry_run: bool, yes: bool, as_json: 
         found = repairing.survey(store, copies, progress=report)
     if not dry_run and not found.nothing:
         confirm("Repair it?", lambda: _show(found), yes=yes, as_json=as_json)
-        found = repairing.apply(store, found, copies)
+        done = repairing.apply(store, found, copies)
+        while done.more:
+            again = repairing.apply(store, repairing.survey(store, copies), copies)
+            done = dataclasses.replace(again, files=(*done.files, *again.files))
+        found = done
     if as_json:
         output.print_json(
             {
                 "commit": found.commit,
                 "base": found.base,
+                "salvaged": None if found.salvaged is None else found.salvaged.number,
                 "aside": [one._asdict() for one in found.aside],
                 "shards": [entry.path for entry in found.shards],
                 "files": [entry.path for entry in found.files],
@@ -81,7 +88,8 @@ def _show(repair: Repair) -> None:
     for one in repair.aside:
         click.echo(f"puts aside {one.path}: {one.reason}")
     if repair.aside:
-        click.echo(f"goes on from commit {repair.base}" if repair.base else "begins a new history")
+        begun = f"goes on from {_beginning(repair)}" if _beginning(repair) else ""
+        click.echo(begun or "begins a new history")
     for shard in repair.shards:
         click.echo(f"takes in {shard.path}: {counted(shard.rows, 'row')} that no sound commit has")
     for path in repair.superseded:
@@ -94,13 +102,20 @@ def _show(repair: Repair) -> None:
         click.echo("nothing to repair")
 
 
+def _beginning(repair: Repair) -> str:
+    """Say which commit it goes on from; empty where there is none."""
+    if repair.salvaged is not None:
+        return f"what is sound of commit {repair.salvaged.number}"
+    return f"commit {repair.base}" if repair.base else ""
+
+
 def _tell(store: Path, repair: Repair) -> None:
     """Say what was done, and what could not be."""
     if repair.files:
         click.echo(f"brought back {counted(len(repair.files), 'file')}")
     if repair.commit is not None:
         click.echo(
-            f"commit {repair.commit}: as commit {repair.base} was, and "
+            f"commit {repair.commit}: {_beginning(repair) or 'no earlier one'}, and "
             f"{counted(sum(shard.rows for shard in repair.shards), 'row')} of "
             f"{counted(len(repair.shards), 'shard')} that no sound commit named"
         )

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,11 @@ def _shown(path: str | Path) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that touch the values."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

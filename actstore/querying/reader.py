@@ -182,7 +182,7 @@ class StoreReader:
     def refresh(self) -> Self:
         """Go on to the latest commit; selections made before keep theirs. Returns itself."""
         latest = self._reopen()
-        if latest.manifest == self._snapshot.manifest and not self._closed:
+        if latest.manifest.sha256 == self._snapshot.manifest.sha256 and not self._closed:
             latest.close()
             return self
         self._sealed.close()

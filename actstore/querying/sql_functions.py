@@ -7,6 +7,7 @@ import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -51,13 +52,20 @@ class VectorFunctions:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._shard_widths = np.array([shard.width for shard in snapshot.shards], np.int64)
-        self.widths = sorted(set(self._shard_widths.tolist()))
         self._lock = Lock()
         self._handles: OrderedDict[int, Query] = OrderedDict()
         self._known: dict[bytes, int] = {}
         self._next = itertools.count()
         self._buffers: list[np.ndarray] = []
+
+    @cached_property
+    def _shard_widths(self) -> np.ndarray:
+        return np.array([shard.width for shard in self._snapshot.shards], np.int64)
+
+    @cached_property
+    def widths(self) -> list[int]:
+        """The widths that vectors have, ascending."""
+        return sorted(set(self._shard_widths.tolist()))
 
     @property
     def vector_type(self) -> str:

@@ -11,9 +11,9 @@ from actstore.remote.client import Client
 from actstore.remote.download import download
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
-from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.repairing import Copies
 from actstore.storage.shard import sha256_of
+from actstore.storage.soundness import Named
 
 
 def copies_of(source: str, client: Client | None = None) -> Copies:
@@ -44,12 +44,13 @@ class LocalCopies:
             except CorruptStoreError:
                 continue
             self._paths |= {entry.sha256: path for path, entry in found.files.items()}
+            self._paths |= {entry.sha256: entry.path for entry in found.segments}
 
-    def has(self, entry: ShardEntry | LabelEntry) -> bool:
+    def has(self, entry: Named) -> bool:
         path = self._root / self._paths.get(entry.sha256, layout.CARD)
         return path.is_file() and sha256_of(path) == (entry.sha256, entry.bytes)
 
-    def fetch(self, entry: ShardEntry | LabelEntry, target: Path) -> None:
+    def fetch(self, entry: Named, target: Path) -> None:
         shutil.copyfile(self._root / self._paths[entry.sha256], target)
 
 
@@ -65,10 +66,10 @@ class RemoteCopies:
         files = client.files(address.repository, self._commit)
         self._paths = {file.sha256: path for path, file in files.items() if file.sha256}
 
-    def has(self, entry: ShardEntry | LabelEntry) -> bool:
+    def has(self, entry: Named) -> bool:
         return entry.sha256 in self._paths
 
-    def fetch(self, entry: ShardEntry | LabelEntry, target: Path) -> None:
+    def fetch(self, entry: Named, target: Path) -> None:
         download(
             self._client,
             self._repository,

@@ -17,6 +17,7 @@ _MOST = 1 << 48
 """No count or size comes near this; sums of such numbers fit into 64 bits."""
 _UNFOLDING = 1 << 17
 """Vectors unfold to at most so many times the size of their file, however it is compressed."""
+_UPWARDS = frozenset({"", ".", ".."})
 _OURS = re.compile(r"(f16|f32|i8)x[0-9]+-[0-9a-f]{20}-[0-9]{5,}\.parquet")
 """Files that this program has named: they lie in the folder of what they hold."""
 
@@ -182,13 +183,15 @@ def run_of(item: dict[str, Any]) -> Run:
 
 
 def _pools(pairs: list[list[Any]] | None) -> tuple[PoolingRegion, ...] | None:
-    if pairs is None:
-        return None
-    found = tuple((pooling, region) for pooling, region in pairs)
-    for pooling, region in found:
+    return None if pairs is None else _checked_pools(tuple(map(tuple, pairs)))
+
+
+@lru_cache(maxsize=4096)  # thousands of shards have the same: one object for all of them
+def _checked_pools(pairs: tuple[PoolingRegion, ...]) -> tuple[PoolingRegion, ...]:
+    for pooling, region in pairs:
         if not isinstance(pooling, str) or not isinstance(region, str | None):
             raise ValueError(f"a shard has the pooling {pooling!r} over {region!r}")
-    return found
+    return pairs
 
 
 def in_row_order(shards: tuple[ShardEntry, ...]) -> tuple[ShardEntry, ...]:
@@ -219,13 +222,15 @@ def check_together(shards: tuple[ShardEntry, ...], labels: tuple[LabelEntry, ...
 def check_shard(shard: ShardEntry) -> None:
     """Refuse what would fail later, and less clearly, as a number or a type."""
     path = shard.path
-    for name in ("width", "rows", "bytes"):
-        check_size(path, name, getattr(shard, name), 1)
+    check_size(path, "width", shard.width, 1)
+    check_size(path, "rows", shard.rows, 1)
+    check_size(path, "bytes", shard.bytes, 1)
     if shard.dtype not in ITEM_BYTES:
         raise ValueError(f"{path} has the stored type {shard.dtype!r}")
     if not (isinstance(shard.model, str) and isinstance(shard.site, str)):
         raise ValueError(f"{path} has no model and site")
-    (shard.model + shard.site).encode()  # what is no text is in no shard either
+    if not (shard.model.isascii() and shard.site.isascii()):
+        (shard.model + shard.site).encode()  # what is no text is in no shard either
     if shard.layer is not None and type(shard.layer) is not int:
         raise ValueError(f"{path} has the layer {shard.layer!r}")
     check_hash(path, shard.sha256)
@@ -267,7 +272,7 @@ def check_labels(overlay: LabelEntry) -> None:
     check_hash(overlay.path, overlay.sha256)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 16)
 def _place(model: str, site: str, layer: int | None, width: int, dtype: str) -> str:
     """Return what the paths of shards with such rows begin with."""
     path = layout.shard_path(
@@ -303,8 +308,7 @@ def check_texts(named: Iterable[tuple[str, Any]]) -> None:
 
 def is_inside(path: str) -> bool:
     """Say whether a path, relative to the store with ``/`` between segments, stays inside."""
-    parts = path.split("/")
-    return not ("\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts))
+    return not ("\\" in path or "\0" in path or not _UPWARDS.isdisjoint(path.split("/")))
 
 
 def check_path(path: str) -> None:

@@ -40,6 +40,7 @@ from actstore.storage.manifest_content import FORMAT, VERSION, segmented
 from actstore.storage.manifest_content import Manifest as Manifest
 from actstore.storage.manifest_content import SegmentedManifest as SegmentedManifest
 from actstore.storage.manifest_content import now as now
+from actstore.storage.manifest_content import salvaged as salvaged
 from actstore.storage.segments import Older
 
 _NAME = re.compile(r"([0-9]{10})\.json")
@@ -105,7 +106,10 @@ def decode(data: bytes, where: str, root: Path | None = None) -> Manifest:
                     "it names segments, which no store has that was sent with: actstore push"
                 )
             older = Older(root, tuple(map(segments.entry_of, _list(document, "segments"))))
-            found = segmented(facts, older, shards, runs)
+            gone = document.get("gone", {})
+            for path, rows in gone.items():
+                check_size(path, "rows", rows, 1)
+            found = segmented(facts, older, shards, runs, gone)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, CorruptStoreError):
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -116,7 +116,13 @@ class Manifest:
         return Manifest(**facts, shards=in_row_order(shards), runs=tuple(runs))
 
     def adding(
-        self, more: Sequence[ShardEntry], *, run: Run, operation: str, message: str
+        self,
+        more: Sequence[ShardEntry],
+        *,
+        run: Run,
+        operation: str,
+        message: str,
+        gone: Sequence[ShardEntry] = (),
     ) -> Manifest:
         """Return the manifest that follows this one with more shards, and nothing else changed.
 
@@ -125,9 +131,11 @@ class Manifest:
             run: what made them; takes the place of what is known of it.
             operation: what the log calls it.
             message: what the log says.
+            gone: shards that it does not name any longer.
         """
         runs = (*(known for known in self.runs if known.run_id != run.run_id), run)
-        shards = (*self.shards, *more)
+        paths = {entry.path for entry in gone}
+        shards = (*(entry for entry in self.shards if entry.path not in paths), *more)
         return self.next(operation=operation, message=message, shards=shards, runs=runs)
 
     def in_segments(self, root: Path, path: str) -> tuple[Manifest, bytes] | None:
@@ -158,7 +166,7 @@ class Manifest:
 
     def encode(self) -> bytes:
         """Return the manifest as JSON, one line per shard, its own SHA-256 at the end."""
-        return self._encode(self.shards, self.runs)
+        return self._encode(self.shards, self.runs, {})
 
     def _following(
         self, operation: str, message: str, labels: tuple[LabelEntry, ...] | None
@@ -173,7 +181,9 @@ class Manifest:
             "parent_sha256": self.sha256 if self.number else None,
         }
 
-    def _encode(self, shards: Sequence[ShardEntry], runs: Sequence[Run]) -> bytes:
+    def _encode(
+        self, shards: Sequence[ShardEntry], runs: Sequence[Run], gone: Mapping[str, int]
+    ) -> bytes:
         types = {entry.dtype for entry in shards}
         version = schema.version_of(types.union(*(each.dtypes for each in self.segments)))
         head = {
@@ -198,7 +208,7 @@ class Manifest:
             lines.append(f'"segments": [\n{items}]')
         tails = {entry.path: entry.tail for entry in shards if entry.tail}
         lost = {entry.path: list(entry.rounding) for entry in shards if entry.rounding}
-        for key, facts in (("tails", tails), ("rounded", lost)):
+        for key, facts in (("tails", tails), ("rounded", lost), ("gone", gone)):
             if facts and self.sealed:
                 items = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in facts.items())
                 lines.append(f"{json.dumps(key)}: {{\n{items}}}")
@@ -218,6 +228,8 @@ class SegmentedManifest(Manifest):
     newest: tuple[ShardEntry, ...]
     """Shards that its own file lists, in row order."""
     newest_runs: tuple[Run, ...]
+    gone: Mapping[str, int]
+    """Shards of its segments that are not its own any longer, each with its rows."""
 
     def __new__(cls, **facts: Any) -> Manifest:  # type: ignore[misc]
         return Manifest(**facts)
@@ -229,9 +241,12 @@ class SegmentedManifest(Manifest):
         Raises:
             CorruptStoreError: a segment is missing, damaged, or of another commit.
         """
-        found = in_row_order((*self.older.shards, *self.newest))
+        stay = (entry for entry in self.older.shards if entry.path not in self.gone)
+        found = in_row_order((*stay, *self.newest))
         try:
             check_together(found, self.labels)
+            if sum(entry.rows for entry in found) != self.rows:
+                raise ValueError("it speaks of shards that are gone and were not there")
         except ValueError as error:
             raise CorruptStoreError(
                 f"commit {self.number} of {self.older.root} is damaged ({error}): restore it from "
@@ -259,14 +274,17 @@ class SegmentedManifest(Manifest):
     @cached_property
     def rows(self) -> int:
         """Rows in all shards."""
-        return self.older.rows + sum(shard.rows for shard in self.newest)
+        there = self.older.rows + sum(shard.rows for shard in self.newest)
+        return there - sum(self.gone.values())
 
     def shards_of(self, partition: Partition) -> list[ShardEntry]:
         newest = (entry for entry in self.newest if entry.partition == partition)
-        return [*self.older.shards_of(partition), *newest]
+        older = self.older.shards_of(partition)
+        return [*(entry for entry in older if entry.path not in self.gone), *newest]
 
     def more_than(self, before: Manifest) -> list[ShardEntry]:
-        if isinstance(before, SegmentedManifest) and before.segments == self.segments:
+        alike = isinstance(before, SegmentedManifest) and before.segments == self.segments
+        if alike and before.gone == self.gone:
             known = {entry.path for entry in before.newest}
             return [entry for entry in self.newest if entry.path not in known]
         return super().more_than(before)
@@ -282,20 +300,32 @@ class SegmentedManifest(Manifest):
     ) -> Manifest:
         if shards is None and runs is None:
             facts = self._following(operation, message, labels)
-            return segmented(facts, self.older, self.newest, self.newest_runs)
+            return segmented(facts, self.older, self.newest, self.newest_runs, self.gone)
         return super().next(
             operation=operation, message=message, shards=shards, labels=labels, runs=runs
         )
 
     def adding(
-        self, more: Sequence[ShardEntry], *, run: Run, operation: str, message: str
+        self,
+        more: Sequence[ShardEntry],
+        *,
+        run: Run,
+        operation: str,
+        message: str,
+        gone: Sequence[ShardEntry] = (),
     ) -> Manifest:
         facts = self._following(operation, message, None)
-        newest = in_row_order((*self.newest, *_since(more, facts["number"])))
+        paths = {entry.path: entry.rows for entry in gone}
+        stay = (entry for entry in self.newest if entry.path not in paths)
+        newest = in_row_order((*stay, *_since(more, facts["number"])))
+        for entry in self.newest:
+            paths.pop(entry.path, None)
         runs = tuple(known for known in self.newest_runs if known.run_id != run.run_id)
-        return segmented(facts, self.older, newest, (*runs, run))
+        return segmented(facts, self.older, newest, (*runs, run), {**self.gone, **paths})
 
     def in_segments(self, root: Path, path: str) -> tuple[Manifest, bytes] | None:
+        if len(self.gone) > MOST_LISTED:
+            return self.whole().in_segments(root, path)
         if max(len(self.newest), len(self.newest_runs)) <= MOST_LISTED:
             return None
         entries, content = self.older.sealed(path, self.number, self.newest, self.newest_runs)
@@ -305,17 +335,25 @@ class SegmentedManifest(Manifest):
         return dataclasses.replace(self)
 
     def encode(self) -> bytes:
-        return self._encode(self.newest, self.newest_runs)
+        return self._encode(self.newest, self.newest_runs, self.gone)
+
+
+def salvaged(manifest: Manifest) -> Manifest:
+    """Return what is sound of a commit of which segments are missing or damaged."""
+    if not isinstance(manifest, SegmentedManifest):
+        return manifest
+    older = manifest.older.sound
+    there = {entry.path for entry in older.shards}
+    gone = {path: rows for path, rows in manifest.gone.items() if path in there}
+    facts = {name: getattr(manifest, name) for name in _FACTS}
+    return segmented(facts, older, manifest.newest, manifest.newest_runs, gone).whole()
 
 
 def _all_in(manifest: Manifest, older: Older) -> Manifest:
     """Return a commit whose shards and runs are all in segments."""
-    facts = {
-        item.name: getattr(manifest, item.name)
-        for item in dataclasses.fields(Manifest)
-        if item.init and item.name not in ("shards", "runs")
-    }
-    return segmented(facts, older, (), ())
+    facts = {name: getattr(manifest, name) for name in _FACTS}
+    gone = manifest.gone if isinstance(manifest, SegmentedManifest) else {}
+    return segmented(facts, older, (), (), gone)
 
 
 def segmented(
@@ -323,6 +361,7 @@ def segmented(
     older: Older,
     newest: tuple[ShardEntry, ...],
     newest_runs: tuple[Run, ...],
+    gone: Mapping[str, int],
 ) -> SegmentedManifest:
     """Return a commit of which segments hold a part.
 
@@ -331,9 +370,12 @@ def segmented(
         older: what segments hold.
         newest: shards that the manifest lists, in row order.
         newest_runs: runs that it lists.
+        gone: shards of the segments that are not its own any longer, each with its rows.
     """
     found = object.__new__(SegmentedManifest)
-    found.__dict__.update(facts, older=older, newest=newest, newest_runs=newest_runs)
+    found.__dict__.update(
+        facts, older=older, newest=newest, newest_runs=newest_runs, gone=dict(gone)
+    )
     return found
 
 
@@ -342,6 +384,13 @@ def _since(shards: Sequence[ShardEntry], number: int) -> tuple[ShardEntry, ...]:
     return tuple(
         shard if shard.since else dataclasses.replace(shard, since=number) for shard in shards
     )
+
+
+_FACTS = tuple(
+    item.name
+    for item in dataclasses.fields(Manifest)
+    if item.init and item.name not in ("shards", "runs")
+)
 
 
 EMPTY = Manifest(number=0, parent=None, created_at="", operation="", message="")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,8 @@ from actstore import schema
 from actstore.errors import ActstoreError, StoreError
 from actstore.storage import derived, own_columns, shard_columns
 from actstore.storage.derived import Derived
-from actstore.storage.files import StoreFiles
+from actstore.storage.files import LocalFiles, StoreFiles
+from actstore.storage.lease import pin
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ GROUP_ROWS = 8_192
 _KEPT = 3
 _KEY = b"actstore:metadata"
 _AHEAD = 32
+_TOGETHER = 128
+_MANY = 64
+"""Shards from which on their writer leaves their metadata behind: to read it takes a second."""
+_FEW_ROWS = 100_000
+"""Rows whose metadata a writer holds for that, at most."""
 
 
 def cached_file(files: StoreFiles, manifest: Manifest) -> Derived:
@@ -48,6 +54,46 @@ def cached_file(files: StoreFiles, manifest: Manifest) -> Derived:
         f"there is no room for the metadata of {files.name}: {'; '.join(problems)}; make room or "
         "set TMPDIR to a folder that has some"
     )
+
+
+class Leavings:
+    """The metadata of what a writer has written, for the first query to find it together.
+
+    Of thousands of small shards it takes far longer to read than to keep: a footer each.
+    """
+
+    def __init__(self) -> None:
+        self._tables: dict[str, pa.Table] = {}
+        self._rows = 0
+
+    def add(self, entry: ShardEntry, table: pa.Table | None) -> None:
+        """Keep the metadata of a shard; None, or of other rows: it is in the file alone."""
+        if self._rows <= _FEW_ROWS and table is not None and table.num_rows == entry.rows:
+            self._tables[entry.path] = table
+            self._rows += table.num_rows
+        if self._rows > _FEW_ROWS:
+            self._tables.clear()
+
+    def leave(self, root: Path) -> None:
+        """Make the metadata file of the latest commit, if there is much that it saves to read."""
+        if len(self._tables) < _MANY:
+            return
+        with contextlib.suppress(OSError, ActstoreError):  # whoever asks for it makes it then
+            manifest, lease = pin(root)
+            with lease:
+                cached_file(_Kept(root, self._tables), manifest).lease.release()
+
+
+class _Kept(LocalFiles):
+    """Files of a store of which some have their metadata in memory."""
+
+    def __init__(self, root: Path, tables: Mapping[str, pa.Table]) -> None:
+        super().__init__(root)
+        self._tables = tables
+
+    def columns(self, entry: ShardEntry, names: list[str]) -> pa.Table:
+        table = self._tables.get(entry.path)
+        return super().columns(entry, names) if table is None else table.select(names)
 
 
 def _cached_in(folder: Path, name: str, files: StoreFiles, manifest: Manifest) -> Derived:
@@ -168,6 +214,8 @@ def _write(
             waiting.append(pa.Table.from_arrays([*table.columns, ids, shard], schema=arrow_schema))
             first += table.num_rows
             rows += table.num_rows
+            if len(waiting) == _TOGETHER:  # a table of few rows takes far more room than they
+                waiting = [pa.concat_tables(waiting).combine_chunks()]
             while rows >= GROUP_ROWS:
                 joined = pa.concat_tables(waiting)
                 writer.write_table(joined.slice(0, GROUP_ROWS), row_group_size=GROUP_ROWS)

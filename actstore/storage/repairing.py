@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -12,12 +13,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from actstore import schema
-from actstore.errors import CommitError, CorruptStoreError
+from actstore.errors import CommitError, CorruptStoreError, SnapshotNotFoundError
 from actstore.storage import card, key_hashes, layout, pruning, shard_columns, soundness
 from actstore.storage import manifest as manifests
 from actstore.storage.described import describe
-from actstore.storage.manifest import EMPTY, LabelEntry, Manifest, ShardEntry
+from actstore.storage.manifest import EMPTY, Manifest, ShardEntry
+from actstore.storage.segments import SegmentEntry, forget
+from actstore.storage.soundness import Named
 from actstore.storage.staging import Staging, writing
+from actstore.wording import counted
 
 _ASIDE = ".damaged"
 
@@ -29,10 +33,10 @@ class Copies(Protocol):
     def name(self) -> str:
         """What messages call them."""
 
-    def has(self, entry: ShardEntry | LabelEntry) -> bool:
+    def has(self, entry: Named) -> bool:
         """Say whether there is a file with that SHA-256."""
 
-    def fetch(self, entry: ShardEntry | LabelEntry, target: Path) -> None:
+    def fetch(self, entry: Named, target: Path) -> None:
         """Bring the file to ``target``."""
 
 
@@ -53,12 +57,16 @@ class Repair:
     """Damaged manifests of later commits, which are put aside."""
     shards: tuple[ShardEntry, ...] = ()
     """Shards that only those can have named, described from themselves."""
-    files: tuple[ShardEntry | LabelEntry, ...] = ()
+    files: tuple[Named, ...] = ()
     """Damaged or missing files of which there is a sound copy."""
+    salvaged: Manifest | None = None
+    """What is sound of the latest of those damaged ones, where only segments of it are not."""
     superseded: tuple[str, ...] = ()
     """Other shards that no sound commit names: their rows are in those that stay."""
     left: tuple[Left, ...] = ()
     """What cannot be repaired."""
+    more: bool = False
+    """Whether there may be more to do when this is done."""
     commit: int | None = None
     """The new commit."""
 
@@ -87,6 +95,11 @@ def survey(
     numbers = manifests.numbers(root)
     if not numbers:
         manifests.load(root)  # says what is there instead
+    forget()
+    segments = _damaged_segments(root, numbers)
+    if copies is not None and (there := [each for each in segments if copies.has(each)]):
+        # What they name is looked at when they are back.
+        return Repair(base=manifests.newest(root), files=tuple(there), more=True)
     sound: list[Manifest] = []
     damaged: list[tuple[int, Left]] = []
     for number in reversed(numbers):
@@ -104,8 +117,10 @@ def survey(
         for number, one in damaged
         if number < base.number
     ]
-    files: list[ShardEntry | LabelEntry] = []
-    entries = base.files
+    rest = _salvaged(root, base) if aside else None
+    going_on = base if rest is None else rest
+    files: list[Named] = []
+    entries = going_on.files
     broken = soundness.problems(root, entries.values(), progress=progress)
     for path, reason in broken:
         if copies is not None and copies.has(entries[path]):
@@ -116,33 +131,67 @@ def survey(
     shards: list[ShardEntry] = []
     superseded: list[str] = []
     if aside:
-        shards, superseded, others = _unnamed(root, base, sound, {path for path, _ in broken})
+        # Shards of damaged segments may be named by earlier commits too, and are taken again.
+        named = [*sound] if rest is None else []
+        shards, superseded, others = _unnamed(
+            root, going_on, {path for one in (going_on, *named) for path in one.files}, broken
+        )
         left += others
+    if rest is not None:
+        expected = manifests.load(root, rest.number, lazily=True).rows
+        got = rest.rows + sum(entry.rows for entry in shards)
+        if got != expected:
+            name = layout.manifest_path(root, rest.number).relative_to(root).as_posix()
+            left.append(Left(name, f"it had {counted(expected, 'row')}, {got:,} are there"))
     return Repair(
         base=base.number,
         aside=aside,
         shards=tuple(shards),
         files=tuple(files),
+        salvaged=rest,
         superseded=tuple(superseded),
         left=tuple(left),
     )
 
 
+def _damaged_segments(root: Path, numbers: Sequence[int]) -> list[SegmentEntry]:
+    """Return the segments of manifests that are missing or not what the manifests say."""
+    found: dict[str, SegmentEntry] = {}
+    for number in numbers:
+        with contextlib.suppress(CorruptStoreError, SnapshotNotFoundError):
+            manifest = manifests.load(root, number, lazily=True)
+            found |= {each.path: each for each in manifest.segments}
+    broken = {path for path, _ in soundness.problems(root, found.values())}
+    return [entry for path, entry in found.items() if path in broken]
+
+
+def _salvaged(root: Path, base: Manifest) -> Manifest | None:
+    """Return what is sound of the latest damaged commit, where its own text is."""
+    for number in reversed(manifests.numbers(root)):
+        if number <= base.number:
+            return None
+        with contextlib.suppress(CorruptStoreError, SnapshotNotFoundError):
+            return manifests.salvaged(manifests.load(root, number, lazily=True))
+    return None
+
+
 def _unnamed(
-    root: Path, base: Manifest, sound: Sequence[Manifest], broken: set[str]
+    root: Path, base: Manifest, named: Collection[str], broken: Sequence[tuple[str, str]]
 ) -> tuple[list[ShardEntry], list[str], list[Left]]:
     """Return the shards that no sound commit names: with new rows, with known ones, and broken."""
-    named = {path for one in sound for path in one.files}
+    damaged = {path for path, _ in broken}
     names = list(schema.key_names())
     known: dict[tuple[object, ...], list[np.ndarray]] = {}
     taken: list[ShardEntry] = []
     superseded: list[str] = []
     left: list[Left] = []
     for entry in base.shards:
-        if entry.path not in broken:
+        if entry.path not in damaged:
             hashes = key_hashes.hash_table(shard_columns.read_columns(root, entry, names))
             known.setdefault(entry.partition, []).append(hashes)
-    for path in pruning.stored_files(root):
+    # The later of two that hold the same rows first: it is what became of the earlier one.
+    stored = sorted(pruning.stored_files(root), key=lambda path: path.split("-")[-2:], reverse=True)
+    for path in stored:
         if path in named:
             continue
         if path.startswith(f"{layout.LABELS}/"):
@@ -195,7 +244,9 @@ def apply(root: Path, repair: Repair, copies: Copies | None = None) -> Repair:
 
 
 def _commit(root: Path, repair: Repair, folder: Path) -> int:
-    base = manifests.load(root, repair.base) if repair.base else EMPTY
+    base = repair.salvaged
+    if base is None:
+        base = manifests.load(root, repair.base) if repair.base else EMPTY
     made = base.next(
         operation="repair",
         message=f"{len(repair.aside)} damaged commits put aside",

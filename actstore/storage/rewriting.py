@@ -87,6 +87,7 @@ class Replacement:
         runs: tuple[Run, ...] | None = None,
         run: Run | None = None,
         more: Sequence[ShardEntry] = (),
+        gone: Sequence[ShardEntry] = (),
     ) -> Manifest:
         """Return the commit on top of ``latest``, with ``more`` shards behind all others.
 
@@ -97,13 +98,14 @@ class Replacement:
             runs: all that are remembered; those of ``latest`` when missing.
             run: what made it, if that is to be remembered too.
             more: further shards.
+            gone: shards that are named no longer, where none is replaced.
 
         Raises:
             CommitError: another writer has changed or labelled the same shards meanwhile.
         """
         self.check(latest)
         if not self.made and run is not None:
-            return latest.adding(more, run=run, operation=operation, message=message)
+            return latest.adding(more, run=run, operation=operation, message=message, gone=gone)
         runs = latest.runs if runs is None else runs
         if run is not None:
             runs = (*(known for known in runs if known.run_id != run.run_id), run)

@@ -106,6 +106,18 @@ class Older:
         """
         return tuple(chain.from_iterable(self._read(each).runs for each in self.entries))
 
+    @property
+    def sound(self) -> Older:
+        """Those segments that are there and undamaged."""
+        return Older(self.root, [each for each in self.entries if self._is_sound(each)])
+
+    def _is_sound(self, entry: SegmentEntry) -> bool:
+        try:
+            self._read(entry)
+        except CorruptStoreError:
+            return False
+        return True
+
     def shards_of(self, partition: Partition) -> list[ShardEntry]:
         """Return the shards of one model, site and layer, reading no others where there are many.
 

@@ -34,6 +34,7 @@ _CHUNK = 1 << 20
 _WINDOW = 8 << 20
 """Bytes hashed at a time: threads that hash ask for Python's lock between two of them."""
 _POPULATED = getattr(mmap, "MAP_POPULATE", 0)
+_FEW_ROWS = 1_000
 _SYNC_BYTES = 8 << 20
 """Bytes after which the disk is asked to take what was placed."""
 
@@ -95,6 +96,8 @@ class ShardWriter:
         self._metadata: pq.ParquetWriter | None = None
         self._memory: pa.BufferOutputStream | None = None  # instead of the metadata file
         self._pools: set[PoolingRegion] = set()
+        self.metadata: pa.Table | None = None
+        """All rows' metadata, as it is in the completed file, of a shard of few rows."""
 
     def append(
         self, vectors: np.ndarray, fragment: Fragment, scales: np.ndarray | None = None
@@ -359,6 +362,8 @@ class ShardWriter:
             target = self._memory or self._metadata_path()
             self._metadata = metadata_writer(target, self.dtype, plain=_of_one_value(table))
         self._pools |= pools_of(table)
+        if rows == self.rows <= _FEW_ROWS:
+            self.metadata = table
         self._metadata.write_table(table, row_group_size=rows)
         self._flushed += rows
 

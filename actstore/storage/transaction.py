@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -101,6 +101,11 @@ class Transaction:
             self._lease.release()
         self.base, self._lease = base, lease
 
+    def take_back(self, paths: Iterable[str]) -> None:
+        """Remove files that are in their place, from inside of a ``build`` that does without."""
+        for path in paths:
+            self._staging.take_back(path)
+
     def commit(
         self,
         files: Mapping[str, Path],
@@ -156,7 +161,7 @@ class Transaction:
             following = self._in_segments(following, segment)
             if manifests.publish(self.root, following, self.folder):
                 return following
-            self._staging.take_back(segment)  # somebody else was first: it is made anew
+            self.take_back([segment])  # somebody else was first: it is made anew
 
     def _in_segments(self, following: Manifest, path: str) -> Manifest:
         """Put what the next manifest would list into a segment at ``path``, if it is much."""

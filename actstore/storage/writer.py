@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,9 @@ from actstore import schema
 from actstore.errors import CommitError, ConflictError, LayoutError, UsageError
 from actstore.storage import card, key_hashes, layout, narrowing, quantised
 from actstore.storage.dropping import without
+from actstore.storage.joining import NOTHING, Joined, join
 from actstore.storage.manifest import Manifest, Rounding, Run, ShardEntry, together
+from actstore.storage.metadata_cache import Leavings
 from actstore.storage.partition import Partition, RowAddress, StoredRows
 from actstore.storage.rebase import without_rows_of
 from actstore.storage.rewriting import Replacement
@@ -74,7 +76,8 @@ class StoreWriter:
         replace: a row whose key is stored with another vector takes its place, in the same
             commit, instead of being a conflict.
         narrow: a smaller type to store vectors in, as far as it can hold them.
-        card_may_lag: leave the card behind where shards are many, as a single small write does.
+        small: this is one of many small writes: it leaves the card behind where shards are many,
+            and joins those that such writes have left.
 
     Raises:
         StoreError: the path is a file or holds other things.
@@ -89,7 +92,7 @@ class StoreWriter:
         checkpoint_bytes: int | None = CHECKPOINT_BYTES,
         replace: bool = False,
         narrow: Narrow | None = None,
-        card_may_lag: bool = False,
+        small: bool = False,
     ) -> None:
         self.root = Path(root)
         self.run = run
@@ -105,8 +108,9 @@ class StoreWriter:
         self._replace = replace
         self._replaced: list[tuple[ShardEntry, int]] = []
         self._narrow = narrow
-        self._card_may_lag = card_may_lag
+        self._small = small
         self._losses: list[narrowing.Part] = []
+        self._leavings = Leavings()
         self._own: set[str] = set()
         """Shards that this session has committed."""
         self.commits: list[int] = []
@@ -134,7 +138,8 @@ class StoreWriter:
             self._drop(self._pending())
         finally:
             self._change.close()
-        if self.commits and not self._card_may_lag:
+        if self.commits and not self._small:
+            self._leavings.leave(self.root)
             card.catch_up(self.root, closely=True)
 
     @property
@@ -439,25 +444,36 @@ class StoreWriter:
         ]
         before = self._change.base
         replacement = self._replacement()
+        joined = self._joined({key[0] for key, _ in pending})
         checked = before
 
         def build(latest: Manifest) -> Manifest | None:
-            nonlocal checked
+            nonlocal checked, joined
             replacement.check(latest)  # or rows that a compaction moved would seem a conflict
             others = [] if latest is checked else latest.more_than(checked)
             checked = latest
+            if latest is not before:  # who knows what became of them
+                self._change.take_back(joined.files)
+                joined = NOTHING
             entries[:] = [self._rebase(entry, others) for entry in entries]
             live = [entry for entry in entries if entry.rows]
             if not live:
                 return None
             return replacement.following(
-                latest, operation=operation, message=message, run=self.run, more=live
+                latest,
+                operation=operation,
+                message=message,
+                run=self.run,
+                more=(*joined.made, *live),
+                gone=joined.gone,
             )
 
         def committed(manifest: Manifest) -> None:
             self.commits.append(manifest.number)
             self._own.update(entry.path for entry in entries)
-            if manifest.number != before.number + 1 or self._replaced:
+            for entry, (_, shard) in zip(entries, pending, strict=True):
+                self._leavings.add(entry, shard.metadata)
+            if manifest.number != before.number + 1 or self._replaced or joined.gone:
                 self._replaced.clear()
                 self._forget_partitions()  # shards came or went: learn their keys when needed
                 return
@@ -467,6 +483,7 @@ class StoreWriter:
         return self._change.commit(
             {
                 **replacement.files,
+                **joined.files,
                 **{e.path: shard.path for e, (_, shard) in zip(entries, pending, strict=True)},
             },
             build,
@@ -479,6 +496,14 @@ class StoreWriter:
         if self._replaced:
             return without(self.root, base, self.replaced(), self._change.folder)
         return Replacement(root=self.root, base=base, made={}, labels=base.labels, files={})
+
+    def _joined(self, keys: Iterable[_PartitionKey]) -> Joined:
+        """Write as one what many small writes have left where this one adds to it."""
+        if not self._small or self._replaced:
+            return NOTHING
+        base = self._change.base
+        with writing(self.root):
+            return join(self.root, base, self._change.folder, map(base.shards_of, keys))
 
     def _rebase(self, entry: ShardEntry, others: list[ShardEntry]) -> ShardEntry:
         rivals = [other for other in others if other.partition == entry.partition]

@@ -88,10 +88,14 @@ def batch(
 
 
 def write(
-    root: Path, *batches: RowBatch, run: Run = RUN, narrow: Narrow | None = None
+    root: Path,
+    *batches: RowBatch,
+    run: Run = RUN,
+    narrow: Narrow | None = None,
+    small: bool = False,
 ) -> int | None:
     """Store batches as one commit and return its number."""
-    with StoreWriter(root, run=run, narrow=narrow) as writer:
+    with StoreWriter(root, run=run, narrow=narrow, small=small) as writer:
         for one in batches:
             writer.add(one)
         return writer.commit(operation="ingest", message=f"{len(batches)} batches")

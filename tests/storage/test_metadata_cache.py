@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable
@@ -23,7 +24,8 @@ from actstore.storage.compaction import compact
 from actstore.storage.files import temporary_folder
 from actstore.storage.labels import set_labels
 from actstore.storage.snapshot import open_snapshot
-from tests.storage.stores import batch, content, expected, live_files, without_seals, write
+from actstore.storage.writer import StoreWriter
+from tests.storage.stores import RUN, batch, content, expected, live_files, without_seals, write
 
 
 @pytest.fixture
@@ -252,3 +254,35 @@ def test_a_damaged_label_file_is_named(store: Path) -> None:
     overlay.unlink()
     with pytest.raises(CorruptStoreError, match=rf"labels/{overlay.name} .*missing"):
         open_snapshot(store).metadata_file()
+
+
+def test_a_writer_of_many_shards_leaves_their_metadata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first query then reads no footer; what it finds is what the footers say."""
+    monkeypatch.setattr(metadata_cache, "_MANY", 3)
+    root = tmp_path / "s"
+    write(root, *(batch(number, 2, layer=number % 4) for number in range(8)))
+    write(root, *(batch(number, 1, layer=number, dtype="float32") for number in range(20, 24)))
+    left = pq.read_table(open_snapshot(root).metadata_file())
+    shutil.rmtree(root / layout.CACHE)
+    read = pq.read_table(open_snapshot(root).metadata_file())
+    assert left.equals(read, check_metadata=True)
+    shutil.rmtree(root / layout.CACHE)
+    write(root, batch(30, 1))
+    assert not (root / layout.CACHE).exists()  # of one it is no matter
+
+
+def test_rows_that_another_writer_has_brought_are_not_left_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata_cache, "_MANY", 1)
+    root = tmp_path / "s"
+    with StoreWriter(root, run=RUN) as slow:
+        slow.add(batch(0, 3, layer=0))
+        slow.add(batch(0, 3, layer=1))
+        write(root, batch(1, 1, layer=1))
+        slow.commit(operation="o", message="m")
+    left = pq.read_table(open_snapshot(root).metadata_file())
+    shutil.rmtree(root / layout.CACHE)
+    assert left.equals(pq.read_table(open_snapshot(root).metadata_file()), check_metadata=True)
