@@ -24,8 +24,8 @@ NAMES = (
     *("memory", "size", "metadata_sql", "open_many", "cli_start", "hub_bytes", "probes"),
     *("batches", "capture", "study"),
 )
-BY_NAME = ("coverage", "coverage_numbers")
-"""What is measured in simulations and not in seconds, and runs only where it is named."""
+BY_NAME = ("coverage", "coverage_numbers", "growth")
+"""What takes long, simulations and large stores, and runs only where it is named."""
 
 
 def main() -> int:
@@ -38,6 +38,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for the numbers")
     parser.add_argument(
         "--simulations", type=int, metavar="N", help="of each setting of coverage; 200 by default"
+    )
+    parser.add_argument(
+        "--shards", type=int, metavar="N", help="of the largest store of growth; 10,000 by default"
     )
     parser.add_argument(
         "--check", action="store_true", help=f"1 where a ratio got worse than {committed.FILE.name}"
@@ -56,7 +59,7 @@ def main() -> int:
             temporary = tempfile.TemporaryDirectory(prefix="actstore-benchmarks-")
             folder = Path(stack.enter_context(temporary))
         folder.mkdir(parents=True, exist_ok=True)
-        outcomes = _run(names, folder, options.quick, options.simulations)
+        outcomes = _run(names, folder, options)
         size = (8 if options.quick else 256) << 20
         found = roofs.speeds(folder, size=size)
     print(f"\n{machine()}\n\n{table(outcomes)}")
@@ -86,15 +89,21 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def _run(names: Sequence[str], folder: Path, quick: bool, simulations: int | None) -> list[Outcome]:
+def _run(names: Sequence[str], folder: Path, options: argparse.Namespace) -> list[Outcome]:
+    quick = options.quick
+    settings = {
+        "coverage": {"simulations": options.simulations},
+        "coverage_numbers": {"simulations": options.simulations},
+        "growth": {"shards": options.shards},
+    }
     small = {"examples": 96, "layers": 5, "width": 256} if quick else {}
     corpus = Corpus(folder / ("quick" if quick else "full"), quick=quick, **small)
     corpus.folder.mkdir(exist_ok=True)
     outcomes: list[Outcome] = []
     for name in names:
         start = time.perf_counter()
-        settings = {"simulations": simulations} if name in BY_NAME else {}
-        found = importlib.import_module(f"benchmarks.{name}").run(corpus, **settings)
+        chosen = settings.get(name, {})
+        found = importlib.import_module(f"benchmarks.{name}").run(corpus, **chosen)
         seconds = time.perf_counter() - start
         print(f"{name}: {seconds:.0f} s, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
         for outcome in found:
