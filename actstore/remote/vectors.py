@@ -9,7 +9,7 @@ import numpy as np
 
 from actstore.errors import CorruptStoreError
 from actstore.remote.cache import Pack, Range, RangeCache
-from actstore.remote.objects import Meter, RemoteObject
+from actstore.remote.ranges import Meter, RangedFile
 from actstore.storage.manifest import ShardEntry
 
 GAP = 64 << 10
@@ -30,7 +30,7 @@ class Pieces:
         meter: counts what was here already.
     """
 
-    def __init__(self, remote: RemoteObject, cache: RangeCache, meter: Meter) -> None:
+    def __init__(self, remote: RangedFile, cache: RangeCache, meter: Meter) -> None:
         self._remote = remote
         self._cache = cache
         self._meter = meter
@@ -42,7 +42,7 @@ class Pieces:
         """Return one part of the file.
 
         Raises:
-            HubError: as :meth:`RemoteObject.read`.
+            HubError: as :meth:`RangedFile.read`.
         """
         out = np.empty((1, stop - start), np.uint8)
         self.read(np.array([start]), stop - start, out)
@@ -57,7 +57,7 @@ class Pieces:
             out: uint8 ``[n, length]``.
 
         Raises:
-            HubError: as :meth:`RemoteObject.read`.
+            HubError: as :meth:`RangedFile.read`.
         """
         missing = np.ones(len(places), bool)
         earlier, later = self._known()
