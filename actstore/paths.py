@@ -13,11 +13,15 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import unquote
 
 from actstore.errors import PathError
 
 # Two letters at least: a drive has one. A Path has one slash where the text had two.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+_FILE = re.compile(r"file:(?://(?:localhost)?)?(/[^/].*)", re.IGNORECASE | re.DOTALL)
+BUCKETS = ("s3", "gs", "az", "memory")
+"""Schemes of stores in buckets."""
 _LONGEST_NAME = 255
 _LONGEST = 4095
 _LONGEST_TOML = 1 << 20
@@ -47,16 +51,23 @@ def local(place: str | Path) -> Path:
     if "\0" in text:
         raise PathError(f"{shown!r}: a path cannot hold a NUL byte")
     scheme = _SCHEME.match(text)
+    if scheme is not None and scheme[1].lower() == "file":
+        return local(_file_path(text))
     if scheme is not None:
         if scheme[1].lower() == "hf":
             raise PathError(
                 f"{shown}: a folder on this machine is needed here, not an address on the Hub; "
                 "`actstore pull` fetches a store, `actstore push` puts one there"
             )
+        if scheme[1].lower() in BUCKETS:
+            raise PathError(
+                f"{shown}: this works on a folder of this machine only; copy the store with: "
+                f"actstore sync {shown} FOLDER"
+            )
         raise PathError(
             f"{shown}: addresses with {scheme[1]}:// cannot be opened; give a path on this "
-            "machine (a mounted bucket is one), or hf://datasets/ORG/NAME for a store or source "
-            "that is read from the Hugging Face Hub"
+            "machine, s3://BUCKET/STORE (gs://, az://) for a store in a bucket, or "
+            "hf://datasets/ORG/NAME for a store or source on the Hugging Face Hub"
         )
     raw = os.fsencode(text)
     if len(raw) > _LONGEST or any(len(part) > _LONGEST_NAME for part in raw.split(b"/")):
@@ -65,6 +76,18 @@ def local(place: str | Path) -> Path:
             f"a whole path {_LONGEST}"
         )
     return Path(text)
+
+
+def _file_path(address: str) -> str:
+    """Return the path that ``file:///path`` means.
+
+    Raises:
+        PathError: it is one of another machine, or does not begin at the root.
+    """
+    found = _FILE.fullmatch(address)
+    if found is None:
+        raise PathError(f"{address}: write file:///PATH, three slashes, for a path from the root")
+    return unquote(found[1])
 
 
 def kind_of(path: Path) -> str | None:

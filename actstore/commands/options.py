@@ -94,8 +94,7 @@ class LocalPath(click.Path):
         Raises:
             PathError: it is an address, a pipe, a device, a link to nothing, no possible name.
         """
-        paths.require_ordinary(value)
-        return super().convert(value, param, ctx)
+        return super().convert(paths.require_ordinary(value), param, ctx)
 
 
 # --- stores
