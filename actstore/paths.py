@@ -60,6 +60,7 @@ def local(place: str | Path) -> Path:
                 "`actstore pull` fetches a store, `actstore push` puts one there"
             )
         if scheme[1].lower() in BUCKETS:
+            shown = re.sub(r":/+", "://", shown, count=1)  # a Path keeps one slash of two
             raise PathError(
                 f"{shown}: this works on a folder of this machine only; copy the store with: "
                 f"actstore sync {shown} FOLDER"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack, get_args
@@ -303,7 +304,8 @@ class Store(StoreReader):
         from actstore.ingestion.memory import write
 
         fencing.require_whole(self.name, self.skipped, "write")
-        done = write(self.path, activations, metadata, **options)
+        with self._folder() as root:
+            done = write(root, activations, metadata, **options)
         self.refresh()
         return done
 
@@ -331,7 +333,7 @@ class Store(StoreReader):
         from actstore.ingestion.write_session import WriteSession
 
         fencing.require_whole(self.name, self.skipped, "writer")
-        return WriteSession(self.path, seconds=seconds, message=message)
+        return WriteSession(self._place, seconds=seconds, message=message)
 
     def export(
         self,
@@ -444,10 +446,11 @@ class Store(StoreReader):
         from actstore.ingestion import labeling
 
         fencing.require_whole(self.name, self.skipped, "label")
-        if callable(to):
-            done = labeling.label_by_function(self.path, to, where=where, message=message)
-        else:
-            done = labeling.label_by_expression(self.path, to, where=where, message=message)
+        with self._folder() as root:
+            if callable(to):
+                done = labeling.label_by_function(root, to, where=where, message=message)
+            else:
+                done = labeling.label_by_expression(root, to, where=where, message=message)
         self.refresh()
         return done
 
@@ -574,6 +577,17 @@ class Store(StoreReader):
         done = checkout.outlook if dry_run else checkout.apply()
         self.refresh()
         return done
+
+    @property
+    def _place(self) -> str | Path:
+        """Where the store can be written to: its folder, or its address in a bucket."""
+        return self.name if is_bucket(self.name) else self.path
+
+    def _folder(self) -> AbstractContextManager[Path]:
+        """Give a folder that stands for the store while something is written to it."""
+        from actstore.remote.working import working
+
+        return working(self._place)
 
     def _latest(self, call: str) -> Path:
         """Return the store's folder, if it is the latest commit that is open, as ``call`` needs."""

@@ -92,7 +92,7 @@ def numbers(bucket: Bucket) -> list[int]:
     Raises:
         BucketError: the bucket cannot be read.
     """
-    names = (_MANIFEST.fullmatch(each.path) for each in bucket.list(layout.MANIFESTS))
+    names = (_MANIFEST.fullmatch(each.path) for each in bucket.objects(layout.MANIFESTS))
     return sorted(int(found[1]) for found in names if found)
 
 

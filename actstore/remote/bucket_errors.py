@@ -21,7 +21,7 @@ _NO_CREDENTIALS = (
     "169.254.169.254",
     "fd00:ec2::254",
     "metadata.google.internal",
-    "MissingAccount",
+    "Account must be specified",
     "redential",
 )
 _ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "BareRedirect", "bare redirect")
@@ -54,7 +54,7 @@ def judge(error: Exception, doing: str, address: BucketAddress) -> ExplainedByBu
     """
     from obstore import exceptions as theirs
 
-    text = str(error)
+    text = str(error).partition("\n\nDebug source")[0]
     status = int(found[1]) if (found := _STATUS.search(text)) else None
     code = found[1] if (found := _CODE.search(text)) else None
     # Never the server's words themselves: they may hold a key's name or a signature.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 
 from actstore.errors import StoreError
-from actstore.storage import card, layout
+from actstore.storage import backing, card, layout
 from actstore.storage import manifest as manifests
 from actstore.storage.lease import Lease, pin
 from actstore.storage.manifest import Manifest
@@ -63,7 +63,8 @@ class Transaction:
         self.root = root
         self._lease: Lease | None = None
         self._build_on(manifests.latest(root) if base is None else base)
-        self._cards = cards
+        self._behind = backing.of(root)
+        self._cards = cards and self._behind is None
         self._staging = Staging(root)
 
     @property
@@ -125,7 +126,7 @@ class Transaction:
         try:
             with writing(self.root):
                 self._staging.place(dict(files))
-                made = self._publish(build)
+                made = self._publish(build, files)
         except BaseException:
             self._staging.withdraw()
             with contextlib.suppress(StoreError):  # what others committed meanwhile
@@ -142,12 +143,17 @@ class Transaction:
             card.refresh(self.root, made)
         return made
 
-    def _publish(self, build: Build) -> Manifest | None:
+    def _publish(self, build: Build, files: Collection[str]) -> Manifest | None:
         """Make the next commit on top of the latest one, whichever that is by then."""
         while True:
             numbers = manifests.numbers(self.root)
             if numbers and numbers[-1] != self.base.number:
                 self._build_on(manifests.load(self.root))
             following = build(self.base)
-            if following is None or manifests.publish(self.root, following, self.folder):
+            if following is None or self._make(following, files):
                 return following
+
+    def _make(self, following: Manifest, files: Collection[str]) -> bool:
+        if self._behind is not None:
+            return self._behind.publish(following, files, self.folder)
+        return manifests.publish(self.root, following, self.folder)
