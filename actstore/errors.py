@@ -12,6 +12,7 @@
     │   ├── CorruptStoreError (ValueError)           a manifest or shard is damaged
     │   │   └── DamageError                          a file is not, byte for byte, what was written
     │   ├── ConflictError (ValueError)               a stored key came with another vector
+    │   ├── DivergedError (RuntimeError)             two copies each have commits of their own
     │   └── CommitError (OSError)                    the commit could not be made
     ├── IngestError
     │   ├── RecipeError (ValueError)         a recipe is wrong, or none or several fit
@@ -135,6 +136,10 @@ class ConflictError(StoreError, ValueError):
         super().__init__(message)
         self.row = row
         self.sources = sources
+
+
+class DivergedError(StoreError, RuntimeError):
+    """Two copies of a store each have commits that the other lacks, or nobody can tell."""
 
 
 class CommitError(StoreError, OSError):

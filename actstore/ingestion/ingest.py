@@ -15,7 +15,6 @@ from actstore.ingestion.options import IngestOptions
 from actstore.ingestion.report import IngestSummary
 from actstore.querying import quoting
 from actstore.remote.address import is_address, parse
-from actstore.remote.bucket_address import is_bucket
 from actstore.remote.working import working
 from actstore.storage.partition import StoredRows
 
@@ -81,10 +80,6 @@ def ingest(
                 confirm_replacing=confirm_replacing,
                 confirm_parent=confirm_parent,
                 **options,
-            )
-        if is_bucket(store) and summary.report is not None:
-            summary = dataclasses.replace(
-                summary, report=summary.report.replace(str(root), str(store))
             )
         if label_set is None or summary.dry_run:
             return summary
