@@ -34,7 +34,8 @@ _trusted: set[str] = set()
 PATIENCE = Patience(attempts=6, first=0.2, most=20.0, silence=60.0)
 """How often and how long requests are tried again, unless a bucket is given another."""
 _EXTRA = "bucket"
-_PROBE = "manifests/probe"
+PROBE = "manifests/probe"
+"""What the names of objects begin with that are there for a moment only."""
 _AT_ONCE = 1000
 _LONGEST = "3600s"
 """For one request, however slow: what no longer moves ends after ``Patience.silence``."""
@@ -263,7 +264,7 @@ class Bucket:
 
         if self.identity in _trusted:
             return
-        path = f"{_PROBE}-{time.time_ns():x}{random.getrandbits(32):08x}"
+        path = f"{PROBE}-{time.time_ns():x}{random.getrandbits(32):08x}"
         refusals = (theirs.AlreadyExistsError, theirs.PreconditionError)
 
         def put(data: bytes, mode: Any) -> dict[str, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -92,8 +93,12 @@ def numbers(bucket: Bucket) -> list[int]:
     Raises:
         BucketError: the bucket cannot be read.
     """
-    names = (_MANIFEST.fullmatch(each.path) for each in bucket.objects(layout.MANIFESTS))
-    return sorted(int(found[1]) for found in names if found)
+    return numbers_of(each.path for each in bucket.objects(layout.MANIFESTS))
+
+
+def numbers_of(paths: Iterable[str]) -> list[int]:
+    """Return the numbers of the manifests among some paths, ascending."""
+    return sorted(int(found[1]) for found in map(_MANIFEST.fullmatch, paths) if found)
 
 
 def read_commit(bucket: Bucket, at: int | None = None, *, known: int = 0) -> StoredCommit:

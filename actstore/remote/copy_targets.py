@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from actstore.remote.address import is_address
 from actstore.remote.bucket import Bucket
 from actstore.remote.bucket_address import is_bucket, parse_bucket
 from actstore.remote.bucket_commits import StoredCommit, manifest_name
+from actstore.remote.bucket_pruning import GRACE
 from actstore.storage import card, layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
@@ -167,7 +169,12 @@ class _ToBucket:
         self._bucket = bucket
         self.newest = bucket_commits.newest(bucket)
         found = [*bucket.objects(layout.ACTIVATIONS), *bucket.objects(layout.LABELS)]
-        self._sizes = {each.path: each.size for each in found}
+        named = manifest_of(self.newest, self.name).files if self.newest else {}
+        # Older ones that no commit names may be pruned before this copying ends.
+        recent = datetime.now(UTC) - GRACE / 2
+        self._sizes = {
+            each.path: each.size for each in found if each.path in named or each.modified > recent
+        }
 
     def numbers(self) -> list[int]:
         return bucket_commits.numbers(self._bucket)

@@ -49,6 +49,17 @@ def test_what_needs_a_folder_is_refused_with_the_way_to_one(
     assert f"actstore sync {bucket} FOLDER" in done.err
 
 
+def test_pruning_in_a_bucket(folder: Path, bucket: str, actstore: Command) -> None:
+    actstore("sync", folder, bucket)
+    actstore("label", bucket, "--set", "'wrong'")
+    done = actstore("compact", bucket, "--prune")
+    assert "removed 0 old commits" in done.out
+    assert "1 old commit stayed" in done.err
+    done = actstore("compact", bucket, "--prune", "--grace", "0", "--json")
+    assert json.loads(done.out)["commits"] == [1]
+    assert "--grace is for buckets" in actstore("compact", folder, "--grace", "1").err
+
+
 def test_an_ingest_into_a_bucket(bucket: str, tmp_path: Path, actstore: Command) -> None:
     import numpy as np
 

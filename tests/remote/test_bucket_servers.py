@@ -79,7 +79,7 @@ def test_servers_that_ignore_conditions_are_read_and_not_written(
         put_rows(tmp_path / "store", 0)
         with pytest.raises(BucketConditionError, match=ignored):
             sync(tmp_path / "store", "s3://box/store")
-        shutil.copytree(tmp_path / "store", tmp_path / "data" / "box" / "store")
+        shutil.copytree(tmp_path / "store", tmp_path / "data" / "box" / "store", dirs_exist_ok=True)
         assert contents(actstore.open("s3://box/store")) == expected(0, 1, 2)
 
 
