@@ -51,8 +51,6 @@ def local(place: str | Path) -> Path:
     if "\0" in text:
         raise PathError(f"{shown!r}: a path cannot hold a NUL byte")
     scheme = _SCHEME.match(text)
-    if scheme is not None and scheme[1].lower() == "file":
-        return local(_file_path(text))
     if scheme is not None:
         if scheme[1].lower() == "hf":
             raise PathError(
@@ -62,8 +60,8 @@ def local(place: str | Path) -> Path:
         if scheme[1].lower() in BUCKETS:
             shown = re.sub(r":/+", "://", shown, count=1)  # a Path keeps one slash of two
             raise PathError(
-                f"{shown}: this works on a folder of this machine only; copy the store with: "
-                f"actstore sync {shown} FOLDER"
+                f"{shown}: a path on this machine is needed here, not an address in a bucket; a "
+                f"store is copied here with: actstore sync {shown} FOLDER"
             )
         raise PathError(
             f"{shown}: addresses with {scheme[1]}:// cannot be opened; give a path on this "
@@ -79,16 +77,19 @@ def local(place: str | Path) -> Path:
     return Path(text)
 
 
-def _file_path(address: str) -> str:
-    """Return the path that ``file:///path`` means.
+def local_store(place: str | Path) -> Path:
+    """Return a store's folder as a path of this machine; ``file:///path`` is one too.
 
     Raises:
-        PathError: it is one of another machine, or does not begin at the root.
+        PathError: it is another address, or no possible name.
     """
-    found = _FILE.fullmatch(address)
+    text = os.fspath(place)
+    if not text.lower().startswith("file:/"):
+        return local(place)
+    found = _FILE.fullmatch(text)
     if found is None:
-        raise PathError(f"{address}: write file:///PATH, three slashes, for a path from the root")
-    return unquote(found[1])
+        raise PathError(f"{text}: write file:///PATH, three slashes, for a path from the root")
+    return local(unquote(found[1]))
 
 
 def kind_of(path: Path) -> str | None:

@@ -659,6 +659,6 @@ def open(
         again = partial(open_bucket, path, create=True)
         return Store(again(), again)
     if create:
-        path = paths.local(path)
+        path = paths.local_store(path)
         return Store(latest_snapshot(path, check), partial(latest_snapshot, path, check))
     return Store(*opened(path, at, check, skip_damaged=skip_damaged))

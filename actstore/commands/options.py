@@ -15,7 +15,7 @@ from actstore import paths
 from actstore.commands import output
 from actstore.errors import ActstoreError
 from actstore.remote.address import is_address
-from actstore.remote.bucket_address import is_bucket
+from actstore.remote.bucket_address import is_bucket, parse_bucket
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -105,14 +105,15 @@ def place(text: str) -> str | Path:
     """Return what a source is called as a path; as it is if it is an address."""
     if is_bucket(text):
         raise click.BadParameter(
-            f"{text}: sources are read from folders and from the Hub; copy the files here first"
+            f"{text}: sources are read from folders on this machine and from the Hub: copy the "
+            "files here first"
         )
     return text if is_address(text) else paths.local(text)
 
 
 def _cleared(place: str | Path) -> Path:
     """Return a store's folder, after clearing what writers that died have left there."""
-    store = paths.require_folder_or_nothing(place)
+    store = paths.require_folder_or_nothing(paths.local_store(place))
     try:
         if not os.listdir(store / ".staging"):
             return store
@@ -136,11 +137,13 @@ def cleared_store(ctx: click.Context, param: click.Parameter, path: Path) -> Pat
 
 
 def _readable_store(ctx: click.Context, param: click.Parameter, text: str) -> str | Path:
-    return text if is_address(text) or is_bucket(text) else _cleared(text)
+    if is_bucket(text):
+        return str(parse_bucket(text))
+    return text if is_address(text) else _cleared(text)
 
 
 def _here_or_bucket(ctx: click.Context, param: click.Parameter, text: str) -> str | Path:
-    return text if is_bucket(text) else _here(ctx, param, text)
+    return str(parse_bucket(text)) if is_bucket(text) else _here(ctx, param, text)
 
 
 def _here(ctx: click.Context, param: click.Parameter, text: str) -> Path:
@@ -168,8 +171,14 @@ class StorePath(LocalPath):
     """A folder of this machine, or an address in a bucket, for a store that is written to."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path, or the address as it is."""
-        return value if is_bucket(value) else super().convert(value, param, ctx)
+        """Return the path, or the address as it is.
+
+        Raises:
+            PathError, UsageError: it is no possible path or address.
+        """
+        if is_bucket(value):
+            return str(parse_bucket(value))
+        return super().convert(paths.local_store(value), param, ctx)
 
 
 new_store_option = click.option(

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from obstore.store import MemoryStore, ObjectStore
 
 Reply = TypeVar("Reply")
+_users: list[int] = []
+"""The process that was the first to use a bucket, here or where this one was forked from."""
 _trusted: set[str] = set()
 """Stores on whose servers this process has found conditions to hold."""
 PATIENCE = Patience(attempts=6, first=0.2, most=20.0, silence=60.0)
@@ -76,7 +78,6 @@ class Bucket:
         self.address = address
         self.meter = Meter()
         self._patience = patience or PATIENCE
-        self._process = os.getpid()
         self._store = self._opened()
 
     def __repr__(self) -> str:
@@ -307,12 +308,7 @@ class Bucket:
             BucketError: the leaf that says why; what went wrong below is not shown with it,
                 because it may name keys and signatures.
         """
-        if os.getpid() != self._process:
-            raise BucketError(
-                f"{self.address} was opened in the process that this one was forked from, and "
-                "obstore works in that one only: open the store here anew, or start workers by "
-                "multiprocessing_context='spawn'"
-            )
+        self._check_process()
         left = self._patience.attempts
         pause = self._patience.first
         while True:
@@ -332,6 +328,22 @@ class Bucket:
                 raise explained.error
             self._rest(pause)
             pause *= 2
+
+    def _check_process(self) -> None:
+        """Refuse a process that was forked from one in which obstore has threads: it would hang.
+
+        Raises:
+            BucketError: says how to start it instead.
+        """
+        if self.address.scheme != "memory":
+            if not _users:
+                _users.append(os.getpid())
+            if _users[0] != os.getpid():
+                raise BucketError(
+                    f"{self.address}: this process was forked from one that has used a bucket, and "
+                    "connections do not outlive that: start workers by 'spawn', such as "
+                    "DataLoader(…, multiprocessing_context='spawn')"
+                )
 
     def _rest(self, seconds: float) -> None:
         time.sleep(min(seconds, self._patience.most) * random.uniform(0.75, 1.25))

@@ -65,7 +65,7 @@ def copy_source(place: str | Path) -> CopySource:
         return _FromBucket(Bucket(parse_bucket(place)))
     if is_address(str(place)):
         return _FromHub(str(place), Client())
-    return _FromFolder(paths.local(place))
+    return _FromFolder(paths.local_store(place))
 
 
 class _FromFolder:

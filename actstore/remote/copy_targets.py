@@ -75,7 +75,7 @@ def copy_target(place: str | Path, *, dry_run: bool) -> Iterator[CopyTarget]:
     elif is_address(str(place)):
         raise UsageError(f"{place} is on the Hub, which stores are pushed to: actstore push")
     else:
-        root = paths.require_folder_or_nothing(place)
+        root = paths.require_folder_or_nothing(paths.local_store(place))
         if dry_run:
             check_place(root)
             yield _ToFolder(root, None)

@@ -55,7 +55,7 @@ def working(place: str | Path, *, dry: bool = False) -> Iterator[Path]:
         BucketError: the bucket cannot be read or written.
     """
     if not is_bucket(place):
-        yield paths.local(place)
+        yield paths.local_store(place)
         return
     with _standing_in(place) as behind:
         if not dry:
@@ -82,7 +82,7 @@ def looking(place: str | Path, at: int | None = None, *, history: bool = False) 
         BucketError: the bucket cannot be read.
     """
     if not is_bucket(place):
-        yield paths.local(place)
+        yield paths.local_store(place)
         return
     with _standing_in(place) as behind:
         behind.keep(bucket_commits.read_commit(behind.bucket, at))

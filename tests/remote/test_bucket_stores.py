@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import actstore
 from actstore.errors import (
     BucketAccessError,
+    BucketError,
     BucketFileError,
     BucketNotFoundError,
     ConflictError,
@@ -283,3 +286,19 @@ def test_a_file_address_is_a_folder(tmp_path: Path) -> None:
     assert actstore.open(place).rows == 3
     with pytest.raises(PathError, match="three slashes"):
         actstore.open("file://elsewhere/x")
+
+
+def test_a_forked_process_is_told_to_be_spawned(bucket: str) -> None:
+    """obstore's threads are not there in it: without a look it would wait for ever."""
+    put_rows(bucket, 0)
+    told = multiprocessing.get_context("fork").Process(target=is_told, args=(bucket,))
+    told.start()
+    told.join(30)
+    assert told.exitcode == 7
+
+
+def is_told(place: str) -> None:
+    try:
+        actstore.open(place)
+    except BucketError as error:
+        os._exit(7 if "multiprocessing_context='spawn'" in str(error) else 1)
