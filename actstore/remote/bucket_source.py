@@ -49,6 +49,8 @@ def open_bucket(
 class BucketSource:
     """The files of a store in a bucket."""
 
+    vouches = False
+
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
 

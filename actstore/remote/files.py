@@ -25,6 +25,7 @@ from actstore.remote.client import Client
 from actstore.remote.hub_source import HubSource
 from actstore.remote.remote_file import RemoteReader
 from actstore.remote.source import Source
+from actstore.remote.vector_checks import RemoteChecks
 from actstore.remote.vectors import Pieces, RemoteShard
 from actstore.storage import shard_columns
 from actstore.storage.checksums import Check
@@ -126,7 +127,7 @@ class RemoteFiles:
         try:
             found: RemoteShard | DecodedShard
             if entry.pages:
-                found = RemoteShard(entry, self.pieces(entry))
+                found = RemoteShard(entry, self.pieces(entry), self._checks(entry))
             else:
                 found = DecodedShard(self._reader(entry), entry)
             if entry.dtype != "int8":
@@ -134,6 +135,22 @@ class RemoteFiles:
             return QuantisedShard(found, lambda: self._scales(entry), entry.path)
         except CorruptStoreError as error:
             raise self._damaged(entry.path, error) from None
+
+    def _checks(self, entry: ShardEntry) -> RemoteChecks | None:
+        if self._source.vouches or entry.tail is None:
+            return None
+
+        def tail() -> bytes:
+            data = self.pieces(entry).bytes(entry.vectors_end, entry.bytes)
+            if hashlib.sha256(data).hexdigest() != entry.tail:
+                raise damaged("its metadata and footer are others")
+            return data
+
+        def damaged(reason: str) -> ActstoreError:
+            self._cache.forget(entry.sha256)  # or it would be damaged here for ever
+            return self._damaged(entry.path, reason)
+
+        return RemoteChecks(entry, tail, damaged)
 
     def columns(self, entry: ShardEntry, names: list[str]) -> pa.Table:
         import pyarrow as pa
@@ -143,6 +160,7 @@ class RemoteFiles:
             reader = self._reader(entry)
             # Before pyarrow looks at it: a damaged footer can end the process.
             if entry.tail is not None and reader.tail_sha256() != entry.tail:
+                self._cache.forget(entry.sha256)
                 raise self._damaged(entry.path, "its metadata and footer are others")
             with pq.ParquetFile(
                 reader,

@@ -20,6 +20,8 @@ class HubSource:
         held: the store in it.
     """
 
+    vouches = True
+
     def __init__(self, client: Client, address: Address, held: ResolvedStore) -> None:
         self._client = client
         self._address = address

@@ -12,6 +12,9 @@ from actstore.storage.manifest import LabelEntry, ShardEntry
 class Source(Protocol):
     """A repository on the Hub, or a bucket, at one commit of a store."""
 
+    vouches: bool
+    """Whether the place itself says what a file's SHA-256 is, and was asked before it is read."""
+
     @property
     def name(self) -> str:
         """What messages call the store: its address."""

@@ -10,6 +10,7 @@ import numpy as np
 from actstore.errors import CorruptStoreError
 from actstore.remote.cache import Pack, Range, RangeCache
 from actstore.remote.ranges import Meter, RangedFile
+from actstore.remote.vector_checks import RemoteChecks
 from actstore.storage.manifest import ShardEntry
 
 GAP = 64 << 10
@@ -159,8 +160,11 @@ class RemoteShard:
         CorruptStoreError: the manifest places them outside the file.
     """
 
-    def __init__(self, entry: ShardEntry, pieces: Pieces) -> None:
+    def __init__(
+        self, entry: ShardEntry, pieces: Pieces, checks: RemoteChecks | None = None
+    ) -> None:
         self._entry = entry
+        self._checks = checks
         self._pieces = pieces
         self._row_bytes = entry.width * np.dtype(entry.dtype).itemsize
         self._offsets = np.array([offset for offset, _ in entry.pages], np.int64)
@@ -186,6 +190,8 @@ class RemoteShard:
         once, where = np.unique(rows, return_inverse=True)
         found = np.empty((len(once), self._entry.width), self._entry.dtype)
         self._pieces.read(self._places(once), self._row_bytes, found.view(np.uint8))
+        if self._checks is not None:
+            self._checks.check(once, found)
         return found if len(once) == len(rows) and (once == rows).all() else found[where]
 
     def fetch(self, rows: np.ndarray) -> None:

@@ -24,6 +24,7 @@ from actstore.errors import (
     StoreNotFoundError,
     UsageError,
 )
+from actstore.ingestion.memory import write
 from actstore.remote.bucket import Bucket
 from actstore.remote.bucket_address import is_bucket, parse_bucket
 from actstore.remote.bucket_commits import HINT, hint_at, manifest_name, numbers
@@ -122,8 +123,6 @@ def test_a_range_of_vectors_is_all_that_travels(bucket: str) -> None:
     wide = np.random.default_rng(0).normal(size=(2_000, 256)).astype(np.float32)
     names = [f"e{number}" for number in range(2_000)]
     with working(bucket) as root:
-        from actstore.ingestion.memory import write
-
         write(root, {("resid_post", 0): wide}, {"example_id": names}, model="m")
     store = actstore.open(bucket)
     store.sql("SELECT count(*) FROM activations").fetchall()
@@ -202,6 +201,29 @@ def test_damage_is_named(bucket: str) -> None:
     held.put(manifest_name(2), b"{}")
     with pytest.raises(actstore.errors.CorruptStoreError, match="not an actstore manifest"):
         actstore.open(bucket)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_whole_blocks_of_vectors_are_held_against_their_checksums(dtype: type, bucket: str) -> None:
+    wide = np.random.default_rng(0).normal(size=(1_000, 100)).astype(dtype)
+    names = [f"e{number}" for number in range(1_000)]
+    with working(bucket) as root:
+        write(root, {("resid_post", 0): wide}, {"example_id": names}, model="m")
+    assert (actstore.open(bucket).rows_at(np.arange(1_000)[::-1]).numpy() == wide[::-1]).all()
+    shard = actstore.open(bucket)._snapshot.shards[0]
+    held = some(bucket)
+    sound = held.read(shard.path)
+    assert sound is not None
+    bad = bytearray(sound)
+    bad[shard.pages[0][0] + 500 * shard.row_bytes] ^= 1
+    held.put(shard.path, bytes(bad))
+    for path in Path(os.environ["ACTSTORE_CACHE"]).rglob("*.pack"):
+        path.unlink()
+    store = actstore.open(bucket)
+    with pytest.raises(BucketFileError, match=r"the vectors of its rows \d+ to \d+ are not those"):
+        store.select(layer=0).numpy()
+    held.put(shard.path, sound)
+    assert (actstore.open(bucket).select(layer=0).numpy() == wide).all()  # nothing bad is kept
 
 
 @pytest.mark.parametrize("call", ["drop", "rename", "checkout", "push"])
