@@ -593,7 +593,7 @@ class Store(StoreReader):
         """Return the store's folder, if it is the latest commit that is open, as ``call`` needs."""
         root = self._open().root
         fencing.require_whole(self.name, self.skipped, call.partition(" ")[0])
-        newest = manifests.load(root).number
+        newest = manifests.load(root, lazily=True).number
         if newest != self.commit:
             raise UsageError(
                 f"{root} is open at commit {self.commit}, its latest is {newest}, and that is what "

@@ -104,7 +104,7 @@ def folded(root: Path, links: Path) -> Iterator[Folded]:
     base, lease = pin(root)
     with lease:  # a pruning must not take what is being sent
         if not base.labels:
-            yield Folded(root=root, manifest=base)
+            yield Folded(root=root, manifest=base.whole())
             return
         with _folded(root, base, links) as folded:
             yield folded

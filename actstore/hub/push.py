@@ -223,7 +223,7 @@ def _branch(where: Address, to: str, chosen: PushSettings) -> str:
 def _as_pushed(root: Path, links: Path, *, dry_run: bool) -> Iterator[Folded]:
     """Give the store as it is to be pushed; for a dry run as it is."""
     if dry_run:
-        yield Folded(root=root, manifest=manifests.load(root))
+        yield Folded(root=root, manifest=manifests.load(root).whole())
     else:
         with folded(root, links) as store:
             yield store

@@ -158,7 +158,7 @@ def write(
         CommitError: the store cannot be written.
     """
     given = Given.of(activations, WriteSettings(**options))
-    with given.writer(root) as writer:
+    with given.writer(root, card_may_lag=True) as writer:
         done = given.add_to(writer, metadata)
         text = given.chosen.message or f"wrote {done.rows_written} rows of {given.whose}"
         commit = writer.commit(operation="write", message=text)
@@ -217,8 +217,8 @@ class Given:
         }
         return {name: value for name, value in settings.items() if value not in (None, False)}
 
-    def writer(self, root: Path | str) -> StoreWriter:
-        """Begin a run that writes such activations.
+    def writer(self, root: Path | str, *, card_may_lag: bool = False) -> StoreWriter:
+        """Begin a run that writes such activations; see :class:`StoreWriter`.
 
         Raises:
             StoreError: the path is a file or holds other things.
@@ -237,6 +237,7 @@ class Given:
             checkpoint_bytes=None,
             replace=self.chosen.replace,
             narrow=narrow_of(self.types.storage_dtype),
+            card_may_lag=card_may_lag,
         )
 
     def add_to(self, writer: StoreWriter, metadata: Any) -> WriteSummary:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import secrets
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 from actstore.errors import (
@@ -14,10 +17,14 @@ from actstore.errors import (
     SnapshotNotFoundError,
     StoreNotFoundError,
 )
+from actstore.remote import cache as caches
 from actstore.remote.bucket import Bucket
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
+from actstore.storage.files import temporary_folder
 from actstore.storage.manifest import Manifest
+from actstore.storage.segments import SegmentEntry
+from actstore.storage.shard import sha256_of
 
 HINT = f"{layout.MANIFESTS}/latest"
 """The number of a commit that was the newest once. It is never believed, only begun at."""
@@ -126,17 +133,64 @@ def read_commit(bucket: Bucket, at: int | None = None, *, known: int = 0) -> Sto
     )
 
 
-def decode(commit: StoredCommit, bucket: Bucket) -> Manifest:
-    """Decode a commit.
+def decode(commit: StoredCommit, bucket: Bucket, root: Path | None = None) -> Manifest:
+    """Decode a commit; its segments are fetched, if they are not here yet.
+
+    Args:
+        commit: as its object is.
+        bucket: it is in.
+        root: a folder to keep segments in, which are then read when they are needed; when missing
+            they are read now, and kept in the user's cache.
 
     Raises:
         CorruptStoreError: it is damaged, or another than its name says.
+        BucketError: a segment is missing or cannot be read.
     """
     where = f"{manifest_name(commit.number)} of {bucket.address}"
-    found = manifests.decode(commit.data, where)
+    found = manifests.decode(commit.data, where, root or _kept(bucket))
     if found.number != commit.number:
         raise CorruptStoreError(f"{where} calls itself commit {found.number}: restore it")
+    for segment in found.segments:
+        _fetch_segment(bucket, segment, root)
+    if root is None:
+        _ = found.shards, found.runs
     return found
+
+
+def _kept(bucket: Bucket) -> Path:
+    """Return a folder for the segments of a store's manifests."""
+    try:
+        return caches.default().metadata_folder(
+            hashlib.sha256(bucket.identity.encode()).hexdigest()
+        )
+    except OSError:  # read-only, or full
+        return temporary_folder(bucket.identity)
+
+
+def _fetch_segment(bucket: Bucket, segment: SegmentEntry, root: Path | None) -> None:
+    kept = _kept(bucket)
+    if not _is_whole(kept / segment.path, segment):
+        data = bucket.read(segment.path, most=segment.bytes)
+        if data is None or hashlib.sha256(data).hexdigest() != segment.sha256:
+            state = "missing" if data is None else "not what the manifest says"
+            raise BucketFileError(
+                f"{segment.path} of {bucket.address} is {state}, and names shards of the commit: "
+                "restore the object from a copy"
+            )
+        _write(kept / segment.path, data)
+    if root is not None and not (root / segment.path).exists():
+        _write(root / segment.path, (kept / segment.path).read_bytes())
+
+
+def _is_whole(path: Path, segment: SegmentEntry) -> bool:
+    return path.is_file() and sha256_of(path) == (segment.sha256, segment.bytes)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft.write_bytes(data)
+    draft.replace(path)
 
 
 def _why_no_store(bucket: Bucket) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from actstore import paths
 from actstore.errors import BucketFileError, DamageError, TransferError
@@ -17,8 +17,18 @@ from actstore.remote.download import download
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
 from actstore.storage.lease import pin
-from actstore.storage.manifest import LabelEntry, ShardEntry
+from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.shard import sha256_of
+from actstore.storage.soundness import Named
+
+
+class Commit(NamedTuple):
+    """One commit."""
+
+    manifest: Manifest
+    data: bytes
+    """Its manifest's file."""
+
 
 Advance = Callable[[int], None]
 """Told how many more bytes are here."""
@@ -31,10 +41,10 @@ class CopySource(Protocol):
     numbers: list[int]
     """All its commits, ascending."""
 
-    def manifest(self, number: int) -> bytes:
-        """Return the bytes of a commit's manifest."""
+    def commit(self, number: int) -> Commit:
+        """Return a commit, sound as far as its manifest goes."""
 
-    def fetch(self, entry: ShardEntry | LabelEntry, draft: Path, advance: Advance) -> Path:
+    def fetch(self, entry: Named, draft: Path, advance: Advance) -> Path:
         """Return a file on this machine with just the bytes that the manifest names.
 
         Args:
@@ -75,11 +85,11 @@ class _FromFolder:
         _, self._lease = pin(root)
         self.numbers = manifests.numbers(root)
 
-    def manifest(self, number: int) -> bytes:
-        manifests.load(self._root, number)  # says what is wrong with it
-        return layout.manifest_path(self._root, number).read_bytes()
+    def commit(self, number: int) -> Commit:
+        found = manifests.load(self._root, number)
+        return Commit(found, layout.manifest_path(self._root, number).read_bytes())
 
-    def fetch(self, entry: ShardEntry | LabelEntry, draft: Path, advance: Advance) -> Path:
+    def fetch(self, entry: Named, draft: Path, advance: Advance) -> Path:
         path = self._root / entry.path
         reason = None if path.is_file() else "the file is missing"
         if reason is None and sha256_of(path) != (entry.sha256, entry.bytes):
@@ -108,14 +118,13 @@ class _FromBucket:
         self._newest = bucket_commits.read_commit(bucket)
         self.numbers = bucket_commits.numbers(bucket)
 
-    def manifest(self, number: int) -> bytes:
+    def commit(self, number: int) -> Commit:
         found = self._newest
         if number != found.number:
             found = bucket_commits.read_commit(self._bucket, number)
-        bucket_commits.decode(found, self._bucket)  # says what is wrong with it
-        return found.data
+        return Commit(bucket_commits.decode(found, self._bucket), found.data)
 
-    def fetch(self, entry: ShardEntry | LabelEntry, draft: Path, advance: Advance) -> Path:
+    def fetch(self, entry: Named, draft: Path, advance: Advance) -> Path:
         here = draft.stat().st_size if draft.exists() else 0
         if here > entry.bytes:
             here = 0
@@ -152,11 +161,12 @@ class _FromHub:
         self.name = str(parse(address))
         self.numbers = list(self._held.numbers)
 
-    def manifest(self, number: int) -> bytes:
-        path = f"{layout.MANIFESTS}/{number:010d}.json"
-        return self._client.read(self._held.repository, path, self._held.commit)
+    def commit(self, number: int) -> Commit:
+        path = bucket_commits.manifest_name(number)
+        data = self._client.read(self._held.repository, path, self._held.commit)
+        return Commit(resolve.decode(data, number, f"{path} of {self.name}"), data)
 
-    def fetch(self, entry: ShardEntry | LabelEntry, draft: Path, advance: Advance) -> Path:
+    def fetch(self, entry: Named, draft: Path, advance: Advance) -> Path:
         held = self._held
         if isinstance(entry, ShardEntry):
             download(

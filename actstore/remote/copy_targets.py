@@ -22,8 +22,8 @@ from actstore.remote.bucket_commits import StoredCommit, manifest_name
 from actstore.remote.bucket_pruning import GRACE
 from actstore.storage import card, layout
 from actstore.storage import manifest as manifests
-from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
 from actstore.storage.shard import sha256_of
+from actstore.storage.soundness import Named
 from actstore.storage.staging import Staging, check_place, prepare, writing
 
 _DRAFTS = "sync"
@@ -41,10 +41,10 @@ class CopyTarget(Protocol):
     def drafts(self) -> Path:
         """Where files may lie on their way: what is there survives an attempt that broke off."""
 
-    def has(self, entry: ShardEntry | LabelEntry) -> bool:
+    def has(self, entry: Named) -> bool:
         """Say whether a file is there already."""
 
-    def put(self, entry: ShardEntry | LabelEntry, path: Path) -> None:
+    def put(self, entry: Named, path: Path) -> None:
         """Put a sound file in its place. One among the drafts may be moved there."""
 
     def commit(self, number: int, manifest: bytes) -> bool:
@@ -118,19 +118,20 @@ class _ToFolder:
         for number in self.numbers():
             found = manifests.load(root, number)
             self._known |= {(path, entry.sha256) for path, entry in found.files.items()}
+            self._known |= {(entry.path, entry.sha256) for entry in found.segments}
             data = layout.manifest_path(root, number).read_bytes()
             self.newest = StoredCommit(number, data)
 
     def numbers(self) -> list[int]:
         return manifests.numbers(self._root)
 
-    def has(self, entry: ShardEntry | LabelEntry) -> bool:
+    def has(self, entry: Named) -> bool:
         path = self._root / entry.path
         if not path.is_file() or path.stat().st_size != entry.bytes:
             return False
         return (entry.path, entry.sha256) in self._known or sha256_of(path)[0] == entry.sha256
 
-    def put(self, entry: ShardEntry | LabelEntry, path: Path) -> None:
+    def put(self, entry: Named, path: Path) -> None:
         target = self._root / entry.path
         with writing(self._root):
             if path.parent != self.drafts:
@@ -168,8 +169,12 @@ class _ToBucket:
         self.drafts = drafts
         self._bucket = bucket
         self.newest = bucket_commits.newest(bucket)
-        found = [*bucket.objects(layout.ACTIVATIONS), *bucket.objects(layout.LABELS)]
-        named = manifest_of(self.newest, self.name).files if self.newest else {}
+        rooms = (layout.ACTIVATIONS, layout.LABELS, layout.SEGMENTS)
+        found = [each for room in rooms for each in bucket.objects(room)]
+        named = set()
+        if self.newest is not None:
+            manifest = bucket_commits.decode(self.newest, bucket)
+            named = {*manifest.files, *(segment.path for segment in manifest.segments)}
         # Older ones that no commit names may be pruned before this copying ends.
         recent = datetime.now(UTC) - GRACE / 2
         self._sizes = {
@@ -179,11 +184,11 @@ class _ToBucket:
     def numbers(self) -> list[int]:
         return bucket_commits.numbers(self._bucket)
 
-    def has(self, entry: ShardEntry | LabelEntry) -> bool:
+    def has(self, entry: Named) -> bool:
         # Objects appear whole, and a name is given once: equal size is the same file.
         return self._sizes.get(entry.path) == entry.bytes
 
-    def put(self, entry: ShardEntry | LabelEntry, path: Path) -> None:
+    def put(self, entry: Named, path: Path) -> None:
         self._bucket.put(entry.path, path)
         if path.parent == self.drafts:
             path.unlink()
@@ -204,8 +209,3 @@ def _sync_folders(folder: Path, root: Path) -> None:
     for each in (*(path for path in folder.rglob("*") if path.is_dir()), folder, root):
         if each.is_dir():
             layout.sync_folder(each)
-
-
-def manifest_of(commit: StoredCommit, name: str) -> Manifest:
-    """Decode a commit."""
-    return manifests.decode(commit.data, f"{manifest_name(commit.number)} of {name}")

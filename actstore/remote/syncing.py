@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 from collections.abc import Callable
@@ -12,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actstore.errors import CorruptStoreError, DivergedError, UsageError
-from actstore.remote.bucket_commits import StoredCommit
-from actstore.remote.copy_sources import CopySource, copy_source
-from actstore.remote.copy_targets import CopyTarget, copy_target, manifest_of
+from actstore.remote.copy_sources import Commit, CopySource, copy_source
+from actstore.remote.copy_targets import CopyTarget, copy_target
 from actstore.storage import layout
-from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
+from actstore.storage.soundness import Named
 from actstore.wording import counted
 
 Progress = Callable[[int, int], None]
@@ -82,22 +80,21 @@ def sync(
         raise UsageError(f"{source} is both the source and the target")
     with closing(copy_source(source)) as one, copy_target(target, dry_run=dry_run) as other:
         numbers = _to_copy(one, other, snapshots)
-        commits = [StoredCommit(number, one.manifest(number)) for number in numbers]
-        newest = commits[-1] if commits else other.newest
-        assert newest is not None
-        copying = _Copying(one, other, [manifest_of(each, one.name) for each in commits], progress)
+        commits = [one.commit(number) for number in numbers]
+        newest = one.commit(one.numbers[-1])
+        copying = _Copying(one, other, commits, progress)
         if not dry_run:
-            copying.run(commits)
+            copying.run()
             other.finish(one.card())
         return Synced(
             source=one.name,
             target=other.name,
-            commit=newest.number,
+            commit=newest.manifest.number,
             commits=tuple(numbers),
             files=len(copying.missing),
             bytes=sum(entry.bytes for entry in copying.missing),
             there=copying.there,
-            rows=manifest_of(newest, one.name).rows,
+            rows=newest.manifest.rows,
             dry_run=dry_run,
         )
 
@@ -129,7 +126,7 @@ def _to_copy(source: CopySource, target: CopyTarget, snapshots: bool) -> list[in
                 "the other: sync into another place"
             )
         raise DivergedError(apart)
-    if hashlib.sha256(source.manifest(newest.number)).digest() != _digest(newest):
+    if source.commit(newest.number).data != newest.data:
         raise DivergedError(apart)
     later = [number for number in source.numbers if number > newest.number]
     if later and later != list(range(newest.number + 1, later[-1] + 1)):
@@ -145,10 +142,6 @@ def _to_copy(source: CopySource, target: CopyTarget, snapshots: bool) -> list[in
     return later
 
 
-def _digest(commit: StoredCommit) -> bytes:
-    return hashlib.sha256(commit.data).digest()
-
-
 class _Copying:
     """The files of some commits on their way."""
 
@@ -156,21 +149,23 @@ class _Copying:
         self,
         source: CopySource,
         target: CopyTarget,
-        manifests: list[Manifest],
+        commits: list[Commit],
         progress: Progress | None,
     ) -> None:
         self._source = source
         self._target = target
-        self._manifests = manifests
+        self._commits = commits
         self._progress = progress
         self._lock = threading.Lock()
         self._here = 0
-        files: dict[str, ShardEntry | LabelEntry] = {}
-        for each in manifests:
-            files |= each.files
+        files: dict[str, Named] = {}
+        for each in commits:
+            files |= each.manifest.files
+            files |= {segment.path: segment for segment in each.manifest.segments}
         for path in files:
             # What is written goes by these names, and the store may be somebody else's.
-            if not path.startswith(_ROOMS) or not _FILE.fullmatch(path):
+            rows = path.startswith(_ROOMS) and _FILE.fullmatch(path)
+            if not rows and not layout.is_segment(path):
                 raise CorruptStoreError(
                     f"{source.name} names a file {path[:200]!r}, which no store has"
                 )
@@ -178,11 +173,11 @@ class _Copying:
         self.there = len(files) - len(self.missing)
         self._total = sum(entry.bytes for entry in self.missing)
 
-    def run(self, commits: list[StoredCommit]) -> None:
+    def run(self) -> None:
         """Copy the files, then make the commits."""
         stopped = threading.Event()
 
-        def copy(entry: ShardEntry | LabelEntry) -> None:
+        def copy(entry: Named) -> None:
             if stopped.is_set():
                 return
             draft = self._target.drafts / entry.sha256
@@ -198,10 +193,10 @@ class _Copying:
                 for future in futures:
                     future.cancel()
                 raise
-        wanted = {commit.number for commit in commits}
-        for commit in commits:
-            if not self._target.commit(commit.number, commit.data):
-                raise self._overtaken(commit.number)
+        wanted = {commit.manifest.number for commit in self._commits}
+        for commit in self._commits:
+            if not self._target.commit(commit.manifest.number, commit.data):
+                raise self._overtaken(commit.manifest.number)
         first = self._target.newest.number if self._target.newest else 0
         strange = [
             number

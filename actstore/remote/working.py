@@ -146,7 +146,8 @@ class BucketBacking:
             list(pool.map(fetch, sorted(others)))
 
     def keep(self, commit: StoredCommit) -> None:
-        """Put a manifest into the folder."""
+        """Put a manifest into the folder, and the segments that it names."""
+        bucket_commits.decode(commit, self.bucket, self.root)
         path = layout.manifest_path(self.root, commit.number)
         draft = path.with_suffix(".part")
         draft.write_bytes(commit.data)
@@ -204,7 +205,8 @@ class BucketBacking:
         self._lost = 0
         bucket_commits.hint_at(self.bucket, manifest.number)
         for path in files:
-            (self.root / path).unlink(missing_ok=True)
+            if not layout.is_segment(path):  # which the next commit builds on
+                (self.root / path).unlink(missing_ok=True)
             self._sent.pop(path, None)
         return True
 

@@ -18,6 +18,7 @@ _SIZES = (
     *("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B"),
     *("1B<n<10B", "10B<n<100B", "100B<n<1T", "n>1T"),
 )
+_COMMIT = re.compile(r"\bcommit ([0-9]+) of [0-9]")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -46,24 +47,49 @@ def refresh(root: Path, manifest: Manifest | None = None, *, own: Own | None = N
                 f"commit {manifest.number} of {root} is made, but its {layout.CARD} could not be "
                 f"brought up to date: {error}; the next command that writes does it"
             ) from error
-        if manifests.numbers(root)[-1:] in ([], [manifest.number]):
+        if manifests.newest(root) in (0, manifest.number):
             return
         manifest = manifests.latest(root)
 
 
-def catch_up(root: Path) -> None:
+def may_lag(before: Manifest, made: Manifest) -> bool:
+    """Say whether the card may stay about an earlier commit than the one that was just made.
+
+    It may where a commit has added a few shards to many: of thousands it takes seconds to write,
+    and an append milliseconds. Then the card says of which commit it is, and follows with the
+    next segment of the manifest, with every other change, and when a long run ends.
+    """
+    return bool(made.segments) and (made.segments, made.labels) == (before.segments, before.labels)
+
+
+def catch_up(root: Path, *, closely: bool = False) -> None:
     """Refresh the card if it is not about the latest commit: its writer was killed in between.
+
+    Args:
+        root: folder of the store.
+        closely: also where it may lag.
 
     Raises:
         CommitError: as :func:`refresh`.
     """
-    numbers = manifests.numbers(root)
+    number = manifests.newest(root)
+    about = _number(root)
+    if not number or about == number:
+        return
+    latest = manifests.load(root, lazily=True)
+    least = max((each.since for each in latest.segments), default=latest.number)
+    if closely or not least <= about <= latest.number:
+        refresh(root)
+
+
+def _number(root: Path) -> int:
+    """Return the number of the commit that the card is about; 0 where it does not say."""
     try:
         card = read(root)
     except OSError:
-        card = ""
-    if numbers and f"commit {numbers[-1]} of " not in card[card.find(BEGIN) :]:
-        refresh(root)
+        return 0
+    found = _COMMIT.search(card, max(0, card.find(BEGIN)))
+    return int(found[1]) if found else 0
 
 
 def read(root: Path) -> str:

@@ -115,9 +115,7 @@ def convert(
 
         def build(latest: Manifest) -> Manifest:
             if out is None:
-                return new.following(
-                    latest, operation="convert", message=message, runs=(*latest.runs, run)
-                )
+                return new.following(latest, operation="convert", message=message, run=run)
             kept = [each for shard in base.shards for each in new.made.get(shard.path, (shard,))]
             return latest.next(
                 operation="convert",

@@ -59,7 +59,6 @@ def set_labels(
             return latest.next(
                 operation="label",
                 message=message,
-                shards=latest.shards,
                 labels=(*latest.labels, entry),
             )
 

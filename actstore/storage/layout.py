@@ -12,6 +12,7 @@ from pathlib import Path
 
 ACTIVATIONS = "activations"
 MANIFESTS = "manifests"
+SEGMENTS = f"{MANIFESTS}/segments"
 LABELS = "labels"
 REPORTS = "reports"
 STAGING = ".staging"
@@ -21,6 +22,7 @@ CARD = "README.md"
 KNOWN = frozenset({ACTIVATIONS, MANIFESTS, LABELS, REPORTS, REMOTES, STAGING, CACHE, CARD})
 
 _MANIFEST = "[0-9]" * 10 + ".json"
+_SEGMENT = re.compile(rf"{SEGMENTS}/[0-9a-f]{{20}}\.json")
 
 
 @lru_cache(maxsize=4096)
@@ -77,6 +79,16 @@ def new_transaction() -> str:
 def manifest_path(root: Path, number: int) -> Path:
     """Return the path of manifest ``number``."""
     return root / MANIFESTS / f"{number:010d}.json"
+
+
+def segment_path(transaction: str) -> str:
+    """Return the path of a new segment of manifests, relative to the store."""
+    return f"{SEGMENTS}/{transaction}.json"
+
+
+def is_segment(path: str) -> bool:
+    """Say whether a path, relative to the store, is that of a segment of manifests."""
+    return _SEGMENT.fullmatch(path) is not None
 
 
 def store_around(path: Path) -> Path | None:

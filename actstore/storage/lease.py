@@ -57,14 +57,14 @@ class Lease:
 
 
 def pin(root: Path, at: int | None = None) -> tuple[Manifest, Lease]:
-    """Load commit ``at``, or the latest, and take a lease of it.
+    """Load commit ``at``, or the latest, and take a lease of it; its segments are left for later.
 
     Raises:
         StoreNotFoundError, SnapshotNotFoundError, CorruptStoreError: as
             :func:`actstore.storage.manifest.load`.
     """
     while True:
-        manifest = manifests.load(root, at)
+        manifest = manifests.load(root, at, lazily=True)
         try:
             return manifest, Lease(layout.manifest_path(root, manifest.number))
         except FileNotFoundError:

@@ -24,7 +24,8 @@ from actstore.storage import (
 )
 from actstore.storage import manifest as manifests
 from actstore.storage.lease import alone
-from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
+from actstore.storage.manifest import Manifest
+from actstore.storage.soundness import Named
 from actstore.storage.staging import planned_paths, prepare, writing
 
 _QUOTED = ("example_id", "question", "oracle", "prediction", "source", "extra")
@@ -99,6 +100,7 @@ def _erase(
     progress: Callable[[int], None] | None,
 ) -> Erased:
     found = stored_files(root)
+    segments = _stored_segments(root)
     # Files are listed before plans and manifests are read: whatever a living writer had
     # placed by then is named by its plan, or meanwhile by a commit.
     used = planned_paths(root)
@@ -106,10 +108,11 @@ def _erase(
     old = [number for number in numbers[:-keep] if not _is_read(root, number)]
     there = (manifests.load_if_there(root, number) for number in numbers if number not in old)
     kept = [manifest for manifest in there if manifest is not None]
-    named: dict[str, ShardEntry | LabelEntry] = {}
+    named: dict[str, Named] = {}
     for each in kept:
         named |= _files_of(each)
     unused = [path for path in found if path not in used | named.keys()]
+    segments = [path for path in segments if path not in used | named.keys()]
     if old or unused:
         entries = [entry for path, entry in named.items() if path not in checked]
         try:
@@ -134,6 +137,7 @@ def _erase(
                 commit = manifests.load_if_there(root, number)
                 still = _files_of(commit) if commit is not None else {}
                 unused = [path for path in unused if path not in still]
+                segments = [path for path in segments if path not in still]
     removed = []
     size = 0
     for path in unused:
@@ -141,6 +145,7 @@ def _erase(
             size += (root / path).stat().st_size
             (root / path).unlink()
             removed.append(path)
+    _remove(root, (root / path for path in segments))
     _remove_empty(root)
     card.refresh(root)
     return Erased(
@@ -162,9 +167,14 @@ def _is_read(root: Path, number: int) -> bool:
         return not nobody
 
 
-def _files_of(commit: Manifest) -> dict[str, ShardEntry | LabelEntry]:
-    entries: list[ShardEntry | LabelEntry] = [*commit.shards, *commit.labels]
+def _files_of(commit: Manifest) -> dict[str, Named]:
+    entries: list[Named] = [*commit.shards, *commit.labels, *commit.segments]
     return {entry.path: entry for entry in entries}
+
+
+def _stored_segments(root: Path) -> list[str]:
+    names = (path.relative_to(root).as_posix() for path in (root / layout.SEGMENTS).glob("*.json"))
+    return sorted(filter(layout.is_segment, names))
 
 
 def stored_files(root: Path) -> list[str]:

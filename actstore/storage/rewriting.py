@@ -85,18 +85,28 @@ class Replacement:
         operation: str,
         message: str,
         runs: tuple[Run, ...] | None = None,
+        run: Run | None = None,
         more: Sequence[ShardEntry] = (),
     ) -> Manifest:
         """Return the commit on top of ``latest``, with ``more`` shards behind all others.
+
+        Args:
+            latest: what it comes on top of.
+            operation: what the log calls it.
+            message: what the log says.
+            runs: all that are remembered; those of ``latest`` when missing.
+            run: what made it, if that is to be remembered too.
+            more: further shards.
 
         Raises:
             CommitError: another writer has changed or labelled the same shards meanwhile.
         """
         self.check(latest)
+        if not self.made and run is not None:
+            return latest.adding(more, run=run, operation=operation, message=message)
         runs = latest.runs if runs is None else runs
-        if not self.made:
-            shards = (*latest.shards, *more)
-            return latest.next(operation=operation, message=message, shards=shards, runs=runs)
+        if run is not None:
+            runs = (*(known for known in runs if known.run_id != run.run_id), run)
         anew = [new for shard in latest.shards for new in self.made.get(shard.path, (shard,))]
         return latest.next(
             operation=operation,
@@ -112,10 +122,11 @@ class Replacement:
         Raises:
             CommitError: another writer has changed or labelled the same shards meanwhile.
         """
+        if not self.made:
+            return
         known = len(self.base.labels)
-        paths = {shard.path for shard in latest.shards}
-        if self.made and (
-            not self.made.keys() <= paths
+        if (
+            not self.made.keys() <= {shard.path for shard in latest.shards}
             or latest.labels[:known] != self.base.labels
             or any(_labelled(self.root, each) & self.made.keys() for each in latest.labels[known:])
         ):

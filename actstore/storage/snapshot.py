@@ -59,12 +59,12 @@ def open_snapshot(
     path = paths.local_store(root)
     manifest, lease = pin(path, at)
     skipped = fencing.damaged(path, manifest) if skip_damaged else ()
-    manifest = fencing.without(manifest, skipped)
-    for entry in manifest.shards:
-        # So large a shard is written by nobody: what follows from its numbers takes memory.
-        if entry.rows > _MANY_ROWS or entry.bytes > _MANY_BYTES:
-            open_shard(path, entry, "never").close()
-    return Snapshot(LocalFiles(path, check), manifest, lease, skipped)
+    if skipped:
+        manifest = fencing.without(manifest, skipped)
+    found = Snapshot(LocalFiles(path, check), manifest, lease, skipped)
+    if not manifest.segments:
+        _ = found.shards  # what is wrong with them is told now; in segments there are many
+    return found
 
 
 def latest_snapshot(root: Path | str, check: Check = "lazy") -> Snapshot:
@@ -82,7 +82,7 @@ def latest_snapshot(root: Path | str, check: Check = "lazy") -> Snapshot:
     """
     path = Path(root)
     prepare(path)
-    if manifests.numbers(path):
+    if manifests.newest(path):
         return open_snapshot(path, check=check)
     return Snapshot(LocalFiles(path, check), manifests.EMPTY)
 
@@ -104,18 +104,35 @@ class Snapshot:
         self.files = files
         self._lease = lease
         self.manifest = manifest
-        self.shards: tuple[ShardEntry, ...] = manifest.shards
         self.skipped = skipped
         """Damaged shards of the commit that ``manifest`` and ``shards`` leave out."""
-        self.offsets = np.zeros(len(self.shards) + 1, np.int64)
-        """First row number of each shard, and the number of rows: int64 ``[shards + 1]``."""
-        np.cumsum([shard.rows for shard in self.shards], out=self.offsets[1:])
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
         self._last_gatherer: tuple[int, int, Gatherer | None] | None = None
         self._metadata: Derived | None = None
         self._own: Derived | None = None
         self._memory = Memory()
         self._lock = Lock()
+
+    @cached_property
+    def shards(self) -> tuple[ShardEntry, ...]:
+        """The commit's shards in row order.
+
+        Raises:
+            CorruptStoreError: a segment of the manifest is missing or damaged.
+        """
+        shards = self.manifest.shards
+        for entry in shards if self.files.portion is None else ():
+            # So large a shard is written by nobody: what follows from its numbers takes memory.
+            if entry.rows > _MANY_ROWS or entry.bytes > _MANY_BYTES:
+                open_shard(self.root, entry, "never").close()
+        return shards
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """First row number of each shard, and the number of rows: int64 ``[shards + 1]``."""
+        found = np.zeros(len(self.shards) + 1, np.int64)
+        np.cumsum([shard.rows for shard in self.shards], out=found[1:])
+        return found
 
     @property
     def name(self) -> str:
@@ -134,7 +151,7 @@ class Snapshot:
     @property
     def rows(self) -> int:
         """Rows in the store."""
-        return int(self.offsets[-1])
+        return self.manifest.rows
 
     def close(self) -> None:
         """Give all files back; matrices handed out stay valid."""

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 from actstore.errors import DamageError
-from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.shard import sha256_of
 from actstore.storage.threads import in_parallel
 
 _NAMED = 5
 
 
+class Named(Protocol):
+    """A file that a manifest names: a shard, a label overlay, or a segment."""
+
+    @property
+    def path(self) -> str:
+        """Relative to the store."""
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+
+    @property
+    def sha256(self) -> str:
+        """Of its content."""
+
+
 def check(
     root: Path,
-    entries: Iterable[ShardEntry | LabelEntry],
+    entries: Iterable[Named],
     *,
     progress: Callable[[int], None] | None = None,
 ) -> None:
@@ -26,7 +42,7 @@ def check(
 
     Args:
         root: folder of the store.
-        entries: shards and label overlays.
+        entries: shards, label overlays and segments.
         progress: called with the bytes read so far, from one thread at a time.
 
     Raises:
@@ -45,7 +61,7 @@ def check(
 
 def problems(
     root: Path,
-    entries: Iterable[ShardEntry | LabelEntry],
+    entries: Iterable[Named],
     *,
     progress: Callable[[int], None] | None = None,
 ) -> list[tuple[str, str]]:
@@ -64,7 +80,7 @@ def problems(
     return found
 
 
-def _problem(root: Path, entry: ShardEntry | LabelEntry) -> str | None:
+def _problem(root: Path, entry: Named) -> str | None:
     try:
         digest, size = sha256_of(root / entry.path)
     except FileNotFoundError:

@@ -36,6 +36,7 @@ class Staging:
         self.root = root
         self.folder = root / layout.STAGING / layout.new_transaction()
         self._lock = -1
+        self._placed: dict[str, None] = {}
         # Locked before it gets its name, or another writer could take it for abandoned.
         unnamed = self.folder.with_name(self.folder.name + _NEW)
         try:
@@ -56,11 +57,15 @@ class Staging:
     def place(self, files: dict[str, Path]) -> None:
         """Move finished, synced files to their final paths (relative to the store).
 
+        What was placed before and is not committed stays, and is remembered.
+
         Raises:
             CommitError: the disk is full or failed; nothing stays behind.
         """
-        base = manifests.numbers(self.root)
-        plan = {"base": base[-1] if base else 0, "paths": list(files)}
+        if not self._placed:
+            self._base = manifests.newest(self.root)
+        self._placed |= dict.fromkeys(files)
+        plan = {"base": self._base, "paths": list(self._placed)}
         try:
             with writing(self.root):
                 layout.write_durably(self.folder / _PLAN, json.dumps(plan).encode())
@@ -81,6 +86,12 @@ class Staging:
             self.withdraw()
             raise
 
+    def take_back(self, path: str) -> None:
+        """Remove one file that was placed, and that what is committed next does not name."""
+        self._placed.pop(path, None)
+        with contextlib.suppress(OSError):
+            (self.root / path).unlink(missing_ok=True)
+
     def withdraw(self) -> None:
         """Remove what was placed and no commit names.
 
@@ -89,9 +100,11 @@ class Staging:
         with contextlib.suppress(OSError, ActstoreError):
             _undo(self.root, self.folder)
             self.done()
+        self._placed.clear()
 
     def done(self) -> None:
         """Forget the plan: what was placed is committed."""
+        self._placed.clear()
         with contextlib.suppress(OSError):
             (self.folder / _PLAN).unlink(missing_ok=True)
 
@@ -149,7 +162,9 @@ def _locked(path: Path) -> int:
 def _remove_unused(root: Path) -> None:
     """Remove the folders of a store that never got a commit, where nobody else is writing."""
     with contextlib.suppress(OSError):
-        if not manifests.numbers(root):
+        if not manifests.newest(root):
+            with contextlib.suppress(FileNotFoundError):
+                (root / layout.SEGMENTS).rmdir()
             for folder in (root / layout.STAGING, root / layout.MANIFESTS, root):
                 folder.rmdir()  # fails, and ends this, as soon as one is not empty
 
@@ -299,12 +314,10 @@ def _read_plan(path: Path) -> _Intent | None:
 
 
 def _is_ours(path: object) -> bool:
-    return (
-        isinstance(path, str)
-        and manifests.is_inside(path)
-        and path.startswith((f"{layout.ACTIVATIONS}/", f"{layout.LABELS}/"))
-        and path.endswith(".parquet")
-    )
+    if not isinstance(path, str) or not manifests.is_inside(path):
+        return False
+    inside = path.startswith((f"{layout.ACTIVATIONS}/", f"{layout.LABELS}/"))
+    return (inside and path.endswith(".parquet")) or layout.is_segment(path)
 
 
 def _undo(root: Path, folder: Path) -> None:
@@ -319,6 +332,7 @@ def _undo(root: Path, folder: Path) -> None:
             if commit is not None:
                 committed |= {entry.path for entry in commit.shards}
                 committed |= {entry.path for entry in commit.labels}
+                committed |= {entry.path for entry in commit.segments}
     for path in plan.paths:
         if path not in committed:
             (root / path).unlink(missing_ok=True)

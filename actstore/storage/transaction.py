@@ -38,7 +38,8 @@ class Transaction:
       builds on that, or gives up. No commit is lost or taken for another.
     - The commit that is built on is kept from pruning until the transaction ends.
     - The card names the files of one commit, whole. A kill between a commit and its card leaves
-      the card of the commit before, which the next writer brings up to date.
+      the card of the commit before, which the next writer brings up to date. Where shards are
+      many it may be about an earlier commit than the latest: see :func:`card.may_lag`.
 
     The base manifest is read once and handed on: it is read again only when somebody else has
     committed meanwhile.
@@ -62,7 +63,7 @@ class Transaction:
         prepare(root)
         self.root = root
         self._lease: Lease | None = None
-        self._build_on(manifests.latest(root) if base is None else base)
+        self._build_on(manifests.latest(root, lazily=True) if base is None else base)
         self._behind = backing.of(root)
         self._cards = cards and self._behind is None
         self._staging = Staging(root)
@@ -127,10 +128,11 @@ class Transaction:
             with writing(self.root):
                 self._staging.place(dict(files))
                 made = self._publish(build, files)
+                before = self.base
         except BaseException:
             self._staging.withdraw()
             with contextlib.suppress(StoreError):  # what others committed meanwhile
-                self._build_on(manifests.latest(self.root))
+                self._build_on(manifests.latest(self.root, lazily=True))
             raise
         if made is None:
             self._staging.withdraw()
@@ -139,21 +141,36 @@ class Transaction:
         self._build_on(made)
         if then is not None:
             then(made)
-        if self._cards:
+        if self._cards and not card.may_lag(before, made):
             card.refresh(self.root, made)
         return made
 
     def _publish(self, build: Build, files: Collection[str]) -> Manifest | None:
         """Make the next commit on top of the latest one, whichever that is by then."""
         while True:
-            numbers = manifests.numbers(self.root)
-            if numbers and numbers[-1] != self.base.number:
-                self._build_on(manifests.load(self.root))
+            if manifests.newest(self.root) not in (0, self.base.number):
+                self._build_on(manifests.load(self.root, lazily=True))
             following = build(self.base)
-            if following is None or self._make(following, files):
+            if following is None:
+                return None
+            segment = layout.segment_path(layout.new_transaction())
+            following = self._in_segments(following, segment)
+            if self._make(following, [*files, segment]):
                 return following
+            self._staging.take_back(segment)  # somebody else was first: it is made anew
 
     def _make(self, following: Manifest, files: Collection[str]) -> bool:
         if self._behind is not None:
             return self._behind.publish(following, files, self.folder)
         return manifests.publish(self.root, following, self.folder)
+
+    def _in_segments(self, following: Manifest, path: str) -> Manifest:
+        """Put what the next manifest would list into a segment at ``path``, if it is much."""
+        made = following.in_segments(self.root, path)
+        if made is None:
+            return following
+        manifest, content = made
+        draft = self.folder / path.rpartition("/")[2]
+        layout.write_durably(draft, content)
+        self._staging.place({path: draft})
+        return manifest

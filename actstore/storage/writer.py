@@ -14,7 +14,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import CommitError, ConflictError, LayoutError, UsageError
-from actstore.storage import key_hashes, layout, narrowing, quantised
+from actstore.storage import card, key_hashes, layout, narrowing, quantised
 from actstore.storage.dropping import without
 from actstore.storage.manifest import Manifest, Rounding, Run, ShardEntry, together
 from actstore.storage.partition import Partition, RowAddress, StoredRows
@@ -74,6 +74,7 @@ class StoreWriter:
         replace: a row whose key is stored with another vector takes its place, in the same
             commit, instead of being a conflict.
         narrow: a smaller type to store vectors in, as far as it can hold them.
+        card_may_lag: leave the card behind where shards are many, as a single small write does.
 
     Raises:
         StoreError: the path is a file or holds other things.
@@ -88,6 +89,7 @@ class StoreWriter:
         checkpoint_bytes: int | None = CHECKPOINT_BYTES,
         replace: bool = False,
         narrow: Narrow | None = None,
+        card_may_lag: bool = False,
     ) -> None:
         self.root = Path(root)
         self.run = run
@@ -103,6 +105,7 @@ class StoreWriter:
         self._replace = replace
         self._replaced: list[tuple[ShardEntry, int]] = []
         self._narrow = narrow
+        self._card_may_lag = card_may_lag
         self._losses: list[narrowing.Part] = []
         self._own: set[str] = set()
         """Shards that this session has committed."""
@@ -131,6 +134,8 @@ class StoreWriter:
             self._drop(self._pending())
         finally:
             self._change.close()
+        if self.commits and not self._card_may_lag:
+            card.catch_up(self.root, closely=True)
 
     @property
     def narrowing_note(self) -> str | None:
@@ -434,19 +439,19 @@ class StoreWriter:
         ]
         before = self._change.base
         replacement = self._replacement()
-        checked = {entry.path for entry in before.shards}
+        checked = before
 
         def build(latest: Manifest) -> Manifest | None:
+            nonlocal checked
             replacement.check(latest)  # or rows that a compaction moved would seem a conflict
-            others = [entry for entry in latest.shards if entry.path not in checked]
-            checked.update(entry.path for entry in others)
+            others = [] if latest is checked else latest.more_than(checked)
+            checked = latest
             entries[:] = [self._rebase(entry, others) for entry in entries]
             live = [entry for entry in entries if entry.rows]
             if not live:
                 return None
-            runs = tuple(run for run in latest.runs if run.run_id != self.run.run_id)
             return replacement.following(
-                latest, operation=operation, message=message, runs=(*runs, self.run), more=live
+                latest, operation=operation, message=message, run=self.run, more=live
             )
 
         def committed(manifest: Manifest) -> None:
@@ -494,7 +499,7 @@ class StoreWriter:
     def _partition(self, key: _PartitionKey) -> Partition:
         partition = self._partitions.get(key)
         if partition is None:
-            stored = [entry for entry in self._change.base.shards if entry.partition == key]
+            stored = self._change.base.shards_of(key)
             partition = self._partitions[key] = Partition(self.root, stored)
         return partition
 

@@ -14,8 +14,11 @@ from actstore.remote.bucket_address import parse_bucket
 from actstore.remote.bucket_commits import numbers
 from tests.remote.buckets import Proxy, put_rows
 from tests.remote.test_bucket_stores import contents, expected
+from tests.torture.effort import TORTURE
 
 FAULTS = ("lost", "500", "503", "409", "500 after", "reset", "cut")
+WRITING = FAULTS if TORTURE else ("lost", "503", "409", "reset")
+READING = FAULTS if TORTURE else ("500", "cut")
 
 
 def requests_of(proxy: Proxy, work: object) -> int:
@@ -25,7 +28,7 @@ def requests_of(proxy: Proxy, work: object) -> int:
     return len(proxy.seen)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", WRITING)
 def test_a_commit_that_meets_a_fault_is_made_once(fault: str, proxy: Proxy, bucket: str) -> None:
     put_rows(bucket, 0, 1)
     count = requests_of(proxy, lambda: put_rows(bucket, 1, 1))
@@ -43,7 +46,7 @@ def test_a_commit_that_meets_a_fault_is_made_once(fault: str, proxy: Proxy, buck
     assert numbers(Bucket(parse_bucket(bucket))) == list(range(1, store.rows + 1))
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", READING)
 def test_a_reading_that_meets_a_fault_reads_the_same(
     fault: str, proxy: Proxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from actstore.ingestion.memory import write
 from actstore.remote.bucket import Bucket
 from actstore.remote.bucket_address import is_bucket, parse_bucket
 from actstore.remote.bucket_commits import HINT, hint_at, manifest_name, numbers
+from actstore.remote.bucket_pruning import prune_bucket
+from actstore.remote.syncing import sync
 from actstore.remote.working import looking, working
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
@@ -158,7 +161,7 @@ def test_opening_takes_as_many_requests_however_many_commits_there_are(
     proxy: Proxy, bucket: str
 ) -> None:
     counts = []
-    for number in (1, 12):
+    for number in (1, 6):
         put_rows(bucket, number, 1)
         while actstore.open(bucket).commit < number:
             put_rows(bucket, 100 + actstore.open(bucket).commit, 1)
@@ -224,6 +227,34 @@ def test_whole_blocks_of_vectors_are_held_against_their_checksums(dtype: type, b
         store.select(layer=0).numpy()
     held.put(shard.path, sound)
     assert (actstore.open(bucket).select(layer=0).numpy() == wide).all()  # nothing bad is kept
+
+
+def test_manifests_in_segments(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many shards a commit writes what is new: the rest is in files that commits share."""
+    monkeypatch.setattr("actstore.storage.manifest_content.MOST_LISTED", 2)
+    for number in range(9):
+        put_rows(bucket, number, 1)
+    held = some(bucket)
+    assert actstore.open(bucket)._snapshot.manifest.segments
+    assert contents(actstore.open(bucket)) == expected(*range(9))
+    sync(bucket, tmp_path / "copy", snapshots=True)
+    assert verify(open_snapshot(tmp_path / "copy")) == []
+    put_rows(tmp_path / "copy", 9, 1)
+    actstore.open(tmp_path / "copy").label("'x'")
+    sync(tmp_path / "copy", bucket)
+    with looking(bucket, history=True) as root:
+        assert verify(open_snapshot(root)) == []
+    before = len(held.objects("manifests/segments"))
+    assert prune_bucket(held, grace=timedelta(0)).commits == tuple(range(1, 11))
+    assert 0 < len(held.objects("manifests/segments")) < before
+    put_rows(bucket, 10, 1)
+    assert contents(actstore.open(bucket)) == expected(*range(11))
+    held.delete([each.path for each in held.objects("manifests/segments")])
+    monkeypatch.setenv("ACTSTORE_CACHE", str(tmp_path / "other"))
+    with pytest.raises(BucketFileError, match="is missing, and names shards of the commit"):
+        actstore.open(bucket)
 
 
 @pytest.mark.parametrize("call", ["drop", "rename", "checkout", "push"])

@@ -192,7 +192,7 @@ def test_paths_that_leave_the_store(path: str, kind: str) -> None:
     label = LabelEntry(path="labels/a.parquet", rows=2, bytes=9, sha256="1" * 64)
     content = document(a_manifest(entry(), labels=(label,)))
     content[kind][0]["path"] = path
-    with pytest.raises(CorruptStoreError, match=r"here\.json names the file .* outside the store"):
+    with pytest.raises(CorruptStoreError, match=r"here\.json.*names the file.*outside the store"):
         manifests.decode(sealed(content), "here.json")
 
 
@@ -269,8 +269,8 @@ def test_every_cut_of_a_manifest_is_refused() -> None:
 
 def test_a_newer_version_says_to_upgrade() -> None:
     content = document(a_manifest(entry()))
-    content |= {"version": 3, "shards": "of another kind"}
-    with pytest.raises(CorruptStoreError, match="version 3, this actstore reads up to 2: upgrade"):
+    content |= {"version": 4, "shards": "of another kind"}
+    with pytest.raises(CorruptStoreError, match="version 4, this actstore reads up to 3: upgrade"):
         manifests.decode(json.dumps(content).encode(), "x")
 
 

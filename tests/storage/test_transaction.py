@@ -162,9 +162,9 @@ def test_a_manifest_is_read_once(
     count: list[Path] = []
     decode: Callable[..., Manifest] = manifests.decode
 
-    def counted(data: bytes, where: str) -> Manifest:
+    def counted(data: bytes, where: str, root: Path | None = None) -> Manifest:
         count.append(Path(where))
-        return decode(data, where)
+        return decode(data, where, root)
 
     with Transaction(store) as change:
         pass
