@@ -208,7 +208,7 @@ def test_damage_is_named(bucket: str) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_whole_blocks_of_vectors_are_held_against_their_checksums(dtype: type, bucket: str) -> None:
-    wide = np.random.default_rng(0).normal(size=(1_000, 100)).astype(dtype)
+    wide: np.ndarray = np.random.default_rng(0).normal(size=(1_000, 100)).astype(dtype)
     names = [f"e{number}" for number in range(1_000)]
     with working(bucket) as root:
         write(root, {("resid_post", 0): wide}, {"example_id": names}, model="m")
