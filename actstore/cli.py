@@ -50,6 +50,7 @@ COMMANDS = (
     "log",
     "push",
     "pull",
+    "sync",
 )
 """In the order in which a user meets them; each is ``actstore.commands.<name>.command``."""
 

@@ -12,6 +12,7 @@
     │   ├── CorruptStoreError (ValueError)           a manifest or shard is damaged
     │   │   └── DamageError                          a file is not, byte for byte, what was written
     │   ├── ConflictError (ValueError)               a stored key came with another vector
+    │   ├── DivergedError (RuntimeError)             two copies each have commits of their own
     │   └── CommitError (OSError)                    the commit could not be made
     ├── IngestError
     │   ├── RecipeError (ValueError)         a recipe is wrong, or none or several fit
@@ -42,6 +43,12 @@
     │   │   └── NoRemoteStoreError           it holds other files
     │   ├── RemoteChangedError (RuntimeError)   others changed what this push would overwrite
     │   └── CardError (ValueError)           the Hub refuses the data-set card
+    ├── BucketError
+    │   ├── BucketNotFoundError (LookupError)       no such bucket, or none of that name here
+    │   ├── BucketAccessError (PermissionError)     no credentials, or such as may not
+    │   ├── BucketConnectionError (ConnectionError) the server cannot be reached, or fails for long
+    │   ├── BucketConditionError (RuntimeError)     it ignores conditions: commits could be lost
+    │   └── BucketFileError (ValueError)            an object is not what the manifest says
     ├── CaptureError
     │   ├── ModelError (ValueError)          no blocks found, or a kind that cannot be captured
     │   ├── ExampleError (ValueError)        the questions' file or one of its rows is malformed
@@ -129,6 +136,10 @@ class ConflictError(StoreError, ValueError):
         super().__init__(message)
         self.row = row
         self.sources = sources
+
+
+class DivergedError(StoreError, RuntimeError):
+    """Two copies of a store each have commits that the other lacks, or nobody can tell."""
 
 
 class CommitError(StoreError, OSError):
@@ -293,6 +304,30 @@ class RemoteChangedError(HubError, RuntimeError):
 
 class CardError(HubError, ValueError):
     """The Hub does not accept the card's metadata."""
+
+
+class BucketError(ActstoreError):
+    """Something about a bucket; no message holds a key or a signature."""
+
+
+class BucketNotFoundError(BucketError, LookupError):
+    """There is no such bucket where the store was looked for."""
+
+
+class BucketAccessError(BucketError, PermissionError):
+    """The bucket refuses: there are no credentials, or such as may not do this."""
+
+
+class BucketConnectionError(BucketError, ConnectionError):
+    """The server of the bucket cannot be reached, or fails again and again."""
+
+
+class BucketConditionError(BucketError, RuntimeError):
+    """The server ignores conditions of writes, so that one commit could overwrite another."""
+
+
+class BucketFileError(BucketError, ValueError):
+    """An object in the bucket is missing or not what the manifest says."""
 
 
 class CaptureError(ActstoreError):

@@ -13,11 +13,15 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import unquote
 
 from actstore.errors import PathError
 
 # Two letters at least: a drive has one. A Path has one slash where the text had two.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+_FILE = re.compile(r"file:(?://(?:localhost)?)?(/[^/].*)", re.IGNORECASE | re.DOTALL)
+BUCKETS = ("s3", "gs", "az", "memory")
+"""Schemes of stores in buckets."""
 _LONGEST_NAME = 255
 _LONGEST = 4095
 _LONGEST_TOML = 1 << 20
@@ -53,10 +57,16 @@ def local(place: str | Path) -> Path:
                 f"{shown}: a folder on this machine is needed here, not an address on the Hub; "
                 "`actstore pull` fetches a store, `actstore push` puts one there"
             )
+        if scheme[1].lower() in BUCKETS:
+            shown = re.sub(r":/+", "://", shown, count=1)  # a Path keeps one slash of two
+            raise PathError(
+                f"{shown}: a path on this machine is needed here, not an address in a bucket; a "
+                f"store is copied here with: actstore sync {shown} FOLDER"
+            )
         raise PathError(
             f"{shown}: addresses with {scheme[1]}:// cannot be opened; give a path on this "
-            "machine (a mounted bucket is one), or hf://datasets/ORG/NAME for a store or source "
-            "that is read from the Hugging Face Hub"
+            "machine, s3://BUCKET/STORE (gs://, az://) for a store in a bucket, or "
+            "hf://datasets/ORG/NAME for a store or source on the Hugging Face Hub"
         )
     raw = os.fsencode(text)
     if len(raw) > _LONGEST or any(len(part) > _LONGEST_NAME for part in raw.split(b"/")):
@@ -65,6 +75,21 @@ def local(place: str | Path) -> Path:
             f"a whole path {_LONGEST}"
         )
     return Path(text)
+
+
+def local_store(place: str | Path) -> Path:
+    """Return a store's folder as a path of this machine; ``file:///path`` is one too.
+
+    Raises:
+        PathError: it is another address, or no possible name.
+    """
+    text = os.fspath(place)
+    if not text.lower().startswith("file:/"):
+        return local(place)
+    found = _FILE.fullmatch(text)
+    if found is None:
+        raise PathError(f"{text}: write file:///PATH, three slashes, for a path from the root")
+    return local(unquote(found[1]))
 
 
 def kind_of(path: Path) -> str | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack, get_args
 
 import numpy as np
 
+from actstore import paths
 from actstore.api.selection import Selection
 from actstore.errors import NotInStoreError, UsageError
 from actstore.querying import filters, info, named, vector_math
@@ -19,6 +21,7 @@ from actstore.querying.sql import Database, Parameters
 from actstore.querying.value_codes import ranked
 from actstore.querying.vector_math import Metric
 from actstore.remote.address import is_address
+from actstore.remote.bucket_address import is_bucket
 from actstore.storage import fencing
 from actstore.storage import manifest as manifests
 from actstore.storage.checksums import Check
@@ -301,7 +304,8 @@ class Store(StoreReader):
         from actstore.ingestion.memory import write
 
         fencing.require_whole(self.name, self.skipped, "write")
-        done = write(self.path, activations, metadata, **options)
+        with self._folder() as root:
+            done = write(root, activations, metadata, **options)
         self.refresh()
         return done
 
@@ -329,7 +333,7 @@ class Store(StoreReader):
         from actstore.ingestion.write_session import WriteSession
 
         fencing.require_whole(self.name, self.skipped, "writer")
-        return WriteSession(self.path, seconds=seconds, message=message)
+        return WriteSession(self._place, seconds=seconds, message=message)
 
     def export(
         self,
@@ -442,10 +446,11 @@ class Store(StoreReader):
         from actstore.ingestion import labeling
 
         fencing.require_whole(self.name, self.skipped, "label")
-        if callable(to):
-            done = labeling.label_by_function(self.path, to, where=where, message=message)
-        else:
-            done = labeling.label_by_expression(self.path, to, where=where, message=message)
+        with self._folder() as root:
+            if callable(to):
+                done = labeling.label_by_function(root, to, where=where, message=message)
+            else:
+                done = labeling.label_by_expression(root, to, where=where, message=message)
         self.refresh()
         return done
 
@@ -573,6 +578,17 @@ class Store(StoreReader):
         self.refresh()
         return done
 
+    @property
+    def _place(self) -> str | Path:
+        """Where the store can be written to: its folder, or its address in a bucket."""
+        return self.name if is_bucket(self.name) else self.path
+
+    def _folder(self) -> AbstractContextManager[Path]:
+        """Give a folder that stands for the store while something is written to it."""
+        from actstore.remote.working import working
+
+        return working(self._place)
+
     def _latest(self, call: str) -> Path:
         """Return the store's folder, if it is the latest commit that is open, as ``call`` needs."""
         root = self._open().root
@@ -603,6 +619,11 @@ def open(
     later the metadata when something asks for it, and of the vectors the rows that are read.
     The token is that of ``hf auth login`` or HF_TOKEN.
 
+    ``s3://bucket/store``, ``gs://`` and ``az://`` open a store in a bucket, in the same way; it
+    can be written to. Credentials, region and endpoint come from the usual variables, such as
+    AWS_ACCESS_KEY_ID, AWS_REGION and AWS_ENDPOINT_URL. ``memory://name`` is a store in this
+    process's memory, ``file:///path`` a folder.
+
     Metadata and labels are always held against their checksums. ``check`` says when vectors
     are: ``"lazy"`` when this process first reads them, ``"always"`` at each reading, which
     notices a disk that fails meanwhile, ``"never"`` not at all. A view
@@ -621,8 +642,10 @@ def open(
         DamageError: with ``skip_damaged``: no shard is sound, or a label file is not, which
             would change the labels of other rows.
         HubError: the repository cannot be read, or holds no sound store; the leaf says why.
+        BucketError: the bucket cannot be read; the leaf says why.
+        MissingExtraError: a store in a bucket needs the extra ``bucket``.
         UsageError: ``create`` was asked for with a commit, on the Hub or with ``skip_damaged``;
-            ``skip_damaged`` on the Hub; there is no such ``check``.
+            ``skip_damaged`` on the Hub or in a bucket; there is no such ``check``.
     """
     if check not in get_args(Check):
         raise UsageError(f"check is one of {', '.join(get_args(Check))}, got {check!r}")
@@ -630,6 +653,12 @@ def open(
         raise UsageError("a store is created in a folder, without a commit to open it at")
     if create and skip_damaged:
         raise UsageError("create is for writing, skip_damaged for reading: choose one of them")
+    if create and is_bucket(path):
+        from actstore.remote.bucket_source import open_bucket
+
+        again = partial(open_bucket, path, create=True)
+        return Store(again(), again)
     if create:
+        path = paths.local_store(path)
         return Store(latest_snapshot(path, check), partial(latest_snapshot, path, check))
     return Store(*opened(path, at, check, skip_damaged=skip_damaged))

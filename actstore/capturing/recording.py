@@ -24,6 +24,7 @@ from actstore.capturing.run.background_writer import Sink, WindowRows
 from actstore.capturing.run.tables import StorageType, settle_values, tabulate
 from actstore.errors import StoreError, UsageError
 from actstore.models import blocks as anatomy_of
+from actstore.remote.working import working
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
 from actstore.storage.narrowing import narrow_of
@@ -157,7 +158,8 @@ class Recorder:
         identity = provenance.identify(self._anatomy.model, chosen.model_name, None)
         known = _known_ids(self._anatomy.model, self._prompter)
         self._constants: dict[str, Any] = {"model": identity.name, "dataset": chosen.dataset}
-        self._store = Path(store)
+        self._store = store
+        self._folder = contextlib.ExitStack()
         self._run = Run(
             run_id=provenance.new_run({}).run_id.replace(provenance.KIND, "record", 1),
             kind="record",
@@ -206,15 +208,21 @@ class Recorder:
         """What was stored; set when the recording is over."""
 
     def __enter__(self) -> Self:
-        self._writer = StoreWriter(
-            self._store, run=self._run, checkpoint_bytes=None, narrow=narrow_of(self._storage)
-        )
+        root = self._folder.enter_context(working(self._store))
+        try:
+            self._writer = StoreWriter(
+                root, run=self._run, checkpoint_bytes=None, narrow=narrow_of(self._storage)
+            )
+        except BaseException:
+            self._folder.close()
+            raise
         try:
             self._sink = Sink(self._writer)
             self._sink.__enter__()
             self._listener.__enter__()
         except BaseException:
             self._writer.close()
+            self._folder.close()
             raise
         return self
 
@@ -238,6 +246,7 @@ class Recorder:
             raise
         finally:
             self._writer.close()
+            self._folder.close()
         self.summary = RecordSummary(
             run_id=self._run.run_id,
             commit=self._sink.commit,
@@ -425,7 +434,7 @@ def record(model: Any, store: str | Path, **options: Unpack[RecordOptions]) -> R
 
     Args:
         model: a loaded model, also one that accelerate spread over devices or PEFT wrapped.
-        store: folder of the store, made when missing.
+        store: folder of the store, made when missing, or its address in a bucket.
         options: ``layers``, ``sites``, ``pool``, ``exclude``, ``dataset``, ``model_name``,
             ``blocks``, ``grade`` and ``storage_dtype`` as :func:`actstore.capture` has them;
             ``processor``: the tokenizer or processor, for predictions, special tokens,

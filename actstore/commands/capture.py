@@ -39,7 +39,7 @@ NAMED = 20
 @new_store_option
 @given_options
 @format_options
-def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
+def command(store: str | Path, given: Mapping[str, Any], as_json: bool) -> int:
     """Ask a model the questions in --data and store its activations.
 
     Hooks pool the states while the model reads and answers; rows stream into the store. A run
@@ -61,16 +61,17 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
     from actstore.capturing.prompts import capture_recipes
     from actstore.capturing.run.capture import capture
     from actstore.models import loading
+    from actstore.remote.working import working
 
     recipe = capture_recipes.load(given["recipe"]) if given["recipe"] is not None else None
     options = _with_recipe(given, recipe)
     if options["grade"] is not None:
         parse_grade(options["grade"])  # a mistyped one shall not wait for the model
     questions = _questions(options, recipe)
-    with quiet():
+    with working(store, dry=options["dry_run"]) as root, quiet():
         layers, needed = _layers(options, loading)
         asked = _asked(options, questions, layers)
-        summary = _stored(store, questions, options, asked, needed)
+        summary = _stored(root, questions, options, asked, needed)
         if summary is None:
             loaded = _loaded(options, loading, needed)
             with counting("capturing", questions.count, hidden=as_json) as report:
@@ -95,7 +96,7 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
                     loaded.model,
                     loaded.processor,
                     questions,
-                    store=store,
+                    store=root,
                     progress=progress,
                     **everything,
                 )
@@ -300,24 +301,26 @@ def _values(texts: Sequence[str], option: str) -> dict[str, Any]:
 
 
 def _label(
-    store: Path, recipe: CaptureRecipe | None, summary: CaptureSummary
+    store: str | Path, recipe: CaptureRecipe | None, summary: CaptureSummary
 ) -> dict[str, int] | None:
     """Label the run's rows as the recipe says; return rows by label."""
     if recipe is None or recipe.label_after is None or not summary.run_id or summary.dry_run:
         return None
     from actstore.ingestion.labeling import label_by_expression
+    from actstore.remote.working import working
 
-    labelled = label_by_expression(
-        store,
-        recipe.label_after,
-        where=f"run_id = '{summary.run_id}'",
-        message=f"labels of recipe {recipe.name}",
-    )
+    with working(store) as root:
+        labelled = label_by_expression(
+            root,
+            recipe.label_after,
+            where=f"run_id = '{summary.run_id}'",
+            message=f"labels of recipe {recipe.name}",
+        )
     return dict(labelled.labels)
 
 
 def print_summary(
-    summary: CaptureSummary, store: Path, labels: Mapping[str, int] | None = None
+    summary: CaptureSummary, store: str | Path, labels: Mapping[str, int] | None = None
 ) -> None:
     """Print what a capture did, or what it would do."""
     estimate = summary.estimate

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+from datetime import timedelta
 from pathlib import Path
 
 import click
 
 from actstore.commands import output
 from actstore.commands.confirming import tell_held
-from actstore.commands.options import format_options, store_argument
+from actstore.commands.options import bucket_store_argument, format_options
 from actstore.commands.progress import bar
+from actstore.remote.bucket_address import is_bucket, parse_bucket
 from actstore.wording import counted
 
 
 @click.command("compact")
-@store_argument
+@bucket_store_argument
 @click.option(
     "--shard-mb",
     type=click.IntRange(min=1),
@@ -35,23 +38,47 @@ from actstore.wording import counted
     metavar="N",
     help="With --prune: how many of the newest commits stay; 1 unless given.",
 )
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    metavar="HOURS",
+    help="With --prune in a bucket, where nobody can see who reads: leave alone what was still "
+    "needed, or written, within the last HOURS; 24 unless given.",
+)
 @format_options
-def command(store: Path, shard_mb: int, prune: bool, keep: int | None, as_json: bool) -> None:
+def command(
+    store: str | Path,
+    shard_mb: int,
+    prune: bool,
+    keep: int | None,
+    grace: float | None,
+    as_json: bool,
+) -> None:
     """Join the small shards of STORE and write labels into them.
 
     Labels set by `actstore label` are seen at once by query, select and Python;
     `load_dataset` and other readers of the files see them after compact. Rows keep their
     order, and the new commit holds the same rows as the last.
 
+    In a bucket shards are not joined; with --prune old commits and what writers that died have
+    left are removed there, once the grace is over.
+
     \b
     Examples:
       actstore compact runs.store
       actstore compact runs.store --prune --keep 3
+      actstore compact s3://bucket/runs.store --prune --keep 10
     """
     from actstore.storage import compaction, pruning
 
     if keep is not None and not prune:
         raise click.UsageError("--keep only has a meaning with --prune")
+    if is_bucket(store):
+        _in_bucket(str(store), prune, keep or 1, grace, as_json)
+        return
+    if grace is not None:
+        raise click.UsageError("--grace is for buckets: in a folder those who read are seen")
+    store = Path(store)
     with bar("compacting") as report:
         done = compaction.compact(store, shard_bytes=shard_mb << 20, progress=report)
     removed = pruning.erase(store, keep=keep or 1) if prune else None
@@ -89,3 +116,29 @@ def command(store: Path, shard_mb: int, prune: bool, keep: int | None, as_json: 
         )
         for name in removed.reports:
             click.echo(f"removed {name}, which quotes rows that are in no commit any longer")
+
+
+def _in_bucket(address: str, prune: bool, keep: int, grace: float | None, as_json: bool) -> None:
+    """Remove what is no longer needed in a bucket."""
+    from actstore.remote.bucket import Bucket
+    from actstore.remote.bucket_pruning import GRACE, prune_bucket
+
+    if not prune:
+        raise click.UsageError(
+            f"shards are joined on this machine only: copy the store (actstore sync {address} "
+            "FOLDER), compact that, and sync it to another place; --prune works in a bucket"
+        )
+    wait = GRACE if grace is None else timedelta(hours=grace)
+    done = prune_bucket(Bucket(parse_bucket(address)), keep=keep, grace=wait)
+    if as_json:
+        output.print_json({**dataclasses.asdict(done), "grace_hours": wait.total_seconds() / 3600})
+        return
+    click.echo(
+        f"removed {counted(len(done.commits), 'old commit')}, "
+        f"{counted(len(done.files), 'file')}, {output.size(done.bytes)}"
+    )
+    if done.kept_by_grace:
+        output.note(
+            f"{counted(len(done.kept_by_grace), 'old commit')} stayed, which somebody may still be "
+            f"reading: they go {wait.total_seconds() / 3600:g} hours after the next one was made"
+        )

@@ -183,7 +183,7 @@ settings_options = bundle(
 @format_options
 def command(
     sources: tuple[str | Path, ...],
-    store: Path,
+    store: str | Path,
     settings: IngestOptions,
     label_set: str | None,
     yes: bool,
@@ -213,6 +213,7 @@ def command(
       actstore ingest captured-again --store runs.store --replace
       actstore ingest acts --store runs.store --model gpt2 --layer-from key1 --yes
       actstore ingest hf://datasets/org/raw-activations --store runs.store
+      actstore ingest acts --store s3://bucket/runs.store --model gpt2
     """
     from actstore.ingestion.ingest import ingest
 
@@ -248,7 +249,7 @@ def command(
     return Exit.REFUSED if summary.refused else Exit.DONE
 
 
-def _ask_to_replace(store: Path, stored: Sequence[StoredRows], *, as_json: bool) -> None:
+def _ask_to_replace(store: str | Path, stored: Sequence[StoredRows], *, as_json: bool) -> None:
     """Show which stored rows would be replaced and ask.
 
     Raises:

@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 
 from actstore.commands import output
-from actstore.commands.options import LocalPath, format_options, store_argument
+from actstore.commands.options import LocalPath, bucket_store_argument, format_options
 from actstore.commands.row_options import where_option
 from actstore.wording import counted
 
 
 @click.command("label")
-@store_argument
+@bucket_store_argument
 @click.argument("table", required=False, type=LocalPath())
 @click.option(
     "--on",
@@ -40,7 +40,7 @@ from actstore.wording import counted
 @where_option
 @format_options
 def command(
-    store: Path,
+    store: str | Path,
     table: Path | None,
     on: tuple[str, ...],
     column: str,
@@ -61,18 +61,20 @@ def command(
                                        THEN 'correct' ELSE 'incorrect' END"
     """
     from actstore.ingestion import labeling
+    from actstore.remote.working import working
 
     if (table is None) == (expression is None):
         raise click.UsageError("give a table with --on COLUMN, or --set SQL, one of the two")
-    if table is not None:
-        if not on:
-            raise click.UsageError("say with --on which column joins the table to the rows")
-        done = labeling.label_by_table(store, table, on=on, column=column, where=where)
-    else:
-        assert expression is not None
-        if on:
-            raise click.UsageError("--on joins a table; with --set there is none")
-        done = labeling.label_by_expression(store, expression, where=where)
+    if table is not None and not on:
+        raise click.UsageError("say with --on which column joins the table to the rows")
+    if expression is not None and on:
+        raise click.UsageError("--on joins a table; with --set there is none")
+    with working(store) as root:
+        if table is not None:
+            done = labeling.label_by_table(root, table, on=on, column=column, where=where)
+        else:
+            assert expression is not None
+            done = labeling.label_by_expression(root, expression, where=where)
     if as_json:
         output.print_json(dataclasses.asdict(done))
         return

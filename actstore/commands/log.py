@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actstore.commands import output
-from actstore.commands.options import format_options, store_argument
+from actstore.commands.options import bucket_store_argument, format_options
 
 if TYPE_CHECKING:
     from actstore.storage.manifest import Manifest
 
 
 @click.command("log")
-@store_argument
+@bucket_store_argument
 @click.option(
     "--last", type=click.IntRange(min=1), metavar="N", help="Only the N most recent commits."
 )
 @format_options
-def command(store: Path, last: int | None, as_json: bool) -> None:
+def command(store: str | Path, last: int | None, as_json: bool) -> None:
     """List the commits of STORE, the most recent first.
 
     Every commit stays readable: `actstore query STORE … --at N` asks the store as
@@ -30,12 +30,17 @@ def command(store: Path, last: int | None, as_json: bool) -> None:
     Examples:
       actstore log runs.store
       actstore log runs.store --last 5 --json
+      actstore log s3://bucket/runs.store
     """
+    from actstore.remote.working import looking
     from actstore.storage import manifest
 
-    newest = manifest.load(store)
-    numbers = sorted(manifest.numbers(store), reverse=True)[:last]
-    commits = [_summary(newest if n == newest.number else manifest.load(store, n)) for n in numbers]
+    with looking(store, history=True) as root:
+        newest = manifest.load(root)
+        numbers = sorted(manifest.numbers(root), reverse=True)[:last]
+        commits = [
+            _summary(newest if n == newest.number else manifest.load(root, n)) for n in numbers
+        ]
     if as_json:
         output.print_json(commits)
         return

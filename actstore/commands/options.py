@@ -15,6 +15,7 @@ from actstore import paths
 from actstore.commands import output
 from actstore.errors import ActstoreError
 from actstore.remote.address import is_address
+from actstore.remote.bucket_address import is_bucket, parse_bucket
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -94,8 +95,7 @@ class LocalPath(click.Path):
         Raises:
             PathError: it is an address, a pipe, a device, a link to nothing, no possible name.
         """
-        paths.require_ordinary(value)
-        return super().convert(value, param, ctx)
+        return super().convert(paths.require_ordinary(value), param, ctx)
 
 
 # --- stores
@@ -103,12 +103,17 @@ class LocalPath(click.Path):
 
 def place(text: str) -> str | Path:
     """Return what a source is called as a path; as it is if it is an address."""
+    if is_bucket(text):
+        raise click.BadParameter(
+            f"{text}: sources are read from folders on this machine and from the Hub: copy the "
+            "files here first"
+        )
     return text if is_address(text) else paths.local(text)
 
 
 def _cleared(place: str | Path) -> Path:
     """Return a store's folder, after clearing what writers that died have left there."""
-    store = paths.require_folder_or_nothing(place)
+    store = paths.require_folder_or_nothing(paths.local_store(place))
     try:
         if not os.listdir(store / ".staging"):
             return store
@@ -132,7 +137,13 @@ def cleared_store(ctx: click.Context, param: click.Parameter, path: Path) -> Pat
 
 
 def _readable_store(ctx: click.Context, param: click.Parameter, text: str) -> str | Path:
+    if is_bucket(text):
+        return str(parse_bucket(text))
     return text if is_address(text) else _cleared(text)
+
+
+def _here_or_bucket(ctx: click.Context, param: click.Parameter, text: str) -> str | Path:
+    return str(parse_bucket(text)) if is_bucket(text) else _here(ctx, param, text)
 
 
 def _here(ctx: click.Context, param: click.Parameter, text: str) -> Path:
@@ -141,20 +152,42 @@ def _here(ctx: click.Context, param: click.Parameter, text: str) -> Path:
             f"{text}: this needs a store on this machine; fetch it with: "
             "actstore pull ORG/NAME FOLDER"
         )
+    if is_bucket(text):
+        raise click.BadParameter(
+            f"{text}: {ctx.info_name} needs a store on this machine; copy it, change the copy, and "
+            f"copy that back: actstore sync {text} FOLDER"
+        )
     return _cleared(text)
 
 
 store_argument = click.argument("store", callback=_here)
 readable_store_argument = click.argument("store", callback=_readable_store)
-"""A store that is only read: a folder, or ``hf://datasets/ORG/NAME``."""
+"""A store that is only read: a folder, ``s3://BUCKET/STORE``, or ``hf://datasets/ORG/NAME``."""
+bucket_store_argument = click.argument("store", callback=_here_or_bucket)
+"""A store in a folder or in a bucket."""
+
+
+class StorePath(LocalPath):
+    """A folder of this machine, or an address in a bucket, for a store that is written to."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, or the address as it is.
+
+        Raises:
+            PathError, UsageError: it is no possible path or address.
+        """
+        if is_bucket(value):
+            return str(parse_bucket(value))
+        return super().convert(paths.local_store(value), param, ctx)
+
 
 new_store_option = click.option(
     "--store",
     required=True,
-    type=LocalPath(file_okay=False),
-    callback=cleared_store,
+    type=StorePath(file_okay=False),
+    callback=lambda ctx, param, place: place if is_bucket(place) else _cleared(place),
     metavar="FOLDER",
-    help="The store to create or to add to.",
+    help="The store to create or to add to: a folder, or s3://BUCKET/STORE.",
 )
 
 
@@ -291,7 +324,7 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
 
 
 def report_traffic(traffic: Traffic | None) -> None:
-    """Say on standard error what was transferred from the Hub, if the store is there."""
+    """Say on standard error what was transferred, if the store is not on this machine."""
     if traffic is not None:
         here = f", {output.size(traffic.cached)} were here" if traffic.cached else ""
         output.note(

@@ -14,10 +14,10 @@ from actstore.commands.exit_codes import Exit
 from actstore.commands.options import (
     LocalPath,
     at_option,
+    bucket_store_argument,
     bundle,
     format_options,
     seed_option,
-    store_argument,
 )
 from actstore.commands.progress import bar, quiet
 from actstore.wording import counted
@@ -105,7 +105,7 @@ again_options = bundle(
 
 
 @click.command("verify")
-@store_argument
+@bucket_store_argument
 @click.option(
     "--contract",
     metavar="NAME|FILE",
@@ -115,7 +115,7 @@ again_options = bundle(
 @at_option()
 @format_options
 def command(
-    store: Path,
+    store: str | Path,
     contract: str | None,
     again: Again,
     at: int | None,
@@ -131,25 +131,28 @@ def command(
     \b
     Examples:
       actstore verify runs.store
+      actstore verify s3://bucket/runs.store
       actstore verify runs.store --contract faithfulness-v1
       actstore verify runs.store --recompute 20 --model Qwen/Qwen3-0.6B
     """
     if (again.recompute is None) != (again.model is None):
         raise click.UsageError("--recompute K and --model belong together")
     from actstore.ingestion import contract as contracts
+    from actstore.remote.working import looking
     from actstore.storage.snapshot import open_snapshot
     from actstore.storage.verification import verify
 
     rules = contracts.load(contract) if contract is not None else None
-    snapshot = open_snapshot(store, at)
-    size = sum(shard.bytes for shard in snapshot.shards)
-    with bar("verifying", size) as report:
-        problems = verify(snapshot, progress=report)
-    violations = contracts.check(rules, _counts(snapshot)) if rules is not None else ()
-    done = None
-    if again.recompute is not None and again.model is not None and not problems:
-        done = _recompute(snapshot, again.recompute, again.model, again)
-    snapshot.close()
+    with looking(store, at, history=True) as root:
+        snapshot = open_snapshot(root, at)
+        size = sum(shard.bytes for shard in snapshot.shards)
+        with bar("verifying", size) as report:
+            problems = verify(snapshot, progress=report)
+        violations = contracts.check(rules, _counts(snapshot)) if rules is not None else ()
+        done = None
+        if again.recompute is not None and again.model is not None and not problems:
+            done = _recompute(snapshot, again.recompute, again.model, again)
+        snapshot.close()
     wrong = bool(problems or violations or (done and done.outside))
     if as_json:
         output.print_json(

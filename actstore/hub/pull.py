@@ -26,6 +26,7 @@ from actstore.remote.address import Address, parse
 from actstore.remote.cache import RangeCache
 from actstore.remote.client import MAIN, Client
 from actstore.remote.files import RemoteFiles
+from actstore.remote.hub_source import HubSource
 from actstore.remote.resolve import ResolvedStore
 from actstore.storage import card, card_text, layout
 from actstore.storage import manifest as manifests
@@ -143,7 +144,7 @@ def pull(
         where=asked.where,
     )
     held = resolve.look_up(client, address, asked.at)
-    files = RemoteFiles(client, address, held, cache or caches.default())
+    files = RemoteFiles(HubSource(client, address, held), cache or caches.default())
     remote = Snapshot(files, held.manifest)
     # Nothing is made before it is known that the repository holds what is asked for.
     wanted = wanted_shards(remote, choice, _earlier(root, client, address))

@@ -15,6 +15,7 @@ from actstore.ingestion.options import IngestOptions
 from actstore.ingestion.report import IngestSummary
 from actstore.querying import quoting
 from actstore.remote.address import is_address, parse
+from actstore.remote.working import working
 from actstore.storage.partition import StoredRows
 
 
@@ -39,7 +40,7 @@ def ingest(
         sources: folders or files; ``hf://datasets/org/name`` is a repository on the Hugging
             Face Hub, with ``@revision`` and a path behind it if wanted, whose files are
             fetched one after the other.
-        store: folder of the store, made when missing.
+        store: folder of the store, made when missing, or its address in a bucket.
         label_set: SQL expression over a row's columns that becomes its label, such as
             ``CASE WHEN contains(lower(prediction), lower(oracle)) THEN 'correct' END``;
             for the rows of this run and the unlabelled ones of the same models and data sets.
@@ -61,6 +62,7 @@ def ingest(
         ContractError: the rows break the contract; lists every violation.
         SqlError: ``label_set`` cannot be run; nothing is stored.
         CommitError: the store cannot be written.
+        BucketError: the bucket cannot be read or written; the leaf says why.
         HubError: a repository cannot be read; what was read before is stored.
     """
     if label_set is not None:
@@ -68,24 +70,25 @@ def ingest(
 
         labeling.check_expression(label_set)
     given = [sources] if isinstance(sources, str | Path) else list(sources)
-    with _here(given) as (paths, called):
-        summary = run.ingest(
-            paths,
-            store,
-            called=called,
-            confirm=confirm,
-            confirm_replacing=confirm_replacing,
-            confirm_parent=confirm_parent,
-            **options,
+    with working(store, dry=options.get("dry_run", False)) as root:
+        with _here(given) as (paths, called):
+            summary = run.ingest(
+                paths,
+                root,
+                called=called,
+                confirm=confirm,
+                confirm_replacing=confirm_replacing,
+                confirm_parent=confirm_parent,
+                **options,
+            )
+        if label_set is None or summary.dry_run:
+            return summary
+        condition = (
+            f"run_id = {_texts([summary.run_id])} OR (label IS NULL "
+            f"AND model IN ({_texts(summary.models)}) "
+            f"AND (dataset IS NULL OR dataset IN ({_texts(summary.datasets)})))"
         )
-    if label_set is None or summary.dry_run:
-        return summary
-    condition = (
-        f"run_id = {_texts([summary.run_id])} OR (label IS NULL "
-        f"AND model IN ({_texts(summary.models)}) "
-        f"AND (dataset IS NULL OR dataset IN ({_texts(summary.datasets)})))"
-    )
-    done = labeling.label_by_expression(store, label_set, where=condition)
+        done = labeling.label_by_expression(root, label_set, where=condition)
     return dataclasses.replace(summary, commit=done.commit or summary.commit, labels=done.labels)
 
 

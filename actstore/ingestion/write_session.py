@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack
 
 from actstore.errors import UsageError
 from actstore.ingestion.memory import Given, WriteOptions, WriteSettings, WriteSummary
+from actstore.remote.working import working
 from actstore.storage.writer import CHECKPOINT_BYTES, CHECKPOINT_ROWS, StoreWriter
 
 
@@ -26,7 +28,7 @@ class WriteSession:
     killed leaves what was committed. Either way the same writes again store what is missing.
 
     Args:
-        root: folder of the store, made when missing.
+        place: folder of the store, made when missing, or its address in a bucket.
         seconds: after which a write commits what waits.
         message: what the log says of each commit.
 
@@ -35,11 +37,12 @@ class WriteSession:
     """
 
     def __init__(
-        self, root: Path | str, *, seconds: float = 300.0, message: str | None = None
+        self, place: Path | str, *, seconds: float = 300.0, message: str | None = None
     ) -> None:
         if not seconds >= 0:
             raise UsageError(f"seconds is how long writes wait for their commit, got {seconds!r}")
-        self.root = Path(root)
+        self._folder = ExitStack()
+        self._root = self._folder.enter_context(working(place))
         self._seconds = seconds
         self._message = message
         self._writer: StoreWriter | None = None
@@ -97,7 +100,7 @@ class WriteSession:
         kind = given.settings, chosen.replace
         if self._writer is None or kind != self._kind:
             self._end_run()
-            self._writer, self._kind, self._whose = given.writer(self.root), kind, given.whose
+            self._writer, self._kind, self._whose = given.writer(self._root), kind, given.whose
         done = given.add_to(self._writer, metadata)
         if self._is_due(self._writer):
             return dataclasses.replace(done, commit=self.commit())
@@ -127,7 +130,8 @@ class WriteSession:
             as :meth:`commit`.
         """
         self._closed = True
-        self._end_run()
+        with self._folder:
+            self._end_run()
 
     def _is_due(self, writer: StoreWriter) -> bool:
         return (

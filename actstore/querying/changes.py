@@ -15,7 +15,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import CorruptStoreError, SqlError, UsageError
 from actstore.querying import filters, quoting
-from actstore.querying.reader import StoreReader
+from actstore.querying.reader import StoreReader, opened
 from actstore.querying.sql import Database
 from actstore.storage import dropping, going_back, pruning, renaming, shard_columns, soundness
 from actstore.storage import manifest as manifests
@@ -335,13 +335,13 @@ def _groups(table: pa.Table) -> tuple[RowGroup, ...]:
     )
 
 
-def groups_of(store: Path, stored: Iterable[StoredRows]) -> tuple[RowGroup, ...]:
+def groups_of(store: str | Path, stored: Iterable[StoredRows]) -> tuple[RowGroup, ...]:
     """Return rows of the latest commit's shards by model, site, layer and label.
 
     Raises:
         CorruptStoreError: a shard or label file is missing or damaged.
     """
-    snapshot = open_snapshot(store)
+    snapshot, _ = opened(store, None)
     firsts = dict(zip((e.path for e in snapshot.shards), snapshot.offsets.tolist(), strict=False))
     rows = [each.rows + firsts[each.entry.path] for each in stored if each.entry.path in firsts]
     with StoreReader(snapshot) as reader:

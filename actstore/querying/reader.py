@@ -17,6 +17,7 @@ from actstore.querying.selected import SelectedRows
 from actstore.querying.sql import Database
 from actstore.querying.value_codes import ranked
 from actstore.remote.address import is_address
+from actstore.remote.bucket_address import is_bucket
 from actstore.storage.checksums import Check
 from actstore.storage.fencing import Skipped
 from actstore.storage.snapshot import Snapshot, open_snapshot
@@ -66,7 +67,7 @@ class StoreReader:
 
     @property
     def name(self) -> str:
-        """The store's path, or its address on the Hub."""
+        """The store's path, or its address on the Hub or in a bucket."""
         return self._snapshot.name
 
     @property
@@ -74,13 +75,13 @@ class StoreReader:
         """The store's folder.
 
         Raises:
-            UsageError: it is on the Hub.
+            UsageError: it is on the Hub or in a bucket.
         """
         return self._snapshot.root
 
     @property
     def traffic(self) -> Traffic | None:
-        """What was transferred from the Hub since the store was opened; None for a folder."""
+        """What was transferred from afar since the store was opened; None for a folder."""
         return self._snapshot.files.traffic
 
     @property
@@ -216,11 +217,21 @@ def opened(
         StoreNotFoundError, SnapshotNotFoundError, CorruptStoreError, HubError: as
             :func:`actstore.open`.
         DamageError: with ``skip_damaged``: no shard is sound, or a label file is not.
-        UsageError: ``skip_damaged`` was asked for on the Hub.
+        BucketError: the bucket cannot be read; the leaf says why.
+        UsageError: ``skip_damaged`` was asked for on the Hub or in a bucket.
     """
     name = str(path)
     if isinstance(path, Path) and name.startswith("hf:/"):
         name = name.replace("hf:/", "hf://", 1)  # a Path keeps one slash of two
+    if is_bucket(name):
+        if skip_damaged:
+            raise UsageError(
+                f"{name} is in a bucket, and damaged shards are left out of stores on this machine "
+                f"only: copy it with: actstore sync {name} FOLDER"
+            )
+        from actstore.remote.bucket_source import open_bucket
+
+        return open_bucket(name, at), partial(open_bucket, name)
     if not is_address(name):
         again = partial(open_snapshot, path, check=check, skip_damaged=skip_damaged)
         return again(at=at), again

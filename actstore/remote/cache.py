@@ -116,6 +116,12 @@ class RangeCache:
                 pass  # full or read-only: memory serves for now
         return Pack(numbers, np.frombuffer(data, np.uint8))
 
+    def forget(self, key: str) -> None:
+        """Remove what is kept of a file: it was not what it should be."""
+        with contextlib.suppress(OSError):
+            for path in self._home(key).glob("*.pack"):
+                path.unlink(missing_ok=True)
+
     def document(self, name: str) -> bytes | None:
         """Return a small file that :meth:`keep_document` wrote."""
         path = self.folder / "documents" / name

@@ -1,4 +1,4 @@
-"""A store in a repository, opened from afar: a snapshot whose files are fetched in pieces."""
+"""A store opened from afar, on the Hub or in a bucket: its files are fetched in pieces."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore import schema
-from actstore.errors import ActstoreError, CorruptStoreError, RemoteStoreError, UsageError
+from actstore.errors import ActstoreError, CorruptStoreError, UsageError
 from actstore.remote import cache as caches
 from actstore.remote import resolve
 from actstore.remote.address import Address, parse
 from actstore.remote.cache import RangeCache
 from actstore.remote.client import Client
-from actstore.remote.objects import Meter, RemoteObject
+from actstore.remote.hub_source import HubSource
 from actstore.remote.remote_file import RemoteReader
-from actstore.remote.resolve import ResolvedStore
+from actstore.remote.source import Source
+from actstore.remote.vector_checks import RemoteChecks
 from actstore.remote.vectors import Pieces, RemoteShard
 from actstore.storage import shard_columns
 from actstore.storage.checksums import Check
@@ -74,47 +75,38 @@ def open_remote(
     client = client or Client()
     cache = cache or caches.default()
     held = resolve.look_up(client, address, at, memory=cache)
-    return Snapshot(RemoteFiles(client, address, held, cache), held.manifest)
+    return Snapshot(RemoteFiles(HubSource(client, address, held), cache), held.manifest)
 
 
 class RemoteFiles:
-    """The files of one commit of a repository, fetched as they are needed and kept.
+    """The files of one commit that lies elsewhere, fetched as they are needed and kept.
 
     Args:
-        client: the Hub.
-        address: what the user called the repository.
-        held: the store in it.
+        source: where they lie.
         cache: where fetched ranges are kept.
     """
 
     portion: int | None = _PORTION
     check: Check = "lazy"
 
-    def __init__(
-        self, client: Client, address: Address, held: ResolvedStore, cache: RangeCache
-    ) -> None:
-        self._client = client
-        self._address = address
-        self._held = held
+    def __init__(self, source: Source, cache: RangeCache) -> None:
+        self._source = source
         self._cache = cache
-        self._meter = Meter()
+        self._meter = source.meter
         self._lock = threading.Lock()
         self._pieces: dict[str, Pieces] = {}
 
     @property
     def name(self) -> str:
-        return str(self._address)
+        return self._source.name
 
     @property
     def root(self) -> Path:
-        raise UsageError(
-            f"{self._address} is on the Hub, and this needs a store on this machine: fetch it "
-            f"with: actstore pull {self._address.repository} FOLDER"
-        )
+        raise self._source.needs_folder()
 
     @property
     def commits(self) -> int:
-        return len(self._held.numbers)
+        return self._source.commits
 
     @property
     def traffic(self) -> Traffic | None:
@@ -127,15 +119,7 @@ class RemoteFiles:
         """Return what fetches parts of a shard."""
         with self._lock:
             if entry.path not in self._pieces:
-                remote = RemoteObject(
-                    self._client,
-                    self._held.repository,
-                    self._held.commit,
-                    entry.path,
-                    size=entry.bytes,
-                    sha256=entry.sha256,
-                    meter=self._meter,
-                )
+                remote = self._source.ranged(entry)
                 self._pieces[entry.path] = Pieces(remote, self._cache, self._meter)
             return self._pieces[entry.path]
 
@@ -143,7 +127,7 @@ class RemoteFiles:
         try:
             found: RemoteShard | DecodedShard
             if entry.pages:
-                found = RemoteShard(entry, self.pieces(entry))
+                found = RemoteShard(entry, self.pieces(entry), self._checks(entry))
             else:
                 found = DecodedShard(self._reader(entry), entry)
             if entry.dtype != "int8":
@@ -151,6 +135,22 @@ class RemoteFiles:
             return QuantisedShard(found, lambda: self._scales(entry), entry.path)
         except CorruptStoreError as error:
             raise self._damaged(entry.path, error) from None
+
+    def _checks(self, entry: ShardEntry) -> RemoteChecks | None:
+        if self._source.vouches or entry.tail is None:
+            return None
+
+        def tail() -> bytes:
+            data = self.pieces(entry).bytes(entry.vectors_end, entry.bytes)
+            if hashlib.sha256(data).hexdigest() != entry.tail:
+                raise damaged("its metadata and footer are others")
+            return data
+
+        def damaged(reason: str) -> ActstoreError:
+            self._cache.forget(entry.sha256)  # or it would be damaged here for ever
+            return self._damaged(entry.path, reason)
+
+        return RemoteChecks(entry, tail, damaged)
 
     def columns(self, entry: ShardEntry, names: list[str]) -> pa.Table:
         import pyarrow as pa
@@ -160,6 +160,7 @@ class RemoteFiles:
             reader = self._reader(entry)
             # Before pyarrow looks at it: a damaged footer can end the process.
             if entry.tail is not None and reader.tail_sha256() != entry.tail:
+                self._cache.forget(entry.sha256)
                 raise self._damaged(entry.path, "its metadata and footer are others")
             with pq.ParquetFile(
                 reader,
@@ -179,10 +180,7 @@ class RemoteFiles:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        data = self._client.read(
-            self._held.repository, entry.path, self._held.commit, most=entry.bytes
-        )
-        self._meter.add(requests=1, received=len(data))
+        data = self._source.read(entry)
         try:
             if hashlib.sha256(data).hexdigest() != entry.sha256:
                 raise self._damaged(entry.path, "its SHA-256 is not what the manifest says")
@@ -195,7 +193,7 @@ class RemoteFiles:
             raise self._damaged(entry.path, error) from None
 
     def cache_folders(self) -> Sequence[Callable[[], Path]]:
-        name = f"{self._client.endpoint} {self._held.repository}"
+        name = self._source.identity
         key = hashlib.sha256(name.encode()).hexdigest()[:32]
         return partial(self._cache.metadata_folder, key), partial(temporary_folder, name)
 
@@ -205,12 +203,9 @@ class RemoteFiles:
             self.pieces(entry), size=entry.bytes, tail=tail, blank=bool(entry.pages)
         )
 
-    def _damaged(self, path: str, what: object) -> RemoteStoreError:
+    def _damaged(self, path: str, what: object) -> ActstoreError:
         reason = str(what).splitlines()[0] if str(what) else type(what).__name__
-        return RemoteStoreError(
-            f"{path} of {self._held.repository} is not what its manifest says ({reason}): whoever "
-            "pushed it must push it anew"
-        )
+        return self._source.damaged(path, reason)
 
 
 @once

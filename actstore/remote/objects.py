@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
 from typing import NamedTuple
 
 from actstore.errors import RemoteStoreError, TransferError
 from actstore.remote.cache import Range
 from actstore.remote.client import KIND, Client
-from actstore.storage.files import Traffic
+from actstore.remote.ranges import Meter, read_side_by_side
 
-REQUESTS = 16
-"""Requests under way at once, in all of this process."""
-PIECE = 8 << 20
-"""Bytes of one request: longer ranges are fetched as several pieces side by side."""
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
 """What storage answers to a link that has grown too old."""
-
-
-class Meter:
-    """Counts what is transferred. Threads may share one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._traffic = Traffic(0, 0, 0)
-
-    def add(self, *, requests: int = 0, received: int = 0, cached: int = 0) -> None:
-        """Count some more."""
-        with self._lock:
-            had = self._traffic
-            self._traffic = Traffic(
-                had.requests + requests, had.received + received, had.cached + cached
-            )
-
-    @property
-    def traffic(self) -> Traffic:
-        """What there was so far."""
-        return self._traffic
 
 
 class _Link(NamedTuple):
@@ -95,30 +67,7 @@ class RemoteObject:
             RemoteStoreError: the file is not the one that was meant.
             HubError: as :meth:`Client.call`.
         """
-        pieces = [
-            (number, (at, min(at + PIECE, stop)))
-            for number, (start, stop) in enumerate(ranges)
-            for at in range(start, stop, PIECE)
-        ]
-        if len(pieces) == 1:
-            return [self._fetch(*pieces[0][1])]
-        stopped = threading.Event()
-
-        def fetch(piece: Range) -> bytes:
-            return b"" if stopped.is_set() else self._fetch(*piece)
-
-        futures = [_pool().submit(fetch, piece) for _, piece in pieces]
-        found: list[list[bytes]] = [[] for _ in ranges]
-        try:
-            for (number, _), future in zip(pieces, futures, strict=True):
-                found[number].append(future.result())
-        except BaseException:
-            stopped.set()
-            for future in futures:
-                future.cancel()
-            wait(futures)
-            raise
-        return [parts[0] if len(parts) == 1 else b"".join(parts) for parts in found]
+        return read_side_by_side(self._fetch, ranges)
 
     def _fetch(self, start: int, stop: int) -> bytes:
         def ask() -> bytes:
@@ -224,11 +173,3 @@ class RemoteObject:
             )
         at_hub = urlsplit(facts.location).netloc == urlsplit(self._client.endpoint).netloc
         return _Link(facts.location, at_hub)
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(REQUESTS, thread_name_prefix="actstore-hub")
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)

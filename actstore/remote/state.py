@@ -10,6 +10,7 @@ from actstore.remote import cache, resolve
 from actstore.remote.address import Address
 from actstore.remote.client import Client, RemoteFile
 from actstore.remote.files import RemoteFiles
+from actstore.remote.hub_source import HubSource
 from actstore.remote.resolve import ResolvedStore
 from actstore.storage import layout
 from actstore.storage.manifest import Manifest
@@ -41,7 +42,7 @@ class State:
             files=self.files,
         )
         address = Address(repository=self.repository, revision=self.commit)
-        return RemoteFiles(client, address, held, cache.default())
+        return RemoteFiles(HubSource(client, address, held), cache.default())
 
     @property
     def foreign(self) -> list[str]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from actstore.errors import CorruptStoreError
 from actstore.remote.cache import Pack, Range, RangeCache
-from actstore.remote.objects import Meter, RemoteObject
+from actstore.remote.ranges import Meter, RangedFile
+from actstore.remote.vector_checks import RemoteChecks
 from actstore.storage.manifest import ShardEntry
 
 GAP = 64 << 10
@@ -30,7 +31,7 @@ class Pieces:
         meter: counts what was here already.
     """
 
-    def __init__(self, remote: RemoteObject, cache: RangeCache, meter: Meter) -> None:
+    def __init__(self, remote: RangedFile, cache: RangeCache, meter: Meter) -> None:
         self._remote = remote
         self._cache = cache
         self._meter = meter
@@ -42,7 +43,7 @@ class Pieces:
         """Return one part of the file.
 
         Raises:
-            HubError: as :meth:`RemoteObject.read`.
+            HubError: as :meth:`RangedFile.read`.
         """
         out = np.empty((1, stop - start), np.uint8)
         self.read(np.array([start]), stop - start, out)
@@ -57,7 +58,7 @@ class Pieces:
             out: uint8 ``[n, length]``.
 
         Raises:
-            HubError: as :meth:`RemoteObject.read`.
+            HubError: as :meth:`RangedFile.read`.
         """
         missing = np.ones(len(places), bool)
         earlier, later = self._known()
@@ -159,8 +160,11 @@ class RemoteShard:
         CorruptStoreError: the manifest places them outside the file.
     """
 
-    def __init__(self, entry: ShardEntry, pieces: Pieces) -> None:
+    def __init__(
+        self, entry: ShardEntry, pieces: Pieces, checks: RemoteChecks | None = None
+    ) -> None:
         self._entry = entry
+        self._checks = checks
         self._pieces = pieces
         self._row_bytes = entry.width * np.dtype(entry.dtype).itemsize
         self._offsets = np.array([offset for offset, _ in entry.pages], np.int64)
@@ -186,6 +190,8 @@ class RemoteShard:
         once, where = np.unique(rows, return_inverse=True)
         found = np.empty((len(once), self._entry.width), self._entry.dtype)
         self._pieces.read(self._places(once), self._row_bytes, found.view(np.uint8))
+        if self._checks is not None:
+            self._checks.check(once, found)
         return found if len(once) == len(rows) and (once == rows).all() else found[where]
 
     def fetch(self, rows: np.ndarray) -> None:

@@ -128,7 +128,21 @@ def read_table(
         placed: offset and rows of each row group's vectors.
     """
     offset, rows = placed[-1]
-    start = pages.align(offset + rows * row_bytes)
+    return _table_at(memory, pages.align(offset + rows * row_bytes), row_bytes, placed)
+
+
+def table_in_tail(
+    tail: bytes, row_bytes: int, placed: tuple[tuple[int, int], ...]
+) -> list[np.ndarray] | None:
+    """Return the same of all that stands behind the vectors, without these."""
+    end = max(offset + rows * row_bytes for offset, rows in placed)
+    memory = np.frombuffer(tail, np.uint8)
+    return _table_at(memory, pages.align(end) - end, row_bytes, placed)
+
+
+def _table_at(
+    memory: np.ndarray, start: int, row_bytes: int, placed: tuple[tuple[int, int], ...]
+) -> list[np.ndarray] | None:
     step = block_rows(row_bytes)
     counts = [-(-rows // step) for _, rows in placed]
     head = memory[start : start + _HEAD.size].tobytes()

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from actstore.storage import layout, shard_columns
+from actstore.storage import backing, layout, shard_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.checksums import Check
 from actstore.storage.manifest import LabelEntry, ShardEntry
@@ -127,6 +127,9 @@ class LocalFiles:
 
 def local_folders(root: Path) -> Sequence[Callable[[], Path]]:
     """Return what makes folders for the derived files of a store on this machine."""
+    behind = backing.of(root)
+    if behind is not None:
+        return behind.cache_folders()
     return partial(_folder_in_store, root), partial(temporary_folder, str(root.resolve()))
 
 

@@ -8,17 +8,18 @@ from collections.abc import Iterable, Sequence
 from io import IOBase
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from actstore import schema
 from actstore.errors import ActstoreError, CorruptStoreError
-from actstore.storage import floats, shard_columns
+from actstore.storage import backing, floats, shard_columns
 from actstore.storage.checks import VectorChecks, check_whole
 from actstore.storage.checksums import Check, block_rows
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.quantised_shard import QuantisedShard
+from actstore.storage.shard_reader import ShardReader as ShardReader
 from actstore.storage.threads import share
 
 _PIECE = 2 << 20
@@ -33,25 +34,6 @@ _FROM_DISK_SECONDS = 30e-6
 """Time per row that only a disk takes."""
 
 
-class ShardReader(Protocol):
-    """Vectors of one shard, whatever way they are read."""
-
-    def view(self, start: int, stop: int) -> np.ndarray | None:
-        """Return rows as a read-only matrix without copying, if they lie in one run."""
-
-    def run(self, start: int, out: np.ndarray) -> None:
-        """Copy ``len(out)`` rows from ``start`` on into ``out``, of any float type."""
-
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """Return the given rows (int64, any order) as a new matrix."""
-
-    def fetch(self, rows: np.ndarray) -> None:
-        """Bring the given rows nearer, because they will be read; needless where they are here."""
-
-    def close(self) -> None:
-        """Give the file back."""
-
-
 def open_shard(root: Path, entry: ShardEntry, check: Check = "lazy") -> ShardReader:
     """Open a shard for reading vectors.
 
@@ -63,6 +45,9 @@ def open_shard(root: Path, entry: ShardEntry, check: Check = "lazy") -> ShardRea
     Raises:
         CorruptStoreError: the file is missing, of another size, or lies about its pages.
     """
+    behind = backing.of_missing(root, entry.path)
+    if behind is not None:
+        return behind.open_shard(entry)
     path = root / entry.path
     try:
         size = path.stat().st_size

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actstore.errors import CorruptStoreError
+from actstore.storage import backing
 from actstore.storage.checks import check_tail, check_whole, damage
 from actstore.storage.manifest import LabelEntry, ShardEntry
 
@@ -30,6 +31,9 @@ def read_columns(root: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    behind = backing.of_missing(root, entry.path)
+    if behind is not None:
+        return behind.columns(entry, columns)
     try:
         with pa.OSFile(str(root / entry.path)) as raw:
             # Before pyarrow looks at it: a damaged footer can end the process.
@@ -85,6 +89,9 @@ def read_labels(root: Path, entry: LabelEntry) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    behind = backing.of_missing(root, entry.path)
+    if behind is not None:
+        return behind.labels(entry)
     try:
         with pa.OSFile(str(root / entry.path)) as raw:
             check_whole(root, entry, raw.fileno())

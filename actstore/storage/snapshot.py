@@ -56,7 +56,7 @@ def open_snapshot(
         CorruptStoreError: the manifest is damaged, or speaks of what cannot be.
         DamageError: with ``skip_damaged``: no shard is sound, or a label file is not.
     """
-    path = paths.local(root)
+    path = paths.local_store(root)
     manifest, lease = pin(path, at)
     skipped = fencing.damaged(path, manifest) if skip_damaged else ()
     if skipped:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from actstore import paths
 from actstore.errors import ActstoreError, CommitError, StoreError
-from actstore.storage import card, layout
+from actstore.storage import backing, card, layout
 from actstore.storage import manifest as manifests
 
 _LOCK = "lock"
@@ -85,6 +85,11 @@ class Staging:
         except BaseException:
             self.withdraw()
             raise
+
+    @property
+    def placed(self) -> tuple[str, ...]:
+        """Files that are in their place and that no commit names yet."""
+        return tuple(self._placed)
 
     def take_back(self, path: str) -> None:
         """Remove one file that was placed, and that what is committed next does not name."""
@@ -206,7 +211,8 @@ def prepare(root: Path) -> None:
             (root / layout.MANIFESTS).mkdir(exist_ok=True)
             layout.sync_folder(root)
         recover(root)
-        card.catch_up(root)
+        if backing.of(root) is None:
+            card.catch_up(root)
 
 
 def check_place(root: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from actstore.errors import StoreError
-from actstore.storage import card, layout
+from actstore.storage import backing, card, layout
 from actstore.storage import manifest as manifests
 from actstore.storage.lease import Lease, pin
 from actstore.storage.manifest import Manifest
@@ -64,7 +64,8 @@ class Transaction:
         self.root = root
         self._lease: Lease | None = None
         self._build_on(manifests.latest(root, lazily=True) if base is None else base)
-        self._cards = cards
+        self._behind = backing.of(root)
+        self._cards = cards and self._behind is None
         self._staging = Staging(root)
 
     @property
@@ -159,9 +160,14 @@ class Transaction:
                 return None
             segment = layout.segment_path(layout.new_transaction())
             following = self._in_segments(following, segment)
-            if manifests.publish(self.root, following, self.folder):
+            if self._make(following):
                 return following
             self.take_back([segment])  # somebody else was first: it is made anew
+
+    def _make(self, following: Manifest) -> bool:
+        if self._behind is not None:
+            return self._behind.publish(following, self._staging.placed, self.folder)
+        return manifests.publish(self.root, following, self.folder)
 
     def _in_segments(self, following: Manifest, path: str) -> Manifest:
         """Put what the next manifest would list into a segment at ``path``, if it is much."""

@@ -10,9 +10,9 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import ActstoreError, CorruptStoreError, SnapshotNotFoundError
-from actstore.storage import floats, key_hashes, layout, pages, segments, shard_columns
+from actstore.storage import backing, floats, key_hashes, layout, pages, segments, shard_columns
 from actstore.storage import manifest as manifests
-from actstore.storage.manifest import ShardEntry
+from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.mapping import open_shard
 from actstore.storage.segments import SegmentEntry
 from actstore.storage.shard import pools_of, sha256_of, tail_of
@@ -40,7 +40,8 @@ def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None)
     hashes: dict[tuple[str, str, int | None], list[tuple[ShardEntry, np.ndarray]]] = {}
     checked = 0
     for entry in snapshot.shards:
-        found = list(check_shard(snapshot.root, entry, nonfinite=_allows_nonfinite(snapshot)))
+        with backing.fetched(snapshot.root, entry):
+            found = list(check_shard(snapshot.root, entry, nonfinite=_allows_nonfinite(snapshot)))
         problems += [Problem(entry.path, reason) for reason in found]
         if not found:
             table = shard_columns.read_columns(snapshot.root, entry, list(schema.key_names()))
@@ -49,19 +50,25 @@ def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None)
         if progress:
             progress(checked)
     for overlay in snapshot.manifest.labels:
-        path = snapshot.root / overlay.path
-        if not path.is_file():
-            problems.append(Problem(overlay.path, "the file is missing"))
-        elif sha256_of(path) != (overlay.sha256, overlay.bytes):
-            problems.append(Problem(overlay.path, "its SHA-256 is not what the manifest says"))
-        else:
-            try:
-                shard_columns.read_labels(snapshot.root, overlay)
-            except CorruptStoreError as error:
-                problems.append(Problem(overlay.path, str(error)))
+        with backing.fetched(snapshot.root, overlay):
+            problems += _check_labels(snapshot.root, overlay)
     for shards in hashes.values():
         problems += _repeated_keys(snapshot.root, shards)
     return [*problems, *_check_history(snapshot.root)]
+
+
+def _check_labels(root: Path, overlay: LabelEntry) -> Iterator[Problem]:
+    """Yield what is wrong with one label overlay."""
+    path = root / overlay.path
+    if not path.is_file():
+        yield Problem(overlay.path, "the file is missing")
+    elif sha256_of(path) != (overlay.sha256, overlay.bytes):
+        yield Problem(overlay.path, "its SHA-256 is not what the manifest says")
+    else:
+        try:
+            shard_columns.read_labels(root, overlay)
+        except CorruptStoreError as error:
+            yield Problem(overlay.path, str(error))
 
 
 def _check_history(root: Path) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from actstore import cli
 from actstore.storage.manifest import Run, now
 from actstore.storage.rows import RowBatch
 from actstore.storage.writer import StoreWriter
+from tests.remote.bucket_fixtures import *  # noqa: F403
 
 ROWS = 20
 WIDTH = 8

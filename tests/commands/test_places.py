@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 from collections.abc import Iterator
@@ -101,9 +102,16 @@ def told(actstore: Command, here: Path, command: str, place: str) -> str:
 
 @pytest.mark.parametrize("place", ADDRESSES)
 def test_unknown_schemes(actstore: Command, here: Path, place: str) -> None:
-    for command in (*STORE_ARGUMENTS, *NEW_STORES, *FILES, *OUTPUTS):
+    for command in (*FILES, *OUTPUTS):
         if not command.startswith("recipes"):
             assert "on this machine" in told(actstore, here, command, place), command
+
+
+@pytest.mark.parametrize("place", ["http://host/x", "ftp://host/x", "file://host/x", "s3://"])
+def test_no_store_has_such_an_address(actstore: Command, here: Path, place: str) -> None:
+    for command in (*STORE_ARGUMENTS, *NEW_STORES):
+        said = told(actstore, here, command, place)
+        assert re.search("on this machine|three slashes|names no bucket", said), command
 
 
 @pytest.mark.parametrize("place", ["hf://datasets/org/name"])

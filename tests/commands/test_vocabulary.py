@@ -288,6 +288,7 @@ def test_a_store_that_is_not_there_is_the_same_error(
         "steer": ("--out", out),
         "validate": ("--vectors", tmp_path / "probes"),
         "push": ("org/name",),
+        "sync": (out,),
         "checkout": ("--at", "1", "--yes"),
         "drop": ("norm = 0", "--yes"),
         "rename": ("--set", "task = 'x'", "--yes"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from actstore.errors import CorruptStoreError
 from actstore.remote import vectors
 from actstore.remote.cache import Range, RangeCache
-from actstore.remote.objects import Meter, RemoteObject
+from actstore.remote.ranges import Meter, RangedFile
 from actstore.remote.vectors import GAP, Pieces, RemoteShard, lie_inside, merge
 from actstore.storage.manifest import ShardEntry
 
@@ -35,7 +35,7 @@ class InMemory:
 
 
 def pieces(source: InMemory, folder: Path) -> Pieces:
-    return Pieces(cast("RemoteObject", source), RangeCache(folder), Meter())
+    return Pieces(cast("RangedFile", source), RangeCache(folder), Meter())
 
 
 @given(

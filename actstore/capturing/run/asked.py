@@ -20,7 +20,7 @@ from actstore.storage.manifest import Run
 class Asked:
     """What a capture was asked for, at one commit of the store; rows are looked up when needed."""
 
-    store: Path
+    store: str | Path
     commit: int
     model: str
     dataset: str | None

@@ -16,6 +16,8 @@ from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
 from actstore.errors import UsageError
 from actstore.models import gguf
 from actstore.models.blocks import unwrap
+from actstore.remote.bucket_address import is_bucket
+from actstore.remote.working import working
 
 
 def capture(
@@ -42,7 +44,7 @@ def capture(
         examples: mappings with ``id``, ``question`` and more (the fields of
             :class:`~actstore.capturing.prompts.example.Example`), or a data set or data frame
             (pandas, Polars, Arrow) of such rows.
-        store: folder of the store, made when missing.
+        store: folder of the store, made when missing, or its address in a bucket.
         progress: called after every batch.
         options: fields of :class:`~actstore.capturing.run.options.CaptureSettings`, which has
             their defaults; one by one:
@@ -95,18 +97,34 @@ def capture(
             asked something else.
         NotInStoreError: there is no model, and the store has not all that is asked.
         CommitError: the store cannot be written.
+        BucketError: the bucket cannot be read or written.
     """
     import torch
 
     chosen = CaptureSettings(**options)
     source = Source(examples, chosen.first_k)
-    if model is None:
-        if chosen.model_name is None:
-            raise UsageError("without a model, say which one is meant: model_name='…'")
-        identity = identify(None, chosen.model_name, chosen.revision)
-        return recall(source, store=Path(store), options=chosen, identity=identity)
-    if not isinstance(model, torch.nn.Module):
+    if model is None and chosen.model_name is None:
+        raise UsageError("without a model, say which one is meant: model_name='…'")
+    if model is not None and not isinstance(model, torch.nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; expected a loaded torch module")
+    with working(store, dry=chosen.dry_run) as root:
+        summary = _captured(model, processor, source, root, chosen, progress)
+    if is_bucket(store) and summary.asked is not None:
+        summary = replace(summary, asked=replace(summary.asked, store=str(store)))
+    return summary
+
+
+def _captured(
+    model: Any,
+    processor: Any,
+    source: Source,
+    root: Path,
+    chosen: CaptureSettings,
+    progress: Callable[[CaptureProgress], None] | None,
+) -> CaptureSummary:
+    if model is None:
+        identity = identify(None, chosen.model_name, chosen.revision)
+        return recall(source, store=root, options=chosen, identity=identity)
     origin = gguf.origin(unwrap(model))
     notes = []
     if origin is not None:
@@ -116,7 +134,7 @@ def capture(
         model,
         processor,
         source,
-        store=Path(store),
+        store=root,
         options=chosen,
         identity=identify(unwrap(model), chosen.model_name, chosen.revision),
         progress=progress,

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from actstore.capturing.forward.pooling import Pool, SiteLayer
 from actstore.capturing.prompts.example import Example, ExampleKey
 from actstore.errors import ConflictError
+from actstore.querying.reader import opened
 from actstore.storage.manifest import Run
-from actstore.storage.snapshot import open_snapshot
 
 _KEYS = ("example_id", "example_index", "split", "mode", "variant")
 _PLACES = ("site", "layer", "region", "pooling")
@@ -66,7 +66,7 @@ class StoredRows:
 
     def __init__(
         self,
-        store: Path,
+        store: str | Path,
         model: str,
         dataset: str | None,
         runs: Sequence[Run],
@@ -286,11 +286,11 @@ class StoredRows:
         parts: list[pa.RecordBatch] = []
         if not self._runs:
             return _empty(names)
-        snapshot = open_snapshot(self._store, self._at)
+        snapshot = opened(self._store, self._at)[0]
         try:
             if any(shard.model == self._model for shard in snapshot.manifest.shards):
-                with pq.ParquetFile(snapshot.metadata_file()) as opened:
-                    for batch in opened.iter_batches(columns=[*names, "model", "dataset"]):
+                with pq.ParquetFile(snapshot.metadata_file()) as file:
+                    for batch in file.iter_batches(columns=[*names, "model", "dataset"]):
                         parts.append(batch.filter(self._wanted(batch)).select(names))
         finally:
             snapshot.close()
