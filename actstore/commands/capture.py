@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from actstore import schema
+from actstore.commands import capture_parts as parts
 from actstore.commands import output
 from actstore.commands.capture_options import COLUMNS, given_options
 from actstore.commands.exit_codes import Exit
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from actstore.capturing.prompts.capture_recipes import CaptureRecipe
     from actstore.capturing.prompts.data import Questions
     from actstore.capturing.run.options import CaptureOptions
+    from actstore.capturing.run.provenance import Identity
     from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
     from actstore.models.loading import LoadedModel
 
@@ -67,9 +69,15 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
     if options["grade"] is not None:
         parse_grade(options["grade"])  # a mistyped one shall not wait for the model
     questions = _questions(options, recipe)
+    _divided(options)
     with quiet():
         layers, needed = _layers(options, loading)
         asked = _asked(options, questions, layers)
+        if options["finalize"]:
+            identity, loaded_as = _meant(options, needed)
+            found = parts.finalize(store, questions, asked, identity, loaded_as)
+            labels = _label(store, recipe, found.runs) if found.complete else None
+            return parts.show(found, as_json=as_json, labels=labels)
         summary = _stored(store, questions, options, asked, needed)
         if summary is None:
             loaded = _loaded(options, loading, needed)
@@ -99,7 +107,9 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
                     progress=progress,
                     **everything,
                 )
-    labels = _label(store, recipe, summary)
+    labels = None
+    if summary.run_id and not summary.dry_run and asked["world_size"] is None:
+        labels = _label(store, recipe, (summary.run_id,))
     if as_json:
         found = summary.as_dict()
         output.print_json(found | ({"labels": labels} if labels is not None else {}))
@@ -137,6 +147,20 @@ def _questions(options: Mapping[str, Any], recipe: CaptureRecipe | None) -> Ques
     )
 
 
+def _divided(options: dict[str, Any]) -> None:
+    """Settle which part of the examples is this process's."""
+    if options["finalize"]:
+        for name in ("dry_run", "rank"):
+            if options[name] is not None and options[name] is not False:
+                raise click.BadParameter(
+                    "--finalize looks at the parts of all processes and captures nothing",
+                    param_hint=f"--{name.replace('_', '-')}",
+                )
+        return
+    part = parts.part_of(options["rank"], options["world_size"])
+    options["rank"], options["world_size"] = part or (None, None)
+
+
 def _asked(options: Mapping[str, Any], questions: Questions, layers: Any) -> CaptureOptions:
     """Return the options as the capture takes them, but for the model's name and commit."""
     from actstore.capturing.run.batching import parse_batch_size
@@ -164,6 +188,9 @@ def _asked(options: Mapping[str, Any], questions: Questions, layers: Any) -> Cap
         "self_check": options["self_check"],
         "strict": options["strict"],
         "dry_run": options["dry_run"],
+        "rank": options["rank"],
+        "world_size": options["world_size"],
+        "piece": options["piece"],
     }
 
 
@@ -177,7 +204,7 @@ def _loaded(options: Mapping[str, Any], loading: Any, needed: int | None) -> Loa
         options["model"],
         revision=options["revision"],
         dtype=options["dtype"],
-        device=options["device"],
+        device=options["device"] or _device(options),
         device_map=_device_map(options["device_map"]),
         attn=_attention(options),
         layers_needed=needed,
@@ -185,6 +212,29 @@ def _loaded(options: Mapping[str, Any], loading: Any, needed: int | None) -> Loa
         trust_remote_code=options["trust_remote_code"],
     )
     return loaded
+
+
+def _device(options: Mapping[str, Any]) -> str | None:
+    """Return the device of a process that shares its machine with others of the capture."""
+    if options["world_size"] is None or options["device_map"] is not None:
+        return None
+    return parts.own_device()
+
+
+def _meant(options: Mapping[str, Any], needed: int | None) -> tuple[Identity, dict[str, Any]]:
+    """Return which model is meant, and how it would be loaded, without loading it."""
+    from actstore.capturing.run.provenance import identify
+    from actstore.models import loading
+
+    commit = loading.commit_of(options["model"], options["revision"])
+    spread = _device_map(options["device_map"])
+    return identify(None, options["model_name"] or options["model"], commit), {
+        "dtype": options["dtype"],
+        "attn": _attention(options),
+        "device_map": str(spread) if spread is not None else None,
+        "layers_loaded": needed,
+        "trust_remote_code": options["trust_remote_code"],
+    }
 
 
 def _stored(
@@ -200,31 +250,22 @@ def _stored(
     without a look at it.
     """
     from actstore.capturing.run.options import CaptureSettings, Source
-    from actstore.capturing.run.provenance import identify
     from actstore.capturing.run.recall import recall
-    from actstore.models import loading
     from actstore.storage import manifest as manifests
 
     if options["dry_run"] or not options["resume"] or not manifests.latest(store).runs:
         return None
-    commit = loading.commit_of(options["model"], options["revision"])
-    identity = identify(None, options["model_name"] or options["model"], commit)
+    identity, loaded_as = _meant(options, needed)
     if identity.revision is None:
         return None
-    spread = _device_map(options["device_map"])
+    settings = CaptureSettings(**asked)
     try:
         return recall(
-            Source(questions),
+            Source(questions, part=settings.part),
             store=store,
-            options=CaptureSettings(**asked),
+            options=settings,
             identity=identity,
-            loading={
-                "dtype": options["dtype"],
-                "attn": _attention(options),
-                "device_map": str(spread) if spread is not None else None,
-                "layers_loaded": needed,
-                "trust_remote_code": options["trust_remote_code"],
-            },
+            loading=loaded_as,
         )
     except NotInStoreError:
         return None
@@ -299,18 +340,17 @@ def _values(texts: Sequence[str], option: str) -> dict[str, Any]:
     return found
 
 
-def _label(
-    store: Path, recipe: CaptureRecipe | None, summary: CaptureSummary
-) -> dict[str, int] | None:
-    """Label the run's rows as the recipe says; return rows by label."""
-    if recipe is None or recipe.label_after is None or not summary.run_id or summary.dry_run:
+def _label(store: Path, recipe: CaptureRecipe | None, runs: Sequence[str]) -> dict[str, int] | None:
+    """Label the rows of runs as the recipe says; return rows by label."""
+    if recipe is None or recipe.label_after is None:
         return None
     from actstore.ingestion.labeling import label_by_expression
 
+    named = ", ".join(f"'{run}'" for run in runs)
     labelled = label_by_expression(
         store,
         recipe.label_after,
-        where=f"run_id = '{summary.run_id}'",
+        where=f"run_id IN ({named})",
         message=f"labels of recipe {recipe.name}",
     )
     return dict(labelled.labels)

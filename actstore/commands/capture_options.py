@@ -246,4 +246,32 @@ given_options = bundle(
     click.option(
         "--strict", is_flag=True, help="Stop at the first example that cannot be captured."
     ),
+    click.option(
+        "--rank",
+        type=click.IntRange(min=0),
+        metavar="R",
+        help="Capture the part of process R of --world-size, counted from 0. By default what RANK "
+        "and WORLD_SIZE (torchrun), or SLURM_PROCID and SLURM_NTASKS (srun) say.",
+    ),
+    click.option(
+        "--world-size",
+        type=click.IntRange(min=1),
+        metavar="W",
+        help="How many processes capture these examples into the store; 1: this one alone, "
+        "whatever the environment says.",
+    ),
+    click.option(
+        "--piece",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Examples that stay together when they are divided, 512 with --batch-size auto. "
+        "Smaller ones divide finer; multiples of the default give the values of a run in one "
+        "process, bit for bit.",
+    ),
+    click.option(
+        "--finalize",
+        is_flag=True,
+        help="Capture nothing; prove that every example is there once, or say what is missing "
+        "and which command brings it (exit code 6).",
+    ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
@@ -110,6 +110,8 @@ class StoreWriter:
         """Numbers of the commits made so far."""
         self.overtaken = 0
         """Rows left out at a commit because another writer had brought them meanwhile."""
+        self.recorded: Callable[[Run, int], Run] | None = None
+        """Makes the run's record, given :attr:`overtaken`, which only a commit finds out."""
 
     def _begun(self) -> Transaction:
         return Transaction(self.root)
@@ -445,8 +447,9 @@ class StoreWriter:
             if not live:
                 return None
             runs = tuple(run for run in latest.runs if run.run_id != self.run.run_id)
+            own = self.run if self.recorded is None else self.recorded(self.run, self.overtaken)
             return replacement.following(
-                latest, operation=operation, message=message, runs=(*runs, self.run), more=live
+                latest, operation=operation, message=message, runs=(*runs, own), more=live
             )
 
         def committed(manifest: Manifest) -> None:

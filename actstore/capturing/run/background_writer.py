@@ -39,19 +39,28 @@ class Sink:
     Ctrl-C among them, commits the windows that were put, so that the next run goes on there.
     """
 
-    def __init__(self, writer: StoreWriter, *, commit_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        writer: StoreWriter,
+        *,
+        commit_seconds: float | None = None,
+        committed: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> None:
         """Take over ``writer``: no other thread may use it until the sink is closed.
 
         Args:
             writer: where rows go.
             commit_seconds: instead of :data:`COMMIT_SECONDS`; 0: a commit after each window.
+            committed: called on the writing thread after each commit, with how far it goes.
         """
         self.written = 0
         self.present = 0
         self.bytes = 0
         self._writer = writer
+        writer.recorded = _less_overtaken
         self._rows_earlier = writer.run.settings.get("progress", {"rows": 0}).get("rows")
         self._commit_seconds = COMMIT_SECONDS if commit_seconds is None else commit_seconds
+        self._committed = committed
         self._parts: queue.Queue[WindowRows | None] = queue.Queue(_DEPTH)
         self._error: BaseException | None = None
         self._finished = False
@@ -136,3 +145,14 @@ class Sink:
         self._writer.commit(
             operation="capture", message=f"{message} ({state})" if state else message
         )
+        if self._committed is not None:
+            self._committed(settings.get("progress", {}))
+
+
+def _less_overtaken(run: Run, overtaken: int) -> Run:
+    """Return a run's record with the rows that it really has stored: others may have been first."""
+    progress = run.settings.get("progress", {})
+    if not overtaken or "rows" not in progress:
+        return run
+    progress = {**progress, "rows": progress["rows"] - overtaken}
+    return dataclasses.replace(run, settings={**run.settings, "progress": progress})

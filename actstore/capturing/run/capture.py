@@ -80,6 +80,10 @@ def capture(
         self_check: see :mod:`actstore.capturing.selfcheck.check`.
         strict: stop at the first example that cannot be captured, which else is refused, named
             in the summary, and passed over.
+        rank: which of several processes this is, each of which captures its part of the same
+            examples into the same store; see docs/many-machines.md.
+        world_size: how many processes there are.
+        piece: examples that stay together when they are divided; those of a window when missing.
         dry_run: store nothing; run two batches and estimate rows, bytes, memory and minutes.
         settings: whatever else the run's record should hold.
 
@@ -99,7 +103,7 @@ def capture(
     import torch
 
     chosen = CaptureSettings(**options)
-    source = Source(examples, chosen.first_k)
+    source = Source(examples, chosen.first_k, chosen.part)
     if model is None:
         if chosen.model_name is None:
             raise UsageError("without a model, say which one is meant: model_name='…'")
