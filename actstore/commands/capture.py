@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from actstore.capturing.run.options import CaptureOptions
     from actstore.capturing.run.provenance import Identity
     from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
+    from actstore.commands.progress import Count
     from actstore.models.loading import LoadedModel
 
 NAMED = 20
@@ -79,17 +80,11 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
             labels = _label(store, recipe, found.runs) if found.complete else None
             return parts.show(found, as_json=as_json, labels=labels)
         summary = _stored(store, questions, options, asked, needed)
+        if summary is None and options["engine"] == "ray":
+            summary = _with_ray(store, questions, options, asked, needed, hidden=as_json)
         if summary is None:
             loaded = _loaded(options, loading, needed)
             with counting("capturing", questions.count, hidden=as_json) as report:
-
-                def progress(done: CaptureProgress) -> None:
-                    # A run that is taken up again goes on from what is there.
-                    there = done.stored_earlier
-                    total = None if done.total is None else done.total + there
-                    tokens = f"{done.tokens:,} tokens"
-                    report(done.examples + there, total, tokens, done.tokens, "tokens")
-
                 everything: CaptureOptions = {
                     **asked,
                     "model_name": options["model_name"] or loaded.name,
@@ -104,12 +99,12 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
                     loaded.processor,
                     questions,
                     store=store,
-                    progress=progress,
+                    progress=_reporting(report),
                     **everything,
                 )
     labels = None
     if summary.run_id and not summary.dry_run and asked["world_size"] is None:
-        labels = _label(store, recipe, (summary.run_id,))
+        labels = _label(store, recipe, summary.run_id.split(", "))
     if as_json:
         found = summary.as_dict()
         output.print_json(found | ({"labels": labels} if labels is not None else {}))
@@ -157,6 +152,19 @@ def _divided(options: dict[str, Any]) -> None:
                     param_hint=f"--{name.replace('_', '-')}",
                 )
         return
+    engine = options["engine"]
+    for name, spelled, engines in parts.OF_ENGINES:
+        if options[name] is not None and options[name] is not False and engine not in engines:
+            raise click.BadParameter(
+                f"goes with --engine {' or '.join(engines)}, not with {engine}", param_hint=spelled
+            )
+    if engine != "local":
+        if options["workers"] is None:
+            raise click.BadParameter(
+                f"say with --workers how many models --engine {engine} runs at once",
+                param_hint="--engine",
+            )
+        return
     part = parts.part_of(options["rank"], options["world_size"])
     options["rank"], options["world_size"] = part or (None, None)
 
@@ -200,18 +208,68 @@ def _layers(options: Mapping[str, Any], loading: Any) -> tuple[Any, int | None]:
 
 
 def _loaded(options: Mapping[str, Any], loading: Any, needed: int | None) -> LoadedModel:
-    loaded: LoadedModel = loading.load(
-        options["model"],
-        revision=options["revision"],
-        dtype=options["dtype"],
-        device=options["device"] or _device(options),
-        device_map=_device_map(options["device_map"]),
-        attn=_attention(options),
-        layers_needed=needed,
-        generate=options["max_new_tokens"] > 0,
-        trust_remote_code=options["trust_remote_code"],
-    )
+    loaded: LoadedModel = loading.load(options["model"], **_load(options, needed))
     return loaded
+
+
+def _load(options: Mapping[str, Any], needed: int | None) -> dict[str, Any]:
+    """Return how the model is loaded."""
+    return {
+        "revision": options["revision"],
+        "dtype": options["dtype"],
+        "device": options["device"] or _device(options),
+        "device_map": _device_map(options["device_map"]),
+        "attn": _attention(options),
+        "layers_needed": needed,
+        "generate": options["max_new_tokens"] > 0,
+        "trust_remote_code": options["trust_remote_code"],
+    }
+
+
+def _with_ray(
+    store: Path,
+    questions: Questions,
+    options: Mapping[str, Any],
+    asked: CaptureOptions,
+    needed: int | None,
+    *,
+    hidden: bool,
+) -> CaptureSummary:
+    from actstore.capturing.run.options import CaptureSettings, Source
+    from actstore.capturing.run.pieces import Part
+    from actstore.capturing.workers.ray_engine import capture_with_ray
+    from actstore.capturing.workers.worker import Work
+
+    size = CaptureSettings(**asked).piece_size
+    with counting("capturing", questions.count, hidden=hidden) as report:
+        return capture_with_ray(
+            Source(questions, part=Part(rank=0, world_size=1, size=size)),
+            Work(
+                store=store.resolve(),
+                folder=Path.cwd(),
+                model=options["model"],
+                load=_load(options, needed),
+                options={**asked, "model_name": options["model_name"]},
+                settings={"questions": questions.settings},
+                world_size=options["workers"],
+                size=size,
+            ),
+            gpus=options["gpus_per_worker"] or 0,
+            address=options["address"],
+            progress=_reporting(report),
+            note=output.note,
+        )
+
+
+def _reporting(report: Count) -> Callable[[CaptureProgress], None]:
+    def progress(done: CaptureProgress) -> None:
+        # A run that is taken up again goes on from what is there.
+        there = done.stored_earlier
+        total = None if done.total is None else done.total + there
+        tokens = f"{done.tokens:,} tokens"
+        report(done.examples + there, total, tokens, done.tokens, "tokens")
+
+    return progress
 
 
 def _device(options: Mapping[str, Any]) -> str | None:

@@ -28,6 +28,7 @@ COLUMNS = {
     "messages": "a whole conversation, in place of the question",
 }
 """Field of an example: what its column holds."""
+ENGINES = ("local", "ray", "slurm")
 _OPTIONAL = ("index", "choices", "system", "messages")
 
 
@@ -273,5 +274,35 @@ given_options = bundle(
         is_flag=True,
         help="Capture nothing; prove that every example is there once, or say what is missing "
         "and which command brings it (exit code 6).",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default="local",
+        show_default=True,
+        help="Who runs the model: this process, Ray actors, or jobs of a SLURM array.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Models that ray or slurm run at once.",
+    ),
+    click.option(
+        "--gpus-per-worker",
+        type=click.FloatRange(min=0),
+        metavar="G",
+        help="GPUs of each worker of ray or slurm; by default none.",
+    ),
+    click.option(
+        "--address",
+        metavar="ADDRESS",
+        help="Ray cluster, such as auto; by default RAY_ADDRESS, or one on this machine.",
+    ),
+    click.option(
+        "--print",
+        "print_script",
+        is_flag=True,
+        help="With --engine slurm: print the script that submits the capture.",
     ),
 )

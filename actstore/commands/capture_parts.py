@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from actstore.capturing.run.options import CaptureOptions
     from actstore.capturing.run.provenance import Identity
 
+OF_ENGINES = (
+    ("workers", "--workers", ("ray", "slurm")),
+    ("gpus_per_worker", "--gpus-per-worker", ("ray", "slurm")),
+    ("address", "--address", ("ray",)),
+    ("print_script", "--print", ("slurm",)),
+    ("rank", "--rank", ("local",)),
+    ("world_size", "--world-size", ("local",)),
+    ("dry_run", "--dry-run", ("local",)),
+)
+"""Option, how it is spelled, and the engines that it goes with."""
 NAMED = 20
 """Missing examples that are named on the screen."""
 

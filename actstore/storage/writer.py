@@ -434,7 +434,7 @@ class StoreWriter:
             self._entry(key, written, transaction, number)
             for number, ((key, _), written) in enumerate(zip(pending, files, strict=True))
         ]
-        before = self._change.base
+        before, overtaken = self._change.base, self.overtaken
         replacement = self._replacement()
         checked = {entry.path for entry in before.shards}
 
@@ -455,12 +455,14 @@ class StoreWriter:
         def committed(manifest: Manifest) -> None:
             self.commits.append(manifest.number)
             self._own.update(entry.path for entry in entries)
-            if manifest.number != before.number + 1 or self._replaced:
+            if self._replaced or self.overtaken != overtaken:
                 self._replaced.clear()
-                self._forget_partitions()  # shards came or went: learn their keys when needed
+                self._forget_partitions()  # rows lie elsewhere: learn their keys when needed
                 return
             for (key, shard), entry in zip(pending, entries, strict=True):
                 self._partitions[key[0]].commit(shard, entry)
+            if manifest.number != before.number + 1:
+                self._catch_up(manifest)
 
         return self._change.commit(
             {
@@ -485,6 +487,15 @@ class StoreWriter:
         kept = without_rows_of(self.root, entry, rivals, self._change.folder)
         self.overtaken += entry.rows - kept.rows
         return kept
+
+    def _catch_up(self, manifest: Manifest) -> None:
+        """Learn the keys that others have brought: those of this session are known."""
+        stored: dict[_PartitionKey, list[ShardEntry]] = {key: [] for key in self._partitions}
+        for entry in manifest.shards:
+            if entry.partition in stored:
+                stored[entry.partition].append(entry)
+        if not all(part.catch_up(stored[key]) for key, part in self._partitions.items()):
+            self._forget_partitions()
 
     def _forget_partitions(self) -> None:
         for partition in self._partitions.values():

@@ -30,6 +30,8 @@ class WindowRows(NamedTuple):
     rows: Callable[[], Iterable[RowBatch]]
     """Makes the rows; called on the writing thread."""
     progress: Mapping[str, Any]
+    mark: int = 0
+    """What ``committed`` is told once the window is in a commit."""
 
 
 class Sink:
@@ -44,14 +46,15 @@ class Sink:
         writer: StoreWriter,
         *,
         commit_seconds: float | None = None,
-        committed: Callable[[Mapping[str, Any]], None] | None = None,
+        committed: Callable[[int], None] | None = None,
     ) -> None:
         """Take over ``writer``: no other thread may use it until the sink is closed.
 
         Args:
             writer: where rows go.
             commit_seconds: instead of :data:`COMMIT_SECONDS`; 0: a commit after each window.
-            committed: called on the writing thread after each commit, with how far it goes.
+            committed: called on the writing thread after each commit, with the mark of the last
+                window in it.
         """
         self.written = 0
         self.present = 0
@@ -61,6 +64,7 @@ class Sink:
         self._rows_earlier = writer.run.settings.get("progress", {"rows": 0}).get("rows")
         self._commit_seconds = COMMIT_SECONDS if commit_seconds is None else commit_seconds
         self._committed = committed
+        self._mark = 0
         self._parts: queue.Queue[WindowRows | None] = queue.Queue(_DEPTH)
         self._error: BaseException | None = None
         self._finished = False
@@ -125,6 +129,7 @@ class Sink:
                 self.written += added.written
                 self.present += added.present
                 self.bytes += added.bytes
+        self._mark = part.mark
         run: Run = self._writer.run
         progress = dict(part.progress)
         if self._rows_earlier is not None:  # else an earlier session did not count them
@@ -146,7 +151,7 @@ class Sink:
             operation="capture", message=f"{message} ({state})" if state else message
         )
         if self._committed is not None:
-            self._committed(settings.get("progress", {}))
+            self._committed(self._mark)
 
 
 def _less_overtaken(run: Run, overtaken: int) -> Run:

@@ -102,6 +102,8 @@ class Reached(NamedTuple):
     """Of these examples."""
     whole: bool
     """Whether they are all of the piece."""
+    own: bool
+    """Whether the run has done all of them itself: only then does its record name them."""
 
 
 @dataclass(slots=True, kw_only=True)

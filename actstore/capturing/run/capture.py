@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.run.options import CaptureOptions, CaptureSettings, Source
@@ -16,6 +16,9 @@ from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
 from actstore.errors import UsageError
 from actstore.models import gguf
 from actstore.models.blocks import unwrap
+
+if TYPE_CHECKING:
+    import torch
 
 
 def capture(
@@ -84,6 +87,7 @@ def capture(
             examples into the same store; see docs/many-machines.md.
         world_size: how many processes there are.
         piece: examples that stay together when they are divided; those of a window when missing.
+        engine: ``local``; ``actstore capture --engine`` has those that load the model themselves.
         dry_run: store nothing; run two batches and estimate rows, bytes, memory and minutes.
         settings: whatever else the run's record should hold.
 
@@ -103,6 +107,11 @@ def capture(
     import torch
 
     chosen = CaptureSettings(**options)
+    if chosen.engine != "local":
+        raise UsageError(
+            f"engine {chosen.engine!r} loads the model itself: use `actstore capture --engine "
+            f"{chosen.engine}`, or leave it out for the model that is given"
+        )
     source = Source(examples, chosen.first_k, chosen.part)
     if model is None:
         if chosen.model_name is None:
@@ -111,18 +120,45 @@ def capture(
         return recall(source, store=Path(store), options=chosen, identity=identity)
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; expected a loaded torch module")
+    return session_of(
+        model, processor, source, store=Path(store), options=chosen, progress=progress
+    ).run()
+
+
+def session_of(
+    model: torch.nn.Module,
+    processor: Any,
+    source: Source,
+    *,
+    store: Path,
+    options: CaptureSettings,
+    progress: Callable[[CaptureProgress], None] | None = None,
+    committed: Callable[[int], None] | None = None,
+) -> Session:
+    """Return the capture of a loaded model, ready to run.
+
+    Args:
+        model: as for :func:`capture`.
+        processor: likewise.
+        source: the examples.
+        store: likewise.
+        options: what the caller chose.
+        progress: called after every batch.
+        committed: called after every commit, with the number of pieces that are behind.
+    """
     origin = gguf.origin(unwrap(model))
-    notes = []
+    notes: tuple[str, ...] = ()
     if origin is not None:
-        notes = origin["notes"]
-        chosen = replace(chosen, settings={"gguf": origin, **(chosen.settings or {})})
-    summary = Session(
+        notes = tuple(origin["notes"])
+        options = replace(options, settings={"gguf": origin, **(options.settings or {})})
+    return Session(
         model,
         processor,
         source,
-        store=Path(store),
-        options=chosen,
-        identity=identify(unwrap(model), chosen.model_name, chosen.revision),
+        store=store,
+        options=options,
+        identity=identify(unwrap(model), options.model_name, options.revision),
         progress=progress,
-    ).run()
-    return replace(summary, notes=(*notes, *summary.notes))
+        committed=committed,
+        notes=notes,
+    )

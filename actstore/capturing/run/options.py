@@ -58,6 +58,7 @@ class CaptureSettings:
     rank: int | None = None
     world_size: int | None = None
     piece: int | None = None
+    engine: str = "local"
     settings: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -218,6 +219,7 @@ class CaptureOptions(TypedDict, total=False):
     rank: int | None
     world_size: int | None
     piece: int | None
+    engine: str
     settings: Mapping[str, Any] | None
 
 

@@ -62,6 +62,8 @@ class Piece:
     start: int
     """Place of the first in the source."""
     examples: Sequence[Example]
+    again: bool = False
+    """Whether another process was at it before and was lost: some of it may be stored."""
 
     @property
     def stop(self) -> int:
@@ -114,19 +116,27 @@ def finished(
     )
 
 
-def done_of(piece: Piece, done: frozenset[str], begun: Sequence[object] | None) -> int:
+def begun_by(runs: Iterable[Run]) -> frozenset[tuple[int, str]]:
+    """Return how far runs are with the piece that they are at: count and digest of examples."""
+    begun = (run.settings.get("progress", {}).get("begun") for run in runs)
+    return frozenset((int(count), str(digest)) for count, digest in filter(None, begun))
+
+
+def done_of(piece: Piece, done: frozenset[str], begun: frozenset[tuple[int, str]]) -> int:
     """Return how many examples of a piece are done, from its first on.
 
     Args:
         piece: the piece.
         done: digests of pieces that are done.
-        begun: count and digest of the examples that a run has done of the piece it was at.
+        begun: count and digest of examples that a run has done of the piece that it was at.
     """
     there = 0
     chain = Chain()
     for example in piece.examples:
         chain.add(example)
-        if begun is not None and [chain.count, short(chain)] == list(begun):
+        if any(count == chain.count for count, _ in begun) and (
+            (chain.count, short(chain)) in begun
+        ):
             there = chain.count
     return chain.count if short(chain) in done else there
 
@@ -144,12 +154,11 @@ def windows_of(
     chain = Chain()
     for example in piece.examples[:there]:
         chain.add(example)
-    own = True
+    own = not piece.again
     for window in form(iter(piece.examples[there:]), piece.start + there):
         for example in window.taken:
             chain.add(example)
         own = own and not window.skipped  # of skipped ones it is others that have the rows
-        if own:
-            whole = chain.count == len(piece.examples)
-            window.reached = Reached(chain.count, short(chain), whole)
+        whole = chain.count == len(piece.examples)
+        window.reached = Reached(chain.count, short(chain), whole, own)
         yield window

@@ -24,13 +24,13 @@ from actstore.capturing.prompts.encode import Prompter
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.run import estimate as estimates
 from actstore.capturing.run import provenance
-from actstore.capturing.run.asked import asked_of
+from actstore.capturing.run.asked import asked_of, equal_runs
 from actstore.capturing.run.background_writer import Sink, WindowRows
 from actstore.capturing.run.batch_runner import Runner
 from actstore.capturing.run.batching import Reached, Window, window_size, windows
 from actstore.capturing.run.estimate import CaptureEstimate
 from actstore.capturing.run.options import CaptureSettings, Source
-from actstore.capturing.run.pieces import done_of, finished, windows_of
+from actstore.capturing.run.pieces import begun_by, done_of, finished, windows_of
 from actstore.capturing.run.provenance import Identity
 from actstore.capturing.run.resume import Chain, Earlier, look
 from actstore.capturing.run.stored_rows import StoredRows
@@ -40,6 +40,7 @@ from actstore.capturing.selfcheck import check
 from actstore.capturing.selfcheck.reference import advice
 from actstore.errors import ExampleError, ModelError, UsageError
 from actstore.models.blocks import find, parse_layers, points
+from actstore.storage import manifest as manifests
 from actstore.storage import narrowing
 from actstore.storage.manifest import Run
 from actstore.storage.rows import RowBatch
@@ -62,7 +63,8 @@ class Session:
         options: CaptureSettings,
         identity: Identity,
         progress: Callable[[CaptureProgress], None] | None = None,
-        committed: Callable[[Mapping[str, Any]], None] | None = None,
+        committed: Callable[[int], None] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.options = options
         self.store = store
@@ -103,7 +105,7 @@ class Session:
             padding_side=None if options.padding_side == "auto" else options.padding_side,
             seed=options.seed,
         )
-        self._places = [(point.site, point.layer) for point in self.points]
+        self.places = [(point.site, point.layer) for point in self.points]
         self._progress = progress
         self._committed = committed
         self._size = window_size(options.examples_at_once)
@@ -111,11 +113,13 @@ class Session:
         self._reached: Reached | None = None
         self._pieces: list[str] = []
         """Of a capture in pieces: digests of those that this run has finished."""
+        self._through = 0
+        """Pieces that this session has gone through."""
         self._context = context_length(self.anatomy.model)
         self._width = estimates.total_width(self.points, state_width(self.anatomy.model))
         self._complete: frozenset[Any] = frozenset()
         self._stored: StoredRows | None = None
-        self._notes: list[str] = []
+        self._notes: list[str] = list(notes)
         self._refused: list[Refused] = []
         self._runner = Runner(
             self.engine,
@@ -125,6 +129,7 @@ class Session:
             refused=self._refused,
         )
         self._refused_earlier = 0
+        self._named_earlier: list[list[str]] = []
         self._empty: Counter[str] = Counter()
         self._labels: Counter[str] = Counter()
         self._examples = self._skipped = self._batches = self._tokens = self._silent = 0
@@ -194,7 +199,9 @@ class Session:
             self._chain.add(example)
         reached = self._reached = window.reached
         if reached is not None and reached.whole:
-            self._pieces.append(reached.digest)
+            self._through += 1
+            if reached.own:
+                self._pieces.append(reached.digest)
 
     def _windows(self, examples: Iterator[Example], start: int) -> Iterator[Window]:
         return windows(
@@ -309,38 +316,48 @@ class Session:
             )
             self._chain = Chain()
             rest = self.source.read()
-        self._complete = stored.complete(self._places, self.options.pools)
+        self._complete = stored.complete(self.places, self.options.pools)
         self._stored = stored
         return Earlier(equal_runs=earlier.equal_runs), rest
 
     def _in_pieces(self, earlier: Earlier) -> tuple[Earlier, Iterator[Window]]:
         """Return the windows of the pieces that are left to do, and what is really continued."""
-        stored = StoredRows(
-            self.store, self.identity.name, self.options.dataset, earlier.equal_runs
-        )
-        done: frozenset[str] = frozenset()
-        if self.options.resume:
-            done = finished(earlier.equal_runs, stored, self._places, self.options.pools)
-            self._complete = stored.complete(self._places, self.options.pools)
-            self._stored = stored
-        if not self.options.resume or (earlier.run is not None and stored.lost(earlier.run)):
+        done = self._finished(earlier.equal_runs)
+        if earlier.run is not None and (self._stored is None or self._stored.lost(earlier.run)):
             earlier = replace(earlier, run=None)
         progress = earlier.progress
         self._pieces += progress.get("pieces", ())
         self._runner.budget = progress.get("batch_tokens")
         self._refused_earlier = int(progress.get("refused_count", 0))
-        return earlier, self._windows_of_pieces(done, progress.get("begun"))
+        self._named_earlier = list(progress.get("refused", ()))
+        begun = begun_by([earlier.run]) if earlier.run is not None else frozenset()
+        return earlier, self._windows_of_pieces(done, begun)
 
     def _windows_of_pieces(
-        self, done: frozenset[str], begun: Sequence[object] | None
+        self, done: frozenset[str], begun: frozenset[tuple[int, str]]
     ) -> Iterator[Window]:
         for piece in self.source.pieces():
+            if piece.again:
+                runs = manifests.latest(self.store).runs
+                fingerprint = self.settings["fingerprint"]
+                runs = equal_runs(runs, self.identity.name, self.options.dataset, fingerprint)
+                done, begun = self._finished(runs), begun_by(runs)
             there = done_of(piece, done, begun)
             if there:
                 self._skipped += there
                 self._skipped_first += there
                 self._tell()
             yield from windows_of(piece, there, self._windows)
+            self._through += there == len(piece.examples)
+
+    def _finished(self, runs: Sequence[Run]) -> frozenset[str]:
+        """Look which pieces runs have finished, and which examples they have."""
+        if not self.options.resume:
+            return frozenset()
+        stored = StoredRows(self.store, self.identity.name, self.options.dataset, runs)
+        self._complete = stored.complete(self.places, self.options.pools)
+        self._stored = stored
+        return finished(runs, stored, self.places, self.options.pools)
 
     @property
     def _passed(self) -> int:
@@ -420,6 +437,7 @@ class Session:
             WindowRows(
                 partial(self._rows, done, run, frozenset(left_out)) if done else tuple,
                 self._position(),
+                self._through,
             )
         )
 
@@ -439,11 +457,12 @@ class Session:
         if self.source.part is None:
             found = {"examples": self._chain.count, "digest": self._chain.digest}
         else:
-            begun = self._reached if self._reached and not self._reached.whole else None
-            found = {"pieces": list(self._pieces), "begun": begun and [*begun[:2]]}
+            at = self._reached
+            begun = [at.count, at.digest] if at and at.own and not at.whole else None
+            found = {"pieces": list(self._pieces), "begun": begun}
         return found | {
             "refused_count": self._refused_earlier + len(self._refused),
-            "refused": [list(each) for each in self._refused[:_NAMED]],
+            "refused": [*self._named_earlier, *map(list, self._refused)][:_NAMED],
             "batch_tokens": self._runner.budget,
         }
 
@@ -574,7 +593,7 @@ class Session:
         resumed = self._skipped_first > 0
         if run is not None and self._skipped and sink is None and estimate is None:
             notes.append(f"everything is stored already (run {run.run_id})")
-        if (part := self.source.part) is not None and not self._passed:
+        if (part := self.source.part) is not None and self.source.total == 0:
             notes.append(
                 f"rank {part.rank} of {part.world_size} has no examples, since there are fewer "
                 f"pieces of {part.size} examples than ranks: smaller pieces (--piece) divide finer"
@@ -587,7 +606,7 @@ class Session:
                 dataset=self.options.dataset,
                 fingerprint=self.settings["fingerprint"],
                 keys=self.source.keys,
-                places=self._places,
+                places=self.places,
                 pools=self.options.pools,
             )
         return CaptureSummary(

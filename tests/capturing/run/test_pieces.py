@@ -249,10 +249,10 @@ def test_how_much_of_a_piece_is_done() -> None:
     chain = Chain()
     for example in examples[:6]:
         chain.add(example)
-    begun = [chain.count, short(chain)]
-    assert done_of(piece, frozenset(), None) == 0
+    begun = frozenset({(chain.count, short(chain))})
+    assert done_of(piece, frozenset(), frozenset()) == 0
     assert done_of(piece, frozenset(), begun) == 6
-    assert done_of(piece, frozenset(), [5, short(chain)]) == 0
+    assert done_of(piece, frozenset(), frozenset({(5, short(chain))})) == 0
     assert done_of(piece, frozenset({piece.digest()}), begun) == 10
     with contextlib.suppress(StopIteration):
         next(cut(iter([]), 3))
