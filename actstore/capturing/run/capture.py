@@ -134,6 +134,7 @@ def session_of(
     options: CaptureSettings,
     progress: Callable[[CaptureProgress], None] | None = None,
     committed: Callable[[int], None] | None = None,
+    commit_seconds: float | None = None,
 ) -> Session:
     """Return the capture of a loaded model, ready to run.
 
@@ -145,6 +146,7 @@ def session_of(
         options: what the caller chose.
         progress: called after every batch.
         committed: called after every commit, with the number of pieces that are behind.
+        commit_seconds: time between commits, instead of the usual one.
     """
     origin = gguf.origin(unwrap(model))
     notes: tuple[str, ...] = ()
@@ -160,5 +162,6 @@ def session_of(
         identity=identify(unwrap(model), options.model_name, options.revision),
         progress=progress,
         committed=committed,
+        commit_seconds=commit_seconds,
         notes=notes,
     )

@@ -64,6 +64,7 @@ class Session:
         identity: Identity,
         progress: Callable[[CaptureProgress], None] | None = None,
         committed: Callable[[int], None] | None = None,
+        commit_seconds: float | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         self.options = options
@@ -108,6 +109,7 @@ class Session:
         self.places = [(point.site, point.layer) for point in self.points]
         self._progress = progress
         self._committed = committed
+        self._commit_seconds = commit_seconds
         self._size = window_size(options.examples_at_once)
         self._chain = Chain()
         self._reached: Reached | None = None
@@ -167,7 +169,7 @@ class Session:
         narrow = narrowing.narrow_of(self.options.storage_dtype)
         with (
             StoreWriter(self.store, run=run, narrow=narrow) as writer,
-            Sink(writer, committed=self._committed) as sink,
+            Sink(writer, commit_seconds=self._commit_seconds, committed=self._committed) as sink,
         ):
             try:
                 with self.engine:

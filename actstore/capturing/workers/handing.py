@@ -19,7 +19,8 @@ class Hand:
 
     pieces: list[Piece] = field(default_factory=list)
     """In the order in which it got them; those before ``committed`` are in the store."""
-    through: int = 0
+    waiting: int = 0
+    """How many of the last ones it has not begun."""
     committed: int = 0
 
 
@@ -55,7 +56,7 @@ class Pieces:
             ModelError: workers were lost over one of them again and again; names it.
         """
         left = hand.pieces[hand.committed :]
-        begun = hand.pieces[hand.committed : hand.through + 1]
+        begun = hand.pieces[hand.committed : len(hand.pieces) - hand.waiting]
         for piece in begun:
             self._lost[piece.number] += 1
         # The first of those that were begun may only have waited for its commit.

@@ -49,7 +49,7 @@ _AHEAD = 1
 """Pieces that wait at a worker: it never waits for the next one, and few are left at the end."""
 
 
-_UNHEARD = State(0, 0, 0, 0, 0)
+_UNHEARD = State(0, 0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -244,12 +244,13 @@ class _Driver:
         """Take in how far a worker is, and give it the next piece."""
         try:
             state = seat.state = self._ray.get(answer, timeout=_ANSWER)
-            seat.hand.through, seat.hand.committed = state.through, state.committed
+            seat.hand.waiting, seat.hand.committed = state.waiting, state.committed
             if seat.told or state.waiting >= _AHEAD:
                 return seat
             piece = self._pieces.next()
             if piece is not None:
                 seat.hand.pieces.append(piece)
+                seat.hand.waiting += 1
                 seat.actor.give.remote([piece])
             elif self._pieces.none_left:
                 seat.told = True
@@ -282,9 +283,8 @@ class _Driver:
         self._earlier["tokens"] += seat.state.tokens
         self._replaced += 1
         self._note(
-            f"worker {seat.rank} was lost ({reason}): another one is started, and "
-            f"{counted(left, 'piece')} that it had not stored {'is' if left == 1 else 'are'} "
-            "handed out again"
+            f"worker {seat.rank} was lost ({reason}): another one is started"
+            + (f", {counted(left, 'piece')} not stored yet handed out again" if left else "")
         )
         return self._start(seat.rank)
 

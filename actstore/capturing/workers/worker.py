@@ -40,6 +40,8 @@ class Work:
     world_size: int
     size: int
     """Examples of a piece."""
+    commit_seconds: float | None = None
+    """Time between commits of a worker; 0: one after each window."""
 
 
 class Ready(NamedTuple):
@@ -60,10 +62,8 @@ class State(NamedTuple):
 
     waiting: int
     """Pieces that it has not begun."""
-    through: int
-    """Pieces that it has gone through, in the order in which they were given."""
     committed: int
-    """Those of them that are in a commit."""
+    """Pieces that are in a commit, in the order in which they were given."""
     examples: int
     """Examples that it is through with, stored ones not counted."""
     tokens: int
@@ -75,8 +75,6 @@ class Feed(Source):
     def __init__(self, part: Part) -> None:
         super().__init__((), part=part)
         self._coming: queue.Queue[Piece | None] = queue.Queue()
-        self.through = 0
-        """Pieces that the reader has left behind."""
 
     @property
     def total(self) -> int | None:
@@ -103,7 +101,6 @@ class Feed(Source):
         """Yield the pieces as they come; wait where there is none yet."""
         while (piece := self._coming.get()) is not None:
             yield piece
-            self.through += 1
 
 
 class Worker:
@@ -158,6 +155,7 @@ class Worker:
             options=CaptureSettings(**options),
             progress=self._note,
             committed=self._note_commit,
+            commit_seconds=work.commit_seconds,
         )
 
     def run(self) -> CaptureSummary:
@@ -187,7 +185,6 @@ class Worker:
         """Say how far it is."""
         return State(
             waiting=self._feed.waiting,
-            through=self._feed.through,
             committed=self._committed,
             examples=self._done.examples,
             tokens=self._done.tokens,

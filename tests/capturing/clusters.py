@@ -1,0 +1,158 @@
+"""Ray clusters of several nodes on this machine, and captures that they work on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from actstore.capturing.prompts.data import open_questions
+from actstore.capturing.run.options import CaptureOptions, CaptureSettings, Source
+from actstore.capturing.run.pieces import Part
+from actstore.storage import manifest as manifests
+from tests.capturing import crashing, families
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "ACTSTORE_TEST_OF"
+"""Variable by which a test tells the processes that it has started from all others."""
+_SMALL = {"object_store_memory": 80 << 20, "include_dashboard": False}
+OPTIONS: CaptureOptions = {
+    "layers": "0,-1",
+    "pool": ("prompt.last", "response.mean"),
+    "max_new_tokens": 2,
+    "generation": {"do_sample": True},
+    "batch_size": 4,
+    "dataset": "numbers",
+    "self_check": False,
+}
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Variables of everything that a test starts."""
+    return {
+        **os.environ,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        MARK: str(folder),
+    }
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, nodes: int) -> Iterator[Any]:
+    """Start a cluster: a head where nobody works, and nodes with room for one worker each."""
+    from ray.cluster_utils import Cluster
+
+    before = dict(os.environ)
+    os.environ.update(environment(folder))
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **_SMALL})
+    try:
+        for _ in range(nodes):
+            made.add_node(num_cpus=1, **_SMALL)
+        made.wait_for_nodes()
+        yield made
+    finally:
+        made.shutdown()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def study(folder: Path, count: int) -> None:
+    """Write a model and questions."""
+    families.build("llama").save_pretrained(folder / "tiny")
+    families.tokenizer().save_pretrained(folder / "tiny")
+    rows = crashing.examples(count)
+    (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def start(folder: Path, address: str | None = None, workers: int = 2) -> subprocess.Popen[str]:
+    """Start a driver in a process of its own; it captures into ``folder/ray``."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.capturing.clusters", str(workers), address or ""],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result(driver: subprocess.Popen[str]) -> dict[str, Any]:
+    """Wait for a driver; return its summary, with what it said meanwhile as ``said``."""
+    out, err = driver.communicate(timeout=300)
+    assert driver.returncode == 0, err
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return {**found, "said": err}
+
+
+def main() -> None:
+    """Capture by Ray, a commit after each piece; print the summary."""
+    from actstore.capturing.workers.ray_engine import capture_with_ray
+    from actstore.capturing.workers.worker import Work
+
+    workers, address = sys.argv[1:3]
+    size = CaptureSettings(**OPTIONS).piece_size
+    summary = capture_with_ray(
+        Source(open_questions("q.jsonl"), part=Part(rank=0, world_size=1, size=size)),
+        Work(
+            store=Path("ray").resolve(),
+            folder=Path.cwd(),
+            model="tiny",
+            load={"device": "cpu", "dtype": "float32"},
+            options=OPTIONS,
+            settings={},
+            world_size=int(workers),
+            size=size,
+            commit_seconds=0.0,
+        ),
+        address=address or None,
+        note=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    print(json.dumps(summary.as_dict()))
+
+
+def stored(store: Path) -> int:
+    """How many rows a store has."""
+    return sum(shard.rows for shard in manifests.latest(store).shards)
+
+
+def latest(store: Path) -> int:
+    """The number of a store's latest commit."""
+    return manifests.latest(store).number
+
+
+def wait_until(what: Callable[[], bool], seconds: float = 240.0) -> None:
+    """Wait until something is so; fail after a time in which it surely should be."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def workers_of(folder: Path) -> list[int]:
+    """The processes that capture for a test."""
+    mark = f"{MARK}={folder}".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # it has just ended
+            if (process / "cmdline").read_bytes().startswith(b"ray::Worker") and mark in (
+                process / "environ"
+            ).read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found
+
+
+def kill(process: int) -> None:
+    """End a process as a crash does."""
+    os.kill(process, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
