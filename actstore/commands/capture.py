@@ -79,6 +79,11 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
             found = parts.finalize(store, questions, asked, identity, loaded_as)
             labels = _label(store, recipe, found.runs) if found.complete else None
             return parts.show(found, as_json=as_json, labels=labels)
+        if options["engine"] == "slurm":
+            workers, gpus = options["workers"], options["gpus_per_worker"]
+            printed = options["print_script"]
+            click.echo(parts.slurm_script(workers, gpus, printed=printed, folder=Path.cwd()))
+            return Exit.DONE
         summary = _stored(store, questions, options, asked, needed)
         if summary is None and options["engine"] == "ray":
             summary = _with_ray(store, questions, options, asked, needed, hidden=as_json)
@@ -199,6 +204,7 @@ def _asked(options: Mapping[str, Any], questions: Questions, layers: Any) -> Cap
         "rank": options["rank"],
         "world_size": options["world_size"],
         "piece": options["piece"],
+        "engine": options["engine"],
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -120,15 +121,18 @@ def own_device(environment: Mapping[str, str] = os.environ) -> str | None:
     return None
 
 
-def command_line(without: Collection[str] = (), **more: object) -> str:
+def command_line(
+    without: Collection[str] = (), *, program: Sequence[str] = ("actstore",), **more: object
+) -> str:
     """Return the command as it was typed, quoted for a shell.
 
     Args:
         without: names of options that are left out.
+        program: what is run.
         more: options to add, by name; True for one that takes no value.
     """
     context = click.get_current_context()
-    words = ["actstore", str(context.info_name)]
+    words = [*program, str(context.info_name)]
     for param in context.command.params:
         name = param.name or ""
         if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
@@ -163,12 +167,36 @@ def finalize(
     from actstore.capturing.run import finalize as finalizing
     from actstore.capturing.run.options import CaptureSettings, Source
 
-    world_size = asked.get("world_size")
+    # Ray hands pieces to whoever is free: there is no rank to run again.
+    world_size = 1 if asked.get("engine") == "ray" else asked.get("world_size")
     settings = CaptureSettings(
-        **{**asked, "rank": None if world_size is None else 0}  # of all of them
+        **{**asked, "rank": None if world_size is None else 0, "world_size": world_size}
     )
     return finalizing.finalize(
         Source(questions), store=store, options=settings, identity=identity, loading=loading
+    )
+
+
+def slurm_script(workers: int, gpus: float | None, *, printed: bool, folder: Path) -> str:
+    """Return the script that submits the capture as it was typed."""
+    from actstore.capturing.workers.slurm import script
+
+    if not printed:
+        raise click.BadParameter(
+            "nothing is submitted by actstore itself: add --print, look at the script that it "
+            "prints, and run that with bash",
+            param_hint="--engine",
+        )
+    if gpus is not None and gpus != int(gpus):
+        raise click.BadParameter("SLURM gives whole GPUs", param_hint="--gpus-per-worker")
+    without = ("engine", "workers", "gpus_per_worker", "print_script")
+    program = (sys.executable, "-m", "actstore")
+    return script(
+        command_line(without, program=program, world_size=workers),
+        command_line(without, program=program, world_size=workers, finalize=True),
+        workers=workers,
+        gpus=gpus,
+        folder=folder,
     )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import torch
 from actstore.api.store import open as open_store
 from actstore.commands.capture_parts import part_of
 from actstore.commands.exit_codes import Exit
+from actstore.storage.manifest import latest
 from tests.capturing import families
 from tests.commands.conftest import Command
 
@@ -121,6 +125,86 @@ def test_options_that_contradict_each_other(actstore: Command, words: list[str])
         (("--rank", 2, "--world-size", 2), "ranks count from 0 to 1"),
         (("--finalize", "--rank", 0), "captures nothing"),
         (("--finalize", "--dry-run"), "captures nothing"),
+    ]:
+        done = actstore(*words, "--store", "s", *more)
+        assert done.code == Exit.USAGE, more
+        assert text in done.err
+
+
+SBATCH = """#!/bin/bash
+# Runs what a job is, as SLURM would: the tasks of an array one after the other.
+echo "$*" >> "$NOTES/options"
+cat > "$NOTES/job.sh"
+array=$(sed -n 's/^#SBATCH --array=0-//p' "$NOTES/job.sh")
+for task in $(seq 0 "${array:-0}"); do SLURM_ARRAY_TASK_ID=$task bash "$NOTES/job.sh"; done
+echo "7;cluster"
+"""
+PYTHON = """#!/bin/bash
+# Notes its arguments, the folder that it runs in first.
+number=$(ls "$NOTES" | wc -l)
+printf '%s\\0' "$PWD" "$@" > "$NOTES/call-$number"
+"""
+
+
+def test_the_script_for_slurm_captures_every_part_and_proves_it(
+    actstore: Command, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bash runs it; what it would have run as jobs is run here."""
+    store, notes = tmp_path / "a $HOME 'store'", tmp_path / "notes"
+    notes.mkdir()
+    for name, script in (("sbatch", SBATCH), ("python", PYTHON)):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.chdir(tmp_path)
+    system = 'say "it\'s" $HOME `now`\nand more'
+    printed = actstore(
+        *words, "--store", store, "--piece", 3, "--system", system, "--json",
+        "--engine", "slurm", "--workers", 3, "--gpus-per-worker", 2, "--print",
+    )  # fmt: skip
+    assert (printed.code, printed.err) == (0, "")
+    assert not store.exists()
+    assert "#SBATCH --array=0-2" in printed.out
+    assert printed.out.count("#SBATCH --gpus=2") == 1
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-s", "--", "--partition=fast"],
+        input=printed.out,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PATH": path, "NOTES": str(notes)},
+    )
+    assert done.stdout == "capture: job 7, finalize: job 7\n"
+    assert (notes / "options").read_text().splitlines() == [
+        "--parsable --partition=fast",
+        "--parsable --partition=fast --dependency=afterany:7",
+    ]
+    codes = []
+    for call in sorted(notes.glob("call-*")):
+        folder, *arguments = call.read_text().split("\0")[:-1]
+        assert (folder, arguments[:2]) == (str(tmp_path), ["-m", "actstore"])
+        found = actstore(*arguments[2:])
+        codes.append(found.code)
+    assert codes == [Exit.DONE, Exit.REFUSED, Exit.DONE, Exit.REFUSED]
+    assert "10 of 10 examples, 9 rows" in found.out
+    runs = latest(store).runs
+    assert len(runs) == 3
+    assert {run.settings["values"]["system"] for run in runs} == {system}
+
+
+def test_engines_say_what_they_need(actstore: Command, words: list[str]) -> None:
+    for more, text in [
+        (("--engine", "slurm", "--workers", 2), "add --print"),
+        (("--engine", "slurm", "--print"), "say with --workers"),
+        (("--engine", "ray"), "say with --workers"),
+        (("--workers", 2), "goes with --engine ray or slurm, not with local"),
+        (("--engine", "ray", "--workers", 2, "--rank", 1), "goes with --engine local"),
+        (("--engine", "ray", "--workers", 2, "--dry-run"), "goes with --engine local"),
+        (
+            ("--engine", "slurm", "--workers", 2, "--print", "--gpus-per-worker", 0.5),
+            "whole GPUs",
+        ),
     ]:
         done = actstore(*words, "--store", "s", *more)
         assert done.code == Exit.USAGE, more

@@ -143,6 +143,7 @@ class Worker:
             "rank": self._rank,
             "world_size": work.world_size,
             "piece": work.size,
+            "engine": "local",
             "model_name": work.options.get("model_name") or loaded.name,
             "revision": loaded.revision,
             "settings": {"loading": dict(loaded.settings), **work.settings},
