@@ -107,6 +107,8 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
                     progress=_reporting(report),
                     **everything,
                 )
+    if asked["world_size"] is not None and recipe is not None and recipe.label_after is not None:
+        output.note("labels: --finalize sets them, over the rows of all processes")
     labels = None
     if summary.run_id and not summary.dry_run and asked["world_size"] is None:
         labels = _label(store, recipe, summary.run_id.split(", "))

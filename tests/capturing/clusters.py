@@ -13,6 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+import actstore
+from actstore.api.selection import Selection
 from actstore.capturing.prompts.data import open_questions
 from actstore.capturing.run.options import CaptureOptions, CaptureSettings, Source
 from actstore.capturing.run.pieces import Part
@@ -93,11 +97,14 @@ def result(driver: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Capture by Ray, a commit after each piece; print the summary."""
+    """Capture by Ray, a commit after each piece, and read it by Ray; print the summary."""
+    import ray
+
     from actstore.capturing.workers.ray_engine import capture_with_ray
     from actstore.capturing.workers.worker import Work
 
     workers, address = sys.argv[1:3]
+    ray.init(address=address or None, log_to_driver=False, logging_level="ERROR")
     size = CaptureSettings(**OPTIONS).piece_size
     summary = capture_with_ray(
         Source(open_questions("q.jsonl"), part=Part(rank=0, world_size=1, size=size)),
@@ -112,10 +119,23 @@ def main() -> None:
             size=size,
             commit_seconds=0.0,
         ),
-        address=address or None,
         note=lambda text: print(text, file=sys.stderr, flush=True),
     )
-    print(json.dumps(summary.as_dict()))
+    chosen = actstore.open("ray").select(layer=0, pooling="last")
+    print(json.dumps({**summary.as_dict(), "by_ray": read_by_ray(chosen)}))
+
+
+def read_by_ray(rows: Selection) -> list[Any]:
+    """Read rows by Ray, in several tasks; return their numbers, ids and vectors."""
+    from actstore.querying import portions
+
+    portions.BYTES = 64 * rows.shape[1] * 4
+    taken = rows.to_ray(["example_id", "row_id"])
+    assert taken.count() == len(rows)
+    batches = list(taken.iter_batches(batch_format="numpy"))
+    together = {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
+    order = np.argsort(together["row_id"])
+    return [together[name][order].tolist() for name in ("row_id", "example_id", "activation")]
 
 
 def stored(store: Path) -> int:

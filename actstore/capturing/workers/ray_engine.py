@@ -45,6 +45,8 @@ _ANSWER = 60.0
 """Seconds that a worker may take to say how far it is, before it is given up."""
 _PARTING = 60.0
 """Seconds that workers have to commit what they have begun when the capture is broken off."""
+_ROOM = 60.0
+"""Seconds without any worker after which the user is told what the cluster has."""
 _AHEAD = 1
 """Pieces that wait at a worker: it never waits for the next one, and few are left at the end."""
 
@@ -149,13 +151,14 @@ class _Driver:
         """Examples and tokens of workers that are no more."""
         self._failed_starts: Counter[int] = Counter()
         self._replaced = 0
+        self._told_of_room = False
         self._pieces = Pieces(self._left_to_do())
 
     def run(self, began: float) -> CaptureSummary:
         self._seats = [self._start(rank) for rank in range(self._count())]
         try:
             while not all(seat.done for seat in self._seats):
-                self._look()
+                self._look(began)
         except BaseException as error:
             self._part(error)
             raise
@@ -184,7 +187,7 @@ class _Driver:
         ).remote(self._work, rank)
         return _Seat(rank, actor, actor.ready.remote())
 
-    def _look(self) -> None:
+    def _look(self, began: float) -> None:
         """Take in what has happened, and hand out pieces."""
         waited = [
             seat.ready if seat.running is None else seat.running
@@ -202,10 +205,21 @@ class _Driver:
         ]
         for number, answer in states:
             self._seats[number] = self._supply(self._seats[number], answer)
+        if self._ready is None and not self._told_of_room and time.monotonic() > began + _ROOM:
+            self._tell_of_room()
         if self._pieces.none_left:
             for seat in self._seats:  # those that are still to come would have nothing to do
                 seat.done = seat.done or seat.running is None
         self._tell()
+
+    def _tell_of_room(self) -> None:
+        self._told_of_room = True
+        there = self._ray.cluster_resources()
+        self._note(
+            f"no worker is ready yet; each needs 1 CPU and {self._gpus:g} GPUs, the cluster has "
+            f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs: they load the model, "
+            "or wait for room (ray status)"
+        )
 
     def _heard(self, seat: _Seat) -> _Seat:
         """Take in the answer of a worker that is ready, or that has done its work."""

@@ -74,6 +74,9 @@ def test_a_worker_is_lost_and_its_pieces_are_captured_by_another_one(tmp_path: P
     assert "was lost" in told["said"]
     assert told["examples"] + told["skipped"] == examples  # skipped: told too late
     assert (told["rows"], told["rows_present"]) == (assert_as_alone(tmp_path), 0)
+    rows = actstore.open(store).select(layer=0, pooling="last")
+    ids = rows.table(["example_id"])["example_id"].to_pylist()
+    assert told["by_ray"] == [rows.rows.tolist(), ids, rows.tensor().tolist()]
 
 
 @long
