@@ -76,9 +76,9 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
         asked = _asked(options, questions, layers)
         if options["finalize"]:
             identity, loaded_as = _meant(options, needed)
-            found = parts.finalize(store, questions, asked, identity, loaded_as)
-            labels = _label(store, recipe, found.runs) if found.complete else None
-            return parts.show(found, as_json=as_json, labels=labels)
+            there = parts.finalize(store, questions, asked, identity, loaded_as)
+            labels = _label(store, recipe, there.runs) if there.complete else None
+            return parts.show(there, as_json=as_json, labels=labels)
         if options["engine"] == "slurm":
             workers, gpus = options["workers"], options["gpus_per_worker"]
             printed = options["print_script"]

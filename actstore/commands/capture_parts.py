@@ -169,9 +169,9 @@ def finalize(
 
     # Ray hands pieces to whoever is free: there is no rank to run again.
     world_size = 1 if asked.get("engine") == "ray" else asked.get("world_size")
-    settings = CaptureSettings(
-        **{**asked, "rank": None if world_size is None else 0, "world_size": world_size}
-    )
+    rank = None if world_size is None else 0
+    whole: CaptureOptions = {**asked, "rank": rank, "world_size": world_size}
+    settings = CaptureSettings(**whole)
     return finalizing.finalize(
         Source(questions), store=store, options=settings, identity=identity, loading=loading
     )

@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 def dataset(rows: SelectedRows, columns: Sequence[str] | None) -> ray.data.Dataset:
     """Return rows as a data set, see ``Selection.to_ray``."""
-    return ray.data.read_datasource(_Selected(portions(rows, columns)))
+    found: ray.data.Dataset = ray.data.read_datasource(_Selected(portions(rows, columns)))
+    return found
 
 
 class _Selected(Datasource):
     """Portions of selected rows."""
 
     def __init__(self, parts: list[Portion]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Ray's
         self._parts = parts
 
     def get_name(self) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,9 @@ from tests.capturing import crashing, families
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "ACTSTORE_TEST_OF"
 """Variable by which a test tells the processes that it has started from all others."""
-_SMALL = {"object_store_memory": 80 << 20, "include_dashboard": False}
+_SMALL: dict[str, Any] = {"object_store_memory": 80 << 20, "include_dashboard": False}
 OPTIONS: CaptureOptions = {
+    "model_name": "tiny",
     "layers": "0,-1",
     "pool": ("prompt.last", "response.mean"),
     "max_new_tokens": 2,
@@ -63,7 +66,7 @@ def cluster(folder: Path, nodes: int) -> Iterator[Any]:
         made.wait_for_nodes()
         yield made
     finally:
-        made.shutdown()
+        made.shutdown()  # type: ignore[no-untyped-call]  # Ray's
         os.environ.clear()
         os.environ.update(before)
 
@@ -76,10 +79,27 @@ def study(folder: Path, count: int) -> None:
     (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def start(folder: Path, address: str | None = None, workers: int = 2) -> subprocess.Popen[str]:
-    """Start a driver in a process of its own; it captures into ``folder/ray``."""
+class Ending:
+    """Ends the process that it is sent to."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (1,)
+
+
+def start(
+    folder: Path, address: str | None = None, workers: int = 2, ending: int = -1
+) -> subprocess.Popen[str]:
+    """Start a driver in a process of its own; it captures into ``folder/ray``.
+
+    Args:
+        folder: as :func:`study` has made it.
+        address: of the cluster; one of its own when missing.
+        workers: how many.
+        ending: number of an example that ends whoever gets it.
+    """
+    given = (str(workers), address or "", str(ending))
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.capturing.clusters", str(workers), address or ""],
+        [sys.executable, "-m", "tests.capturing.clusters", *given],
         cwd=folder,
         env=environment(folder),
         stdout=subprocess.PIPE,
@@ -103,11 +123,14 @@ def main() -> None:
     from actstore.capturing.workers.ray_engine import capture_with_ray
     from actstore.capturing.workers.worker import Work
 
-    workers, address = sys.argv[1:3]
-    ray.init(address=address or None, log_to_driver=False, logging_level="ERROR")
+    workers, address, ending = sys.argv[1:]
+    examples = list(open_questions("q.jsonl"))
+    if int(ending) >= 0:
+        examples[int(ending)] = replace(examples[int(ending)], extra={"end": Ending()})
+    ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
     size = CaptureSettings(**OPTIONS).piece_size
     summary = capture_with_ray(
-        Source(open_questions("q.jsonl"), part=Part(rank=0, world_size=1, size=size)),
+        Source(examples, part=Part(rank=0, world_size=1, size=size)),
         Work(
             store=Path("ray").resolve(),
             folder=Path.cwd(),

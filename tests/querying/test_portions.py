@@ -75,7 +75,7 @@ def test_a_daft_frame_has_the_rows_and_reads_what_is_asked(store: Path) -> None:
     assert found["row_id"].to_pylist() == chosen.rows.tolist()
     matrix = np.stack([np.asarray(vector) for vector in found["activation"].to_pylist()])
     assert np.array_equal(matrix, chosen.tensor("float32").numpy())
-    assert frame.where(frame["layer"] == 2).count_rows() == 40
+    assert frame.where("layer = 2").count_rows() == 40
 
 
 @pytest.mark.parametrize(("name", "module"), [("ray", "ray_dataset"), ("daft", "daft_frame")])

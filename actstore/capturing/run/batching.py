@@ -96,8 +96,8 @@ _Length = int | Refused | None
 class Reached(NamedTuple):
     """How far a piece is done, in the run's own words: its record keeps them."""
 
-    count: int
-    """Examples of the piece that are done."""
+    examples: int
+    """How many of the piece are done."""
     digest: str
     """Of these examples."""
     whole: bool

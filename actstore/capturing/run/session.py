@@ -460,7 +460,7 @@ class Session:
             found = {"examples": self._chain.count, "digest": self._chain.digest}
         else:
             at = self._reached
-            begun = [at.count, at.digest] if at and at.own and not at.whole else None
+            begun = [at.examples, at.digest] if at and at.own and not at.whole else None
             found = {"pieces": list(self._pieces), "begun": begun}
         return found | {
             "refused_count": self._refused_earlier + len(self._refused),

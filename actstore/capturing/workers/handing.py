@@ -56,7 +56,7 @@ class Pieces:
             ModelError: workers were lost over one of them again and again; names it.
         """
         left = hand.pieces[hand.committed :]
-        begun = hand.pieces[hand.committed : len(hand.pieces) - hand.waiting]
+        begun = hand.pieces[hand.committed : len(hand.pieces) - hand.waiting] or left[:1]
         for piece in begun:
             self._lost[piece.number] += 1
         # The first of those that were begun may only have waited for its commit.

@@ -7,12 +7,13 @@ file system that all nodes share, and answer with counts.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from actstore.capturing.run.asked import asked_of, equal_runs
 from actstore.capturing.run.options import CaptureSettings, Source
@@ -36,9 +37,6 @@ from actstore.storage.manifest import Run
 from actstore.storage.transaction import Transaction
 from actstore.wording import counted
 
-if TYPE_CHECKING:
-    from ray.actor import ActorHandle
-
 _LOOK = 0.5
 """Seconds between two looks at the workers."""
 _ANSWER = 60.0
@@ -59,7 +57,8 @@ class _Seat:
     """A place for a worker, and who is in it."""
 
     rank: int
-    actor: ActorHandle[Worker]
+    actor: Any
+    """Its handle: Ray's types do not know what a handle of a class of ours can do."""
     ready: Any
     """The answer to come to whether it is ready."""
     hand: Hand = field(default_factory=Hand)
@@ -109,7 +108,7 @@ def capture_with_ray(
     if mine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise UsageError(f"Ray cluster {address or ''}: {error}") from error
     try:
@@ -141,7 +140,7 @@ class _Driver:
         self._gpus = gpus
         self._progress = progress
         self._note = note
-        self._make = ray.remote(Worker)
+        self._make: Any = ray.remote(Worker)
         self._ready: Ready | None = None
         self._skipped = 0
         self._rows_before = 0
@@ -198,7 +197,7 @@ class _Driver:
         for number, seat in enumerate(self._seats):
             if not seat.done and (seat.running if seat.running is not None else seat.ready) in came:
                 self._seats[number] = self._heard(seat)
-        states = [
+        states: list[tuple[int, Any]] = [
             (number, seat.actor.state.remote())
             for number, seat in enumerate(self._seats)
             if seat.running is not None and not seat.done
@@ -214,7 +213,7 @@ class _Driver:
 
     def _tell_of_room(self) -> None:
         self._told_of_room = True
-        there = self._ray.cluster_resources()
+        there = self._ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's
         self._note(
             f"no worker is ready yet; each needs 1 CPU and {self._gpus:g} GPUs, the cluster has "
             f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs: they load the model, "

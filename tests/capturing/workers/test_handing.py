@@ -47,7 +47,16 @@ def test_a_piece_that_ends_its_workers_ends_the_capture_and_is_named() -> None:
 
 
 def test_pieces_that_only_waited_are_not_to_blame() -> None:
+    left = pieces(TRIES + 1)
+    last = taken(left, TRIES + 1)[TRIES:]
+    for piece in taken(pieces(TRIES), TRIES):  # each time another one was begun
+        assert left.back(Hand([piece, *last], waiting=1), "a kill") == 2
+    assert left.back(Hand(last, waiting=0), "a kill") == 1
+
+
+def test_a_piece_that_ends_workers_before_they_begin_it_is_to_blame() -> None:
     left = pieces(1)
-    for _ in range(TRIES + 1):
+    for _ in range(TRIES - 1):
         assert left.back(Hand(taken(left, 1), waiting=1), "a kill") == 1
-    assert len(taken(left, 2)) == 1
+    with pytest.raises(ModelError, match="piece 0"):
+        left.back(Hand(taken(left, 1), waiting=1), "a kill")
