@@ -94,7 +94,8 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 an error, 2 a wrong option, 3 some files were refused, "
-    "4 damage was found, 5 two stores differ, 130 interrupted. `actstore sql` is `actstore query`.",
+    "4 damage was found, 5 two stores differ, 6 a divided capture misses examples, "
+    "130 interrupted. `actstore sql` is `actstore query`.",
 )
 @click.option(
     "--version",

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from actstore import schema
+from actstore.errors import MissingExtraError
 from actstore.querying import heads, mixture, saving, stacking, tables
 from actstore.querying.metadata import ROW_ID
 from actstore.querying.selected import SelectedRows
 
 if TYPE_CHECKING:
+    import daft
     import pandas as pd
     import polars as pl
     import pyarrow as pa
+    import ray.data
 
     from actstore.analysis.examples.learning import XY
     from actstore.querying.stacking import Stack
@@ -265,6 +268,40 @@ class Selection(SelectedRows):
     ) -> pd.DataFrame:
         """Return the rows as a pandas frame, each vector as an array; as :meth:`to_arrow`."""
         return tables.to_pandas(self, columns, vectors=vectors)
+
+    def to_ray(self, columns: Sequence[str] | None = None) -> ray.data.Dataset:
+        """Return the rows as a Ray Dataset, vectors as the tensor column ``activation``.
+
+        Each task reads some rows out of the store itself, by number: of the shards that hold
+        none nothing is read. Nodes need the store under the same path, or its address. Ray
+        keeps no order of rows: ``row_id`` has it.
+
+        Args:
+            columns: metadata columns; the schema's and ``row_id`` when missing. Fewer are faster.
+
+        Raises:
+            MissingExtraError: Ray is not installed.
+            NotInStoreError: there is no such column.
+            MixedVectorsError: the vectors differ in width.
+        """
+        try:
+            from actstore.querying import ray_dataset
+        except ImportError as error:
+            raise MissingExtraError("a Ray Dataset", "ray") from error
+        return ray_dataset.dataset(self, columns)
+
+    def to_daft(self, columns: Sequence[str] | None = None) -> daft.DataFrame:
+        """Return the rows as a lazy Daft frame; arguments and reading as for :meth:`to_ray`.
+
+        Raises:
+            MissingExtraError: Daft is not installed.
+            NotInStoreError, MixedVectorsError: as there.
+        """
+        try:
+            from actstore.querying import daft_frame
+        except ImportError as error:
+            raise MissingExtraError("a Daft frame", "daft") from error
+        return daft_frame.frame(self, columns)
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Hand the rows to any library that knows Arrow, as :meth:`to_arrow` has them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from actstore import schema
+from actstore.commands import capture_parts as parts
 from actstore.commands import output
 from actstore.commands.capture_options import COLUMNS, given_options
 from actstore.commands.exit_codes import Exit
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from actstore.capturing.prompts.capture_recipes import CaptureRecipe
     from actstore.capturing.prompts.data import Questions
     from actstore.capturing.run.options import CaptureOptions
+    from actstore.capturing.run.provenance import Identity
     from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
+    from actstore.commands.progress import Count
     from actstore.models.loading import LoadedModel
 
 NAMED = 20
@@ -68,21 +71,26 @@ def command(store: str | Path, given: Mapping[str, Any], as_json: bool) -> int:
     if options["grade"] is not None:
         parse_grade(options["grade"])  # a mistyped one shall not wait for the model
     questions = _questions(options, recipe)
+    _divided(options)
     with working(store, dry=options["dry_run"]) as root, quiet():
         layers, needed = _layers(options, loading)
         asked = _asked(options, questions, layers)
+        if options["finalize"]:
+            identity, loaded_as = _meant(options, needed)
+            there = parts.finalize(root, questions, asked, identity, loaded_as)
+            labels = _label(root, recipe, there.runs) if there.complete else None
+            return parts.show(there, as_json=as_json, labels=labels)
+        if options["engine"] == "slurm":
+            workers, gpus = options["workers"], options["gpus_per_worker"]
+            printed = options["print_script"]
+            click.echo(parts.slurm_script(workers, gpus, printed=printed, folder=Path.cwd()))
+            return Exit.DONE
         summary = _stored(root, questions, options, asked, needed)
+        if summary is None and options["engine"] == "ray":
+            summary = _with_ray(store, questions, options, asked, needed, hidden=as_json)
         if summary is None:
             loaded = _loaded(options, loading, needed)
             with counting("capturing", questions.count, hidden=as_json) as report:
-
-                def progress(done: CaptureProgress) -> None:
-                    # A run that is taken up again goes on from what is there.
-                    there = done.stored_earlier
-                    total = None if done.total is None else done.total + there
-                    tokens = f"{done.tokens:,} tokens"
-                    report(done.examples + there, total, tokens, done.tokens, "tokens")
-
                 everything: CaptureOptions = {
                     **asked,
                     "model_name": options["model_name"] or loaded.name,
@@ -97,10 +105,14 @@ def command(store: str | Path, given: Mapping[str, Any], as_json: bool) -> int:
                     loaded.processor,
                     questions,
                     store=root,
-                    progress=progress,
+                    progress=_reporting(report),
                     **everything,
                 )
-    labels = _label(store, recipe, summary)
+    if asked["world_size"] is not None and recipe is not None and recipe.label_after is not None:
+        output.note("labels: --finalize sets them, over the rows of all processes")
+    labels = None
+    if summary.run_id and not summary.dry_run and asked["world_size"] is None:
+        labels = _label(store, recipe, summary.run_id.split(", "))
     if as_json:
         found = summary.as_dict()
         output.print_json(found | ({"labels": labels} if labels is not None else {}))
@@ -138,6 +150,33 @@ def _questions(options: Mapping[str, Any], recipe: CaptureRecipe | None) -> Ques
     )
 
 
+def _divided(options: dict[str, Any]) -> None:
+    """Settle which part of the examples is this process's."""
+    if options["finalize"]:
+        for name in ("dry_run", "rank"):
+            if options[name] is not None and options[name] is not False:
+                raise click.BadParameter(
+                    "--finalize looks at the parts of all processes and captures nothing",
+                    param_hint=f"--{name.replace('_', '-')}",
+                )
+        return
+    engine = options["engine"]
+    for name, spelled, engines in parts.OF_ENGINES:
+        if options[name] is not None and options[name] is not False and engine not in engines:
+            raise click.BadParameter(
+                f"goes with --engine {' or '.join(engines)}, not with {engine}", param_hint=spelled
+            )
+    if engine != "local":
+        if options["workers"] is None:
+            raise click.BadParameter(
+                f"say with --workers how many models --engine {engine} runs at once",
+                param_hint="--engine",
+            )
+        return
+    part = parts.part_of(options["rank"], options["world_size"])
+    options["rank"], options["world_size"] = part or (None, None)
+
+
 def _asked(options: Mapping[str, Any], questions: Questions, layers: Any) -> CaptureOptions:
     """Return the options as the capture takes them, but for the model's name and commit."""
     from actstore.capturing.run.batching import parse_batch_size
@@ -165,6 +204,10 @@ def _asked(options: Mapping[str, Any], questions: Questions, layers: Any) -> Cap
         "self_check": options["self_check"],
         "strict": options["strict"],
         "dry_run": options["dry_run"],
+        "rank": options["rank"],
+        "world_size": options["world_size"],
+        "piece": options["piece"],
+        "engine": options["engine"],
     }
 
 
@@ -174,18 +217,91 @@ def _layers(options: Mapping[str, Any], loading: Any) -> tuple[Any, int | None]:
 
 
 def _loaded(options: Mapping[str, Any], loading: Any, needed: int | None) -> LoadedModel:
-    loaded: LoadedModel = loading.load(
-        options["model"],
-        revision=options["revision"],
-        dtype=options["dtype"],
-        device=options["device"],
-        device_map=_device_map(options["device_map"]),
-        attn=_attention(options),
-        layers_needed=needed,
-        generate=options["max_new_tokens"] > 0,
-        trust_remote_code=options["trust_remote_code"],
-    )
+    loaded: LoadedModel = loading.load(options["model"], **_load(options, needed))
     return loaded
+
+
+def _load(options: Mapping[str, Any], needed: int | None) -> dict[str, Any]:
+    """Return how the model is loaded."""
+    return {
+        "revision": options["revision"],
+        "dtype": options["dtype"],
+        "device": options["device"] or _device(options),
+        "device_map": _device_map(options["device_map"]),
+        "attn": _attention(options),
+        "layers_needed": needed,
+        "generate": options["max_new_tokens"] > 0,
+        "trust_remote_code": options["trust_remote_code"],
+    }
+
+
+def _with_ray(
+    store: str | Path,
+    questions: Questions,
+    options: Mapping[str, Any],
+    asked: CaptureOptions,
+    needed: int | None,
+    *,
+    hidden: bool,
+) -> CaptureSummary:
+    from actstore.capturing.run.options import CaptureSettings, Source
+    from actstore.capturing.run.pieces import Part
+    from actstore.capturing.workers.ray_engine import capture_with_ray
+    from actstore.capturing.workers.worker import Work
+
+    size = CaptureSettings(**asked).piece_size
+    with counting("capturing", questions.count, hidden=hidden) as report:
+        return capture_with_ray(
+            Source(questions, part=Part(rank=0, world_size=1, size=size)),
+            Work(
+                store=store if isinstance(store, str) else store.resolve(),
+                folder=Path.cwd(),
+                model=options["model"],
+                load=_load(options, needed),
+                options={**asked, "model_name": options["model_name"]},
+                settings={"questions": questions.settings},
+                world_size=options["workers"],
+                size=size,
+            ),
+            gpus=options["gpus_per_worker"] or 0,
+            address=options["address"],
+            progress=_reporting(report),
+            note=output.note,
+        )
+
+
+def _reporting(report: Count) -> Callable[[CaptureProgress], None]:
+    def progress(done: CaptureProgress) -> None:
+        # A run that is taken up again goes on from what is there.
+        there = done.stored_earlier
+        total = None if done.total is None else done.total + there
+        tokens = f"{done.tokens:,} tokens"
+        report(done.examples + there, total, tokens, done.tokens, "tokens")
+
+    return progress
+
+
+def _device(options: Mapping[str, Any]) -> str | None:
+    """Return the device of a process that shares its machine with others of the capture."""
+    if options["world_size"] is None or options["device_map"] is not None:
+        return None
+    return parts.own_device()
+
+
+def _meant(options: Mapping[str, Any], needed: int | None) -> tuple[Identity, dict[str, Any]]:
+    """Return which model is meant, and how it would be loaded, without loading it."""
+    from actstore.capturing.run.provenance import identify
+    from actstore.models import loading
+
+    commit = loading.commit_of(options["model"], options["revision"])
+    spread = _device_map(options["device_map"])
+    return identify(None, options["model_name"] or options["model"], commit), {
+        "dtype": options["dtype"],
+        "attn": _attention(options),
+        "device_map": str(spread) if spread is not None else None,
+        "layers_loaded": needed,
+        "trust_remote_code": options["trust_remote_code"],
+    }
 
 
 def _stored(
@@ -201,31 +317,22 @@ def _stored(
     without a look at it.
     """
     from actstore.capturing.run.options import CaptureSettings, Source
-    from actstore.capturing.run.provenance import identify
     from actstore.capturing.run.recall import recall
-    from actstore.models import loading
     from actstore.storage import manifest as manifests
 
     if options["dry_run"] or not options["resume"] or not manifests.latest(store).runs:
         return None
-    commit = loading.commit_of(options["model"], options["revision"])
-    identity = identify(None, options["model_name"] or options["model"], commit)
+    identity, loaded_as = _meant(options, needed)
     if identity.revision is None:
         return None
-    spread = _device_map(options["device_map"])
+    settings = CaptureSettings(**asked)
     try:
         return recall(
-            Source(questions),
+            Source(questions, part=settings.part),
             store=store,
-            options=CaptureSettings(**asked),
+            options=settings,
             identity=identity,
-            loading={
-                "dtype": options["dtype"],
-                "attn": _attention(options),
-                "device_map": str(spread) if spread is not None else None,
-                "layers_loaded": needed,
-                "trust_remote_code": options["trust_remote_code"],
-            },
+            loading=loaded_as,
         )
     except NotInStoreError:
         return None
@@ -301,19 +408,20 @@ def _values(texts: Sequence[str], option: str) -> dict[str, Any]:
 
 
 def _label(
-    store: str | Path, recipe: CaptureRecipe | None, summary: CaptureSummary
+    store: str | Path, recipe: CaptureRecipe | None, runs: Sequence[str]
 ) -> dict[str, int] | None:
-    """Label the run's rows as the recipe says; return rows by label."""
-    if recipe is None or recipe.label_after is None or not summary.run_id or summary.dry_run:
+    """Label the rows of runs as the recipe says; return rows by label."""
+    if recipe is None or recipe.label_after is None:
         return None
     from actstore.ingestion.labeling import label_by_expression
     from actstore.remote.working import working
 
+    named = ", ".join(f"'{run}'" for run in runs)
     with working(store) as root:
         labelled = label_by_expression(
             root,
             recipe.label_after,
-            where=f"run_id = '{summary.run_id}'",
+            where=f"run_id IN ({named})",
             message=f"labels of recipe {recipe.name}",
         )
     return dict(labelled.labels)

@@ -28,6 +28,7 @@ COLUMNS = {
     "messages": "a whole conversation, in place of the question",
 }
 """Field of an example: what its column holds."""
+ENGINES = ("local", "ray", "slurm")
 _OPTIONAL = ("index", "choices", "system", "messages")
 
 
@@ -245,5 +246,63 @@ given_options = bundle(
     ),
     click.option(
         "--strict", is_flag=True, help="Stop at the first example that cannot be captured."
+    ),
+    click.option(
+        "--rank",
+        type=click.IntRange(min=0),
+        metavar="R",
+        help="Capture the part of process R of --world-size, counted from 0. By default what RANK "
+        "and WORLD_SIZE (torchrun), or SLURM_PROCID and SLURM_NTASKS (srun) say.",
+    ),
+    click.option(
+        "--world-size",
+        type=click.IntRange(min=1),
+        metavar="W",
+        help="How many processes capture these examples into the store; 1: this one alone, "
+        "whatever the environment says.",
+    ),
+    click.option(
+        "--piece",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Examples that stay together when they are divided, 512 with --batch-size auto. "
+        "Smaller ones divide finer; multiples of the default give the values of a run in one "
+        "process, bit for bit.",
+    ),
+    click.option(
+        "--finalize",
+        is_flag=True,
+        help="Capture nothing; prove that every example is there once, or say what is missing "
+        "and which command brings it (exit code 6).",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default="local",
+        show_default=True,
+        help="Who runs the model: this process, Ray actors, or jobs of a SLURM array.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Models that ray or slurm run at once.",
+    ),
+    click.option(
+        "--gpus-per-worker",
+        type=click.FloatRange(min=0),
+        metavar="G",
+        help="GPUs of each worker of ray or slurm; by default none.",
+    ),
+    click.option(
+        "--address",
+        metavar="ADDRESS",
+        help="Ray cluster, such as auto; by default RAY_ADDRESS, or one on this machine.",
+    ),
+    click.option(
+        "--print",
+        "print_script",
+        is_flag=True,
+        help="With --engine slurm: print the script that submits the capture.",
     ),
 )

@@ -19,5 +19,7 @@ class Exit(IntEnum):
     """Damage was found, by `actstore verify` or before a change, or a contract is not kept."""
     DIFFERENT = 5
     """`actstore diff` found that the stores differ."""
+    MISSING = 6
+    """`actstore capture --finalize` found that examples are missing."""
     INTERRUPTED = 130
     """Ctrl-C; the store is whole."""

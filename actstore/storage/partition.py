@@ -50,6 +50,9 @@ class Partition:
         """Pending rows of other keys and the same hash."""
         self.width: int | None = None
         """Width of the stored vectors; None when nothing is stored yet."""
+        self._learn_all(entries)
+
+    def _learn_all(self, entries: list[ShardEntry]) -> None:
         waiting: list[ShardEntry] = []
         rows = 0
         for entry in entries:
@@ -77,6 +80,18 @@ class Partition:
             order = np.argsort(hashes, kind="stable")
             self._hashes.append(hashes[order])
             self._order.append(order)
+
+    def catch_up(self, entries: list[ShardEntry]) -> bool:
+        """Learn the shards that others have committed; False where known ones are gone.
+
+        Args:
+            entries: all committed shards of this model, site and layer.
+        """
+        known = {each.path for each in self._entries if isinstance(each, ShardEntry)}
+        if not known <= {entry.path for entry in entries}:
+            return False
+        self._learn_all([entry for entry in entries if entry.path not in known])
+        return True
 
     def expect(self, writer: ShardWriter, values: Sequence[int]) -> None:
         """Take note of the hashes of rows that are about to be appended to ``writer``."""

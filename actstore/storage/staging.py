@@ -289,6 +289,27 @@ def recover(root: Path) -> int:
     return dead
 
 
+def is_held(folder: Path) -> bool:
+    """Say whether the writer of a staging folder is seen from here, and seen to be alive.
+
+    From another machine it is only where both see one file system with locks that count for
+    both: elsewhere writers would take each other for dead.
+    """
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    return False
+
+
 def planned_paths(root: Path) -> set[str]:
     """Return the files that living writers have placed or are about to place."""
     found: set[str] = set()

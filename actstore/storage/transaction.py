@@ -13,6 +13,7 @@ from actstore.storage import manifest as manifests
 from actstore.storage.lease import Lease, pin
 from actstore.storage.manifest import Manifest
 from actstore.storage.staging import Staging, prepare, writing
+from actstore.storage.turns import turn
 
 Build = Callable[[Manifest], Manifest | None]
 """Makes of the latest commit the next one; None: there is nothing left to commit."""
@@ -129,26 +130,28 @@ class Transaction:
             CommitError: the disk is full or failed. Either nothing has changed, or the message
                 says that the commit is made.
         """
-        try:
-            with writing(self.root):
-                self._staging.place(dict(files))
-                made = self._publish(build)
-                before = self.base
-        except BaseException:
-            self._staging.withdraw()
-            with contextlib.suppress(StoreError):  # what others committed meanwhile
-                self._build_on(manifests.latest(self.root, lazily=True))
-            raise
-        if made is None:
-            self._staging.withdraw()
-            return None
-        self._staging.done()
-        self._build_on(made)
-        if then is not None:
-            then(made)
-        if self._cards and not card.may_lag(before, made):
-            card.refresh(self.root, made)
-        return made
+        with contextlib.ExitStack() as stack:
+            try:
+                with writing(self.root):
+                    self._staging.place(dict(files))
+                    stack.enter_context(turn(self.root))
+                    made = self._publish(build)
+                    before = self.base
+            except BaseException:
+                self._staging.withdraw()
+                with contextlib.suppress(StoreError):  # what others committed meanwhile
+                    self._build_on(manifests.latest(self.root, lazily=True))
+                raise
+            if made is None:
+                self._staging.withdraw()
+                return None
+            self._staging.done()
+            self._build_on(made)
+            if then is not None:
+                then(made)
+            if self._cards and not card.may_lag(before, made):
+                card.refresh(self.root, made)
+            return made
 
     def _publish(self, build: Build) -> Manifest | None:
         """Make the next commit on top of the latest one, whichever that is by then."""

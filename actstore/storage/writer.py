@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
@@ -117,6 +117,8 @@ class StoreWriter:
         """Numbers of the commits made so far."""
         self.overtaken = 0
         """Rows left out at a commit because another writer had brought them meanwhile."""
+        self.recorded: Callable[[Run, int], Run] | None = None
+        """Makes the run's record, given :attr:`overtaken`, which only a commit finds out."""
 
     def _begun(self) -> Transaction:
         return Transaction(self.root)
@@ -442,7 +444,7 @@ class StoreWriter:
             self._entry(key, written, transaction, number)
             for number, ((key, _), written) in enumerate(zip(pending, files, strict=True))
         ]
-        before = self._change.base
+        before, overtaken = self._change.base, self.overtaken
         replacement = self._replacement()
         joined = self._joined({key[0] for key, _ in pending})
         checked = before
@@ -459,11 +461,12 @@ class StoreWriter:
             live = [entry for entry in entries if entry.rows]
             if not live:
                 return None
+            own = self.run if self.recorded is None else self.recorded(self.run, self.overtaken)
             return replacement.following(
                 latest,
                 operation=operation,
                 message=message,
-                run=self.run,
+                run=own,
                 more=(*joined.made, *live),
                 gone=joined.gone,
             )
@@ -473,12 +476,14 @@ class StoreWriter:
             self._own.update(entry.path for entry in entries)
             for entry, (_, shard) in zip(entries, pending, strict=True):
                 self._leavings.add(entry, shard.metadata)
-            if manifest.number != before.number + 1 or self._replaced or joined.gone:
+            if self._replaced or self.overtaken != overtaken or joined.gone:
                 self._replaced.clear()
-                self._forget_partitions()  # shards came or went: learn their keys when needed
+                self._forget_partitions()  # rows lie elsewhere: learn their keys when needed
                 return
             for (key, shard), entry in zip(pending, entries, strict=True):
                 self._partitions[key[0]].commit(shard, entry)
+            if manifest.number != before.number + 1:
+                self._catch_up(manifest)
 
         return self._change.commit(
             {
@@ -512,6 +517,12 @@ class StoreWriter:
         kept = without_rows_of(self.root, entry, rivals, self._change.folder)
         self.overtaken += entry.rows - kept.rows
         return kept
+
+    def _catch_up(self, manifest: Manifest) -> None:
+        """Learn the keys that others have brought: those of this session are known."""
+        parts = self._partitions.items()
+        if not all(part.catch_up(manifest.shards_of(key)) for key, part in parts):
+            self._forget_partitions()
 
     def _forget_partitions(self) -> None:
         for partition in self._partitions.values():

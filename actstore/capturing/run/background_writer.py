@@ -30,6 +30,8 @@ class WindowRows(NamedTuple):
     rows: Callable[[], Iterable[RowBatch]]
     """Makes the rows; called on the writing thread."""
     progress: Mapping[str, Any]
+    mark: int = 0
+    """What ``committed`` is told once the window is in a commit."""
 
 
 class Sink:
@@ -39,19 +41,30 @@ class Sink:
     Ctrl-C among them, commits the windows that were put, so that the next run goes on there.
     """
 
-    def __init__(self, writer: StoreWriter, *, commit_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        writer: StoreWriter,
+        *,
+        commit_seconds: float | None = None,
+        committed: Callable[[int], None] | None = None,
+    ) -> None:
         """Take over ``writer``: no other thread may use it until the sink is closed.
 
         Args:
             writer: where rows go.
             commit_seconds: instead of :data:`COMMIT_SECONDS`; 0: a commit after each window.
+            committed: called on the writing thread after each commit, with the mark of the last
+                window in it.
         """
         self.written = 0
         self.present = 0
         self.bytes = 0
         self._writer = writer
+        writer.recorded = _less_overtaken
         self._rows_earlier = writer.run.settings.get("progress", {"rows": 0}).get("rows")
         self._commit_seconds = COMMIT_SECONDS if commit_seconds is None else commit_seconds
+        self._committed = committed
+        self._mark = 0
         self._parts: queue.Queue[WindowRows | None] = queue.Queue(_DEPTH)
         self._error: BaseException | None = None
         self._finished = False
@@ -116,6 +129,7 @@ class Sink:
                 self.written += added.written
                 self.present += added.present
                 self.bytes += added.bytes
+        self._mark = part.mark
         run: Run = self._writer.run
         progress = dict(part.progress)
         if self._rows_earlier is not None:  # else an earlier session did not count them
@@ -136,3 +150,14 @@ class Sink:
         self._writer.commit(
             operation="capture", message=f"{message} ({state})" if state else message
         )
+        if self._committed is not None:
+            self._committed(self._mark)
+
+
+def _less_overtaken(run: Run, overtaken: int) -> Run:
+    """Return a run's record with the rows that it really has stored: others may have been first."""
+    progress = run.settings.get("progress", {})
+    if not overtaken or "rows" not in progress:
+        return run
+    progress = {**progress, "rows": progress["rows"] - overtaken}
+    return dataclasses.replace(run, settings={**run.settings, "progress": progress})

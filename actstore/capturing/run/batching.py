@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.run.summary import Refused
@@ -93,6 +93,19 @@ _Length = int | Refused | None
 """Tokens, why it is refused, or None: it is left out."""
 
 
+class Reached(NamedTuple):
+    """How far a piece is done, in the run's own words: its record keeps them."""
+
+    examples: int
+    """How many of the piece are done."""
+    digest: str
+    """Of these examples."""
+    whole: bool
+    """Whether they are all of the piece."""
+    own: bool
+    """Whether the run has done all of them itself: only then does its record name them."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Window:
     """Examples that are batched together and stored together."""
@@ -109,6 +122,8 @@ class Window:
     """Examples that the store has."""
     taken: list[Example] = field(default_factory=list)
     """All examples that the window covers, refused and skipped ones included."""
+    reached: Reached | None = None
+    """Of a capture in pieces: how far the piece is done with this window."""
 
     @property
     def stop(self) -> int:
@@ -134,10 +149,11 @@ def windows(
     refuse: bool = True,
     skip: Callable[[Example], bool] = lambda example: False,
 ) -> Iterator[Window]:
-    """Yield windows; where one ends depends on the examples since its beginning alone.
+    """Yield windows; where one ends depends on its place and the examples since then alone.
 
     A run that goes on at the end of a window therefore forms the windows that an unbroken
-    run would have formed.
+    run would have formed. None goes beyond a multiple of ``size``: a run that begins at one
+    forms the windows of a run from the source's beginning on.
 
     Args:
         source: examples from place ``start`` on.
@@ -163,7 +179,8 @@ def windows(
             return
         window = Window(start=start)
         total = 0
-        while ahead and len(window.taken) < size:
+        room = size - start % size
+        while ahead and len(window.taken) < room:
             example, length = ahead[0]
             if isinstance(length, Refused):
                 window.refused.append(length)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.run.options import CaptureOptions, CaptureSettings, Source
@@ -18,6 +18,9 @@ from actstore.models import gguf
 from actstore.models.blocks import unwrap
 from actstore.remote.bucket_address import is_bucket
 from actstore.remote.working import working
+
+if TYPE_CHECKING:
+    import torch
 
 
 def capture(
@@ -82,6 +85,11 @@ def capture(
         self_check: see :mod:`actstore.capturing.selfcheck.check`.
         strict: stop at the first example that cannot be captured, which else is refused, named
             in the summary, and passed over.
+        rank: which of several processes this is, each of which captures its part of the same
+            examples into the same store; see docs/many-machines.md.
+        world_size: how many processes there are.
+        piece: examples that stay together when they are divided; those of a window when missing.
+        engine: ``local``; ``actstore capture --engine`` has those that load the model themselves.
         dry_run: store nothing; run two batches and estimate rows, bytes, memory and minutes.
         settings: whatever else the run's record should hold.
 
@@ -102,41 +110,66 @@ def capture(
     import torch
 
     chosen = CaptureSettings(**options)
-    source = Source(examples, chosen.first_k)
+    if chosen.engine != "local":
+        raise UsageError(
+            f"engine {chosen.engine!r} loads the model itself: use `actstore capture --engine "
+            f"{chosen.engine}`, or leave it out for the model that is given"
+        )
+    source = Source(examples, chosen.first_k, chosen.part)
     if model is None and chosen.model_name is None:
         raise UsageError("without a model, say which one is meant: model_name='…'")
     if model is not None and not isinstance(model, torch.nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; expected a loaded torch module")
     with working(store, dry=chosen.dry_run) as root:
-        summary = _captured(model, processor, source, root, chosen, progress)
+        if model is None:
+            identity = identify(None, chosen.model_name, chosen.revision)
+            summary = recall(source, store=root, options=chosen, identity=identity)
+        else:
+            summary = session_of(
+                model, processor, source, store=root, options=chosen, progress=progress
+            ).run()
     if is_bucket(store) and summary.asked is not None:
         summary = replace(summary, asked=replace(summary.asked, store=str(store)))
     return summary
 
 
-def _captured(
-    model: Any,
+def session_of(
+    model: torch.nn.Module,
     processor: Any,
     source: Source,
-    root: Path,
-    chosen: CaptureSettings,
-    progress: Callable[[CaptureProgress], None] | None,
-) -> CaptureSummary:
-    if model is None:
-        identity = identify(None, chosen.model_name, chosen.revision)
-        return recall(source, store=root, options=chosen, identity=identity)
+    *,
+    store: Path,
+    options: CaptureSettings,
+    progress: Callable[[CaptureProgress], None] | None = None,
+    committed: Callable[[int], None] | None = None,
+    commit_seconds: float | None = None,
+) -> Session:
+    """Return the capture of a loaded model, ready to run.
+
+    Args:
+        model: as for :func:`capture`.
+        processor: likewise.
+        source: the examples.
+        store: its folder.
+        options: what the caller chose.
+        progress: called after every batch.
+        committed: called after every commit, with the number of pieces that are behind.
+        commit_seconds: time between commits, instead of the usual one.
+    """
     origin = gguf.origin(unwrap(model))
-    notes = []
+    notes: tuple[str, ...] = ()
     if origin is not None:
-        notes = origin["notes"]
-        chosen = replace(chosen, settings={"gguf": origin, **(chosen.settings or {})})
-    summary = Session(
+        notes = tuple(origin["notes"])
+        options = replace(options, settings={"gguf": origin, **(options.settings or {})})
+    return Session(
         model,
         processor,
         source,
-        store=root,
-        options=chosen,
-        identity=identify(unwrap(model), chosen.model_name, chosen.revision),
+        store=store,
+        options=options,
+        identity=identify(unwrap(model), options.model_name, options.revision),
         progress=progress,
-    ).run()
-    return replace(summary, notes=(*notes, *summary.notes))
+        committed=committed,
+        commit_seconds=commit_seconds,
+        notes=notes,
+    )

@@ -13,7 +13,8 @@ from typing import Any, Literal, TypedDict, get_args
 from actstore import schema
 from actstore.capturing.forward.pooling import Pool, parse_exclude, parse_pools
 from actstore.capturing.prompts.example import Example, ExampleKey, stream
-from actstore.capturing.run.batching import BatchSize, parse_batch_size
+from actstore.capturing.run.batching import BatchSize, parse_batch_size, window_size
+from actstore.capturing.run.pieces import Part, Piece, cut
 from actstore.capturing.run.tables import StorageType
 from actstore.errors import UsageError
 from actstore.models.blocks import PATTERN
@@ -54,6 +55,10 @@ class CaptureSettings:
     self_check: bool = True
     strict: bool = False
     dry_run: bool = False
+    rank: int | None = None
+    world_size: int | None = None
+    piece: int | None = None
+    engine: str = "local"
     settings: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -64,6 +69,15 @@ class CaptureSettings:
         # A wrong word is told before the model is looked at.
         for read in (self.site_names, self.pools, self.excluded, self.examples_at_once):
             assert read is not None
+        if (self.rank is None) != (self.world_size is None):
+            given, missing = (
+                ("rank", "world_size") if self.world_size is None else ("world_size", "rank")
+            )
+            raise UsageError(
+                f"{given} without {missing}: a part of a capture is given by both, which process "
+                "this is and how many there are"
+            )
+        assert self.part is None or self.part.size
 
     @cached_property
     def site_names(self) -> tuple[str, ...]:
@@ -93,6 +107,18 @@ class CaptureSettings:
     def examples_at_once(self) -> BatchSize:
         """Examples of a batch, or ``auto``."""
         return parse_batch_size(self.batch_size)
+
+    @cached_property
+    def part(self) -> Part | None:
+        """Which pieces of the examples are this process's; None: all of them, in one go."""
+        if self.rank is None or self.world_size is None:
+            return None
+        return Part(rank=self.rank, world_size=self.world_size, size=self.piece_size)
+
+    @property
+    def piece_size(self) -> int:
+        """Examples of a piece: those of a window, unless the caller has chosen."""
+        return window_size(self.examples_at_once) if self.piece is None else self.piece
 
     def check(self, *, generates: bool) -> None:
         """Refuse what is no choice, or needs a response where none is generated.
@@ -190,6 +216,10 @@ class CaptureOptions(TypedDict, total=False):
     self_check: bool
     strict: bool
     dry_run: bool
+    rank: int | None
+    world_size: int | None
+    piece: int | None
+    engine: str
     settings: Mapping[str, Any] | None
 
 
@@ -197,7 +227,10 @@ class Source:
     """The examples, with their number where it is known."""
 
     def __init__(
-        self, examples: Iterable[Example | Mapping[str, Any]], first_k: int | None = None
+        self,
+        examples: Iterable[Example | Mapping[str, Any]],
+        first_k: int | None = None,
+        part: Part | None = None,
     ) -> None:
         if hasattr(examples, "__arrow_c_stream__"):
             examples = _records(examples)
@@ -210,6 +243,8 @@ class Source:
             )
         self._given = examples
         self._first_k = first_k
+        self.part = part
+        """Which of the examples are read; None: all."""
         self.keys: list[ExampleKey] = []
         """The examples that were read since the beginning, in their order."""
         try:
@@ -222,7 +257,8 @@ class Source:
         """How many there are, if the source says so."""
         if self._length is None:
             return None
-        return self._length if self._first_k is None else min(self._length, self._first_k)
+        total = self._length if self._first_k is None else min(self._length, self._first_k)
+        return total if self.part is None else self.part.share(total)
 
     @property
     def repeats(self) -> bool:
@@ -232,9 +268,29 @@ class Source:
     def read(self) -> Iterator[Example]:
         """Yield the examples from the first on."""
         self.keys = keys = []
-        for example in stream(islice(self._given, self._first_k)):
+        examples = self._all() if self.part is None else _of(self._chosen(self.part))
+        for example in examples:
             keys.append(example.key)
             yield example
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the pieces of :attr:`part`, from the first on."""
+        assert self.part is not None
+        self.keys = keys = []
+        for piece in self._chosen(self.part):
+            keys += [example.key for example in piece.examples]
+            yield piece
+
+    def _all(self) -> Iterator[Example]:
+        return stream(islice(self._given, self._first_k))
+
+    def _chosen(self, part: Part) -> Iterator[Piece]:
+        return (piece for piece in cut(self._all(), part.size) if part.has(piece.number))
+
+
+def _of(pieces: Iterable[Piece]) -> Iterator[Example]:
+    for piece in pieces:
+        yield from piece.examples
 
 
 def _records(frame: Any) -> list[dict[str, Any]]:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from actstore import schema
-from actstore.capturing.forward.pooling import Pool, SiteLayer
-from actstore.capturing.prompts.example import ExampleKey
+from actstore.capturing.forward.pooling import SiteLayer
 from actstore.capturing.run import provenance
 from actstore.capturing.run.asked import asked_of, equal_runs
+from actstore.capturing.run.missing import missing_of
 from actstore.capturing.run.options import CaptureSettings, Source
 from actstore.capturing.run.provenance import Identity
-from actstore.capturing.run.resume import Chain, refuse_other_patterns
-from actstore.capturing.run.stored_rows import StoredRows, covers, prompt_of
+from actstore.capturing.run.resume import refuse_other_patterns
+from actstore.capturing.run.stored_rows import StoredRows
 from actstore.capturing.run.summary import CaptureSummary
-from actstore.errors import ExampleError, NotInStoreError, UsageError
+from actstore.errors import NotInStoreError, UsageError
 from actstore.models.blocks import parse_layers
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
@@ -56,14 +56,15 @@ def recall(
         name = "dry_run=True" if options.dry_run else "resume=False"
         raise UsageError(f"{name} needs the model: give it, or leave this out")
     options.check(generates=options.max_new_tokens > 0)
-    runs = _runs(store, options, identity, loading)
+    runs = runs_asked(store, options, identity, loading)
     if options.has_patterns:
         refuse_other_patterns(runs, options.pattern_length)
-    places = _places(options, runs)
+    places = places_asked(options, runs)
     stored = StoredRows(store, identity.name, options.dataset, runs)
-    missing = _missing(source, stored, runs, places, options.pools)
+    missing = missing_of(source, stored, runs, places, options.pools)
     if missing:
-        raise NotInStoreError(_what_is_missing(missing, len(source.keys), store, identity))
+        named = [f"{each.where}{each.reason}" for each in missing]
+        raise NotInStoreError(_what_is_missing(named, len(source.keys), store, identity))
     return CaptureSummary(
         run_id=runs[-1].run_id,
         model=identity.name,
@@ -102,13 +103,17 @@ def recall(
     )
 
 
-def _runs(
+def runs_asked(
     store: Path,
     options: CaptureSettings,
     identity: Identity,
     loading: Mapping[str, Any] | None,
 ) -> tuple[Run, ...]:
-    """Return the runs that were asked in the same way."""
+    """Return the runs that were asked in the same way.
+
+    Raises:
+        NotInStoreError: there are none, or nobody can tell which are meant.
+    """
     manifest = manifests.latest(store)
     of = f"{identity.name} on {options.dataset}" if options.dataset else identity.name
     same = [
@@ -157,7 +162,7 @@ def _loaded_alike(run: Run, loading: Mapping[str, Any]) -> bool:
     return then is not None and all(then.get(name) == loading.get(name) for name in _OF_LOADING)
 
 
-def _places(options: CaptureSettings, runs: Sequence[Run]) -> list[SiteLayer]:
+def places_asked(options: CaptureSettings, runs: Sequence[Run]) -> list[SiteLayer]:
     """Return sites and layers in the order in which a capture takes them."""
     count = next(
         run.settings["block_count"] for run in runs if "block_count" in run.settings
@@ -176,52 +181,8 @@ def _places(options: CaptureSettings, runs: Sequence[Run]) -> list[SiteLayer]:
     return list(found)
 
 
-def _missing(
-    source: Source,
-    stored: StoredRows,
-    runs: Sequence[Run],
-    places: Sequence[SiteLayer],
-    pools: Sequence[Pool],
-) -> list[str]:
-    """Read the examples; return which of them the store does not answer, each with the reason."""
-    beginnings = {
-        (run.settings["progress"]["examples"], run.settings["progress"]["digest"])
-        for run in runs
-        if "progress" in run.settings
-        and stored.whole(run)
-        and all(covers(run, place, pool) for place in places for pool in pools)
-    }
-    lengths = {length for length, _ in beginnings}
-    complete = stored.complete(places, pools)
-    chain = Chain()
-    missing: list[str] = []
-    for example in source.read():
-        chain.add(example)
-        if reason := _why_missing(example.key, prompt_of(example), stored, complete):
-            missing.append(f"{example.where}{reason}")
-        if chain.count in lengths and (chain.count, chain.digest) in beginnings:
-            missing.clear()  # these very examples were a run, conversations and refused ones too
-    if chain.count == 0:
-        raise ExampleError("there are no examples to capture")
-    return missing
-
-
-def _why_missing(
-    key: ExampleKey, prompt: str | None, stored: StoredRows, complete: frozenset[ExampleKey]
-) -> str | None:
-    """Return a reason, empty where the example has just no rows; None if it is answered."""
-    there = stored.prompt(key)
-    if there is None:
-        return " "
-    if prompt is None:
-        return " (whether its conversation or picture is the same, rows do not tell)"
-    if prompt != there:
-        return " (was asked something else)"
-    return None if key in complete else " (not at all of these layers, sites and pools)"
-
-
 def _what_is_missing(missing: Sequence[str], asked: int, store: Path, identity: Identity) -> str:
-    named = ", ".join(each.rstrip() for each in missing[:_NAMED])
+    named = ", ".join(missing[:_NAMED])
     more = f" and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
     return (
         f"{len(missing):,} of {asked:,} examples are not stored in {store} for {identity.name}: "

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from actstore.capturing.prompts.encode import Prompter
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.run import estimate as estimates
 from actstore.capturing.run import provenance
-from actstore.capturing.run.asked import asked_of
+from actstore.capturing.run.asked import asked_of, equal_runs
 from actstore.capturing.run.background_writer import Sink, WindowRows
 from actstore.capturing.run.batch_runner import Runner
-from actstore.capturing.run.batching import Window, window_size, windows
+from actstore.capturing.run.batching import Reached, Window, window_size, windows
 from actstore.capturing.run.estimate import CaptureEstimate
 from actstore.capturing.run.options import CaptureSettings, Source
+from actstore.capturing.run.pieces import begun_by, done_of, finished, windows_of
 from actstore.capturing.run.provenance import Identity
 from actstore.capturing.run.resume import Chain, Earlier, look
 from actstore.capturing.run.stored_rows import StoredRows
@@ -39,6 +40,7 @@ from actstore.capturing.selfcheck import check
 from actstore.capturing.selfcheck.reference import advice
 from actstore.errors import ExampleError, ModelError, UsageError
 from actstore.models.blocks import find, parse_layers, points
+from actstore.storage import manifest as manifests
 from actstore.storage import narrowing
 from actstore.storage.manifest import Run
 from actstore.storage.rows import RowBatch
@@ -61,6 +63,9 @@ class Session:
         options: CaptureSettings,
         identity: Identity,
         progress: Callable[[CaptureProgress], None] | None = None,
+        committed: Callable[[int], None] | None = None,
+        commit_seconds: float | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.options = options
         self.store = store
@@ -101,15 +106,22 @@ class Session:
             padding_side=None if options.padding_side == "auto" else options.padding_side,
             seed=options.seed,
         )
-        self._places = [(point.site, point.layer) for point in self.points]
+        self.places = [(point.site, point.layer) for point in self.points]
         self._progress = progress
+        self._committed = committed
+        self._commit_seconds = commit_seconds
         self._size = window_size(options.examples_at_once)
         self._chain = Chain()
+        self._reached: Reached | None = None
+        self._pieces: list[str] = []
+        """Of a capture in pieces: digests of those that this run has finished."""
+        self._through = 0
+        """Pieces that this session has gone through."""
         self._context = context_length(self.anatomy.model)
         self._width = estimates.total_width(self.points, state_width(self.anatomy.model))
         self._complete: frozenset[Any] = frozenset()
         self._stored: StoredRows | None = None
-        self._notes: list[str] = []
+        self._notes: list[str] = list(notes)
         self._refused: list[Refused] = []
         self._runner = Runner(
             self.engine,
@@ -119,35 +131,31 @@ class Session:
             refused=self._refused,
         )
         self._refused_earlier = 0
+        self._named_earlier: list[list[str]] = []
         self._empty: Counter[str] = Counter()
         self._labels: Counter[str] = Counter()
         self._examples = self._skipped = self._batches = self._tokens = self._silent = 0
         self._skipped_first = 0
-        self._fingerprint = ""
 
     def run(self) -> CaptureSummary:
         """Do it."""
         began = time.monotonic()
-        values = self._values()
-        settings = self._settings(values)
-        self._fingerprint = settings["fingerprint"]
+        settings = self.settings
         earlier = look(
-            self.store, values=values, settings=settings, allow_mixed=self.options.allow_mixed
+            self.store,
+            values=settings["values"],
+            settings=settings,
+            allow_mixed=self.options.allow_mixed,
         )
         self._notes += earlier.notes
-        earlier, rest = self._continued(earlier)
-        upcoming = windows(
-            rest,
-            self._lengths,
-            start=self._chain.count,
-            size=self._size,
-            bytes_of=self._bytes_of,
-            refuse=not self.options.strict,
-            skip=self._is_stored,
-        )
+        if self.source.part is None:
+            earlier, rest = self._continued(earlier)
+            upcoming = self._windows(rest, self._chain.count)
+        else:
+            earlier, upcoming = self._in_pieces(earlier)
         first = self._first_to_do(upcoming)
         if first is None:
-            if self._chain.count == 0:
+            if self._chain.count == 0 and self.source.part is None:
                 raise ExampleError("there are no examples to capture")
             run = earlier.run or (earlier.equal_runs[-1] if earlier.equal_runs else None)
             return self._summary(run, None, None, began)
@@ -159,7 +167,10 @@ class Session:
             return self._dry(run, first, upcoming, checked, began)
         self._check_disk(first)
         narrow = narrowing.narrow_of(self.options.storage_dtype)
-        with StoreWriter(self.store, run=run, narrow=narrow) as writer, Sink(writer) as sink:
+        with (
+            StoreWriter(self.store, run=run, narrow=narrow) as writer,
+            Sink(writer, commit_seconds=self._commit_seconds, committed=self._committed) as sink,
+        ):
             try:
                 with self.engine:
                     for window in chain([first], upcoming):
@@ -168,7 +179,7 @@ class Session:
                 if sink.error is not None:  # nor is what waited for the disk stored
                     raise
                 error.add_note(
-                    f"{self._chain.count:,} examples are done and stored in {self.store}: run the "
+                    f"{self._passed:,} examples are done and stored in {self.store}: run the "
                     "same capture again to go on"
                 )
                 raise
@@ -181,9 +192,29 @@ class Session:
             if window.examples or window.refused:
                 return window
             self._skipped += window.skipped
-            for example in window.taken:
-                self._chain.add(example)
+            self._pass(window)
         return None
+
+    def _pass(self, window: Window) -> None:
+        """Take note that a window is done."""
+        for example in window.taken:
+            self._chain.add(example)
+        reached = self._reached = window.reached
+        if reached is not None and reached.whole:
+            self._through += 1
+            if reached.own:
+                self._pieces.append(reached.digest)
+
+    def _windows(self, examples: Iterator[Example], start: int) -> Iterator[Window]:
+        return windows(
+            examples,
+            self._lengths,
+            start=start,
+            size=self._size,
+            bytes_of=self._bytes_of,
+            refuse=not self.options.strict,
+            skip=self._is_stored,
+        )
 
     def _is_stored(self, example: Example) -> bool:
         return self._stored is not None and (
@@ -205,8 +236,11 @@ class Session:
             found["revision"] = self.identity.revision
         return found
 
-    def _settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """What the run's record says of it, its ``fingerprint`` among that."""
         options = self.options
+        values = self._values()
         device = provenance.describe_device(self.anatomy.model)
         settings: dict[str, Any] = {
             "model": self.identity.name,
@@ -223,10 +257,12 @@ class Session:
             "grade": options.grade,
             **device,
         }
+        if self.source.part is not None:
+            settings["part"] = self.source.part.as_dict()
         continues = {
             **settings,
             "seed": options.seed,
-            "values": dict(values),
+            "values": values,
             "versions": {
                 name: provenance.versions().get(name) for name in ("torch", "transformers")
             },
@@ -240,7 +276,7 @@ class Session:
             "special_ids": sorted(self.prompter.tokenizer.all_special_ids),
             "fingerprint": provenance.fingerprint(values),
             "continues": provenance.fingerprint(continues),
-            "values": dict(values),
+            "values": values,
             # With these, what is stored is found without the model.
             "asked": provenance.plain(options.asked),
             "block_count": len(self.anatomy.blocks),
@@ -282,9 +318,53 @@ class Session:
             )
             self._chain = Chain()
             rest = self.source.read()
-        self._complete = stored.complete(self._places, self.options.pools)
+        self._complete = stored.complete(self.places, self.options.pools)
         self._stored = stored
         return Earlier(equal_runs=earlier.equal_runs), rest
+
+    def _in_pieces(self, earlier: Earlier) -> tuple[Earlier, Iterator[Window]]:
+        """Return the windows of the pieces that are left to do, and what is really continued."""
+        done = self._finished(earlier.equal_runs)
+        if earlier.run is not None and (self._stored is None or self._stored.lost(earlier.run)):
+            earlier = replace(earlier, run=None)
+        progress = earlier.progress
+        self._pieces += progress.get("pieces", ())
+        self._runner.budget = progress.get("batch_tokens")
+        self._refused_earlier = int(progress.get("refused_count", 0))
+        self._named_earlier = list(progress.get("refused", ()))
+        begun = begun_by([earlier.run]) if earlier.run is not None else frozenset()
+        return earlier, self._windows_of_pieces(done, begun)
+
+    def _windows_of_pieces(
+        self, done: frozenset[str], begun: frozenset[tuple[int, str]]
+    ) -> Iterator[Window]:
+        for piece in self.source.pieces():
+            if piece.again:
+                runs = manifests.latest(self.store).runs
+                fingerprint = self.settings["fingerprint"]
+                runs = equal_runs(runs, self.identity.name, self.options.dataset, fingerprint)
+                done, begun = self._finished(runs), begun_by(runs)
+            there = done_of(piece, done, begun)
+            if there:
+                self._skipped += there
+                self._skipped_first += there
+                self._tell()
+            yield from windows_of(piece, there, self._windows)
+            self._through += there == len(piece.examples)
+
+    def _finished(self, runs: Sequence[Run]) -> frozenset[str]:
+        """Look which pieces runs have finished, and which examples they have."""
+        if not self.options.resume:
+            return frozenset()
+        stored = StoredRows(self.store, self.identity.name, self.options.dataset, runs)
+        self._complete = stored.complete(self.places, self.options.pools)
+        self._stored = stored
+        return finished(runs, stored, self.places, self.options.pools)
+
+    @property
+    def _passed(self) -> int:
+        """Examples that are behind."""
+        return self._chain.count + (self._skipped_first if self.source.part is not None else 0)
 
     def _lengths(self, examples: Sequence[Example]) -> list[int]:
         found = self.prompter.lengths(examples)
@@ -354,12 +434,12 @@ class Session:
         self._refused[earlier:] = sorted(
             self._refused[earlier:], key=lambda each: order.get(each.example, 0)
         )
-        for example in window.taken:
-            self._chain.add(example)
+        self._pass(window)
         sink.put(
             WindowRows(
                 partial(self._rows, done, run, frozenset(left_out)) if done else tuple,
                 self._position(),
+                self._through,
             )
         )
 
@@ -375,11 +455,16 @@ class Session:
 
     def _position(self) -> dict[str, Any]:
         """Return how far the run is, for its record."""
-        return {
-            "examples": self._chain.count,
-            "digest": self._chain.digest,
+        found: dict[str, Any]
+        if self.source.part is None:
+            found = {"examples": self._chain.count, "digest": self._chain.digest}
+        else:
+            at = self._reached
+            begun = [at.examples, at.digest] if at and at.own and not at.whole else None
+            found = {"pieces": list(self._pieces), "begun": begun}
+        return found | {
             "refused_count": self._refused_earlier + len(self._refused),
-            "refused": [list(each) for each in self._refused[:_NAMED]],
+            "refused": [*self._named_earlier, *map(list, self._refused)][:_NAMED],
             "batch_tokens": self._runner.budget,
         }
 
@@ -425,7 +510,7 @@ class Session:
         each /= {"float16": 2, "compact16": 2, "int8": 4}.get(self.options.storage_dtype or "", 1)
         estimates.check_space(
             self.store,
-            int(each * (total - self._chain.count)),
+            int(each * (total - self._passed)),
             estimates.free_bytes(self.store),
         )
 
@@ -455,7 +540,7 @@ class Session:
         if total is None:
             taken = len(first.taken) + sum(len(window.taken) for window in upcoming)
         else:
-            taken = total - first.start
+            taken = total - self._passed
         share = taken / len(first.taken)
         batches = list(self._rows([longest, captured], run, frozenset()))
         batches = self._narrowed(batches)
@@ -510,15 +595,20 @@ class Session:
         resumed = self._skipped_first > 0
         if run is not None and self._skipped and sink is None and estimate is None:
             notes.append(f"everything is stored already (run {run.run_id})")
+        if (part := self.source.part) is not None and self.source.total == 0:
+            notes.append(
+                f"rank {part.rank} of {part.world_size} has no examples, since there are fewer "
+                f"pieces of {part.size} examples than ranks: smaller pieces (--piece) divide finer"
+            )
         asked = None
         if not self.options.dry_run:
             asked = asked_of(
                 self.store,
                 model=self.identity.name,
                 dataset=self.options.dataset,
-                fingerprint=self._fingerprint,
+                fingerprint=self.settings["fingerprint"],
                 keys=self.source.keys,
-                places=self._places,
+                places=self.places,
                 pools=self.options.pools,
             )
         return CaptureSummary(

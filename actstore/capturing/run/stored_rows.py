@@ -110,6 +110,21 @@ class StoredRows:
                 found = have if found is None else found & have
         return (found or frozenset()) - self._unsure
 
+    def with_rows(self, place: SiteLayer, pool: Pool) -> frozenset[ExampleKey]:
+        """Return the examples that have a row of this site, layer and pool, single tokens too."""
+        return self._by_place.get((*place, pool.region, pool.stored), frozenset())
+
+    def repeated(self, keys: Iterable[ExampleKey]) -> list[ExampleKey]:
+        """Return which of some examples have two rows of one place and position."""
+        found = self._found
+        order = np.lexsort((found.position, found.place, found.example))
+        alike = np.ones(max(0, len(order) - 1), np.bool_)
+        for column in (found.example, found.place, found.position):
+            alike &= column[order][1:] == column[order][:-1]
+        wanted = frozenset(keys)
+        numbers = np.unique(found.example[order][1:][alike]).tolist()
+        return [found.keys[number] for number in numbers if found.keys[number] in wanted]
+
     def prompt(self, key: ExampleKey) -> str | None:
         """Return a hash of what the example with this key was asked; None if it has no row."""
         return self._prompts.get(key)

@@ -1,0 +1,1 @@
+"""Captures by many processes that something else starts: Ray actors, jobs of a SLURM array."""

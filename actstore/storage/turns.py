@@ -1,0 +1,49 @@
+"""Writers that commit at once take turns: else most lose the race again and again, some for long.
+
+A commit does not depend on it: whoever has no turn commits all the same, and comes second if
+another one was faster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from actstore.storage import layout
+
+PATIENCE = 60.0
+"""Seconds after which a writer goes on without its turn: the process that has it may be stopped."""
+_PAUSE = 0.1
+"""Seconds between two looks, at most; they get shorter as a writer waits: the oldest come first."""
+
+
+@contextlib.contextmanager
+def turn(root: Path) -> Iterator[None]:
+    """Let one writer of a store at a time into the block, as far as its file system knows locks."""
+    descriptor = -1
+    with contextlib.suppress(OSError):  # there is no such folder any more: the commit makes it
+        descriptor = os.open(root / layout.MANIFESTS, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if descriptor >= 0:
+            _wait(descriptor)
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _wait(descriptor: int) -> None:
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < PATIENCE:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(random.uniform(0.001, _PAUSE / (1 + waited)))
+        except OSError:
+            return  # this file system knows no locks, or none of folders, as NFS

@@ -1,0 +1,201 @@
+"""Ray clusters of several nodes on this machine, and captures that they work on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import actstore
+from actstore.api.selection import Selection
+from actstore.capturing.prompts.data import open_questions
+from actstore.capturing.run.options import CaptureOptions, CaptureSettings, Source
+from actstore.capturing.run.pieces import Part
+from actstore.storage import manifest as manifests
+from tests.capturing import crashing, families
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "ACTSTORE_TEST_OF"
+"""Variable by which a test tells the processes that it has started from all others."""
+_SMALL: dict[str, Any] = {"object_store_memory": 80 << 20, "include_dashboard": False}
+OPTIONS: CaptureOptions = {
+    "model_name": "tiny",
+    "layers": "0,-1",
+    "pool": ("prompt.last", "response.mean"),
+    "max_new_tokens": 2,
+    "generation": {"do_sample": True},
+    "batch_size": 4,
+    "dataset": "numbers",
+    "self_check": False,
+}
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Variables of everything that a test starts."""
+    return {
+        **os.environ,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        MARK: str(folder),
+    }
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, nodes: int) -> Iterator[Any]:
+    """Start a cluster: a head where nobody works, and nodes with room for one worker each."""
+    from ray.cluster_utils import Cluster
+
+    before = dict(os.environ)
+    os.environ.update(environment(folder))
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **_SMALL})
+    try:
+        for _ in range(nodes):
+            made.add_node(num_cpus=1, **_SMALL)
+        made.wait_for_nodes()
+        yield made
+    finally:
+        made.shutdown()  # type: ignore[no-untyped-call]  # Ray's
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def study(folder: Path, count: int) -> None:
+    """Write a model and questions."""
+    families.build("llama").save_pretrained(folder / "tiny")
+    families.tokenizer().save_pretrained(folder / "tiny")
+    rows = crashing.examples(count)
+    (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+class Ending:
+    """Ends the process that it is sent to."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (1,)
+
+
+def start(
+    folder: Path, address: str | None = None, workers: int = 2, ending: int = -1
+) -> subprocess.Popen[str]:
+    """Start a driver in a process of its own; it captures into ``folder/ray``.
+
+    Args:
+        folder: as :func:`study` has made it.
+        address: of the cluster; one of its own when missing.
+        workers: how many.
+        ending: number of an example that ends whoever gets it.
+    """
+    given = (str(workers), address or "", str(ending))
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.capturing.clusters", *given],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result(driver: subprocess.Popen[str]) -> dict[str, Any]:
+    """Wait for a driver; return its summary, with what it said meanwhile as ``said``."""
+    out, err = driver.communicate(timeout=300)
+    assert driver.returncode == 0, err
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return {**found, "said": err}
+
+
+def main() -> None:
+    """Capture by Ray, a commit after each piece, and read it by Ray; print the summary."""
+    import ray
+
+    from actstore.capturing.workers.ray_engine import capture_with_ray
+    from actstore.capturing.workers.worker import Work
+
+    workers, address, ending = sys.argv[1:]
+    examples = list(open_questions("q.jsonl"))
+    if int(ending) >= 0:
+        examples[int(ending)] = replace(examples[int(ending)], extra={"end": Ending()})
+    ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
+    size = CaptureSettings(**OPTIONS).piece_size
+    summary = capture_with_ray(
+        Source(examples, part=Part(rank=0, world_size=1, size=size)),
+        Work(
+            store=Path("ray").resolve(),
+            folder=Path.cwd(),
+            model="tiny",
+            load={"device": "cpu", "dtype": "float32"},
+            options=OPTIONS,
+            settings={},
+            world_size=int(workers),
+            size=size,
+            commit_seconds=0.0,
+        ),
+        note=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    chosen = actstore.open("ray").select(layer=0, pooling="last")
+    print(json.dumps({**summary.as_dict(), "by_ray": read_by_ray(chosen)}))
+
+
+def read_by_ray(rows: Selection) -> list[Any]:
+    """Read rows by Ray, in several tasks; return their numbers, ids and vectors."""
+    from actstore.querying import portions
+
+    portions.BYTES = 64 * rows.shape[1] * 4
+    taken = rows.to_ray(["example_id", "row_id"])
+    assert taken.count() == len(rows)
+    batches = list(taken.iter_batches(batch_format="numpy"))
+    together = {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
+    order = np.argsort(together["row_id"])
+    return [together[name][order].tolist() for name in ("row_id", "example_id", "activation")]
+
+
+def stored(store: Path) -> int:
+    """How many rows a store has."""
+    return sum(shard.rows for shard in manifests.latest(store).shards)
+
+
+def latest(store: Path) -> int:
+    """The number of a store's latest commit."""
+    return manifests.latest(store).number
+
+
+def wait_until(what: Callable[[], bool], seconds: float = 240.0) -> None:
+    """Wait until something is so; fail after a time in which it surely should be."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def workers_of(folder: Path) -> list[int]:
+    """The processes that capture for a test."""
+    mark = f"{MARK}={folder}".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # it has just ended
+            if (process / "cmdline").read_bytes().startswith(b"ray::Worker") and mark in (
+                process / "environ"
+            ).read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found
+
+
+def kill(process: int) -> None:
+    """End a process as a crash does."""
+    os.kill(process, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
