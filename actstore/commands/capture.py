@@ -66,13 +66,15 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
     options = _with_recipe(given, recipe)
     if options["grade"] is not None:
         parse_grade(options["grade"])  # a mistyped one shall not wait for the model
+    if options["engine"] == "vllm":
+        _refuse_unserved(options)
     questions = _questions(options, recipe)
     with quiet():
         layers, needed = _layers(options, loading)
         asked = _asked(options, questions, layers)
         summary = _stored(store, questions, options, asked, needed)
         if summary is None:
-            loaded = _loaded(options, loading, needed)
+            model, processor, name, revision, loaded_as = _loaded(options, loading, needed)
             with counting("capturing", questions.count, hidden=as_json) as report:
 
                 def progress(done: CaptureProgress) -> None:
@@ -84,16 +86,16 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
 
                 everything: CaptureOptions = {
                     **asked,
-                    "model_name": options["model_name"] or loaded.name,
-                    "revision": loaded.revision,
+                    "model_name": options["model_name"] or name,
+                    "revision": revision,
                     "settings": {
-                        "loading": dict(loaded.settings),
+                        "loading": dict(loaded_as),
                         "questions": questions.settings,
                     },
                 }
                 summary = capture(
-                    loaded.model,
-                    loaded.processor,
+                    model,
+                    processor,
                     questions,
                     store=store,
                     progress=progress,
@@ -164,6 +166,8 @@ def _asked(options: Mapping[str, Any], questions: Questions, layers: Any) -> Cap
         "self_check": options["self_check"],
         "strict": options["strict"],
         "dry_run": options["dry_run"],
+        "engine": options["engine"],
+        "engine_options": _values(options["engine_option"], "--engine-option") or None,
     }
 
 
@@ -172,7 +176,22 @@ def _layers(options: Mapping[str, Any], loading: Any) -> tuple[Any, int | None]:
     return _lowest(options, loading) if options["lower_blocks_only"] else (options["layers"], None)
 
 
-def _loaded(options: Mapping[str, Any], loading: Any, needed: int | None) -> LoadedModel:
+def _loaded(
+    options: Mapping[str, Any], loading: Any, needed: int | None
+) -> tuple[Any, Any, str, str | None, Mapping[str, Any]]:
+    """Return model, processor, name, commit, and how it was loaded."""
+    if options["engine"] == "vllm":
+        from actstore.capturing.serving import loading as serving
+
+        served = serving.load(
+            options["model"],
+            revision=options["revision"],
+            dtype=options["dtype"],
+            trust_remote_code=options["trust_remote_code"],
+            options=_values(options["engine_option"], "--engine-option"),
+        )
+        text = served.text
+        return served, text.tokenizer, text.name, text.revision, served.settings
     loaded: LoadedModel = loading.load(
         options["model"],
         revision=options["revision"],
@@ -184,7 +203,36 @@ def _loaded(options: Mapping[str, Any], loading: Any, needed: int | None) -> Loa
         generate=options["max_new_tokens"] > 0,
         trust_remote_code=options["trust_remote_code"],
     )
-    return loaded
+    return loaded.model, loaded.processor, loaded.name, loaded.revision, loaded.settings
+
+
+def _refuse_unserved(options: Mapping[str, Any]) -> None:
+    """Refuse options of a model in transformers before vLLM, which takes a while, is loaded."""
+    from actstore.capturing.run.options import CaptureSettings
+    from actstore.capturing.run.parts import check_served_options
+    from actstore.capturing.serving.loading import check_options
+
+    reasons = {
+        "device": "vLLM takes the accelerator that it sees (CUDA_VISIBLE_DEVICES)",
+        "device_map": "vLLM runs on one GPU here",
+        "attn": "vLLM has attention of its own",
+        "lower_blocks_only": "vLLM loads the whole model",
+    }
+    for name, reason in reasons.items():
+        if options[name]:
+            raise click.BadParameter(
+                f"not with --engine vllm: {reason}; use --engine local for it",
+                param_hint=f"--{name.replace('_', '-')}",
+            )
+    check_options(_values(options["engine_option"], "--engine-option"))
+    check_served_options(
+        CaptureSettings(
+            sites=_list(options["sites"]),
+            pool=_list(options["pool"]),
+            blocks=options["blocks"],
+            padding_side=options["padding_side"],
+        )
+    )
 
 
 def _stored(

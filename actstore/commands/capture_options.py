@@ -184,6 +184,21 @@ given_options = bundle(
         help="Examples per batch; auto goes by tokens.",
     ),
     click.option(
+        "--engine",
+        type=click.Choice(("local", "vllm")),
+        default="local",
+        show_default=True,
+        help="What runs the model: transformers in this process, or vLLM, which serves many "
+        "examples at once (extra vllm; texts, one GPU).",
+    ),
+    click.option(
+        "--engine-option",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Setting of another engine's memory and scheduling, such as max_model_len=4096; may "
+        "be repeated.",
+    ),
+    click.option(
         "--padding-side",
         type=click.Choice(("auto", "left", "right")),
         default="auto",

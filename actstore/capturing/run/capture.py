@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from actstore.capturing.prompts.example import Example
+from actstore.capturing.run import parts
 from actstore.capturing.run.options import CaptureOptions, CaptureSettings, Source
 from actstore.capturing.run.provenance import identify
 from actstore.capturing.run.recall import recall
@@ -38,7 +39,9 @@ def capture(
     Args:
         model: a decoder of transformers, text only or with images; on any device. None where
             everything that is asked is stored: ``model_name`` then says whose rows are meant.
-        processor: its tokenizer, or its processor where it sees images.
+            With ``engine="vllm"`` a folder or an id on the Hub, which vLLM loads.
+        processor: its tokenizer, or its processor where it sees images; None with ``vllm``, which
+            loads it too.
         examples: mappings with ``id``, ``question`` and more (the fields of
             :class:`~actstore.capturing.prompts.example.Example`), or a data set or data frame
             (pandas, Polars, Arrow) of such rows.
@@ -82,6 +85,9 @@ def capture(
             in the summary, and passed over.
         dry_run: store nothing; run two batches and estimate rows, bytes, memory and minutes.
         settings: whatever else the run's record should hold.
+        engine: ``local`` runs ``model`` as it is, ``vllm`` captures while vLLM serves it (extra
+            ``vllm``; see docs/vllm.md).
+        engine_options: of vLLM's memory and scheduling, such as ``{"max_model_len": 4096}``.
 
     Raises:
         UsageError: an argument cannot work.
@@ -105,6 +111,8 @@ def capture(
             raise UsageError("without a model, say which one is meant: model_name='…'")
         identity = identify(None, chosen.model_name, chosen.revision)
         return recall(source, store=Path(store), options=chosen, identity=identity)
+    if chosen.engine == "vllm":
+        return _served(model, source, Path(store), chosen, progress)
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; expected a loaded torch module")
     origin = gguf.origin(unwrap(model))
@@ -113,8 +121,7 @@ def capture(
         notes = origin["notes"]
         chosen = replace(chosen, settings={"gguf": origin, **(chosen.settings or {})})
     summary = Session(
-        model,
-        processor,
+        parts.local(model, processor, chosen),
         source,
         store=Path(store),
         options=chosen,
@@ -122,3 +129,32 @@ def capture(
         progress=progress,
     ).run()
     return replace(summary, notes=(*notes, *summary.notes))
+
+
+def _served(
+    model: Any,
+    source: Source,
+    store: Path,
+    chosen: CaptureSettings,
+    progress: Callable[[CaptureProgress], None] | None,
+) -> CaptureSummary:
+    from actstore.capturing.serving.loading import ServedModel, load
+
+    parts.check_served_options(chosen)
+    if isinstance(model, str | Path):
+        model = load(model, revision=chosen.revision, options=chosen.engine_options)
+    if not isinstance(model, ServedModel):
+        raise UsageError(
+            f"model is a {type(model).__name__}; with engine='vllm' it is a folder or an id on the "
+            "Hub, which vLLM loads itself"
+        )
+    return Session(
+        parts.served(model, chosen),
+        source,
+        store=store,
+        options=chosen,
+        identity=identify(
+            None, chosen.model_name or model.text.name, chosen.revision or model.text.revision
+        ),
+        progress=progress,
+    ).run()

@@ -19,6 +19,8 @@ from actstore.errors import UsageError
 from actstore.models.blocks import PATTERN
 
 Side = Literal["auto", "left", "right"]
+ENGINES = ("local", "vllm")
+"""What runs the model: transformers in this process, or vLLM."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +57,21 @@ class CaptureSettings:
     strict: bool = False
     dry_run: bool = False
     settings: Mapping[str, Any] | None = None
+    engine: str = "local"
+    engine_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.first_k is not None and self.first_k < 1:
             raise UsageError(f"first_k {self.first_k}: at least 1")
         if self.pattern_length < 1:
             raise UsageError(f"pattern_length {self.pattern_length}: at least 1")
+        if self.engine not in ENGINES:
+            raise UsageError(f"engine {self.engine!r} is unknown: use one of {', '.join(ENGINES)}")
+        if self.engine_options and self.engine == "local":
+            raise UsageError(
+                f"engine options ({', '.join(self.engine_options)}) are for another engine than "
+                "local: leave them out, or name the engine"
+            )
         # A wrong word is told before the model is looked at.
         for read in (self.site_names, self.pools, self.excluded, self.examples_at_once):
             assert read is not None
@@ -159,6 +170,8 @@ class CaptureSettings:
             "seed": self.seed if self.max_new_tokens else None,
             "storage_dtype": self.storage_dtype,
             "blocks": self.blocks,
+            # Not of local runs, whose record is what it was before there were others.
+            **({"engine": self.engine} if self.engine != "local" else {}),
         }
 
 
@@ -191,6 +204,8 @@ class CaptureOptions(TypedDict, total=False):
     strict: bool
     dry_run: bool
     settings: Mapping[str, Any] | None
+    engine: str
+    engine_options: Mapping[str, Any] | None
 
 
 class Source:
