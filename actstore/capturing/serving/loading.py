@@ -9,6 +9,7 @@ serialization (``VLLM_ALLOW_INSECURE_SERIALIZATION``) stays off. Code is not com
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -71,12 +72,17 @@ class ServedModel:
     """What was asked for, for the run's record."""
 
     def reference(self) -> loading.LoadedModel:
-        """Load the same model with transformers, on the CPU, to hold this one against it."""
+        """Load the same model with transformers, on the CPU, to hold this one against it.
+
+        With eager attention, which is what the model's authors wrote: Gemma 2 loses the cap of
+        its attention's logits in transformers' default, and keeps it in vLLM.
+        """
         return loading.load(
             self.text.name,
             revision=self.text.revision,
             dtype=self.dtype,
             device="cpu",
+            attn="eager",
             trust_remote_code=self.trust_remote_code,
         )
 
@@ -106,7 +112,7 @@ def load(
     trust_remote_code: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> ServedModel:
-    """Load a causal language model into vLLM.
+    """Load a causal language model into vLLM, in place of the one that was there before.
 
     Args:
         model_id: a folder, or an id on the Hub.
@@ -133,6 +139,7 @@ def load(
     kind = str(getattr(text.config, "dtype", None) or "float32").removeprefix("torch.")
     kind = kind if dtype == "auto" else dtype
     vllm = _imported()
+    _close_latest()
     try:
         llm = vllm.LLM(
             model=text.name,
@@ -153,6 +160,7 @@ def load(
             "by --engine-option max_model_len=N, gpu_memory_utilization=F or "
             "kv_cache_memory_bytes=N (on a CPU, by VLLM_CPU_KVCACHE_SPACE in GiB)"
         ) from problem
+    _LATEST[:] = [weakref.ref(llm)]
     models: list[nn.Module] = []
     llm.apply_model(models.append)
     runners: list[Any] = []
@@ -177,6 +185,21 @@ def load(
             "trust_remote_code": trust_remote_code,
         },
     )
+
+
+_LATEST: list[weakref.ref[Any]] = []
+
+
+def _close_latest() -> None:
+    """End the engine that was loaded before: a process has one set of process groups.
+
+    Left to itself it would end some time later, and take the groups of the new one with it.
+    """
+    for each in _LATEST:
+        llm = each()
+        if llm is not None:
+            llm.llm_engine.engine_core.shutdown()
+    _LATEST.clear()
 
 
 def _imported() -> Any:

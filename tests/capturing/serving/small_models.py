@@ -1,4 +1,4 @@
-"""Small models with random weights that vLLM runs on a CPU, whose heads must be 32 wide at least."""
+"""Small models with random weights that vLLM runs on a CPU, where heads are 32 wide at least."""
 
 from __future__ import annotations
 
