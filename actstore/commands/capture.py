@@ -60,6 +60,7 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
     from actstore.capturing.forward.grading import parse as parse_grade
     from actstore.capturing.prompts import capture_recipes
     from actstore.capturing.run.capture import capture
+    from actstore.capturing.run.options import CaptureSettings
     from actstore.models import loading
 
     recipe = capture_recipes.load(given["recipe"]) if given["recipe"] is not None else None
@@ -72,6 +73,7 @@ def command(store: Path, given: Mapping[str, Any], as_json: bool) -> int:
     with quiet():
         layers, needed = _layers(options, loading)
         asked = _asked(options, questions, layers)
+        CaptureSettings(**asked)  # a wrong word is told before the model is loaded
         summary = _stored(store, questions, options, asked, needed)
         if summary is None:
             model, processor, name, revision, loaded_as = _loaded(options, loading, needed)

@@ -25,7 +25,7 @@ class Piece(NamedTuple):
     """Place of the first token in the text."""
     at: int
     """Place of the first token in the step."""
-    count: int
+    length: int
 
 
 class Decoded(NamedTuple):

@@ -217,7 +217,7 @@ class ServingTap:
         scheduled = list(self._scheduled())
         step = self.ledger.take(scheduled, ids.cpu().numpy(), positions.cpu().numpy())
         pieces = [
-            (piece.row, int(self._first[piece.row]) + piece.start, piece.at, piece.count)
+            (piece.row, int(self._first[piece.row]) + piece.start, piece.at, piece.length)
             for piece in step.pieces
         ]
         self._part = self._plan.part(pieces) if pieces else None

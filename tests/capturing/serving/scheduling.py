@@ -67,7 +67,9 @@ class Scheduler:
             yield step
 
     def _step(self, rows: list[int], most: int) -> ScheduledStep:
-        scheduled, ids, positions = [], [], []
+        scheduled: list[tuple[int, int]] = []
+        ids: list[int] = []
+        positions: list[int] = []
         for row in rows:
             text = self.texts[row]
             fed = text.tokens[text.computed :][:most]

@@ -23,7 +23,7 @@ def test_every_token_that_is_fed_is_taken_once_at_its_place(scheduler: Scheduler
         new = ledger.take(*step)
         fed += sum(count for _, count in step.scheduled)
         for piece in new.pieces:
-            for number in range(piece.count):
+            for number in range(piece.length):
                 place = piece.start + number
                 assert step.ids[piece.at + number] == texts[piece.row].prompt[place]
                 assert step.positions[piece.at + number] == place
