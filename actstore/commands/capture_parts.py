@@ -27,9 +27,9 @@ OF_ENGINES = (
     ("gpus_per_worker", "--gpus-per-worker", ("ray", "slurm")),
     ("address", "--address", ("ray",)),
     ("print_script", "--print", ("slurm",)),
-    ("rank", "--rank", ("local",)),
-    ("world_size", "--world-size", ("local",)),
-    ("dry_run", "--dry-run", ("local",)),
+    ("rank", "--rank", ("local", "vllm")),
+    ("world_size", "--world-size", ("local", "vllm")),
+    ("dry_run", "--dry-run", ("local", "vllm")),
 )
 """Option, how it is spelled, and the engines that it goes with."""
 NAMED = 20

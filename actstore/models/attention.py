@@ -150,9 +150,10 @@ def _asked(owner: Any, name: str) -> Any:
 def _taken(module: nn.Module) -> int | None:
     """Return how wide a matrix's input is; wrappers hold it one level down."""
     for each in module.modules():
-        found = getattr(each, "in_features", None)
-        if isinstance(found, int):
-            return found
+        for name in ("in_features", "input_size"):  # vLLM's have the second
+            found = getattr(each, name, None)
+            if isinstance(found, int):
+                return found
         weight = getattr(each, "weight", None)
         if weight is not None and weight.ndim == 2:
             return int(weight.shape[0])  # GPT-2's, which lie the other way round

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 _SAMPLED = 16
@@ -30,3 +32,20 @@ def weights_digest(model: nn.Module) -> str | None:
     if samples:
         digest.update(torch.cat(samples).numpy().tobytes())
     return digest.hexdigest()
+
+
+def checkpoint_digest(folder: Path) -> str | None:
+    """Return such a hash of the weights in a folder's safetensors files; None if it has none.
+
+    It is of the files, since an engine may keep the weights in another form than they came in.
+    """
+    digest = hashlib.sha256()
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        with safe_open(file, framework="pt") as weights:
+            for name in sorted(weights.keys()):
+                flat = weights.get_tensor(name).view(-1)
+                digest.update(f"{name}{len(flat)}".encode())
+                values = flat[:: max(1, len(flat) // _SAMPLED)][:_SAMPLED]
+                digest.update(values.float().numpy().tobytes())
+    return digest.hexdigest() if files else None

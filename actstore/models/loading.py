@@ -157,6 +157,79 @@ def load(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextModel:
+    """What is known of a model of texts before its weights are read."""
+
+    name: str
+    revision: str | None
+    """The commit on the Hub; None for a folder."""
+    config: Any
+    tokenizer: Any
+    generation_config: Any
+    """The checkpoint's ``GenerationConfig``."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are: the folder itself, or the commit in the Hub's cache."""
+        if os.path.isdir(self.name):
+            return Path(self.name)
+        from transformers.utils import hub
+
+        found = hub.cached_file(self.name, "config.json", revision=self.revision)
+        return Path(str(found)).parent
+
+
+def look_at_text_model(
+    model_id: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> TextModel:
+    """Read everything of a causal language model but its weights, for another engine to load.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+        ModelError: no such model, one that sees images, or a GGUF file.
+        RepositoryNotFoundError, RevisionError, AccessError, OfflineError: the Hub's answer.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise MissingExtraError("capturing activations", "capture") from None
+    name = str(model_id)
+    if gguf.find(name) is not None:
+        raise ModelError(
+            f"{name} is a GGUF file, whose weights are unpacked for transformers alone: capture it "
+            "with --engine local"
+        )
+    _check_place(name)
+    commit = _commit(name, revision)
+    common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if commit is not None:
+        common["revision"] = commit
+
+    def explained(action: Any) -> Any:
+        return _explained(name, action)
+
+    config = explained(lambda: transformers.AutoConfig.from_pretrained(name, **common))
+    _, is_vlm = _model_class(transformers, config, name)
+    if is_vlm:
+        raise ModelError(
+            f"{name} is a model that sees images: only models of texts alone are captured while "
+            "they are served; use --engine local"
+        )
+    tokenizer = explained(lambda: _processor(transformers, name, common, False))
+    try:
+        defaults = transformers.GenerationConfig.from_pretrained(name, **common)
+    except OSError:  # as models of transformers do it where there is no such file
+        defaults = transformers.GenerationConfig.from_model_config(config)
+    return TextModel(
+        name=name,
+        revision=commit,
+        config=config,
+        tokenizer=tokenizer,
+        generation_config=defaults,
+    )
+
+
 def block_count(
     model_id: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> int | None:

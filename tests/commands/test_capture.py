@@ -275,3 +275,24 @@ def test_what_is_stored_of_a_known_commit_does_not_load_the_model(
     shutil.copytree(folder, tmp_path / "plain")
     plain = capture("--model", tmp_path / "plain", "--model-name", "org/tiny", "--layers", "0,2")
     assert plain.code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--engine", "vllm", "--device", "cpu"), "not with --engine vllm: vLLM takes the"),
+        (("--engine", "vllm", "--lower-blocks-only"), "vLLM loads the whole model"),
+        (("--engine", "vllm", "--attn", "eager"), "vLLM has attention of its own"),
+        (("--engine", "vllm", "--engine-option", "enable_lora=true"), "no option 'enable_lora'"),
+        (("--engine", "vllm", "--sites", "attn_pattern"), "never computes its weights"),
+        (("--engine", "vllm", "--blocks", "model.layers"), "whose blocks it names itself"),
+        (("--engine-option", "max_model_len=9"), "engine options (max_model_len) are for another"),
+    ],
+)
+def test_what_an_engine_does_not_serve_is_told_before_anything_is_loaded(
+    actstore: Command, questions: Path, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    given = ("capture", "--model", tmp_path / "none", "--data", questions, "--question", "ask")
+    done = actstore(*given, "--store", tmp_path / "s", *words)
+    assert done.code in (1, 2)
+    assert message in " ".join(done.err.split())

@@ -48,7 +48,9 @@ def test_each_dependency_is_pinned_within_its_bounds() -> None:
     for requirement in requirements():
         name = canonicalize_name(requirement.name)
         if name not in pinned:
-            assert name == "embedding-atlas"  # a viewer that neither tests nor benchmarks start
+            # A viewer that neither tests nor benchmarks start; an engine that `make test-vllm`
+            # installs beside them, at a version that stands in the Makefile.
+            assert name in ("embedding-atlas", "vllm")
             continue
         assert pinned[name] in requirement.specifier, str(requirement)
 

@@ -49,6 +49,9 @@ class Captured:
 class Engine:
     """A model with hooks at ``points``; a context manager, like the tap inside it."""
 
+    pads = True
+    """Examples of a batch are filled up to one length."""
+
     def __init__(
         self,
         anatomy: Anatomy,
@@ -147,8 +150,9 @@ class Engine:
                     for row, length in zip(new, lengths, strict=True)
                 ]
                 predictions = [self.prompter.decode(response) for response in responses]
-            grades = self._grades(batch.examples, predictions)
-            pooled = self._tap.end(self._answers(responses, grades))
+            grades = grades_of(self.grader, predictions, batch.examples)
+            answer = answers_of(self.prompter, self.pools, responses, grades)
+            pooled = self._tap.end(answer)
         return Captured(
             examples=batch.examples,
             positions=list(positions),
@@ -200,29 +204,36 @@ class Engine:
         ids: np.ndarray = found.cpu().numpy()
         return ids
 
-    def _grades(
-        self, examples: Sequence[Example], predictions: Sequence[str | None]
-    ) -> list[Grade]:
-        if self.grader is None:
-            return [Grade(example.label) for example in examples]
-        return self.grader.grade(predictions, examples)
 
-    def _answers(
-        self, responses: Sequence[Sequence[int]], grades: Sequence[Grade]
-    ) -> torch.Tensor | None:
-        if not any(grade.span for grade in grades):
-            return None
-        if not any(pool.region == "answer" for pool in self.pools):
-            return None
-        masks = [
-            self.prompter.answer_mask(response, grade.span)
-            for response, grade in zip(responses, grades, strict=True)
-        ]
-        longest = max(map(len, masks))
-        found = torch.zeros((len(masks), longest), dtype=torch.bool)
-        for row, mask in enumerate(masks):
-            found[row, : len(mask)] = torch.tensor(mask, dtype=torch.bool)
-        return found
+def grades_of(
+    grader: Grader | None, predictions: Sequence[str | None], examples: Sequence[Example]
+) -> list[Grade]:
+    """Return each example's label: its own, or the grader's."""
+    if grader is None:
+        return [Grade(example.label) for example in examples]
+    return grader.grade(predictions, examples)
+
+
+def answers_of(
+    prompter: Prompter,
+    pools: Sequence[Pool],
+    responses: Sequence[Sequence[int]],
+    grades: Sequence[Grade],
+) -> torch.Tensor | None:
+    """Return where answers stand in responses, bool ``[B, N]``; None where nobody asks."""
+    if not any(grade.span for grade in grades):
+        return None
+    if not any(pool.region == "answer" for pool in pools):
+        return None
+    masks = [
+        prompter.answer_mask(response, grade.span)
+        for response, grade in zip(responses, grades, strict=True)
+    ]
+    longest = max(map(len, masks))
+    found = torch.zeros((len(masks), longest), dtype=torch.bool)
+    for row, mask in enumerate(masks):
+        found[row, : len(mask)] = torch.tensor(mask, dtype=torch.bool)
+    return found
 
 
 def position_ids(mask: torch.Tensor) -> torch.Tensor:

@@ -69,21 +69,37 @@ def settle(
         UsageError: options that hooks could not follow, or that ``generate`` does not know.
         ModelError: the model cannot generate.
     """
-    wanted = dict(options or {})
-    if max_new_tokens < 0:
-        raise UsageError(f"max_new_tokens {max_new_tokens}: 0 for no generation, or more")
-    if max_new_tokens == 0:
-        if wanted:
-            raise UsageError(
-                f"generation options ({', '.join(wanted)}) without generation: give max_new_tokens"
-            )
+    if not generates(max_new_tokens, options):
         return None
     if not hasattr(model, "generate") or not getattr(model, "can_generate", lambda: True)():
         raise ModelError(
             f"{type(model).__name__} cannot generate: capture it with max_new_tokens=0"
         )
+    return settle_config(model.generation_config, pad_id, max_new_tokens, options)
+
+
+def generates(max_new_tokens: int, options: Mapping[str, Any] | None) -> bool:
+    """Say whether anything is to be generated.
+
+    Raises:
+        UsageError: a negative number, or options without generation.
+    """
+    if max_new_tokens < 0:
+        raise UsageError(f"max_new_tokens {max_new_tokens}: 0 for no generation, or more")
+    if max_new_tokens == 0 and options:
+        raise UsageError(
+            f"generation options ({', '.join(options)}) without generation: give max_new_tokens"
+        )
+    return max_new_tokens > 0
+
+
+def settle_config(
+    defaults: Any, pad_id: int, max_new_tokens: int, options: Mapping[str, Any] | None = None
+) -> Generation:
+    """Return how to generate, from a checkpoint's ``GenerationConfig``; see :func:`settle`."""
+    wanted = dict(options or {})
     _refuse(wanted)
-    config = copy.deepcopy(model.generation_config)
+    config = copy.deepcopy(defaults)
     config.update(do_sample=False, num_beams=1, num_return_sequences=1)
     unknown = config.update(**wanted)
     if unknown:

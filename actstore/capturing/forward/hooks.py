@@ -14,12 +14,16 @@ from actstore.capturing.forward.assembly import Fed, assemble
 from actstore.capturing.forward.patterns import Patterns
 from actstore.capturing.forward.pooling import Pool, PooledBatch
 from actstore.capturing.forward.prompt_pooling import PromptPlan, PromptStates
-from actstore.capturing.forward.response_pooling import ResponseNeeds, Responses, needs
+from actstore.capturing.forward.response_pooling import (
+    Like,
+    ResponseNeeds,
+    Responses,
+    needs,
+    side_by_side,
+)
 from actstore.capturing.forward.stopping import Stops, going_on
 from actstore.errors import HookError
 from actstore.models.blocks import Anatomy, HookPoint
-
-_Like = tuple[torch.device, torch.dtype, int]
 
 
 class _Stop(Exception):
@@ -64,8 +68,8 @@ class Tap:
         self._open = None
         self._step = -1
         self._prompt: list[PromptStates | None] = [None] * len(self.points)
-        self._likes: list[_Like | None] = [None] * len(self.points)
-        self._groups: dict[_Like, Responses] = {}
+        self._likes: list[Like | None] = [None] * len(self.points)
+        self._places: list[tuple[Responses, int]] = []
         self._slots: list[torch.Tensor] = []
         self._alive: torch.Tensor | None = None
         self._counts: torch.Tensor | None = None
@@ -192,7 +196,7 @@ class Tap:
                 points=self.points,
                 pools=self.pools,
                 prompt=[states for states in self._prompt if states is not None],
-                groups=self._grouped(),
+                groups=self._places,
                 fed=Fed(self._stacked(self._history), self._stacked(self._averaged)),
                 answer=answer,
             )
@@ -276,7 +280,7 @@ class Tap:
         self._averaged.append(
             self._alive & ~_among(ids, self._special) if self._special else self._alive
         )
-        if self._needs.any and not self._groups:
+        if self._needs.any and not self._places:
             self._make_groups(plan)
 
     def _settle(self) -> None:
@@ -292,37 +296,20 @@ class Tap:
         self._averaged = list(torch.from_numpy(averaged).to(device))
         counts = torch.zeros(real.shape[1], dtype=torch.int64, device=device)
         for step, stages in enumerate(self._waiting):
-            for group, stage in zip(self._groups.values(), stages, strict=True):
+            for group, stage in zip(self._groups, stages, strict=True):
                 group.stage.copy_(stage)
                 group.add(self._history[step], self._averaged[step], counts)
             counts = counts + self._history[step]
 
     def _make_groups(self, plan: PromptPlan) -> None:
-        """Lay hooks of one device, type and width side by side: a step then costs a few kernels."""
-        starts = {"all": plan.lengths, "response": np.zeros_like(plan.lengths)}
-        heads = [offset - starts[region] for region, offset in self._needs.heads]
-        targets = np.stack(heads) if heads else np.zeros((0, plan.batch), np.int64)
-        members: dict[_Like, int] = {}
-        places: list[tuple[_Like, int]] = []
-        for like in self._likes:
-            assert like is not None  # every hook fired in the first pass
-            places.append((like, members.get(like, 0)))
-            members[like] = members.get(like, 0) + 1
-        self._groups = {
-            like: Responses(count, plan.batch, like, self._needs, targets)
-            for like, count in members.items()
-        }
-        self._slots = [self._groups[like].stage[slot] for like, slot in places]
+        likes = [like for like in self._likes if like is not None]
+        assert len(likes) == len(self.points)  # every hook fired in the first pass
+        self._places = side_by_side(likes, plan.lengths, self._needs)
+        self._slots = [group.stage[slot] for group, slot in self._places]
 
-    def _grouped(self) -> list[tuple[Responses, int]]:
-        """Return each point's accumulators and its place in them; empty if nothing was fed."""
-        found: list[tuple[Responses, int]] = []
-        used: dict[_Like, int] = {}
-        for like in self._likes if self._groups else ():
-            assert like is not None
-            found.append((self._groups[like], used.get(like, 0)))
-            used[like] = used.get(like, 0) + 1
-        return found
+    @property
+    def _groups(self) -> list[Responses]:
+        return list(dict.fromkeys(group for group, _ in self._places))
 
     def _keep(self, number: int, found: torch.Tensor | None) -> None:
         plan = self._plan
@@ -333,7 +320,7 @@ class Tap:
         if self._step == 0:
             self._prompt[number] = plan.take(states)
             self._likes[number] = (states.device, states.dtype, states.shape[-1])
-        elif self._groups:
+        elif self._places:
             self._slots[number].copy_(states[:, -1])
         self._stop_if_last()
 
@@ -390,12 +377,12 @@ class Tap:
                 f"first at {silent[0].path}: the model skips or replaces this module (compiled "
                 "code, dropped layers, another path through the model)"
             )
-        if self._step > 0 and self._groups and self._alive is not None:
+        if self._step > 0 and self._places and self._alive is not None:
             assert self._counts is not None
             if self._fed:
-                self._waiting.append([group.stage.clone() for group in self._groups.values()])
+                self._waiting.append([group.stage.clone() for group in self._groups])
                 return
-            for group in self._groups.values():
+            for group in self._groups:
                 group.add(self._alive, self._averaged[-1], self._counts)
 
 

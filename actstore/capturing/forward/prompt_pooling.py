@@ -41,6 +41,23 @@ class _Indices(NamedTuple):
     maxima: torch.Tensor
 
 
+_Runs = list[tuple[int, int]]
+
+
+class PromptPart(NamedTuple):
+    """What is wanted of one step's states, where prompts come in pieces."""
+
+    sources: np.ndarray
+    """Places of picked tokens in the step."""
+    targets: np.ndarray
+    """Where they go in ``PromptStates.picked``."""
+    rows: list[int]
+    """The examples that have a piece in it, each once."""
+    sums: list[list[_Runs]]
+    """By region, then by piece: the runs of tokens that a mean takes in, as places in the step."""
+    maxima: list[list[_Runs]]
+
+
 class PromptPlan:
     """Which states of a batch's prompts are wanted, worked out once for all hooks."""
 
@@ -132,6 +149,45 @@ class PromptPlan:
             self._reduced(states, indices.maxima, self.max_regions, _MAX),
         )
 
+    def part(self, pieces: Sequence[tuple[int, int, int, int]]) -> PromptPart:
+        """Return what is wanted of a step that holds only pieces of some prompts.
+
+        ``pieces`` are (example, column of its first token, place of that token in the step,
+        tokens), of each example at most one.
+        """
+        sources: list[np.ndarray] = [np.empty(0, np.int64)]
+        targets: list[np.ndarray] = [np.empty(0, np.int64)]
+        for example, column, at, count in pieces:
+            first = example * self.width + column
+            low, high = np.searchsorted(self._flat, (first, first + count))
+            sources.append(self._flat[low:high] - first + at)
+            targets.append(np.arange(low, high))
+
+        def runs(regions: Sequence[str]) -> list[list[_Runs]]:
+            found = []
+            for region in regions:
+                kept = self.averaged(region)
+                found.append(
+                    [
+                        [(start + at, stop + at) for start, stop in _runs(kept[row, col : col + n])]
+                        for row, col, at, n in pieces
+                    ]
+                )
+            return found
+
+        return PromptPart(
+            np.concatenate(sources),
+            np.concatenate(targets),
+            [example for example, *_ in pieces],
+            runs(self.sum_regions),
+            runs(self.max_regions),
+        )
+
+    @property
+    def picks(self) -> int:
+        """How many single states are kept of each hook."""
+        return len(self._flat)
+
     def _reduced(
         self, states: torch.Tensor, masks: torch.Tensor, regions: Sequence[str], kind: _Reduction
     ) -> torch.Tensor | None:
@@ -144,11 +200,7 @@ class PromptPlan:
     def _runs_of(self, region: str) -> list[list[tuple[int, int]]]:
         """Return each example's pieces without a gap: on a CPU they are read where they lie."""
         if region not in self._runs:
-            edges = np.diff(self.averaged(region).astype(np.int8), axis=1, prepend=0, append=0)
-            self._runs[region] = [
-                list(zip(np.flatnonzero(row == 1), np.flatnonzero(row == -1), strict=True))
-                for row in edges
-            ]
+            self._runs[region] = [_runs(row) for row in self.averaged(region)]
         return self._runs[region]
 
     def _on(self, device: torch.device) -> _Indices:
@@ -169,8 +221,50 @@ class PromptPlan:
         return self._indices[device]
 
 
+class GrowingPrompt:
+    """One hook's states of a batch's prompts, where these come in pieces, each token once."""
+
+    def __init__(self, plan: PromptPlan, like: tuple[torch.device, torch.dtype, int]) -> None:
+        device, dtype, width = like
+        # All tokens of all layers would fill a GPU.
+        home = torch.device("cpu") if plan.picks * width >= _MOVED else device
+        self._picked = torch.zeros((plan.picks, width), dtype=dtype, device=home)
+        shape = (plan.batch, width)
+        self._sums = torch.zeros((len(plan.sum_regions), *shape), device=device)
+        self._maxima = torch.full(
+            (len(plan.max_regions), *shape), -torch.inf, dtype=dtype, device=device
+        )
+
+    def add(self, states: torch.Tensor, part: PromptPart) -> None:
+        """Take in a step's states ``[tokens, width]``; nothing of them is kept but copies."""
+        if len(part.sources):
+            chosen = states[torch.from_numpy(part.sources).to(states.device)]
+            self._picked[torch.from_numpy(part.targets)] = chosen.to(self._picked.device)
+        rows = torch.tensor(part.rows, dtype=torch.int64, device=states.device)
+        shared = states[None].expand(len(part.rows), -1, -1)
+        for total, runs in zip(self._sums, part.sums, strict=True):
+            total[rows] += _SUM.runs(shared, runs)
+        for highest, runs in zip(self._maxima, part.maxima, strict=True):
+            highest[rows] = torch.maximum(highest[rows], _MAX.runs(shared, runs))
+
+    def states(self) -> PromptStates:
+        """Return what was taken in."""
+        return PromptStates(
+            self._picked,
+            self._sums if len(self._sums) else None,
+            self._maxima if len(self._maxima) else None,
+        )
+
+
+def _runs(mask: np.ndarray) -> _Runs:
+    """Return the pieces without a gap of a mask over tokens."""
+    edges = np.diff(mask.astype(np.int8), prepend=0, append=0)
+    starts, stops = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))
+
+
 def _sum_runs(states: torch.Tensor, runs: Sequence[Sequence[tuple[int, int]]]) -> torch.Tensor:
-    result = torch.zeros(len(runs), states.shape[-1])
+    result = torch.zeros(len(runs), states.shape[-1], device=states.device)
     stride = max(1, _CHUNK // max(1, states.shape[-1]))
     for example, pieces in enumerate(runs):
         parts = (

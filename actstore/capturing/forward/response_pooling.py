@@ -92,7 +92,8 @@ class Responses:
         self._targets = torch.from_numpy(targets).to(device)
         self._examples = torch.arange(batch, device=device)
         self.kept: list[torch.Tensor] = []
-        """Every step's states, ``[hooks, B, width]`` each, if all are wanted."""
+        """The states of each response's token 0, 1 …, ``[hooks, B, width]`` each, if all are
+        wanted."""
 
     def add(self, real: torch.Tensor, averaged: torch.Tensor, counts: torch.Tensor) -> None:
         """Take the staged states in: ``real`` and ``averaged`` say whose count, boolean ``[B]``.
@@ -116,8 +117,57 @@ class Responses:
             hits = real & (counts == self._targets)
             self._heads = torch.where(hits[:, None, :, None], stage, self._heads)
         if self.wanted.every:
-            self.kept.append(off_device(stage) if stage.is_cuda else stage.clone())
+            self._keep(real, counts)
+
+    def _keep(self, real: torch.Tensor, counts: torch.Tensor) -> None:
+        """Keep this step's states; all examples are at the same token of their responses."""
+        self.kept.append(off_device(self.stage) if self.stage.is_cuda else self.stage.clone())
 
     def states(self) -> ResponseStates:
         """Return what was accumulated, for all hooks."""
         return ResponseStates(self._sums, self._maxima, self._tail, self._heads)
+
+
+class UnevenResponses(Responses):
+    """Accumulators for a batch whose examples are at different tokens of their responses."""
+
+    def _keep(self, real: torch.Tensor, counts: torch.Tensor) -> None:
+        for example in torch.nonzero(real).flatten().tolist():
+            at = int(counts[example])
+            while len(self.kept) <= at:
+                self.kept.append(torch.zeros_like(self.stage, device="cpu"))
+            self.kept[at][:, example] = self.stage[:, example].cpu()
+
+
+Like = tuple[torch.device, torch.dtype, int]
+"""Device, type and width of a hook's states."""
+
+
+def side_by_side(
+    likes: Sequence[Like],
+    lengths: np.ndarray,
+    wanted: ResponseNeeds,
+    kind: type[Responses] = Responses,
+) -> list[tuple[Responses, int]]:
+    """Return each hook's accumulators, and its place in them.
+
+    Hooks of one device, type and width share theirs: a step then costs a few kernels.
+
+    Args:
+        likes: of each hook.
+        lengths: tokens of each example's prompt, ``[B]``.
+        wanted: what is kept of responses.
+        kind: of accumulators.
+    """
+    starts = {"all": lengths, "response": np.zeros_like(lengths)}
+    heads = [offset - starts[region] for region, offset in wanted.heads]
+    targets = np.stack(heads) if heads else np.zeros((0, len(lengths)), np.int64)
+    members: dict[Like, int] = {}
+    places: list[tuple[Like, int]] = []
+    for like in likes:
+        places.append((like, members.get(like, 0)))
+        members[like] = members.get(like, 0) + 1
+    groups = {
+        like: kind(count, len(lengths), like, wanted, targets) for like, count in members.items()
+    }
+    return [(groups[like], slot) for like, slot in places]

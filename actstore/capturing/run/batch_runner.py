@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from actstore.capturing.forward.engine import Captured, Engine, out_of_memory
-from actstore.capturing.run.batching import TOKENS, BatchSize, Window, form
+from actstore.capturing.run.batching import SERVED_TOKENS, TOKENS, BatchSize, Window, form
 from actstore.capturing.run.summary import Refused
 from actstore.capturing.run.tables import StorageType, settle_values
 from actstore.capturing.selfcheck.pad_leaks import Padding, measure
 from actstore.errors import ExampleError, ModelError
+
+if TYPE_CHECKING:
+    from actstore.capturing.serving.engine import ServingEngine
 
 
 class Runner:
@@ -21,7 +25,7 @@ class Runner:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | ServingEngine,
         *,
         batch_size: BatchSize,
         max_new_tokens: int,
@@ -96,7 +100,7 @@ class Runner:
             room,
             batch_size=self.batch_size,
             kinds=self._measured(window).alike(room, self._kinds(window)),
-            tokens=self.budget or TOKENS,
+            tokens=self.budget or (TOKENS if self.engine.pads else SERVED_TOKENS),
         )
 
     def comparable(self, window: Window) -> list[int]:
@@ -108,6 +112,8 @@ class Runner:
 
     def _measured(self, window: Window) -> Padding:
         """Return what pads do; measured once, on the shortest example that can be read."""
+        if not isinstance(self.engine, Engine):
+            return Padding()
         order = sorted(range(len(window.examples)), key=window.lengths.__getitem__)
         for at in order if self.padding is None else ():
             try:

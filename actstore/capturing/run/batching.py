@@ -16,6 +16,8 @@ BatchSize = int | Literal["auto"]
 
 TOKENS = 4096
 """Tokens of a batch, padding included, that ``auto`` aims for."""
+SERVED_TOKENS = 1 << 18
+"""The same where a serving engine forms its own steps of them: only what is pooled is in memory."""
 MOST = 256
 """Examples of a batch that ``auto`` does not go beyond."""
 WINDOW = 512

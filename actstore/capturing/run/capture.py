@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from actstore.capturing.prompts.example import Example
+from actstore.capturing.run import parts
 from actstore.capturing.run.options import CaptureOptions, CaptureSettings, Source
 from actstore.capturing.run.provenance import identify
 from actstore.capturing.run.recall import recall
@@ -43,7 +44,9 @@ def capture(
     Args:
         model: a decoder of transformers, text only or with images; on any device. None where
             everything that is asked is stored: ``model_name`` then says whose rows are meant.
-        processor: its tokenizer, or its processor where it sees images.
+            With ``engine="vllm"`` a folder or an id on the Hub, which vLLM loads.
+        processor: its tokenizer, or its processor where it sees images; None with ``vllm``, which
+            loads it too.
         examples: mappings with ``id``, ``question`` and more (the fields of
             :class:`~actstore.capturing.prompts.example.Example`), or a data set or data frame
             (pandas, Polars, Arrow) of such rows.
@@ -89,9 +92,11 @@ def capture(
             examples into the same store; see docs/many-machines.md.
         world_size: how many processes there are.
         piece: examples that stay together when they are divided; those of a window when missing.
-        engine: ``local``; ``actstore capture --engine`` has those that load the model themselves.
         dry_run: store nothing; run two batches and estimate rows, bytes, memory and minutes.
         settings: whatever else the run's record should hold.
+        engine: ``local`` runs ``model`` as it is, ``vllm`` captures while vLLM serves it (extra
+            ``vllm``; see docs/vllm.md); ``actstore capture --engine`` has more.
+        engine_options: of vLLM's memory and scheduling, such as ``{"max_model_len": 4096}``.
 
     Raises:
         UsageError: an argument cannot work.
@@ -110,7 +115,7 @@ def capture(
     import torch
 
     chosen = CaptureSettings(**options)
-    if chosen.engine != "local":
+    if chosen.engine not in ("local", "vllm"):
         raise UsageError(
             f"engine {chosen.engine!r} loads the model itself: use `actstore capture --engine "
             f"{chosen.engine}`, or leave it out for the model that is given"
@@ -118,12 +123,15 @@ def capture(
     source = Source(examples, chosen.first_k, chosen.part)
     if model is None and chosen.model_name is None:
         raise UsageError("without a model, say which one is meant: model_name='…'")
-    if model is not None and not isinstance(model, torch.nn.Module):
+    local = chosen.engine == "local"
+    if local and model is not None and not isinstance(model, torch.nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; expected a loaded torch module")
     with working(store, dry=chosen.dry_run) as root:
         if model is None:
             identity = identify(None, chosen.model_name, chosen.revision)
             summary = recall(source, store=root, options=chosen, identity=identity)
+        elif not local:
+            summary = _served(model, source, root, chosen, progress).run()
         else:
             summary = session_of(
                 model, processor, source, store=root, options=chosen, progress=progress
@@ -162,8 +170,7 @@ def session_of(
         notes = tuple(origin["notes"])
         options = replace(options, settings={"gguf": origin, **(options.settings or {})})
     return Session(
-        model,
-        processor,
+        parts.local(model, processor, options),
         source,
         store=store,
         options=options,
@@ -172,4 +179,34 @@ def session_of(
         committed=committed,
         commit_seconds=commit_seconds,
         notes=notes,
+    )
+
+
+def _served(
+    model: Any,
+    source: Source,
+    store: Path,
+    options: CaptureSettings,
+    progress: Callable[[CaptureProgress], None] | None,
+) -> Session:
+    """Return the capture of a model that vLLM serves, ready to run."""
+    from actstore.capturing.serving.loading import ServedModel, load
+
+    parts.check_served_options(options)
+    if isinstance(model, str | Path):
+        model = load(model, revision=options.revision, options=options.engine_options)
+    if not isinstance(model, ServedModel):
+        raise UsageError(
+            f"model is a {type(model).__name__}; with engine='vllm' it is a folder or an id on the "
+            "Hub, which vLLM loads itself"
+        )
+    return Session(
+        parts.served(model, options),
+        source,
+        store=store,
+        options=options,
+        identity=identify(
+            None, options.model_name or model.text.name, options.revision or model.text.revision
+        ),
+        progress=progress,
     )

@@ -20,6 +20,8 @@ from actstore.errors import UsageError
 from actstore.models.blocks import PATTERN
 
 Side = Literal["auto", "left", "right"]
+ENGINES = ("local", "ray", "slurm", "vllm")
+"""What runs the model: transformers in this process, or vLLM."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +60,22 @@ class CaptureSettings:
     rank: int | None = None
     world_size: int | None = None
     piece: int | None = None
-    engine: str = "local"
     settings: Mapping[str, Any] | None = None
+    engine: str = "local"
+    engine_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.first_k is not None and self.first_k < 1:
             raise UsageError(f"first_k {self.first_k}: at least 1")
         if self.pattern_length < 1:
             raise UsageError(f"pattern_length {self.pattern_length}: at least 1")
+        if self.engine not in ENGINES:
+            raise UsageError(f"engine {self.engine!r} is unknown: use one of {', '.join(ENGINES)}")
+        if self.engine_options and self.engine != "vllm":
+            raise UsageError(
+                f"engine options ({', '.join(self.engine_options)}) are vLLM's: leave them out, or "
+                "use engine vllm"
+            )
         # A wrong word is told before the model is looked at.
         for read in (self.site_names, self.pools, self.excluded, self.examples_at_once):
             assert read is not None
@@ -185,6 +195,8 @@ class CaptureSettings:
             "seed": self.seed if self.max_new_tokens else None,
             "storage_dtype": self.storage_dtype,
             "blocks": self.blocks,
+            # Not of those that run the same code: their rows are the same.
+            **({"engine": self.engine} if self.engine == "vllm" else {}),
         }
 
 
@@ -219,8 +231,9 @@ class CaptureOptions(TypedDict, total=False):
     rank: int | None
     world_size: int | None
     piece: int | None
-    engine: str
     settings: Mapping[str, Any] | None
+    engine: str
+    engine_options: Mapping[str, Any] | None
 
 
 class Source:

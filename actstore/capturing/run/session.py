@@ -12,15 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from actstore.capturing.forward import generation as generations
-from actstore.capturing.forward import grading
-from actstore.capturing.forward.engine import (
-    Captured,
-    Engine,
-    context_length,
-    state_width,
-)
-from actstore.capturing.prompts.encode import Prompter
+from actstore.capturing.forward.engine import Captured, state_width
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.run import estimate as estimates
 from actstore.capturing.run import provenance
@@ -30,6 +22,7 @@ from actstore.capturing.run.batch_runner import Runner
 from actstore.capturing.run.batching import Reached, Window, window_size, windows
 from actstore.capturing.run.estimate import CaptureEstimate
 from actstore.capturing.run.options import CaptureSettings, Source
+from actstore.capturing.run.parts import Parts
 from actstore.capturing.run.pieces import begun_by, done_of, finished, windows_of
 from actstore.capturing.run.provenance import Identity
 from actstore.capturing.run.resume import Chain, Earlier, look
@@ -39,7 +32,6 @@ from actstore.capturing.run.tables import settle_values, tabulate
 from actstore.capturing.selfcheck import check
 from actstore.capturing.selfcheck.reference import advice
 from actstore.errors import ExampleError, ModelError, UsageError
-from actstore.models.blocks import find, parse_layers, points
 from actstore.storage import manifest as manifests
 from actstore.storage import narrowing
 from actstore.storage.manifest import Run
@@ -55,8 +47,7 @@ class Session:
 
     def __init__(
         self,
-        model: Any,
-        processor: Any,
+        parts: Parts,
         source: Source,
         *,
         store: Path,
@@ -71,41 +62,13 @@ class Session:
         self.store = store
         self.source = source
         self.identity = identity
-        self.anatomy = find(model, blocks=options.blocks)
-        self.prompter = Prompter(
-            self.anatomy.model,
-            processor,
-            chat_template=options.chat_template,
-            system=options.system,
-            template_options=options.template_options or {},
-        )
-        self.generation = generations.settle(
-            self.anatomy.model,
-            self.prompter.pad_id,
-            options.max_new_tokens,
-            options.generation or {},
-        )
-        options.check(generates=self.generation is not None)
-        self.layers = parse_layers(options.layers, len(self.anatomy.blocks))
-        self.points = points(
-            self.anatomy,
-            options.site_names,
-            self.layers,
-            pattern_length=options.pattern_length,
-        )
-        if options.has_patterns:
-            self.prompter.keys = options.pattern_length
-        self.engine = Engine(
-            self.anatomy,
-            self.prompter,
-            self.points,
-            options.pools,
-            exclude=options.excluded,
-            generation=self.generation,
-            grader=grading.parse(options.grade) if options.grade else None,
-            padding_side=None if options.padding_side == "auto" else options.padding_side,
-            seed=options.seed,
-        )
+        self.parts = parts
+        self.engine = parts.engine
+        self.anatomy = parts.anatomy
+        self.prompter = parts.prompter
+        self.generation = parts.generation
+        self.layers = parts.layers
+        self.points = parts.engine.points
         self.places = [(point.site, point.layer) for point in self.points]
         self._progress = progress
         self._committed = committed
@@ -117,7 +80,7 @@ class Session:
         """Of a capture in pieces: digests of those that this run has finished."""
         self._through = 0
         """Pieces that this session has gone through."""
-        self._context = context_length(self.anatomy.model)
+        self._context = parts.context
         self._width = estimates.total_width(self.points, state_width(self.anatomy.model))
         self._complete: frozenset[Any] = frozenset()
         self._stored: StoredRows | None = None
@@ -232,6 +195,7 @@ class Session:
         found["seed"] = self.options.seed if generation and generation.samples else None
         found["storage_dtype"] = self.options.storage_dtype
         found |= provenance.corrected_sites(self.anatomy, self.points)
+        found |= self.parts.values
         if found["weights_sha256"] is None:  # weights on disk: nothing better than the commit
             found["revision"] = self.identity.revision
         return found
@@ -256,6 +220,7 @@ class Session:
             "padding_side": self.engine.padding_side,
             "grade": options.grade,
             **device,
+            **self.parts.settings,
         }
         if self.source.part is not None:
             settings["part"] = self.source.part.as_dict()
@@ -391,7 +356,7 @@ class Session:
             [window.examples[at] for at in places], [window.lengths[at] for at in places]
         )
         usable = self._usable(chosen)
-        return check.check(self.engine, usable) if usable else None
+        return self.parts.check(usable) if usable else None
 
     def _first_prompt(self, window: Window) -> str | None:
         for example in self._usable(window.examples[:1]):
@@ -421,8 +386,7 @@ class Session:
         for captured in self._runner.run(window):
             bad = settle_values(captured, self.options.storage_dtype)
             for row, what in bad.items():
-                dtype = str(getattr(self.anatomy.model, "dtype", "")).removeprefix("torch.")
-                refusal = Refused(captured.examples[row].where, what + advice(dtype))
+                refusal = Refused(captured.examples[row].where, what + advice(self.parts.dtype))
                 if self.options.strict:
                     raise ModelError(f"{refusal.example}: {refusal.reason}")
                 self._refused.append(refusal)

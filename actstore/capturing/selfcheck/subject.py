@@ -214,6 +214,9 @@ _REASONS = {
     "(another layer, row, token or value than its name says)",
     "alone": "examples get other vectors in a batch than alone (positions, padding, inputs that "
     "are not passed on)",
+    "served": "what was captured while serving is not what transformers computes of the example "
+    "alone (another sum of the residual stream, another layer or text, or the engine computes the "
+    "model otherwise); leave the site out, or use --engine local",
     "attentions": "hooks do not see what the model reports as its attentions",
     "head_out": "what is taken for the heads' outputs is not what attention makes its own output "
     "of, so they are other heads, or something follows the projection; capture the module's input "

@@ -1,0 +1,1 @@
+"""A capture while vLLM serves: requests told apart step by step, pooled as they run."""

@@ -1,0 +1,34 @@
+"""A checkpoint's weights by its files: other weights, names or shapes have another hash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from actstore.models.identity import checkpoint_digest
+
+
+def saved(folder: Path, **tensors: torch.Tensor) -> Path:
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def test_weights_are_told_apart_by_value_name_and_size(tmp_path: Path) -> None:
+    one, two = torch.arange(600.0).reshape(20, 30), torch.ones(7).to(torch.bfloat16)
+    found = {
+        "same": checkpoint_digest(saved(tmp_path / "a", one=one, two=two)),
+        "value": checkpoint_digest(saved(tmp_path / "b", one=one, two=two * 2)),
+        "name": checkpoint_digest(saved(tmp_path / "c", one=one, other=two)),
+        "size": checkpoint_digest(saved(tmp_path / "d", one=one, two=two[:6])),
+    }
+    assert len(set(found.values())) == 4
+    assert None not in found.values()
+    assert checkpoint_digest(saved(tmp_path / "e", two=two, one=one)) == found["same"]
+
+
+def test_without_such_files_nothing_is_known(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    assert checkpoint_digest(tmp_path) is None
