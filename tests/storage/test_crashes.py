@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import random
 import shutil
@@ -18,6 +17,7 @@ import pytest
 from actstore.errors import CommitError
 from actstore.storage import manifest as manifests
 from actstore.storage.snapshot import open_snapshot
+from tests.children import children
 from tests.storage import crashing
 from tests.storage.crashing import (
     BATCHES,
@@ -43,10 +43,6 @@ EVERYWHERE = os.environ.get("ACTSTORE_CRASHES") == "all"
 KILLS = 100 if EVERYWHERE else 12
 DECISIVE = frozenset({"link", "replace", "rename"})
 """What puts a file in its place: always tried."""
-
-# Forks of a process that has imported everything and started no threads.
-children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["tests.storage.crashing"])
 
 
 every_scenario = pytest.mark.parametrize("name", SCENARIOS)
