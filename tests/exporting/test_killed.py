@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ import pytest
 
 from actstore import cli
 from actstore.storage import unfinished
+from tests.children import children
 from tests.commands.conftest import Command, actstore, store
 
 __all__ = ["actstore", "store"]
@@ -51,12 +51,6 @@ def killed(words: list[str], at: int, cache: str) -> None:
     for name in _CALLS:
         setattr(os, name, wrapped(name))
     os._exit(cli.run(words))
-
-
-children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(
-    ["tests.exporting.test_killed", "actstore.exporting.safetensors", "pyarrow.parquet", "polars"]
-)
 
 
 def ended(words: list[str], at: int) -> int:

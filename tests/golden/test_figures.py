@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import actstore
-from actstore import analysis
-from actstore.analysis.examples.place_rows import RowChoice
-from actstore.analysis.probes.splits import ProbeSettings
 from actstore.models.loading import LoadedModel
 from docs.study import facts
 
@@ -36,31 +34,17 @@ def recorded(name: str, measured: Any) -> Any:
     return known[name]
 
 
-def test_truth_by_layer(loaded: LoadedModel, tmp_path: Path) -> None:
-    statements = facts.statements(facts.CITIES + facts.OTHERS)[: 2 * facts.CITIES]
-    actstore.capture(
-        loaded.model,
-        loaded.processor,
-        [row._asdict() for row in statements],
-        store=tmp_path / "store",
-        layers=LAYERS,
-        chat_template=False,
-        batch_size=16,
-        self_check=False,  # test_states.py looks more closely
-    )
-    with actstore.open(tmp_path / "store") as store:
-        report = analysis.probe(
-            store,
-            label="label",
-            positive="true",
-            choice=RowChoice(),
-            group_by="example_id",
-            task="binary",
-            settings=ProbeSettings(permutations=0),
-        )
-    measured = {str(one.place.layer): round(one.auroc.value, 4) for one in report.results}
+def test_truth_by_layer() -> None:
+    """The README's commands are run and print these figures: tests/test_docs.py sees to it."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\$ actstore (.+)$", text, re.MULTILINE)
+    for command in ("capture --model SmolLM2-135M-Instruct", "probe cities.store"):
+        assert any(each.startswith(command) for each in commands)
+    shown = re.findall(r"^resid_post  last +(\d+) +320 +160  (0\.\d{3}) ", text, re.MULTILINE)
+    found = {int(layer): float(auroc) for layer, auroc in shown}
+    measured = {str(layer): found[layer] for layer in LAYERS}
     expected = recorded("auroc", measured)
-    assert list(measured) == list(expected) == [str(layer) for layer in LAYERS]
+    assert list(expected) == [str(layer) for layer in LAYERS]
     for layer, value in expected.items():
         assert measured[layer] == pytest.approx(value, abs=0.01), layer
     # Words alone tell nothing, the middle of the model does.

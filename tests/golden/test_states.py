@@ -14,6 +14,7 @@ import torch
 import actstore
 from actstore.models.loading import LoadedModel
 from docs.study import facts, model
+from tests.torture.effort import TORTURE
 
 LAYERS = 30
 SITES = ("embeddings", "resid_pre", "attn_out", "mlp_in", "mlp_out", "resid_post", "final_norm")
@@ -21,6 +22,8 @@ NEAR = 1e-5
 """Relative error: a batch adds up in another order than an example alone, in float32."""
 
 States = Mapping[tuple[str, int | None], np.ndarray]
+WAYS = [("left", True), ("right", False), *([("left", False), ("right", True)] * TORTURE)]
+"""Sides that are padded, with and without the chat template: each of both in every run."""
 
 
 def examples() -> list[dict[str, str]]:
@@ -83,8 +86,7 @@ def references(loaded: LoadedModel) -> Reference:
     return functools.cache(functools.partial(reference, loaded))
 
 
-@pytest.mark.parametrize("template", [False, True], ids=["raw", "chat"])
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("side", "template"), WAYS)
 def test_states_of_every_layer_and_site(
     loaded: LoadedModel, references: Reference, tmp_path: Path, side: Any, template: bool
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import random
 import shutil
@@ -18,6 +17,7 @@ import pytest
 from actstore.errors import CommitError
 from actstore.storage import manifest as manifests
 from actstore.storage.snapshot import open_snapshot
+from tests.children import children
 from tests.storage import crashing
 from tests.storage.crashing import (
     BATCHES,
@@ -44,10 +44,6 @@ KILLS = 100 if EVERYWHERE else 12
 DECISIVE = frozenset({"link", "replace", "rename"})
 """What puts a file in its place: always tried."""
 
-# Forks of a process that has imported everything and started no threads.
-children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["tests.storage.crashing"])
-
 
 every_scenario = pytest.mark.parametrize("name", SCENARIOS)
 
@@ -62,12 +58,18 @@ class Prepared(NamedTuple):
     """Number of the commit before."""
     calls: list[str]
 
-    def moments(self, step: int) -> list[int]:
-        """Return the numbers of the calls to try: the decisive ones, and of the rest a part."""
+    def moments(self, step: int, turn: int | None = None) -> list[int]:
+        """Return the numbers of the calls to try: the decisive ones, and of the rest a part.
+
+        With a ``turn``, where many are decisive it is every third of them, others for each turn.
+        """
         numbers = range(1, len(self.calls) + 1)
         if EVERYWHERE:
             return list(numbers)
-        return [at for at in numbers if at % step == 1 or self.calls[at - 1] in DECISIVE]
+        decisive = [at for at in numbers if self.calls[at - 1] in DECISIVE]
+        if turn is not None and len(decisive) > 2 * len(FAULTS):
+            decisive = decisive[turn :: len(FAULTS)]
+        return sorted({*decisive, *range(1, len(self.calls) + 1, step)})
 
 
 @pytest.fixture
@@ -169,36 +171,33 @@ def _failing(call: str, arguments: tuple[Any, ...]) -> None:
     raise OSError(5, "Input/output error")
 
 
+FAULTS: dict[str, tuple[crashing.Trap, bool, type[BaseException]]] = {
+    "interrupt": (_interrupt, False, KeyboardInterrupt),
+    "failing once": (_failing, False, CommitError),
+    "full from then on": (_full, True, CommitError),
+}
+"""What happens, whether to all calls that follow too, and what it comes out as."""
+
+
 @every_scenario
-@pytest.mark.parametrize(
-    ("trap", "lasting", "errors"),
-    [
-        (_interrupt, False, (KeyboardInterrupt,)),
-        (_failing, False, (CommitError,)),
-        (_full, True, (CommitError,)),
-    ],
-    ids=["interrupt", "failing once", "full from then on"],
-)
-def test_a_fault_at_every_call(
-    name: str,
-    prepared: Prepared,
-    tmp_path: Path,
-    trap: crashing.Trap,
-    lasting: bool,
-    errors: tuple[type[BaseException], ...],
-) -> None:
-    """The error is clear, nothing half done is seen, no file stays open, and it can go on."""
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_at_every_call(name: str, prepared: Prepared, tmp_path: Path, fault: str) -> None:
+    """The error is clear, nothing half done is seen, no file stays open, and it can go on.
+
+    Unless everything is tried, each decisive call meets one of the faults; a kill meets them all.
+    """
     scenario = SCENARIOS[name]
+    trap, lasting, error = FAULTS[fault]
     raised = 0
     gc.collect()
     before = len(os.listdir("/dev/fd"))
-    moments = prepared.moments(30)
+    moments = prepared.moments(30, list(FAULTS).index(fault))
     for at in moments:
         root = copy_of(prepared, tmp_path / "store")
         try:
             with trapped(at, trap, lasting=lasting):
                 scenario.run(root)
-        except errors:
+        except error:
             raised += 1
         assert_stands(root, prepared)
         assert_complete(root, scenario, prepared)

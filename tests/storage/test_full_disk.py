@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import subprocess
@@ -20,6 +19,7 @@ from actstore.storage.compaction import compact, prune
 from actstore.storage.labels import set_labels
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
+from tests.children import children
 from tests.storage import crashing
 from tests.storage.stores import (
     assert_sound,
@@ -32,8 +32,6 @@ from tests.storage.stores import (
     write,
 )
 
-children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["tests.storage.crashing"])
 WHOLE = expected(
     *(one for number in range(crashing.BATCHES) for one in crashing.source_file(number))
 )

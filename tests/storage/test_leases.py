@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -14,10 +13,9 @@ from actstore.storage.compaction import compact
 from actstore.storage.lease import Lease, alone
 from actstore.storage.pruning import erase
 from actstore.storage.snapshot import Snapshot, open_snapshot
+from tests.children import children
 from tests.storage.stores import assert_sound, batch, content, expected, write
 
-children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["tests.storage.crashing"])
 ROWS = (batch(0, 3, layer=0), batch(3, 2, layer=0))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from actstore.storage.labels import set_labels
 from actstore.storage.manifest import Run
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.writer import StoreWriter
+from tests.children import children
 from tests.storage.stores import (
     assert_sound,
     batch,
@@ -28,8 +28,6 @@ from tests.storage.stores import (
     write,
 )
 
-children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["tests.storage.crashing"])
 CONFLICT, FAILED = 5, 6
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import subprocess
@@ -22,6 +21,7 @@ from actstore.storage.compaction import compact
 from actstore.storage.dropping import drop_rows
 from actstore.storage.labels import set_labels
 from actstore.storage.snapshot import open_snapshot
+from tests.children import children
 from tests.storage.stores import assert_sound, batch, card_commit, content, expected, write
 from tests.torture.effort import TORTURE
 
@@ -31,9 +31,6 @@ OWN = 1000
 """Examples that are one process's alone."""
 
 EXAMPLE = schema.key_names().index("example_id")
-
-children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["tests.torture.oracle"])
 
 
 def work(root: Path, who: int, seconds: float, told: Path) -> None:

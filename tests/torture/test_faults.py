@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import time
@@ -16,13 +15,12 @@ from actstore.errors import ActstoreError
 from actstore.storage import manifest as manifests
 from actstore.storage.compaction import compact
 from actstore.storage.snapshot import open_snapshot
+from tests.children import children
 from tests.storage import crashing
 from tests.storage.crashing import trapped
 from tests.storage.stores import assert_sound, batch, content, expected, live_files, write
 from tests.torture.effort import TORTURE
 
-children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["tests.torture.oracle"])
 WHOLE = expected(
     *(one for number in range(crashing.BATCHES) for one in crashing.source_file(number))
 )

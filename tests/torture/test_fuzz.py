@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
-import multiprocessing
 import pickle
 import random
 import shutil
@@ -32,6 +31,7 @@ from actstore.storage import thrift
 from actstore.storage.labels import set_labels
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
+from tests.children import children
 from tests.storage.stores import batch, content, write
 from tests.torture.effort import TORTURE
 
@@ -40,9 +40,6 @@ LONGEST = 30
 """Seconds for one input: whoever needs more stands still."""
 NUMBERS = (b"\x00", b"\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x80" * 9)
 WORDS = (b"[" * 4000, b"{" * 4000, b'"', b"1e999", b"-1", b"null", b"..", b"\0", b"9" * 30)
-
-children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["tests.torture.test_fuzz"])
 
 
 def torch_file(path: Path) -> None:

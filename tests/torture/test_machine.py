@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import signal
 import tempfile
@@ -15,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from actstore.storage import manifest as manifests
 from actstore.storage.compaction import compact
 from actstore.storage.snapshot import Snapshot, open_snapshot
+from tests.children import children
 from tests.storage.stores import Content, assert_sound, content
 from tests.torture.effort import TORTURE
 from tests.torture.oracle import (
@@ -33,8 +33,6 @@ from tests.torture.oracle import (
     storing,
 )
 
-children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["tests.torture.oracle"])
 numbers = st.integers(0, 11)
 layers = st.integers(0, 2)
 several = st.sets(numbers, max_size=4)

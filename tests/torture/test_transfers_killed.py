@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import signal
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from actstore.storage import manifest as manifests
 from actstore.storage.staging import prepare
+from tests.children import children
 from tests.hub.pulling import assert_whole
 from tests.hub.pushing import ID, commits, relabel, remote_content
 from tests.hub_server import Hub
@@ -18,8 +18,6 @@ from tests.storage.stores import assert_sound, batch, content, write
 from tests.torture.effort import TORTURE
 from tests.torture.transfers import calls_of, pushing, transfer_and_die
 
-children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["tests.torture.transfers"])
 MOMENTS = 60 if TORTURE else 3
 
 pytestmark = pytest.mark.usefixtures("lfs", "quick_retries")
