@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import CorruptStoreError
-from actstore.storage import layout, rewriting, shard_columns, soundness
+from actstore.storage import backing, layout, rewriting, shard_columns, soundness
 from actstore.storage.manifest import Manifest, ShardEntry, together
 from actstore.storage.mapping import open_shard
 from actstore.storage.shard import ShardWriter
@@ -65,11 +66,14 @@ def join(
             continue
         draft = folder / f"joined-{number:06d}.parquet"
         try:
-            entry = _joined(root, run, draft)
+            with ExitStack() as here:
+                for entry in run:
+                    here.enter_context(backing.fetched(root, entry))
+                made_one = _joined(root, run, draft)
         except CorruptStoreError:
             continue
-        if entry is not None:
-            entry = dataclasses.replace(entry, path=entry.named(transaction, number))
+        if made_one is not None:
+            entry = dataclasses.replace(made_one, path=made_one.named(transaction, number))
             gone += run
             made.append(entry)
             files[entry.path] = draft
