@@ -96,7 +96,8 @@ def _standing_in(place: str | Path) -> Iterator[BucketBacking]:
     bucket = Bucket(parse_bucket(place))
     with tempfile.TemporaryDirectory(prefix="actstore-bucket-", ignore_cleanup_errors=True) as home:
         # So that what names the folder nevertheless says which store is meant.
-        root = Path(os.path.realpath(home)) / (bucket.address.prefix or bucket.address.bucket)
+        name = bucket.address.prefix.rpartition("/")[2] or bucket.address.bucket
+        root = Path(os.path.realpath(home)) / layout.slug(name)
         (root / layout.MANIFESTS).mkdir(parents=True)
         behind = BucketBacking(bucket, root)
         with backing.standing_for(root, behind), _named(root, bucket):

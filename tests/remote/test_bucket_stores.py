@@ -291,6 +291,29 @@ def test_no_bucket_no_access_and_no_extra(
         actstore.open(bucket)
 
 
+def test_who_may_read_and_not_list_can_open_a_store(bucket: str, proxy: Proxy) -> None:
+    """S3 then refuses what is not there, such as the commit after the newest."""
+    put_rows(bucket, 0)
+    proxy.no_lists = True
+    assert actstore.open(bucket).rows == 3
+
+
+def test_anonymous_readers_and_readers_who_pay(
+    bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_rows(bucket, 0)
+    monkeypatch.setenv("AWS_REQUEST_PAYER", "true")
+    actstore.open(bucket)
+    assert proxy.headers["x-amz-request-payer"] == "requester"
+    assert "authorization" in proxy.headers
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REQUEST_PAYER"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    with pytest.raises(BucketAccessError):  # moto lets nobody read what is not public
+        actstore.open(bucket)
+    assert not {"authorization", "x-amz-request-payer"} & proxy.headers.keys()
+
+
 def test_keys_of_a_profile_are_used_and_never_shown(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_server: str
 ) -> None:
