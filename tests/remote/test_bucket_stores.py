@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -32,6 +34,7 @@ from actstore.remote.bucket_commits import HINT, hint_at, manifest_name, numbers
 from actstore.remote.bucket_pruning import prune_bucket
 from actstore.remote.syncing import sync
 from actstore.remote.working import looking, working
+from actstore.storage import unfinished
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
 from tests.remote.buckets import Proxy, put_rows, vector
@@ -378,3 +381,23 @@ def is_told(place: str) -> None:
         actstore.open(place)
     except BucketError as error:
         os._exit(7 if "multiprocessing_context='spawn'" in str(error) else 1)
+
+
+def test_what_a_killed_writer_has_left_here_goes_with_the_next_command(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed = multiprocessing.get_context("fork").Process(target=write_and_die, args=("memory://m",))
+    killed.start()
+    killed.join(60)
+    assert killed.exitcode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".m.*.partial/m/manifests"))) == 1
+    with working(bucket) as root:
+        assert unfinished.clear() == [tmp_path / "m"]  # and not of those who live
+        assert root.is_dir()
+    assert list(tmp_path.glob(".*.partial")) == []
+
+
+def write_and_die(place: str) -> None:
+    with working(place):
+        os.kill(os.getpid(), signal.SIGKILL)
