@@ -130,6 +130,7 @@ def test_a_range_of_vectors_is_all_that_travels(bucket: str) -> None:
     names = [f"e{number}" for number in range(2_000)]
     with working(bucket) as root:
         write(root, {("resid_post", 0): wide}, {"example_id": names}, model="m")
+        assert not (root / "README.md").exists()  # nobody would see it
     store = actstore.open(bucket)
     store.sql("SELECT count(*) FROM activations").fetchall()
     assert store.traffic is not None
