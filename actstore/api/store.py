@@ -628,7 +628,7 @@ def open(
     are: ``"lazy"`` when this process first reads them, ``"always"`` at each reading, which
     notices a disk that fails meanwhile, ``"never"`` not at all. A view
     (:meth:`Selection.numpy` with ``copy=None``) is checked when it is made. Rows of a store on
-    the Hub are checked on their way, whatever ``check`` says.
+    the Hub or in a bucket are checked on their way, whatever ``check`` says.
 
     With ``skip_damaged`` shards that are missing or changed are left out, and the rest is there
     to read: ``skipped`` lists them, each with its rows and what is wrong with it. All bytes of

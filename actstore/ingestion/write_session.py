@@ -62,7 +62,11 @@ class WriteSession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self._closed = True
+        with self._folder:
+            self._end_run()
+            if error is not None:
+                raise error  # through the folder, which tells it what the store is called
 
     @property
     def pending_rows(self) -> int:

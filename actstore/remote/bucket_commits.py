@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from actstore.errors import (
+    BucketAccessError,
     BucketError,
     BucketFileError,
     CorruptStoreError,
@@ -59,7 +60,12 @@ def newest(bucket: Bucket, *, known: int = 0) -> StoredCommit | None:
         with ThreadPoolExecutor(2, thread_name_prefix="actstore-newest") as pool:
             following = pool.submit(bucket.read, manifest_name(start + 1))
             found = bucket.read(manifest_name(start))
-            after = following.result()
+            try:
+                after = following.result()
+            except BucketAccessError:  # as S3 answers for what is not there to who may not list
+                if found is None:
+                    raise
+                after = None
         if after is not None:
             return _onwards(bucket, StoredCommit(start + 1, after))
         if found is not None:

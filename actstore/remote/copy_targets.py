@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from actstore.storage import manifest as manifests
 from actstore.storage.shard import sha256_of
 from actstore.storage.soundness import Named
 from actstore.storage.staging import Staging, check_place, prepare, writing
+from actstore.storage.unfinished import passing_folder
 
 _DRAFTS = "sync"
 _LOCK = "lock"
@@ -70,8 +70,8 @@ def copy_target(place: str | Path, *, dry_run: bool) -> Iterator[CopyTarget]:
         bucket = Bucket(parse_bucket(place))
         if not dry_run:
             bucket.check_conditions()
-        with tempfile.TemporaryDirectory(prefix="actstore-sync-") as home:
-            yield _ToBucket(bucket, Path(home))
+        with passing_folder("sync") as home:
+            yield _ToBucket(bucket, home)
     elif is_address(str(place)):
         raise UsageError(f"{place} is on the Hub, which stores are pushed to: actstore push")
     else:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from actstore.storage import backing, layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
 from actstore.storage.mapping import ShardReader
+from actstore.storage.unfinished import passing_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -94,9 +93,10 @@ def looking(place: str | Path, at: int | None = None, *, history: bool = False) 
 @contextlib.contextmanager
 def _standing_in(place: str | Path) -> Iterator[BucketBacking]:
     bucket = Bucket(parse_bucket(place))
-    with tempfile.TemporaryDirectory(prefix="actstore-bucket-", ignore_cleanup_errors=True) as home:
-        # So that what names the folder nevertheless says which store is meant.
-        root = Path(os.path.realpath(home)) / (bucket.address.prefix or bucket.address.bucket)
+    # So that what names the folder nevertheless says which store is meant.
+    name = layout.slug(bucket.address.prefix.rpartition("/")[2] or bucket.address.bucket)
+    with passing_folder(name) as home:
+        root = home / name
         (root / layout.MANIFESTS).mkdir(parents=True)
         behind = BucketBacking(bucket, root)
         with backing.standing_for(root, behind), _named(root, bucket):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from actstore.errors import CommitError
-from actstore.storage import card_configs, card_overview, card_text, layout
+from actstore.storage import backing, card_configs, card_overview, card_text, layout
 from actstore.storage import manifest as manifests
 from actstore.storage.card_configs import OwnColumns, quoted
 from actstore.storage.card_overview import LabelCounts
@@ -72,6 +72,8 @@ def catch_up(root: Path, *, closely: bool = False) -> None:
     Raises:
         CommitError: as :func:`refresh`.
     """
+    if backing.of(root) is not None:
+        return  # the store lies elsewhere, and has no card of ours
     number = manifests.newest(root)
     about = _number(root)
     if not number or about == number:

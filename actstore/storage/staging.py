@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from actstore import paths
 from actstore.errors import ActstoreError, CommitError, StoreError
-from actstore.storage import backing, card, layout
+from actstore.storage import card, layout
 from actstore.storage import manifest as manifests
 
 _LOCK = "lock"
@@ -211,8 +211,7 @@ def prepare(root: Path) -> None:
             (root / layout.MANIFESTS).mkdir(exist_ok=True)
             layout.sync_folder(root)
         recover(root)
-        if backing.of(root) is None:
-            card.catch_up(root)
+        card.catch_up(root)
 
 
 def check_place(root: Path) -> None:

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,19 @@ def replacing(target: Path) -> Iterator[Path]:
             draft.replace(target)
         finally:
             draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def passing_folder(name: str) -> Iterator[Path]:
+    """Give a folder for temporary files that is gone after the block, or with the next command."""
+    target = Path(os.path.realpath(tempfile.gettempdir())) / name
+    draft = draft_of(target)
+    with noted(draft, target):
+        try:
+            draft.mkdir(mode=0o700)
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def clear() -> list[Path]:

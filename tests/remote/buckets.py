@@ -85,10 +85,14 @@ class Proxy:
     def __init__(self, target: str) -> None:
         self.target = target.removeprefix("http://")
         self.seen: list[str] = []
+        self.headers: dict[str, str] = {}
+        """Of the latest request."""
         self.fault: str | None = None
         self.at = -1
         self.stays = False
         """Whether all requests after that one fail too."""
+        self.no_lists = False
+        """Whether what is not there is refused, as to somebody who may not list."""
         self.without: str | None = None
         """A header that the server is not told."""
         self._lock = threading.Lock()
@@ -129,12 +133,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _do(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.owner.headers = {name.lower(): value for name, value in self.headers.items()}
         fault = self.owner.due(f"{self.command} {self.path}")
         if fault in ("500", "503", "409", "403"):
             return self._answer(int(fault), b"<Error><Code>SlowDown</Code></Error>")
         if fault == "reset":
             return self._break()
         status, headers, content = self._passed_on(body)
+        if status == 404 and self.owner.no_lists:
+            return self._answer(403, b"<Error><Code>AccessDenied</Code></Error>")
         if fault == "lost":
             return self._break()
         if fault == "500 after":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -32,6 +34,7 @@ from actstore.remote.bucket_commits import HINT, hint_at, manifest_name, numbers
 from actstore.remote.bucket_pruning import prune_bucket
 from actstore.remote.syncing import sync
 from actstore.remote.working import looking, working
+from actstore.storage import unfinished
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
 from tests.remote.buckets import Proxy, put_rows, vector
@@ -127,6 +130,7 @@ def test_a_range_of_vectors_is_all_that_travels(bucket: str) -> None:
     names = [f"e{number}" for number in range(2_000)]
     with working(bucket) as root:
         write(root, {("resid_post", 0): wide}, {"example_id": names}, model="m")
+        assert not (root / "README.md").exists()  # nobody would see it
     store = actstore.open(bucket)
     store.sql("SELECT count(*) FROM activations").fetchall()
     assert store.traffic is not None
@@ -291,6 +295,29 @@ def test_no_bucket_no_access_and_no_extra(
         actstore.open(bucket)
 
 
+def test_who_may_read_and_not_list_can_open_a_store(bucket: str, proxy: Proxy) -> None:
+    """S3 then refuses what is not there, such as the commit after the newest."""
+    put_rows(bucket, 0)
+    proxy.no_lists = True
+    assert actstore.open(bucket).rows == 3
+
+
+def test_anonymous_readers_and_readers_who_pay(
+    bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_rows(bucket, 0)
+    monkeypatch.setenv("AWS_REQUEST_PAYER", "true")
+    actstore.open(bucket)
+    assert proxy.headers["x-amz-request-payer"] == "requester"
+    assert "authorization" in proxy.headers
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REQUEST_PAYER"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    with pytest.raises(BucketAccessError):  # moto lets nobody read what is not public
+        actstore.open(bucket)
+    assert not {"authorization", "x-amz-request-payer"} & proxy.headers.keys()
+
+
 def test_keys_of_a_profile_are_used_and_never_shown(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_server: str
 ) -> None:
@@ -355,3 +382,23 @@ def is_told(place: str) -> None:
         actstore.open(place)
     except BucketError as error:
         os._exit(7 if "multiprocessing_context='spawn'" in str(error) else 1)
+
+
+def test_what_a_killed_writer_has_left_here_goes_with_the_next_command(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed = multiprocessing.get_context("fork").Process(target=write_and_die, args=("memory://m",))
+    killed.start()
+    killed.join(60)
+    assert killed.exitcode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".m.*.partial/m/manifests"))) == 1
+    with working(bucket) as root:
+        assert unfinished.clear() == [tmp_path / "m"]  # and not of those who live
+        assert root.is_dir()
+    assert list(tmp_path.glob(".*.partial")) == []
+
+
+def write_and_die(place: str) -> None:
+    with working(place):
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -15,6 +15,10 @@ from actstore.remote.syncing import sync
 from actstore.storage import manifest as manifests
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
+from tests.hub.publishing import ADDRESS
+from tests.hub.pushing import push_to
+from tests.hub_server import Hub
+from tests.querying.stores import layered
 from tests.remote.buckets import Proxy, put_rows
 from tests.remote.test_bucket_stores import contents, expected
 from tests.torture.effort import TORTURE
@@ -166,3 +170,21 @@ def test_places_that_cannot_be(folder: Path, tmp_path: Path) -> None:
         sync(folder, other)
     with pytest.raises(actstore.errors.StoreNotFoundError):
         sync(other, tmp_path / "new")
+
+
+@pytest.mark.usefixtures("lfs", "quick_retries")
+def test_from_the_hub_to_a_bucket_and_a_folder(
+    hub: Hub, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    layered(tmp_path / "s", layers=2, rows=10, width=8)
+    push_to(hub, tmp_path / "s")
+    far = actstore.open(ADDRESS)
+    for target in (bucket, str(tmp_path / "copy")):
+        done = sync(ADDRESS, target)
+        assert (done.commit, done.files) == (far.commit, 2)
+        copy = actstore.open(target)
+        assert copy.fingerprint == far.fingerprint
+        assert (copy.select(layer=1).numpy() == far.select(layer=1).numpy()).all()
+    assert verify(open_snapshot(tmp_path / "copy")) == []
