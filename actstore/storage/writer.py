@@ -442,7 +442,12 @@ class StoreWriter:
             replacement.check(latest)  # or rows that a compaction moved would seem a conflict
             others = [entry for entry in latest.shards if entry.path not in checked]
             checked.update(entry.path for entry in others)
-            entries[:] = [self._rebase(entry, others) for entry in entries]
+            if others:
+                self._catch_up(latest)
+            entries[:] = [
+                self._rebase(entry, others, key[0], shard)
+                for entry, (key, shard) in zip(entries, pending, strict=True)
+            ]
             live = [entry for entry in entries if entry.rows]
             if not live:
                 return None
@@ -480,9 +485,22 @@ class StoreWriter:
             return without(self.root, base, self.replaced(), self._change.folder)
         return Replacement(root=self.root, base=base, made={}, labels=base.labels, files={})
 
-    def _rebase(self, entry: ShardEntry, others: list[ShardEntry]) -> ShardEntry:
+    def _rebase(
+        self,
+        entry: ShardEntry,
+        others: list[ShardEntry],
+        key: _PartitionKey,
+        shard: ShardWriter,
+    ) -> ShardEntry:
         rivals = [other for other in others if other.partition == entry.partition]
         if not rivals or not entry.rows:
+            return entry
+        partition = self._partitions.get(key)
+        if (
+            partition is not None
+            and all(rival.width == entry.width for rival in rivals)
+            and not partition.meets(shard, {rival.path for rival in rivals})
+        ):
             return entry
         kept = without_rows_of(self.root, entry, rivals, self._change.folder)
         self.overtaken += entry.rows - kept.rows
