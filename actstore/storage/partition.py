@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,6 +92,19 @@ class Partition:
             return False
         self._learn_all([entry for entry in entries if entry.path not in known])
         return True
+
+    def meets(self, writer: ShardWriter, paths: Collection[str]) -> bool:
+        """Say whether rows that are being written share a hash with rows of committed shards."""
+        twins = [
+            value for value, found in self._twins.items() for twin in found if twin.shard is writer
+        ]
+        values = np.array([*self._pending.get(writer, ()), *twins], np.uint64)
+        for entry, known in zip(self._entries, self._hashes, strict=True):
+            if isinstance(entry, ShardEntry) and entry.path in paths and len(known):
+                at = np.minimum(np.searchsorted(known, values), len(known) - 1)
+                if bool((known[at] == values).any()):
+                    return True
+        return False
 
     def expect(self, writer: ShardWriter, values: Sequence[int]) -> None:
         """Take note of the hashes of rows that are about to be appended to ``writer``."""

@@ -457,7 +457,12 @@ class StoreWriter:
             if latest is not before:  # who knows what became of them
                 self._change.take_back(joined.files)
                 joined = NOTHING
-            entries[:] = [self._rebase(entry, others) for entry in entries]
+            if others:
+                self._catch_up(latest)
+            entries[:] = [
+                self._rebase(entry, others, key[0], shard)
+                for entry, (key, shard) in zip(entries, pending, strict=True)
+            ]
             live = [entry for entry in entries if entry.rows]
             if not live:
                 return None
@@ -476,7 +481,8 @@ class StoreWriter:
             self._own.update(entry.path for entry in entries)
             for entry, (_, shard) in zip(entries, pending, strict=True):
                 self._leavings.add(entry, shard.metadata)
-            if self._replaced or self.overtaken != overtaken or joined.gone:
+            known = all(key[0] in self._partitions for key, _ in pending)
+            if self._replaced or self.overtaken != overtaken or joined.gone or not known:
                 self._replaced.clear()
                 self._forget_partitions()  # rows lie elsewhere: learn their keys when needed
                 return
@@ -510,9 +516,22 @@ class StoreWriter:
         with writing(self.root):
             return join(self.root, base, self._change.folder, map(base.shards_of, keys))
 
-    def _rebase(self, entry: ShardEntry, others: list[ShardEntry]) -> ShardEntry:
+    def _rebase(
+        self,
+        entry: ShardEntry,
+        others: list[ShardEntry],
+        key: _PartitionKey,
+        shard: ShardWriter,
+    ) -> ShardEntry:
         rivals = [other for other in others if other.partition == entry.partition]
         if not rivals or not entry.rows:
+            return entry
+        partition = self._partitions.get(key)
+        if (
+            partition is not None
+            and all(rival.width == entry.width for rival in rivals)
+            and not partition.meets(shard, {rival.path for rival in rivals})
+        ):
             return entry
         kept = without_rows_of(self.root, entry, rivals, self._change.folder)
         self.overtaken += entry.rows - kept.rows

@@ -28,10 +28,10 @@ def commit_often(root: Path, number: int, start: float) -> None:
     """Commit as fast as it goes; end with a code of its own where many were tried again."""
     publish, tries = manifests.publish, 0
 
-    def counted(store: Path, manifest: Manifest, staging: Path) -> bool:
+    def counted(root: Path, manifest: Manifest, staging: Path) -> bool:
         nonlocal tries
         tries += 1
-        return publish(store, manifest, staging)
+        return publish(root, manifest, staging)
 
     manifests.publish = counted
     time.sleep(max(0.0, start - time.time()))

@@ -19,9 +19,14 @@ class Hand:
 
     pieces: list[Piece] = field(default_factory=list)
     """In the order in which it got them; those before ``committed`` are in the store."""
-    waiting: int = 0
-    """How many of the last ones it has not begun."""
+    through: int = 0
+    """How many of the first ones it has gone through."""
     committed: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether the worker has nothing to do."""
+        return self.through == len(self.pieces)
 
 
 class Pieces:
@@ -33,10 +38,16 @@ class Pieces:
         self._lost: Counter[int] = Counter()
         self._exhausted = False
 
-    def next(self) -> Piece | None:
-        """Return a piece that nobody has; None where there is none now."""
+    def next(self, hand: Hand) -> Piece | None:
+        """Return a piece for a worker; None where there is none for it now.
+
+        A piece over which a worker was lost goes to one that has nothing else to do, which gets
+        no other one meanwhile: if that is lost too, it is clear over what.
+        """
+        if not hand.idle and any(piece.again for piece in hand.pieces[hand.through :]):
+            return None
         if self._again:
-            return self._again.popleft()
+            return self._again.popleft() if hand.idle else None
         if not self._exhausted:
             piece = next(self._upcoming, None)
             if piece is not None:
@@ -56,16 +67,13 @@ class Pieces:
             ModelError: workers were lost over one of them again and again; names it.
         """
         left = hand.pieces[hand.committed :]
-        begun = hand.pieces[hand.committed : len(hand.pieces) - hand.waiting] or left[:1]
-        for piece in begun:
+        for piece in hand.pieces[hand.through : hand.through + 1]:  # none where it was idle
             self._lost[piece.number] += 1
-        # The first of those that were begun may only have waited for its commit.
-        worst = max(begun, key=lambda piece: self._lost[piece.number], default=None)
-        if worst is not None and self._lost[worst.number] >= TRIES:
-            raise ModelError(
-                f"{worst}: {TRIES} workers were lost while they were at it, the last one by "
-                f"{reason}; look into it, or leave these examples out, and run the same command "
-                "again"
-            )
+            if self._lost[piece.number] >= TRIES:
+                raise ModelError(
+                    f"{piece}: {TRIES} workers were lost while they were at it, the last one by "
+                    f"{reason}; look into it, or leave these examples out, and run the same "
+                    "command again"
+                )
         self._again += [replace(piece, again=True) for piece in left]
         return len(left)

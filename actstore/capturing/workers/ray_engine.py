@@ -52,7 +52,7 @@ _AHEAD = 1
 """Pieces that wait at a worker: it never waits for the next one, and few are left at the end."""
 
 
-_UNHEARD = State(0, 0, 0, 0)
+_UNHEARD = State(0, 0, 0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -262,13 +262,12 @@ class _Driver:
         """Take in how far a worker is, and give it the next piece."""
         try:
             state = seat.state = self._ray.get(answer, timeout=_ANSWER)
-            seat.hand.waiting, seat.hand.committed = state.waiting, state.committed
+            seat.hand.through, seat.hand.committed = state.through, state.committed
             if seat.told or state.waiting >= _AHEAD:
                 return seat
-            piece = self._pieces.next()
+            piece = self._pieces.next(seat.hand)
             if piece is not None:
                 seat.hand.pieces.append(piece)
-                seat.hand.waiting += 1
                 seat.actor.give.remote([piece])
             elif self._pieces.none_left:
                 seat.told = True

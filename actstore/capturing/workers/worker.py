@@ -65,8 +65,10 @@ class State(NamedTuple):
 
     waiting: int
     """Pieces that it has not begun."""
+    through: int
+    """Pieces that it has gone through, in the order in which they were given."""
     committed: int
-    """Pieces that are in a commit, in the order in which they were given."""
+    """Those of them that are in a commit."""
     examples: int
     """Examples that it is through with, stored ones not counted."""
     tokens: int
@@ -78,6 +80,8 @@ class Feed(Source):
     def __init__(self, part: Part) -> None:
         super().__init__((), part=part)
         self._coming: queue.Queue[Piece | None] = queue.Queue()
+        self.through = 0
+        """Pieces that the reader has left behind."""
 
     @property
     def total(self) -> int | None:
@@ -104,6 +108,7 @@ class Feed(Source):
         """Yield the pieces as they come; wait where there is none yet."""
         while (piece := self._coming.get()) is not None:
             yield piece
+            self.through += 1
 
 
 class Worker:
@@ -190,6 +195,7 @@ class Worker:
         """Say how far it is."""
         return State(
             waiting=self._feed.waiting,
+            through=self._feed.through,
             committed=self._committed,
             examples=self._done.examples,
             tokens=self._done.tokens,

@@ -175,6 +175,11 @@ def test_another_number_of_processes_leaves_out_what_is_there(
     assert same(capture(None, store), alone)
 
 
+def test_engines_that_load_models_are_not_for_loaded_ones(tmp_path: Path, model: Any) -> None:
+    with pytest.raises(UsageError, match=r"actstore capture --engine\s+ray"):
+        capture(model, tmp_path / "s", engine="ray")
+
+
 def test_more_processes_than_pieces(tmp_path: Path, model: Any) -> None:
     summary = capture(model, tmp_path / "s", rank=3, world_size=4)
     assert (summary.examples, summary.rows, summary.commit) == (0, 0, None)

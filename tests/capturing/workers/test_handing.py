@@ -16,7 +16,8 @@ def pieces(count: int) -> Pieces:
 
 
 def taken(left: Pieces, count: int) -> list[Piece]:
-    found = [left.next() for _ in range(count)]
+    """Take pieces as a worker does that is idle each time."""
+    found = [left.next(Hand()) for _ in range(count)]
     return [piece for piece in found if piece is not None]
 
 
@@ -29,8 +30,8 @@ def test_every_piece_comes_once() -> None:
 
 def test_what_a_lost_worker_had_not_stored_comes_again() -> None:
     left = pieces(5)
-    hand = Hand(taken(left, 4), waiting=1, committed=1)
-    assert left.back(hand, "a kill") == 3
+    assert left.back(Hand(taken(left, 4), through=2, committed=1), "a kill") == 3
+    assert not left.none_left
     again = taken(left, 9)
     assert [(piece.number, piece.again) for piece in again] == [
         (1, True), (2, True), (3, True), (4, False),
@@ -38,25 +39,37 @@ def test_what_a_lost_worker_had_not_stored_comes_again() -> None:
     assert left.none_left
 
 
+def test_a_piece_that_came_back_is_given_alone() -> None:
+    left = pieces(4)
+    left.back(Hand(taken(left, 1)), "a kill")
+    busy = Hand(taken(pieces(9), 9)[8:])
+    assert left.next(busy) is None
+    idle = Hand()
+    piece = left.next(idle)
+    assert piece is not None
+    assert piece.again
+    idle.pieces.append(piece)
+    assert left.next(idle) is None
+    assert not left.none_left
+    idle.through = 1
+    following = left.next(idle)
+    assert following is not None
+    assert following.number == 1
+
+
 def test_a_piece_that_ends_its_workers_ends_the_capture_and_is_named() -> None:
     left = pieces(3)
+    first, second = taken(left, 2)
+    assert left.back(Hand([first, second]), "a kill") == 2  # the second one did it
     for _ in range(TRIES - 1):
-        assert left.back(Hand(taken(left, 2)), "a kill") == 2
-    with pytest.raises(ModelError, match=r"piece 0 \(examples 1 to 2, from example '0' on\): 3 wo"):
-        left.back(Hand(taken(left, 2)), "a kill")
+        first, second = taken(left, 2)
+        assert left.back(Hand([first, second], through=1), "a kill") == 2
+    first, second = taken(left, 2)
+    with pytest.raises(ModelError, match=r"piece 1 \(examples 3 to 4, from example '2' on\): 3 wo"):
+        left.back(Hand([first, second], through=1), "a kill")
 
 
-def test_pieces_that_only_waited_are_not_to_blame() -> None:
-    left = pieces(TRIES + 1)
-    last = taken(left, TRIES + 1)[TRIES:]
-    for piece in taken(pieces(TRIES), TRIES):  # each time another one was begun
-        assert left.back(Hand([piece, *last], waiting=1), "a kill") == 2
-    assert left.back(Hand(last, waiting=0), "a kill") == 1
-
-
-def test_a_piece_that_ends_workers_before_they_begin_it_is_to_blame() -> None:
+def test_a_worker_that_is_lost_while_it_is_idle_is_nobodys_fault() -> None:
     left = pieces(1)
-    for _ in range(TRIES - 1):
-        assert left.back(Hand(taken(left, 1), waiting=1), "a kill") == 1
-    with pytest.raises(ModelError, match="piece 0"):
-        left.back(Hand(taken(left, 1), waiting=1), "a kill")
+    for _ in range(TRIES + 1):
+        assert left.back(Hand(taken(left, 1), through=1), "a kill") == 1

@@ -122,7 +122,7 @@ def test_a_piece_that_ends_every_worker_is_named(tmp_path: Path) -> None:
     driver = clusters.start(tmp_path, workers=1, ending=70)
     _, err = driver.communicate(timeout=300)
     assert driver.returncode == 1
-    assert err.count("was lost") == 2
+    assert err.count("was lost") == 3  # the first time it is not clear over what
     assert "piece 1 (examples 65 to 128, from q.jsonl:65" in err
     assert "3 workers were lost while they were at it" in err
     assert clusters.stored(tmp_path / "ray") > 0  # of the other pieces
