@@ -24,6 +24,7 @@ from actstore.storage.files import temporary_folder
 from actstore.storage.labels import set_labels
 from actstore.storage.snapshot import open_snapshot
 from tests.storage.stores import batch, content, expected, live_files, without_seals, write
+from tests.torture.effort import examples
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_it_has_every_column_in_row_order(store: Path, monkeypatch: pytest.Monke
 Step = tuple[str, int]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=examples(15))
 @given(
     st.lists(
         st.tuples(
