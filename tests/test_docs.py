@@ -11,13 +11,13 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import pytest
 
 from actstore import cli, schema
-from docs import demo as story
-from docs import examples, generate
+from docs import demo, examples, generate
 from docs.study import model as study
 from tests.capturing import families, vision_families
 
@@ -91,9 +91,39 @@ def test_what_the_readme_installs_is_there() -> None:
             assert wanted <= set(project["optional-dependencies"]), line
 
 
-def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+class Told(NamedTuple):
+    """What a story printed, and the folder that it made."""
+
+    folder: Path
+    out: str
+    err: str
+
+
+DEMOS = {
+    "small": ["--folder", "small", "--small"],
+    # On fewer facts than `make demo` takes.
+    "real": ["--folder", "real", "--cities", "24", "--capitals", "3", "--steered", "4"],
+}
+END = "end of the story"
+TELL = """
+import json, runpy, sys
+program, end, *stories = sys.argv[1:]
+for words in stories:
+    sys.argv[1:] = json.loads(words)
+    runpy.run_path(program, run_name="__main__")
+    for stream in (sys.stdout, sys.stderr):
+        print(end, file=stream, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
+    """Both stories, in one process: its imports take as long as what it tells."""
+    folder = tmp_path_factory.mktemp("demo")
+    names = ["small"] if study.missing() else list(DEMOS)
     finished = subprocess.run(
-        [sys.executable, str(ROOT / "docs" / "demo.py"), "--folder", "demo", *options],
+        [sys.executable, "-c", TELL, str(ROOT / "docs" / "demo.py"), END]
+        + [json.dumps(DEMOS[name]) for name in names],
         cwd=folder,
         env={**os.environ, "HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
@@ -102,34 +132,37 @@ def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
     assert finished.returncode == 0, finished.stderr
     # All that it makes is in its folder.
-    assert [path.name for path in folder.iterdir()] == ["demo"]
-    return finished
+    assert {path.name for path in folder.iterdir()} == set(names)
+    *out, _ = finished.stdout.split(END)
+    *err, _ = finished.stderr.split(END)
+    return {
+        name: Told(folder / name, *printed) for name, *printed in zip(names, out, err, strict=True)
+    }
 
 
-def test_the_demo_on_a_model_trained_on_the_spot(tmp_path: Path) -> None:
-    finished = demo(tmp_path, "--small")
-    assert "(3000, 64) float32 24" in finished.stdout  # some 2,400 of its answers are right
-    assert "5 probes written" in finished.stderr
-    assert "120 rows from 24 files" in finished.stdout
-    assert "15120 rows; Which is larger:" in finished.stdout
-    assert "moved" in finished.stderr  # the query of the repository on loopback
-    assert "pulled: 3,024 rows" in finished.stdout
+def test_the_demo_on_a_model_trained_on_the_spot(told: dict[str, Told]) -> None:
+    story = told["small"]
+    assert "(3000, 64) float32 24" in story.out  # some 2,400 of its answers are right
+    assert "5 probes written" in story.err
+    assert "120 rows from 24 files" in story.out
+    assert "15120 rows; Which is larger:" in story.out
+    assert "moved" in story.err  # the query of the repository on loopback
+    assert "pulled: 3,024 rows" in story.out
 
 
-def test_the_demo_on_the_real_model(tmp_path: Path) -> None:
-    """On fewer facts than `make demo` takes."""
+def test_the_demo_on_the_real_model(told: dict[str, Told]) -> None:
     if absent := study.missing():
         pytest.skip(f"the study's packages are not installed: {', '.join(absent)}")
-    finished = demo(tmp_path, "--cities", "24", "--capitals", "3", "--steered", "4")
-    assert "captured  48 examples" in finished.stdout
-    assert "30 probes written" in finished.stderr
-    assert "log P('Yes') - log P('No') in nats" in finished.stdout
-    assert "(48, 576) (48, 576) True" in finished.stdout
-    assert "captured  3 examples" in finished.stdout
-    assert "1440 rows; The city of" in finished.stdout
-    assert "pulled.store: 96 rows" in finished.stdout
-    assert (tmp_path / "demo" / "probes" / "auroc.png").stat().st_size > 10_000
-    assert (tmp_path / "demo" / "report.html").exists()
+    story = told["real"]
+    assert "captured  48 examples" in story.out
+    assert "30 probes written" in story.err
+    assert "log P('Yes') - log P('No') in nats" in story.out
+    assert "(48, 576) (48, 576) True" in story.out
+    assert "captured  3 examples" in story.out
+    assert "1440 rows; The city of" in story.out
+    assert "pulled.store: 96 rows" in story.out
+    assert (story.folder / "probes" / "auroc.png").stat().st_size > 10_000
+    assert (story.folder / "report.html").exists()
 
 
 def test_the_demo_says_in_one_line_when_the_weights_are_missing(
@@ -140,7 +173,7 @@ def test_the_demo_says_in_one_line_when_the_weights_are_missing(
     monkeypatch.setattr("docs.demo_small.tell", lambda: told.append("small"))
     monkeypatch.setattr(sys, "argv", ["demo", "--folder", str(tmp_path / "demo")])
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
-    story.main()
+    demo.main()
     first = capsys.readouterr().out.splitlines()[0]
     assert first == "no_such_package not installed: a small model trained on the spot steps in"
     assert told == ["small"]

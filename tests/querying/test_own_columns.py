@@ -17,6 +17,7 @@ from actstore.errors import NotInStoreError, SqlError, UsageError
 from actstore.ingestion.labeling import label_by_expression
 from actstore.querying import quoting
 from actstore.storage import own_columns
+from tests.torture.effort import examples
 
 FIELDS: dict[str, list[Any]] = {
     "group": ["a", "b", None, "a"],
@@ -144,7 +145,7 @@ OBJECTS = st.dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(st.lists(st.none() | OBJECTS.map(json.dumps) | st.just("no json"), min_size=1))
 def test_arrow_reads_json_as_python_does(texts: list[str | None]) -> None:
     """Or leaves it to Python: small numbers of rows are all read by Python anyway."""

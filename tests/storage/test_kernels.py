@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actstore.storage import floats, kernels
+from tests.torture.effort import examples
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason="numkong has no SIMD here")
 
@@ -34,7 +35,7 @@ def query_of(data: st.DataObject, width: int, largest: int = 120) -> np.ndarray:
     return np.where(np.isfinite(found), found, np.float32(1))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.one_of(rows(ANY_HALF), rows(st.floats(width=32), np.float32)))
 def test_norms(vectors: np.ndarray) -> None:
     bits = vectors.view(np.uint32) & 0xFFFF0000 if vectors.dtype == np.float32 else None
@@ -47,7 +48,7 @@ def test_norms(vectors: np.ndarray) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-44)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(rows(FINITE_HALF), st.data())
 def test_products(vectors: np.ndarray, data: st.DataObject) -> None:
     query = query_of(data, vectors.shape[1])
@@ -60,7 +61,7 @@ def test_products(vectors: np.ndarray, data: st.DataObject) -> None:
     assert (np.abs(found - wide @ query.astype(np.float64)) <= 2e-6 * size).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(rows(FINITE_HALF), st.data())
 def test_distances(vectors: np.ndarray, data: st.DataObject) -> None:
     point = query_of(data, vectors.shape[1], 12).astype(np.float16)
@@ -75,7 +76,7 @@ def test_distances(vectors: np.ndarray, data: st.DataObject) -> None:
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(rows(ANY_HALF), st.data())
 def test_what_is_not_finite_is_seen(vectors: np.ndarray, data: st.DataObject) -> None:
     parts = kernels.halves(query_of(data, vectors.shape[1]))

@@ -26,6 +26,7 @@ from actstore.storage.labels import set_labels
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.writer import StoreWriter
 from tests.storage.stores import RUN, batch, content, expected, live_files, without_seals, write
+from tests.torture.effort import examples
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_it_has_every_column_in_row_order(store: Path, monkeypatch: pytest.Monke
 Step = tuple[str, int]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=examples(15))
 @given(
     st.lists(
         st.tuples(

@@ -20,6 +20,7 @@ from actstore.errors import CommitError
 from actstore.storage import floats, pages, shard
 from actstore.storage.shard import Fragment, ShardWriter, sha256_of
 from tests.storage.stores import fragment, vectors, write_shard
+from tests.torture.effort import examples
 
 
 def assert_holds(path: Path, matrix: np.ndarray, ids: list[str]) -> None:
@@ -54,7 +55,7 @@ def test_the_same_rows_make_the_same_file_however_they_come(
     assert len(sums) == 1
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(data=st.data())
 def test_any_sequence_of_appends_and_rollbacks(data: st.DataObject) -> None:
     width = data.draw(st.integers(1, 40), "width")

@@ -19,6 +19,7 @@ from actstore.storage import manifest as manifests
 from actstore.storage.compaction import compact, prune
 from actstore.storage.snapshot import Snapshot, open_snapshot
 from tests.storage.stores import batch, content, document, expected, sealed, write
+from tests.torture.effort import examples
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_rows_lie_in_the_documented_order(store: tuple[Snapshot, np.ndarray]) ->
     assert same(opened.gather(np.arange(97)), matrix)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.data())
 def test_any_rows_in_any_order(store: tuple[Snapshot, np.ndarray], data: st.DataObject) -> None:
     opened, matrix = store

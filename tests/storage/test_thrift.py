@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from actstore.storage import thrift
 from actstore.storage.thrift import Field, ListOf
+from tests.torture.effort import examples
 
 _integers = st.integers(-(1 << 63), (1 << 63) - 1)
 _scalars = st.one_of(
@@ -73,7 +74,7 @@ def test_a_prefix_tells_its_length(value: thrift.Struct, rest: bytes) -> None:
     assert thrift.decode_prefix(data + rest) == (value, len(data))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(st.binary(max_size=200))
 def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
     try:

@@ -37,6 +37,7 @@ from tests.storage.stores import (
     live_files,
     write,
 )
+from tests.torture.effort import examples
 
 
 class Refused(Exception):
@@ -409,7 +410,7 @@ _options = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=examples(15))
 @given(st.data())
 def test_any_session_against_a_dictionary(data: st.DataObject) -> None:
     """Files of several batches, some refused, commits in between, sessions reopened."""

@@ -4,3 +4,8 @@ import os
 
 TORTURE = os.environ.get("ACTSTORE_TORTURE") == "all"
 """Whether to try everything, as `make torture` does."""
+
+
+def examples(number: int) -> int:
+    """Return how many examples of so many Hypothesis draws: a third every day, others each time."""
+    return number if TORTURE else number // 3

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from actstore.errors import UsageError
 from actstore.training.order import Blocks, Ordering, Permutation
+from tests.torture.effort import examples
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100, 16_384, 16_385, 40_001])
@@ -67,7 +68,7 @@ def test_neighbours_do_not_stay_together() -> None:
     epoch=st.integers(0, 3),
     step=st.integers(1, 50),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_blocks_have_every_row_once(
     rows: int, block: int, blocks: int, epoch: int, step: int
 ) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from actstore.errors import TooFewRowsError, UsageError
 from actstore.training.order import Ordering
 from actstore.training.plan import Place, Plan, Step
+from tests.torture.effort import examples
 
 EXACT = Ordering(shuffle="exact")
 BLOCKS = Ordering(shuffle="blocks", block=2, window=4)
@@ -34,7 +35,7 @@ def _ranks(rows: int, size: int, world: int, **more: Any) -> list[list[Step]]:
     world=st.integers(1, 7),
     blocks=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_every_row_goes_to_one_rank(rows: int, size: int, world: int, blocks: bool) -> None:
     ranks = _ranks(rows, size, world, ordering=BLOCKS if blocks else EXACT)
     given_out = [row for steps in ranks for step in steps for row in range(step.start, step.stop)]
@@ -51,7 +52,7 @@ def test_every_row_goes_to_one_rank(rows: int, size: int, world: int, blocks: bo
     world=st.integers(1, 7),
     blocks=st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_drop_last_gives_all_ranks_as_many_full_batches(
     rows: int, size: int, world: int, blocks: bool
 ) -> None:
@@ -81,7 +82,7 @@ def test_a_step_of_all_ranks_is_one_of_a_single_process() -> None:
     drop_last=st.booleans(),
     blocks=st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_going_on_anywhere_gives_the_rest(
     rows: int, size: int, world: int, epochs: int, drop_last: bool, blocks: bool
 ) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from actstore.analysis.statistics import folds
 from actstore.errors import TooFewRowsError, UsageError
+from tests.torture.effort import examples
 
 
 @st.composite
@@ -17,7 +18,7 @@ def rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return np.array(positive), np.array(groups)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(rows(), st.integers(2, 5), st.integers(0, 3))
 def test_no_group_is_ever_on_both_sides(
     data: tuple[np.ndarray, np.ndarray], count: int, seed: int

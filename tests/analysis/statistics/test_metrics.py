@@ -8,13 +8,14 @@ from sklearn.metrics import roc_auc_score
 
 from actstore.analysis.statistics import folds, metrics
 from actstore.analysis.statistics.folds import Fold
+from tests.torture.effort import examples
 
 
 def whole(count: int) -> list[Fold]:
     return [Fold(np.empty(0, np.int64), np.arange(count))]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=2, max_size=40))
 def test_auroc_is_scikit_learns_ties_too(pairs: list[tuple[int, bool]]) -> None:
     scores = np.array([float(score) for score, _ in pairs])

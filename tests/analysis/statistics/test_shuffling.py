@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from actstore.analysis.statistics import shuffling
 from actstore.analysis.statistics.shuffling import LabelledRows
+from tests.torture.effort import examples
 
 
 @st.composite
@@ -21,7 +22,7 @@ def rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return np.array(positive), levels
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(rows(), st.integers(0, 2))
 def test_things_of_one_class_stay_so_and_parts_of_mixed_ones_keep_their_counts(
     data: tuple[np.ndarray, np.ndarray], seed: int
@@ -48,7 +49,7 @@ def test_things_of_one_class_stay_so_and_parts_of_mixed_ones_keep_their_counts(
         assert (after == before).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(rows())
 def test_the_seed_decides(data: tuple[np.ndarray, np.ndarray]) -> None:
     positive, levels = data

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from actstore.errors import UnreadableFileError
 from actstore.ingestion.containers import read, torch_zip
+from tests.torture.effort import examples
 
 BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
@@ -25,7 +26,7 @@ def bits(values: np.ndarray) -> list[int]:
     return whole.reshape(-1).view(BITS[whole.itemsize]).tolist()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(data=st.data())
 def test_any_view_of_a_storage_is_what_torch_loads(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
