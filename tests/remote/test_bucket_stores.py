@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import secrets
 import signal
 import tempfile
 import threading
@@ -402,3 +403,14 @@ def test_what_a_killed_writer_has_left_here_goes_with_the_next_command(
 def write_and_die(place: str) -> None:
     with working(place):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_small_writes_are_joined_there_too() -> None:
+    name = f"memory://joined-{secrets.token_hex(4)}"
+    store = actstore.open(name, create=True)
+    vectors = np.arange(20 * 8, dtype=np.float32).reshape(20, 8)
+    for number in range(20):
+        one = {("resid_post", 0): vectors[number : number + 1]}
+        store.write(one, {"example_id": [f"{number:02}"]}, model="m")
+    assert [shard.rows for shard in store.select(layer=0).shards] == [16, 1, 1, 1, 1]
+    assert np.array_equal(store.select(layer=0).numpy(), vectors)
