@@ -22,6 +22,7 @@ from actstore.api.selection import Selection
 from actstore.capturing.prompts.data import open_questions
 from actstore.capturing.run.options import CaptureOptions, CaptureSettings, Source
 from actstore.capturing.run.pieces import Part
+from actstore.remote.bucket_address import is_bucket
 from actstore.storage import manifest as manifests
 from tests.capturing import crashing, families
 
@@ -87,17 +88,22 @@ class Ending:
 
 
 def start(
-    folder: Path, address: str | None = None, workers: int = 2, ending: int = -1
+    folder: Path,
+    address: str | None = None,
+    workers: int = 2,
+    ending: int = -1,
+    place: str = "ray",
 ) -> subprocess.Popen[str]:
-    """Start a driver in a process of its own; it captures into ``folder/ray``.
+    """Start a driver in a process of its own.
 
     Args:
         folder: as :func:`study` has made it.
         address: of the cluster; one of its own when missing.
         workers: how many.
         ending: number of an example that ends whoever gets it.
+        place: where it captures into: in ``folder``, or in a bucket.
     """
-    given = (str(workers), address or "", str(ending))
+    given = (str(workers), address or "", str(ending), place)
     return subprocess.Popen(
         [sys.executable, "-m", "tests.capturing.clusters", *given],
         cwd=folder,
@@ -123,7 +129,7 @@ def main() -> None:
     from actstore.capturing.workers.ray_engine import capture_with_ray
     from actstore.capturing.workers.worker import Work
 
-    workers, address, ending = sys.argv[1:]
+    workers, address, ending, place = sys.argv[1:]
     examples = list(open_questions("q.jsonl"))
     if int(ending) >= 0:
         examples[int(ending)] = replace(examples[int(ending)], extra={"end": Ending()})
@@ -132,7 +138,7 @@ def main() -> None:
     summary = capture_with_ray(
         Source(examples, part=Part(rank=0, world_size=1, size=size)),
         Work(
-            store=Path("ray").resolve(),
+            store=place if is_bucket(place) else Path(place).resolve(),
             folder=Path.cwd(),
             model="tiny",
             load={"device": "cpu", "dtype": "float32"},
@@ -144,8 +150,9 @@ def main() -> None:
         ),
         note=lambda text: print(text, file=sys.stderr, flush=True),
     )
-    chosen = actstore.open("ray").select(layer=0, pooling="last")
-    print(json.dumps({**summary.as_dict(), "by_ray": read_by_ray(chosen)}))
+    chosen = actstore.open(place).select(layer=0, pooling="last")
+    by_ray = None if is_bucket(place) else read_by_ray(chosen)
+    print(json.dumps({**summary.as_dict(), "by_ray": by_ray}))
 
 
 def read_by_ray(rows: Selection) -> list[Any]:

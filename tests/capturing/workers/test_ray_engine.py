@@ -14,6 +14,8 @@ from actstore.capturing.prompts.data import open_questions
 from actstore.capturing.run.finalize import finalize
 from actstore.capturing.run.options import CaptureSettings, Source
 from actstore.capturing.run.provenance import Identity
+from actstore.errors import StoreNotFoundError
+from actstore.remote.syncing import sync
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
 from tests.capturing import clusters, families
@@ -92,6 +94,34 @@ def test_a_node_is_lost(tmp_path: Path) -> None:
     assert "was lost" in told["said"]
     assert told["examples"] + told["skipped"] == examples  # skipped: told too late
     assert (told["rows"], told["rows_present"]) == (assert_as_alone(tmp_path), 0)
+
+
+@long
+def test_into_a_bucket_by_four_workers_of_whom_one_and_a_node_are_lost(
+    tmp_path: Path, bucket: str
+) -> None:
+    examples = 1500
+    clusters.study(tmp_path, examples)
+    place = f"{bucket}/study"
+    with clusters.cluster(tmp_path, 4) as cluster:
+        driver = clusters.start(tmp_path, cluster.address, workers=4, place=place)
+        clusters.wait_until(lambda: _commits(place) > 1)
+        clusters.kill(clusters.workers_of(tmp_path)[0])
+        clusters.wait_until(lambda: _commits(place) > 4)
+        cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+        cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        told = clusters.result(driver)
+    assert told["said"].count("was lost") >= 2
+    assert told["examples"] + told["skipped"] == examples
+    sync(place, tmp_path / "ray")
+    assert (told["rows"], told["rows_present"]) == (assert_as_alone(tmp_path), 0)
+
+
+def _commits(place: str) -> int:
+    try:
+        return actstore.open(place).commit
+    except StoreNotFoundError:
+        return 0
 
 
 @long
