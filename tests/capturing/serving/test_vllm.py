@@ -69,7 +69,8 @@ def examples(count: int = 12) -> list[dict[str, Any]]:
     found = []
     for number in range(count):
         digits = generator.integers(0, 10, int(generator.integers(1, 40))).tolist()
-        found.append({"id": f"q{number}", "question": f"which is larger {digits} ?"})
+        asked = f"which is larger {digits} ?"
+        found.append({"id": f"q{number}", "question": asked, "oracle": "1"})
     return [*found, {**found[0], "id": "again"}]
 
 
@@ -146,6 +147,43 @@ def compared(served: ServedModel, count: int, options: CaptureOptions) -> Servin
 
 
 WHOLE: CaptureOptions = {"sites": "resid_post,mlp_out", "pool": POOLS, "max_new_tokens": 24}
+
+
+def test_ends_and_penalties_are_those_of_transformers(llama: ServedModel, tmp_path: Path) -> None:
+    options: CaptureOptions = {
+        "pool": "response.tokens,response.mean,answer.mean,answer.last",
+        "layers": "1",
+        "max_new_tokens": 12,
+        "grade": "contains",
+        "batch_size": 1,  # the penalty of transformers counts pads as if the model had said them
+        "generation": {
+            "eos_token_id": list(range(2, 20)),
+            "repetition_penalty": 1.3,
+            "min_new_tokens": 2,
+        },
+    }
+    mine, theirs, _ = both(llama, examples(40), tmp_path, options)
+    assert worst(mine, theirs) < CLOSE
+    tokens = mine.filter(region="response", pooling="none").group_by("example_id").len()["len"]
+    assert tokens.min() == 2
+    assert 2 < tokens.n_unique() < 12
+    assert mine.filter(region="answer", pooling="mean").height > 2
+
+
+def test_a_dry_run_says_what_it_takes(llama: ServedModel, tmp_path: Path) -> None:
+    summary = actstore.capture(
+        llama,
+        None,
+        examples(),
+        store=tmp_path / "s",
+        engine="vllm",
+        max_new_tokens=4,
+        pool="prompt.last,response.mean",
+        dry_run=True,
+    )
+    assert summary.estimate is not None
+    assert summary.estimate.examples == 13
+    assert not (tmp_path / "s").exists()
 
 
 def test_many_requests_at_once(llama: ServedModel, tmp_path: Path) -> None:
