@@ -154,6 +154,7 @@ def served(model: ServedModel, options: CaptureSettings) -> Parts:
             loaded.processor,
             dataclasses.replace(options, generation=None, grade=None),
         )
+        assert isinstance(plain.engine, Engine)
         return check.check_served(plain.engine, captured, few)
 
     return Parts(

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from torch import nn
 
-from actstore.capturing.forward.pooling import Pool, parse_pools
+from actstore.capturing.forward.pooling import Pool, SiteLayer, parse_pools
 from actstore.capturing.serving.tap import ServingTap
 from actstore.errors import HookError, ModelError
 from actstore.models.blocks import HookPoint
@@ -70,7 +70,7 @@ def points(model: Model) -> list[HookPoint]:
     return found
 
 
-FACTORS = {("embeddings", -1): 1, ("resid_pre", 0): 1, ("resid_post", 0): 3}
+FACTORS: dict[SiteLayer, int] = {("embeddings", -1): 1, ("resid_pre", 0): 1, ("resid_post", 0): 3}
 FACTORS |= {("resid_pre", 1): 3, ("resid_post", 1): 12}
 
 
@@ -91,7 +91,7 @@ def expected(pool: Pool, text: Text, factor: int) -> np.ndarray:
         "all": (0, len(fed)),
     }[pool.region]
     ids = torch.tensor(fed[start:stop], dtype=torch.int64)
-    rows = (stream(ids, torch.arange(start, stop)) * factor).numpy()
+    rows: np.ndarray = (stream(ids, torch.arange(start, stop)) * factor).numpy()
     offset = pool.offset
     if offset is not None:
         at = offset if offset >= 0 else len(rows) + offset
@@ -108,7 +108,8 @@ def expected(pool: Pool, text: Text, factor: int) -> np.ndarray:
     if not kept:
         return rows[:0]
     stacked = np.stack(kept)
-    return (stacked.mean(0) if pool.pool == "mean" else stacked.max(0))[None]
+    pooled: np.ndarray = stacked.mean(0) if pool.pool == "mean" else stacked.max(0)
+    return pooled[None]
 
 
 @given(schedulers(least=2))

@@ -69,7 +69,8 @@ def examples(count: int = 12) -> list[dict[str, Any]]:
     found = []
     for number in range(count):
         digits = generator.integers(0, 10, int(generator.integers(1, 40))).tolist()
-        found.append({"id": f"q{number}", "question": f"which is larger {digits} ?"})
+        asked = f"which is larger {digits} ?"
+        found.append({"id": f"q{number}", "question": asked, "oracle": "1"})
     return [*found, {**found[0], "id": "again"}]
 
 
@@ -96,9 +97,8 @@ def both(
     """Capture by both engines; return their rows, and what vLLM's capture told."""
     loaded = served.reference()
     actstore.capture(loaded.model, loaded.processor, asked, store=folder / "local", **options)
-    summary = actstore.capture(
-        served, None, asked, store=folder / "served", engine="vllm", **options
-    )
+    serving: CaptureOptions = {**options, "engine": "vllm"}
+    summary = actstore.capture(served, None, asked, store=folder / "served", **serving)
     return rows(folder / "served"), rows(folder / "local"), summary
 
 
@@ -146,6 +146,43 @@ def compared(served: ServedModel, count: int, options: CaptureOptions) -> Servin
 
 
 WHOLE: CaptureOptions = {"sites": "resid_post,mlp_out", "pool": POOLS, "max_new_tokens": 24}
+
+
+def test_ends_and_penalties_are_those_of_transformers(llama: ServedModel, tmp_path: Path) -> None:
+    options: CaptureOptions = {
+        "pool": "response.tokens,response.mean,answer.mean,answer.last",
+        "layers": "1",
+        "max_new_tokens": 12,
+        "grade": "contains",
+        "batch_size": 1,  # the penalty of transformers counts pads as if the model had said them
+        "generation": {
+            "eos_token_id": list(range(2, 20)),
+            "repetition_penalty": 1.3,
+            "min_new_tokens": 2,
+        },
+    }
+    mine, theirs, _ = both(llama, examples(40), tmp_path, options)
+    assert worst(mine, theirs) < CLOSE
+    tokens = mine.filter(region="response", pooling="none").group_by("example_id").len()["len"]
+    assert tokens.min() == 2
+    assert 2 < tokens.n_unique() < 12
+    assert mine.filter(region="answer", pooling="mean").height > 0
+
+
+def test_a_dry_run_says_what_it_takes(llama: ServedModel, tmp_path: Path) -> None:
+    summary = actstore.capture(
+        llama,
+        None,
+        examples(),
+        store=tmp_path / "s",
+        engine="vllm",
+        max_new_tokens=4,
+        pool="prompt.last,response.mean",
+        dry_run=True,
+    )
+    assert summary.estimate is not None
+    assert summary.estimate.examples == 13
+    assert not (tmp_path / "s").exists()
 
 
 def test_many_requests_at_once(llama: ServedModel, tmp_path: Path) -> None:
@@ -199,10 +236,9 @@ def test_rows_of_both_engines_are_not_mixed_unasked(llama: ServedModel, tmp_path
     loaded = llama.reference()
     options: CaptureOptions = {"model_name": "tiny", "layers": "0"}
     actstore.capture(loaded.model, loaded.processor, examples(3), store=tmp_path, **options)
+    serving: CaptureOptions = {**options, "engine": "vllm", "self_check": False}
     with pytest.raises(MixedRunError, match="engine null → vllm"):
-        actstore.capture(
-            llama, None, examples(3), store=tmp_path, engine="vllm", self_check=False, **options
-        )
+        actstore.capture(llama, None, examples(3), store=tmp_path, **serving)
 
 
 def test_half_of_the_residual_stream_is_refused_before_the_first_row(
