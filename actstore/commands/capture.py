@@ -80,8 +80,8 @@ def command(store: str | Path, given: Mapping[str, Any], as_json: bool) -> int:
         asked = _asked(options, questions, layers)
         CaptureSettings(**asked)  # a wrong word is told before the model is loaded
         if options["finalize"]:
-            identity, loaded_as = _meant(options, needed)
-            there = parts.finalize(root, questions, asked, identity, loaded_as)
+            identity, meant_as = _meant(options, needed)
+            there = parts.finalize(root, questions, asked, identity, meant_as)
             labels = _label(root, recipe, there.runs) if there.complete else None
             return parts.show(there, as_json=as_json, labels=labels)
         if options["engine"] == "slurm":

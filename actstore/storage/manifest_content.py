@@ -283,10 +283,11 @@ class SegmentedManifest(Manifest):
         return [*(entry for entry in older if entry.path not in self.gone), *newest]
 
     def more_than(self, before: Manifest) -> list[ShardEntry]:
-        alike = isinstance(before, SegmentedManifest) and before.segments == self.segments
-        if alike and before.gone == self.gone:
-            known = {entry.path for entry in before.newest}
-            return [entry for entry in self.newest if entry.path not in known]
+        if isinstance(before, SegmentedManifest):
+            older = before.segments, before.gone
+            if older == (self.segments, self.gone):
+                known = {entry.path for entry in before.newest}
+                return [entry for entry in self.newest if entry.path not in known]
         return super().more_than(before)
 
     def next(

@@ -17,7 +17,7 @@ from actstore.errors import CommitError, CorruptStoreError, SnapshotNotFoundErro
 from actstore.storage import card, key_hashes, layout, pruning, shard_columns, soundness
 from actstore.storage import manifest as manifests
 from actstore.storage.described import describe
-from actstore.storage.manifest import EMPTY, Manifest, ShardEntry
+from actstore.storage.manifest import EMPTY, LabelEntry, Manifest, ShardEntry
 from actstore.storage.segments import SegmentEntry, forget
 from actstore.storage.soundness import Named
 from actstore.storage.staging import Staging, writing
@@ -57,7 +57,7 @@ class Repair:
     """Damaged manifests of later commits, which are put aside."""
     shards: tuple[ShardEntry, ...] = ()
     """Shards that only those can have named, described from themselves."""
-    files: tuple[Named, ...] = ()
+    files: tuple[ShardEntry | LabelEntry | SegmentEntry, ...] = ()
     """Damaged or missing files of which there is a sound copy."""
     salvaged: Manifest | None = None
     """What is sound of the latest of those damaged ones, where only segments of it are not."""
@@ -119,7 +119,7 @@ def survey(
     ]
     rest = _salvaged(root, base) if aside else None
     going_on = base if rest is None else rest
-    files: list[Named] = []
+    files: list[ShardEntry | LabelEntry | SegmentEntry] = []
     entries = going_on.files
     broken = soundness.problems(root, entries.values(), progress=progress)
     for path, reason in broken:

@@ -19,6 +19,7 @@ from actstore.remote.syncing import sync
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
 from tests.capturing import clusters, families
+from tests.remote.bucket_fixtures import *  # noqa: F403
 from tests.torture.effort import TORTURE
 
 pytestmark = pytest.mark.skipif(
