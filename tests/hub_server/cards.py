@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
@@ -34,13 +35,19 @@ TEXTS = ("tags", "language", "task_categories", "size_categories", "license", "p
 LISTS = ("tags", "language", "task_categories", "size_categories", "license")
 
 
+@functools.lru_cache(maxsize=32)
+def _loaded(front: str) -> Any:
+    """Parse front matter once: each answer about a repository tells it. Nobody changes it."""
+    return yaml.safe_load(front)
+
+
 def card_data(text: str) -> dict[str, Any] | None:
     """The front matter as a mapping; None where there is none or it is broken."""
     found = FRONT_MATTER.match(text)
     if found is None:
         return None
     try:
-        data = yaml.safe_load(found.group(1))
+        data = _loaded(found.group(1))
         json.dumps(data, default=str)  # neither cycles nor a thousand levels
     except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         return None
@@ -63,7 +70,7 @@ def validate(text: str, kind: str) -> tuple[list[str], list[str]]:
     if found is None:
         return [], ["empty or missing yaml metadata in repo card"]
     try:
-        data = yaml.safe_load(found.group(1))
+        data = _loaded(found.group(1))
     except (yaml.YAMLError, RecursionError) as error:
         return [f"Invalid YAML: {error}"], []
     if data is None:

@@ -142,7 +142,7 @@ def assert_complete(root: Path, scenario: Scenario, prepared: Prepared) -> None:
 def test_killed_at_every_call(name: str, prepared: Prepared, tmp_path: Path) -> None:
     scenario = SCENARIOS[name]
     endings = set()
-    for at in [*prepared.moments(9), len(prepared.calls) + 1]:
+    for at in [*prepared.moments(18), len(prepared.calls) + 1]:
         root = copy_of(prepared, tmp_path / "store")
         child = children.Process(target=run_and_die, args=(root, scenario.run, at))
         child.start()
