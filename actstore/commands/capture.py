@@ -78,7 +78,6 @@ def command(store: str | Path, given: Mapping[str, Any], as_json: bool) -> int:
     with working(store, dry=options["dry_run"]) as root, quiet():
         layers, needed = _layers(options, loading)
         asked = _asked(options, questions, layers)
-        CaptureSettings(**asked)  # a wrong word is told before the model is loaded
         if options["finalize"]:
             identity, meant_as = _meant(options, needed)
             there = parts.finalize(root, questions, asked, identity, meant_as)
@@ -89,6 +88,7 @@ def command(store: str | Path, given: Mapping[str, Any], as_json: bool) -> int:
             printed = options["print_script"]
             click.echo(parts.slurm_script(workers, gpus, printed=printed, folder=Path.cwd()))
             return Exit.DONE
+        CaptureSettings(**asked)  # a wrong word is told before the model is loaded
         summary = _stored(root, questions, options, asked, needed)
         if summary is None and options["engine"] == "ray":
             summary = _with_ray(store, questions, options, asked, needed, hidden=as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -82,17 +83,20 @@ def join(
 
 def due(entries: Sequence[ShardEntry]) -> list[ShardEntry]:
     """Return the newest shards of one model, site and layer if they should be one, in order."""
+    if not entries:
+        return []
     run: list[ShardEntry] = []
-    tier = 0
+    tiers: Counter[int] = Counter()
     for entry in reversed(entries):
         if (entry.width, entry.dtype) != (entries[-1].width, entries[-1].dtype):
             break
-        if _tier(entry) > tier:
-            if len(run) >= _FEW:
-                break
-            tier = _tier(entry)
+        tier = _tier(entry)
+        if tiers and tier > max(tiers) and tiers[max(tiers)] >= _FEW:
+            break
         run.append(entry)
-    if len(run) < _FEW or sum(entry.vector_bytes for entry in run) > _MOST_BYTES:
+        tiers[tier] += 1
+    # So many of the largest: else a large one would be written again with every few small ones.
+    if tiers[max(tiers)] < _FEW or sum(entry.vector_bytes for entry in run) > _MOST_BYTES:
         return []
     return run[::-1]
 

@@ -149,9 +149,9 @@ class Transaction:
             self._build_on(made)
             if then is not None:
                 then(made)
-            if self._cards and not card.may_lag(before, made):
-                card.refresh(self.root, made)
-            return made
+        if self._cards and not card.may_lag(before, made):
+            card.refresh(self.root, made)
+        return made
 
     def _publish(self, build: Build) -> Manifest | None:
         """Make the next commit on top of the latest one, whichever that is by then."""

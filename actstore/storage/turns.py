@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import random
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,17 +23,29 @@ _PAUSE = 0.1
 """Seconds between two looks, at most; they get shorter as a writer waits: the oldest come first."""
 
 
+_has_turn = threading.local()
+
+
 @contextlib.contextmanager
 def turn(root: Path) -> Iterator[None]:
-    """Let one writer of a store at a time into the block, as far as its file system knows locks."""
+    """Let one writer of a store at a time into the block, as far as its file system knows locks.
+
+    A thread that has its turn and commits to the same store within does not wait for itself.
+    """
+    mine: set[Path] = _has_turn.__dict__.setdefault("roots", set())
+    if root in mine:
+        yield
+        return
     descriptor = -1
     with contextlib.suppress(OSError):  # there is no such folder any more: the commit makes it
         descriptor = os.open(root / layout.MANIFESTS, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if descriptor >= 0:
             _wait(descriptor)
+        mine.add(root)
         yield
     finally:
+        mine.discard(root)
         if descriptor >= 0:
             os.close(descriptor)
 

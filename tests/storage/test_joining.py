@@ -44,7 +44,8 @@ def entries(*rows: int, width: int = 8) -> list[ShardEntry]:
         ([1] * 16, 16),
         ([1] * 20, 20),
         ([300, *[1] * 16], 16),  # the large one stays as it is
-        ([*[1] * 16, 300], 17),
+        ([*[1] * 16, 300], 0),  # of what follows them there is one
+        ([256, *[1] * 15], 0),  # or the large one would be written again every time
         ([*[16] * 15, *[1] * 16], 16),
         ([*[16] * 15, 17, 1], 17),
         ([*[16] * 16, *[1] * 3], 19),

@@ -16,7 +16,7 @@ from tests.supply import audit, licences
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
-LISTED = re.compile(r'^  "([A-Za-z0-9_.-]+(?:\[[a-z,]+\])?)([^"]*)",(?: # (.+))?$', re.MULTILINE)
+LISTED = re.compile(r'^  "([A-Za-z0-9_.-]+(?:\[[a-z0-9,]+\])?)([^"]*)",(?: # (.+))?$', re.MULTILINE)
 
 
 def requirements() -> list[Requirement]:
@@ -37,7 +37,9 @@ def pins() -> dict[str, Version]:
 def test_each_dependency_has_a_lower_bound_and_a_reason() -> None:
     table = PYPROJECT.partition("\ndependencies = [")[2].partition("\n[project.scripts]")[0]
     listed = [found for found in LISTED.findall(table) if not found[0].startswith("actstore[")]
-    assert sorted(name for name, _, _ in listed) == sorted(one.name for one in requirements())
+    assert sorted(name.partition("[")[0] for name, _, _ in listed) == sorted(
+        one.name for one in requirements()
+    )
     for name, bounds, reason in listed:
         assert bounds.startswith(">="), f"{name} has no lower bound"
         assert len(reason) > 10, f"{name} is there without a reason"
@@ -49,8 +51,9 @@ def test_each_dependency_is_pinned_within_its_bounds() -> None:
         name = canonicalize_name(requirement.name)
         if name not in pinned:
             # A viewer that neither tests nor benchmarks start; an engine that `make test-vllm`
-            # installs beside them, at a version that stands in the Makefile.
-            assert name in ("embedding-atlas", "vllm")
+            # installs beside them, at a version that stands in the Makefile; frames that want an
+            # older pyarrow than is pinned, whose test runs where they are installed.
+            assert name in ("daft", "embedding-atlas", "vllm")
             continue
         assert pinned[name] in requirement.specifier, str(requirement)
 

@@ -73,8 +73,8 @@ class CaptureSettings:
             raise UsageError(f"engine {self.engine!r} is unknown: use one of {', '.join(ENGINES)}")
         if self.engine_options and self.engine != "vllm":
             raise UsageError(
-                f"engine options ({', '.join(self.engine_options)}) are vLLM's: leave them out, or "
-                "use engine vllm"
+                f"engine options ({', '.join(self.engine_options)}) are for another engine than "
+                f"{self.engine}: leave them out, or use engine vllm"
             )
         # A wrong word is told before the model is looked at.
         for read in (self.site_names, self.pools, self.excluded, self.examples_at_once):
