@@ -118,7 +118,9 @@ def result(driver: subprocess.Popen[str]) -> dict[str, Any]:
     """Wait for a driver; return its summary, with what it said meanwhile as ``said``."""
     out, err = driver.communicate(timeout=300)
     assert driver.returncode == 0, err
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    told = [line for line in out.splitlines() if line.startswith("{")]
+    assert told, (out, err)
+    found: dict[str, Any] = json.loads(told[-1])
     return {**found, "said": err}
 
 
