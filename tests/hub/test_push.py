@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from actstore.errors import (
     UsageError,
 )
 from actstore.hub.push import push
-from actstore.storage import card, compaction
+from actstore.storage import card, compaction, manifest_content
 from actstore.storage import manifest as manifests
 from actstore.storage.card_overview import fingerprint
 from tests.hub.pushing import (
@@ -32,7 +33,7 @@ from tests.hub.pushing import (
     uploads,
 )
 from tests.hub_server import Hub
-from tests.storage.stores import assert_sound, batch, content, write
+from tests.storage.stores import RUN, assert_sound, batch, content, write
 
 pytestmark = pytest.mark.usefixtures("lfs", "quick_retries")
 
@@ -104,6 +105,38 @@ def test_compaction_takes_the_place_of_the_small_shards(
     done = push_to(hub, store)
     assert (done.sent, done.shards, commits(hub)) == (1, 4, 4)
     matching(hub, store, tmp_path / "copy")
+
+
+def test_what_small_writes_joined_takes_the_place_of_what_was_pushed(
+    hub: Hub, tmp_path: Path
+) -> None:
+    store = tmp_path / "s"
+    run = dataclasses.replace(RUN, run_id="write-1", kind="write")
+    for number in range(16):
+        write(store, batch(number, 1), run=run, small=True)
+    push_to(hub, store)
+    write(store, batch(16, 1), run=run, small=True)
+    done = push_to(hub, store)
+    assert (done.sent, done.shards) == (2, 2)
+    matching(hub, store, tmp_path / "copy")
+
+
+def test_a_store_whose_manifests_share_segments(
+    hub: Hub, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository gets a manifest that lists everything; its copy is a store like any other."""
+    monkeypatch.setattr(manifest_content, "MOST_LISTED", 2)
+    for number in range(6):
+        write(store, batch(20 + number, 1, layer=number))
+    assert manifests.load(store).segments
+    push_to(hub, store)
+    assert not remote_manifest(hub).segments
+    assert remote_manifest(hub) == manifests.load(store).whole()
+    assert push_to(hub, store).commit is None
+    write(store, batch(40, 1, layer=2))
+    assert push_to(hub, store).sent == 1
+    assert remote_manifest(hub) == manifests.load(store).whole()
+    assert remote_content(hub, tmp_path / "copy") == content(store)
 
 
 @pytest.mark.parametrize("forget", [False, True])

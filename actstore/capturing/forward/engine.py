@@ -45,6 +45,31 @@ class Captured:
     """Tokens read and written, padding not counted."""
     rendered: list[str]
 
+    @classmethod
+    def of(
+        cls,
+        batch: PromptBatch,
+        positions: Sequence[int],
+        pooled: PooledBatch,
+        ids: np.ndarray,
+        predictions: list[str | None],
+        responses: list[list[int]],
+        grades: Sequence[Grade],
+    ) -> Captured:
+        """Return what came of a batch."""
+        return cls(
+            examples=batch.examples,
+            positions=list(positions),
+            pooled=pooled,
+            ids=ids,
+            roles=batch.roles,
+            predictions=predictions,
+            responses=responses,
+            labels=[grade.label for grade in grades],
+            tokens=batch.tokens + sum(map(len, responses)),
+            rendered=batch.rendered,
+        )
+
 
 class Engine:
     """A model with hooks at ``points``; a context manager, like the tap inside it."""
@@ -153,18 +178,7 @@ class Engine:
             grades = grades_of(self.grader, predictions, batch.examples)
             answer = answers_of(self.prompter, self.pools, responses, grades)
             pooled = self._tap.end(answer)
-        return Captured(
-            examples=batch.examples,
-            positions=list(positions),
-            pooled=pooled,
-            ids=ids,
-            roles=batch.roles,
-            predictions=predictions,
-            responses=responses,
-            labels=[grade.label for grade in grades],
-            tokens=batch.tokens + sum(map(len, responses)),
-            rendered=batch.rendered,
-        )
+        return Captured.of(batch, positions, pooled, ids, predictions, responses, grades)
 
     def inputs(self, batch: PromptBatch) -> dict[str, Any]:
         """Return the batch's inputs on the model's device, with positions where they are due.

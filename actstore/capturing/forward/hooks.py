@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from actstore.capturing.forward.assembly import Fed, assemble
+from actstore.capturing.forward.attached import Attached
 from actstore.capturing.forward.patterns import Patterns
 from actstore.capturing.forward.pooling import Pool, PooledBatch
 from actstore.capturing.forward.prompt_pooling import PromptPlan, PromptStates
@@ -30,7 +30,7 @@ class _Stop(Exception):
     """Ends a forward pass after the last wanted state."""
 
 
-class Tap:
+class Tap(Attached):
     """Hooks at ``points`` that keep what ``pools`` want of each batch, and nothing else.
 
     Between `begin` and `end` comes either one forward call of the model or of its base,
@@ -48,12 +48,12 @@ class Tap:
         stop_early: bool = False,
     ) -> None:
         """``stop_early`` ends a pass made with `call` once every point has fired."""
+        super().__init__()
         self.points = tuple(points)
         self.pools = tuple(pools)
         self.anatomy = anatomy
         self.stop_early = stop_early
         self._stops = False
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._fired = [0] * len(self.points)
         self._left = 0
         self._plan: PromptPlan | None = None
@@ -80,34 +80,12 @@ class Tap:
         self._masked: list[torch.Tensor] = []
         self._waiting: list[list[torch.Tensor]] = []
 
-    def __enter__(self) -> Self:
-        try:
-            for module in dict.fromkeys((self.anatomy.model, self.anatomy.base)):
-                self._handles.append(
-                    module.register_forward_pre_hook(self._opened, with_kwargs=True)
-                )
-                self._handles.append(module.register_forward_hook(self._closed))
-            for number, point in enumerate(self.points):
-                self._handles.append(self._attach(number, point))
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Remove every hook and let go of what was kept."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._reset()
+    def _hooks(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
+        for module in dict.fromkeys((self.anatomy.model, self.anatomy.base)):
+            yield module.register_forward_pre_hook(self._opened, with_kwargs=True)
+            yield module.register_forward_hook(self._closed)
+        for number, point in enumerate(self.points):
+            yield self._attach(number, point)
 
     def _attach(self, number: int, point: HookPoint) -> torch.utils.hooks.RemovableHandle:
         if point.take == "input":

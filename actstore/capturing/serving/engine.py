@@ -157,15 +157,4 @@ class ServingEngine:
         answer = answers_of(self.prompter, self.pools, responses, grades)
         with torch.inference_mode():
             pooled = self._tap.end(generated, answer)
-        return Captured(
-            examples=batch.examples,
-            positions=list(positions),
-            pooled=pooled,
-            ids=ids,
-            roles=batch.roles,
-            predictions=predictions,
-            responses=responses,
-            labels=[grade.label for grade in grades],
-            tokens=batch.tokens + sum(map(len, responses)),
-            rendered=batch.rendered,
-        )
+        return Captured.of(batch, positions, pooled, ids, predictions, responses, grades)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from actstore.capturing.forward.assembly import Fed, assemble
+from actstore.capturing.forward.attached import Attached
 from actstore.capturing.forward.pooling import Pool, PooledBatch
 from actstore.capturing.forward.prompt_pooling import GrowingPrompt, PromptPart, PromptPlan
 from actstore.capturing.forward.response_pooling import (
@@ -32,7 +32,7 @@ _BLOCK = ("resid_post", "resid_pre", "embeddings")
 _STATES, _RESIDUAL = "hidden_states", "residual"
 
 
-class ServingTap:
+class ServingTap(Attached):
     """Hooks in a serving engine's model that keep what ``pools`` want of a batch of texts.
 
     The model sees one row of tokens per step, ``[tokens, width]``, of whatever texts there are.
@@ -53,6 +53,7 @@ class ServingTap:
         Raises:
             ModelError: blocks do not take ``hidden_states``, and what goes into them is wanted.
         """
+        super().__init__()
         self.model = model
         self.points = tuple(points)
         self.pools = tuple(pools)
@@ -62,7 +63,6 @@ class ServingTap:
             for number, point in enumerate(self.points)
             if point.take == "input" and point.site in _BLOCK
         }
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -77,33 +77,11 @@ class ServingTap:
         self._likes: list[Like | None] = [None] * len(self.points)
         self._places: list[tuple[Responses, int]] = []
 
-    def __enter__(self) -> Self:
-        try:
-            self._handles.append(
-                self.model.register_forward_pre_hook(self._opened, with_kwargs=True)
-            )
-            self._handles.append(self.model.register_forward_hook(self._closed))
-            for number, point in enumerate(self.points):
-                self._handles.append(self._attach(number, point))
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Remove every hook and let go of what was kept."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._reset()
+    def _hooks(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
+        yield self.model.register_forward_pre_hook(self._opened, with_kwargs=True)
+        yield self.model.register_forward_hook(self._closed)
+        for number, point in enumerate(self.points):
+            yield self._attach(number, point)
 
     def _attach(self, number: int, point: HookPoint) -> torch.utils.hooks.RemovableHandle:
         if point.take == "input":
