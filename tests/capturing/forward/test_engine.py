@@ -124,6 +124,24 @@ def test_tokens_are_drawn_anew_for_each_batch_and_the_same_each_time() -> None:
     assert len({str(answers(seed, place)) for seed, place in ((1, 0), (1, 7), (2, 0))}) == 3
 
 
+def test_pads_are_not_what_a_penalty_for_repetition_takes_for_said() -> None:
+    """Else a response would depend on how long the others of its batch are: transformers' part."""
+    model = families.build("llama")
+
+    def prefer_the_pad(module: Any, given: Any, logits: torch.Tensor) -> torch.Tensor:
+        logits = logits.clone()
+        logits[..., families.PAD] += 10
+        return logits
+
+    model.lm_head.register_forward_hook(prefer_the_pad)
+    wanted = {"repetition_penalty": 50.0}
+    with engine(model=model, max_new_tokens=5, generation=wanted) as running:
+        together = running.run(EXAMPLES, PLACES).responses
+        alone = [running.run([each], [0]).responses[0] for each in EXAMPLES]
+    assert together == alone
+    assert [response.count(families.PAD) for response in alone] == [1, 1, 1]
+
+
 def test_answers_are_graded_and_else_keep_their_label() -> None:
     with engine(max_new_tokens=3) as running:
         assert running.run(EXAMPLES, PLACES).labels == ["x", "x", "x"]
