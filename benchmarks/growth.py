@@ -169,13 +169,21 @@ def _draw(path: Path, curves: dict[str, dict[int, Costs]]) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(curves), figsize=(11, 5), layout="constrained")
+    figure, axes = pyplot.subplots(1, len(curves), figsize=(11, 6), layout="constrained")
     for axis, (along, costs) in zip(axes, curves.items(), strict=True):
         names = [name for name in next(iter(costs.values())) if "byte" not in name]
-        for name in (name for name in names if name not in ("memory of both", "shards")):
-            axis.plot(list(costs), [cost[name] for cost in costs.values()], "o-", label=name)
+        names = [name for name in names if name not in ("memory of both", "shards")]
+        for number, name in enumerate(names):
+            style = "o-" if number < 10 else "s--"  # there are ten colours
+            axis.plot(list(costs), [cost[name] for cost in costs.values()], style, label=name)
         axis.set(xscale="log", yscale="log", xlabel=along, ylabel="seconds")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize="small", frameon=False)
+        axis.legend(
+            fontsize="small",
+            frameon=False,
+            ncols=2,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.12),
+        )
     figure.savefig(path)
     pyplot.close(figure)
