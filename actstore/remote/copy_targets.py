@@ -19,7 +19,8 @@ from actstore.remote.bucket import Bucket
 from actstore.remote.bucket_address import is_bucket, parse_bucket
 from actstore.remote.bucket_commits import StoredCommit, manifest_name
 from actstore.remote.bucket_pruning import GRACE
-from actstore.storage import card, layout
+from actstore.remote.copy_sources import Commit
+from actstore.storage import card, layout, turns
 from actstore.storage import manifest as manifests
 from actstore.storage.shard import sha256_of
 from actstore.storage.soundness import Named
@@ -47,8 +48,12 @@ class CopyTarget(Protocol):
     def put(self, entry: Named, path: Path) -> None:
         """Put a sound file in its place. One among the drafts may be moved there."""
 
-    def commit(self, number: int, manifest: bytes) -> bool:
-        """Make a commit; False where there is another one of that number."""
+    def commit(self, commit: Commit) -> bool:
+        """Make a commit; False where there is another one of that number.
+
+        Raises:
+            CommitError: its files, put there a while ago, are gone.
+        """
 
     def numbers(self) -> list[int]:
         """Return the commits that are there now."""
@@ -143,19 +148,33 @@ class _ToFolder:
             path.replace(target)
             layout.sync_folder(target.parent)
 
-    def commit(self, number: int, manifest: bytes) -> bool:
+    def commit(self, commit: Commit) -> bool:
         assert self._staging is not None
-        target = layout.manifest_path(self._root, number)
+        target = layout.manifest_path(self._root, commit.manifest.number)
         draft = self._staging.folder / target.name
         with writing(self._root):
             _sync_folders(self._root / layout.ACTIVATIONS, self._root)
-            layout.write_durably(draft, manifest)
-            try:
-                os.link(draft, target)
-            except FileExistsError:
-                return False
+            layout.write_durably(draft, commit.data)
+            with turns.naming(self._root):
+                self._require(commit)
+                before = self.newest.number if self.newest is not None else 0
+                if before < commit.manifest.number < manifests.newest(self._root):
+                    return False  # another writer's of this number may have been pruned since
+                try:
+                    os.link(draft, target)
+                except FileExistsError:
+                    return False
             layout.sync_folder(target.parent)
         return True
+
+    def _require(self, commit: Commit) -> None:
+        """Refuse to make a commit of files that a pruning has removed since they were put there."""
+        for path in commit.manifest.named:
+            if not (self._root / path).exists():
+                raise CommitError(
+                    f"{path} of {self._root} was pruned while commit {commit.manifest.number} was "
+                    "copied: sync again, which brings what is missing"
+                )
 
     def finish(self, text: bytes | None) -> None:
         if self.newest is None and text is not None:
@@ -193,8 +212,9 @@ class _ToBucket:
         if path.parent == self.drafts:
             path.unlink()
 
-    def commit(self, number: int, manifest: bytes) -> bool:
-        made = self._bucket.create(manifest_name(number), manifest)
+    def commit(self, commit: Commit) -> bool:
+        number = commit.manifest.number
+        made = self._bucket.create(manifest_name(number), commit.data)
         if made and (self.newest is None or number > self.newest.number):
             bucket_commits.hint_at(self._bucket, number)
         return made

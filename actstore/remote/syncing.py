@@ -160,8 +160,7 @@ class _Copying:
         self._here = 0
         files: dict[str, Named] = {}
         for each in commits:
-            files |= each.manifest.files
-            files |= {segment.path: segment for segment in each.manifest.segments}
+            files |= each.manifest.named
         for path in files:
             # What is written goes by these names, and the store may be somebody else's.
             rows = path.startswith(_ROOMS) and _FILE.fullmatch(path)
@@ -195,7 +194,7 @@ class _Copying:
                 raise
         wanted = {commit.manifest.number for commit in self._commits}
         for commit in self._commits:
-            if not self._target.commit(commit.manifest.number, commit.data):
+            if not self._target.commit(commit):
                 raise self._overtaken(commit.manifest.number)
         first = self._target.newest.number if self._target.newest else 0
         strange = [

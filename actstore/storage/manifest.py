@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from actstore.errors import (
     SnapshotNotFoundError,
     StoreNotFoundError,
 )
-from actstore.storage import layout, segments
+from actstore.storage import layout, segments, turns
 from actstore.storage.entries import LabelEntry as LabelEntry
 from actstore.storage.entries import PoolingRegion as PoolingRegion
 from actstore.storage.entries import Rounding as Rounding
@@ -250,6 +251,20 @@ def load_if_there(root: Path, number: int) -> Manifest | None:
         return None
 
 
+def load_all(root: Path, chosen: Callable[[list[int]], Collection[int]]) -> list[Manifest]:
+    """Load commits of a store as they all are there at one moment, while others may be pruning.
+
+    Args:
+        root: folder of the store.
+        chosen: which of its numbers; asked again where one of them is gone before it is read.
+    """
+    while True:
+        found = [load_if_there(root, number) for number in chosen(numbers(root))]
+        there = [each for each in found if each is not None]
+        if len(there) == len(found):
+            return there
+
+
 def latest(root: Path, *, lazily: bool = False) -> Manifest:
     """Load the latest commit, or :data:`EMPTY` when there is none yet; see :func:`load`."""
     return load(root, lazily=lazily) if newest(root) else EMPTY
@@ -276,8 +291,8 @@ def _why_no_store(root: Path) -> str:
 def publish(root: Path, manifest: Manifest, staging: Path) -> bool:
     """Create the manifest's file, exclusively and durably.
 
-    Returns False when another writer has already made a commit of that number: nothing
-    happened, read the latest manifest and try again on top of it.
+    Returns False when another writer has already made a commit of that number, or a later one:
+    nothing happened, read the latest manifest and try again on top of it.
 
     Raises:
         CommitError: the disk is full or failed; the message says which commit stands.
@@ -288,10 +303,13 @@ def publish(root: Path, manifest: Manifest, staging: Path) -> bool:
         layout.write_durably(draft, manifest.encode())
         # Another writer that had nothing to commit may have removed the empty folder.
         target.parent.mkdir(exist_ok=True)
-        try:
-            os.link(draft, target)
-        except FileExistsError:
-            return False
+        with turns.naming(root):
+            if newest(root) >= manifest.number:  # one of that number may have been pruned since
+                return False
+            try:
+                os.link(draft, target)
+            except FileExistsError:
+                return False
     except OSError as error:
         raise CommitError(
             f"commit {manifest.number} of {root} could not be written ({error}); "

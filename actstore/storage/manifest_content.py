@@ -72,6 +72,11 @@ class Manifest:
         return found | {overlay.path: overlay for overlay in self.labels}
 
     @property
+    def named(self) -> dict[str, ShardEntry | LabelEntry | SegmentEntry]:
+        """Every file that it cannot be read without, by path."""
+        return self.files | {segment.path: segment for segment in self.segments}
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all content: the SHA-256 of the hashes of shards and labels, sorted."""
         hashes = sorted(

@@ -25,8 +25,8 @@ from actstore.storage import (
 from actstore.storage import manifest as manifests
 from actstore.storage.lease import alone
 from actstore.storage.manifest import Manifest
-from actstore.storage.soundness import Named
 from actstore.storage.staging import planned_paths, prepare, writing
+from actstore.storage.turns import removing
 
 _QUOTED = ("example_id", "question", "oracle", "prediction", "source", "extra")
 """Columns whose texts a report can quote; labels count where their example is gone."""
@@ -105,12 +105,9 @@ def _erase(
     # placed by then is named by its plan, or meanwhile by a commit.
     used = planned_paths(root)
     numbers = manifests.numbers(root)
-    old = [number for number in numbers[:-keep] if not _is_read(root, number)]
-    there = (manifests.load_if_there(root, number) for number in numbers if number not in old)
-    kept = [manifest for manifest in there if manifest is not None]
-    named: dict[str, Named] = {}
-    for each in kept:
-        named |= _files_of(each)
+    kept = manifests.load_all(root, lambda known: _staying(root, known, keep))
+    old = sorted(set(numbers) - {each.number for each in kept})
+    named = {path: entry for commit in kept for path, entry in commit.named.items()}
     unused = [path for path in found if path not in used | named.keys()]
     segments = [path for path in segments if path not in used | named.keys()]
     if old or unused:
@@ -127,26 +124,28 @@ def _erase(
     if caches:
         stale += _remove_work(root)
     forgotten = []
-    for number in old:
-        manifest = layout.manifest_path(root, number)
-        with alone(manifest) as nobody:
-            if nobody:
-                manifest.unlink(missing_ok=True)
-                forgotten.append(number)
-            else:  # somebody has begun to read it since
-                commit = manifests.load_if_there(root, number)
-                still = _files_of(commit) if commit is not None else {}
-                unused = [path for path in unused if path not in still]
-                segments = [path for path in segments if path not in still]
     removed = []
     size = 0
-    for path in unused:
-        with contextlib.suppress(FileNotFoundError):  # another one prunes too
-            size += (root / path).stat().st_size
-            (root / path).unlink()
-            removed.append(path)
-    _remove(root, (root / path for path in segments))
-    _remove_empty(root)
+    with removing(root):
+        # Commits that were made since, or that somebody has begun to read.
+        needed = manifests.load_all(root, lambda known: sorted(set(known) - set(numbers)))
+        for number in old:
+            manifest = layout.manifest_path(root, number)
+            with alone(manifest) as nobody:
+                if nobody:
+                    manifest.unlink(missing_ok=True)
+                    forgotten.append(number)
+                else:
+                    needed += filter(None, [manifests.load_if_there(root, number)])
+        still = {path for commit in needed for path in commit.named}
+        for path in unused:
+            if path not in still:
+                with contextlib.suppress(FileNotFoundError):  # somebody has removed it by hand
+                    size += (root / path).stat().st_size
+                    (root / path).unlink()
+                    removed.append(path)
+        _remove(root, (root / path for path in segments if path not in still))
+        _remove_empty(root)
     card.refresh(root)
     return Erased(
         commits=tuple(forgotten),
@@ -162,14 +161,17 @@ def _erase(
     )
 
 
+def _staying(root: Path, numbers: list[int], keep: int) -> list[int]:
+    return [
+        number
+        for at, number in enumerate(numbers)
+        if at >= len(numbers) - keep or _is_read(root, number)
+    ]
+
+
 def _is_read(root: Path, number: int) -> bool:
     with alone(layout.manifest_path(root, number)) as nobody:
         return not nobody
-
-
-def _files_of(commit: Manifest) -> dict[str, Named]:
-    entries: list[Named] = [*commit.shards, *commit.labels, *commit.segments]
-    return {entry.path: entry for entry in entries}
 
 
 def _stored_segments(root: Path) -> list[str]:

@@ -68,8 +68,8 @@ class Staging:
         plan = {"base": self._base, "paths": list(self._placed)}
         try:
             with writing(self.root):
-                layout.write_durably(self.folder / _PLAN, json.dumps(plan).encode())
-                layout.sync_folder(self.folder)
+                # In one step: a pruning that reads half a plan takes what was placed for nobody's.
+                layout.replace_durably(self.folder / _PLAN, json.dumps(plan).encode())
                 folders = set()
                 for relative, source in files.items():
                     target = self.root / relative
@@ -350,14 +350,8 @@ def _undo(root: Path, folder: Path) -> None:
     plan = _read_plan(folder / _PLAN)
     if plan is None:
         return
-    committed: set[str] = set()
-    for number in manifests.numbers(root):
-        if number > plan.base:
-            commit = manifests.load_if_there(root, number)
-            if commit is not None:
-                committed |= {entry.path for entry in commit.shards}
-                committed |= {entry.path for entry in commit.labels}
-                committed |= {entry.path for entry in commit.segments}
+    later = manifests.load_all(root, lambda numbers: [each for each in numbers if each > plan.base])
+    committed = {path for commit in later for path in commit.named}
     for path in plan.paths:
         if path not in committed:
             (root / path).unlink(missing_ok=True)

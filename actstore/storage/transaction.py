@@ -8,12 +8,11 @@ from pathlib import Path
 from types import TracebackType
 
 from actstore.errors import StoreError
-from actstore.storage import backing, card, layout
+from actstore.storage import backing, card, layout, turns
 from actstore.storage import manifest as manifests
 from actstore.storage.lease import Lease, pin
 from actstore.storage.manifest import Manifest
 from actstore.storage.staging import Staging, prepare, writing
-from actstore.storage.turns import turn
 
 Build = Callable[[Manifest], Manifest | None]
 """Makes of the latest commit the next one; None: there is nothing left to commit."""
@@ -134,9 +133,8 @@ class Transaction:
             try:
                 with writing(self.root):
                     self._staging.place(dict(files))
-                    stack.enter_context(turn(self.root))
-                    made = self._publish(build)
-                    before = self.base
+                    stack.enter_context(turns.turn(self.root))
+                    before, made = self._publish(build)
             except BaseException:
                 self._staging.withdraw()
                 with contextlib.suppress(StoreError):  # what others committed meanwhile
@@ -146,31 +144,41 @@ class Transaction:
                 self._staging.withdraw()
                 return None
             self._staging.done()
-            self._build_on(made)
+            self.base = made
             if then is not None:
                 then(made)
         if self._cards and not card.may_lag(before, made):
             card.refresh(self.root, made)
         return made
 
-    def _publish(self, build: Build) -> Manifest | None:
-        """Make the next commit on top of the latest one, whichever that is by then."""
+    def _publish(self, build: Build) -> tuple[Manifest, Manifest | None]:
+        """Make the next commit on top of the latest one, whichever that is by then.
+
+        Returns that one, and what :meth:`commit` returns.
+        """
         while True:
             if manifests.newest(self.root) not in (0, self.base.number):
                 self._build_on(manifests.load(self.root, lazily=True))
-            following = build(self.base)
+            before = self.base
+            following = build(before)
             if following is None:
-                return None
+                return before, None
             segment = layout.segment_path(layout.new_transaction())
             following = self._in_segments(following, segment)
             if self._make(following):
-                return following
+                return before, following
             self.take_back([segment])  # somebody else was first: it is made anew
 
     def _make(self, following: Manifest) -> bool:
         if self._behind is not None:
             return self._behind.publish(following, self._staging.placed, self.folder)
-        return manifests.publish(self.root, following, self.folder)
+        with turns.naming(self.root):
+            if not manifests.publish(self.root, following, self.folder):
+                return False
+            # Before anybody can prune it. It is made, even where descriptors are too few for that.
+            with contextlib.suppress(OSError):
+                self._build_on(following)
+            return True
 
     def _in_segments(self, following: Manifest, path: str) -> Manifest:
         """Put what the next manifest would list into a segment at ``path``, if it is much."""

@@ -7,12 +7,21 @@ from pathlib import Path
 import pytest
 
 import actstore
-from actstore.errors import BucketFileError, DamageError, DivergedError, StoreError, UsageError
+from actstore.errors import (
+    BucketFileError,
+    CommitError,
+    DamageError,
+    DivergedError,
+    StoreError,
+    UsageError,
+)
 from actstore.remote import copy_targets
 from actstore.remote.bucket import Bucket
 from actstore.remote.bucket_address import parse_bucket
 from actstore.remote.syncing import sync
+from actstore.storage import layout
 from actstore.storage import manifest as manifests
+from actstore.storage.pruning import erase
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
 from tests.hub.publishing import ADDRESS
@@ -156,6 +165,27 @@ def test_a_damaged_source_is_named_and_nothing_committed(folder: Path, bucket: s
     Bucket(parse_bucket(bucket)).put(shard.path, data[:-1] + b"x")
     with pytest.raises(BucketFileError, match="is not what its manifest says"):
         sync(bucket, f"{bucket}/other")
+
+
+def test_files_that_are_pruned_before_they_are_committed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "copy"
+    sync(folder, target)
+    put_rows(folder, 6)
+    write_durably = layout.write_durably
+
+    def pruned(path: Path, data: bytes) -> None:
+        write_durably(path, data)
+        monkeypatch.setattr(layout, "write_durably", write_durably)
+        assert len(erase(target).files) == 1
+
+    monkeypatch.setattr(layout, "write_durably", pruned)
+    with pytest.raises(CommitError, match=r"was pruned while commit 4 was copied: sync again"):
+        sync(folder, target)
+    assert contents(actstore.open(target)) == expected(*range(6))
+    assert sync(folder, target).files == 1
+    assert contents(actstore.open(target)) == expected(*range(9))
 
 
 def test_places_that_cannot_be(folder: Path, tmp_path: Path) -> None:

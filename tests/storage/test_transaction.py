@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from actstore.errors import CommitError
-from actstore.storage import card, layout
+from actstore.storage import card, layout, pruning
 from actstore.storage import manifest as manifests
+from actstore.storage.compaction import compact
 from actstore.storage.manifest import LabelEntry, Manifest
-from actstore.storage.staging import prepare
+from actstore.storage.staging import Staging, prepare
 from actstore.storage.transaction import Transaction
 from tests.storage.stores import batch, card_commit, content, expected, write
 
@@ -209,3 +210,41 @@ def test_without_a_commit_a_new_store_is_not_left_behind(tmp_path: Path) -> None
         draft(change)
     assert not (tmp_path / "s").exists()
     change.close()
+
+
+def test_a_number_that_was_given_out_and_pruned_is_not_given_out_again(store: Path) -> None:
+    overtaken: list[int | None] = []
+
+    def build(latest: Manifest) -> Manifest:
+        if not overtaken:  # commits 2 and 3, and 2 is gone by the time that this one is made
+            overtaken.extend([write(store, batch(3, 1)), write(store, batch(4, 1))])
+            assert pruning.erase(store).commits == (2,)
+        return latest.next(operation="o", message="")
+
+    with Transaction(store) as change:
+        made = change.commit({}, build)
+    assert overtaken == [2, 3]
+    assert made is not None
+    assert made.number == 4
+    assert manifests.load(store) == made
+    assert content(store) == expected(batch(0, 5))
+
+
+def test_a_commit_that_was_just_made_is_not_pruned_before_its_writer_has_read_it(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = Staging.done
+
+    def overtaken(staging: Staging) -> None:
+        monkeypatch.setattr(Staging, "done", done)
+        done(staging)
+        write(store, batch(4, 1, layer=4))
+        compact(store)
+        assert pruning.erase(store).held == (2,)
+
+    monkeypatch.setattr(Staging, "done", overtaken)
+    with Transaction(store) as change:
+        made = change.commit({}, lambda latest: latest.next(operation="o", message=""))
+        assert made is not None
+        assert made.number == 2
+    assert content(store) == expected(batch(0, 3), batch(4, 1, layer=4))
