@@ -85,13 +85,13 @@ def stopped(root: Path, at: int, then: Callable[[], object]) -> Iterator[type[_S
 
 def write_and_prune(root: Path) -> None:
     """Write rows, and forget all commits before."""
-    write(root, batch(70, 2, layer=1))
+    write(root, batch(70, 2, layer=0))
     pruning.erase(root)
 
 
 def compact_and_prune(root: Path) -> None:
     """Write rows, join everything, and forget all commits before."""
-    write(root, batch(70, 2, layer=1))
+    write(root, batch(70, 2, layer=0))
     compact(root)
     pruning.erase(root)
 
@@ -172,7 +172,7 @@ SCENARIOS = {
 } | {
     "join": crashing.Scenario(prepare_joining, write_again),
 }
-_THEIRS: Content = expected(batch(70, 2, layer=1))
+_THEIRS: Content = expected(batch(70, 2, layer=0))
 
 
 _PAIRS = list(itertools.product(OTHERS, (256, 2)))
