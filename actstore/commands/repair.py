@@ -11,7 +11,7 @@ import click
 from actstore.commands import output
 from actstore.commands.confirming import check_can_ask, confirm, dry_run_option, yes_option
 from actstore.commands.exit_codes import Exit
-from actstore.commands.options import format_options, store_argument
+from actstore.commands.options import bucket_store_argument, format_options
 from actstore.commands.progress import bar
 from actstore.wording import counted
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("repair")
-@store_argument
+@bucket_store_argument
 @click.option(
     "--from",
     "source",
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @dry_run_option
 @yes_option
 @format_options
-def command(store: Path, source: str | None, dry_run: bool, yes: bool, as_json: bool) -> int:
+def command(store: str | Path, source: str | None, dry_run: bool, yes: bool, as_json: bool) -> int:
     """Repair STORE: its files from copies elsewhere, its latest commit from what is sound.
 
     A damaged or missing file is replaced by one with the same SHA-256. Where the manifest of

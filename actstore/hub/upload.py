@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from actstore.errors import RemoteStoreError
 from actstore.hub.overlap import Fresh
 from actstore.remote.client import KIND, Client
-from actstore.storage import soundness
+from actstore.storage import backing, soundness
 from actstore.storage.archive import write_archived
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.threads import in_parallel
@@ -85,10 +85,17 @@ class Uploads:
         self._done.clear()
 
     def _send_slice(self, part: list[Fresh]) -> None:
+        for folder in {fresh.folder for fresh in part}:
+            mine = [each.entry for each in part if each.folder == folder]
+            soundness.check(folder, mine, fetching=True)
+        with contextlib.ExitStack() as here:
+            for fresh in part:
+                here.enter_context(soundness.fetched(fresh.folder, fresh.entry))
+            self._send_files(part)
+
+    def _send_files(self, part: list[Fresh]) -> None:
         from huggingface_hub import CommitOperationAdd
 
-        for folder in {fresh.folder for fresh in part}:
-            soundness.check(folder, [each.entry for each in part if each.folder == folder])
         entries = in_parallel(self._prepared, part)
         operations = []
         for fresh, (entry, file) in zip(part, entries, strict=True):
@@ -116,6 +123,9 @@ class Uploads:
                     f"the .gitignore of {self._repository} leaves out {entry.path}: change it "
                     "there, then push again"
                 )
+            if operation._upload_mode != "lfs" and backing.of(fresh.folder) is not None:
+                # It is sent with the commit, and the file is gone by then.
+                operation.path_or_fileobj = Path(operation.path_or_fileobj).read_bytes()
             self._done[fresh.entry.path] = (entry, operation)
             if operation._upload_mode == "lfs" and self._archive:
                 with contextlib.suppress(OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,9 @@ _READS = 16
 
 
 @contextlib.contextmanager
-def working(place: str | Path, *, dry: bool = False) -> Iterator[Path]:
+def working(
+    place: str | Path, *, at: int | None = None, history: bool = False, dry: bool = False
+) -> Iterator[Path]:
     """Give a store as a folder to write to while the block runs, wherever it lies.
 
     A store on this machine is its own folder. One in a bucket gets a temporary folder with the
@@ -46,10 +49,13 @@ def working(place: str | Path, *, dry: bool = False) -> Iterator[Path]:
 
     Args:
         place: a folder, or an address in a bucket.
+        at: number of an earlier commit to have in the folder too.
+        history: have the manifests of all commits in the folder.
         dry: whether nothing will be written, so that nobody asks whether it could be.
 
     Raises:
         PathError: it is an address of another kind.
+        StoreNotFoundError, SnapshotNotFoundError: there is no commit ``at`` in the bucket.
         BucketConditionError: the server ignores conditions, so that commits could be lost.
         BucketError: the bucket cannot be read or written.
     """
@@ -62,6 +68,10 @@ def working(place: str | Path, *, dry: bool = False) -> Iterator[Path]:
         found = bucket_commits.newest(behind.bucket)
         if found is not None:
             behind.keep(found)
+        if at is not None:
+            behind.keep(bucket_commits.read_commit(behind.bucket, at))
+        if history:
+            behind.keep_history()
         yield behind.root
         behind.keep_reports()
 
@@ -168,20 +178,19 @@ class BucketBacking:
         return self._files.cache_folders()
 
     @contextlib.contextmanager
-    def fetched(self, entry: ShardEntry | LabelEntry) -> Iterator[None]:
-        path = self.root / entry.path
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def fetched(self, path: str) -> Iterator[None]:
+        target = self.root / path
+        draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with contextlib.suppress(BucketFileError), path.open("wb") as file:
-                try:
-                    for block in self.bucket.blocks(entry.path):
-                        file.write(block)
-                except BucketFileError:
-                    path.unlink()  # missing there, and so here
-                    raise
+            with contextlib.suppress(BucketFileError), draft.open("wb") as file:
+                for block in self.bucket.blocks(path):
+                    file.write(block)
+                draft.replace(target)  # what is missing there is missing here
             yield
         finally:
-            path.unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
 
     # --- committing
 

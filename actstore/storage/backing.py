@@ -35,8 +35,8 @@ class Backing(Protocol):
     def labels(self, entry: LabelEntry) -> pa.Table:
         """Return a label overlay that is not in the folder."""
 
-    def fetched(self, entry: ShardEntry | LabelEntry) -> contextlib.AbstractContextManager[None]:
-        """Have a whole file in the folder while the block runs."""
+    def fetched(self, path: str) -> contextlib.AbstractContextManager[None]:
+        """Have a whole file in the folder while the block runs; as it is, sound or not."""
 
     def cache_folders(self) -> Sequence[Callable[[], Path]]:
         """Return what makes folders for derived files, the best first."""
@@ -83,8 +83,8 @@ def of_missing(root: Path, path: str) -> Backing | None:
 
 
 @contextlib.contextmanager
-def fetched(root: Path, entry: ShardEntry | LabelEntry) -> Iterator[None]:
-    """Have a whole file of a store in its folder while the block runs."""
-    behind = of_missing(root, entry.path)
-    with contextlib.nullcontext() if behind is None else behind.fetched(entry):
+def fetched(root: Path, path: str) -> Iterator[None]:
+    """Have a whole file of a store in its folder while the block runs; as it is, sound or not."""
+    behind = of_missing(root, path)
+    with contextlib.nullcontext() if behind is None else behind.fetched(path):
         yield

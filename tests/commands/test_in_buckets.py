@@ -1,0 +1,194 @@
+"""Every command that changes a store does to one in a bucket what it does to one in a folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import actstore as library
+from actstore.remote.bucket import Bucket
+from actstore.remote.bucket_address import parse_bucket
+from actstore.remote.syncing import sync
+from actstore.storage.snapshot import open_snapshot
+from actstore.storage.verification import verify
+from tests.capturing import token_stores
+from tests.commands.conftest import Command
+from tests.remote.buckets import Proxy
+
+_RUN = re.compile(r"(pool|convert|write)-[0-9T]+-[0-9a-f]+")
+CHANGES: dict[str, list[list[str]]] = {
+    "drop": [["drop", "{}", "layer = 4 AND position > 1", "--yes"]],
+    "drop whole shards": [["drop", "{}", "layer = 4", "--yes"]],
+    "drop what has labels": [["label", "{}", "--set", "'x'"], ["drop", "{}", "layer = 0", "--yes"]],
+    "rename": [["rename", "{}", "--set", "task = 't'", "layer = 4", "--yes"]],
+    "rename apart": [
+        ["rename", "{}", "--set", "layer = 9", "example_id = 'e1' AND layer = 4", "--yes"]
+    ],
+    "checkout": [["drop", "{}", "true", "--yes"], ["checkout", "{}", "--at", "1", "--yes"]],
+    "convert": [["convert", "{}", "--to", "int8"]],
+    "convert what fits": [["convert", "{}", "--to", "compact16"]],
+    "pool": [["pool", "{}", "--pool", "response.mean,prompt.last"]],
+    "pool some": [["pool", "{}", "--pool", "prompt.max", "--layers", "4"]],
+    "compact labels": [["label", "{}", "--set", "'x'"], ["compact", "{}"]],
+    "compact shards": [["pool", "{}", "--pool", "prompt.last"], ["compact", "{}"]],
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Tokens of three examples in two layers."""
+    token_stores.write(tmp_path / "s")
+    return tmp_path / "s"
+
+
+@pytest.fixture
+def place(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same store in a bucket."""
+    monkeypatch.setenv("ACTSTORE_CACHE", str(tmp_path / "cache"))
+    address = f"memory://m{secrets.token_hex(6)}/s"
+    sync(folder, address)
+    return address
+
+
+def content(place: Path | str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return all rows of a store and its history, without what differs from run to run."""
+    store = library.open(place)
+    rows = store.select().to_polars().to_dicts()
+    for row in rows:
+        row["run_id"] = _RUN.sub("run", row["run_id"])
+        row["activation"] = np.asarray(row["activation"]).tobytes()
+        row.pop("captured_at")
+    return rows, history(place)
+
+
+def history(place: Path | str) -> list[dict[str, Any]]:
+    store = library.open(place)
+    found = []
+    for number in range(1, store.commit + 1):
+        manifest = library.open(place, number)._snapshot.manifest
+        found.append(
+            {
+                "commit": (manifest.number, manifest.operation, manifest.message, manifest.rows),
+                "shards": [(e.partition, e.rows, e.dtype, e.pools) for e in manifest.shards],
+                "labels": [entry.rows for entry in manifest.labels],
+                "runs": [_RUN.sub("run", run.run_id) for run in manifest.runs],
+            }
+        )
+    return found
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_same_rows_and_the_same_history(
+    change: str, folder: Path, place: str, tmp_path: Path, actstore: Command
+) -> None:
+    said = []
+    for store in (folder, place):
+        for words in CHANGES[change]:
+            done = actstore(*(word.format(store) for word in words))
+            assert done.code == 0, done.err
+        said.append(_RUN.sub("run", done.out.replace(str(store), "STORE")))
+    assert said[0] == said[1]
+    assert content(folder) == content(place)
+    sync(place, tmp_path / "copy")
+    assert verify(open_snapshot(tmp_path / "copy")) == []
+    assert list((tmp_path / "copy").glob("**/*.parquet"))
+
+
+def test_what_would_be_done_is_told_and_not_done(place: str, actstore: Command) -> None:
+    before = Bucket(parse_bucket(place)).objects("")
+    for words in (
+        ["drop", place, "layer = 4", "--dry-run"],
+        ["rename", place, "--set", "task = 't'", "--dry-run"],
+        ["checkout", place, "--at", "1", "--dry-run"],
+        ["convert", place, "--to", "int8", "--dry-run"],
+    ):
+        assert actstore(*words).code == 0
+    assert Bucket(parse_bucket(place)).objects("") == before
+
+
+def test_an_index_of_rows_in_a_bucket(store: Path, place: str, actstore: Command) -> None:
+    pytest.importorskip("usearch")
+    other = f"{place}-other"
+    sync(store, other)
+    found = []
+    for each in (store, other):
+        done = actstore("index", each, "--layers", "3", "--json")
+        assert done.code == 0, done.err
+        assert json.loads(done.out)["recall"] == 1
+        found.append(library.open(each).nearest(5, layer=3, index=True).to_pydict())
+    assert found[0] == found[1]
+    assert actstore("drop", other, "layer = 3 AND example_id = 'e1'", "--yes").code == 0
+    done = actstore("nearest", other, "--row", "5", "--layers", "3", "--index")
+    assert "build it with `actstore index`" in done.err
+
+
+def test_a_conversion_into_a_folder(folder: Path, place: str, actstore: Command) -> None:
+    out = folder.parent / "small"
+    before = Bucket(parse_bucket(place)).objects("")
+    done = actstore("convert", place, "--to", "compact16", "--out", out)
+    assert done.code == 0, done.err
+    actstore("convert", folder, "--to", "compact16", "--out", folder.parent / "other")
+    assert content(out) == content(folder.parent / "other")
+    assert Bucket(parse_bucket(place)).objects("") == before
+
+
+@pytest.mark.parametrize("change", ["drop", "rename", "checkout", "convert", "compact shards"])
+def test_nothing_is_made_from_damage(
+    change: str, folder: Path, place: str, actstore: Command
+) -> None:
+    """Not from a file that is missing either, and what was there stays."""
+    held = Bucket(parse_bucket(place))
+    actstore("label", place, "--set", "'y'", "--where", "layer = 4")
+    for entry in library.open(place)._snapshot.shards:
+        if entry.layer == 4:
+            data = held.read(entry.path)
+            assert data is not None
+            at = entry.pages[0][0] + 9
+            held.put(entry.path, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    before = held.objects("")
+    words = CHANGES[change][-1]
+    done = actstore(*(word.format(place) for word in words))
+    assert done.code != 0
+    assert "damaged" in done.err or "not what" in done.err
+    assert place in done.err
+    assert held.objects("") == before
+
+
+def test_pruning_at_once_is_left_to_the_grace(place: str, actstore: Command) -> None:
+    done = actstore("drop", place, "layer = 4", "--prune", "--yes")
+    assert done.code == 2
+    assert f"actstore compact {place} --prune --grace HOURS" in done.err
+    assert library.open(place).commit == 1
+
+
+def test_python_does_the_same(folder: Path, place: str) -> None:
+    for each in (folder, place):
+        store = library.open(each)
+        assert store.drop("layer = 4 AND position > 1", dry_run=True).commit is None
+        assert store.drop("layer = 4 AND position > 1").commit == 2
+        assert store.rename({"task": "t"}, "layer = 0").commit == 3
+        assert store.checkout(1).commit == store.commit == 4
+    assert content(folder) == content(place)
+    behind = library.open(place)
+    library.open(place).rename({"task": "t"})
+    with pytest.raises(library.errors.UsageError, match=r"is open at commit 4, its latest is 5"):
+        behind.drop("true")
+
+
+def test_requests_of_a_change(folder: Path, bucket: str, proxy: Proxy) -> None:
+    """One whole shard travels there and back, whatever else the store holds."""
+    sync(folder, bucket)
+    store = library.open(bucket)
+    store.sql("SELECT count(*) FROM activations").fetchall()
+    store.drop("example_id = 'nobody'")  # the probe of the server
+    proxy.fail(None)
+    store.drop("layer = 4 AND position > 1")
+    shards = [each for each in proxy.seen if "activations" in each]
+    assert [each.split()[0] for each in shards] == ["GET", "PUT"]
+    assert len(proxy.seen) <= 12, proxy.seen
