@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from actstore.errors import RemoteStoreError
 from actstore.hub.overlap import Fresh
 from actstore.remote.client import KIND, Client
-from actstore.storage import backing, soundness
+from actstore.storage import soundness
 from actstore.storage.archive import write_archived
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.threads import in_parallel
@@ -123,9 +123,6 @@ class Uploads:
                     f"the .gitignore of {self._repository} leaves out {entry.path}: change it "
                     "there, then push again"
                 )
-            if operation._upload_mode != "lfs" and backing.of(fresh.folder) is not None:
-                # It is sent with the commit, and the file is gone by then.
-                operation.path_or_fileobj = Path(operation.path_or_fileobj).read_bytes()
             self._done[fresh.entry.path] = (entry, operation)
             if operation._upload_mode == "lfs" and self._archive:
                 with contextlib.suppress(OSError):

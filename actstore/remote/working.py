@@ -101,6 +101,32 @@ def looking(place: str | Path, at: int | None = None, *, history: bool = False) 
 
 
 @contextlib.contextmanager
+def repairing(place: str | Path, *, dry: bool = False) -> Iterator[Path]:
+    """Give a store as a folder to repair while the block runs, wherever it lies.
+
+    Of one in a bucket the folder has the manifests of all commits, and what they share, sound or
+    not.
+
+    Args:
+        place: a folder, or an address in a bucket.
+        dry: whether nothing will be written.
+
+    Raises:
+        PathError, BucketConditionError, BucketError: as :func:`working`.
+        StoreNotFoundError: there is no store in the bucket.
+    """
+    if not is_bucket(place):
+        yield paths.local_store(place)
+        return
+    with _standing_in(place) as behind:
+        if not dry:
+            behind.bucket.check_conditions()
+        if not behind.keep_as_it_is():
+            bucket_commits.read_commit(behind.bucket)  # says what is there instead
+        yield behind.root
+
+
+@contextlib.contextmanager
 def _standing_in(place: str | Path) -> Iterator[BucketBacking]:
     bucket = Bucket(parse_bucket(place))
     # So that what names the folder nevertheless says which store is meant.
@@ -155,6 +181,23 @@ class BucketBacking:
             others = set(bucket_commits.numbers(self.bucket)).difference(here)
             list(pool.map(fetch, sorted(others)))
 
+    def keep_as_it_is(self) -> int:
+        """Put all manifests and segments into the folder, damaged ones too; say how many."""
+        names = [each.path for each in self.bucket.objects(layout.MANIFESTS)]
+        wanted = [path for path in names if layout.is_segment(path)]
+        wanted += map(manifest_name, bucket_commits.numbers_of(names))
+        for folder in {str(Path(path).parent) for path in wanted}:
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+
+        def fetch(path: str) -> None:
+            data = self.bucket.read(path)
+            if data is not None:
+                (self.root / path).write_bytes(data)
+
+        with ThreadPoolExecutor(_READS, thread_name_prefix="actstore-history") as pool:
+            list(pool.map(fetch, wanted))
+        return len(wanted)
+
     def keep(self, commit: StoredCommit) -> None:
         """Put a manifest into the folder, and the segments that it names."""
         bucket_commits.decode(commit, self.bucket, self.root)
@@ -192,7 +235,22 @@ class BucketBacking:
             draft.unlink(missing_ok=True)
             target.unlink(missing_ok=True)
 
+    def stored_files(self) -> list[str]:
+        found = [*self.bucket.objects(layout.ACTIVATIONS), *self.bucket.objects(layout.LABELS)]
+        return sorted(each.path for each in found if each.path.endswith(".parquet"))
+
     # --- committing
+
+    def replace(self, path: str) -> None:
+        self.bucket.put(path, self.root / path)
+        if not layout.is_segment(path):  # which manifests are read with
+            (self.root / path).unlink()
+
+    def put_aside(self, path: str, name: str) -> None:
+        data = self.bucket.read(path)
+        if data is not None:
+            self.bucket.put(name, data)
+            self.bucket.delete([path])
 
     def publish(self, manifest: Manifest, files: Collection[str], staging: Path) -> bool:
         self._upload(files)

@@ -41,6 +41,15 @@ class Backing(Protocol):
     def cache_folders(self) -> Sequence[Callable[[], Path]]:
         """Return what makes folders for derived files, the best first."""
 
+    def stored_files(self) -> list[str]:
+        """Return the paths of all shards and label overlays that are there, of any commit."""
+
+    def replace(self, path: str) -> None:
+        """Put a file of the folder there, over what there may be."""
+
+    def put_aside(self, path: str, name: str) -> None:
+        """Give a file there another name."""
+
     def publish(self, manifest: Manifest, files: Collection[str], staging: Path) -> bool:
         """Make a commit where the store is.
 

@@ -192,3 +192,96 @@ def test_requests_of_a_change(folder: Path, bucket: str, proxy: Proxy) -> None:
     shards = [each for each in proxy.seen if "activations" in each]
     assert [each.split()[0] for each in shards] == ["GET", "PUT"]
     assert len(proxy.seen) <= 12, proxy.seen
+
+
+def spoil(place: Path | str, path: str, at: int = -40) -> None:
+    """Change a byte of a file."""
+    if isinstance(place, Path):
+        data = bytearray((place / path).read_bytes())
+        data[at] ^= 1
+        (place / path).write_bytes(data)
+        return
+    held = Bucket(parse_bucket(place))
+    found = held.read(path)
+    assert found is not None
+    data = bytearray(found)
+    data[at] ^= 1
+    held.put(path, bytes(data))
+
+
+def objects(place: Path | str) -> list[tuple[str, int]]:
+    """Return the names and sizes of a store's own files."""
+    if isinstance(place, Path):
+        files = [path for path in place.rglob("*") if path.is_file()]
+        found = [(path.relative_to(place).as_posix(), path.stat().st_size) for path in files]
+    else:
+        found = [(each.path, each.size) for each in Bucket(parse_bucket(place)).objects("")]
+    rooms = ("activations/", "labels/", "manifests/0", "manifests/seg")
+    return sorted(each for each in found if each[0].startswith(rooms))
+
+
+@pytest.mark.parametrize("copy", ["folder", "bucket"])
+def test_files_come_back_from_copies(
+    copy: str, folder: Path, place: str, tmp_path: Path, actstore: Command
+) -> None:
+    actstore("label", place, "--set", "'y'", "--where", "layer = 4")
+    source: Path | str = tmp_path / "copy" if copy == "folder" else f"{place}-copy"
+    sync(place, source)
+    shards = library.open(place)._snapshot.shards
+    (overlay,) = library.open(place)._snapshot.manifest.labels
+    before, rows = objects(place), content(place)
+    spoil(place, shards[0].path)
+    spoil(place, overlay.path)
+    Bucket(parse_bucket(place)).delete([shards[1].path])
+    assert actstore("repair", place, "--yes").code == 4
+    shown = actstore("repair", place, "--from", source, "--dry-run")
+    assert shown.out.count("brings back") == 3
+    assert actstore("verify", place).code == 4
+    done = actstore("repair", place, "--from", source, "--yes")
+    assert done.code == 0, done.err
+    assert done.out.endswith("brought back 3 files\n")
+    assert "sound" in actstore("verify", place).out
+    assert (objects(place), content(place)) == (before, rows)
+    spoil(folder, shards[0].path)
+    assert actstore("repair", folder, "--from", place, "--yes").code == 0
+    assert "nothing to repair: commit 2 is sound" in actstore("repair", place, "--yes").out
+
+
+@pytest.mark.parametrize("segmented", [False, True])
+def test_a_damaged_commit_is_made_anew(
+    segmented: bool,
+    folder: Path,
+    place: str,
+    actstore: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the rows that only it had, as in a folder; with what is sound of its segments."""
+    if segmented:
+        monkeypatch.setattr("actstore.storage.manifest_content.MOST_LISTED", 1)
+    said = []
+    for store in (folder, place):
+        for name in ("prompt.last", "prompt.max", "response.mean"):
+            assert actstore("pool", store, "--pool", name).code == 0
+        found = library.open(store)._snapshot.manifest
+        assert bool(found.segments) == segmented
+        path = found.segments[0].path if segmented else "manifests/0000000004.json"
+        spoil(store, path)
+        done = actstore("repair", store, "--yes", "--json")
+        document = json.loads(done.out)
+        said.append((done.code, document["base"], document["commit"], len(document["shards"])))
+        assert library.open(store).commit == document["commit"]
+        aside = [path for path, _ in objects(store) if path.endswith(".damaged")]
+        assert len(aside) == len(document["aside"])
+    assert said[0] == said[1]
+    assert said[0][2] == 5
+    rows = [sorted(map(str, content_rows(each))) for each in (folder, place)]
+    assert rows[0] == rows[1]
+    assert "problem" not in actstore("verify", place).out
+
+
+def content_rows(place: Path | str) -> list[dict[str, Any]]:
+    rows = library.open(place).select().to_polars().to_dicts()
+    return [
+        {**row, "run_id": "", "captured_at": "", "activation": list(row["activation"])}
+        for row in rows
+    ]
