@@ -104,10 +104,7 @@ class LocalPath(click.Path):
 def place(text: str) -> str | Path:
     """Return what a source is called as a path; as it is if it is an address."""
     if is_bucket(text):
-        raise click.BadParameter(
-            f"{text}: sources are read from folders on this machine and from the Hub: copy the "
-            "files here first"
-        )
+        return str(parse_bucket(text))
     return text if is_address(text) else paths.local(text)
 
 
