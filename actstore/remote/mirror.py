@@ -107,7 +107,7 @@ class Mirror:
         Raises:
             as :func:`mirrored`.
         """
-        visible = {path: size for path, size in self.place.files.items() if not _hidden(path)}
+        visible = {path: size for path, size in self.place.files.items() if not hidden(path)}
         for path in visible:
             parts = path.split("/")
             if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
@@ -168,7 +168,7 @@ class Mirror:
         if name in self.place.files:
             return [name]
         inside = "" if name == "." else f"{name}/"
-        return [each for each in self.place.files if each.startswith(inside) and not _hidden(each)]
+        return [each for each in self.place.files if each.startswith(inside) and not hidden(each)]
 
     def _get(self, name: str, *, hold: bool) -> None:
         # One at a time, but for the tables: files are opened in order anyway.
@@ -209,7 +209,8 @@ def _above(path: str) -> Iterator[str]:
         yield path
 
 
-def _hidden(path: str) -> bool:
+def hidden(path: str) -> bool:
+    """Say whether a file or a folder above it has a name that begins with a dot."""
     return any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))
 
 

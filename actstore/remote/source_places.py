@@ -14,7 +14,7 @@ from actstore.remote.bucket import Bucket
 from actstore.remote.bucket_address import BucketAddress, is_bucket, parse_bucket
 from actstore.remote.client import Client
 from actstore.remote.download import download
-from actstore.remote.mirror import Place
+from actstore.remote.mirror import Place, hidden
 
 _STEP = 8 << 20
 
@@ -56,10 +56,11 @@ class HubPlace:
                 f"actstore pull {address.repository} FOLDER"
             )
         below = address.path
-        if below and not any(p == below or p.startswith(f"{below}/") for p in self._files):
+        visible = [path for path in self._files if not hidden(path)]
+        if below and not any(p == below or p.startswith(f"{below}/") for p in visible):
             raise UsageError(
                 f"{address}: there is no {below!r} in {address.repository}; it has "
-                f"{', '.join(sorted({p.split('/')[0] for p in self._files})[:8]) or 'no file'}"
+                f"{', '.join(sorted({p.split('/')[0] for p in visible})[:8]) or 'no file'}"
             )
 
     @property
