@@ -194,8 +194,8 @@ def command(
     A source is a folder of activation files, the project folder above it, a repository on the
     Hugging Face Hub, or a folder in a bucket; files from elsewhere are fetched one after the
     other. The layout is detected; the rows of one file are stored all or not at all; a bad file
-    is refused by name and does not stop the rest (exit code 3). Rows that are in the store already are not stored twice,
-    so an interrupted ingest is completed by the same command.
+    is refused by name and does not stop the rest (exit code 3). Rows that are in the store
+    already are not stored twice, so an interrupted ingest is completed by the same command.
 
     Tables that belong to the files are looked for in SOURCES. One that lies in a folder above is
     read only where --allow-parent names a folder that holds it, or if you say so on a terminal.

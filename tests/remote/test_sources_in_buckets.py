@@ -19,6 +19,7 @@ from actstore.storage import manifest as manifests
 from tests.ingestion.storing import stored_rows
 from tests.layouts import amber, clt, faithfulness
 from tests.remote.buckets import Proxy, put_rows
+from tests.torture.effort import TORTURE
 
 
 def upload(folder: Path, address: str) -> None:
@@ -51,7 +52,9 @@ def matrices(folder: Path, files: int = 3) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("layout", ["amber", "clt", "faithfulness"])
+@pytest.mark.parametrize(
+    "layout", ["amber", "clt", "faithfulness"] if TORTURE else ["faithfulness"]
+)
 def test_each_layout_comes_in_as_from_a_folder(layout: str, bucket: str, tmp_path: Path) -> None:
     """Tensors by torch, tables beside them, safetensors, and all named in the record."""
     source = tmp_path / "source"
