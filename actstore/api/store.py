@@ -609,7 +609,7 @@ class Store(StoreReader):
 
         self._open()
         fencing.require_whole(self.name, self.skipped, call.partition(" ")[0])
-        with working(self._place, at=at, history=history, dry=dry) as root:
+        with working(self._place, there=True, at=at, history=history, dry=dry) as root:
             newest = manifests.load(root, lazily=True).number
             if newest != self.commit:
                 raise UsageError(

@@ -51,7 +51,7 @@ def command(store: str | Path, at: int, dry_run: bool, yes: bool, as_json: bool)
     from actstore.remote.working import working
 
     check_can_ask(yes=yes, dry_run=dry_run)
-    with working(store, at=at, dry=dry_run) as root:
+    with working(store, there=True, at=at, dry=dry_run) as root:
         checkout = Checkout(root, at)
         done = checkout.outlook
         if not dry_run:

@@ -78,7 +78,7 @@ def command(
         raise click.UsageError(
             "--grace is for buckets, with --prune: in a folder those who read are seen"
         )
-    with working(store) as root, bar("compacting") as report:
+    with working(store, there=True) as root, bar("compacting") as report:
         done = compaction.compact(root, shard_bytes=shard_mb << 20, progress=report)
     pruned = None
     if prune and is_bucket(store):

@@ -75,7 +75,10 @@ def command(
     from actstore.querying.reader import open_reader
     from actstore.remote.working import working
 
-    with working(store, dry=dry_run or target is not None) as root, open_reader(root) as reader:
+    with (
+        working(store, there=True, dry=dry_run or target is not None) as root,
+        open_reader(root) as reader,
+    ):
         with bar("measuring") as report:
             found = harm.measure(reader, to, label=label, progress=report)
         if not as_json:

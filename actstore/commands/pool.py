@@ -72,7 +72,7 @@ def command(
     import actstore
     from actstore.remote.working import working
 
-    with working(store) as root:
+    with working(store, there=True) as root:
         with actstore.open(root) as opened:
             chosen = None if rows.everything else rows.select(opened).rows
             at, count, size = opened.commit, opened.rows, opened.info().vector_bytes

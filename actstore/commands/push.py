@@ -77,7 +77,7 @@ def command(store: str | Path, to: str, settings: PushOptions, as_json: bool) ->
         raise click.UsageError("--create-pr opens a pull request on main: leave out --revision")
     # All commits: what the store held before tells its shards up there from those of others.
     dry = settings.get("dry_run", False)
-    with working(store, history=True, dry=dry) as root, bar("pushing") as report:
+    with working(store, there=True, history=True, dry=dry) as root, bar("pushing") as report:
         done = push(root, to, progress=lambda sent, total: report(sent, total=total), **settings)
     if as_json:
         output.print_json(dataclasses.asdict(done))

@@ -65,7 +65,7 @@ def command(
     from actstore.remote.working import working
 
     check_can_ask(yes=yes, dry_run=dry_run)
-    with working(store, dry=dry_run) as root:
+    with working(store, there=True, dry=dry_run) as root:
         rename = Rename(root, assignments, where)
         done = rename.outlook
         if not dry_run:

@@ -38,7 +38,12 @@ _READS = 16
 
 @contextlib.contextmanager
 def working(
-    place: str | Path, *, at: int | None = None, history: bool = False, dry: bool = False
+    place: str | Path,
+    *,
+    there: bool = False,
+    at: int | None = None,
+    history: bool = False,
+    dry: bool = False,
 ) -> Iterator[Path]:
     """Give a store as a folder to write to while the block runs, wherever it lies.
 
@@ -49,13 +54,15 @@ def working(
 
     Args:
         place: a folder, or an address in a bucket.
+        there: whether nothing can be done where there is no store yet.
         at: number of an earlier commit to have in the folder too.
         history: have the manifests of all commits in the folder.
         dry: whether nothing will be written, so that nobody asks whether it could be.
 
     Raises:
         PathError: it is an address of another kind.
-        StoreNotFoundError, SnapshotNotFoundError: there is no commit ``at`` in the bucket.
+        StoreNotFoundError, SnapshotNotFoundError: there is no store, or no commit ``at``, in the
+            bucket, and one is needed.
         BucketConditionError: the server ignores conditions, so that commits could be lost.
         BucketError: the bucket cannot be read or written.
     """
@@ -68,6 +75,8 @@ def working(
         found = bucket_commits.newest(behind.bucket)
         if found is not None:
             behind.keep(found)
+        elif there:
+            bucket_commits.read_commit(behind.bucket)  # says what is there instead
         if at is not None:
             behind.keep(bucket_commits.read_commit(behind.bucket, at))
         if history:

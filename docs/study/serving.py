@@ -59,13 +59,12 @@ def distances(one: Path | str, other: Path | str, dtype: str) -> Distances:
     Raises:
         ValueError: they are not of the same keys, or say something else of their examples.
     """
-    names = [*schema.key_names(), "label", "question", "token_count"]
-    keys = sorted(schema.key_names())
+    keys = list(schema.key_names())
+    names = [*keys, "label", "question", "token_count"]
     mine, theirs = (
         actstore.open(store).select().to_polars(names).sort(keys) for store in (one, other)
     )
-    known = [name for name in names if name != "run_id"]
-    if not mine.select(known).equals(theirs.select(known)):
+    if not mine.select(names).equals(theirs.select(names)):
         raise ValueError(f"{one} and {other} hold other rows")
     left, right = (
         np.stack([vector.to_numpy() for vector in frame["activation"]]).astype(np.float64)
