@@ -55,7 +55,7 @@ $(VLLM_ENV)/installed: pyproject.toml
 	$(VLLM_ENV)/bin/python -m pip install --quiet $(VLLM)
 	@# Built for another torch than vLLM's, they break its import; texts need none of them.
 	$(VLLM_ENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VLLM_ENV)/bin/python -m pip install --quiet --editable . pytest hypothesis
+	$(VLLM_ENV)/bin/python -m pip install --quiet --editable '.[bucket]' pytest hypothesis
 	touch $@
 
 ## kill, interrupt and fill the disk at every call of the system, and 100 random ones

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack, get_args
@@ -375,7 +375,8 @@ class Store(StoreReader):
         """
         from actstore.hub import push as hub
 
-        done = hub.push(self._latest("push takes"), to, **options)
+        with self._latest("push takes", history=True, dry=options.get("dry_run", False)) as root:
+            done = hub.push(root, to, **options)
         self.refresh()
         return done
 
@@ -521,10 +522,11 @@ class Store(StoreReader):
         """
         from actstore.querying.changes import Drop
 
-        drop = Drop(self._latest("drop changes"), where, prune=prune)
-        if prune and not dry_run:
-            self._snapshot.release()  # or it would keep the rows itself
-        done = drop.outlook if dry_run else drop.apply()
+        with self._latest("drop changes", dry=dry_run) as root:
+            drop = Drop(root, where, prune=prune)
+            if prune and not dry_run:
+                self._snapshot.release()  # or it would keep the rows itself
+            done = drop.outlook if dry_run else drop.apply()
         self.refresh()
         return done
 
@@ -551,8 +553,9 @@ class Store(StoreReader):
         """
         from actstore.querying.changes import Rename
 
-        rename = Rename(self._latest("rename changes"), set, where)
-        done = rename.outlook if dry_run else rename.apply()
+        with self._latest("rename changes", dry=dry_run) as root:
+            rename = Rename(root, set, where)
+            done = rename.outlook if dry_run else rename.apply()
         self.refresh()
         return done
 
@@ -573,8 +576,9 @@ class Store(StoreReader):
         """
         from actstore.querying.changes import Checkout
 
-        checkout = Checkout(self._latest("checkout changes"), at)
-        done = checkout.outlook if dry_run else checkout.apply()
+        with self._latest("checkout changes", at=at, dry=dry_run) as root:
+            checkout = Checkout(root, at)
+            done = checkout.outlook if dry_run else checkout.apply()
         self.refresh()
         return done
 
@@ -589,17 +593,30 @@ class Store(StoreReader):
 
         return working(self._place)
 
-    def _latest(self, call: str) -> Path:
-        """Return the store's folder, if it is the latest commit that is open, as ``call`` needs."""
-        root = self._open().root
+    @contextmanager
+    def _latest(
+        self, call: str, *, at: int | None = None, history: bool = False, dry: bool = False
+    ) -> Iterator[Path]:
+        """Give such a folder, if it is the latest commit that is open, as ``call`` needs.
+
+        Args:
+            call: what is called and does that, for messages.
+            at: an earlier commit that is needed too.
+            history: whether all of them are.
+            dry: whether nothing will be written.
+        """
+        from actstore.remote.working import working
+
+        self._open()
         fencing.require_whole(self.name, self.skipped, call.partition(" ")[0])
-        newest = manifests.load(root, lazily=True).number
-        if newest != self.commit:
-            raise UsageError(
-                f"{root} is open at commit {self.commit}, its latest is {newest}, and that is what "
-                f"{call}: refresh() first"
-            )
-        return root
+        with working(self._place, there=True, at=at, history=history, dry=dry) as root:
+            newest = manifests.load(root, lazily=True).number
+            if newest != self.commit:
+                raise UsageError(
+                    f"{self.name} is open at commit {self.commit}, its latest is {newest}, and "
+                    f"that is what {call}: refresh() first"
+                )
+            yield root
 
 
 def open(

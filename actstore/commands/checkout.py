@@ -16,7 +16,7 @@ from actstore.commands.confirming import (
     yes_option,
 )
 from actstore.commands.exit_codes import Exit
-from actstore.commands.options import format_options, store_argument
+from actstore.commands.options import bucket_store_argument, format_options
 from actstore.commands.progress import bar
 from actstore.wording import counted
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command("checkout")
-@store_argument
+@bucket_store_argument
 @click.option(
     "--at",
     type=click.IntRange(min=1),
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @dry_run_option
 @yes_option
 @format_options
-def command(store: Path, at: int, dry_run: bool, yes: bool, as_json: bool) -> int:
+def command(store: str | Path, at: int, dry_run: bool, yes: bool, as_json: bool) -> int:
     """Go back to commit N of STORE: a new commit that holds what N held.
 
     The history stays, so that this too can be undone. The files of N are held against their
@@ -48,15 +48,17 @@ def command(store: Path, at: int, dry_run: bool, yes: bool, as_json: bool) -> in
       actstore checkout runs.store --at 3
     """
     from actstore.querying.changes import Checkout
+    from actstore.remote.working import working
 
     check_can_ask(yes=yes, dry_run=dry_run)
-    checkout = Checkout(store, at)
-    done = checkout.outlook
-    if not dry_run:
-        if not checkout.nothing:
-            confirm("Go back?", lambda: _show(checkout.outlook), yes=yes, as_json=as_json)
-        with bar("checking") as report:
-            done = checkout.apply(progress=report)
+    with working(store, there=True, at=at, dry=dry_run) as root:
+        checkout = Checkout(root, at)
+        done = checkout.outlook
+        if not dry_run:
+            if not checkout.nothing:
+                confirm("Go back?", lambda: _show(checkout.outlook), yes=yes, as_json=as_json)
+            with bar("checking") as report:
+                done = checkout.apply(progress=report)
     if as_json:
         output.print_json(done.as_dict())
     elif done.commit is not None:

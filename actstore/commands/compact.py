@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -60,8 +60,8 @@ def command(
     `load_dataset` and other readers of the files see them after compact. Rows keep their
     order, and the new commit holds the same rows as the last.
 
-    In a bucket shards are not joined; with --prune old commits and what writers that died have
-    left are removed there, once the grace is over.
+    In a bucket --prune also removes what writers that died have left there, and everything once
+    the grace is over.
 
     \b
     Examples:
@@ -69,32 +69,23 @@ def command(
       actstore compact runs.store --prune --keep 3
       actstore compact s3://bucket/runs.store --prune --keep 10
     """
-    from actstore.storage import compaction, pruning
+    from actstore.remote.working import working
+    from actstore.storage import compaction
 
     if keep is not None and not prune:
         raise click.UsageError("--keep only has a meaning with --prune")
-    if is_bucket(store):
-        _in_bucket(str(store), prune, keep or 1, grace, as_json)
-        return
-    if grace is not None:
-        raise click.UsageError("--grace is for buckets: in a folder those who read are seen")
-    store = Path(store)
-    with bar("compacting") as report:
-        done = compaction.compact(store, shard_bytes=shard_mb << 20, progress=report)
-    removed = pruning.erase(store, keep=keep or 1) if prune else None
-    if removed is not None:
-        tell_held(removed)
+    if grace is not None and not (prune and is_bucket(store)):
+        raise click.UsageError(
+            "--grace is for buckets, with --prune: in a folder those who read are seen"
+        )
+    with working(store, there=True) as root, bar("compacting") as report:
+        done = compaction.compact(root, shard_bytes=shard_mb << 20, progress=report)
+    pruned = None
+    if prune and is_bucket(store):
+        pruned = _prune_bucket(str(store), keep or 1, grace)
+    elif prune:
+        pruned = _prune_folder(Path(store), keep or 1)
     if as_json:
-        pruned = None
-        if removed is not None:
-            pruned = {
-                "commits": len(removed.commits),
-                "held": removed.held,
-                "files": len(removed.files),
-                "bytes": removed.bytes,
-                "caches": removed.caches,
-                "reports": removed.reports,
-            }
         output.print_json({**done._asdict(), "pruned": pruned})
         return
     if done.commit is None:
@@ -109,36 +100,47 @@ def command(
                 f"{counted(done.hashed, 'shard')} of an earlier version can be checked in parts "
                 "from now on, and so read sooner"
             )
-    if removed is not None:
+    if pruned is not None:
         click.echo(
-            f"removed {counted(len(removed.commits), 'old commit')}, "
-            f"{counted(len(removed.files), 'file')}, {output.size(removed.bytes)}"
+            f"removed {counted(pruned['commits'], 'old commit')}, "
+            f"{counted(pruned['files'], 'file')}, {output.size(pruned['bytes'])}"
         )
-        for name in removed.reports:
+        for name in pruned.get("reports", ()):
             click.echo(f"removed {name}, which quotes rows that are in no commit any longer")
+        if kept := pruned.get("kept_by_grace"):
+            output.note(
+                f"{counted(len(kept), 'old commit')} stayed, which somebody may still be reading: "
+                f"they go {pruned['grace_hours']:g} hours after the next one was made"
+            )
 
 
-def _in_bucket(address: str, prune: bool, keep: int, grace: float | None, as_json: bool) -> None:
-    """Remove what is no longer needed in a bucket."""
+def _prune_folder(store: Path, keep: int) -> dict[str, Any]:
+    """Remove what is no longer needed in a folder; return what that was, for JSON."""
+    from actstore.storage import pruning
+
+    removed = pruning.erase(store, keep=keep)
+    tell_held(removed)
+    return {
+        "commits": len(removed.commits),
+        "held": removed.held,
+        "files": len(removed.files),
+        "bytes": removed.bytes,
+        "caches": removed.caches,
+        "reports": removed.reports,
+    }
+
+
+def _prune_bucket(address: str, keep: int, grace: float | None) -> dict[str, Any]:
+    """Remove what is no longer needed in a bucket; return what that was, for JSON."""
     from actstore.remote.bucket import Bucket
     from actstore.remote.bucket_pruning import GRACE, prune_bucket
 
-    if not prune:
-        raise click.UsageError(
-            f"shards are joined on this machine only: copy the store (actstore sync {address} "
-            "FOLDER), compact that, and sync it to another place; --prune works in a bucket"
-        )
     wait = GRACE if grace is None else timedelta(hours=grace)
-    done = prune_bucket(Bucket(parse_bucket(address)), keep=keep, grace=wait)
-    if as_json:
-        output.print_json({**dataclasses.asdict(done), "grace_hours": wait.total_seconds() / 3600})
-        return
-    click.echo(
-        f"removed {counted(len(done.commits), 'old commit')}, "
-        f"{counted(len(done.files), 'file')}, {output.size(done.bytes)}"
-    )
-    if done.kept_by_grace:
-        output.note(
-            f"{counted(len(done.kept_by_grace), 'old commit')} stayed, which somebody may still be "
-            f"reading: they go {wait.total_seconds() / 3600:g} hours after the next one was made"
-        )
+    removed = prune_bucket(Bucket(parse_bucket(address)), keep=keep, grace=wait)
+    return {
+        "commits": len(removed.commits),
+        "kept_by_grace": removed.kept_by_grace,
+        "grace_hours": wait.total_seconds() / 3600,
+        "files": len(removed.files),
+        "bytes": removed.bytes,
+    }

@@ -9,7 +9,7 @@ import click
 
 from actstore.commands import output
 from actstore.commands.confirming import dry_run_option
-from actstore.commands.options import format_options, output_option, store_argument
+from actstore.commands.options import bucket_store_argument, format_options, output_option
 from actstore.commands.progress import bar
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ MAX_HARM = 0.005
 
 
 @click.command("convert")
-@store_argument
+@bucket_store_argument
 @click.option(
     "--to",
     type=click.Choice(("int8", "compact16", "float16")),
@@ -46,7 +46,7 @@ MAX_HARM = 0.005
 @dry_run_option
 @format_options
 def command(
-    store: Path,
+    store: str | Path,
     to: Target,
     target: Path | None,
     max_harm: float | None,
@@ -73,8 +73,12 @@ def command(
     """
     from actstore.analysis import conversion, harm
     from actstore.querying.reader import open_reader
+    from actstore.remote.working import working
 
-    with open_reader(store) as reader:
+    with (
+        working(store, there=True, dry=dry_run or target is not None) as root,
+        open_reader(root) as reader,
+    ):
         with bar("measuring") as report:
             found = harm.measure(reader, to, label=label, progress=report)
         if not as_json:

@@ -17,7 +17,7 @@ from actstore.commands.confirming import (
     yes_option,
 )
 from actstore.commands.exit_codes import Exit
-from actstore.commands.options import format_options, store_argument
+from actstore.commands.options import bucket_store_argument, format_options
 from actstore.commands.progress import bar
 from actstore.wording import counted
 
@@ -29,7 +29,7 @@ _NAMED = 5
 
 
 @click.command("drop")
-@store_argument
+@bucket_store_argument
 @click.argument("where")
 @click.option(
     "--prune",
@@ -40,13 +40,16 @@ _NAMED = 5
 @dry_run_option
 @yes_option
 @format_options
-def command(store: Path, where: str, prune: bool, dry_run: bool, yes: bool, as_json: bool) -> int:
+def command(
+    store: str | Path, where: str, prune: bool, dry_run: bool, yes: bool, as_json: bool
+) -> int:
     """Drop the rows of STORE that meet WHERE, a SQL condition over the metadata.
 
     The new commit is without these rows; older commits still hold them (`actstore checkout`
     brings them back) unless --prune removes them for good. What would go is shown first.
     Files are held against their SHA-256 before anything is removed; where one is damaged
-    nothing is (exit code 4). Exit code 1 after --prune: a commit is being read and stays.
+    nothing is (exit code 4). Exit code 1 after --prune: a commit is being read and stays. In a
+    bucket nobody can see who reads: there `actstore compact --prune` removes old commits.
 
     \b
     Examples:
@@ -55,15 +58,17 @@ def command(store: Path, where: str, prune: bool, dry_run: bool, yes: bool, as_j
       actstore drop runs.store "norm = 0" --dry-run
     """
     from actstore.querying.changes import Drop
+    from actstore.remote.working import working
 
     check_can_ask(yes=yes, dry_run=dry_run)
-    drop = Drop(store, where, prune=prune)
-    done = drop.outlook
-    if not dry_run:
-        if not drop.nothing:
-            confirm("Drop them?", lambda: _show(drop.outlook), yes=yes, as_json=as_json)
-        with bar("dropping") as report:
-            done = drop.apply(progress=report)
+    with working(store, there=True, dry=dry_run) as root:
+        drop = Drop(root, where, prune=prune)
+        done = drop.outlook
+        if not dry_run:
+            if not drop.nothing:
+                confirm("Drop them?", lambda: _show(drop.outlook), yes=yes, as_json=as_json)
+            with bar("dropping") as report:
+                done = drop.apply(progress=report)
     if done.erased is not None:
         tell_held(done.erased)
     ending = Exit.ERROR if done.erased is not None and done.erased.held else Exit.DONE
@@ -100,7 +105,7 @@ def _show(outlook: Dropped) -> None:
         click.echo("older commits keep these rows; --prune removes them for good")
 
 
-def _tell(store: Path, erased: Erased) -> None:
+def _tell(store: str | Path, erased: Erased) -> None:
     """Say what was removed, and what may hold the same rows still."""
     click.echo(
         f"removed for good: {counted(len(erased.commits), 'older commit')}, "

@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from actstore.commands import output
-from actstore.commands.options import format_options, store_argument
+from actstore.commands.options import format_options, readable_store_argument
 from actstore.commands.row_options import Rows, row_options
 from actstore.wording import counted
 
 
 @click.command("index")
-@store_argument
+@readable_store_argument
 @click.option(
     "--metric",
     type=click.Choice(("cosine", "dot", "l2")),
@@ -24,13 +24,14 @@ from actstore.wording import counted
 )
 @row_options()
 @format_options
-def command(store: Path, metric: Any, rows: Rows, as_json: bool) -> None:
+def command(store: str | Path, metric: Any, rows: Rows, as_json: bool) -> None:
     """Build an approximate index of a whole layer of STORE, and say how good it is.
 
     `actstore nearest --index` then reads a small part of the layer. It may miss neighbours:
     recall is the share of the ten nearest rows that it found, for rows of the store as
     queries. Without --index every row is compared as ever. The index lies in the store's cache
-    folder, is not pushed, and has to be built again when the layer's rows change. It needs the
+    folder (that of a store in a bucket or on the Hub in your own), is not pushed, and has to be
+    built again when the layer's rows change. It needs the
     optional extra: pip install 'actstore[index]'.
 
     \b

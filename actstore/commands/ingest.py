@@ -191,11 +191,11 @@ def command(
 ) -> int:
     """Store the activation files below SOURCES.
 
-    A source is a folder of activation files, the project folder above it, or a repository on
-    the Hugging Face Hub, whose files are fetched one after the other. The layout is detected;
-    the rows of one file are stored all or not at all; a bad file is refused by name and does
-    not stop the rest (exit code 3). Rows that are in the store already are not stored twice,
-    so an interrupted ingest is completed by the same command.
+    A source is a folder of activation files, the project folder above it, a repository on the
+    Hugging Face Hub, or a folder in a bucket; files from elsewhere are fetched one after the
+    other. The layout is detected; the rows of one file are stored all or not at all; a bad file
+    is refused by name and does not stop the rest (exit code 3). Rows that are in the store
+    already are not stored twice, so an interrupted ingest is completed by the same command.
 
     Tables that belong to the files are looked for in SOURCES. One that lies in a folder above is
     read only where --allow-parent names a folder that holds it, or if you say so on a terminal.
@@ -213,6 +213,7 @@ def command(
       actstore ingest captured-again --store runs.store --replace
       actstore ingest acts --store runs.store --model gpt2 --layer-from key1 --yes
       actstore ingest hf://datasets/org/raw-activations --store runs.store
+      actstore ingest s3://bucket/raw --store s3://bucket/runs.store
       actstore ingest acts --store s3://bucket/runs.store --model gpt2
     """
     from actstore.ingestion.ingest import ingest

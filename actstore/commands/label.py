@@ -69,7 +69,7 @@ def command(
         raise click.UsageError("say with --on which column joins the table to the rows")
     if expression is not None and on:
         raise click.UsageError("--on joins a table; with --set there is none")
-    with working(store) as root:
+    with working(store, there=True) as root:
         if table is not None:
             done = labeling.label_by_table(root, table, on=on, column=column, where=where)
         else:

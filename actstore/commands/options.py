@@ -104,10 +104,7 @@ class LocalPath(click.Path):
 def place(text: str) -> str | Path:
     """Return what a source is called as a path; as it is if it is an address."""
     if is_bucket(text):
-        raise click.BadParameter(
-            f"{text}: sources are read from folders on this machine and from the Hub: copy the "
-            "files here first"
-        )
+        return str(parse_bucket(text))
     return text if is_address(text) else paths.local(text)
 
 
@@ -142,29 +139,19 @@ def _readable_store(ctx: click.Context, param: click.Parameter, text: str) -> st
     return text if is_address(text) else _cleared(text)
 
 
-def _here_or_bucket(ctx: click.Context, param: click.Parameter, text: str) -> str | Path:
-    return str(parse_bucket(text)) if is_bucket(text) else _here(ctx, param, text)
-
-
-def _here(ctx: click.Context, param: click.Parameter, text: str) -> Path:
+def _writable_store(ctx: click.Context, param: click.Parameter, text: str) -> str | Path:
     if is_address(text):
         raise click.BadParameter(
-            f"{text}: this needs a store on this machine; fetch it with: "
+            f"{text}: this needs a store on this machine or in a bucket; fetch it with: "
             "actstore pull ORG/NAME FOLDER"
         )
-    if is_bucket(text):
-        raise click.BadParameter(
-            f"{text}: {ctx.info_name} needs a store on this machine; copy it, change the copy, and "
-            f"copy that back: actstore sync {text} FOLDER"
-        )
-    return _cleared(text)
+    return str(parse_bucket(text)) if is_bucket(text) else _cleared(text)
 
 
-store_argument = click.argument("store", callback=_here)
 readable_store_argument = click.argument("store", callback=_readable_store)
 """A store that is only read: a folder, ``s3://BUCKET/STORE``, or ``hf://datasets/ORG/NAME``."""
-bucket_store_argument = click.argument("store", callback=_here_or_bucket)
-"""A store in a folder or in a bucket."""
+bucket_store_argument = click.argument("store", callback=_writable_store)
+"""A store that can be written to: in a folder or in a bucket."""
 
 
 class StorePath(LocalPath):

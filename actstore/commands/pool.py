@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 
 from actstore.commands import output
-from actstore.commands.options import format_options, store_argument
+from actstore.commands.options import bucket_store_argument, format_options
 from actstore.commands.progress import bar
 from actstore.commands.row_options import Rows, pool_option, row_options
 from actstore.wording import counted
 
 
 @click.command("pool")
-@store_argument
+@bucket_store_argument
 @click.option(
     "--pool",
     "wanted",
@@ -49,7 +49,7 @@ from actstore.wording import counted
 @row_options(pool=pool_option("--pooling"))
 @format_options
 def command(
-    store: Path,
+    store: str | Path,
     wanted: str,
     exclude: str,
     sink_factor: float,
@@ -70,30 +70,32 @@ def command(
       actstore pool runs.store --pool prompt.mean,prompt.max --layers 12 --as-variant late
     """
     import actstore
+    from actstore.remote.working import working
 
-    with actstore.open(store) as opened:
-        chosen = None if rows.everything else rows.select(opened).rows
-        at, count, size = opened.commit, opened.rows, opened.info().vector_bytes
-    mask = None
-    if chosen is not None:
-        import numpy as np
+    with working(store, there=True) as root:
+        with actstore.open(root) as opened:
+            chosen = None if rows.everything else rows.select(opened).rows
+            at, count, size = opened.commit, opened.rows, opened.info().vector_bytes
+        mask = None
+        if chosen is not None:
+            import numpy as np
 
-        mask = np.zeros(count, bool)
-        mask[chosen] = True
-    from actstore.capturing.repooling import repool
+            mask = np.zeros(count, bool)
+            mask[chosen] = True
+        from actstore.capturing.repooling import repool
 
-    with bar("pooling", size, hidden=as_json) as report:
-        done = repool(
-            store,
-            wanted,
-            exclude=exclude,
-            sink_factor=sink_factor,
-            variant=as_variant,
-            rows=mask,
-            where=rows.text or None,
-            at=at,
-            progress=report,
-        )
+        with bar("pooling", size, hidden=as_json) as report:
+            done = repool(
+                root,
+                wanted,
+                exclude=exclude,
+                sink_factor=sink_factor,
+                variant=as_variant,
+                rows=mask,
+                where=rows.text or None,
+                at=at,
+                progress=report,
+            )
     if as_json:
         output.print_json(dataclasses.asdict(done))
         return

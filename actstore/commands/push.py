@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from actstore.commands import output
-from actstore.commands.options import bundle, format_options, store_argument
+from actstore.commands.options import bucket_store_argument, bundle, format_options
 from actstore.commands.progress import bar
 from actstore.wording import counted
 
@@ -51,11 +51,11 @@ settings_options = bundle(
 
 
 @click.command("push")
-@store_argument
+@bucket_store_argument
 @click.argument("to", metavar="ORG/NAME")
 @settings_options
 @format_options
-def command(store: Path, to: str, settings: PushOptions, as_json: bool) -> None:
+def command(store: str | Path, to: str, settings: PushOptions, as_json: bool) -> None:
     """Push STORE to the data set ORG/NAME on the Hugging Face Hub.
 
     One push is one commit: readers see the repository as it was or as it is now. Labels are
@@ -71,11 +71,14 @@ def command(store: Path, to: str, settings: PushOptions, as_json: bool) -> None:
       actstore push runs.store org/llava-amber-layers --config '*.layer_012' --private
     """
     from actstore.hub.push import push
+    from actstore.remote.working import working
 
     if settings["create_pr"] and settings["revision"]:
         raise click.UsageError("--create-pr opens a pull request on main: leave out --revision")
-    with bar("pushing") as report:
-        done = push(store, to, progress=lambda sent, total: report(sent, total=total), **settings)
+    # All commits: what the store held before tells its shards up there from those of others.
+    dry = settings.get("dry_run", False)
+    with working(store, there=True, history=True, dry=dry) as root, bar("pushing") as report:
+        done = push(root, to, progress=lambda sent, total: report(sent, total=total), **settings)
     if as_json:
         output.print_json(dataclasses.asdict(done))
     else:

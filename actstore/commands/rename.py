@@ -17,7 +17,7 @@ from actstore.commands.confirming import (
     yes_option,
 )
 from actstore.commands.exit_codes import Exit
-from actstore.commands.options import format_options, store_argument
+from actstore.commands.options import bucket_store_argument, format_options
 from actstore.commands.progress import bar
 from actstore.commands.row_options import where_options
 from actstore.wording import counted
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command("rename")
-@store_argument
+@bucket_store_argument
 @where_options
 @click.option(
     "--set",
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @yes_option
 @format_options
 def command(
-    store: Path,
+    store: str | Path,
     where: str | None,
     assignments: tuple[str, ...],
     dry_run: bool,
@@ -62,15 +62,17 @@ def command(
       actstore rename runs.store --set "layer = layer - 1" "site = 'resid_pre'" --dry-run
     """
     from actstore.querying.changes import Rename
+    from actstore.remote.working import working
 
     check_can_ask(yes=yes, dry_run=dry_run)
-    rename = Rename(store, assignments, where)
-    done = rename.outlook
-    if not dry_run:
-        if done.rows:
-            confirm("Change them?", lambda: _show(rename.outlook), yes=yes, as_json=as_json)
-        with bar("renaming") as report:
-            done = rename.apply(progress=report)
+    with working(store, there=True, dry=dry_run) as root:
+        rename = Rename(root, assignments, where)
+        done = rename.outlook
+        if not dry_run:
+            if done.rows:
+                confirm("Change them?", lambda: _show(rename.outlook), yes=yes, as_json=as_json)
+            with bar("renaming") as report:
+                done = rename.apply(progress=report)
     if as_json:
         output.print_json(done.as_dict())
     elif done.commit is None:

@@ -11,7 +11,7 @@ import click
 from actstore.commands import output
 from actstore.commands.confirming import check_can_ask, confirm, dry_run_option, yes_option
 from actstore.commands.exit_codes import Exit
-from actstore.commands.options import format_options, store_argument
+from actstore.commands.options import bucket_store_argument, format_options
 from actstore.commands.progress import bar
 from actstore.wording import counted
 
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 
 
 @click.command("repair")
-@store_argument
+@bucket_store_argument
 @click.option(
     "--from",
     "source",
-    metavar="STORE|hf://…",
-    help="Where sound copies of its files may be: another folder, or a repository on the Hub.",
+    metavar="STORE|ADDRESS",
+    help="Where sound copies of its files may be: another folder, s3://BUCKET/STORE, or a "
+    "repository on the Hub, hf://datasets/ORG/NAME.",
 )
 @dry_run_option
 @yes_option
 @format_options
-def command(store: Path, source: str | None, dry_run: bool, yes: bool, as_json: bool) -> int:
+def command(store: str | Path, source: str | None, dry_run: bool, yes: bool, as_json: bool) -> int:
     """Repair STORE: its files from copies elsewhere, its latest commit from what is sound.
 
     A damaged or missing file is replaced by one with the same SHA-256. Where the manifest of
@@ -45,21 +46,25 @@ def command(store: Path, source: str | None, dry_run: bool, yes: bool, as_json: 
       actstore repair runs.store --from hf://datasets/me/runs
       actstore repair runs.store --from /backup/runs.store --dry-run
     """
+    from actstore.remote import working
     from actstore.remote.copies import copies_of
     from actstore.storage import manifest as manifests
     from actstore.storage import repairing
 
     check_can_ask(yes=yes, dry_run=dry_run)
     copies = None if source is None else copies_of(source)
-    with bar("checking") as report:
-        found = repairing.survey(store, copies, progress=report)
-    if not dry_run and not found.nothing:
-        confirm("Repair it?", lambda: _show(found), yes=yes, as_json=as_json)
-        done = repairing.apply(store, found, copies)
-        while done.more:
-            again = repairing.apply(store, repairing.survey(store, copies), copies)
-            done = dataclasses.replace(again, files=(*done.files, *again.files))
-        found = done
+    with working.repairing(store, dry=dry_run) as root:
+        with bar("checking") as report:
+            found = repairing.survey(root, copies, progress=report)
+        if not dry_run and not found.nothing:
+            confirm("Repair it?", lambda: _show(found), yes=yes, as_json=as_json)
+            done = repairing.apply(root, found, copies)
+            while done.more:
+                again = repairing.apply(root, repairing.survey(root, copies), copies)
+                done = dataclasses.replace(again, files=(*done.files, *again.files))
+            found = done
+        sound = found.nothing and not found.left
+        rows = manifests.load(root).rows if sound else 0
     if as_json:
         output.print_json(
             {
@@ -75,8 +80,7 @@ def command(store: Path, source: str | None, dry_run: bool, yes: bool, as_json: 
         )
     elif dry_run:
         _show(found)
-    elif found.nothing and not found.left:
-        rows = manifests.load(store).rows
+    elif sound:
         click.echo(f"nothing to repair: commit {found.base} is sound, {counted(rows, 'row')}")
     else:
         _tell(store, found)
@@ -109,7 +113,7 @@ def _beginning(repair: Repair) -> str:
     return f"commit {repair.base}" if repair.base else ""
 
 
-def _tell(store: Path, repair: Repair) -> None:
+def _tell(store: str | Path, repair: Repair) -> None:
     """Say what was done, and what could not be."""
     if repair.files:
         click.echo(f"brought back {counted(len(repair.files), 'file')}")

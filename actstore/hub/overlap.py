@@ -16,7 +16,7 @@ from actstore.hub.label_folding import Folded
 from actstore.remote.client import Client
 from actstore.remote.download import download
 from actstore.remote.state import State
-from actstore.storage import key_hashes, layout, shard_columns
+from actstore.storage import key_hashes, layout, shard_columns, soundness
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.rebase import without_rows_of
 
@@ -160,7 +160,8 @@ def leave_out(
             continue
         held = [(other, _fetch(client, state, other, folder / _FETCHED)) for other in others]
         try:
-            made, file = less(entry, source / entry.path, held, direction, folder / _KEPT)
+            with soundness.fetched(source, entry):
+                made, file = less(entry, source / entry.path, held, direction, folder / _KEPT)
         except CorruptStoreError as error:
             if error.path not in {other.path for other in others}:
                 raise

@@ -85,10 +85,17 @@ class Uploads:
         self._done.clear()
 
     def _send_slice(self, part: list[Fresh]) -> None:
+        for folder in {fresh.folder for fresh in part}:
+            mine = [each.entry for each in part if each.folder == folder]
+            soundness.check(folder, mine, fetching=True)
+        with contextlib.ExitStack() as here:
+            for fresh in part:
+                here.enter_context(soundness.fetched(fresh.folder, fresh.entry))
+            self._send_files(part)
+
+    def _send_files(self, part: list[Fresh]) -> None:
         from huggingface_hub import CommitOperationAdd
 
-        for folder in {fresh.folder for fresh in part}:
-            soundness.check(folder, [each.entry for each in part if each.folder == folder])
         entries = in_parallel(self._prepared, part)
         operations = []
         for fresh, (entry, file) in zip(part, entries, strict=True):

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from actstore import paths
-from actstore.errors import ActstoreError, HubError, RecipeError, UsageError
-from actstore.ingestion import containers, documents, inference, readers
+from actstore.errors import ActstoreError, RecipeError, UsageError
+from actstore.ingestion import containers, documents, fetching, inference, readers
 from actstore.ingestion.gate import Gate
 from actstore.ingestion.inference import FolderMapping, Hints, Inferred
 from actstore.ingestion.options import Options
@@ -437,7 +437,7 @@ class _Opened:
             try:
                 self._documents[key] = containers.read(kind, file.content, within=file.root)
                 self._size += file.size
-            except HubError:
+            except fetching.FAILED:
                 raise
             except (ActstoreError, OSError, MemoryError) as error:
                 self._documents[key] = None

@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from actstore.errors import ActstoreError, HubError, TransferError
+from actstore.errors import ActstoreError, BucketError, BucketFileError, HubError, TransferError
+
+FAILED = (HubError, BucketError)
+"""Errors of files that could not be brought."""
 
 
 class Fetcher(Protocol):
@@ -27,7 +30,7 @@ class Fetcher(Protocol):
         """Bring a file, or all files of a folder, and if ``hold`` keep it until released.
 
         Raises:
-            HubError: it cannot be had; the leaf says why.
+            HubError, BucketError: it cannot be had; the leaf says why.
         """
 
     def fetch_end(self, path: Path) -> bool:
@@ -36,7 +39,7 @@ class Fetcher(Protocol):
         Returns whether the file is now held, to be released.
 
         Raises:
-            HubError: it cannot be had.
+            HubError, BucketError: it cannot be had.
         """
 
     def release(self, path: Path) -> None:
@@ -70,7 +73,7 @@ def ensure(path: Path, *, hold: bool = False) -> None:
     """See to it that a file, or all of a folder, is there to be opened.
 
     Raises:
-        HubError: it cannot be had.
+        HubError, BucketError: it cannot be had.
     """
     fetcher = of(path)
     if fetcher is not None:
@@ -82,7 +85,7 @@ def end_of(path: Path) -> Iterator[None]:
     """See to it that the end of a file is there while the block reads it.
 
     Raises:
-        HubError: it cannot be had.
+        HubError, BucketError: it cannot be had.
     """
     fetcher = of(path)
     held = fetcher is not None and fetcher.fetch_end(path)
@@ -107,7 +110,7 @@ def is_here(path: Path) -> bool:
 
 
 def ends_the_run(error: ActstoreError) -> bool:
-    """Say whether the files to come would fail like this one: the Hub does not answer."""
+    """Say whether the files to come would fail like this one: nobody answers there."""
     if isinstance(error, TransferError):
         return error.status is not None  # else it is this file that arrives damaged
-    return isinstance(error, HubError)
+    return isinstance(error, FAILED) and not isinstance(error, BucketFileError)

@@ -14,7 +14,7 @@ from actstore.ingestion.inference import FolderMapping
 from actstore.ingestion.options import IngestOptions
 from actstore.ingestion.report import IngestSummary
 from actstore.querying import quoting
-from actstore.remote.address import is_address, parse
+from actstore.remote import source_places
 from actstore.remote.working import working
 from actstore.storage.partition import StoredRows
 
@@ -38,8 +38,8 @@ def ingest(
 
     Args:
         sources: folders or files; ``hf://datasets/org/name`` is a repository on the Hugging
-            Face Hub, with ``@revision`` and a path behind it if wanted, whose files are
-            fetched one after the other.
+            Face Hub, with ``@revision`` and a path behind it if wanted, ``s3://bucket/folder``
+            (``gs://``, ``az://``) one in a bucket: their files are fetched one after the other.
         store: folder of the store, made when missing, or its address in a bucket.
         label_set: SQL expression over a row's columns that becomes its label, such as
             ``CASE WHEN contains(lower(prediction), lower(oracle)) THEN 'correct' END``;
@@ -62,8 +62,8 @@ def ingest(
         ContractError: the rows break the contract; lists every violation.
         SqlError: ``label_set`` cannot be run; nothing is stored.
         CommitError: the store cannot be written.
-        BucketError: the bucket cannot be read or written; the leaf says why.
-        HubError: a repository cannot be read; what was read before is stored.
+        BucketError: the store's bucket cannot be read or written; the leaf says why.
+        HubError, BucketError: a source cannot be read; what was read before is stored.
     """
     if label_set is not None:
         from actstore.ingestion import labeling
@@ -94,29 +94,28 @@ def ingest(
 
 @contextlib.contextmanager
 def _here(sources: Sequence[str | Path]) -> Iterator[tuple[list[str | Path], dict[Path, str]]]:
-    """Give sources as paths, and what those that are on the Hub are called."""
+    """Give sources as paths, and what those that lie elsewhere are called."""
     paths: list[str | Path] = []
     called: dict[Path, str] = {}
     shown: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         for source in sources:
-            if not is_address(str(source)):
+            if not source_places.is_elsewhere(source):
                 paths.append(source)
                 continue
             from actstore.ingestion import fetching
-            from actstore.remote.client import Client
             from actstore.remote.mirror import mirrored
 
-            mirror = stack.enter_context(mirrored(parse(str(source)), Client()))
+            mirror = stack.enter_context(mirrored(source_places.place_of(source)))
             stack.enter_context(fetching.registered(mirror))
             paths.append(mirror.source)
-            called[mirror.source] = mirror.name
-            shown[str(mirror.root)] = mirror.address.repository
+            called[mirror.source] = mirror.place.pinned
+            shown[str(mirror.root)] = mirror.place.name
         try:
             yield paths, called
         except ActstoreError as error:
             if shown and error.args:
-                # The user knows the repository, not the folder that stands for it.
+                # The user knows the address, not the folder that stands for it.
                 text = str(error.args[0])
                 for folder, name in shown.items():
                     text = text.replace(folder, name)

@@ -17,7 +17,6 @@ from actstore.errors import (
     ConflictError,
     CorruptStoreError,
     ForeignFileError,
-    HubError,
     IngestError,
     RefusedError,
     UsageError,
@@ -218,7 +217,7 @@ class _Ingest:
         with self._output(run, whole) as output:
             try:
                 read = self._files(reader, files, widths, output, tally, counts, refused, unmatched)
-            except (KeyboardInterrupt, HubError):
+            except (KeyboardInterrupt, *fetching.FAILED):
                 # What is whole is kept; the same command goes on from there.
                 if not (whole or self.dry_run):
                     output.commit(operation="ingest", message=f"{self._message()} (interrupted)")

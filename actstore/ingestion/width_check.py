@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from actstore.errors import ActstoreError, HubError, LayoutError, UsageError
+from actstore.errors import ActstoreError, LayoutError, UsageError
+from actstore.ingestion import fetching
 from actstore.ingestion.read_ahead import open_file
 from actstore.ingestion.readers import Reader
 from actstore.ingestion.source_file import SourceFile, evenly
@@ -75,7 +76,7 @@ def usual_widths(reader: Reader, files: Sequence[SourceFile]) -> Widths:
             found = _widths(reader, file)
         except UsageError as error:
             problems.append(error)
-        except HubError:
+        except fetching.FAILED:
             raise
         except (ActstoreError, OSError, MemoryError):
             continue  # read again later, and refused with its reason

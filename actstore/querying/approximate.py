@@ -22,6 +22,7 @@ from actstore.storage.threads import workers
 if TYPE_CHECKING:
     from actstore.querying.selected import SelectedRows
     from actstore.storage.derived import Derived
+    from actstore.storage.snapshot import Snapshot
 
 _METRICS = {"cosine": "cos", "dot": "ip", "l2": "l2sq"}
 _ADDED = 1 << 24
@@ -46,7 +47,7 @@ class Built(NamedTuple):
 
 
 def build(selection: SelectedRows, metric: Metric = "cosine") -> Built:
-    """Build the index of some rows, beside the store's other derived files, and try it.
+    """Build the index of some rows, beside the store's other derived files here, and try it.
 
     Args:
         selection: all rows of one model, site and layer, or of several whole ones that agree
@@ -55,7 +56,7 @@ def build(selection: SelectedRows, metric: Metric = "cosine") -> Built:
 
     Raises:
         MissingExtraError: usearch is not installed.
-        UsageError: the rows are not whole layers, or the index cannot be written.
+        UsageError: the rows are not whole layers, or the index cannot be kept.
         MixedVectorsError: they are of several places.
         NotInStoreError: there are none.
     """
@@ -152,8 +153,18 @@ def _path(selection: SelectedRows, metric: str) -> Path:
         )
     text = "\n".join(shard.sha256 for shard in selection.shards)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    folder = selection.snapshot.root / layout.CACHE
-    return folder / _PATTERN.format(metric=metric, digest=digest)
+    return _folder(selection.snapshot) / _PATTERN.format(metric=metric, digest=digest)
+
+
+def _folder(snapshot: Snapshot) -> Path:
+    """Return where indexes lie: in the store, or in the user's cache of one that is elsewhere."""
+    if snapshot.files.portion is None:
+        return snapshot.root / layout.CACHE
+    make, *_ = snapshot.files.cache_folders()
+    try:
+        return make()
+    except OSError as error:
+        raise UsageError(f"the index cannot be kept on this machine: {error}") from error
 
 
 def _opened(path: Path, metric: str) -> Derived:

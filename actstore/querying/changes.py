@@ -17,7 +17,15 @@ from actstore.errors import CorruptStoreError, SqlError, UsageError
 from actstore.querying import filters, quoting
 from actstore.querying.reader import StoreReader, opened
 from actstore.querying.sql import Database
-from actstore.storage import dropping, going_back, pruning, renaming, shard_columns, soundness
+from actstore.storage import (
+    backing,
+    dropping,
+    going_back,
+    pruning,
+    renaming,
+    shard_columns,
+    soundness,
+)
 from actstore.storage import manifest as manifests
 from actstore.storage.partition import StoredRows
 from actstore.storage.pruning import Erased
@@ -140,16 +148,23 @@ class Drop:
     """Rows of a store's latest commit that are to go.
 
     Args:
-        store: folder of the store.
+        store: folder of the store, or one that stands for it.
         where: SQL condition; ``true`` means every row.
         prune: whether the bytes are to go for good, with all older commits.
 
     Raises:
         StoreNotFoundError: there is no store at that path.
         SqlError: ``where`` is not one condition.
+        UsageError: pruning was asked for in a bucket.
     """
 
     def __init__(self, store: Path, where: str, *, prune: bool = False) -> None:
+        if prune and backing.of(store) is not None:
+            raise UsageError(
+                f"{store} is in a bucket, where nobody can see who reads older commits: drop the "
+                f"rows, then remove the commits that hold them with: actstore compact {store} "
+                "--prune --grace HOURS"
+            )
         self._store = store
         self._prune = prune
         self._snapshot = open_snapshot(store)
@@ -222,7 +237,7 @@ class Rename:
     """Rows of a store's latest commit that are to get other values.
 
     Args:
-        store: folder of the store.
+        store: folder of the store, or one that stands for it.
         set: ``column = expression`` in SQL, one or several; or columns and plain values.
         where: SQL condition; all rows when missing.
 
@@ -276,7 +291,7 @@ class Checkout:
     """A commit that is to come again.
 
     Args:
-        store: folder of the store.
+        store: folder of the store, or one that stands for it.
         at: its number.
 
     Raises:
@@ -294,7 +309,7 @@ class Checkout:
             changes=() if self.nothing else _group_changes(now, then),
             rows=then.rows,
             rows_now=now.rows,
-            undone=sum(number > at for number in manifests.numbers(store)),
+            undone=now.manifest.number - at,
         )
 
     def apply(self, *, progress: Progress | None = None) -> CheckedOut:

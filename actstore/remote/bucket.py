@@ -51,6 +51,7 @@ class StoredObject(NamedTuple):
     size: int
     modified: datetime
     """By the server's clock."""
+    e_tag: str | None = None
 
 
 class Part(NamedTuple):
@@ -218,7 +219,7 @@ class Bucket:
         def ask() -> list[StoredObject]:
             stream = obstore.list(self._store, prefix, offset=after, chunk_size=_AT_ONCE)
             return [
-                StoredObject(each["path"], each["size"], each["last_modified"])
+                StoredObject(each["path"], each["size"], each["last_modified"], each["e_tag"])
                 for page in stream
                 for each in page
             ]

@@ -1,12 +1,16 @@
-"""Sound copies of a store's files: in another folder, or in a repository on the Hub."""
+"""Sound copies of a store's files: in another folder, in a bucket, or on the Hub."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
-from actstore.errors import CorruptStoreError
+from actstore.errors import BucketFileError, CorruptStoreError
+from actstore.remote import bucket_commits
 from actstore.remote.address import is_address, parse
+from actstore.remote.bucket import Bucket
+from actstore.remote.bucket_address import is_bucket, parse_bucket
 from actstore.remote.client import Client
 from actstore.remote.download import download
 from actstore.storage import layout
@@ -17,12 +21,18 @@ from actstore.storage.soundness import Named
 
 
 def copies_of(source: str, client: Client | None = None) -> Copies:
-    """Return the files of a store, in a folder or at an address such as ``hf://datasets/org/name``.
+    """Return the files of a store, in a folder, in a bucket or in a repository on the Hub.
+
+    Args:
+        source: a path, or an address such as ``s3://bucket/store`` or ``hf://datasets/org/name``.
+        client: the Hub.
 
     Raises:
-        StoreNotFoundError: there is no store in that folder.
-        HubError: the repository cannot be read.
+        StoreNotFoundError: there is no store.
+        HubError, BucketError: the repository or the bucket cannot be read.
     """
+    if is_bucket(source):
+        return BucketCopies(Bucket(parse_bucket(source)))
     if is_address(source):
         return RemoteCopies(source, client or Client())
     return LocalCopies(Path(source))
@@ -52,6 +62,42 @@ class LocalCopies:
 
     def fetch(self, entry: Named, target: Path) -> None:
         shutil.copyfile(self._root / self._paths[entry.sha256], target)
+
+
+class BucketCopies:
+    """The files that the sound commits of a store in a bucket name."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.name = str(bucket.address)
+        self._bucket = bucket
+        self._paths: dict[str, str] = {}
+        numbers = bucket_commits.numbers(bucket)
+        if not numbers:
+            bucket_commits.read_commit(bucket)  # says what is there instead
+        for number in numbers:
+            try:
+                found = bucket_commits.decode(bucket_commits.read_commit(bucket, number), bucket)
+            except (CorruptStoreError, BucketFileError):
+                continue
+            self._paths |= {entry.sha256: path for path, entry in found.files.items()}
+            self._paths |= {entry.sha256: entry.path for entry in found.segments}
+
+    def has(self, entry: Named) -> bool:
+        path = self._paths.get(entry.sha256)
+        if path is None:
+            return False
+        digest = hashlib.sha256()
+        try:
+            for block in self._bucket.blocks(path):
+                digest.update(block)
+        except BucketFileError:
+            return False
+        return digest.hexdigest() == entry.sha256
+
+    def fetch(self, entry: Named, target: Path) -> None:
+        with target.open("wb") as file:
+            for block in self._bucket.blocks(self._paths[entry.sha256]):
+                file.write(block)
 
 
 class RemoteCopies:

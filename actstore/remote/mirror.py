@@ -1,23 +1,17 @@
-"""A repository's files as a local folder: each is fetched when opened and removed afterwards."""
+"""Files that lie elsewhere as a local folder: each is fetched when opened and then removed."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from actstore.errors import RemoteStoreError, TransferError, UsageError
-from actstore.remote import resolve
-from actstore.remote.address import Address
-from actstore.remote.client import Client, RemoteFile
-from actstore.remote.download import download
+from typing import Protocol
 
 KEPT = 256 << 20
 """Bytes of files that stay although nobody holds them: samples are looked at more than once."""
@@ -28,47 +22,73 @@ _LARGEST_TABLE = 64 << 20
 _TABLES_AT_ONCE = 8
 _END = 1 << 20
 """Bytes of a file's end that are fetched for its table of contents, at most."""
+_LONGEST = 255
+"""Bytes of a name that file systems take."""
+
+
+class Place(Protocol):
+    """Where source files lie: a repository on the Hub, or a bucket. Threads may share one."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def pinned(self) -> str:
+        """What was read, for the record."""
+
+    @property
+    def within(self) -> str:
+        """The folder or file that is meant, of all that there are; empty for everything."""
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        """The size of every file, by its path."""
+
+    def bring(self, path: str, target: Path) -> None:
+        """Write a whole file to ``target``, checked against what was listed.
+
+        Raises:
+            HubError, BucketError: it cannot be had; the leaf says why.
+        """
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Return some bytes of a file.
+
+        Raises:
+            HubError, BucketError: as :meth:`bring`.
+        """
+
+    def refuse(self, reason: str) -> Exception:
+        """Return the error for files that cannot be laid out as a folder."""
 
 
 @contextlib.contextmanager
-def mirrored(address: Address, client: Client) -> Iterator[Mirror]:
-    """Give a repository as a folder while the block runs.
+def mirrored(place: Place) -> Iterator[Mirror]:
+    """Give the files of a place as a folder while the block runs.
 
-    The small tables in it (CSV, JSON, ...) are there from the beginning, because recipes look
+    The small tables among them (CSV, JSON, ...) are there from the beginning, because recipes look
     for them by name; of every other file an empty one of its size, until it is fetched.
 
     Args:
-        address: the repository, its revision, and a folder or file in it, if need be.
-        client: the Hub.
+        place: where they lie.
 
     Raises:
-        UsageError: there is nothing at that path.
-        RemoteStoreError: it holds a store already, or files whose names lead elsewhere.
-        HubError: as :meth:`Client.call`.
+        RemoteStoreError, BucketFileError: their names lead elsewhere.
+        HubError, BucketError: a table cannot be had.
     """
-    commit = client.head(address.repository, address.revision)
-    files = client.files(address.repository, commit)
-    if resolve.held_numbers(files) and not address.path:
-        raise RemoteStoreError(
-            f"{address.repository} holds a store already: fetch it with: "
-            f"actstore pull {address.repository} FOLDER"
-        )
-    with tempfile.TemporaryDirectory(prefix="actstore-hub-") as home:
-        root = Path(os.path.realpath(home)) / address.repository
-        mirror = Mirror(client=client, address=address, commit=commit, files=files, root=root)
+    with tempfile.TemporaryDirectory(prefix="actstore-sources-") as home:
+        root = Path(os.path.realpath(home)) / place.name.replace("://", "/")
+        mirror = Mirror(place=place, root=root)
         mirror.lay_out()
         yield mirror
 
 
 @dataclass(kw_only=True)
 class Mirror:
-    """One commit of a repository below ``root``."""
+    """The files of a place below ``root``."""
 
-    client: Client
-    address: Address
-    commit: str
-    files: dict[str, RemoteFile]
-    """Every file of the commit, by path."""
+    place: Place
     root: Path
     received: int = 0
     """Bytes that were transferred."""
@@ -78,16 +98,8 @@ class Mirror:
 
     @property
     def source(self) -> Path:
-        """The folder or file that the address names."""
-        return self.root / self.address.path if self.address.path else self.root
-
-    @property
-    def name(self) -> str:
-        """What was read, for the record: the address with the commit."""
-        pinned = Address(
-            repository=self.address.repository, revision=self.commit, path=self.address.path
-        )
-        return str(pinned)
+        """The folder or file that is meant."""
+        return self.root / self.place.within if self.place.within else self.root
 
     def lay_out(self) -> None:
         """Make the folder: tables that recipes join, and a place for every other file.
@@ -95,26 +107,27 @@ class Mirror:
         Raises:
             as :func:`mirrored`.
         """
-        visible = {path: file for path, file in self.files.items() if not _hidden(path)}
+        visible = {path: size for path, size in self.place.files.items() if not hidden(path)}
         for path in visible:
-            if "\\" in path or "\0" in path or any(p in ("", ".", "..") for p in path.split("/")):
-                raise RemoteStoreError(
-                    f"{self.address.repository} has a file called {path!r}, which points "
-                    "outside the folder; nothing was fetched"
+            parts = path.split("/")
+            if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
+                raise self.place.refuse(
+                    f"has a file called {path!r}, which points outside the folder"
                 )
-        below = self.address.path
-        if below and not any(p == below or p.startswith(f"{below}/") for p in visible):
-            raise UsageError(
-                f"{self.address}: there is no {below!r} in {self.address.repository}; it has "
-                f"{', '.join(sorted({p.split('/')[0] for p in visible})[:8]) or 'no file'}"
-            )
+            if any(len(part.encode()) > _LONGEST for part in parts):
+                raise self.place.refuse(f"has a name that no file can have: {path[:200]!r}")
+            above = next((up for up in _above(path) if up in visible), None)
+            if above is not None:
+                raise self.place.refuse(
+                    f"has {above!r} and {path!r}, which cannot be a file and a folder at once"
+                )
         self.root.mkdir(parents=True)
-        for path, file in visible.items():
-            _place(self.root / path, file.size)
+        for path, size in visible.items():
+            _make_place(self.root / path, size)
         tables = [
             path
-            for path, file in visible.items()
-            if Path(path).suffix.lower() in _TABLES and file.size <= _LARGEST_TABLE
+            for path, size in visible.items()
+            if Path(path).suffix.lower() in _TABLES and size <= _LARGEST_TABLE
         ]
         with ThreadPoolExecutor(_TABLES_AT_ONCE, thread_name_prefix="actstore-tables") as pool:
             list(pool.map(lambda path: self._get(path, hold=True), tables))
@@ -125,19 +138,18 @@ class Mirror:
 
     def fetch_end(self, path: Path) -> bool:
         name = path.relative_to(self.root).as_posix()
-        file = self.files[name]
+        size = self.place.files[name]
         with self._lock:
             if name in self._here:
                 # Held, or it could be given up before it is read.
                 self._here[name] += 1
                 return True
-            start = max(0, file.size - _END)
-            repository = self.address.repository
-            data = self.client.read_range(repository, name, self.commit, start, file.size)
+            start = max(0, size - _END)
+            data = self.place.read_range(name, start, size)
             self.received += len(data)
-            with path.open("r+b") as place:
-                place.seek(start)
-                place.write(data)
+            with path.open("r+b") as file:
+                file.seek(start)
+                file.write(data)
         return False
 
     def release(self, path: Path) -> None:
@@ -153,10 +165,10 @@ class Mirror:
 
     def _below(self, path: Path) -> list[str]:
         name = path.relative_to(self.root).as_posix()
-        if name in self.files:
+        if name in self.place.files:
             return [name]
         inside = "" if name == "." else f"{name}/"
-        return [each for each in self.files if each.startswith(inside) and not _hidden(each)]
+        return [each for each in self.place.files if each.startswith(inside) and not hidden(each)]
 
     def _get(self, name: str, *, hold: bool) -> None:
         # One at a time, but for the tables: files are opened in order anyway.
@@ -165,58 +177,44 @@ class Mirror:
                 self._here.move_to_end(name)
                 self._here[name] += hold
                 return
-        self._bring(name)
-        with self._lock:
-            self._here[name] = self._here.get(name, 0) + hold
-            self._make_room()
-
-    def _bring(self, name: str) -> None:
-        file, target = self.files[name], self.root / name
-        repository = self.address.repository
-        if file.sha256 is not None:
-            draft = target.with_name(f".{target.name}.{threading.get_ident()}")
-            download(
-                self.client,
-                repository,
-                self.commit,
-                name,
-                draft,
-                size=file.size,
-                sha256=file.sha256,
-            )
-        else:
-            data = self.client.read(repository, name, self.commit, most=max(file.size, 1))
-            if hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() != file.blob:
-                raise TransferError(
-                    f"{name} of {repository} arrives damaged; run the same command again"
-                )
-            draft = target.with_name(f".{target.name}.{threading.get_ident()}")
-            draft.write_bytes(data)
+        target = self.root / name
+        draft = target.with_name(f".{threading.get_ident()}")
+        self.place.bring(name, draft)
         draft.replace(target)
         with self._lock:
-            self.received += file.size
+            self.received += self.place.files[name]
+            self._here[name] = self._here.get(name, 0) + hold
+            self._make_room()
 
     def _make_room(self) -> None:
         """Give up what nobody holds, the least recently used first, until it is little."""
         # Not the last one: whoever asked for it is about to open it.
         free = [name for name, holders in list(self._here.items())[:-1] if not holders]
-        excess = sum(self.files[name].size for name in free) - KEPT
+        excess = sum(self.place.files[name] for name in free) - KEPT
         for name in free:
             if excess <= 0:
                 break
-            excess -= self.files[name].size
+            excess -= self.place.files[name]
             del self._here[name]
             # A new file under the name: who has the old one mapped keeps it.
             target = self.root / name
             target.unlink()
-            _place(target, self.files[name].size)
+            _make_place(target, self.place.files[name])
 
 
-def _hidden(path: str) -> bool:
+def _above(path: str) -> Iterator[str]:
+    """Yield the folders that a path lies in."""
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def hidden(path: str) -> bool:
+    """Say whether a file or a folder above it has a name that begins with a dot."""
     return any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))
 
 
-def _place(path: Path, size: int) -> None:
+def _make_place(path: Path, size: int) -> None:
     """Make a file of that size that takes no room."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,14 @@ _READS = 16
 
 
 @contextlib.contextmanager
-def working(place: str | Path, *, dry: bool = False) -> Iterator[Path]:
+def working(
+    place: str | Path,
+    *,
+    there: bool = False,
+    at: int | None = None,
+    history: bool = False,
+    dry: bool = False,
+) -> Iterator[Path]:
     """Give a store as a folder to write to while the block runs, wherever it lies.
 
     A store on this machine is its own folder. One in a bucket gets a temporary folder with the
@@ -46,10 +54,15 @@ def working(place: str | Path, *, dry: bool = False) -> Iterator[Path]:
 
     Args:
         place: a folder, or an address in a bucket.
+        there: whether nothing can be done where there is no store yet.
+        at: number of an earlier commit to have in the folder too.
+        history: have the manifests of all commits in the folder.
         dry: whether nothing will be written, so that nobody asks whether it could be.
 
     Raises:
         PathError: it is an address of another kind.
+        StoreNotFoundError, SnapshotNotFoundError: there is no store, or no commit ``at``, in the
+            bucket, and one is needed.
         BucketConditionError: the server ignores conditions, so that commits could be lost.
         BucketError: the bucket cannot be read or written.
     """
@@ -62,6 +75,12 @@ def working(place: str | Path, *, dry: bool = False) -> Iterator[Path]:
         found = bucket_commits.newest(behind.bucket)
         if found is not None:
             behind.keep(found)
+        elif there:
+            bucket_commits.read_commit(behind.bucket)  # says what is there instead
+        if at is not None:
+            behind.keep(bucket_commits.read_commit(behind.bucket, at))
+        if history:
+            behind.keep_history()
         yield behind.root
         behind.keep_reports()
 
@@ -87,6 +106,32 @@ def looking(place: str | Path, at: int | None = None, *, history: bool = False) 
         behind.keep(bucket_commits.read_commit(behind.bucket, at))
         if history:
             behind.keep_history()
+        yield behind.root
+
+
+@contextlib.contextmanager
+def repairing(place: str | Path, *, dry: bool = False) -> Iterator[Path]:
+    """Give a store as a folder to repair while the block runs, wherever it lies.
+
+    Of one in a bucket the folder has the manifests of all commits, and what they share, sound or
+    not.
+
+    Args:
+        place: a folder, or an address in a bucket.
+        dry: whether nothing will be written.
+
+    Raises:
+        PathError, BucketConditionError, BucketError: as :func:`working`.
+        StoreNotFoundError: there is no store in the bucket.
+    """
+    if not is_bucket(place):
+        yield paths.local_store(place)
+        return
+    with _standing_in(place) as behind:
+        if not dry:
+            behind.bucket.check_conditions()
+        if not behind.keep_as_it_is():
+            bucket_commits.read_commit(behind.bucket)  # says what is there instead
         yield behind.root
 
 
@@ -145,6 +190,23 @@ class BucketBacking:
             others = set(bucket_commits.numbers(self.bucket)).difference(here)
             list(pool.map(fetch, sorted(others)))
 
+    def keep_as_it_is(self) -> int:
+        """Put all manifests and segments into the folder, damaged ones too; say how many."""
+        names = [each.path for each in self.bucket.objects(layout.MANIFESTS)]
+        wanted = [path for path in names if layout.is_segment(path)]
+        wanted += map(manifest_name, bucket_commits.numbers_of(names))
+        for folder in {str(Path(path).parent) for path in wanted}:
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+
+        def fetch(path: str) -> None:
+            data = self.bucket.read(path)
+            if data is not None:
+                (self.root / path).write_bytes(data)
+
+        with ThreadPoolExecutor(_READS, thread_name_prefix="actstore-history") as pool:
+            list(pool.map(fetch, wanted))
+        return len(wanted)
+
     def keep(self, commit: StoredCommit) -> None:
         """Put a manifest into the folder, and the segments that it names."""
         bucket_commits.decode(commit, self.bucket, self.root)
@@ -168,22 +230,36 @@ class BucketBacking:
         return self._files.cache_folders()
 
     @contextlib.contextmanager
-    def fetched(self, entry: ShardEntry | LabelEntry) -> Iterator[None]:
-        path = self.root / entry.path
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def fetched(self, path: str) -> Iterator[None]:
+        target = self.root / path
+        draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with contextlib.suppress(BucketFileError), path.open("wb") as file:
-                try:
-                    for block in self.bucket.blocks(entry.path):
-                        file.write(block)
-                except BucketFileError:
-                    path.unlink()  # missing there, and so here
-                    raise
+            with contextlib.suppress(BucketFileError), draft.open("wb") as file:
+                for block in self.bucket.blocks(path):
+                    file.write(block)
+                draft.replace(target)  # what is missing there is missing here
             yield
         finally:
-            path.unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
+
+    def stored_files(self) -> list[str]:
+        found = [*self.bucket.objects(layout.ACTIVATIONS), *self.bucket.objects(layout.LABELS)]
+        return sorted(each.path for each in found if each.path.endswith(".parquet"))
 
     # --- committing
+
+    def replace(self, path: str) -> None:
+        self.bucket.put(path, self.root / path)
+        if not layout.is_segment(path):  # which manifests are read with
+            (self.root / path).unlink()
+
+    def put_aside(self, path: str, name: str) -> None:
+        data = self.bucket.read(path)
+        if data is not None:
+            self.bucket.put(name, data)
+            self.bucket.delete([path])
 
     def publish(self, manifest: Manifest, files: Collection[str], staging: Path) -> bool:
         self._upload(files)

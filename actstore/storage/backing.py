@@ -35,11 +35,20 @@ class Backing(Protocol):
     def labels(self, entry: LabelEntry) -> pa.Table:
         """Return a label overlay that is not in the folder."""
 
-    def fetched(self, entry: ShardEntry | LabelEntry) -> contextlib.AbstractContextManager[None]:
-        """Have a whole file in the folder while the block runs."""
+    def fetched(self, path: str) -> contextlib.AbstractContextManager[None]:
+        """Have a whole file in the folder while the block runs; as it is, sound or not."""
 
     def cache_folders(self) -> Sequence[Callable[[], Path]]:
         """Return what makes folders for derived files, the best first."""
+
+    def stored_files(self) -> list[str]:
+        """Return the paths of all shards and label overlays that are there, of any commit."""
+
+    def replace(self, path: str) -> None:
+        """Put a file of the folder there, over what there may be."""
+
+    def put_aside(self, path: str, name: str) -> None:
+        """Give a file there another name."""
 
     def publish(self, manifest: Manifest, files: Collection[str], staging: Path) -> bool:
         """Make a commit where the store is.
@@ -83,8 +92,8 @@ def of_missing(root: Path, path: str) -> Backing | None:
 
 
 @contextlib.contextmanager
-def fetched(root: Path, entry: ShardEntry | LabelEntry) -> Iterator[None]:
-    """Have a whole file of a store in its folder while the block runs."""
-    behind = of_missing(root, entry.path)
-    with contextlib.nullcontext() if behind is None else behind.fetched(entry):
+def fetched(root: Path, path: str) -> Iterator[None]:
+    """Have a whole file of a store in its folder while the block runs; as it is, sound or not."""
+    behind = of_missing(root, path)
+    with contextlib.nullcontext() if behind is None else behind.fetched(path):
         yield

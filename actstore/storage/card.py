@@ -37,6 +37,8 @@ def refresh(root: Path, manifest: Manifest | None = None, *, own: Own | None = N
     Raises:
         CommitError: the card could not be written; the commits it is about stand.
     """
+    if backing.of(root) is not None:
+        return  # the store lies elsewhere, and has no card of ours
     manifest = manifest or manifests.latest(root)
     while True:
         try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -138,20 +139,29 @@ def compact(
                 base = change.base
                 continue
             new = rewrite(path, base, change.folder, shard_bytes=most, progress=progress)
-            old = [entry for entry in old if entry.path not in new.replaced]
-            soundness.check(path, old)
-            old = [entry for entry in old if has_tail(path, entry)]
-            new = dataclasses.replace(new, tails={e.path: tail_of(path, e) for e in old})
-            if not (new.made or old or base.labels):
+            tails = _tails(path, [entry for entry in old if entry.path not in new.replaced])
+            new = dataclasses.replace(new, tails=tails)
+            if not (new.made or tails or base.labels):
                 return Compacted(None, before, before, 0)
             commit = change.commit(new.files, new.following)
         if commit is not None:
-            return Compacted(commit.number, before, len(commit.shards), new.labels, len(old))
+            return Compacted(commit.number, before, len(commit.shards), new.labels, len(tails))
         base = change.base
     raise CommitError(
         f"{path} was changed by others {_ATTEMPTS} times while it was compacted; "
         "nothing is lost, try again when they are done"
     )
+
+
+def _tails(root: Path, entries: Sequence[ShardEntry]) -> dict[str, str]:
+    """Return the hashes of shards' metadata, by path, where it can be hashed apart."""
+    soundness.check(root, entries, fetching=True)
+    found = {}
+    for entry in entries:
+        with soundness.fetched(root, entry):
+            if has_tail(root, entry):
+                found[entry.path] = tail_of(root, entry)
+    return found
 
 
 def rewrite(
@@ -175,17 +185,19 @@ def rewrite(
         DamageError: a shard or label file is not what the manifest says.
         CommitError: the disk is full or failed.
     """
-    soundness.check(root, base.labels)
+    soundness.check(root, base.labels, fetching=True)
     overlays = shard_columns.overlays(root, base.labels)
     runs = _to_join(base, overlays, shard_bytes)
-    soundness.check(root, [entry for run in runs for entry in run])
+    soundness.check(root, [entry for run in runs for entry in run], fetching=True)
     transaction = layout.new_transaction()
     made: dict[str, ShardEntry] = {}
     files: dict[str, Path] = {}
     done = 0
     for number, run in enumerate(runs):
         draft = folder / f"{number:06d}.parquet"
-        with writing(root):
+        with writing(root), contextlib.ExitStack() as here:
+            for each in run:
+                here.enter_context(soundness.fetched(root, each))
             written = _write_together(root, run, overlays, draft)
         entry = dataclasses.replace(
             run[0],

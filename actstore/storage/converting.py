@@ -28,6 +28,7 @@ from actstore.storage.mapping import ShardReader, open_shard
 from actstore.storage.rewriting import Destination, Replacement, Wanted
 from actstore.storage.rows import Narrow
 from actstore.storage.snapshot import Snapshot
+from actstore.storage.soundness import Named
 from actstore.storage.transaction import Transaction
 
 Target = Literal["int8", "compact16", "float16"]
@@ -79,7 +80,7 @@ def convert(
     rows change then; labels are written into the shards.
 
     Args:
-        snapshot: the latest commit of a store on this machine.
+        snapshot: the latest commit of a store, in its folder or one that stands for it.
         to: the type.
         out: a folder for another store; without it this is the next commit of the same one.
         settings: what the run's record says besides the type.
@@ -98,7 +99,8 @@ def convert(
     if out is not None and manifests.numbers(out):
         raise UsageError(f"{out} holds a store already: name a folder that does not exist yet")
     chosen = changing(base.shards, to)
-    soundness.check(root, [*(base.shards if out is not None else chosen), *base.labels])
+    read = base.shards if out is not None else chosen
+    soundness.check(root, [*read, *base.labels], fetching=True)
     run = Run(
         run_id=f"convert-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}",
         kind="convert",
@@ -142,27 +144,29 @@ def _rewritten(
 
     def wanted() -> Iterator[Wanted]:
         for entry in chosen:
-            table = rewriting.with_labels(root, entry, overlays.get(entry.path))
-            reader = open_shard(root, entry)
-            try:
-                fitting = _fitting(reader, entry, to)
-            finally:
-                reader.close()
-            if to == "float16" and not fitting.all():
-                row = int(np.argmin(fitting))
-                raise PrecisionError(
-                    f"{entry.path}, row {row}: a value overflows float16 (largest 65504); convert "
-                    "to compact16, which keeps such rows in float32"
-                )
-            dtype = narrowing.HELD[narrow_of(to)]
-            parts = (np.flatnonzero(fitting), dtype), (np.flatnonzero(~fitting), entry.dtype)
-            yield Wanted(
-                entry,
-                table,
-                [Destination(entry.partition, rows, kind) for rows, kind in parts if len(rows)],
-            )
+            with soundness.fetched(root, entry):  # until it is written anew
+                table = rewriting.with_labels(root, entry, overlays.get(entry.path))
+                yield Wanted(entry, table, _destinations(root, entry, to))
 
     return rewriting.replace(root, base, folder, wanted(), progress=progress)
+
+
+def _destinations(root: Path, entry: ShardEntry, to: Target) -> list[Destination]:
+    """Return what becomes of a shard: its rows in the smaller type, and those that do not fit."""
+    reader = open_shard(root, entry)
+    try:
+        fitting = _fitting(reader, entry, to)
+    finally:
+        reader.close()
+    if to == "float16" and not fitting.all():
+        row = int(np.argmin(fitting))
+        raise PrecisionError(
+            f"{entry.path}, row {row}: a value overflows float16 (largest 65504); convert "
+            "to compact16, which keeps such rows in float32"
+        )
+    dtype = narrowing.HELD[narrow_of(to)]
+    parts = (np.flatnonzero(fitting), dtype), (np.flatnonzero(~fitting), entry.dtype)
+    return [Destination(entry.partition, rows, kind) for rows, kind in parts if len(rows)]
 
 
 def _fitting(reader: ShardReader, entry: ShardEntry, to: Target) -> np.ndarray:
@@ -176,12 +180,13 @@ def _fitting(reader: ShardReader, entry: ShardEntry, to: Target) -> np.ndarray:
 
 def _copies(root: Path, base: Manifest, new: Replacement, folder: Path) -> dict[str, Path]:
     """Copy the files of a commit that stay as they are; return them by their paths."""
-    stay = [entry.path for entry in base.shards if entry.path not in new.made]
-    stay += [entry.path for entry in new.labels if entry.path not in new.files]
+    stay: list[Named] = [entry for entry in base.shards if entry.path not in new.made]
+    stay += [entry for entry in new.labels if entry.path not in new.files]
     found = {}
-    for number, path in enumerate(stay):
+    for number, entry in enumerate(stay):
         draft = folder / f"copy-{number:06d}.parquet"
-        shutil.copyfile(root / path, draft)
+        with soundness.fetched(root, entry):
+            shutil.copyfile(root / entry.path, draft)
         layout.sync_file(draft)
-        found[path] = draft
+        found[entry.path] = draft
     return found

@@ -92,7 +92,7 @@ def without(
         DamageError: a file is not what the manifest says.
         CommitError: the disk is full or failed.
     """
-    soundness.check(root, [*(entry for entry, _ in by_shard), *base.labels])
+    soundness.check(root, [*(entry for entry, _ in by_shard), *base.labels], fetching=True)
     overlays = shard_columns.overlays(root, base.labels)
 
     def wanted() -> Iterator[Wanted]:

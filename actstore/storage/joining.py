@@ -69,7 +69,7 @@ def join(
         try:
             with ExitStack() as here:
                 for entry in run:
-                    here.enter_context(backing.fetched(root, entry))
+                    here.enter_context(backing.fetched(root, entry.path))
                 made_one = _joined(root, run, draft)
         except CorruptStoreError:
             continue

@@ -140,7 +140,7 @@ class Renaming:
             prepare(self._snapshot.root)  # an earlier try may have been killed after its commit
             return None
         base, root = self._snapshot.manifest, self._snapshot.root
-        soundness.check(root, [*self.touched, *base.labels])
+        soundness.check(root, [*self.touched, *base.labels], fetching=True)
         overlays = shard_columns.overlays(root, base.labels)
 
         def wanted() -> Iterator[Wanted]:

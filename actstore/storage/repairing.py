@@ -14,7 +14,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import CommitError, CorruptStoreError, SnapshotNotFoundError
-from actstore.storage import card, key_hashes, layout, pruning, shard_columns, soundness
+from actstore.storage import backing, card, key_hashes, layout, pruning, shard_columns, soundness
 from actstore.storage import manifest as manifests
 from actstore.storage.described import describe
 from actstore.storage.manifest import EMPTY, LabelEntry, Manifest, ShardEntry
@@ -85,7 +85,7 @@ def survey(
     """Return what can be repaired, and what cannot; nothing is changed.
 
     Args:
-        root: folder of the store.
+        root: folder of the store, or one that stands for it with the manifests of all commits.
         copies: where sound files may be.
         progress: called with the bytes checked so far.
 
@@ -190,7 +190,9 @@ def _unnamed(
             hashes = key_hashes.hash_table(shard_columns.read_columns(root, entry, names))
             known.setdefault(entry.partition, []).append(hashes)
     # The later of two that hold the same rows first: it is what became of the earlier one.
-    stored = sorted(pruning.stored_files(root), key=lambda path: path.split("-")[-2:], reverse=True)
+    behind = backing.of(root)
+    stored = pruning.stored_files(root) if behind is None else behind.stored_files()
+    stored.sort(key=lambda path: path.split("-")[-2:], reverse=True)
     for path in stored:
         if path in named:
             continue
@@ -198,7 +200,8 @@ def _unnamed(
             left.append(Left(path, "nothing says when these labels were set: set them again"))
             continue
         try:
-            entry = describe(root, path)
+            with backing.fetched(root, path):
+                entry = describe(root, path)
         except CorruptStoreError as error:
             left.append(Left(path, str(error)))
             continue
@@ -222,6 +225,7 @@ def apply(root: Path, repair: Repair, copies: Copies | None = None) -> Repair:
         HubError: a copy could not be fetched.
     """
     commit = None
+    behind = backing.of(root)
     with writing(root):
         staging = Staging(root)
         try:
@@ -235,6 +239,8 @@ def apply(root: Path, repair: Repair, copies: Copies | None = None) -> Repair:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 draft.replace(target)
                 layout.sync_folder(target.parent)
+                if behind is not None:
+                    behind.replace(entry.path)
             if repair.aside:
                 commit = _commit(root, repair, staging.folder)
         finally:
@@ -254,9 +260,16 @@ def _commit(root: Path, repair: Repair, folder: Path) -> int:
     )
     later = [number for number in manifests.numbers(root) if number > repair.base]
     made = dataclasses.replace(made, number=later[-1] + 1)
-    if len(later) != len(repair.aside) or not manifests.publish(root, made, folder):
+    behind = backing.of(root)
+    if len(later) != len(repair.aside) or not (
+        manifests.publish(root, made, folder)
+        if behind is None
+        else behind.publish(made, (), folder)
+    ):
         raise CommitError(f"{root} got a commit meanwhile; nothing changed, run the command again")
     for one in repair.aside:
         path = root / one.path
         os.replace(path, path.with_name(path.name + _ASIDE))
+        if behind is not None:
+            behind.put_aside(one.path, one.path + _ASIDE)
     return made.number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import CommitError
-from actstore.storage import checksums, layout, narrowing, pages, shard_columns
+from actstore.storage import checksums, layout, narrowing, pages, shard_columns, soundness
 from actstore.storage.entries import ITEM_BYTES
 from actstore.storage.labels import write_overlay
 from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry, together
@@ -170,7 +171,7 @@ def replace(
     """Write shards anew, and the label overlays without theirs; the store does not change.
 
     Args:
-        root: folder of the store; its shards and overlays were found sound.
+        root: folder of the store; its shards and overlays were found sound, where they lie in it.
         base: the commit.
         folder: where the files go.
         wanted: each shard that changes.
@@ -186,26 +187,29 @@ def replace(
     done = 0
     for entry, table, destinations in wanted:
         entries = []
-        for partition, rows, dtype in destinations:
-            number = len(files)
-            draft = folder / f"anew-{number:06d}.parquet"
-            with writing(root):
+        with contextlib.ExitStack() as here:
+            if destinations:
+                here.enter_context(writing(root))
+                here.enter_context(soundness.fetched(root, entry))
+            for partition, rows, dtype in destinations:
+                number = len(files)
+                draft = folder / f"anew-{number:06d}.parquet"
                 written = _write(root, entry, table, rows, draft, dtype or entry.dtype)
-            model, site, layer = partition
-            new = dataclasses.replace(
-                entry,
-                model=model,
-                site=site,
-                layer=layer,
-                dtype=dtype or entry.dtype,
-                **written._asdict(),
-            )
-            new = dataclasses.replace(new, path=new.named(transaction, number))
-            entries.append(new)
-            files[new.path] = draft
-            done += new.vector_bytes
-            if progress:
-                progress(done)
+                model, site, layer = partition
+                new = dataclasses.replace(
+                    entry,
+                    model=model,
+                    site=site,
+                    layer=layer,
+                    dtype=dtype or entry.dtype,
+                    **written._asdict(),
+                )
+                new = dataclasses.replace(new, path=new.named(transaction, number))
+                entries.append(new)
+                files[new.path] = draft
+                done += new.vector_bytes
+                if progress:
+                    progress(done)
         made[entry.path] = tuple(entries)
     labels = []
     for overlay in base.labels:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from actstore.errors import DamageError
+from actstore.storage import backing
 from actstore.storage.shard import sha256_of
 from actstore.storage.threads import in_parallel
 
@@ -33,6 +35,7 @@ def check(
     root: Path,
     entries: Iterable[Named],
     *,
+    fetching: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Refuse to go on with files that are not, byte for byte, what the manifest says.
@@ -43,11 +46,15 @@ def check(
     Args:
         root: folder of the store.
         entries: shards, label overlays and segments.
+        fetching: leave out what lies elsewhere, since all of it is read by :func:`fetched` or as
+            labels, which are checked then: else it would travel twice.
         progress: called with the bytes read so far, from one thread at a time.
 
     Raises:
         DamageError: names every file that is missing or was changed.
     """
+    if fetching:
+        entries = [entry for entry in entries if not backing.of_missing(root, entry.path)]
     found = problems(root, entries, progress=progress)
     if found:
         named = "; ".join(f"{path}: {reason}" for path, reason in found[:_NAMED])
@@ -57,6 +64,21 @@ def check(
             "earlier commit (see: actstore log), the Hub or a backup may hold sound ones",
             found,
         )
+
+
+@contextlib.contextmanager
+def fetched(root: Path, entry: Named) -> Iterator[None]:
+    """Have a whole file in the store's folder while the block runs, sound if it lies elsewhere.
+
+    Raises:
+        DamageError: it is missing there or was changed.
+    """
+    if backing.of_missing(root, entry.path) is None:
+        yield
+        return
+    with backing.fetched(root, entry.path):
+        check(root, [entry])
+        yield
 
 
 def problems(
@@ -82,7 +104,8 @@ def problems(
 
 def _problem(root: Path, entry: Named) -> str | None:
     try:
-        digest, size = sha256_of(root / entry.path)
+        with backing.fetched(root, entry.path):
+            digest, size = sha256_of(root / entry.path)
     except FileNotFoundError:
         return "the file is missing"
     except OSError as error:

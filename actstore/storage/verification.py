@@ -40,7 +40,7 @@ def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None)
     hashes: dict[tuple[str, str, int | None], list[tuple[ShardEntry, np.ndarray]]] = {}
     checked = 0
     for entry in snapshot.shards:
-        with backing.fetched(snapshot.root, entry):
+        with backing.fetched(snapshot.root, entry.path):
             found = list(check_shard(snapshot.root, entry, nonfinite=_allows_nonfinite(snapshot)))
         problems += [Problem(entry.path, reason) for reason in found]
         if not found:
@@ -50,7 +50,7 @@ def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None)
         if progress:
             progress(checked)
     for overlay in snapshot.manifest.labels:
-        with backing.fetched(snapshot.root, overlay):
+        with backing.fetched(snapshot.root, overlay.path):
             problems += _check_labels(snapshot.root, overlay)
     for shards in hashes.values():
         problems += _repeated_keys(snapshot.root, shards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from actstore.storage.pruning import erase
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
 from tests.hub.publishing import ADDRESS
-from tests.hub.pushing import push_to
+from tests.hub.pushing import ID, push_to
 from tests.hub_server import Hub
 from tests.querying.stores import layered
 from tests.remote.buckets import Proxy, put_rows
@@ -218,3 +219,26 @@ def test_from_the_hub_to_a_bucket_and_a_folder(
         assert copy.fingerprint == far.fingerprint
         assert (copy.select(layer=1).numpy() == far.select(layer=1).numpy()).all()
     assert verify(open_snapshot(tmp_path / "copy")) == []
+
+
+@pytest.mark.usefixtures("lfs", "quick_retries")
+def test_a_push_out_of_a_bucket(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one out of a folder: labels are folded in, the store takes over what was made for it."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    monkeypatch.setenv("ACTSTORE_CACHE", str(tmp_path / "cache"))
+    layered(tmp_path / "s", layers=2, rows=10, width=8)
+    place = f"memory://{secrets.token_hex(6)}"
+    sync(tmp_path / "s", place)
+    store = actstore.open(place)
+    store.label("CASE WHEN layer = 1 THEN 'x' END")
+    assert store.push(ID, dry_run=True).sent == 2
+    assert (store.push(ID).sent, store.commit) == (2, 4)
+    far = actstore.open(ADDRESS)
+    assert far.fingerprint == store.fingerprint
+    assert far.labels == store.labels == {"x": 10, None: 10}
+    assert (far.select(layer=1).numpy() == store.select(layer=1).numpy()).all()
+    assert store.push(ID).commit is None
+    store.drop("layer = 0")  # known to be our own up there, since an older commit names it
+    done = store.push(ID)
+    assert (done.sent, done.theirs, actstore.open(ADDRESS).layers) == (0, 0, [1])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
-from actstore.errors import ActstoreError, HubError
+from actstore.errors import ActstoreError
 from actstore.ingestion import containers, fetching
 from actstore.ingestion.inference.words import (
     CLASSES,
@@ -154,7 +154,7 @@ def _open(group: Group) -> None:
             break
         try:
             document = containers.read(kind or "torch", entry.path, within=entry.root)
-        except HubError:
+        except fetching.FAILED:
             raise
         except (ActstoreError, OSError, MemoryError) as error:
             group.problems.append((entry, str(error).removeprefix(f"{entry.path}: ")))
