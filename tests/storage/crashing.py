@@ -140,8 +140,9 @@ def pruning(root: Path) -> None:
 def dropping(root: Path) -> None:
     """Drop some rows of two shards, and all of another."""
     chosen = ("e1", "e7", "e8")
-    rows = np.concatenate([rows_of(root, example_id=name) for name in chosen])
-    drop_rows(open_snapshot(root), rows)
+    snapshot = open_snapshot(root)
+    rows = np.concatenate([rows_of(snapshot, example_id=name) for name in chosen])
+    drop_rows(snapshot, rows)
 
 
 def dropping_for_good(root: Path) -> None:
@@ -153,12 +154,13 @@ def dropping_for_good(root: Path) -> None:
 def renaming(root: Path) -> None:
     """Give rows of one layer another site, and some of another layer another name."""
     snapshot = open_snapshot(root)
-    rows = rows_of(root, layer=1, site="resid_post")
+    rows = rows_of(snapshot, layer=1, site="resid_post")
     values = NewValues(rows=rows, columns={"site": ["attn_out"] * len(rows)})
     Renaming(snapshot, values).commit("site")
-    rows = rows_of(root, example_id="e3")
+    snapshot = open_snapshot(root)
+    rows = rows_of(snapshot, example_id="e3")
     values = NewValues(rows=rows, columns={"example_id": ["other"] * len(rows)})
-    Renaming(open_snapshot(root), values).commit("example_id")
+    Renaming(snapshot, values).commit("example_id")
 
 
 def going_back(root: Path) -> None:

@@ -10,11 +10,13 @@ import pyarrow.parquet as pq
 
 from actstore.storage import manifest as manifests
 from actstore.storage import shard_columns
+from actstore.storage.snapshot import Snapshot
 
 
-def rows_of(root: Path, **wanted: Any) -> np.ndarray:
-    """Return the numbers of the latest commit's rows with these values."""
-    latest = manifests.latest(root)
+def rows_of(source: Path | Snapshot, **wanted: Any) -> np.ndarray:
+    """Return the numbers of the rows with these values, of a snapshot or of the latest commit."""
+    root = source if isinstance(source, Path) else source.root
+    latest = manifests.latest(source) if isinstance(source, Path) else source.manifest
     fits = np.ones(latest.rows, bool)
     for name, value in wanted.items():
         tables = [shard_columns.read_columns(root, entry, [name]) for entry in latest.shards]
