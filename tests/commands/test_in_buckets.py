@@ -111,8 +111,11 @@ def test_the_same_rows_and_the_same_history(
     assert list((tmp_path / "copy").glob("**/*.parquet"))
 
 
-def test_what_would_be_done_is_told_and_not_done(place: str, actstore: Command) -> None:
+def test_what_would_be_done_is_told_and_not_done(
+    folder: Path, place: str, actstore: Command
+) -> None:
     before = Bucket(parse_bucket(place)).objects("")
+    assert actstore("diff", folder, place).code == 0
     for words in (
         ["drop", place, "layer = 4", "--dry-run"],
         ["rename", place, "--set", "task = 't'", "--dry-run"],
