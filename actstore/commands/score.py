@@ -25,6 +25,7 @@ from actstore.commands.options import (
 )
 from actstore.commands.row_options import Places, in_sample_option, label_option, place_options
 from actstore.errors import UsageError
+from actstore.remote.address import is_address
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -82,8 +83,10 @@ def command(
     from actstore.analysis.examples import joined_layers, lineages
     from actstore.analysis.probes import scoring
 
-    if write_label and not isinstance(store, Path):
-        raise UsageError("labels are written to a store on this machine: pull it first")
+    if write_label and is_address(str(store)):
+        raise UsageError(
+            "labels are written to a store on this machine or in a bucket: pull it first"
+        )
     if write_label and at is not None:
         raise UsageError("labels are written to the latest commit: leave out --at")
     commit = None

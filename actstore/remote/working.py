@@ -255,11 +255,11 @@ class BucketBacking:
         if not layout.is_segment(path):  # which manifests are read with
             (self.root / path).unlink()
 
-    def put_aside(self, path: str, name: str) -> None:
+    def put_aside(self, path: str, name: str, instead: bytes) -> None:
         data = self.bucket.read(path)
         if data is not None:
             self.bucket.put(name, data)
-            self.bucket.delete([path])
+            self.bucket.put(path, instead)
 
     def publish(self, manifest: Manifest, files: Collection[str], staging: Path) -> bool:
         self._upload(files)

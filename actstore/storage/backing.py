@@ -47,8 +47,12 @@ class Backing(Protocol):
     def replace(self, path: str) -> None:
         """Put a file of the folder there, over what there may be."""
 
-    def put_aside(self, path: str, name: str) -> None:
-        """Give a file there another name."""
+    def put_aside(self, path: str, name: str, instead: bytes) -> None:
+        """Keep a file there under another name, and put something else in its place.
+
+        Its own name stays taken: nobody sees there who writes, and a writer who has read an
+        earlier commit would take the number, and rows that no later commit has would be lost.
+        """
 
     def publish(self, manifest: Manifest, files: Collection[str], staging: Path) -> bool:
         """Make a commit where the store is.

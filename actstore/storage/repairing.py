@@ -250,9 +250,8 @@ def apply(root: Path, repair: Repair, copies: Copies | None = None) -> Repair:
 
 
 def _commit(root: Path, repair: Repair, folder: Path) -> int:
-    base = repair.salvaged
-    if base is None:
-        base = manifests.load(root, repair.base) if repair.base else EMPTY
+    sound = manifests.load(root, repair.base) if repair.base else EMPTY
+    base = sound if repair.salvaged is None else repair.salvaged
     made = base.next(
         operation="repair",
         message=f"{len(repair.aside)} damaged commits put aside",
@@ -260,16 +259,28 @@ def _commit(root: Path, repair: Repair, folder: Path) -> int:
     )
     later = [number for number in manifests.numbers(root) if number > repair.base]
     made = dataclasses.replace(made, number=later[-1] + 1)
+    overtaken = len(later) != len(repair.aside)
     behind = backing.of(root)
-    if len(later) != len(repair.aside) or not (
-        manifests.publish(root, made, folder)
-        if behind is None
-        else behind.publish(made, (), folder)
-    ):
-        raise CommitError(f"{root} got a commit meanwhile; nothing changed, run the command again")
+    if behind is None:
+        if overtaken or not manifests.publish(root, made, folder):
+            raise _overtaken(root)
+        for one in repair.aside:
+            path = root / one.path
+            os.replace(path, path.with_name(path.name + _ASIDE))
+        return made.number
+    # What takes the damaged ones' places, and what all of them stand on.
+    instead = sound.next(
+        operation="repair", message="in the place of a damaged commit", shards=sound.shards
+    )
+    made = dataclasses.replace(made, parent=instead.parent, parent_sha256=instead.parent_sha256)
+    if overtaken or not behind.publish(made, (), folder):
+        raise _overtaken(root)
     for one in repair.aside:
-        path = root / one.path
-        os.replace(path, path.with_name(path.name + _ASIDE))
-        if behind is not None:
-            behind.put_aside(one.path, one.path + _ASIDE)
+        number = int((root / one.path).stem)
+        content = dataclasses.replace(instead, number=number).encode()
+        behind.put_aside(one.path, one.path + _ASIDE, content)
     return made.number
+
+
+def _overtaken(root: Path) -> CommitError:
+    return CommitError(f"{root} got a commit meanwhile; nothing changed, run the command again")

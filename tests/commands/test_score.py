@@ -2,11 +2,13 @@
 
 import csv
 import json
+import secrets
 from pathlib import Path
 
 import pytest
 
 import actstore as package
+from actstore.remote.syncing import sync
 from tests.analysis import labelled
 from tests.commands.conftest import Command
 
@@ -21,11 +23,18 @@ def probes(actstore: Command, tmp_path: Path) -> Path:
 
 
 def test_scores_go_to_screen_file_and_labels(
-    actstore: Command, probes: Path, tmp_path: Path
+    actstore: Command, probes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("--probe", probes, "--layers", "3", "-o", tmp_path / "x.csv", "--write-label", "class")
+    monkeypatch.setenv("ACTSTORE_CACHE", str(tmp_path / "cache"))
+    place = f"memory://{secrets.token_hex(6)}"
+    sync(tmp_path / "new", place)
+    assert actstore("score", place, *words).code == 0
     done = actstore("score", tmp_path / "new", *words)
     assert done.code == 0, done.err
+    with package.open(place) as one, package.open(tmp_path / "new") as other:
+        assert one.labels == other.labels
+        assert one.commit == other.commit
     assert done.out.splitlines()[1].split()[:4] == ["resid_post", "last", "3", "20"]
     lines = (tmp_path / "x.csv").read_text(encoding="utf-8").splitlines()
     rows = list(csv.DictReader(lines))

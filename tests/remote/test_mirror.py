@@ -243,7 +243,7 @@ def test_messages_name_the_repository_not_the_folder_behind_it(hub: Hub, tmp_pat
     hub.create("alice/raw", {"notes.txt": b"nothing here", "x.bin": b"\0" * 100})
     with pytest.raises(Exception, match="alice/raw: no recipe fits") as caught:
         actstore.ingest(RAW, tmp_path / "store")
-    assert "actstore-hub-" not in str(caught.value)
+    assert "actstore-sources-" not in str(caught.value)
     with pytest.raises(RepositoryNotFoundError):
         actstore.ingest("hf://datasets/alice/none", tmp_path / "store")
     assert not (tmp_path / "store").exists()
@@ -273,7 +273,7 @@ def test_nothing_is_left_of_the_folder_behind_it(hub: Hub, tmp_path: Path) -> No
         actstore.ingest(RAW, tmp_path / "store", model="org/m")
     finally:
         tempfile.tempdir = before
-    assert not list((tmp_path / "tmp").glob("actstore-hub-*"))
+    assert not list((tmp_path / "tmp").glob("actstore-sources-*"))
     assert fetching.of(tmp_path / "tmp" / "x") is None
 
 

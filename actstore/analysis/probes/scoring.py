@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -116,6 +117,8 @@ def write_labels(store: StoreReader, scored: Sequence[Scored], label_as: LabelAs
         UsageError: the store is on the Hub, damaged shards of it were left out, or a row was
             scored twice.
     """
+    from actstore.remote.bucket_address import is_bucket
+    from actstore.remote.working import working
     from actstore.storage import fencing
     from actstore.storage.labels import set_labels
     from actstore.storage.snapshot import open_snapshot
@@ -137,13 +140,12 @@ def write_labels(store: StoreReader, scored: Sequence[Scored], label_as: LabelAs
         texts += [text for text in told for _ in range(one.row_ids.shape[1])]
     message = f"{label_as} by probe {Path(scored[0].probe).name}"
     marked = lineages.title([one.in_sample for one in scored])
-    snapshot = open_snapshot(store.path, store.commit)
-    try:
-        return set_labels(
-            snapshot, rows, texts, message=f"{message} ({marked})" if marked else message
-        )
-    finally:
-        snapshot.close()
+    if marked:
+        message = f"{message} ({marked})"
+    place = store.name if is_bucket(store.name) else store.path
+    at = store.commit
+    with working(place, at=at) as root, closing(open_snapshot(root, at)) as snapshot:
+        return set_labels(snapshot, rows, texts, message=message)
 
 
 def table(store: StoreReader, scored: Sequence[Scored]) -> pa.Table:
