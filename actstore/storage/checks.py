@@ -20,6 +20,7 @@ from actstore.storage.threads import share
 
 _OTHER_TAIL = "its metadata and footer are not what the manifest says (SHA-256)"
 _OTHER_CONTENT = "its SHA-256 is not what the manifest says: the content was changed"
+_CHUNK = 1 << 20
 _AT_ONCE = 64
 """Blocks that one thread checks at a time."""
 
@@ -88,7 +89,7 @@ def _once(
     identity = (*_identity(descriptor), start, sha256)
     if identity in _sound:
         return
-    if _sha256(descriptor, start) != sha256:
+    if _sha256(descriptor, start, entry.bytes) != sha256:
         raise damage(root, entry.path, reason)
     _sound.add(identity)
 
@@ -98,9 +99,11 @@ def _identity(descriptor: int) -> _Identity:
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
-def _sha256(descriptor: int, start: int) -> str:
+def _sha256(descriptor: int, start: int, expected: int) -> str:
+    """Return the SHA-256 of a file from ``start`` on; ``expected`` is how long it should be."""
     digest = hashlib.sha256()
-    buffer = bytearray(1 << 20)
+    # Of small files there are thousands, and new memory is zeroed first.
+    buffer = bytearray(max(1, min(_CHUNK, expected - start)))
     while count := os.preadv(descriptor, [buffer], start):
         digest.update(memoryview(buffer)[:count])
         start += count
