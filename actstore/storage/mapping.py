@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import time
 from collections.abc import Iterable, Sequence
 from io import IOBase
@@ -26,6 +27,9 @@ _PIECE = 2 << 20
 """Bytes that one thread copies at a time: two threads share a layer of 8 MB."""
 _BLOCK = 256 << 10
 """Bytes gathered at a time into memory that is there: they pass through the cache."""
+_PAST_THE_MAP = 512 << 10
+"""Bytes from which on rows that nobody has read yet are read without the map."""
+_FIRST_PIECES = (8 << 10, 8 << 10, 32 << 10)
 _UNITS = 8
 """Parts that a row is copied in at most."""
 _PROBE = 8
@@ -100,8 +104,9 @@ class MappedShard:
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
             if check != "never":
                 checks = VectorChecks(root, entry, file.fileno(), mapped, check)
+        place = root, entry.path
         self.matrices = tuple(
-            MappedMatrix(mapped, dtype, offset, rows, entry.width, checks, number)
+            MappedMatrix(mapped, place, dtype, offset, rows, entry.width, checks, number)
             for number, (offset, rows) in enumerate(entry.pages)
         )
         """The row groups' vectors in row order."""
@@ -121,21 +126,32 @@ class MappedShard:
     def run(self, start: int, out: np.ndarray) -> None:
         copy(self.pairs(start, out))
 
-    def pairs(self, start: int, out: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    def pairs(
+        self, start: int, out: np.ndarray, *, own: bool = False
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return what :func:`copy` needs to fill ``out`` with the rows from ``start`` on.
 
         Where they are not in memory yet, the system is asked to read them.
+
+        Args:
+            start: number of the first row.
+            out: of all of them.
+            own: whether nobody sees ``out`` if they are damaged. What has not been read yet is
+                read into it at once then.
         """
         found = []
         for group, matrix in enumerate(self.matrices):
             first = int(self._starts[group])
             low, high = max(start, first), min(start + len(out), first + len(matrix.vectors))
             if low < high:
+                target = out[low - start : high - start]
+                if own and matrix.reads(low - first, target):
+                    continue
                 rows = matrix.vectors[low - first : high - first]
                 if _comes_from_disk(rows, np.array([0])):
                     matrix.prefetch(low - first, high - low)
                 matrix.check_run(low - first, high - first)
-                found.append((rows, out[low - start : high - start]))
+                found.append((rows, target))
         return found
 
     def take(self, rows: np.ndarray) -> np.ndarray:
@@ -151,11 +167,12 @@ class MappedShard:
 class MappedMatrix:
     """The vectors of one row group, over the map."""
 
-    __slots__ = ("_map", "_number", "_offset", "checks", "vectors")
+    __slots__ = ("_map", "_number", "_offset", "_place", "_seen", "checks", "vectors")
 
     def __init__(
         self,
         mapped: mmap.mmap,
+        place: tuple[Path, str],
         dtype: np.dtype[Any],
         offset: int,
         rows: int,
@@ -164,6 +181,8 @@ class MappedMatrix:
         number: int,
     ) -> None:
         self._map = mapped
+        self._place = place
+        self._seen = 0  # rows from here on were not read
         self._offset = offset
         self._number = number
         self.checks = checks
@@ -193,6 +212,43 @@ class MappedMatrix:
             blocks = np.arange(first // step, (stop - 1) // step + 1)
             self.checks.check(self._number, self.checks.unchecked(self._number, blocks))
 
+    def reads(self, first: int, out: np.ndarray) -> bool:
+        """Fill ``out`` with rows that were not read before, past the map; say whether it was.
+
+        A map is made page by page when it is first touched, which takes longer than to copy, and
+        what the system reads ahead for it comes in small pieces.
+
+        Raises:
+            DamageError: they are not what was written; ``out`` holds them nevertheless.
+            CorruptStoreError: they cannot be read.
+        """
+        if first < self._seen or out.nbytes < _PAST_THE_MAP or out.dtype != self.vectors.dtype:
+            return False
+        root, path = self._place
+        start = self._offset + first * self.vectors.strides[0]
+        data = memoryview(out.reshape(-1).view(np.uint8))
+        try:
+            descriptor = os.open(root / path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False  # a map outlives its file's name
+        try:
+            whole = _read(descriptor, data, start)
+        except OSError as error:
+            raise CorruptStoreError(
+                f"shard {path} of {root} cannot be read: {error}; restore it from a copy", path
+            ) from error
+        finally:
+            os.close(descriptor)
+        if not whole:
+            return False
+        if self.checks is not None:
+            step = self.block_rows
+            blocks = np.arange(first // step, (first + len(out) - 1) // step + 1)
+            unchecked = self.checks.unchecked(self._number, blocks)
+            self.checks.check(self._number, unchecked, (start, data))
+        self._seen = first + len(out)
+        return True
+
     def check_blocks(self, blocks: np.ndarray) -> None:
         """Hold some blocks against their checksums.
 
@@ -214,6 +270,21 @@ class MappedMatrix:
         start = self._offset + first * row_bytes
         low = start - start % mmap.PAGESIZE
         self._map.madvise(mmap.MADV_WILLNEED, low, start + rows * row_bytes - low)
+
+
+def _read(descriptor: int, data: memoryview, start: int) -> bool:
+    """Fill ``data`` from a position of a file on; say whether there was enough."""
+    done = 0
+    # Small pieces first: then the system takes this for reading in order, and reads ahead in
+    # large pages while these are copied. Asked for all at once it does neither.
+    for size in (*_FIRST_PIECES, len(data)):
+        stop = min(len(data), done + size)
+        while done < stop:
+            count = os.preadv(descriptor, [data[done:stop]], start + done)
+            if not count:
+                return False
+            done += count
+    return True
 
 
 def _comes_from_disk(memory: np.ndarray, rows: np.ndarray) -> bool:
