@@ -29,6 +29,8 @@ _BLOCK = 256 << 10
 """Bytes gathered at a time into memory that is there: they pass through the cache."""
 _PAST_THE_MAP = 512 << 10
 """Bytes from which on rows that nobody has read yet are read without the map."""
+_SPAN = 16 << 20
+"""Bytes of these that one thread reads at a time."""
 _FIRST_PIECES = (8 << 10, 8 << 10, 32 << 10)
 _UNITS = 8
 """Parts that a row is copied in at most."""
@@ -201,8 +203,13 @@ class MappedMatrix:
         assert self.checks is not None
         return self.checks.page(self._number).block_rows
 
-    def check_run(self, first: int, stop: int) -> None:
+    def check_run(self, first: int, stop: int, held: tuple[int, memoryview] | None = None) -> None:
         """Hold some rows against their checksums.
+
+        Args:
+            first: number of the first row.
+            stop: number behind the last one.
+            held: a part of the file in memory, and where it begins.
 
         Raises:
             DamageError: they are not what was written.
@@ -210,7 +217,7 @@ class MappedMatrix:
         if self.checks is not None:
             step = self.block_rows
             blocks = np.arange(first // step, (stop - 1) // step + 1)
-            self.checks.check(self._number, self.checks.unchecked(self._number, blocks))
+            self.checks.check(self._number, self.checks.unchecked(self._number, blocks), held)
 
     def reads(self, first: int, out: np.ndarray) -> bool:
         """Fill ``out`` with rows that were not read before, past the map; say whether it was.
@@ -224,28 +231,17 @@ class MappedMatrix:
         """
         if first < self._seen or out.nbytes < _PAST_THE_MAP or out.dtype != self.vectors.dtype:
             return False
-        root, path = self._place
-        start = self._offset + first * self.vectors.strides[0]
-        data = memoryview(out.reshape(-1).view(np.uint8))
+        self.expect()
+        row_bytes = self.vectors.strides[0]
+        start = self._offset + first * row_bytes
+        data = out.reshape(-1).view(np.uint8).data
+        spans = range(0, len(data), _SPAN)
         try:
-            descriptor = os.open(root / path, os.O_RDONLY | os.O_CLOEXEC)
+            in_turn = [(data[at : at + _SPAN], start + at) for at in spans]
+            share(lambda part: _read(self._place, *part), in_turn)
         except OSError:
-            return False  # a map outlives its file's name
-        try:
-            whole = _read(descriptor, data, start)
-        except OSError as error:
-            raise CorruptStoreError(
-                f"shard {path} of {root} cannot be read: {error}; restore it from a copy", path
-            ) from error
-        finally:
-            os.close(descriptor)
-        if not whole:
-            return False
-        if self.checks is not None:
-            step = self.block_rows
-            blocks = np.arange(first // step, (first + len(out) - 1) // step + 1)
-            unchecked = self.checks.unchecked(self._number, blocks)
-            self.checks.check(self._number, unchecked, (start, data))
+            return False  # a map outlives its file's name, and needs no further descriptor
+        self.check_run(first, first + len(out), (start, data))
         self._seen = first + len(out)
         return True
 
@@ -272,19 +268,32 @@ class MappedMatrix:
         self._map.madvise(mmap.MADV_WILLNEED, low, start + rows * row_bytes - low)
 
 
-def _read(descriptor: int, data: memoryview, start: int) -> bool:
-    """Fill ``data`` from a position of a file on; say whether there was enough."""
-    done = 0
-    # Small pieces first: then the system takes this for reading in order, and reads ahead in
-    # large pages while these are copied. Asked for all at once it does neither.
-    for size in (*_FIRST_PIECES, len(data)):
-        stop = min(len(data), done + size)
-        while done < stop:
-            count = os.preadv(descriptor, [data[done:stop]], start + done)
-            if not count:
-                return False
-            done += count
-    return True
+def _read(place: tuple[Path, str], data: memoryview, start: int) -> None:
+    """Fill ``data`` from a position of a file of a store on.
+
+    Raises:
+        OSError: it cannot be opened.
+        CorruptStoreError: it cannot be read, or ends before.
+    """
+    root, path = place
+    descriptor = os.open(root / path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        done = 0
+        # Small pieces first: then the system takes this for reading in order, and reads ahead in
+        # large pages while these are copied. Asked for all at once it does neither.
+        for size in (*_FIRST_PIECES, len(data)):
+            stop = min(len(data), done + size)
+            while done < stop:
+                count = os.preadv(descriptor, [data[done:stop]], start + done)
+                if not count:
+                    raise OSError("it ends before its vectors do")
+                done += count
+    except OSError as error:
+        raise CorruptStoreError(
+            f"shard {path} of {root} cannot be read: {error}; restore it from a copy", path
+        ) from error
+    finally:
+        os.close(descriptor)
 
 
 def _comes_from_disk(memory: np.ndarray, rows: np.ndarray) -> bool:

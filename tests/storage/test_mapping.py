@@ -139,6 +139,7 @@ def test_large_runs_are_copied_by_several_threads(
 def rows_of_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """A store of 44 rows, four in each block, in row groups of ten; all are read past the map."""
     monkeypatch.setattr(mapping, "_PAST_THE_MAP", 1)
+    monkeypatch.setattr(mapping, "_SPAN", 9_000)
     monkeypatch.setattr(mapping, "_FIRST_PIECES", (100, 5_000))
     monkeypatch.setattr(shard, "GROUP_BYTES", 10 * 4096)
     batches = [batch(0, 23, width=2048), batch(0, 21, width=2048, layer=4)]
@@ -197,8 +198,12 @@ def test_a_first_reading_after_the_file_lost_its_name(
 ) -> None:
     snapshot = open_snapshot(tmp_path / "s")
     assert snapshot.view(0, 1) is not None
-    (tmp_path / "s" / snapshot.shards[0].path).unlink()
+    path = tmp_path / "s" / snapshot.shards[0].path
+    path.unlink()
     assert snapshot.gather(np.arange(23)).tobytes() == rows_of_blocks[:23].tobytes()
+    path.write_bytes(b"")
+    with pytest.raises(CorruptStoreError, match=r"layer_003.* cannot be read: it ends before"):
+        snapshot.gather(np.arange(23))
 
 
 def test_a_view_lasts_longer_than_its_reader(tmp_path: Path) -> None:
