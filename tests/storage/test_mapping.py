@@ -17,8 +17,9 @@ from actstore import schema
 from actstore.errors import CorruptStoreError, DamageError, TransferError
 from actstore.storage import mapping, shard
 from actstore.storage.checksums import Check
+from actstore.storage.decoded_shard import DecodedShard
 from actstore.storage.manifest import ShardEntry
-from actstore.storage.mapping import DecodedShard, MappedShard, ShardReader, open_shard
+from actstore.storage.mapping import MappedShard, ShardReader, open_shard
 from actstore.storage.shard import sha256_of
 from actstore.storage.snapshot import open_snapshot
 from tests.storage.stores import batch, vectors, write, write_shard
