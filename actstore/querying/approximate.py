@@ -114,6 +114,10 @@ def search(
     library = _library()
     path = _path(selection, metric)
     opened = _opened(path, metric)
+
+    def read(places: np.ndarray) -> np.ndarray:
+        return selection.snapshot.gather(selection.rows[places])
+
     with opened.lease:
         index: Any = library.Index.restore(str(opened.path), view=True)
         try:
@@ -123,9 +127,7 @@ def search(
                 keys = index.search(query, count).keys if count else np.empty(0)
                 places = np.sort(np.asarray(keys).astype(np.int64))
                 places = places[selection.rows[places] != row]
-                results.append(
-                    ranking.exact(selection.snapshot, selection.rows, places, query, k, metric)
-                )
+                results.append(ranking.exact(read, places, query, k, metric))
         finally:
             index.reset()
     return results

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ from actstore.querying import scoring, vector_math
 from actstore.querying.scoring import Query
 from actstore.querying.vector_math import Metric
 from actstore.storage import floats
+from actstore.storage.threads import share
 
 if TYPE_CHECKING:
     from actstore.storage.snapshot import Snapshot
@@ -20,10 +23,10 @@ _ONE_BY_ONE = 3
 """As many queries are scored one after the other: the kernels read rows at memory's speed, while
 a product of matrices first makes them float32."""
 _WIDENED = 1 << 20
-_SCORES = 1 << 22
-"""Rough scores held at a time, of all queries together: 32 MiB."""
-_READ = 1 << 24
-"""Values read at a time, for all queries."""
+_SCORES = 1 << 20
+"""Rough scores that a thread holds at a time, of all queries together: 8 MiB."""
+_READ = 1 << 22
+"""Values that a thread reads at a time, for all queries."""
 _GATHERED = 1 << 20
 """Float64 values at a time."""
 
@@ -62,26 +65,41 @@ def search(
         norms: stored norms of the rows, float32 ``[n]``; computed when missing.
     """
     made = [Query(query) for query in queries]
-    candidates = [_Candidates(k) for _ in made]
     if len(made) <= _ONE_BY_ONE:
-        for query, mine, row in zip(made, candidates, left_out.tolist(), strict=True):
+        places = []
+        for query, row in zip(made, left_out.tolist(), strict=True):
             found = scoring.scores(snapshot, rows, query, metric, norms, shared=True)
             keys = found.astype(np.float64)
             keys = keys**2 if metric == "l2" else -keys
             keys[rows == row] = np.nan
-            mine.margin = _margin_of(snapshot, rows, query, metric, keys, k)
-            mine.add(np.arange(len(rows)), keys)
+            mine = _Candidates(1, k)
+            mine.margins[:] = _margin_of(snapshot, rows, query, metric, keys, k)
+            mine.add(np.arange(len(rows)), keys[None])
+            places += mine.places()
     else:
-        _at_once(snapshot, rows, made, candidates, metric, left_out, norms)
+        places = _at_once(snapshot, rows, made, k, metric, left_out, norms)
+    read = _reader(snapshot, rows, places)
     return [
-        exact(snapshot, rows, mine.places(), query.vector, k, metric)
-        for query, mine in zip(made, candidates, strict=True)
+        exact(read, chosen, query.vector, k, metric)
+        for query, chosen in zip(made, places, strict=True)
     ]
 
 
+def _reader(
+    snapshot: Snapshot, rows: np.ndarray, places: list[np.ndarray]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what reads the vectors of some places, of all queries' at once if they are few."""
+    together = np.unique(np.concatenate(places))
+    if len(places) > 1 and len(together):
+        width, _ = snapshot.shape(rows[together])
+        if len(together) * width <= _READ:
+            held = snapshot.gather(rows[together])
+            return lambda some: held[np.searchsorted(together, some)]
+    return lambda some: snapshot.gather(rows[some])
+
+
 def exact(
-    snapshot: Snapshot,
-    rows: np.ndarray,
+    read: Callable[[np.ndarray], np.ndarray],
     places: np.ndarray,
     query: np.ndarray,
     k: int,
@@ -90,7 +108,11 @@ def exact(
     """Return the best of some places in a list of rows by float64; rows without a score are none.
 
     Args:
-        places: positions in ``rows``, int64, ascending.
+        read: gives the vectors of places.
+        places: positions in the list, int64, ascending.
+        query: float32 ``[width]``.
+        k: how many.
+        metric: of the scores.
     """
     towards = query.astype(np.float64)
     length = np.linalg.norm(towards)
@@ -98,7 +120,7 @@ def exact(
     step = max(1, _GATHERED // len(query))
     with np.errstate(all="ignore"):  # overflow and 0/0 show as infinity and NaN
         for start in range(0, len(places), step):
-            vectors = snapshot.gather(rows[places[start : start + step]]).astype(np.float64)
+            vectors = read(places[start : start + step]).astype(np.float64)
             part = scores[start : start + step]
             if metric == "l2":
                 vectors -= towards
@@ -115,40 +137,50 @@ def exact(
 
 
 class _Candidates:
-    """Rows that may be among the ``k`` with the smallest keys, as far as rows were seen."""
+    """Rows that may be among the ``k`` with the smallest keys for each of several queries."""
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, queries: int, k: int) -> None:
         self._k = k
-        self._places: list[np.ndarray] = []
-        self._keys: list[np.ndarray] = []
-        self._limit = np.inf
-        self._held = 0
-        self._pruned_at = 4 * k + 1_024
-        self.margin = 0.0
-        """By how much a key may be larger than the k-th best one; it may only grow."""
+        self._limits = np.full(queries, np.inf)
+        self.margins = np.zeros(queries)
+        """By how much a key may be larger than its query's k-th best one; they may only grow."""
+        nothing = np.empty(0, np.int64)
+        self._held = [(nothing, nothing, np.empty(0))]
+        self._count = 0
+        self._pruned_at = queries * (4 * k + 64)
+        self._begun = False
 
     def add(self, places: np.ndarray, keys: np.ndarray) -> None:
-        """Take in rows, in order; keys that are NaN have no score."""
-        keep = np.flatnonzero(keys <= self._limit + self.margin)
-        self._places.append(places[keep])
-        self._keys.append(keys[keep])
-        self._held += len(keep)
-        if self._held > self._pruned_at:
+        """Take in rows: their positions, and keys ``[queries, rows]``; NaN is no score."""
+        if not self._begun and keys.shape[1] > self._k:
+            self._begun = True  # the k-th best of some is no better than that of all
+            some = np.partition(keys, self._k - 1, axis=1)[:, self._k - 1]
+            self._limits = np.fmin(self._limits, some)
+        numbers, at = np.nonzero(keys <= (self._limits + self.margins)[:, None])
+        self._held.append((numbers, places[at], keys[numbers, at]))
+        self._count += len(numbers)
+        if self._count > self._pruned_at:
             self._prune()
 
-    def places(self) -> np.ndarray:
-        """Return the positions of the rows that are left, ascending."""
+    def places(self) -> list[np.ndarray]:
+        """Return the positions of the rows that are left for each query, ascending."""
         self._prune()
-        return self._places[0]
+        numbers, places, _ = self._held[0]
+        order = np.lexsort((places, numbers))
+        ends = np.searchsorted(numbers[order], np.arange(1, len(self._limits)))
+        return np.split(places[order], ends)
 
     def _prune(self) -> None:
-        places, keys = np.concatenate(self._places), np.concatenate(self._keys)
-        if len(keys) > self._k:
-            self._limit = float(np.partition(keys, self._k - 1)[self._k - 1])
-            keep = keys <= self._limit + self.margin
-            places, keys = places[keep], keys[keep]
-        self._places, self._keys, self._held = [places], [keys], len(keys)
-        self._pruned_at = 2 * len(keys) + 4 * self._k + 1_024
+        numbers, places, keys = map(np.concatenate, zip(*self._held, strict=True))
+        order = np.lexsort((keys, numbers))
+        starts = np.searchsorted(numbers[order], np.arange(len(self._limits) + 1))
+        enough = np.diff(starts) > self._k
+        last = starts[:-1][enough] + self._k - 1  # of the k best
+        self._limits[enough] = keys[order[last]]
+        keep = keys <= (self._limits + self.margins)[numbers]
+        self._held = [(numbers[keep], places[keep], keys[keep])]
+        self._count = int(np.count_nonzero(keep))
+        self._pruned_at = 2 * self._count + len(self._limits) * (4 * self._k + 64)
 
 
 def _margin_of(
@@ -171,21 +203,28 @@ def _at_once(
     snapshot: Snapshot,
     rows: np.ndarray,
     queries: list[Query],
-    candidates: list[_Candidates],
+    k: int,
     metric: Metric,
     left_out: np.ndarray,
     norms: np.ndarray | None,
-) -> None:
-    """Offer all rows to all queries, by products of matrices."""
+) -> list[np.ndarray]:
+    """Return each query's candidates among all rows, by products of matrices."""
     width = len(queries[0])
     matrix = np.stack([query.unit if metric == "cosine" else query.vector for query in queries])
     sizes = np.array([query.size for query in queries])
-    largest = 0.0
+    candidates = _Candidates(len(queries), k)
     step = max(1, _WIDENED // width)
-    buffer = np.empty((min(step, len(rows)), width), np.float32)
     most = max(1, min(_SCORES // len(queries), _READ // width))
-    with np.errstate(all="ignore"):
-        for start, stop, stored in vector_math.blocks(snapshot, rows, most):
+    spare: list[np.ndarray] = []
+    lock = Lock()
+    largest = 0.0
+
+    def offer(span: tuple[int, int]) -> None:
+        nonlocal largest
+        start, stop = span
+        stored = vector_math.read(snapshot, rows[start:stop])
+        buffer = spare.pop() if spare else np.empty((step, width), np.float32)
+        with np.errstate(all="ignore"):
             lengths = floats.norms(stored) if norms is None else norms[start:stop]
             lengths = lengths.astype(np.float64)
             keys = np.empty((len(queries), len(stored)))
@@ -196,25 +235,34 @@ def _at_once(
             if lost.any():  # to overflow
                 keys[:, lost] = matrix.astype(np.float64) @ stored[lost].astype(np.float64).T
             if metric == "l2":
-                keys = lengths**2 + sizes[:, None] ** 2 - 2 * keys
+                keys *= -2
+                keys += lengths**2 + sizes[:, None] ** 2
                 beyond = ~np.isfinite(lengths)
                 keys[:, beyond] = lengths[beyond]  # not infinity less infinity
             else:
-                keys = -keys / (lengths if metric == "cosine" else 1)
+                np.negative(keys, out=keys)
+                if metric == "cosine":
+                    keys /= lengths
+        spare.append(buffer)
+        keys[left_out[:, None] == rows[start:stop]] = np.nan
+        with lock:
             largest = max(largest, _largest(lengths))
-            places = np.arange(start, stop)
-            for query, mine, theirs, row in zip(
-                queries, candidates, keys, left_out.tolist(), strict=True
-            ):
-                theirs[rows[start:stop] == row] = np.nan
-                mine.margin = 2 * TOLERANCE * _scale(metric, query.size, largest)
-                mine.add(places, theirs)
+            candidates.margins = 2 * TOLERANCE * _scale(metric, sizes, largest)
+            candidates.add(np.arange(start, stop), keys)
+
+    for first, last in snapshot.portions(rows):
+        spans = vector_math.spans(snapshot, rows[first:last], most)
+        # While one thread makes halves wider, another's product has the processors.
+        share(offer, [(first + start, first + stop) for start, stop in spans])
+    return candidates.places()
 
 
-def _scale(metric: Metric, size: float, largest: float) -> float:
+def _scale(metric: Metric, sizes: np.ndarray, largest: float) -> np.ndarray:
     if metric == "cosine":
-        return 1.0
-    return (size + largest) ** 2 if metric == "l2" else size * largest
+        return np.ones(len(sizes))
+    with np.errstate(over="ignore"):
+        scale: np.ndarray = (sizes + largest) ** 2 if metric == "l2" else sizes * largest
+    return scale
 
 
 def _largest(lengths: np.ndarray) -> float:

@@ -100,10 +100,10 @@ def read(snapshot: Snapshot, rows: np.ndarray) -> np.ndarray:
 
 
 def single(stored: np.ndarray, buffer: np.ndarray) -> np.ndarray:
-    """Return ``stored`` as float32, widened into ``buffer`` if it is float16."""
+    """Return ``stored`` as float32 to reckon with, widened into ``buffer`` if it is float16."""
     if stored.dtype == np.float32:
         return stored
-    return floats.widen(stored, buffer[: len(stored)])
+    return floats.widen(stored, buffer[: len(stored)], quiet=True)
 
 
 def mean(snapshot: Snapshot, rows: np.ndarray, width: int) -> np.ndarray:

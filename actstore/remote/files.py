@@ -29,9 +29,10 @@ from actstore.remote.vector_checks import RemoteChecks
 from actstore.remote.vectors import Pieces, RemoteShard
 from actstore.storage import shard_columns
 from actstore.storage.checksums import Check
+from actstore.storage.decoded_shard import DecodedShard
 from actstore.storage.files import Traffic, temporary_folder
 from actstore.storage.manifest import LabelEntry, ShardEntry
-from actstore.storage.mapping import DecodedShard, ShardReader
+from actstore.storage.mapping import ShardReader
 from actstore.storage.quantised_shard import QuantisedShard
 from actstore.storage.snapshot import Snapshot
 
@@ -172,6 +173,9 @@ class RemoteFiles:
             if isinstance(error, ActstoreError) and not isinstance(error, CorruptStoreError):
                 raise
             raise self._damaged(entry.path, error) from None
+
+    def tables(self, entries: Sequence[ShardEntry], names: list[str]) -> list[pa.Table]:
+        return [self.columns(entry, names) for entry in entries]
 
     def _scales(self, entry: ShardEntry) -> np.ndarray:
         return np.asarray(self.columns(entry, [schema.SCALE])[schema.SCALE].to_numpy())

@@ -20,6 +20,7 @@ from actstore.storage.threads import share
 
 _OTHER_TAIL = "its metadata and footer are not what the manifest says (SHA-256)"
 _OTHER_CONTENT = "its SHA-256 is not what the manifest says: the content was changed"
+_CHUNK = 1 << 20
 _AT_ONCE = 64
 """Blocks that one thread checks at a time."""
 
@@ -88,7 +89,7 @@ def _once(
     identity = (*_identity(descriptor), start, sha256)
     if identity in _sound:
         return
-    if _sha256(descriptor, start) != sha256:
+    if _sha256(descriptor, start, entry.bytes) != sha256:
         raise damage(root, entry.path, reason)
     _sound.add(identity)
 
@@ -98,9 +99,11 @@ def _identity(descriptor: int) -> _Identity:
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
-def _sha256(descriptor: int, start: int) -> str:
+def _sha256(descriptor: int, start: int, expected: int) -> str:
+    """Return the SHA-256 of a file from ``start`` on; ``expected`` is how long it should be."""
     digest = hashlib.sha256()
-    buffer = bytearray(1 << 20)
+    # Of small files there are thousands, and new memory is zeroed first.
+    buffer = bytearray(max(1, min(_CHUNK, expected - start)))
     while count := os.preadv(descriptor, [buffer], start):
         digest.update(memoryview(buffer)[:count])
         start += count
@@ -163,29 +166,47 @@ class VectorChecks:
         page = self.page(number)
         return blocks if self.always else blocks[~page.sound[blocks]]
 
-    def check(self, number: int, blocks: np.ndarray) -> None:
+    def check(
+        self, number: int, blocks: np.ndarray, held: tuple[int, memoryview] | None = None
+    ) -> None:
         """Check blocks of one row group's vectors.
+
+        Args:
+            number: of the row group.
+            blocks: which of its blocks.
+            held: a part of the file that was read into memory, and where it begins: blocks that
+                lie in it are checked there.
 
         Raises:
             DamageError: names the rows that are not what was written.
         """
         page = self.page(number)
         if len(blocks) <= _AT_ONCE:
-            self._check(number, page, blocks)
+            self._check(number, page, blocks, held)
         else:
             starts = range(0, len(blocks), _AT_ONCE)
-            share(lambda at: self._check(number, page, blocks[at : at + _AT_ONCE]), starts)
+            share(lambda at: self._check(number, page, blocks[at : at + _AT_ONCE], held), starts)
         page.sound[blocks] = True
 
-    def _check(self, number: int, page: _Page, blocks: np.ndarray) -> None:
-        memory = self._memory.data
+    def _check(
+        self,
+        number: int,
+        page: _Page,
+        blocks: np.ndarray,
+        held: tuple[int, memoryview] | None,
+    ) -> None:
+        mapped = self._memory.data
+        begin, data = held or (0, mapped)
         for block in blocks.tolist():
             first = block * page.block_rows
             last = min(first + page.block_rows, page.rows)
             start = page.offset + first * self._row_bytes - page.lead
-            if isal_zlib.crc32(memory[start : page.offset + last * self._row_bytes]) != int(
-                page.sums[block]
-            ):
+            stop = page.offset + last * self._row_bytes
+            if begin <= start and stop <= begin + len(data):
+                content = data[start - begin : stop - begin]
+            else:
+                content = mapped[start:stop]
+            if isal_zlib.crc32(content) != int(page.sums[block]):
                 before = sum(rows for _, rows in self._entry.pages[:number])
                 raise damage(
                     self._root,

@@ -64,7 +64,7 @@ def _described(root: Path, path: str) -> ShardEntry:
         pages=tuple(placed or ()),
         pools=in_order(pools_of(table)),
     )
-    for reason in check_shard(root, entry, nonfinite=True):
+    for reason in check_shard(root, entry, nonfinite=True).reasons:
         raise CorruptStoreError(reason, path)
     return dataclasses.replace(entry, tail=tail_of(root, entry)) if placed else entry
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from actstore.storage import backing, layout, shard_columns
+from actstore.storage import backing, layout, shard_columns, small_shards
 from actstore.storage import manifest as manifests
 from actstore.storage.checksums import Check
 from actstore.storage.manifest import LabelEntry, ShardEntry
@@ -80,6 +80,13 @@ class StoreFiles(Protocol):
             CorruptStoreError: it is missing, damaged or not what the manifest says.
         """
 
+    def tables(self, entries: Sequence[ShardEntry], names: list[str]) -> list[pa.Table]:
+        """Return metadata columns of several shards, of each as :meth:`columns` does.
+
+        Raises:
+            CorruptStoreError: one is missing, damaged or not what the manifest says.
+        """
+
     def labels(self, entry: LabelEntry) -> pa.Table:
         """Return a label overlay.
 
@@ -117,6 +124,9 @@ class LocalFiles:
 
     def columns(self, entry: ShardEntry, names: list[str]) -> pa.Table:
         return shard_columns.read_columns(self.root, entry, names)
+
+    def tables(self, entries: Sequence[ShardEntry], names: list[str]) -> list[pa.Table]:
+        return small_shards.read_columns(self.root, entries, names)
 
     def labels(self, entry: LabelEntry) -> pa.Table:
         return shard_columns.read_labels(self.root, entry)

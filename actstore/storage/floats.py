@@ -19,7 +19,7 @@ _BLOCK = 1 << 16
 _LOOKED_AT = 1 << 18
 
 
-def widen(source: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+def widen(source: np.ndarray, out: np.ndarray | None = None, *, quiet: bool = False) -> np.ndarray:
     """Return float16 ``source`` as float32, bit for bit what ``astype`` gives.
 
     NumPy converts element by element (0.7 GB/s where this was measured), the processor's own
@@ -30,6 +30,8 @@ def widen(source: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     Args:
         source: float16, any shape; float32 is copied.
         out: float32 of the same shape, C-contiguous; made when missing.
+        quiet: whether a signalling NaN may become a quiet one, as all arithmetic makes it: then
+            nobody looks for infinity and NaN where the processor converts.
     """
     if out is None:
         out = np.empty(source.shape, np.float32)
@@ -41,7 +43,10 @@ def widen(source: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     for start in range(0, flat.size, _BLOCK):
         half = flat[start : start + _BLOCK]
         single = flat_out[start : start + _BLOCK]
-        if not kernels.widen(half, single):
+        converted = kernels.widen(half, single)
+        if converted and quiet:
+            continue
+        if not converted:
             _rescale(half, single)
         if not _finite_halves(half):  # no rescaled form, and kernels change a signalling NaN
             np.copyto(single, half)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import mmap
+import os
 import time
 from collections.abc import Iterable, Sequence
-from io import IOBase
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from actstore import schema
-from actstore.errors import ActstoreError, CorruptStoreError
+from actstore.errors import CorruptStoreError
 from actstore.storage import backing, floats, shard_columns
 from actstore.storage.checks import VectorChecks, check_whole
 from actstore.storage.checksums import Check, block_rows
+from actstore.storage.decoded_shard import DecodedShard
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.quantised_shard import QuantisedShard
 from actstore.storage.shard_reader import ShardReader as ShardReader
@@ -26,6 +26,11 @@ _PIECE = 2 << 20
 """Bytes that one thread copies at a time: two threads share a layer of 8 MB."""
 _BLOCK = 256 << 10
 """Bytes gathered at a time into memory that is there: they pass through the cache."""
+_PAST_THE_MAP = 512 << 10
+"""Bytes from which on rows that nobody has read yet are read without the map."""
+_SPAN = 16 << 20
+"""Bytes of these that one thread reads at a time."""
+_FIRST_PIECES = (8 << 10, 8 << 10, 32 << 10)
 _UNITS = 8
 """Parts that a row is copied in at most."""
 _PROBE = 8
@@ -100,8 +105,9 @@ class MappedShard:
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
             if check != "never":
                 checks = VectorChecks(root, entry, file.fileno(), mapped, check)
+        place = root, entry.path
         self.matrices = tuple(
-            MappedMatrix(mapped, dtype, offset, rows, entry.width, checks, number)
+            MappedMatrix(mapped, place, dtype, offset, rows, entry.width, checks, number)
             for number, (offset, rows) in enumerate(entry.pages)
         )
         """The row groups' vectors in row order."""
@@ -121,21 +127,32 @@ class MappedShard:
     def run(self, start: int, out: np.ndarray) -> None:
         copy(self.pairs(start, out))
 
-    def pairs(self, start: int, out: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    def pairs(
+        self, start: int, out: np.ndarray, *, own: bool = False
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return what :func:`copy` needs to fill ``out`` with the rows from ``start`` on.
 
         Where they are not in memory yet, the system is asked to read them.
+
+        Args:
+            start: number of the first row.
+            out: of all of them.
+            own: whether nobody sees ``out`` if they are damaged. What has not been read yet is
+                read into it at once then.
         """
         found = []
         for group, matrix in enumerate(self.matrices):
             first = int(self._starts[group])
             low, high = max(start, first), min(start + len(out), first + len(matrix.vectors))
             if low < high:
+                target = out[low - start : high - start]
+                if own and matrix.reads(low - first, target):
+                    continue
                 rows = matrix.vectors[low - first : high - first]
                 if _comes_from_disk(rows, np.array([0])):
                     matrix.prefetch(low - first, high - low)
                 matrix.check_run(low - first, high - first)
-                found.append((rows, out[low - start : high - start]))
+                found.append((rows, target))
         return found
 
     def take(self, rows: np.ndarray) -> np.ndarray:
@@ -151,11 +168,12 @@ class MappedShard:
 class MappedMatrix:
     """The vectors of one row group, over the map."""
 
-    __slots__ = ("_map", "_number", "_offset", "checks", "vectors")
+    __slots__ = ("_map", "_number", "_offset", "_place", "_seen", "checks", "vectors")
 
     def __init__(
         self,
         mapped: mmap.mmap,
+        place: tuple[Path, str],
         dtype: np.dtype[Any],
         offset: int,
         rows: int,
@@ -164,6 +182,8 @@ class MappedMatrix:
         number: int,
     ) -> None:
         self._map = mapped
+        self._place = place
+        self._seen = 0  # rows from here on were not read
         self._offset = offset
         self._number = number
         self.checks = checks
@@ -182,8 +202,13 @@ class MappedMatrix:
         assert self.checks is not None
         return self.checks.page(self._number).block_rows
 
-    def check_run(self, first: int, stop: int) -> None:
+    def check_run(self, first: int, stop: int, held: tuple[int, memoryview] | None = None) -> None:
         """Hold some rows against their checksums.
+
+        Args:
+            first: number of the first row.
+            stop: number behind the last one.
+            held: a part of the file in memory, and where it begins.
 
         Raises:
             DamageError: they are not what was written.
@@ -191,7 +216,33 @@ class MappedMatrix:
         if self.checks is not None:
             step = self.block_rows
             blocks = np.arange(first // step, (stop - 1) // step + 1)
-            self.checks.check(self._number, self.checks.unchecked(self._number, blocks))
+            self.checks.check(self._number, self.checks.unchecked(self._number, blocks), held)
+
+    def reads(self, first: int, out: np.ndarray) -> bool:
+        """Fill ``out`` with rows that were not read before, past the map; say whether it was.
+
+        A map is made page by page when it is first touched, which takes longer than to copy, and
+        what the system reads ahead for it comes in small pieces.
+
+        Raises:
+            DamageError: they are not what was written; ``out`` holds them nevertheless.
+            CorruptStoreError: they cannot be read.
+        """
+        if first < self._seen or out.nbytes < _PAST_THE_MAP or out.dtype != self.vectors.dtype:
+            return False
+        self.expect()
+        row_bytes = self.vectors.strides[0]
+        start = self._offset + first * row_bytes
+        data = out.reshape(-1).view(np.uint8).data
+        spans = range(0, len(data), _SPAN)
+        try:
+            in_turn = [(data[at : at + _SPAN], start + at) for at in spans]
+            share(lambda part: _read(self._place, *part), in_turn)
+        except OSError:
+            return False  # a map outlives its file's name, and needs no further descriptor
+        self.check_run(first, first + len(out), (start, data))
+        self._seen = first + len(out)
+        return True
 
     def check_blocks(self, blocks: np.ndarray) -> None:
         """Hold some blocks against their checksums.
@@ -214,6 +265,34 @@ class MappedMatrix:
         start = self._offset + first * row_bytes
         low = start - start % mmap.PAGESIZE
         self._map.madvise(mmap.MADV_WILLNEED, low, start + rows * row_bytes - low)
+
+
+def _read(place: tuple[Path, str], data: memoryview, start: int) -> None:
+    """Fill ``data`` from a position of a file of a store on.
+
+    Raises:
+        OSError: it cannot be opened.
+        CorruptStoreError: it cannot be read, or ends before.
+    """
+    root, path = place
+    descriptor = os.open(root / path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        done = 0
+        # Small pieces first: then the system takes this for reading in order, and reads ahead in
+        # large pages while these are copied. Asked for all at once it does neither.
+        for size in (*_FIRST_PIECES, len(data)):
+            stop = min(len(data), done + size)
+            while done < stop:
+                count = os.preadv(descriptor, [data[done:stop]], start + done)
+                if not count:
+                    raise OSError("it ends before its vectors do")
+                done += count
+    except OSError as error:
+        raise CorruptStoreError(
+            f"shard {path} of {root} cannot be read: {error}; restore it from a copy", path
+        ) from error
+    finally:
+        os.close(descriptor)
 
 
 def _comes_from_disk(memory: np.ndarray, rows: np.ndarray) -> bool:
@@ -366,100 +445,3 @@ class _AddressSpace:
             "shape": (rows, row_bytes),
             "strides": (stride, 1),
         }
-
-
-class DecodedShard:
-    """A shard that cannot be mapped (compressed, foreign): read through pyarrow.
-
-    Args:
-        source: its path, or a binary file to read it from.
-        entry: what the manifest says.
-
-    Raises:
-        CorruptStoreError: it is not what the manifest says.
-    """
-
-    def __init__(self, source: Path | IOBase, entry: ShardEntry) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self._entry = entry
-        self._lock = Lock()  # the file has one position
-        self._last: tuple[int, np.ndarray] | None = None
-        try:
-            # What is Python's is read by this thread alone: shard_columns says why.
-            self._own = isinstance(source, Path)
-            self._file = pq.ParquetFile(
-                source, page_checksum_verification=True, pre_buffer=self._own
-            )
-        except (OSError, pa.ArrowException) as error:
-            if isinstance(error, ActstoreError):
-                raise
-            raise self._damaged(error) from error
-        footer = self._file.metadata
-        counts = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
-        self._starts = np.zeros(len(counts) + 1, np.int64)
-        np.cumsum(counts, out=self._starts[1:])
-        if self._starts[-1] != entry.rows:
-            raise self._damaged(f"{self._starts[-1]} rows, the manifest says {entry.rows}")
-        names = self._file.schema_arrow.names
-        type_ = self._file.schema_arrow.field(schema.VECTOR).type if schema.VECTOR in names else ""
-        if getattr(type_, "list_size", entry.width) != entry.width:  # before it takes memory
-            raise self._damaged(f"vectors of {type_}, the manifest says width {entry.width}")
-
-    def close(self) -> None:
-        self._file.close()
-
-    def view(self, start: int, stop: int) -> np.ndarray | None:
-        return None
-
-    def run(self, start: int, out: np.ndarray) -> None:
-        np.copyto(out, self.take(np.arange(start, start + len(out))))
-
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        out = np.empty((len(rows), self._entry.width), self._entry.dtype)
-        groups = np.searchsorted(self._starts, rows, "right") - 1
-        for group in np.unique(groups):
-            chosen = groups == group
-            out[chosen] = self._group(int(group))[rows[chosen] - self._starts[group]]
-        return out
-
-    def fetch(self, rows: np.ndarray) -> None:
-        pass
-
-    def _group(self, group: int) -> np.ndarray:
-        """Return the vectors of one row group; the last one asked for is kept."""
-        with self._lock:
-            if self._last is None or self._last[0] != group:
-                self._last = group, self._decode(group)
-            return self._last[1]
-
-    def _decode(self, group: int) -> np.ndarray:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        try:
-            table = self._file.read_row_group(group, columns=[schema.VECTOR], use_threads=self._own)
-            column = table[schema.VECTOR]
-        except (OSError, KeyError, pa.ArrowException) as error:
-            if isinstance(error, ActstoreError):
-                raise
-            raise self._damaged(error) from error
-        lengths = set(pc.unique(pc.list_value_length(column)).to_pylist())
-        values = pc.list_flatten(column)
-        dtype = {"halffloat": "float16", "float": "float32"}.get(str(values.type), str(values.type))
-        if lengths != {self._entry.width} or values.null_count or dtype != self._entry.dtype:
-            raise self._damaged(
-                f"vectors of {values.type} x {', '.join(map(str, lengths))} with "
-                f"{values.null_count} nulls, the manifest says {self._entry.dtype} x "
-                f"{self._entry.width}"
-            )
-        matrix: np.ndarray = values.to_numpy().reshape(-1, self._entry.width)
-        return matrix
-
-    def _damaged(self, what: object) -> CorruptStoreError:
-        return CorruptStoreError(
-            f"shard {self._entry.path} is not what the manifest says ({what}): "
-            "restore it from a copy",
-            self._entry.path,
-        )

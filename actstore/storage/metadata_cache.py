@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actstore import schema
 from actstore.errors import ActstoreError, StoreError
@@ -19,6 +19,7 @@ from actstore.storage.lease import pin
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -28,6 +29,8 @@ _KEPT = 3
 _KEY = b"actstore:metadata"
 _AHEAD = 32
 _TOGETHER = 128
+_SMALL_ROWS = 1_024
+"""Rows of shards that are read together; larger ones are read side by side."""
 _MANY = 64
 """Shards from which on their writer leaves their metadata behind: to read it takes a second."""
 _FEW_ROWS = 100_000
@@ -91,9 +94,10 @@ class _Kept(LocalFiles):
         super().__init__(root)
         self._tables = tables
 
-    def columns(self, entry: ShardEntry, names: list[str]) -> pa.Table:
-        table = self._tables.get(entry.path)
-        return super().columns(entry, names) if table is None else table.select(names)
+    def tables(self, entries: Sequence[ShardEntry], names: list[str]) -> list[pa.Table]:
+        read = iter(super().tables([e for e in entries if e.path not in self._tables], names))
+        kept = (self._tables.get(entry.path) for entry in entries)
+        return [next(read) if table is None else table.select(names) for table in kept]
 
 
 def _cached_in(folder: Path, name: str, files: StoreFiles, manifest: Manifest) -> Derived:
@@ -206,14 +210,17 @@ def _write(
         waiting: list[pa.Table] = []
         rows = 0
         first = 0
-        for number, table in enumerate(_tables(files, manifest, previous)):
-            numbers = np.arange(first, first + table.num_rows, dtype=np.int64)
-            # pa.array() would import pandas to ask whether this is one of its series.
-            ids = pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
-            shard = pa.repeat(pa.scalar(number, pa.int32()), table.num_rows)
-            waiting.append(pa.Table.from_arrays([*table.columns, ids, shard], schema=arrow_schema))
+        number = 0
+        for shards, table in _parts(files, manifest, previous):
+            ids = _integers(np.arange(first, first + table.num_rows, dtype=np.int64))
+            numbers = np.arange(number, number + len(shards), dtype=np.int32)
+            of_rows = _integers(np.repeat(numbers, [entry.rows for entry in shards]))
+            waiting.append(
+                pa.Table.from_arrays([*table.columns, ids, of_rows], schema=arrow_schema)
+            )
             first += table.num_rows
             rows += table.num_rows
+            number += len(shards)
             if len(waiting) == _TOGETHER:  # a table of few rows takes far more room than they
                 waiting = [pa.concat_tables(waiting).combine_chunks()]
             while rows >= GROUP_ROWS:
@@ -225,68 +232,144 @@ def _write(
             writer.write_table(pa.concat_tables(waiting), row_group_size=GROUP_ROWS)
 
 
-def _tables(
+def _integers(numbers: np.ndarray) -> pa.Array:
+    """Return whole numbers as Arrow; ``pa.array`` would import pandas to look for its series."""
+    import pyarrow as pa
+
+    type_ = pa.int64() if numbers.dtype == "int64" else pa.int32()
+    return pa.Array.from_buffers(type_, len(numbers), [None, pa.py_buffer(numbers)])
+
+
+def _parts(
     files: StoreFiles, manifest: Manifest, previous: pq.ParquetFile | None
-) -> Iterator[pa.Table]:
-    """Yield each shard's metadata in row order, with current labels."""
+) -> Iterator[tuple[list[ShardEntry], pa.Table]]:
+    """Yield the metadata of all shards in row order, of several together, with current labels."""
     import pyarrow as pa
 
     names = list(schema.metadata_names())
-    known: set[str] = set()
-    stream: Iterator[tuple[str, pa.Table]] = iter(())
+    places: dict[str, int] = {}
+    counts: list[int] = []
     applied = 0
     if previous is not None:
         origin = json.loads(previous.schema_arrow.metadata[_KEY])
-        known = {name for name, _ in origin["shards"]}
+        places = {name: place for place, (name, _) in enumerate(origin["shards"])}
+        counts = [rows for _, rows in origin["shards"]]
         applied = len(origin["labels"])
-        stream = _slices(previous, origin["shards"], names)
-    live = {_identity(entry) for entry in manifest.shards}
-    old = (item for item in stream if item[0] in live)
     fresh_labels = shard_columns.merged(map(files.labels, manifest.labels[applied:]))
     all_labels = (
         shard_columns.merged(map(files.labels, manifest.labels)) if applied else fresh_labels
     )
-    fresh = iter([entry for entry in manifest.shards if _identity(entry) not in known])
-    ahead = islice(fresh, _AHEAD)
-    pending = [files.pool().submit(files.columns, entry, names) for entry in ahead]
+    runs = list(_runs(manifest.shards, places, files.portion is None))
+    unread = iter([run for run in runs if run.place is None])
+    pending = [
+        files.pool().submit(files.tables, run.shards, names) for run in islice(unread, _AHEAD)
+    ]
+    kept = None if previous is None else _Slices(previous, counts, names)
     try:
-        for entry in manifest.shards:
-            if _identity(entry) in known:
-                name, table = next(old)
-                if name != _identity(entry):
-                    raise pa.ArrowInvalid("the metadata file has shards in another order")
-                changes = fresh_labels.get(entry.path)
+        for run in runs:
+            if run.place is not None:
+                assert kept is not None
+                table = kept.read(run.place, len(run.shards))
+                changes = fresh_labels
             else:
-                table = pending.pop(0).result()
+                table = pa.concat_tables(pending.pop(0).result())
                 pending += [
-                    files.pool().submit(files.columns, following, names)
-                    for following in islice(fresh, 1)
+                    files.pool().submit(files.tables, following.shards, names)
+                    for following in islice(unread, 1)
                 ]
-                changes = all_labels.get(entry.path)
-            yield shard_columns.with_labels(table, changes) if changes else table
+                changes = all_labels
+            yield run.shards, _relabelled(run.shards, table, changes)
     finally:
         for future in pending:
             future.cancel()
 
 
-def _slices(
-    file: pq.ParquetFile, shards: list[tuple[str, int]], names: list[str]
-) -> Iterator[tuple[str, pa.Table]]:
-    """Cut a metadata file into its shards' tables, reading it once from front to back."""
+class _Run(NamedTuple):
+    """Consecutive shards that are read together."""
+
+    shards: list[ShardEntry]
+    place: int | None
+    """Where an older metadata file has the first of them; None: it has none of them."""
+
+
+def _runs(shards: Iterable[ShardEntry], places: Mapping[str, int], near: bool) -> Iterator[_Run]:
+    """Cut shards, in row order, into runs that an older file has in one piece, or not at all."""
+    run = _Run([], None)
+    rows = 0
+    for entry in shards:
+        place = places.get(_identity(entry))
+        if place is None:
+            # Large ones, and those from afar, are read side by side.
+            goes_on = near and run.place is None and entry.rows <= _SMALL_ROWS
+            full = len(run.shards) == _TOGETHER or rows > _SMALL_ROWS
+        else:
+            goes_on = run.place is not None and place == run.place + len(run.shards)
+            full = rows >= GROUP_ROWS
+        if run.shards and (full or not goes_on):
+            yield run
+            run, rows = _Run([], place), 0
+        elif not run.shards:
+            run = _Run([], place)
+        run.shards.append(entry)
+        rows += entry.rows
+    if run.shards:
+        yield run
+
+
+def _relabelled(
+    shards: list[ShardEntry], table: pa.Table, changes: Mapping[str, dict[int, Any]]
+) -> pa.Table:
+    """Return the metadata of some shards with the labels that overlays give their rows."""
     import pyarrow as pa
 
-    batches = file.iter_batches(columns=names, use_threads=False)
-    held = pa.Table.from_batches([], schema=schema.metadata_schema())
-    for path, rows in shards:
-        parts = [held]
-        have = held.num_rows
-        while have < rows:
-            following = next(batches, None)
+    if not any(entry.path in changes for entry in shards):
+        return table
+    parts = []
+    start = 0
+    for entry in shards:
+        part = table.slice(start, entry.rows)
+        own = changes.get(entry.path)
+        parts.append(shard_columns.with_labels(part, own) if own else part)
+        start += entry.rows
+    return pa.concat_tables(parts)
+
+
+class _Slices:
+    """Shards of an older metadata file, which is read once from front to back."""
+
+    def __init__(self, file: pq.ParquetFile, counts: list[int], names: list[str]) -> None:
+        import pyarrow as pa
+
+        self._batches = file.iter_batches(columns=names, use_threads=False)
+        self._counts = counts
+        self._place = 0
+        self._held = pa.Table.from_batches([], schema=schema.metadata_schema())
+
+    def read(self, place: int, count: int) -> pa.Table:
+        """Return the metadata of ``count`` shards, the first of them at ``place``.
+
+        Raises:
+            ArrowInvalid: the file ends before them, or was read beyond them.
+        """
+        import pyarrow as pa
+
+        if place < self._place:
+            raise pa.ArrowInvalid("the metadata file has shards in another order")
+        skipped = sum(self._counts[self._place : place])
+        rows = sum(self._counts[place : place + count])
+        self._place = place + count
+        parts = [self._held]
+        have = self._held.num_rows
+        while have < skipped + rows:
+            following = next(self._batches, None)
             if following is None:
                 raise pa.ArrowInvalid("the metadata file ends early")
-            batch = pa.Table.from_batches([following]).cast(schema.metadata_schema())
-            parts.append(batch)
-            have += batch.num_rows
+            part = pa.Table.from_batches([following]).cast(schema.metadata_schema())
+            parts.append(part)
+            have += part.num_rows
+            # What is passed over is let go of at once.
+            if have <= skipped:
+                parts, skipped, have = [], skipped - have, 0
         joined = pa.concat_tables(parts)
-        yield path, joined.slice(0, rows)
-        held = joined.slice(rows)
+        self._held = joined.slice(skipped + rows)
+        return joined.slice(skipped, rows)

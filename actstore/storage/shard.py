@@ -517,7 +517,9 @@ def sha256_at(descriptor: int, start: int = 0) -> tuple[str, int]:
     """Return the SHA-256 of an open file from ``start`` on, and the file's size in bytes."""
     # Read, not mapped: pages of a map count as memory of this process.
     digest = hashlib.sha256()
-    buffer = bytearray(_CHUNK)
+    # Of small files there are thousands, and new memory is zeroed first.
+    left = os.fstat(descriptor).st_size - start
+    buffer = bytearray(max(1, min(_CHUNK, left)))
     size = start
     while count := os.preadv(descriptor, [buffer], size):
         digest.update(memoryview(buffer)[:count])

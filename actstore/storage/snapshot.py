@@ -272,7 +272,7 @@ class Snapshot:
             return np.empty((0, width), dtype) if out is None else out
         target = self._memory.matrix(count, width, dtype) if out is None else out
         if run:
-            self._gather_run(low, target)
+            self._gather_run(low, target, own=out is None)
             return target
 
         def take(number: int) -> None:
@@ -392,7 +392,7 @@ class Snapshot:
         self._last_gatherer = int(self.offsets[first]), int(self.offsets[last + 1]), found
         return found
 
-    def _gather_run(self, start: int, out: np.ndarray) -> None:
+    def _gather_run(self, start: int, out: np.ndarray, *, own: bool) -> None:
         stop = start + len(out)
         first = int(np.searchsorted(self.offsets, start, "right")) - 1
         end = int(np.searchsorted(self.offsets, stop, "left"))
@@ -404,7 +404,7 @@ class Snapshot:
             target = out[low - start : high - start]
             reader = self._reader(number)
             if isinstance(reader, MappedShard):
-                pairs += reader.pairs(low - offset, target)
+                pairs += reader.pairs(low - offset, target, own=own)
             else:
                 others[number] = low - offset, target
             if (number - first) % _AT_ONCE == _AT_ONCE - 1:

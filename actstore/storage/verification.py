@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,17 @@ from actstore.storage.mapping import open_shard
 from actstore.storage.segments import SegmentEntry
 from actstore.storage.shard import pools_of, sha256_of, tail_of
 from actstore.storage.snapshot import Snapshot
+from actstore.storage.threads import in_parallel
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _BLOCK_ROWS = 4096
+_AT_ONCE = 64
+"""Shards that are checked side by side, at most."""
+_ROWS_AT_ONCE = 1 << 16
+_CHECKED = ("model", "site", "layer", "pooling", "region", "norm")
+"""Columns that are held against the manifest and the vectors."""
 
 
 class Problem(NamedTuple):
@@ -39,16 +48,19 @@ def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None)
     problems: list[Problem] = []
     hashes: dict[tuple[str, str, int | None], list[tuple[ShardEntry, np.ndarray]]] = {}
     checked = 0
-    for entry in snapshot.shards:
-        with backing.fetched(snapshot.root, entry.path):
-            found = list(check_shard(snapshot.root, entry, nonfinite=_allows_nonfinite(snapshot)))
-        problems += [Problem(entry.path, reason) for reason in found]
-        if not found:
-            table = shard_columns.read_columns(snapshot.root, entry, list(schema.key_names()))
-            hashes.setdefault(entry.partition, []).append((entry, key_hashes.hash_table(table)))
-        checked += entry.bytes
-        if progress:
-            progress(checked)
+    nonfinite = any(run.settings.get("allow_nonfinite") for run in snapshot.manifest.runs)
+    for some in _portions(snapshot.shards):
+        results = in_parallel(lambda e: _fetched_and_checked(snapshot.root, e, nonfinite), some)
+        sound: list[tuple[ShardEntry, pa.Table]] = []
+        for entry, found in zip(some, results, strict=True):
+            problems += [Problem(entry.path, reason) for reason in found.reasons]
+            if found.metadata is not None and not found.reasons:
+                sound.append((entry, found.metadata))
+            checked += entry.bytes
+            if progress:
+                progress(checked)
+        for entry, keys in _key_hashes(sound):
+            hashes.setdefault(entry.partition, []).append((entry, keys))
     for overlay in snapshot.manifest.labels:
         with backing.fetched(snapshot.root, overlay.path):
             problems += _check_labels(snapshot.root, overlay)
@@ -99,55 +111,88 @@ def _check_history(root: Path) -> Iterator[Problem]:
             yield Problem(parent, f"it is another than the one that commit {number} was made on")
 
 
-def _allows_nonfinite(snapshot: Snapshot) -> bool:
-    return any(run.settings.get("allow_nonfinite") for run in snapshot.manifest.runs)
+class Checked(NamedTuple):
+    """What a look at one shard brought."""
+
+    reasons: list[str]
+    """What is wrong with it."""
+    metadata: pa.Table | None = None
+    """The columns of its rows' keys; None where they cannot be read."""
 
 
-def check_shard(root: Path, entry: ShardEntry, *, nonfinite: bool) -> Iterator[str]:
-    """Yield what is wrong with one shard; ``nonfinite`` says that NaN and infinity are not."""
+def check_shard(root: Path, entry: ShardEntry, *, nonfinite: bool) -> Checked:
+    """Find what is wrong with one shard; ``nonfinite`` says that NaN and infinity are not."""
     import pyarrow as pa
 
     path = root / entry.path
     if not path.is_file():
-        yield "the file is missing"
-        return
+        return Checked(["the file is missing"])
     digest, size = sha256_of(path)
     if size != entry.bytes:
-        yield f"it has {size} bytes, the manifest says {entry.bytes}"
-        return
-    if digest != entry.sha256:
-        yield "its SHA-256 is not what the manifest says: the content was changed"
-        return  # a damaged footer can end the process that reads it
+        return Checked([f"it has {size} bytes, the manifest says {entry.bytes}"])
+    if digest != entry.sha256:  # a damaged footer can end the process that reads it
+        return Checked(["its SHA-256 is not what the manifest says: the content was changed"])
+    reasons: list[str] = []
     if entry.tail is not None and tail_of(root, entry) != entry.tail:
-        yield "its metadata and footer are not what the manifest says"
+        reasons.append("its metadata and footer are not what the manifest says")
+    table: pa.Table | None = None
     try:
-        yield from _check_content(root, entry, nonfinite)
+        table = _columns(path, entry, reasons)
+        if table is not None:
+            reasons += _odd_rows(root, entry, table, nonfinite)
     except (ActstoreError, pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        yield f"it cannot be read: {str(error).splitlines()[0]}"
+        reasons.append(f"it cannot be read: {str(error).splitlines()[0]}")
+    return Checked(reasons, table)
 
 
-def _check_content(root: Path, entry: ShardEntry, nonfinite: bool) -> Iterator[str]:
+def _fetched_and_checked(root: Path, entry: ShardEntry, nonfinite: bool) -> Checked:
+    with backing.fetched(root, entry.path):
+        return check_shard(root, entry, nonfinite=nonfinite)
+
+
+def _portions(shards: Iterable[ShardEntry]) -> Iterator[list[ShardEntry]]:
+    """Cut shards into parts to check side by side, of rows whose keys take little memory."""
+    part: list[ShardEntry] = []
+    for entry in shards:
+        part.append(entry)
+        if len(part) == _AT_ONCE or sum(each.rows for each in part) >= _ROWS_AT_ONCE:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _columns(path: Path, entry: ShardEntry, reasons: list[str]) -> pa.Table | None:
+    """Read all of a shard once and return the columns that its rows are checked by."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = root / entry.path
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    names = list(dict.fromkeys([*schema.key_names(), *_CHECKED]))
+    with (
+        pa.OSFile(str(path)) as own,
+        pq.ParquetFile(own, page_checksum_verification=True) as file,
+    ):
         expected = schema.arrow_schema(entry.width, entry.dtype)
         if not file.schema_arrow.equals(expected, check_metadata=False):
-            yield f"its schema is not version {schema.version_of([entry.dtype])} of the schema"
-            return
+            version = schema.version_of([entry.dtype])
+            reasons.append(f"its schema is not version {version} of the schema")
+            return None
         if file.metadata.num_rows != entry.rows:
-            yield f"it has {file.metadata.num_rows} rows, the manifest says {entry.rows}"
-            return
+            reasons.append(f"it has {file.metadata.num_rows} rows, the manifest says {entry.rows}")
+            return None
         with path.open("rb") as raw:
             mapped = pages.mapped_pages(file.metadata, raw)
         if entry.pages and (mapped is None or tuple(mapped) != entry.pages):
-            yield "its vectors do not lie where the manifest says"
-            return
-        for group in range(file.metadata.num_row_groups):
-            file.read_row_group(group)  # checks each page's CRC
-    table = shard_columns.read_columns(
-        root, entry, ["model", "site", "layer", "pooling", "region", "norm"]
-    )
+            reasons.append("its vectors do not lie where the manifest says")
+            return None
+        groups = range(file.metadata.num_row_groups)
+        # Each column is read, since that checks its pages' CRC-32.
+        read = (file.read_row_group(group, use_threads=False).select(names) for group in groups)
+        return pa.concat_tables(read)
+
+
+def _odd_rows(root: Path, entry: ShardEntry, table: pa.Table, nonfinite: bool) -> Iterator[str]:
+    """Yield what is wrong with the rows of a shard."""
     for name, value in zip(("model", "site", "layer"), entry.partition, strict=True):
         others = [found for found in table[name].unique().to_pylist() if found != value]
         if others:
@@ -165,6 +210,20 @@ def _check_content(root: Path, entry: ShardEntry, nonfinite: bool) -> Iterator[s
         if not np.allclose(floats.norms(vectors), stored, rtol=1e-4, equal_nan=True):
             yield f"rows {rows[0]} to {rows[-1]} have other norms than the column says"
     reader.close()
+
+
+def _key_hashes(
+    shards: list[tuple[ShardEntry, pa.Table]],
+) -> Iterator[tuple[ShardEntry, np.ndarray]]:
+    """Yield the hashes of the keys of each shard's rows, computed for all of them at once."""
+    import pyarrow as pa
+
+    if shards:
+        tables = [table.select(list(schema.key_names())) for _, table in shards]
+        hashes = key_hashes.hash_table(pa.concat_tables(tables))
+        bounds = np.cumsum([entry.rows for entry, _ in shards])[:-1]
+        for (entry, _), keys in zip(shards, np.split(hashes, bounds), strict=True):
+            yield entry, keys
 
 
 def _repeated_keys(root: Path, shards: list[tuple[ShardEntry, np.ndarray]]) -> Iterator[Problem]:

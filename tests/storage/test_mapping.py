@@ -14,14 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from actstore import schema
-from actstore.errors import CorruptStoreError, TransferError
+from actstore.errors import CorruptStoreError, DamageError, TransferError
 from actstore.storage import mapping, shard
+from actstore.storage.checksums import Check
+from actstore.storage.decoded_shard import DecodedShard
 from actstore.storage.manifest import ShardEntry
-from actstore.storage.mapping import DecodedShard, MappedShard, ShardReader, open_shard
+from actstore.storage.mapping import MappedShard, ShardReader, open_shard
 from actstore.storage.shard import sha256_of
-from tests.storage.stores import vectors, write_shard
+from actstore.storage.snapshot import open_snapshot
+from tests.storage.stores import batch, vectors, write, write_shard
 from tests.storage.test_pages import foreign
 from tests.storage.test_pages import mapped as mapped_pages
+from tests.storage.undoing import flip
 
 ROWS, WIDTH = 40, 6
 Open = Callable[[np.ndarray], ShardReader]
@@ -130,6 +134,77 @@ def test_large_runs_are_copied_by_several_threads(
         assert out.tobytes() == matrix[7:497].astype(dtype).tobytes()
     rows = np.random.default_rng(0).integers(0, 500, 2000)
     assert reader.take(rows).tobytes() == matrix[rows].tobytes()
+
+
+@pytest.fixture
+def rows_of_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """A store of 44 rows, four in each block, in row groups of ten; all are read past the map."""
+    monkeypatch.setattr(mapping, "_PAST_THE_MAP", 1)
+    monkeypatch.setattr(mapping, "_SPAN", 9_000)
+    monkeypatch.setattr(mapping, "_FIRST_PIECES", (100, 5_000))
+    monkeypatch.setattr(shard, "GROUP_BYTES", 10 * 4096)
+    batches = [batch(0, 23, width=2048), batch(0, 21, width=2048, layer=4)]
+    write(tmp_path / "s", *batches)
+    return np.concatenate([each.vectors for each in batches])
+
+
+@pytest.mark.parametrize("check", ["lazy", "always", "never"])
+def test_what_is_read_for_the_first_time_is_what_the_map_holds(
+    tmp_path: Path, rows_of_blocks: np.ndarray, check: Check
+) -> None:
+    picks = np.random.default_rng(0)
+    for _ in range(20):
+        snapshot = open_snapshot(tmp_path / "s", check=check)
+        for _ in range(4):
+            start, stop = sorted(picks.integers(0, 45, 2).tolist())
+            found = snapshot.gather(np.arange(start, stop))
+            assert found.tobytes() == rows_of_blocks[start:stop].tobytes()
+        snapshot.close()
+
+
+def test_a_flipped_bit_is_found_when_it_is_read_for_the_first_time(
+    tmp_path: Path, rows_of_blocks: np.ndarray
+) -> None:
+    root = tmp_path / "s"
+    entry = open_snapshot(root).shards[0]
+    (first, _), (second, _), _ = entry.pages
+    # Of blocks of rows 0-3, 8-9 (the group's last) and 14-17, looked at whole or in part.
+    for at, start, stop in ((first, 0, 1), (first + 5_000, 2, 20), (first + 36_864, 8, 9),
+                            (second + 17_000, 17, 23), (second + 28_000, 13, 15)):  # fmt: skip
+        flip(root / entry.path, at)
+        block = 4 * ((at - first) // 4096 // 4) if at < second else 14
+        with pytest.raises(DamageError, match=f"rows {block} to "):
+            open_snapshot(root).gather(np.arange(start, stop))
+        untouched = open_snapshot(root).gather(np.arange(20, 44))
+        assert untouched.tobytes() == rows_of_blocks[20:].tobytes()
+        flip(root / entry.path, at)
+        whole = open_snapshot(root).gather(np.arange(44))
+        assert whole.tobytes() == rows_of_blocks.tobytes()
+
+
+def test_memory_of_others_holds_nothing_that_is_damaged(
+    tmp_path: Path, rows_of_blocks: np.ndarray
+) -> None:
+    root = tmp_path / "s"
+    entry = open_snapshot(root).shards[0]
+    flip(root / entry.path, entry.pages[0][0])
+    out = np.zeros((23, 2048), np.float16)
+    with pytest.raises(DamageError):
+        open_snapshot(root).gather(np.arange(23), out)
+    assert not out.any()
+
+
+def test_a_first_reading_after_the_file_lost_its_name(
+    tmp_path: Path, rows_of_blocks: np.ndarray
+) -> None:
+    snapshot = open_snapshot(tmp_path / "s")
+    assert snapshot.view(0, 1) is not None
+    path = tmp_path / "s" / snapshot.shards[0].path
+    path.unlink()
+    assert snapshot.gather(np.arange(23)).tobytes() == rows_of_blocks[:23].tobytes()
+    path.write_bytes(b"")
+    with pytest.raises(CorruptStoreError, match=r"layer_003.* cannot be read: it ends before"):
+        snapshot.gather(np.arange(23))
 
 
 def test_a_view_lasts_longer_than_its_reader(tmp_path: Path) -> None:

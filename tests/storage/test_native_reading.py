@@ -18,8 +18,8 @@ from actstore.ingestion import sidecars
 from actstore.storage import manifest as manifests
 from actstore.storage import shard_columns
 from actstore.storage.archive import write_archived
+from actstore.storage.decoded_shard import DecodedShard
 from actstore.storage.labels import set_labels
-from actstore.storage.mapping import DecodedShard
 from actstore.storage.snapshot import open_snapshot
 from tests.storage.stores import batch, write
 

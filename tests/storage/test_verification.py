@@ -15,7 +15,7 @@ import pytest
 
 from actstore import schema
 from actstore.errors import CorruptStoreError
-from actstore.storage import layout, shard
+from actstore.storage import layout, shard, verification
 from actstore.storage import manifest as manifests
 from actstore.storage.labels import set_labels
 from actstore.storage.manifest import Manifest, ShardEntry, in_row_order
@@ -200,8 +200,13 @@ def test_wrong_content_under_a_right_hash(
     assert any(re.search(reason, text) for _, text in found), found
 
 
-def test_a_key_in_two_shards_is_found(store: Path) -> None:
-    """No writer does it; a copied file could."""
+@pytest.mark.parametrize(("shards", "rows"), [(64, 1 << 16), (1, 1 << 16), (2, 1 << 16), (64, 12)])
+def test_a_key_in_two_shards_is_found(
+    store: Path, monkeypatch: pytest.MonkeyPatch, shards: int, rows: int
+) -> None:
+    """No writer does it; a copied file could. It is found however many are checked at once."""
+    monkeypatch.setattr(verification, "_AT_ONCE", shards)
+    monkeypatch.setattr(verification, "_ROWS_AT_ONCE", rows)
     latest = manifests.latest(store)
     first = latest.shards[0]
     copy = first.path.replace("00000.parquet", "00007.parquet")
@@ -212,6 +217,9 @@ def test_a_key_in_two_shards_is_found(store: Path) -> None:
     found = problems(store)
     assert len(found) == 11
     assert all("it repeats a row of" in reason for _, reason in found)
+    told: list[int] = []
+    verify(open_snapshot(store), progress=told.append)
+    assert told == np.cumsum([entry.bytes for entry in twice]).tolist()
 
 
 def test_values_that_are_not_finite_are_a_problem_unless_the_run_allowed_them(
