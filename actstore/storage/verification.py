@@ -14,8 +14,9 @@ from actstore.storage import backing, floats, key_hashes, layout, pages, segment
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.mapping import open_shard
+from actstore.storage.metadata_table import pools_of
 from actstore.storage.segments import SegmentEntry
-from actstore.storage.shard import pools_of, sha256_of, tail_of
+from actstore.storage.shard import sha256_of, tail_of
 from actstore.storage.snapshot import Snapshot
 
 _BLOCK_ROWS = 4096

@@ -19,11 +19,12 @@ from actstore.storage.dropping import without
 from actstore.storage.joining import NOTHING, Joined, join
 from actstore.storage.manifest import Manifest, Rounding, Run, ShardEntry, together
 from actstore.storage.metadata_cache import Leavings
+from actstore.storage.metadata_table import Fragment
 from actstore.storage.partition import Partition, RowAddress, StoredRows
 from actstore.storage.rebase import without_rows_of
 from actstore.storage.rewriting import Replacement
 from actstore.storage.rows import Added, Narrow, RowBatch, check
-from actstore.storage.shard import Fragment, ShardWriter, Written
+from actstore.storage.shard import ShardWriter, Written
 from actstore.storage.staging import writing
 from actstore.storage.threads import disk, in_parallel
 from actstore.storage.transaction import Transaction

@@ -9,9 +9,10 @@ import pytest
 
 from actstore.storage import key_hashes
 from actstore.storage.floats import same_bits
+from actstore.storage.metadata_table import Fragment
 from actstore.storage.partition import Partition, RowAddress
 from actstore.storage.rows import RowBatch
-from actstore.storage.shard import Fragment, ShardWriter
+from actstore.storage.shard import ShardWriter
 from actstore.storage.snapshot import open_snapshot
 from tests.storage.stores import RUN, batch, write
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from actstore import schema
 from actstore.errors import CommitError
 from actstore.storage import floats, pages, shard
-from actstore.storage.shard import Fragment, ShardWriter, sha256_of
+from actstore.storage.metadata_table import Fragment
+from actstore.storage.shard import ShardWriter, sha256_of
 from tests.storage.stores import fragment, vectors, write_shard
 from tests.torture.effort import examples
 
