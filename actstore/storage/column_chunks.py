@@ -44,8 +44,10 @@ class ColumnChunk(NamedTuple):
     def described(self, place: int) -> bytes:
         """Return a footer's description of the chunk where it lies at ``place``."""
         before, between, behind = self.details
-        found = before + thrift.integer(place + self.first_page) + between
-        return found + thrift.integer(place) + behind if between else found + behind
+        data = thrift.varint(place + self.first_page << 1)
+        if not between:
+            return before + data + behind
+        return b"".join((before, data, between, thrift.varint(place << 1), behind))
 
 
 class ColumnGroup(NamedTuple):

@@ -41,7 +41,12 @@ _WINDOW = 8 << 20
 """Bytes hashed at a time: threads that hash ask for Python's lock between two of them."""
 _POPULATED = getattr(mmap, "MAP_POPULATE", 0)
 _FEW_ROWS = 1_000
-_SYNC_BYTES = 8 << 20
+_FEW_BYTES = 256 << 10
+"""Bytes of a file that a sync takes no longer for than asking beforehand."""
+_OPEN_AT_ONCE = 128
+"""Completed shards that are flushed together, while as many are completed: a process may have
+1,024 files open."""
+_SYNC_BYTES = 4 << 20
 """Bytes after which the disk is asked to take what was placed."""
 
 
@@ -243,7 +248,8 @@ class ShardWriter:
         assert self._columns is not None
         groups, sums = self._write_pages()
         append_metadata(self._descriptor, self._columns, groups, sums, self.width, self.dtype)
-        self._ask_disk()
+        if self._unsynced > _FEW_BYTES:
+            self._ask_disk()
         digest, size, tail = _hashes_of(self._descriptor, groups[-1].end)
         placed = tuple((page.values, page.rows) for page in groups)
         pools = in_order(self._pools)
@@ -307,8 +313,7 @@ class ShardWriter:
             return self._sums.of(data, self._placed + piece[0])
 
         for some in list(run(write, pieces)):  # all of them, or none counts
-            for rows, crc in some:
-                self._sums.add(rows, crc)
+            self._sums.extend(some)
         self._norms.append(norms)
         self._placed += len(vectors)
         self._unsynced += vectors.nbytes
@@ -375,6 +380,29 @@ class ShardWriter:
         return isal_zlib.crc32(os.pread(self._descriptor, size, self._offset(start)))
 
 
+def finished(shards: Sequence[ShardWriter]) -> list[Written]:
+    """Complete shards and flush them to disk, many at a time: then the disk flushes once.
+
+    While the disk flushes some, the next are completed.
+    """
+    files: list[Written] = []
+    flushing: list[Future[None]] = []
+    try:
+        for first in range(0, len(shards), _OPEN_AT_ONCE):
+            some = shards[first : first + _OPEN_AT_ONCE]
+            files += in_parallel(ShardWriter.complete, some)
+            for future in flushing:
+                future.result()
+            flushing = [disk().submit(shard.sync) for shard in some]
+        for future in flushing:
+            future.result()
+    finally:  # whatever happens, no thread works on
+        for future in flushing:
+            future.cancel()
+        wait(flushing)
+    return files
+
+
 def _hashes_of(descriptor: int, end: int) -> tuple[str, int, str]:
     """Return SHA-256 and size of a file that this process has just written, and its tail's hash.
 
@@ -385,7 +413,11 @@ def _hashes_of(descriptor: int, end: int) -> tuple[str, int, str]:
     # Mapped, unlike files of others: a map needs no copy, but kills where a disk cannot be read.
     digest, tail = hashlib.sha256(), hashlib.sha256()
     size = os.fstat(descriptor).st_size
-    for start in range(0, size, _WINDOW):
+    if size <= _FEW_BYTES:
+        content = os.pread(descriptor, size, 0)
+        digest.update(content)
+        tail.update(content[end:])
+    for start in range(0, size if size > _FEW_BYTES else 0, _WINDOW):
         stop = min(size, start + _WINDOW)
         with (
             mmap.mmap(

@@ -29,7 +29,6 @@ class MetadataColumns:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._data: list[bytes] = []
         self.groups: list[ColumnGroup] = []
         """What a footer says of them."""
 
@@ -40,18 +39,16 @@ class MetadataColumns:
             OSError: the disk is full or failed.
         """
         group = column_chunks.encoded(table)
-        data = [chunk.data for chunk in group.chunks]
-        if self._path is None:
-            self._data += data
-        else:
+        if self._path is not None:
             with self._path.open("ab" if self.groups else "wb") as file:
-                file.writelines(data)
-        self.groups.append(group.without_data())
+                file.writelines(chunk.data for chunk in group.chunks)
+            group = group.without_data()
+        self.groups.append(group)
 
     def content(self) -> bytes:
         """Return the bytes of all groups, one behind the other; the file is gone then."""
         if self._path is None:
-            return b"".join(self._data)
+            return b"".join(chunk.data for group in self.groups for chunk in group.chunks)
         content = self._path.read_bytes()
         self._path.unlink()
         return content

@@ -154,6 +154,12 @@ def encode_list(value: ListOf) -> Encoded:
 
 def varint(number: int) -> bytes:
     """Encode an unsigned LEB128 integer, as Thrift and Parquet's level runs use."""
+    if number < 1 << 7:
+        return bytes((number,))
+    if number < 1 << 14:
+        return bytes((number & 127 | 128, number >> 7))
+    if number < 1 << 21:
+        return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14))
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
