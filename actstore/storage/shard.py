@@ -411,13 +411,12 @@ def _hashes_of(descriptor: int, end: int) -> tuple[str, int, str]:
         end: where the tail begins.
     """
     # Mapped, unlike files of others: a map needs no copy, but kills where a disk cannot be read.
-    digest, tail = hashlib.sha256(), hashlib.sha256()
     size = os.fstat(descriptor).st_size
     if size <= _FEW_BYTES:
         content = os.pread(descriptor, size, 0)
-        digest.update(content)
-        tail.update(content[end:])
-    for start in range(0, size if size > _FEW_BYTES else 0, _WINDOW):
+        return hashlib.sha256(content).hexdigest(), size, hashlib.sha256(content[end:]).hexdigest()
+    digest, tail = hashlib.sha256(), hashlib.sha256()
+    for start in range(0, size, _WINDOW):
         stop = min(size, start + _WINDOW)
         with (
             mmap.mmap(
