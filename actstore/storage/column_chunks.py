@@ -85,7 +85,7 @@ class _Kept:
         return None
 
     def put(self, name: str, column: pa.Array, chunk: ColumnChunk) -> None:
-        if name in _NEVER_KEPT or column.nbytes > _LONGEST_KEPT:
+        if name in _NEVER_KEPT or _weight(column, chunk) > _LONGEST_KEPT:
             return
         key = (name, len(column), column.nbytes)
         with self._lock:
@@ -102,12 +102,16 @@ _kept = _Kept()
 
 
 def _weight(column: pa.Array, chunk: ColumnChunk) -> int:
-    return int(column.nbytes) + len(chunk.data)
+    return int(column.get_total_buffer_size()) + len(chunk.data)  # a slice keeps the whole
 
 
 def encoded(table: pa.Table) -> ColumnGroup:
     """Encode the metadata of one row group."""
-    columns = [column.combine_chunks() for column in table.itercolumns()]
+    # Arrow copies even one chunk, and knows a column that it is given again only uncopied.
+    columns = [
+        column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        for column in table.itercolumns()
+    ]
     names = table.column_names
     found = [_kept.get(name, column) for name, column in zip(names, columns, strict=True)]
     missing = [at for at, chunk in enumerate(found) if chunk is None]

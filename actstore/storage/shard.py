@@ -296,7 +296,7 @@ class ShardWriter:
             )
         norms = np.empty(len(vectors), np.float32)
         norms_of = floats.norms if self._scales is None else quantised.norms
-        step = max(1, _CHUNK // self.row_bytes)
+        step = max(1, 2 * _CHUNK // self.row_bytes)
         pieces: list[tuple[int, int]] = []
         done = 0
         while done < len(vectors):
