@@ -393,7 +393,9 @@ def finished(shards: Sequence[ShardWriter]) -> list[Written]:
             files += in_parallel(ShardWriter.complete, some)
             for future in flushing:
                 future.result()
-            flushing = [disk().submit(shard.sync) for shard in some]
+            flushing.clear()
+            for shard in some:  # an interrupt may come between two of them
+                flushing.append(disk().submit(shard.sync))
         for future in flushing:
             future.result()
     finally:  # whatever happens, no thread works on
