@@ -15,8 +15,9 @@ from actstore.storage.entries import PoolingRegion
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FEW_ROWS = 4_096
-"""Rows of a column of one value that is kept for the next shard."""
+_FEW_BYTES = 256 << 10
+"""Of a column of one value that is kept for the next shard, at most."""
+_NUMBER_BYTES = 8
 
 
 class Fragment(NamedTuple):
@@ -79,8 +80,10 @@ def metadata_table(fragments: Sequence[Fragment], norms: np.ndarray) -> pa.Table
 def _repeated(name: str, value: Any, rows: int) -> pa.Array:
     """Return a column of one value: of all shards of a commit's the same, most of them."""
     # Numbers of other types can be equal without being of the same bits.
-    kept = rows <= _FEW_ROWS and (value is None or type(value) in (str, int))
-    return (_repeated_once if kept else _repeated_once.__wrapped__)(name, value, rows)
+    kept = value is None or type(value) in (str, int)
+    if kept and rows * (len(value) if type(value) is str else _NUMBER_BYTES) <= _FEW_BYTES:
+        return _repeated_once(name, value, rows)
+    return _repeated_once.__wrapped__(name, value, rows)
 
 
 @lru_cache(maxsize=128)
