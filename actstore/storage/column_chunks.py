@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
+from actstore import schema
 from actstore.storage import thrift
 from actstore.storage.thrift import Struct, Wanted
 
@@ -106,7 +107,14 @@ def _weight(column: pa.Array, chunk: ColumnChunk) -> int:
 
 
 def encoded(table: pa.Table) -> ColumnGroup:
-    """Encode the metadata of one row group."""
+    """Encode the metadata of one row group.
+
+    Raises:
+        ValueError: the columns are not those of the schema, type by type.
+    """
+    shape = schema.metadata_schema("int8" if schema.SCALE in table.column_names else "float32")
+    if not table.schema.equals(shape):  # else the footer would say of them what they are not
+        raise ValueError(f"metadata must have the columns {shape}; it has {table.schema}")
     # Arrow copies even one chunk, and knows a column that it is given again only uncopied.
     columns = [
         column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

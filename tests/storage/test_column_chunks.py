@@ -140,3 +140,15 @@ def test_little_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(column_chunks, "_LONGEST_KEPT", 100)
     long = [encoded(metadata([1.0], "x" * 200)).chunks[label] for _ in range(2)]
     assert long[0] is not long[1]
+
+
+def test_columns_of_other_types_are_no_metadata() -> None:
+    """Their pages would be others than the footer says: with null or not, of other widths."""
+    table = metadata([1.0])
+    nullable = pa.schema([field.with_nullable(True) for field in table.schema])
+    wide = table.schema.set(
+        table.schema.get_field_index("layer"), pa.field("layer", pa.int64(), nullable=True)
+    )
+    for shape in (nullable, wide):
+        with pytest.raises(ValueError, match="must have the columns"):
+            encoded(table.cast(shape))
