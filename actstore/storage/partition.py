@@ -133,12 +133,12 @@ class Partition:
                 waiting, rows = [], 0
         self.width = entries[-1].width
         for entry in entries:
-            keys = found[entry.sha256]
-            assert keys is not None
+            known = found[entry.sha256]
+            assert known is not None
             self._entries.append(entry)
-            self._hashes.append(keys.hashes)
-            self._order.append(keys.order)
-            self._labels.append(keys.labels)
+            self._hashes.append(known.hashes)
+            self._order.append(known.order)
+            self._labels.append(known.labels)
 
     def catch_up(self, entries: list[ShardEntry]) -> bool:
         """Learn the shards that others have committed; False where known ones are gone.
