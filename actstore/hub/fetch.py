@@ -21,7 +21,8 @@ from actstore.remote.client import Client
 from actstore.remote.download import download
 from actstore.storage import layout, pages, shard_columns
 from actstore.storage.manifest import ShardEntry
-from actstore.storage.shard import Fragment, ShardWriter, pools_of, sha256_of
+from actstore.storage.metadata_table import Fragment, pools_of
+from actstore.storage.shard import ShardWriter, sha256_of
 from actstore.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:

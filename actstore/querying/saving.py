@@ -61,7 +61,8 @@ def _columns(selection: SelectedRows, columns: Sequence[str] | None) -> pa.Table
 
 
 def _parquet(selection: SelectedRows, draft: Path, columns: Sequence[str] | None) -> None:
-    from actstore.storage.shard import Fragment, ShardWriter
+    from actstore.storage.metadata_table import Fragment
+    from actstore.storage.shard import ShardWriter
 
     width, dtype = selection.shape[1], selection.dtype
     writer = ShardWriter(draft, width=width, dtype=dtype)

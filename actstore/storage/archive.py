@@ -8,9 +8,9 @@ from pathlib import Path
 from actstore import schema
 from actstore.errors import CorruptStoreError
 from actstore.storage import layout
+from actstore.storage.column_chunks import NO_STATISTICS
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.shard import sha256_of
-from actstore.storage.shard_tail import NO_STATISTICS
 
 _VALUES = f"{schema.VECTOR}.list.element"
 

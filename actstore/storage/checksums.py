@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -57,16 +58,26 @@ class BlockSums:
             data: rows of one row group.
             row: number of the first of them.
         """
-        found = []
-        within = row % self._group_rows
-        start = 0
-        rows = len(data) // self._row_bytes
-        while start < rows:
-            stop = min(rows, start + self._block_rows - (within + start) % self._block_rows)
-            part = data[start * self._row_bytes : stop * self._row_bytes]
-            found.append((stop - start, isal_zlib.crc32(part)))
-            start = stop
-        return found
+        size = self._row_bytes
+        rows = len(data) // size
+        first = self._block_rows - row % self._group_rows % self._block_rows
+        bounds = [0, *range(first, rows, self._block_rows), rows]
+        crc32 = isal_zlib.crc32  # short blocks: a layer of 8 MB has 500
+        return [
+            (stop - start, crc32(data[start * size : stop * size]))
+            for start, stop in pairwise(bounds)
+        ]
+
+    def extend(self, parts: Sequence[tuple[int, int]]) -> None:
+        """Take note of the next parts of one row group, as :meth:`of` returns them."""
+        if parts and self.rows % self._group_rows % self._block_rows:
+            self.add(*parts[0])
+            parts = parts[1:]
+        whole = parts[:-1]
+        self._sums.extend([crc for _, crc in whole])
+        self.rows += len(whole) * self._block_rows
+        if parts:
+            self.add(*parts[-1])
 
     def add(self, rows: int, crc: int) -> None:
         """Take note of the next rows, all of one block."""
@@ -161,8 +172,7 @@ def of_file(descriptor: int, groups: list[VectorPage], row_bytes: int) -> list[i
         for first in range(0, page.rows, step):
             size = min(step, page.rows - first) * row_bytes
             data = os.pread(descriptor, size, page.values + first * row_bytes)
-            for rows, crc in sums.of(memoryview(data), first):
-                sums.add(rows, crc)
+            sums.extend(sums.of(memoryview(data), first))
         found += [crc for _, some in sums.pages() for crc in some]
     return found
 

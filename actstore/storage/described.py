@@ -13,7 +13,8 @@ from actstore import schema
 from actstore.errors import CorruptStoreError
 from actstore.storage import pages
 from actstore.storage.manifest import ShardEntry
-from actstore.storage.shard import in_order, pools_of, sha256_of, tail_of
+from actstore.storage.metadata_table import in_order, pools_of
+from actstore.storage.shard import sha256_of, tail_of
 from actstore.storage.verification import check_shard
 
 

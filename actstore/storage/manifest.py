@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ from actstore.storage.segments import Older
 _NAME = re.compile(r"([0-9]{10})\.json")
 _SEAL = re.compile(rb',\n"sha256": "([0-9a-f]{64})"\n\}\n\Z')
 """The end of a manifest: the SHA-256 of all that stands before it."""
+_SEGMENTS = layout.SEGMENTS.rpartition("/")[2]
+_KEPT_BYTES = 1 << 20
+"""Bytes of a commit that is kept as it was decoded, at most."""
 _LOOKS = 10
 
 
@@ -188,11 +192,23 @@ def newest(root: Path) -> int:
         CorruptStoreError: the folder cannot be read.
     """
     # Of thousands of names the largest is found at once, and all numbers are not.
-    latest = max((name for name in _names(root) if name[:1].isdigit()), default="")
+    latest = max({*_names(root)} - {_SEGMENTS}, default="")
     found = _NAME.fullmatch(latest)
     if latest and not found:
         return max(numbers(root), default=0)  # somebody else's file lies there
     return int(found[1]) if found else 0
+
+
+def forget() -> None:
+    """Read commits and segments again when they are asked for next, as a check of them must."""
+    segments.forget()
+    _decoded.cache_clear()
+
+
+# A write asks for the same commit when it begins, commits, and is read back.
+@lru_cache(maxsize=4)
+def _decoded(data: bytes, where: str, root: Path) -> Manifest:
+    return decode(data, where, root)
 
 
 def load(root: Path, at: int | None = None, *, lazily: bool = False) -> Manifest:
@@ -216,7 +232,9 @@ def load(root: Path, at: int | None = None, *, lazily: bool = False) -> Manifest
             number = at
         path = layout.manifest_path(root, number)
         try:
-            found = decode(path.read_bytes(), str(path), root)
+            data = path.read_bytes()
+            make = _decoded if len(data) <= _KEPT_BYTES else decode
+            found = make(data, str(path), root)
             if found.number != number:
                 raise CorruptStoreError(
                     f"{path} calls itself commit {found.number}: restore it from a copy"
@@ -267,7 +285,10 @@ def load_all(root: Path, chosen: Callable[[list[int]], Collection[int]]) -> list
 
 def latest(root: Path, *, lazily: bool = False) -> Manifest:
     """Load the latest commit, or :data:`EMPTY` when there is none yet; see :func:`load`."""
-    return load(root, lazily=lazily) if newest(root) else EMPTY
+    try:
+        return load(root, lazily=lazily)
+    except StoreNotFoundError:
+        return EMPTY
 
 
 def _why_no_store(root: Path) -> str:

@@ -1,26 +1,22 @@
 """Vector pages: one plain, uncompressed Parquet page per row group, written by hand and mappable.
 
-pyarrow writes the metadata columns; this module places the vectors and joins the two into
-one ordinary Parquet file. For a list of fixed size without nulls the repetition and
-definition levels are the same for every row, so a data page is a constant prefix and the
-vectors' own bytes, and whoever knows where those start can map them.
+pyarrow encodes the metadata columns; this module places the vectors, and
+:mod:`actstore.storage.footers` makes of both one ordinary Parquet file. For a list of fixed size
+without nulls the repetition and definition levels are the same for every row, so a data page is
+a constant prefix and the vectors' own bytes, and whoever knows where those start can map them.
 
 Format facts, from https://github.com/apache/parquet-format:
 
-- ``src/main/thrift/parquet.thrift``: field numbers of FileMetaData, SchemaElement,
-  RowGroup, ColumnChunk, ColumnMetaData, PageHeader and DataPageHeader.
+- ``src/main/thrift/parquet.thrift``: field numbers of PageHeader and DataPageHeader.
 - ``Encodings.md``: RLE runs are ``varint(count << 1)`` and the value; in a version 1 data
   page each kind of level follows its four-byte length. PLAIN values are little-endian.
 - ``README.md`` (Checksumming): the CRC-32 covers the page without its header.
-- ``LogicalTypes.md``: LIST is a group, a repeated group ``list`` and its ``element``;
-  FLOAT16 annotates a FIXED_LEN_BYTE_ARRAY of two bytes.
 
 Pages of int8, which has no plain form of one byte, are in :mod:`actstore.storage.int8_pages`.
 """
 
 from __future__ import annotations
 
-import base64
 import os
 import struct
 from functools import lru_cache
@@ -30,10 +26,8 @@ import numpy as np
 
 from actstore import schema
 from actstore.storage import int8_pages, thrift
-from actstore.storage.thrift import Encoded, Field, ListOf, Struct, Wanted
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
 MAGIC = b"PAR1"
@@ -43,16 +37,8 @@ ALIGNMENT = 64
 LONGEST_HEADER = 64
 """More bytes than a page header of ours has."""
 
-_INT32, _FLOAT, _FIXED_LEN_BYTE_ARRAY = 1, 4, 7
-_REQUIRED, _REPEATED = 0, 2
-_CONVERTED_LIST = 3
 _PLAIN, _RLE, _RLE_DICTIONARY = 0, 3, 8
 _DATA_PAGE, _DATA_PAGE_V2 = 0, 3
-_UNCOMPRESSED = 0
-_CHANGED: Wanted = {4: {1: {3: {}}}}
-"""Row groups, their column chunks and the details of these: what else a footer holds is the same
-in all shards, or stays as it is."""
-_PATH = [schema.VECTOR.encode(), b"list", b"element"]
 
 
 class VectorPage(NamedTuple):
@@ -158,131 +144,11 @@ def crc_of_header(before: bytes, rows: int, width: int, body_size: int) -> int |
     return None
 
 
-def join_footer(
-    metadata_footer: bytes,
-    *,
-    shift: int,
-    pages: list[VectorPage],
-    arrow_schema: pa.Schema,
-) -> bytes:
-    """Return the whole file's footer, made from that of the metadata columns.
-
-    Args:
-        metadata_footer: encoded FileMetaData of a Parquet file that holds every column but
-            the vectors, in the same row groups.
-        shift: how far that file's column chunks were moved.
-        pages: one vector page per row group.
-        arrow_schema: schema of the whole file.
-    """
-    width = arrow_schema.field(schema.VECTOR).type.list_size
-    dtype = stored_type(arrow_schema.field(schema.VECTOR).type)
-    assert dtype is not None
-    index = arrow_schema.get_field_index(schema.VECTOR)
-    footer = thrift.partly(metadata_footer, _CHANGED)
-    footer[2] = Field(thrift.LIST, _with_vectors(footer[2].value, index, dtype))
-    for group, page in zip(footer[4].value.items, pages, strict=True):
-        for chunk in group[1].value.items:
-            _move_chunk(chunk, shift)
-        group[1].value.items.insert(index, _vector_chunk(page, dtype, width))
-        size = page.end + padding(page.rows, width, dtype) - page.offset
-        group[2] = thrift.i64(group[2].value + size)
-        group[6] = thrift.i64(sum(chunk[3].value[7].value for chunk in group[1].value.items))
-        # The column chunks of a group no longer lie side by side: no single offset is true.
-        group.pop(5, None)
-    if 7 in footer:
-        footer[7] = Field(thrift.LIST, _with_order(footer[7].value, index))
-    existing = footer[5].value if 5 in footer else None
-    footer[5] = Field(thrift.LIST, _with_arrow_schema(existing, arrow_schema))
-    return thrift.encode(footer)
-
-
 def stored_type(vector: object) -> schema.StoredType | None:
     """Return the stored type of an Arrow type of vectors; None where it is none of ours."""
     value = str(getattr(vector, "value_type", ""))
     known: dict[str, schema.StoredType] = {"halffloat": "float16", "float": "float32"}
     return "int8" if value == "int8" else known.get(value)
-
-
-_PHYSICAL = {"float16": _FIXED_LEN_BYTE_ARRAY, "float32": _FLOAT, "int8": _INT32}
-
-
-@lru_cache(maxsize=16)
-def _with_vectors(elements: Encoded, index: int, dtype: schema.StoredType) -> Encoded:
-    """Return a schema's elements with those of the vectors among them."""
-    found = thrift.decode_list(elements)
-    found.items[0][5] = thrift.i32(found.items[0][5].value + 1)
-    found.items[index + 1 : index + 1] = _schema_elements(dtype)
-    return thrift.encode_list(found)
-
-
-def _schema_elements(dtype: schema.StoredType) -> list[Struct]:
-    group: Struct = {
-        3: thrift.i32(_REQUIRED),
-        4: thrift.binary(_PATH[0]),
-        5: thrift.i32(1),
-        6: thrift.i32(_CONVERTED_LIST),
-        10: thrift.struct({3: thrift.struct({})}),
-    }
-    repeated: Struct = {3: thrift.i32(_REPEATED), 4: thrift.binary(_PATH[1]), 5: thrift.i32(1)}
-    leaf: Struct = {
-        1: thrift.i32(_PHYSICAL[dtype]),
-        3: thrift.i32(_REQUIRED),
-        4: thrift.binary(_PATH[2]),
-    }
-    if dtype == "float16":
-        leaf[2] = thrift.i32(2)
-        leaf[10] = thrift.struct({15: thrift.struct({})})
-    elif dtype == "int8":
-        leaf.update(int8_pages.annotation())
-    return [group, repeated, leaf]
-
-
-def _move_chunk(chunk: Struct, shift: int) -> None:
-    details = chunk[3].value
-    for field in (9, 11):  # data page, dictionary page
-        if field in details:
-            details[field] = thrift.i64(details[field].value + shift)
-    chunk[2] = thrift.i64(0)
-    for field in (4, 5, 6, 7):  # page indexes stay behind
-        chunk.pop(field, None)
-
-
-def _vector_chunk(page: VectorPage, dtype: schema.StoredType, width: int) -> Struct:
-    size = page.end + padding(page.rows, width, dtype) - page.offset
-    encodings = [_PLAIN, _RLE, _RLE_DICTIONARY] if dtype == "int8" else [_PLAIN, _RLE]
-    details: Struct = {
-        1: thrift.i32(_PHYSICAL[dtype]),
-        2: thrift.list_of(thrift.I32, encodings),
-        3: thrift.list_of(thrift.BINARY, list(_PATH)),
-        4: thrift.i32(_UNCOMPRESSED),
-        5: thrift.i64(page.rows * width),
-        6: thrift.i64(size),
-        7: thrift.i64(size),
-        9: thrift.i64(page.offset),
-    }
-    if dtype == "int8":
-        details[9] = thrift.i64(page.offset + len(int8_pages.dictionary_page()))
-        details[11] = thrift.i64(page.offset)
-    return {2: thrift.i64(0), 3: thrift.struct(details)}
-
-
-@lru_cache(maxsize=16)
-def _with_order(orders: Encoded, index: int) -> Encoded:
-    """Return the orders of all columns with that of the vectors among them."""
-    found = thrift.decode_list(orders)
-    found.items.insert(index, {1: thrift.struct({})})
-    return thrift.encode_list(found)
-
-
-@lru_cache(maxsize=16)
-def _with_arrow_schema(existing: Encoded | None, arrow_schema: pa.Schema) -> Encoded:
-    """Return a footer's keys and values with the schema as Arrow has it."""
-    key = b"ARROW:schema"
-    items = [] if existing is None else thrift.decode_list(existing).items
-    kept = [item for item in items if item[1].value != key]
-    encoded = base64.b64encode(arrow_schema.serialize().to_pybytes())
-    kept.append({1: thrift.binary(key), 2: thrift.binary(encoded)})
-    return thrift.encode_list(ListOf(thrift.STRUCT, kept))
 
 
 def mapped_pages(metadata: pq.FileMetaData, file: BinaryIO) -> list[tuple[int, int]] | None:

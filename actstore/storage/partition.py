@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +19,8 @@ from actstore.storage.shard import ShardWriter
 
 _ROWS_AT_ONCE = 100_000
 """Rows whose keys are hashed in one go: many small shards take as long as one, else."""
+_KNOWN_ROWS = 1_000_000
+"""Rows whose keys are kept for the next writer of this process, 24 bytes each."""
 
 
 class RowAddress(NamedTuple):
@@ -32,6 +36,65 @@ class StoredRows(NamedTuple):
     entry: ShardEntry
     rows: np.ndarray
     """Their numbers within it: int64, ascending."""
+
+
+class _Keys(NamedTuple):
+    """What is known of the keys of a shard."""
+
+    hashes: np.ndarray
+    """Ascending."""
+    order: np.ndarray
+    """The row that has each of them."""
+    labels: np.ndarray
+    """Hash of each row's label."""
+
+
+class _Known:
+    """Keys of shards that this process has read: many small writes ask for them again and again.
+
+    A shard never changes, and its SHA-256 names it.
+    """
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[str, _Keys] = OrderedDict()
+        self._rows = 0
+        self._lock = Lock()
+
+    def get(self, sha256: str) -> _Keys | None:
+        with self._lock:
+            found = self._found.get(sha256)
+            if found is not None:
+                self._found.move_to_end(sha256)
+            return found
+
+    def put(self, sha256: str, keys: _Keys) -> None:
+        with self._lock:
+            if sha256 in self._found or len(keys.hashes) > _ROWS_AT_ONCE:
+                return
+            self._found[sha256] = keys
+            self._rows += len(keys.hashes)
+            while self._rows > _KNOWN_ROWS:
+                self._rows -= len(self._found.popitem(last=False)[1].hashes)
+
+
+_known = _Known()
+
+
+def _keys_of(root: Path, entries: list[ShardEntry]) -> list[_Keys]:
+    """Read the keys of committed shards."""
+    import pyarrow as pa
+
+    columns = [*schema.key_names(), "label"]
+    table = pa.concat_tables(
+        [shard_columns.read_columns(root, entry, columns) for entry in entries]
+    )
+    ends = np.cumsum([entry.rows for entry in entries])[:-1]
+    labels = np.split(key_hashes.hash_column(table["label"]), ends)
+    found = []
+    for hashes, each in zip(np.split(key_hashes.hash_table(table), ends), labels, strict=True):
+        order = np.argsort(hashes, kind="stable")
+        found.append(_Keys(hashes[order], order, each.copy()))
+    return found
 
 
 class Partition:
@@ -53,33 +116,29 @@ class Partition:
         self._learn_all(entries)
 
     def _learn_all(self, entries: list[ShardEntry]) -> None:
+        """Take note of the keys of committed shards."""
+        if not entries:
+            return
+        found = {entry.sha256: _known.get(entry.sha256) for entry in entries}
         waiting: list[ShardEntry] = []
         rows = 0
-        for entry in entries:
+        unknown = [entry for entry in entries if found[entry.sha256] is None]
+        for entry in unknown:
             waiting.append(entry)
             rows += entry.rows
-            if rows >= _ROWS_AT_ONCE:
-                self._learn(waiting)
+            if rows >= _ROWS_AT_ONCE or entry is unknown[-1]:
+                for each, keys in zip(waiting, _keys_of(self._root, waiting), strict=True):
+                    found[each.sha256] = keys
+                    _known.put(each.sha256, keys)
                 waiting, rows = [], 0
-        if waiting:
-            self._learn(waiting)
-
-    def _learn(self, entries: list[ShardEntry]) -> None:
-        """Take note of the keys of committed shards."""
-        import pyarrow as pa
-
-        columns = [*schema.key_names(), "label"]
-        table = pa.concat_tables(
-            [shard_columns.read_columns(self._root, entry, columns) for entry in entries]
-        )
-        ends = np.cumsum([entry.rows for entry in entries])[:-1]
         self.width = entries[-1].width
-        self._entries += entries
-        self._labels += np.split(key_hashes.hash_column(table["label"]), ends)
-        for hashes in np.split(key_hashes.hash_table(table), ends):
-            order = np.argsort(hashes, kind="stable")
-            self._hashes.append(hashes[order])
-            self._order.append(order)
+        for entry in entries:
+            known = found[entry.sha256]
+            assert known is not None
+            self._entries.append(entry)
+            self._hashes.append(known.hashes)
+            self._order.append(known.order)
+            self._labels.append(known.labels)
 
     def catch_up(self, entries: list[ShardEntry]) -> bool:
         """Learn the shards that others have committed; False where known ones are gone.

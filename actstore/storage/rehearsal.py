@@ -12,9 +12,10 @@ from actstore import schema
 from actstore.storage import floats, quantised, staging
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
+from actstore.storage.metadata_table import Fragment
 from actstore.storage.narrowing import Saving
 from actstore.storage.rows import Added, Narrow, RowBatch
-from actstore.storage.shard import Fragment, ShardWriter
+from actstore.storage.shard import ShardWriter
 from actstore.storage.transaction import Transaction
 from actstore.storage.writer import CHECKPOINT_ROWS, StoreWriter
 

@@ -18,7 +18,7 @@ from actstore.storage import backing, card, key_hashes, layout, pruning, shard_c
 from actstore.storage import manifest as manifests
 from actstore.storage.described import describe
 from actstore.storage.manifest import EMPTY, LabelEntry, Manifest, ShardEntry
-from actstore.storage.segments import SegmentEntry, forget
+from actstore.storage.segments import SegmentEntry
 from actstore.storage.soundness import Named
 from actstore.storage.staging import Staging, writing
 from actstore.wording import counted
@@ -95,7 +95,7 @@ def survey(
     numbers = manifests.numbers(root)
     if not numbers:
         manifests.load(root)  # says what is there instead
-    forget()
+    manifests.forget()
     segments = _damaged_segments(root, numbers)
     if copies is not None and (there := [each for each in segments if copies.has(each)]):
         # What they name is looked at when they are back.

@@ -19,19 +19,11 @@ from actstore.storage.entries import ITEM_BYTES
 from actstore.storage.labels import write_overlay
 from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry, together
 from actstore.storage.mapping import ShardReader, open_shard
+from actstore.storage.metadata_table import Fragment, in_order, pools_of, with_scales
 from actstore.storage.pages import VectorPage
 from actstore.storage.quantised_shard import QuantisedShard
-from actstore.storage.shard import (
-    Fragment,
-    ShardWriter,
-    Written,
-    in_order,
-    pools_of,
-    sha256_at,
-    sha256_of,
-    with_scales,
-)
-from actstore.storage.shard_tail import append_metadata, metadata_writer, write_at
+from actstore.storage.shard import ShardWriter, Written, sha256_at, sha256_of
+from actstore.storage.shard_tail import MetadataColumns, append_metadata, write_at
 from actstore.storage.staging import writing
 
 if TYPE_CHECKING:
@@ -304,7 +296,6 @@ def _with_metadata(root: Path, entry: ShardEntry, table: pa.Table, draft: Path) 
 
     None where they do not lie as this program writes them: before everything else.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     source = root / entry.path
@@ -312,21 +303,19 @@ def _with_metadata(root: Path, entry: ShardEntry, table: pa.Table, draft: Path) 
         groups = _groups(file.metadata, entry, raw.fileno())
         if groups is None:
             return None
-        memory = pa.BufferOutputStream()
+        columns = MetadataColumns(None)
         first = 0
         if entry.dtype == "int8":
             scales = shard_columns.read_columns(root, entry, [schema.SCALE])[schema.SCALE]
             table = with_scales(table, scales.to_numpy())
-        with metadata_writer(memory, entry.dtype) as writer:
-            for group in groups:
-                writer.write_table(table.slice(first, group.rows), row_group_size=group.rows)
-                first += group.rows
+        for group in groups:
+            columns.add(table.slice(first, group.rows))
+            first += group.rows
         target = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
             _copy(raw.fileno(), target, groups[-1].end)
-            content = memory.getvalue().to_pybytes()
             sums = checksums.of_file(target, groups, entry.vector_bytes // entry.rows)
-            append_metadata(target, content, groups, sums, entry.width, entry.dtype)
+            append_metadata(target, columns, groups, sums, entry.width, entry.dtype)
             os.fsync(target)
             digest, size = sha256_at(target)
             tail, _ = sha256_at(target, groups[-1].end)

@@ -266,7 +266,8 @@ def _whole(content: bytes, entry: SegmentEntry) -> _Read:
     return found
 
 
-def _find(content: bytes, partition: Partition) -> list[ShardEntry]:
+@lru_cache(maxsize=16)
+def _find(content: bytes, partition: Partition) -> tuple[ShardEntry, ...]:
     """Return the shards of one partition, without reading those of others."""
     named = zip(("model", "site", "layer"), partition, strict=True)
     # As a shard's line has it: a quotation mark inside of a name would be escaped.
@@ -279,7 +280,7 @@ def _find(content: bytes, partition: Partition) -> list[ShardEntry]:
         if entry.partition == partition:
             found.append(entry)
         at = content.find(wanted, end)
-    return found
+    return tuple(found)
 
 
 def _shard(item: dict[str, Any]) -> ShardEntry:

@@ -7,10 +7,10 @@ import hashlib
 import mmap
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
@@ -20,13 +20,19 @@ from actstore.errors import CommitError
 from actstore.storage import floats, pages, quantised, writeback
 from actstore.storage.checksums import BlockSums, joined
 from actstore.storage.manifest import PoolingRegion, Rounding, ShardEntry
+from actstore.storage.metadata_table import (
+    Fragment,
+    in_order,
+    metadata_table,
+    pools_of,
+    with_scales,
+)
 from actstore.storage.pages import VectorPage
-from actstore.storage.shard_tail import append_metadata, metadata_writer, write_at
+from actstore.storage.shard_tail import MetadataColumns, append_metadata, write_at
 from actstore.storage.threads import disk, in_parallel
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 GROUP_BYTES = 32 << 20
 """Vector bytes per row group: readers that do not map cannot split a page."""
@@ -35,16 +41,13 @@ _WINDOW = 8 << 20
 """Bytes hashed at a time: threads that hash ask for Python's lock between two of them."""
 _POPULATED = getattr(mmap, "MAP_POPULATE", 0)
 _FEW_ROWS = 1_000
-_SYNC_BYTES = 8 << 20
+_FEW_BYTES = 256 << 10
+"""Bytes of a file that a sync takes no longer for than asking beforehand."""
+_OPEN_AT_ONCE = 128
+"""Completed shards that are flushed together, while as many are completed: a process may have
+1,024 files open."""
+_SYNC_BYTES = 4 << 20
 """Bytes after which the disk is asked to take what was placed."""
-
-
-class Fragment(NamedTuple):
-    """Metadata of some rows: the chosen ``rows`` of a batch's constants and columns."""
-
-    constants: Mapping[str, Any]
-    columns: Mapping[str, Sequence[Any]]
-    rows: Sequence[int]
 
 
 class Written(NamedTuple):
@@ -93,8 +96,7 @@ class ShardWriter:
         self._descriptor = -1
         self._unsynced = 0  # bytes placed since the disk was last asked to take them
         self._asked: list[Future[None]] = []
-        self._metadata: pq.ParquetWriter | None = None
-        self._memory: pa.BufferOutputStream | None = None  # instead of the metadata file
+        self._columns: MetadataColumns | None = None
         self._pools: set[PoolingRegion] = set()
         self.metadata: pa.Table | None = None
         """All rows' metadata, as it is in the completed file, of a shard of few rows."""
@@ -243,12 +245,11 @@ class ShardWriter:
             )
         while self._flushed < self.rows:
             self._flush_metadata(min(self._group_rows, self.rows - self._flushed))
-        assert self._metadata is not None
-        self._metadata.close()
+        assert self._columns is not None
         groups, sums = self._write_pages()
-        content = self._metadata_bytes()
-        append_metadata(self._descriptor, content, groups, sums, self.width, self.dtype)
-        self._ask_disk()
+        append_metadata(self._descriptor, self._columns, groups, sums, self.width, self.dtype)
+        if self._unsynced > _FEW_BYTES:
+            self._ask_disk()
         digest, size, tail = _hashes_of(self._descriptor, groups[-1].end)
         placed = tuple((page.values, page.rows) for page in groups)
         pools = in_order(self._pools)
@@ -256,12 +257,10 @@ class ShardWriter:
 
     def abort(self) -> None:
         """Remove everything written."""
-        if self._metadata is not None:
-            with contextlib.suppress(OSError):
-                self._metadata.close()
+        if self._columns is not None:
+            self._columns.abort()
         self._close()
         with contextlib.suppress(OSError):
-            self._metadata_path().unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
 
     def _close(self) -> None:
@@ -270,19 +269,6 @@ class ShardWriter:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def _metadata_path(self) -> Path:
-        return self.path.with_suffix(".metadata")
-
-    def _metadata_bytes(self) -> bytes:
-        """Return the finished file of the metadata columns, and remove it."""
-        if self._memory is not None:
-            content: bytes = self._memory.getvalue().to_pybytes()
-            return content
-        path = self._metadata_path()
-        content = path.read_bytes()
-        path.unlink()
-        return content
 
     def _ask_disk(self) -> None:
         """Let the disk begin with what was placed, so that there is less to wait for later."""
@@ -310,7 +296,7 @@ class ShardWriter:
             )
         norms = np.empty(len(vectors), np.float32)
         norms_of = floats.norms if self._scales is None else quantised.norms
-        step = max(1, _CHUNK // self.row_bytes)
+        step = max(1, 2 * _CHUNK // self.row_bytes)
         pieces: list[tuple[int, int]] = []
         done = 0
         while done < len(vectors):
@@ -327,8 +313,7 @@ class ShardWriter:
             return self._sums.of(data, self._placed + piece[0])
 
         for some in list(run(write, pieces)):  # all of them, or none counts
-            for rows, crc in some:
-                self._sums.add(rows, crc)
+            self._sums.extend(some)
         self._norms.append(norms)
         self._placed += len(vectors)
         self._unsynced += vectors.nbytes
@@ -336,8 +321,6 @@ class ShardWriter:
             self._ask_disk()
 
     def _flush_metadata(self, rows: int) -> None:
-        import pyarrow as pa
-
         if self._placed < self._flushed + rows:
             self.place()
         taken = []
@@ -356,15 +339,14 @@ class ShardWriter:
             scales = self._scales.of(self._flushed, self._flushed + rows)
             with np.errstate(over="ignore"):
                 table = with_scales(metadata_table(taken, norms * scales), scales)
-        if self._metadata is None:
-            if rows == self.rows:  # all there is to come: no need of a file
-                self._memory = pa.BufferOutputStream()
-            target = self._memory or self._metadata_path()
-            self._metadata = metadata_writer(target, self.dtype, plain=_of_one_value(table))
         self._pools |= pools_of(table)
         if rows == self.rows <= _FEW_ROWS:
             self.metadata = table
-        self._metadata.write_table(table, row_group_size=rows)
+        if self._columns is None:
+            all_there_is = rows == self.rows
+            path = None if all_there_is else self.path.with_suffix(".metadata")
+            self._columns = MetadataColumns(path)
+        self._columns.add(table)
         self._flushed += rows
 
     def _take_norms(self, rows: int) -> np.ndarray:
@@ -398,95 +380,29 @@ class ShardWriter:
         return isal_zlib.crc32(os.pread(self._descriptor, size, self._offset(start)))
 
 
-def pools_of(table: pa.Table) -> set[PoolingRegion]:
-    """Return each pair of pooling and region that a table's rows have."""
-    pooling, region = (
-        table[name].combine_chunks().dictionary_encode(null_encoding="encode")
-        for name in ("pooling", "region")
-    )
-    regions = region.dictionary.to_pylist()
-    pairs = pooling.indices.to_numpy().astype(np.int64) * len(regions) + region.indices.to_numpy()
-    words = pooling.dictionary.to_pylist()
-    return {
-        (words[pair // len(regions)], regions[pair % len(regions)])
-        for pair in np.unique(pairs).tolist()
-    }
+def finished(shards: Sequence[ShardWriter]) -> list[Written]:
+    """Complete shards and flush them to disk, many at a time: then the disk flushes once.
 
-
-def in_order(pools: Iterable[PoolingRegion]) -> tuple[PoolingRegion, ...]:
-    """Return pairs of pooling and region as a manifest lists them: ascending, null first."""
-    return tuple(sorted(pools, key=lambda pool: (pool[0], pool[1] or "")))
-
-
-def metadata_table(fragments: Sequence[Fragment], norms: np.ndarray) -> pa.Table:
-    """Return the fragments' rows as an Arrow table of every metadata column."""
-    import pyarrow as pa
-
-    arrow_schema = schema.metadata_schema()
-    total = len(norms)
-    varying = _names(fragment.columns for fragment in fragments)
-    constant = _names(fragment.constants for fragment in fragments)
-    arrays = []
-    for field in arrow_schema:
-        name = field.name
-        if name == "norm":
-            arrays.append(pa.array(norms, field.type))
-            continue
-        if name not in varying:
-            known = fragments if name in constant else fragments[:1]
-            values = [fragment.constants.get(name) for fragment in known]
-            if values.count(values[0]) == len(values):
-                arrays.append(pa.repeat(pa.scalar(values[0], field.type), total))
-                continue
-            if len(values) == total:  # each fragment is one row
-                arrays.append(pa.array(values, field.type))
-                continue
-        arrays.append(pa.array(_cells(name, fragments), field.type))
-    return pa.Table.from_arrays(arrays, schema=arrow_schema)
-
-
-def _of_one_value(table: pa.Table) -> set[str]:
-    """Return the columns of a table that hold one value in all rows.
-
-    Not those that hold nothing: without compression their page of a dictionary has no bytes, at
-    which fastparquet gives up.
+    While the disk flushes some, the next are completed.
     """
-    import pyarrow as pa
-
-    found = set()
-    for name, column in zip(table.column_names, table.itercolumns(), strict=True):
-        first = column[0]
-        if first.is_valid and first.equals(column[-1]):
-            every = pa.chunked_array([pa.repeat(first, len(column))], column.type)
-            if column.equals(every):
-                found.add(name)
-    return found
-
-
-def with_scales(table: pa.Table, scales: np.ndarray) -> pa.Table:
-    """Return metadata with the column of the scales of vectors of int8."""
-    import pyarrow as pa
-
-    field = schema.metadata_schema("int8").field(schema.SCALE)
-    return table.add_column(schema.vector_index(), field, pa.array(scales, field.type))
-
-
-def _names(mappings: Iterable[Mapping[str, Any]]) -> set[str]:
-    # Fragments of one batch share their mappings, and those of one source their keys.
-    return set().union(*{tuple(mapping) for mapping in mappings})
-
-
-def _cells(name: str, fragments: Sequence[Fragment]) -> list[Any]:
-    cells: list[Any] = []
-    for constants, columns, rows in fragments:
-        column = columns.get(name)
-        if column is None:
-            cells += [constants.get(name)] * len(rows)
-        else:
-            plain = isinstance(rows, range) and rows.step == 1 and len(rows) > 0
-            chosen = column[rows[0] : rows[-1] + 1] if plain else [column[row] for row in rows]
-            cells += chosen
-    return cells
+    files: list[Written] = []
+    flushing: list[Future[None]] = []
+    try:
+        for first in range(0, len(shards), _OPEN_AT_ONCE):
+            some = shards[first : first + _OPEN_AT_ONCE]
+            files += in_parallel(ShardWriter.complete, some)
+            for future in flushing:
+                future.result()
+            flushing.clear()
+            for shard in some:  # an interrupt may come between two of them
+                flushing.append(disk().submit(shard.sync))
+        for future in flushing:
+            future.result()
+    finally:  # whatever happens, no thread works on
+        for future in flushing:
+            future.cancel()
+        wait(flushing)
+    return files
 
 
 def _hashes_of(descriptor: int, end: int) -> tuple[str, int, str]:
@@ -497,8 +413,11 @@ def _hashes_of(descriptor: int, end: int) -> tuple[str, int, str]:
         end: where the tail begins.
     """
     # Mapped, unlike files of others: a map needs no copy, but kills where a disk cannot be read.
-    digest, tail = hashlib.sha256(), hashlib.sha256()
     size = os.fstat(descriptor).st_size
+    if size <= _FEW_BYTES:
+        content = os.pread(descriptor, size, 0)
+        return hashlib.sha256(content).hexdigest(), size, hashlib.sha256(content[end:]).hexdigest()
+    digest, tail = hashlib.sha256(), hashlib.sha256()
     for start in range(0, size, _WINDOW):
         stop = min(size, start + _WINDOW)
         with (

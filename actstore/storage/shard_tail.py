@@ -4,55 +4,66 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Collection
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from actstore import schema
-from actstore.storage import checksums, pages
+from actstore.storage import checksums, column_chunks, footers, pages
+from actstore.storage.column_chunks import ColumnGroup
 from actstore.storage.pages import VectorPage
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
-
-# Long texts would put their minimum and maximum into every footer and help no filter.
-NO_STATISTICS = frozenset({"question", "oracle", "prediction", "extra", "source"})
 
 
-def metadata_writer(
-    target: Path | pa.BufferOutputStream,
-    dtype: schema.StoredType,
-    plain: Collection[str] = (),
-) -> pq.ParquetWriter:
-    """Return what writes a shard's metadata columns as a Parquet file of their own.
+class MetadataColumns:
+    """The metadata columns of a shard that grows, row group by row group.
 
     Args:
-        target: where to.
-        dtype: of the vectors, beside which some types keep a column more.
-        plain: columns of one value, which compression only makes longer.
+        path: of a file that holds them meanwhile; None: they are few and stay in memory.
     """
-    import pyarrow.parquet as pq
 
-    shape = schema.metadata_schema(dtype)
-    return pq.ParquetWriter(
-        target,
-        shape,
-        compression={name: "none" if name in plain else "zstd" for name in shape.names},
-        use_dictionary=True,
-        write_statistics=[name for name in shape.names if name not in NO_STATISTICS],
-        write_page_checksum=True,
-        version="2.6",
-        store_schema=True,
-    )
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self.groups: list[ColumnGroup] = []
+        """What a footer says of them."""
+
+    def add(self, table: pa.Table) -> None:
+        """Add the rows of a group, all their metadata.
+
+        Raises:
+            OSError: the disk is full or failed.
+        """
+        group = column_chunks.encoded(table)
+        if self._path is not None:
+            with self._path.open("ab" if self.groups else "wb") as file:
+                file.writelines(chunk.data for chunk in group.chunks)
+            group = group.without_data()
+        self.groups.append(group)
+
+    def content(self) -> bytes:
+        """Return the bytes of all groups, one behind the other; the file is gone then."""
+        if self._path is None:
+            return b"".join(chunk.data for group in self.groups for chunk in group.chunks)
+        content = self._path.read_bytes()
+        self._path.unlink()
+        return content
+
+    def abort(self) -> None:
+        """Remove what was written."""
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
 
 def append_metadata(
     descriptor: int,
-    file: bytes,
-    groups: list[VectorPage],
+    columns: MetadataColumns,
+    vectors: Sequence[VectorPage],
     sums: list[int],
     width: int,
     dtype: schema.StoredType,
@@ -61,29 +72,26 @@ def append_metadata(
 
     Args:
         descriptor: the shard's file, which holds the vectors.
+        columns: the metadata, in the same row groups.
+        vectors: where the vectors are.
         sums: checksum of each block of vectors.
-        file: content of the metadata columns' file, in the same row groups.
-        groups: where the vectors are.
         width: of the vectors.
         dtype: of the vectors.
+
+    Raises:
+        OSError: the disk is full or failed.
     """
-    footer_size = int.from_bytes(file[-8:-4], "little")
-    body = memoryview(file)[len(pages.MAGIC) : len(file) - 8 - footer_size]
     table = checksums.table(sums, width * np.dtype(dtype).itemsize)
-    last = groups[-1]
+    last = vectors[-1]
     place = pages.align(last.end + pages.padding(last.rows, width, dtype))
     start = pages.align(place + len(table))
-    footer = pages.join_footer(
-        file[len(file) - 8 - footer_size : len(file) - 8],
-        shift=start - len(pages.MAGIC),
-        pages=groups,
-        arrow_schema=schema.arrow_schema(width, dtype),
-    )
+    body = columns.content()
+    footer = footers.footer(width, dtype, vectors, columns.groups, start)
+    gaps = table.join((bytes(place - last.end), bytes(start - place - len(table))))
     tail = footer + struct.pack("<I", len(footer)) + pages.MAGIC
     write_at(descriptor, memoryview(pages.MAGIC), 0)
-    gaps = table.join((bytes(place - groups[-1].end), bytes(start - place - len(table))))
-    write_at(descriptor, memoryview(gaps), groups[-1].end)
-    write_at(descriptor, body, start)
+    write_at(descriptor, memoryview(gaps), last.end)
+    write_at(descriptor, memoryview(body), start)
     write_at(descriptor, memoryview(tail), start + len(body))
     # A group that was rolled back may have left bytes behind the end.
     os.ftruncate(descriptor, start + len(body) + len(tail))

@@ -106,6 +106,40 @@ def encode(value: Struct) -> bytes:
     return bytes(out)
 
 
+def part(fields: Struct, after: int, until: int | None = None) -> bytes:
+    """Encode the fields of a structure between two, up to the very value of the second.
+
+    Pieces and values, one behind the other, are the structure as :func:`encode` gives it.
+
+    Args:
+        fields: of the structure.
+        after: number of the field before the piece; 0: none.
+        until: number of the field whose value comes behind the piece; None: the structure ends.
+    """
+    out = bytearray()
+    chosen = {
+        number: field
+        for number, field in fields.items()
+        if number > after and (until is None or number < until)
+    }
+    last = _write_fields(out, chosen, after)
+    if until is None:
+        out.append(0)
+    else:
+        _write_head(out, until - last, until, fields[until].type)
+    return bytes(out)
+
+
+def list_head(size: int, type_: int) -> bytes:
+    """Encode what stands before the items of a list."""
+    return bytes([size << 4 | type_]) if size < 15 else bytes([0xF0 | type_]) + varint(size)
+
+
+def integer(value: int) -> bytes:
+    """Encode an integer that is the value of a field."""
+    return varint(_zigzag(value))
+
+
 def decode_list(data: Encoded) -> ListOf:
     """Decode a list that :func:`partly` left as it is encoded."""
     return _read_list(data, 0, 0, None)[0]
@@ -120,6 +154,12 @@ def encode_list(value: ListOf) -> Encoded:
 
 def varint(number: int) -> bytes:
     """Encode an unsigned LEB128 integer, as Thrift and Parquet's level runs use."""
+    if number < 1 << 7:
+        return bytes((number,))
+    if number < 1 << 14:
+        return bytes((number & 127 | 128, number >> 7))
+    if number < 1 << 21:
+        return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14))
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
@@ -265,12 +305,7 @@ def _write(out: bytearray, type_: int, value: Any) -> None:
     elif type_ == STRUCT:
         _write_struct(out, value)
     elif type_ in (LIST, SET):
-        size = len(value.items)
-        if size < 15:
-            out.append(size << 4 | value.type)
-        else:
-            out.append(0xF0 | value.type)
-            out += varint(size)
+        out += list_head(len(value.items), value.type)
         for item in value.items:
             if value.type in (TRUE, FALSE):
                 out.append(TRUE if item else FALSE)
@@ -283,18 +318,26 @@ def _write(out: bytearray, type_: int, value: Any) -> None:
 
 
 def _write_struct(out: bytearray, fields: Struct) -> None:
-    previous = 0
+    _write_fields(out, fields, 0)
+    out.append(0)
+
+
+def _write_fields(out: bytearray, fields: Struct, previous: int) -> int:
+    """Write fields that follow another one; return the number of the last."""
     for number in sorted(fields):
         type_, value = fields[number]
         if type_ == TRUE:
             type_ = TRUE if value else FALSE
-        step = number - previous
-        if 0 < step < 16:
-            out.append(step << 4 | type_)
-        else:
-            out.append(type_)
-            out += varint(_zigzag(number))
+        _write_head(out, number - previous, number, type_)
         previous = number
         if type_ not in (TRUE, FALSE):
             _write(out, type_, value)
-    out.append(0)
+    return previous
+
+
+def _write_head(out: bytearray, step: int, number: int, type_: int) -> None:
+    if 0 < step < 16:
+        out.append(step << 4 | type_)
+    else:
+        out.append(type_)
+        out += varint(_zigzag(number))

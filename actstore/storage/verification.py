@@ -10,12 +10,13 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import ActstoreError, CorruptStoreError, SnapshotNotFoundError
-from actstore.storage import backing, floats, key_hashes, layout, pages, segments, shard_columns
+from actstore.storage import backing, floats, key_hashes, layout, pages, shard_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.mapping import open_shard
+from actstore.storage.metadata_table import pools_of
 from actstore.storage.segments import SegmentEntry
-from actstore.storage.shard import pools_of, sha256_of, tail_of
+from actstore.storage.shard import sha256_of, tail_of
 from actstore.storage.snapshot import Snapshot
 from actstore.storage.threads import in_parallel
 
@@ -86,7 +87,7 @@ def _check_labels(root: Path, overlay: LabelEntry) -> Iterator[Problem]:
 def _check_history(root: Path) -> Iterator[Problem]:
     """Check the manifests of all commits, and that each stands on the one that it was made on."""
     digests: dict[int, str] = {}
-    segments.forget()
+    manifests.forget()
     seen: set[SegmentEntry] = set()
     for number in manifests.numbers(root):
         path = layout.manifest_path(root, number)

@@ -5,27 +5,29 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from actstore import schema
-from actstore.errors import CommitError, ConflictError, LayoutError, UsageError
-from actstore.storage import card, key_hashes, layout, narrowing, quantised
+from actstore.errors import CommitError, LayoutError, UsageError
+from actstore.storage import card, incoming, key_hashes, layout, narrowing
 from actstore.storage.dropping import without
+from actstore.storage.incoming import Incoming, PartitionKey
 from actstore.storage.joining import NOTHING, Joined, join
-from actstore.storage.manifest import Manifest, Rounding, Run, ShardEntry, together
+from actstore.storage.manifest import Manifest, Run, ShardEntry, together
 from actstore.storage.metadata_cache import Leavings
-from actstore.storage.partition import Partition, RowAddress, StoredRows
+from actstore.storage.metadata_table import Fragment
+from actstore.storage.partition import Partition, StoredRows
 from actstore.storage.rebase import without_rows_of
 from actstore.storage.rewriting import Replacement
 from actstore.storage.rows import Added, Narrow, RowBatch, check
-from actstore.storage.shard import Fragment, ShardWriter, Written
+from actstore.storage.shard import ShardWriter, Written, finished
 from actstore.storage.staging import writing
-from actstore.storage.threads import disk, in_parallel
+from actstore.storage.threads import in_parallel
 from actstore.storage.transaction import Transaction
 
 SHARD_BYTES = 512 << 20
@@ -37,29 +39,12 @@ CHECKPOINT_ROWS = 250_000
 _BUFFER_BYTES = 16 << 20
 """Vector bytes that all open shards together hold in memory before they are written out."""
 _KEPT_BUFFERS = 128
-_OPEN_AT_ONCE = 256
-"""Completed shards whose files are open still: a process may have 1,024."""
-
-_PartitionKey = tuple[str, str, int | None]
-_ShardKey = tuple[_PartitionKey, int, schema.StoredType]
+_ShardKey = tuple[PartitionKey, int, schema.StoredType]
 _STORED: dict[np.dtype[Any], schema.StoredType] = {
     np.dtype("float16"): "float16",
     np.dtype("float32"): "float32",
     np.dtype("int8"): "int8",
 }
-
-
-class _HashedBatch(NamedTuple):
-    """A batch with its key hashes."""
-
-    vectors: np.ndarray
-    constants: Mapping[str, Any]
-    columns: Mapping[str, Sequence[Any]]
-    hashes: np.ndarray
-    values: list[int]
-    """The hashes as Python numbers."""
-    scales: np.ndarray | None
-    rounding: Rounding | None
 
 
 class StoreWriter:
@@ -98,7 +83,7 @@ class StoreWriter:
         self.run = run
         self._change = self._begun()
         self._checkpoint_bytes = checkpoint_bytes
-        self._partitions: dict[_PartitionKey, Partition] = {}
+        self._partitions: dict[PartitionKey, Partition] = {}
         self._open: dict[_ShardKey, ShardWriter] = {}
         self._full: list[tuple[_ShardKey, ShardWriter]] = []
         self._names = 0
@@ -255,27 +240,15 @@ class StoreWriter:
             added = self._add(part)
             dtype = str(part.vectors.dtype)
             self._losses.append(narrowing.Part(dtype, added.written, part.rounding))
-            total = _sum(total, added)
+            total = incoming.total(total, added)
         return total
 
     def _add(self, batch: RowBatch) -> Added:
-        count = len(batch)
-        constants = {**batch.constants, "run_id": self.run.run_id}
-        check(batch.vectors, constants, batch.columns, batch.scales)
-        hashes = key_hashes.hash_rows(count, constants, batch.columns)
-        source = _HashedBatch(
-            batch.vectors,
-            constants,
-            batch.columns,
-            hashes,
-            hashes.tolist(),
-            batch.scales,
-            batch.rounding,
-        )
+        source = incoming.incoming(batch, self.run.run_id)
         total = Added(0, 0)
         with self._or_give_up():
-            for key, rows in _by_partition(count, constants, batch.columns).items():
-                total = _sum(total, self._add_to(key, rows, source))
+            for key, rows in source.by_partition().items():
+                total = incoming.total(total, self._add_to(key, rows, source))
             self._place_when_full(total.bytes)
         return total
 
@@ -287,7 +260,7 @@ class StoreWriter:
             place = partial(ShardWriter.place, keep=len(self._open) <= _KEPT_BUFFERS)
             in_parallel(place, waiting)
 
-    def _add_to(self, key: _PartitionKey, rows: Sequence[int], source: _HashedBatch) -> Added:
+    def _add_to(self, key: PartitionKey, rows: Sequence[int], source: Incoming) -> Added:
         partition = self._partition(key)
         width = source.vectors.shape[1]
         if partition.width not in (None, width):
@@ -303,23 +276,17 @@ class StoreWriter:
         found = partition.find(source.hashes, rows, values)
         there = Added(0, 0)
         if found:
-            self._compare(partition, found, rows, source)
-            labels = source.columns.get("label")
-            differing = 0
-            for at, place in found.items():
-                label = source.constants.get("label") if labels is None else labels[rows[at]]
-                differing += partition.label_differs(place, label)
-            repeated = sum(self._is_own(partition, place) for place in found.values())
-            there = Added(0, len(found), differing, repeated)
+            replace = self._replaces if self._replace else None
+            there = incoming.present(partition, found, rows, source, self._own, replace)
             new = [at for at in range(len(rows)) if at not in found]
             if not new:
                 return there
             rows, values = [rows[at] for at in new], [values[at] for at in new]
         if len(values) > 1 and len(set(values)) < len(values):
-            first, again = _repeats(values)
+            first, again = incoming.repeats(values)
             one = self._add_to(key, [rows[at] for at in first], source)
             two = self._add_to(key, [rows[at] for at in again], source)
-            return _sum(there, one, two)
+            return incoming.total(there, one, two)
         dtype = _STORED[source.vectors.dtype]
         shard = self._shard(key, width, dtype)
         assert self._marks is not None
@@ -327,75 +294,15 @@ class StoreWriter:
         self._marked.append((partition, values))
         partition.expect(shard, values)
         fragment = Fragment(source.constants, source.columns, rows)
-        scales = None if source.scales is None else _chosen(source.scales, rows)
-        vectors = _chosen(source.vectors, rows)
+        scales = None if source.scales is None else incoming.chosen(source.scales, rows)
+        vectors = incoming.chosen(source.vectors, rows)
         shard.append(vectors, fragment, scales)
         shard.rounding = together((shard.rounding, source.rounding))
         stored = vectors.nbytes + (0 if scales is None else scales.nbytes)
         return there._replace(written=len(rows), bytes=stored)
 
-    def _is_own(self, partition: Partition, place: RowAddress) -> bool:
-        """Say whether this session itself brought a row."""
-        entry = partition.entry(place)
-        return entry is None or entry.path in self._own
-
-    def _compare(
-        self,
-        partition: Partition,
-        found: dict[int, RowAddress],
-        rows: Sequence[int],
-        source: _HashedBatch,
-    ) -> None:
-        """Drop from ``found`` what only shares a hash; refuse what shares a key."""
-        slots = list(found)
-        vectors = _handed_out(source, [rows[at] for at in slots])
-        coarse = source.scales is not None
-        equal = partition.same(vectors, [found[at] for at in slots], coarse=coarse)
-        for at, same in zip(slots, equal.tolist(), strict=True):
-            if same:
-                continue
-            value = int(source.hashes[rows[at]])
-            vector = _handed_out(source, [rows[at]])
-            first = found.pop(at)
-            for place in (first, *partition.others(value, first)):
-                if partition.same(vector, [place], coarse=coarse)[0]:
-                    found[at] = place
-                    break
-                key = key_hashes.key_of(source.constants, source.columns, rows[at])
-                stored = partition.key(place)
-                if stored == key and self._replace and (entry := partition.entry(place)):
-                    self._replaced.append((entry, place.row))
-                    break
-                if stored is None or stored == key:
-                    raise self._conflict(partition, place, source, rows[at], key)
-
-    def _conflict(
-        self,
-        partition: Partition,
-        place: RowAddress,
-        source: _HashedBatch,
-        row: int,
-        key: tuple[Any, ...],
-    ) -> ConflictError:
-        """Return the error that names a row and the one of its key that came before."""
-        text = key_hashes.describe_whole(key)
-        if not self._is_own(partition, place):
-            return ConflictError(
-                f"this row is already stored with a different vector: {text}; give the new "
-                "version another --dataset, or write it to another store",
-                text,
-            )
-        column = source.columns.get("source")
-        mine = source.constants.get("source") if column is None else column[row]
-        before = partition.cells(place, ("source",))
-        other = "an earlier row" if before is None else before[0]
-        come = f"; they come from {other} and {mine}" if mine and other else ""
-        return ConflictError(
-            f"two rows have this key and different vectors: {text}{come}: give them different ids, "
-            "or say with another column what tells them apart",
-            text,
-            (mine or "", other or ""),
-        )
+    def _replaces(self, entry: ShardEntry, row: int) -> None:
+        self._replaced.append((entry, row))
 
     def commit(self, *, operation: str, message: str) -> int | None:
         """Make everything added so far visible, in one step; return the commit's number.
@@ -421,7 +328,7 @@ class StoreWriter:
             return None
         try:
             with writing(self.root):
-                files = _finished([shard for _, shard in pending])
+                files = finished([shard for _, shard in pending])
             manifest = self._publish(pending, files, operation, message)
         except BaseException:
             self._drop(pending)
@@ -508,7 +415,7 @@ class StoreWriter:
             return without(self.root, base, self.replaced(), self._change.folder)
         return Replacement(root=self.root, base=base, made={}, labels=base.labels, files={})
 
-    def _joined(self, keys: Iterable[_PartitionKey]) -> Joined:
+    def _joined(self, keys: Iterable[PartitionKey]) -> Joined:
         """Write as one what many small writes have left where this one adds to it."""
         if not self._small or self._replaced:
             return NOTHING
@@ -520,7 +427,7 @@ class StoreWriter:
         self,
         entry: ShardEntry,
         others: list[ShardEntry],
-        key: _PartitionKey,
+        key: PartitionKey,
         shard: ShardWriter,
     ) -> ShardEntry:
         rivals = [other for other in others if other.partition == entry.partition]
@@ -551,14 +458,14 @@ class StoreWriter:
     def _pending(self) -> list[tuple[_ShardKey, ShardWriter]]:
         return [*self._full, *self._open.items()]
 
-    def _partition(self, key: _PartitionKey) -> Partition:
+    def _partition(self, key: PartitionKey) -> Partition:
         partition = self._partitions.get(key)
         if partition is None:
             stored = self._change.base.shards_of(key)
             partition = self._partitions[key] = Partition(self.root, stored)
         return partition
 
-    def _shard(self, key: _PartitionKey, width: int, dtype: schema.StoredType) -> ShardWriter:
+    def _shard(self, key: PartitionKey, width: int, dtype: schema.StoredType) -> ShardWriter:
         shard = self._open.get((key, width, dtype))
         if shard is None:
             shard = self._open[key, width, dtype] = self._new_shard(width, dtype)
@@ -581,69 +488,3 @@ class StoreWriter:
             **written._asdict(),
         )
         return dataclasses.replace(entry, path=entry.named(transaction, number))
-
-
-def _finished(shards: Sequence[ShardWriter]) -> list[Written]:
-    """Complete shards and flush them to disk, many at a time: then the disk flushes once."""
-    files: list[Written] = []
-    for first in range(0, len(shards), _OPEN_AT_ONCE):
-        some = shards[first : first + _OPEN_AT_ONCE]
-        files += in_parallel(ShardWriter.complete, some)
-        in_parallel(ShardWriter.sync, some, disk)
-    return files
-
-
-def _sum(*parts: Added) -> Added:
-    return Added(*map(sum, zip(*parts, strict=True)))
-
-
-def _handed_out(source: _HashedBatch, rows: list[int]) -> np.ndarray:
-    """Return vectors of a batch as the store will hand them out."""
-    vectors = source.vectors[rows]
-    return vectors if source.scales is None else quantised.restore(vectors, source.scales[rows])
-
-
-def _by_partition(
-    rows: int, constants: Mapping[str, Any], columns: Mapping[str, Sequence[Any]]
-) -> dict[_PartitionKey, Sequence[int]]:
-    """Return which rows belong to which (model, site, layer)."""
-    names = ("model", "site", "layer")
-    if not any(name in columns for name in names):
-        key = constants["model"], constants["site"], constants.get("layer")
-        return {_plain(*key): range(rows)}
-    cells = [columns.get(name, [constants.get(name)] * rows) for name in names]
-    found: dict[_PartitionKey, list[int]] = {}
-    for row, key in enumerate(zip(*cells, strict=True)):
-        found.setdefault(key, []).append(row)
-    # Files with one row per layer are the rule, and each row of each is kept until the commit.
-    return {
-        _plain(*key): _one_row(chosen[0]) if len(chosen) == 1 else chosen
-        for key, chosen in found.items()
-    }
-
-
-@lru_cache(maxsize=4096)
-def _one_row(row: int) -> range:
-    return range(row, row + 1)
-
-
-def _plain(model: str, site: str, layer: Any) -> _PartitionKey:
-    """Return a partition's key without NumPy's types, which JSON does not know."""
-    return str(model), str(site), None if layer is None else int(layer)
-
-
-def _repeats(values: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Split positions into first occurrences and repeats."""
-    first: dict[int, int] = {}
-    for at, value in enumerate(values):
-        first.setdefault(value, at)
-    kept = set(first.values())
-    return sorted(kept), [at for at in range(len(values)) if at not in kept]
-
-
-def _chosen(vectors: np.ndarray, rows: Sequence[int]) -> np.ndarray:
-    """Return the given rows, as a view where they lie side by side."""
-    first, last = rows[0], rows[-1]
-    if last - first == len(rows) - 1:  # they ascend
-        return vectors[first : last + 1]
-    return vectors[rows]

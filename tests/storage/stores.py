@@ -17,8 +17,9 @@ from actstore import schema
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, Run
+from actstore.storage.metadata_table import Fragment
 from actstore.storage.rows import Narrow, RowBatch
-from actstore.storage.shard import Fragment, ShardWriter, Written
+from actstore.storage.shard import ShardWriter, Written
 from actstore.storage.snapshot import Snapshot, open_snapshot
 from actstore.storage.verification import verify
 from actstore.storage.writer import StoreWriter

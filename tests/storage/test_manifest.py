@@ -348,3 +348,18 @@ def test_layers_are_in_order_whatever_came_first(tmp_path: Path) -> None:
         write(tmp_path / "s", batch(0, 2, layer=layer))
     found = [shard.layer for shard in manifests.latest(tmp_path / "s").shards]
     assert found == [-1, 0, 1, 2, None]
+
+
+def test_a_commit_is_decoded_once_and_read_every_time(tmp_path: Path) -> None:
+    write(tmp_path, batch(0, 2))
+    first = manifests.load(tmp_path)
+    assert manifests.load(tmp_path) is first
+    path = layout.manifest_path(tmp_path, 1)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"org/model", b"org/other"))
+    with pytest.raises(CorruptStoreError):
+        manifests.load(tmp_path)
+    path.write_bytes(content)
+    assert manifests.load(tmp_path) is first
+    manifests.forget()
+    assert manifests.load(tmp_path) is not first

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from actstore.storage import key_hashes
+from actstore.storage import partition as partitions
 from actstore.storage.floats import same_bits
+from actstore.storage.metadata_table import Fragment
 from actstore.storage.partition import Partition, RowAddress
 from actstore.storage.rows import RowBatch
-from actstore.storage.shard import Fragment, ShardWriter
+from actstore.storage.shard import ShardWriter
 from actstore.storage.snapshot import open_snapshot
 from tests.storage.stores import RUN, batch, write
 
@@ -101,3 +104,30 @@ def test_other_bits_of_one_value_are_another_vector() -> None:
     assert same_bits(zero, np.zeros((2, 3), np.float16)).tolist() == [False, False]
     third = np.array([[1 / 3]], np.float32)
     assert not same_bits(third.astype(np.float16), third)[0]
+
+
+def test_shards_that_were_read_once_are_known(tmp_path: Path) -> None:
+    """By their content: another shard of the same name is another one."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    write(one, batch(0, 5))
+    (first,) = open_snapshot(one).shards
+    Partition(one, [first]).close()
+    (one / first.path).unlink()
+    known = Partition(one, [first])
+    assert find(known, batch(3, 9)) == {0: RowAddress(0, 3), 1: RowAddress(0, 4)}
+    assert known.label_differs(RowAddress(0, 0), "other") is True
+    write(two, batch(7, 5, label="seen"))
+    (other,) = open_snapshot(two).shards
+    (two / other.path).rename(one / first.path)
+    both = Partition(one, [first, dataclasses.replace(other, path=first.path)])
+    assert find(both, batch(7, 1)) == {0: RowAddress(1, 0)}
+    assert both.label_differs(RowAddress(1, 0), "seen") is False
+
+
+def test_keys_of_few_rows_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partitions, "_KNOWN_ROWS", 10)
+    known = partitions._Known()
+    for number in range(4):
+        keys = partitions._Keys(*(np.zeros(4, np.uint64) for _ in range(3)))
+        known.put(str(number), keys)
+    assert [known.get(str(number)) is not None for number in range(4)] == [0, 0, 1, 1]

@@ -20,7 +20,6 @@ from actstore.storage import (
     manifest_content,
     pruning,
     repairing,
-    segments,
 )
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest
@@ -35,9 +34,9 @@ _FEW = 4
 def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let four shards be many."""
     monkeypatch.setattr(manifest_content, "MOST_LISTED", _FEW)
-    segments.forget()
+    manifests.forget()
     yield
-    segments.forget()
+    manifests.forget()
 
 
 def many(root: Path, commits: int = 12) -> None:
@@ -162,7 +161,7 @@ def test_a_damaged_segment_is_named_and_repaired(tmp_path: Path, how: str) -> No
         path.write_bytes(content[:-1])
     else:
         path.write_bytes(b'{"format": "something else"}')
-    segments.forget()
+    manifests.forget()
     with pytest.raises(CorruptStoreError, match=path.name):
         _ = open_snapshot(root).shards
     with pytest.raises(CorruptStoreError, match=path.name):

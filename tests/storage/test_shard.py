@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from actstore import schema
 from actstore.errors import CommitError
 from actstore.storage import floats, pages, shard
-from actstore.storage.shard import Fragment, ShardWriter, sha256_of
+from actstore.storage.metadata_table import Fragment
+from actstore.storage.shard import ShardWriter, sha256_of
 from tests.storage.stores import fragment, vectors, write_shard
 from tests.torture.effort import examples
 
@@ -186,10 +187,11 @@ def test_columns_of_one_value_are_not_compressed(tmp_path: Path) -> None:
 
 def test_a_completed_file_is_hashed_whole_and_its_tail_alone(tmp_path: Path) -> None:
     """However many windows the hashes go through, and wherever the tail begins in one."""
-    for window in (mmap.ALLOCATIONGRANULARITY, 8 << 20):
+    for window, few in ((mmap.ALLOCATIONGRANULARITY, 0), (8 << 20, 0), (8 << 20, 1 << 20)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(shard, "_WINDOW", window)
-            path = tmp_path / f"{window}.parquet"
+            patch.setattr(shard, "_FEW_BYTES", few)
+            path = tmp_path / f"{window}-{few}.parquet"
             written = write_shard(path, vectors(300, 40))
         data = path.read_bytes()
         offset, rows = written.pages[-1]

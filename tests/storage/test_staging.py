@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -240,10 +241,11 @@ def test_a_folder_that_a_prune_removes_meanwhile_is_made_again(
     draft.write_text("x")
     make = staging._make_folders
 
-    def make_and_lose(folder: Path) -> None:
-        make(folder)
+    def make_and_lose(folders: Iterable[Path]) -> None:
+        make(folders)
         monkeypatch.setattr(staging, "_make_folders", make)
-        folder.rmdir()
+        for folder in folders:
+            folder.rmdir()
 
     monkeypatch.setattr(staging, "_make_folders", make_and_lose)
     work.place({"activations/m/new/layer_001/a.parquet": draft})

@@ -129,3 +129,34 @@ def _footer() -> bytes:
     data: Any = buffer.getvalue()
     size = int.from_bytes(data[-8:-4], "little")
     return bytes(data[-8 - size : -8])
+
+
+@settings(deadline=None, max_examples=examples(100))
+@given(st.dictionaries(st.integers(1, 300), _scalars), st.integers(1, 300), _integers)
+def test_pieces_around_a_value_are_the_whole(
+    fields: dict[int, Field], number: int, value: int
+) -> None:
+    fields[number] = thrift.i64(value)
+    around = thrift.part(fields, 0, number), thrift.part(fields, number)
+    assert thrift.integer(value).join(around) == thrift.encode(fields)
+
+
+def test_pieces_between_two_values() -> None:
+    fields = {1: thrift.i32(7), 9: thrift.i64(5), 10: thrift.binary(b"x"), 30: thrift.i64(6)}
+    parts = [
+        thrift.part(fields, 0, 9),
+        thrift.integer(5),
+        thrift.part(fields, 9, 30),
+        thrift.integer(6),
+        thrift.part(fields, 30),
+    ]
+    assert b"".join(parts) == thrift.encode(fields)
+
+
+@pytest.mark.parametrize("bits", range(0, 64, 7))
+def test_unsigned_integers_at_the_edges_of_their_lengths(bits: int) -> None:
+    for number in {max(0, (1 << bits) - 1), 1 << bits, (1 << bits) + 1}:
+        encoded = thrift.varint(number)
+        assert sum((byte & 127) << 7 * at for at, byte in enumerate(encoded)) == number
+        assert all(byte > 127 for byte in encoded[:-1])
+        assert encoded[-1] < 128

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import chain, islice
@@ -20,11 +19,13 @@ from actstore.capturing.run.asked import asked_of, equal_runs
 from actstore.capturing.run.background_writer import Sink, WindowRows
 from actstore.capturing.run.batch_runner import Runner
 from actstore.capturing.run.batching import Reached, Window, window_size, windows
+from actstore.capturing.run.dry_run import dry_run
 from actstore.capturing.run.estimate import CaptureEstimate
 from actstore.capturing.run.options import CaptureSettings, Source
 from actstore.capturing.run.parts import Parts
 from actstore.capturing.run.pieces import begun_by, done_of, finished, windows_of
 from actstore.capturing.run.provenance import Identity
+from actstore.capturing.run.record import settings_of
 from actstore.capturing.run.resume import Chain, Earlier, look
 from actstore.capturing.run.stored_rows import StoredRows
 from actstore.capturing.run.summary import CaptureProgress, CaptureSummary, Refused, later_notes
@@ -127,7 +128,18 @@ class Session:
             {**settings, "self_check": checked, "first_prompt": self._first_prompt(first)}
         )
         if self.options.dry_run:
-            return self._dry(run, first, upcoming, checked, began)
+            found, notes = dry_run(
+                self._runner,
+                first,
+                upcoming,
+                points=self.points,
+                dtype=self.options.storage_dtype,
+                rows=lambda captured: self._rows(captured, run, frozenset()),
+                left=None if self.source.total is None else self.source.total - self._passed,
+                store=self.store,
+            )
+            self._notes += notes
+            return self._summary(run, None, checked, began, found)
         self._check_disk(first)
         narrow = narrowing.narrow_of(self.options.storage_dtype)
         with (
@@ -184,68 +196,12 @@ class Session:
             self._stored.answers(example) and example.key in self._complete
         )
 
-    def _values(self) -> dict[str, Any]:
-        """Return everything that decides the values, for the fingerprint."""
-        generation = self.generation
-        found = provenance.describe_model(self.anatomy)
-        found |= self.prompter.settings
-        found["tokenizer_sha256"] = provenance.describe_tokenizer(self.prompter.tokenizer)
-        found["exclude"] = sorted(self.options.excluded)
-        found["generation"] = generation.settings if generation else None
-        found["seed"] = self.options.seed if generation and generation.samples else None
-        found["storage_dtype"] = self.options.storage_dtype
-        found |= provenance.corrected_sites(self.anatomy, self.points)
-        found |= self.parts.values
-        if found["weights_sha256"] is None:  # weights on disk: nothing better than the commit
-            found["revision"] = self.identity.revision
-        return found
-
     @cached_property
     def settings(self) -> Mapping[str, Any]:
         """What the run's record says of it, its ``fingerprint`` among that."""
-        options = self.options
-        values = self._values()
-        device = provenance.describe_device(self.anatomy.model)
-        settings: dict[str, Any] = {
-            "model": self.identity.name,
-            "revision": self.identity.revision,
-            "dataset": options.dataset,
-            "sites": sorted({point.site for point in self.points}),
-            "layers": self.layers,
-            "pool": [pool.text for pool in options.pools],
-            "batch_size": options.examples_at_once,
-            "window": self._size,
-            "max_new_tokens": options.max_new_tokens,
-            "exclude": sorted(options.excluded),
-            "padding_side": self.engine.padding_side,
-            "grade": options.grade,
-            **device,
-            **self.parts.settings,
-        }
-        if self.source.part is not None:
-            settings["part"] = self.source.part.as_dict()
-        continues = {
-            **settings,
-            "seed": options.seed,
-            "values": values,
-            "versions": {
-                name: provenance.versions().get(name) for name in ("torch", "transformers")
-            },
-        }
-        return {
-            **settings,
-            **(options.settings or {}),
-            "hooks": provenance.hook_paths(self.points),
-            **provenance.head_shapes(self.points),
-            # With these, means without special tokens can be made of stored tokens later.
-            "special_ids": sorted(self.prompter.tokenizer.all_special_ids),
-            "fingerprint": provenance.fingerprint(values),
-            "continues": provenance.fingerprint(continues),
-            "values": values,
-            # With these, what is stored is found without the model.
-            "asked": provenance.plain(options.asked),
-            "block_count": len(self.anatomy.blocks),
-        }
+        return settings_of(
+            self.parts, self.identity, self.options, part=self.source.part, window=self._size
+        )
 
     def _continued(self, earlier: Earlier) -> tuple[Earlier, Iterator[Example]]:
         """Return the examples that are left to do, and what is really continued."""
@@ -477,71 +433,6 @@ class Session:
             int(each * (total - self._passed)),
             estimates.free_bytes(self.store),
         )
-
-    def _dry(
-        self,
-        run: Run,
-        first: Window,
-        upcoming: Iterator[Window],
-        checked: dict[str, Any] | None,
-        began: float,
-    ) -> CaptureSummary:
-        groups = self._runner.groups(first)
-        if not groups:
-            reasons = "; ".join(each.reason for each in first.refused[:3])
-            raise ExampleError(f"none of the first examples can be captured: {reasons}")
-        with ExitStack() as stack:
-            stack.enter_context(self.engine)
-            watch = estimates.MemoryWatch(self.engine.device)
-            dtype = self.options.storage_dtype
-            longest, _, _ = self._runner.timed(first, groups[0], dtype)
-            # Batches come longest first: the first one shows the memory, another one the pace.
-            middle = groups[len(groups) // 2]
-            captured, seconds, group = self._runner.timed(first, middle, dtype)
-        padded = sum(self._runner.padded(first, group) for group in groups)
-        pace = seconds / self._runner.padded(first, group)
-        total = self.source.total
-        if total is None:
-            taken = len(first.taken) + sum(len(window.taken) for window in upcoming)
-        else:
-            taken = total - self._passed
-        share = taken / len(first.taken)
-        batches = list(self._rows([longest, captured], run, frozenset()))
-        batches = self._narrowed(batches)
-        examples = len(longest.examples) + len(captured.examples)
-        rows = sum(map(len, batches)) / examples
-        todo = round(len(first.examples) * share)
-        needed = int(estimates.bytes_per_example(batches, examples) * todo)
-        needed += estimates.shard_overhead(len(self.points))
-        found = CaptureEstimate(
-            examples=todo,
-            rows=round(rows * todo),
-            bytes=needed,
-            free_bytes=estimates.free_bytes(self.store),
-            peak_memory=watch.peak(),
-            memory_of=str(self.engine.device),
-            seconds=round(pace * padded * share, 3),
-        )
-        estimates.check_space(self.store, found.bytes, found.free_bytes)
-        return self._summary(run, None, checked, began, found)
-
-    def _narrowed(self, batches: list[RowBatch]) -> list[RowBatch]:
-        """Return batches in the type that they would be stored in, with a note of what it costs."""
-        narrow = narrowing.narrow_of(self.options.storage_dtype)
-        if narrow is None:
-            saving = narrowing.Saving()
-            for batch in batches:
-                saving.add(batch.vectors)
-            note = saving.note()
-        else:
-            batches = [part for batch in batches for part in narrowing.narrowed(batch, narrow)]
-            kinds = [
-                narrowing.Part(str(part.vectors.dtype), len(part), part.rounding)
-                for part in batches
-            ]
-            note = narrowing.note(narrow, kinds)
-        self._notes += [f"of the two batches that were timed, {note}"] if note else []
-        return batches
 
     def _summary(
         self,
