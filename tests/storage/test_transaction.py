@@ -170,6 +170,7 @@ def test_a_manifest_is_read_once(
     with Transaction(store) as change:
         pass
     monkeypatch.setattr(manifests, "decode", counted)
+    manifests.forget()
     with Transaction(store) as change:
         if others:
             following = change.base.next(
