@@ -37,14 +37,19 @@ def moto() -> Iterator[str]:
         server.stop()
 
 
-def use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
-    """Let stores be looked for at an endpoint, and nothing else of the user's be read."""
-    for name, value in {
+def variables(endpoint: str) -> dict[str, str]:
+    """The variables by which stores are looked for at an endpoint."""
+    return {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST",
         "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests",
         "AWS_REGION": "us-east-1",
-    }.items():
+    }
+
+
+def use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """Let stores be looked for at an endpoint, and nothing else of the user's be read."""
+    for name, value in variables(endpoint).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     monkeypatch.setattr(buckets, "PATIENCE", SOON)
