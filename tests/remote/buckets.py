@@ -92,6 +92,8 @@ class Proxy:
         self.seen: list[str] = []
         self.headers: dict[str, str] = {}
         """Of the latest request."""
+        self.up = self.down = 0
+        """Bytes of bodies that came from clients, and that went to them."""
         self.fault: str | None = None
         self.at = -1
         self.stays = False
@@ -124,6 +126,12 @@ class Proxy:
             now = len(self.seen) - 1
             return self.fault if now == self.at or (self.stays and now > self.at) else None
 
+    def moved(self, up: int, down: int) -> None:
+        """Count bytes of bodies."""
+        with self._lock:
+            self.up += up
+            self.down += down
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -145,6 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "reset":
             return self._break()
         status, headers, content = self._passed_on(body)
+        self.owner.moved(len(body), 0 if self.command == "HEAD" else len(content))
         if status == 404 and self.owner.no_lists:
             return self._answer(403, b"<Error><Code>AccessDenied</Code></Error>")
         if fault == "lost":

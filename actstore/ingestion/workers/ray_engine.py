@@ -283,7 +283,7 @@ class _Driver:
                 self._context.forms.note(source, kind=kind, **form)
         self._tell(seat)
         seat.doing = _Doing.STORING
-        seat.answer = seat.actor.store.remote(seat.read, self._run, self._done, self._rows)
+        seat.answer = seat.actor.store.remote(self._run, self._done, self._rows)
 
     def _heard(self, seat: _Seat) -> None:
         """Take in what a worker says."""
@@ -310,7 +310,8 @@ class _Driver:
     def _stored(self, seat: _Seat, stored: Stored) -> None:
         """Add what came of a piece to what came of those before it."""
         assert seat.piece is not None
-        read, made = stored.read, self._made
+        read, made = stored.again or seat.read, self._made
+        assert read is not None
         self._done |= finished_by(seat.piece, read.outcome)
         read.outcome.tally.overtake(stored.overtaken)
         self._rows += read.outcome.tally.written

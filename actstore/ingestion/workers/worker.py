@@ -79,8 +79,8 @@ class Stored(NamedTuple):
     """Rows that others had brought meanwhile."""
     shards: frozenset[str]
     """Paths of those that it made."""
-    read: Read
-    """What came of the piece, which may have been read anew."""
+    again: Read | None
+    """What came of the piece, where it was read anew."""
 
 
 class _Forms(FormNotes):
@@ -135,7 +135,9 @@ class Worker:
         """
         with sendable():
             self._piece = piece
-            return self._read()
+            found = self._read()
+            self._outcome = found.outcome
+            return found
 
     def _read(self) -> Read:
         work = self._work
@@ -168,12 +170,11 @@ class Worker:
             losses=list(losses),
         )
 
-    def store(self, read: Read, run: Run, done: Mapping[str, Finished], rows: int) -> Stored:
+    def store(self, run: Run, done: Mapping[str, Finished], rows: int) -> Stored:
         """Commit the piece that was read last. All before it are stored by now.
 
         Args:
-            read: what came of it.
-            run: the record of the run, with what is known of all pieces up to this one.
+            run: the record of the run, with what was noted of all pieces up to this one.
             done: the pieces that the run has finished before.
             rows: how many it has stored.
 
@@ -181,34 +182,34 @@ class Worker:
             CommitError: the store cannot be written.
         """
         with sendable():
+            again = None
             for tried in range(_TRIES):
                 try:
-                    return self._store(read, run, done, rows)
+                    return self._store(run, done, rows)._replace(again=again)
                 except (ConflictError, LayoutError):
                     # A piece before it has a row of it in another version: the file that has it
                     # too is refused when it is read again, as if one process had read both.
                     if tried == _TRIES - 1:
                         raise
-                    read = self._read()
+                    again = self.read(self._piece)
             raise AssertionError
 
-    def _store(self, read: Read, run: Run, done: Mapping[str, Finished], rows: int) -> Stored:
+    def _store(self, run: Run, done: Mapping[str, Finished], rows: int) -> Stored:
         output = self._output
         assert output is not None
-        before, pending = output.overtaken, output.pending_rows
+        before, pending, known = output.overtaken, output.pending_rows, set(output.own)
 
         def record(_: Run, overtaken: int) -> Run:
             own = rows + pending - (overtaken - before)
-            there = {**done, **finished_by(self._piece, read.outcome)}
+            there = {**done, **finished_by(self._piece, self._outcome)}
             note = recorded(self._work.fingerprint, there, own)
             return replace(run, settings={**run.settings, SETTING: note})
 
-        known = set(output.own)
         output.recorded = record
         commit = output.commit(operation="ingest", message=self._work.message)
         made = frozenset(output.own - known)
         self._own |= made
-        return Stored(commit, output.overtaken - before, made, read)
+        return Stored(commit, output.overtaken - before, made, None)
 
     def end_writing(self) -> None:
         """Give the store's staging folder back, and what waits for a commit up."""
