@@ -39,14 +39,16 @@ def run(corpus: Corpus, shards: int | None = None) -> list[Outcome]:
             folder = corpus.folder / f"growth-bucket-{size}"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            for what, outcome in _costs(folder, size, endpoint, proxy).items():
+            for what, cost in _costs(folder, size, endpoint, proxy).items():
+                requests, up, down, seconds = cost
+                moved = f"{up:,} bytes up, {down:,} down, {seconds:.2f} s"
                 outcomes.append(
                     Outcome(
                         point=_POINT,
                         what=f"{what}, {size:,} shards in a bucket",
-                        value=len(outcome[0]),
+                        value=len(requests),
                         unit=" requests",
-                        note=f"{outcome[1]:,} bytes up, {outcome[2]:,} down, {outcome[3]:.2f} s",
+                        note=f"{len(requests):,} requests, {moved}",
                     )
                 )
             shutil.rmtree(folder)

@@ -44,7 +44,7 @@ def test_a_piece_that_came_back_is_given_alone() -> None:
     left.back(Hand(taken(left, 1)), "a kill")
     busy = Hand(taken(pieces(9), 9)[8:])
     assert left.next(busy) is None
-    idle = Hand()
+    idle: Hand[Piece] = Hand()
     piece = left.next(idle)
     assert piece is not None
     assert piece.again

@@ -28,6 +28,7 @@ from actstore.ingestion.workers.worker import Read, Ready, Stored, Work, Worker,
 from actstore.remote.bucket_address import is_bucket
 from actstore.storage import narrowing
 from actstore.storage.manifest import Run
+from actstore.storage.rows import Narrow
 from actstore.storage.transaction import Transaction
 from actstore.wording import counted
 from actstore.workers import cluster
@@ -381,7 +382,7 @@ class _Driver:
         if answers:
             self._ray.wait(answers, num_returns=len(answers), timeout=_PARTING)
 
-    def made(self, narrow: narrowing.Narrow | None) -> Made:
+    def made(self, narrow: Narrow | None) -> Made:
         """Return what came of all pieces."""
         made = self._made
         if narrow is not None:
