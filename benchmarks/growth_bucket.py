@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -81,11 +82,13 @@ def _costs(folder: Path, size: int, endpoint: str, proxy: Proxy) -> dict[str, Co
         store = actstore.open(place)
         count("open again", lambda: actstore.open(place).commit)
         count("one layer, by its statistics", lambda: store.select(layer=size // 2).numpy())
-        vector = np.ones((1, WIDTH), np.float16)
-        for number, name in enumerate(("first append", "append", "third append")):
-            rows = {"example_id": [f"more {number}"]}
-            value = {"blocks.0.hook_resid_post": vector}
-            count(f"{name} of one row", lambda v=value, r=rows: store.write(v, r, model=MODEL))
+
+        def append(name: str) -> None:
+            vectors = {"blocks.0.hook_resid_post": np.ones((1, WIDTH), np.float16)}
+            store.write(vectors, {"example_id": [name]}, model=MODEL)
+
+        for name in ("first append", "append", "third append"):
+            count(f"{name} of one row", partial(append, name))
         count("open by who was there before", lambda: actstore.open(place).commit)
         if size <= _METADATA:
             sql = "SELECT label, count(*) FROM activations GROUP BY label"

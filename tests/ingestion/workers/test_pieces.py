@@ -23,9 +23,10 @@ from tests.layouts import amber
 
 def file(number: int, size: int) -> SourceFile:
     path = Path(f"/not/there/{number}.pt")
+    plain: Any = _Plain()  # nothing else of a pattern is looked at
     return SourceFile(
-        path=path, relative=path.name, parts={}, pattern=_Plain(), root=path, folder=path, size=size
-    )  # type: ignore[arg-type]  # nothing else of a pattern is looked at
+        path=path, relative=path.name, parts={}, pattern=plain, root=path, folder=path, size=size
+    )
 
 
 class _Plain:
