@@ -123,7 +123,7 @@ def finished(root: Path, fingerprint: str) -> dict[str, tuple[str, Finished]]:
     runs = {
         run.run_id: record
         for run in manifest.runs
-        if (record := run.settings.get(SETTING, {})).get("of") == fingerprint
+        if isinstance(record := run.settings.get(SETTING), dict) and record["of"] == fingerprint
     }
     if not runs:
         return {}

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -188,10 +188,10 @@ def test_where_all_wait_for_a_lost_piece_who_has_gone_farthest_reads_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def file(name: str) -> SourceFile:
-        path = Path(name)
+        path, pattern = Path(name), cast("Any", None)  # nobody looks at it
         return SourceFile(
-            path=path, relative=name, parts={}, pattern=None, root=path, folder=path, size=1
-        )  # type: ignore[arg-type]  # no pattern is looked at
+            path=path, relative=name, parts={}, pattern=pattern, root=path, folder=path, size=1
+        )
 
     given = [Piece(number=n, files=[file(f"{n}.pt")], digest=str(n)) for n in range(4)]
     driver = ray_engine._Driver(None, None, None, given, {}, None, print)  # type: ignore[arg-type]
