@@ -92,13 +92,14 @@ def test_two_nodes_of_whom_one_is_lost_and_a_worker_that_is_killed(
 
     torch.set_num_threads(1)
     loaded = load(model.checkpoint(), dtype="float32", device="cpu")
+    whole: CaptureOptions = {**OPTIONS, "rank": 0, "world_size": 1}
     alone, together = (
         actstore.capture(
             asked,
             None if asked is None else loaded.processor,
             open_questions(tmp_path / "cities.jsonl"),
             store=tmp_path / store,
-            **{**OPTIONS, "rank": 0, "world_size": 1},
+            **whole,
         ).selection()
         for asked, store in ((loaded.model, "alone"), (None, "ray"))
     )
