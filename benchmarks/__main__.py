@@ -24,7 +24,7 @@ NAMES = (
     *("memory", "size", "metadata_sql", "open_many", "cli_start", "hub_bytes", "probes"),
     *("batches", "capture", "study"),
 )
-BY_NAME = ("coverage", "coverage_numbers", "growth")
+BY_NAME = ("coverage", "coverage_numbers", "growth", "growth_bucket")
 """What takes long, simulations and large stores, and runs only where it is named."""
 
 
@@ -40,7 +40,10 @@ def main() -> int:
         "--simulations", type=int, metavar="N", help="of each setting of coverage; 200 by default"
     )
     parser.add_argument(
-        "--shards", type=int, metavar="N", help="of the largest store of growth; 10,000 by default"
+        "--shards",
+        type=int,
+        metavar="N",
+        help="of the largest store of growth and growth_bucket; 10,000 by default",
     )
     parser.add_argument(
         "--check", action="store_true", help=f"1 where a ratio got worse than {committed.FILE.name}"
@@ -95,6 +98,7 @@ def _run(names: Sequence[str], folder: Path, options: argparse.Namespace) -> lis
         "coverage": {"simulations": options.simulations},
         "coverage_numbers": {"simulations": options.simulations},
         "growth": {"shards": options.shards},
+        "growth_bucket": {"shards": options.shards},
     }
     small = {"examples": 96, "layers": 5, "width": 256} if quick else {}
     corpus = Corpus(folder / ("quick" if quick else "full"), quick=quick, **small)

@@ -25,7 +25,7 @@ from benchmarks.measure import Outcome
 
 SIZES = (10, 100, 1_000, 10_000, 100_000)
 _WRITES = (10, 100, 1_000)
-_WIDTH = 64
+WIDTH = 64
 _APPENDS = 7
 _POINT = 9
 
@@ -74,7 +74,7 @@ def _costs_of_shards(path: Path, size: int) -> Costs:
     found: Costs = {}
     shutil.rmtree(path, ignore_errors=True)
     with _timed(found, "build"):
-        _build(path, size)
+        build(path, size)
     with _timed(found, "open"):
         store = actstore.open(path)
     with _timed(found, "select"):
@@ -85,7 +85,7 @@ def _costs_of_shards(path: Path, size: int) -> Costs:
         with _timed(found, name):
             store.sql("SELECT label, count(*) FROM activations GROUP BY label").fetchall()
     found["memory of both"] = _memory() - before
-    vector = np.ones((1, _WIDTH), np.float16)
+    vector = np.ones((1, WIDTH), np.float16)
     seconds, sizes = [], []
     for number in range(_APPENDS):
         start = time.perf_counter()
@@ -114,8 +114,9 @@ def _costs_of_shards(path: Path, size: int) -> Costs:
     return found
 
 
-def _build(path: Path, size: int) -> None:
-    vectors = np.random.default_rng(0).standard_normal((size, 1, _WIDTH)).astype(np.float16)
+def build(path: Path, size: int) -> None:
+    """Write a store of so many shards, each of one row of a layer of its own."""
+    vectors = np.random.default_rng(0).standard_normal((size, 1, WIDTH)).astype(np.float16)
     run = Run(run_id="growth", kind="benchmark", started_at=now())
     with StoreWriter(path, run=run) as writer:
         for layer in range(size):
@@ -130,7 +131,7 @@ def _costs_of_writes(path: Path, size: int) -> Costs:
     """Write row by row; the last hundred are what one costs by then."""
     found: Costs = {}
     shutil.rmtree(path, ignore_errors=True)
-    vectors = np.random.default_rng(0).standard_normal((size, 1, _WIDTH)).astype(np.float16)
+    vectors = np.random.default_rng(0).standard_normal((size, 1, WIDTH)).astype(np.float16)
     seconds = []
     store = actstore.open(path, create=True)
     for number, vector in enumerate(vectors):

@@ -306,7 +306,8 @@ given_options = bundle(
     click.option(
         "--address",
         metavar="ADDRESS",
-        help="Ray cluster, such as auto; by default RAY_ADDRESS, or one on this machine.",
+        help="Ray cluster, such as auto; by default RAY_ADDRESS, or a Ray of this machine, which "
+        "is started if there is none.",
     ),
     click.option(
         "--print",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from actstore.ingestion.report import IngestSummary, Progress
     from actstore.storage.partition import StoredRows
 
+ENGINES = ("local", "ray")
 NAMED = 20
 """Refused and unmatched files that are named on the screen; the report names all."""
 
@@ -157,6 +158,22 @@ settings_options = bundle(
         "--dry-run", is_flag=True, help="Read everything, store nothing, say what would be."
     ),
     click.option("--strict", is_flag=True, help="Store nothing at all if any file is refused."),
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default="local",
+        show_default=True,
+        help="What reads the files: this process, or workers of a Ray cluster (extra ray).",
+    ),
+    click.option(
+        "--workers", type=click.IntRange(min=1), metavar="N", help="Workers of --engine ray."
+    ),
+    click.option(
+        "--address",
+        metavar="ADDRESS",
+        help="Ray cluster, such as auto; by default RAY_ADDRESS, or a Ray of this machine, which "
+        "is started if there is none.",
+    ),
 )
 
 
@@ -215,6 +232,7 @@ def command(
       actstore ingest hf://datasets/org/raw-activations --store runs.store
       actstore ingest s3://bucket/raw --store s3://bucket/runs.store
       actstore ingest acts --store s3://bucket/runs.store --model gpt2
+      actstore ingest /shared/acts --store /shared/runs.store --engine ray --workers 16
     """
     from actstore.ingestion.ingest import ingest
 
@@ -241,6 +259,7 @@ def command(
             confirm=_confirm if watched else None,
             confirm_replacing=confirm_replacing,
             confirm_parent=_confirm_parent if watched else None,
+            note=output.note,
             **settings,
         )
     if as_json:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Unpack
 
-from actstore.errors import ActstoreError
+from actstore.errors import ActstoreError, UsageError
 from actstore.ingestion import run
 from actstore.ingestion.inference import FolderMapping
 from actstore.ingestion.options import IngestOptions
 from actstore.ingestion.report import IngestSummary
 from actstore.querying import quoting
 from actstore.remote import source_places
+from actstore.remote.bucket_address import is_bucket
 from actstore.remote.working import working
 from actstore.storage.partition import StoredRows
 
@@ -27,6 +28,7 @@ def ingest(
     confirm: Callable[[FolderMapping], bool] | None = None,
     confirm_replacing: Callable[[Sequence[StoredRows]], None] | None = None,
     confirm_parent: Callable[[Sequence[Path]], bool] | None = None,
+    note: Callable[[str], None] = lambda text: None,
     **options: Unpack[IngestOptions],
 ) -> IngestSummary:
     """Turn folders of activation files into rows of a store.
@@ -48,11 +50,13 @@ def ingest(
         confirm_parent: shown tables in folders above a source that belong to it by the recipe,
             says whether they may be read; ``yes`` does not answer that, ``allow_parent`` does.
         confirm_replacing: called before rows are replaced, with those that would be; may raise.
+        note: told what the user should know while workers of a cluster read.
         options: ``recipe``, ``model``, ``dataset``, ``labels``, ``labels_on``, ``site``,
             ``layer``, ``pool``, ``storage_dtype``, ``allow_rounding``, ``allow_nonfinite``,
             ``contract``, ``first_k``, ``replace``, ``dry_run``, ``strict``, ``sidecars``,
-            ``allow_parent``, ``map``, ``layer_from``, ``example_from``, ``yes`` and ``progress``,
-            as :func:`actstore.ingestion.run.ingest` describes them.
+            ``allow_parent``, ``map``, ``layer_from``, ``example_from``, ``yes``, ``progress``,
+            ``engine``, ``workers`` and ``address``, as :func:`actstore.ingestion.run.ingest`
+            describes them.
 
     Raises:
         UsageError: an option cannot work, the source does not exist, or what was guessed about
@@ -70,30 +74,38 @@ def ingest(
 
         labeling.check_expression(label_set)
     given = [sources] if isinstance(sources, str | Path) else list(sources)
-    with working(store, dry=options.get("dry_run", False)) as root:
-        with _here(given) as (paths, called):
-            summary = run.ingest(
-                paths,
-                root,
-                called=called,
-                confirm=confirm,
-                confirm_replacing=confirm_replacing,
-                confirm_parent=confirm_parent,
-                **options,
-            )
-        if label_set is None or summary.dry_run:
-            return summary
-        condition = (
-            f"run_id = {_texts([summary.run_id])} OR (label IS NULL "
-            f"AND model IN ({_texts(summary.models)}) "
-            f"AND (dataset IS NULL OR dataset IN ({_texts(summary.datasets)})))"
+    engine = options.get("engine", "local")
+    with (
+        working(store, dry=options.get("dry_run", False)) as root,
+        _here(given, engine) as (paths, called),
+    ):
+        summary = run.ingest(
+            paths,
+            root,
+            called=called,
+            confirm=confirm,
+            confirm_replacing=confirm_replacing,
+            confirm_parent=confirm_parent,
+            place=str(store) if is_bucket(store) else None,
+            note=note,
+            **options,
         )
+    if label_set is None or summary.dry_run:
+        return summary
+    condition = (
+        f"run_id IN ({_texts([summary.run_id, *summary.continued])}) OR (label IS NULL "
+        f"AND model IN ({_texts(summary.models)}) "
+        f"AND (dataset IS NULL OR dataset IN ({_texts(summary.datasets)})))"
+    )
+    with working(store) as root:
         done = labeling.label_by_expression(root, label_set, where=condition)
     return dataclasses.replace(summary, commit=done.commit or summary.commit, labels=done.labels)
 
 
 @contextlib.contextmanager
-def _here(sources: Sequence[str | Path]) -> Iterator[tuple[list[str | Path], dict[Path, str]]]:
+def _here(
+    sources: Sequence[str | Path], engine: str
+) -> Iterator[tuple[list[str | Path], dict[Path, str]]]:
     """Give sources as paths, and what those that lie elsewhere are called."""
     paths: list[str | Path] = []
     called: dict[Path, str] = {}
@@ -103,6 +115,11 @@ def _here(sources: Sequence[str | Path]) -> Iterator[tuple[list[str | Path], dic
             if not source_places.is_elsewhere(source):
                 paths.append(source)
                 continue
+            if engine != "local":
+                raise UsageError(
+                    f"{source}: files that lie elsewhere are fetched by one process: use --engine "
+                    "local, or copy them to where all nodes see them"
+                )
             from actstore.ingestion import fetching
             from actstore.remote.mirror import mirrored
 

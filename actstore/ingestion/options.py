@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Pool = Literal["last", "first", "mean", "max"]
 StorageType = Literal["float32", "float16", "auto", "compact16", "int8"]
+ENGINES = ("local", "ray")
+"""What reads the files: this process, or workers of a Ray cluster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,38 @@ class IngestSettings:
     allow_parent: str | Path | Sequence[str | Path] | None = None
     map: Mapping[str, str] | None = None
     progress: Callable[[Progress], None] | None = None
+    engine: str = "local"
+    workers: int | None = None
+    address: str | None = None
+
+    def check_engine(self) -> None:
+        """Refuse what the engine cannot do.
+
+        Raises:
+            UsageError: says what to leave out or to give.
+        """
+        if self.engine not in ENGINES:
+            raise UsageError(f"engine {self.engine!r} is unknown: use one of {', '.join(ENGINES)}")
+        if self.engine == "local":
+            given = [name for name in ("workers", "address") if getattr(self, name) is not None]
+            if given:
+                raise UsageError(f"--{given[0]} goes with --engine ray, not with local")
+            return
+        if self.workers is None or self.workers < 1:
+            raise UsageError(
+                "say with --workers how many processes of the cluster read files (at least 1)"
+            )
+        for name, spelled in (
+            ("dry_run", "--dry-run"),
+            ("strict", "--strict"),
+            ("contract", "--contract"),
+            ("replace", "--replace"),
+        ):
+            if getattr(self, name):
+                raise UsageError(
+                    f"{spelled} is for one process: workers of a cluster commit as they go on; "
+                    "leave it out, or use --engine local"
+                )
 
     def options(self) -> Options:
         """Return what readers see of it.
@@ -122,6 +156,9 @@ class IngestOptions(TypedDict, total=False):
     allow_parent: str | Path | Sequence[str | Path] | None
     map: Mapping[str, str] | None
     progress: Callable[[Progress], None] | None
+    engine: str
+    workers: int | None
+    address: str | None
 
 
 class ReaderOptions(TypedDict, total=False):

@@ -67,6 +67,8 @@ class IngestSummary:
     """Rows that the store held already, bit for bit."""
     rows_repeated: int = 0
     """Rows that came again in this run, bit for bit: the source repeats them."""
+    continued: tuple[str, ...] = ()
+    """Runs of the same ingest that had stored a part of the files, which were not read again."""
     rows_replaced: int = 0
     """Rows among the written that took the place of stored ones with another vector."""
     refused: tuple[Refusal, ...]
@@ -147,6 +149,11 @@ class Tally:
             self._sample(
                 [_row(batch, row) for row in dict.fromkeys((0, min(1, rows - 1), rows - 1))]
             )
+
+    @property
+    def rows(self) -> int:
+        """Rows of files that are whole, stored now or before."""
+        return self.written + self.present + self.repeated
 
     @property
     def sample_rows(self) -> tuple[dict[str, Any], ...]:

@@ -5,52 +5,37 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
-from actstore.errors import (
-    ActstoreError,
-    CommitError,
-    ConflictError,
-    CorruptStoreError,
-    ForeignFileError,
-    IngestError,
-    RefusedError,
-    UsageError,
-)
+from actstore.errors import RefusedError, UsageError
 from actstore.ingestion import contract as contracts
 from actstore.ingestion import (
     discovery,
     fetching,
     inference,
-    page_cache,
-    precision,
     provenance,
-    read_ahead,
     recipes,
     report,
     width_check,
 )
-from actstore.ingestion.conflicts import reason_of
-from actstore.ingestion.discovery import Discovery
 from actstore.ingestion.gate import Gate
 from actstore.ingestion.inference import FolderMapping
 from actstore.ingestion.label_table import Labels
-from actstore.ingestion.options import IngestOptions, IngestSettings, Options, with_layer
+from actstore.ingestion.options import IngestOptions, IngestSettings
 from actstore.ingestion.readers import Context, Reader, create
+from actstore.ingestion.reading import Arranged, FileReader, Outcome, Reading
 from actstore.ingestion.recipe import Recipe
-from actstore.ingestion.report import Group, IngestSummary, Progress, Refusal, Tally
+from actstore.ingestion.report import Group, IngestSummary, Refusal
 from actstore.ingestion.sidecars import Sidecars
-from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.unmatched import damaged, without_sidecars
 from actstore.storage import narrowing
 from actstore.storage.manifest import Run
 from actstore.storage.partition import StoredRows
 from actstore.storage.rehearsal import Rehearsal
-from actstore.storage.rows import RowBatch
+from actstore.storage.rows import Narrow
 from actstore.storage.source_dtypes import FormNotes
 from actstore.storage.writer import CHECKPOINT_BYTES, StoreWriter
 
@@ -68,6 +53,8 @@ def ingest(
     confirm: Callable[[FolderMapping], bool] | None = None,
     confirm_replacing: Callable[[Sequence[StoredRows]], None] | None = None,
     confirm_parent: Callable[[Sequence[Path]], bool] | None = None,
+    place: str | Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
     **options: Unpack[IngestOptions],
 ) -> IngestSummary:
     """Turn folders of activation files into rows of a store.
@@ -116,6 +103,13 @@ def ingest(
         confirm_replacing: called before rows are replaced, with those that would be; may raise.
         replace: rows whose key is stored with another vector take the place of the stored
             ones, in one commit with all others; without it the file is refused.
+        engine: ``local``, or ``ray``: the workers of a cluster read the files.
+        workers: how many of them.
+        address: of the cluster; when missing, ``RAY_ADDRESS``, or a Ray of this machine, which is
+            started if there is none.
+        place: where the store really is, as workers on other machines name it: its folder, or
+            its address in a bucket that ``store`` stands for.
+        note: told what the user should know while the workers read.
 
     Raises:
         UsageError: an option cannot work, the source does not exist, or a guess is unconfirmed.
@@ -126,6 +120,7 @@ def ingest(
     """
     chosen = IngestSettings(**options)
     read = chosen.options()
+    chosen.check_engine()
     recipe = chosen.recipe
     layer_from, example_from = chosen.layer_from, chosen.example_from
     hints = inference.hints(layer_from, example_from, site=read.site, layer=read.layer)
@@ -160,246 +155,169 @@ def ingest(
             gate = gate.also(beside)
     if not chosen.dry_run:
         found = replace(found, mapping=inference.confirmed(found.mapping, chosen.yes, confirm))
+    reading = Reading(
+        found=found, options=read, gate=gate, labels=table, contracted=rules is not None
+    )
     return _Ingest(
-        found=found,
+        reading=reading,
         sources=[(called or {}).get(path, path) for path in paths],
         store=Path(store),
-        options=read,
-        gate=gate,
-        labels=table,
+        place=Path(store).resolve() if place is None else place,
         contract=rules,
-        dry_run=chosen.dry_run,
-        strict=chosen.strict,
-        progress=chosen.progress,
-        memory=page_cache.MappedPages(Path(store)),
-        replace_stored=chosen.replace,
+        chosen=chosen,
         confirm_replacing=confirm_replacing,
+        note=note,
     ).run()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Done:
+    """What came of all files."""
+
+    outcome: Outcome
+    refused: tuple[Refusal, ...]
+    unmatched: Sequence[str]
+    commit: int | None = None
+    replaced: int = 0
+    rounded: str | None = None
+    """What values lost on their way into a smaller type."""
+    notes: Sequence[str] = ()
+    continued: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
 class _Ingest:
     """One run."""
 
-    found: Discovery
+    reading: Reading
     sources: list[str | Path]
     store: Path
-    options: Options
-    gate: Gate
-    labels: Labels | None
+    place: str | Path
     contract: contracts.Contract | None
-    dry_run: bool
-    strict: bool
-    progress: Callable[[Progress], None] | None
-    memory: page_cache.MappedPages
-    replace_stored: bool
+    chosen: IngestSettings
     confirm_replacing: Callable[[Sequence[StoredRows]], None] | None
+    note: Callable[[str], None]
 
     def run(self) -> IngestSummary:
         started = time.monotonic()
-        recipe = self.found.recipe
+        found, labels = self.reading.found, self.reading.labels
         run = provenance.describe(
             self.sources,
-            recipe,
-            self.options,
-            labels=self.labels.path.name if self.labels else None,
+            found.recipe,
+            self.reading.options,
+            labels=labels.path.name if labels else None,
             contract=self.contract.name if self.contract else None,
-            strict=self.strict,
-            guesses_confirmed_by=self.found.mapping.confirmed_by if self.found.mapping else None,
+            strict=self.chosen.strict,
+            guesses_confirmed_by=found.mapping.confirmed_by if found.mapping else None,
         )
-        context = self._context(run)
-        reader = create(recipe, context)
-        files, refused, unmatched = self._arranged(reader)
-        widths = width_check.usual_widths(self._trial_reader(), files)
-        tally = Tally()
-        counts: Counter[contracts.Count] = Counter()
-        whole = self.strict or self.contract is not None or self.replace_stored
+        context = self.reading.context(FormNotes(run.settings))
+        reader = create(found.recipe, context)
+        arranged = self.reading.arranged(reader)
+        widths = self.reading.usual_widths(arranged.files)
+        if self.chosen.engine == "ray":
+            done = self._by_ray(run, reader, arranged, widths)
+        else:
+            done = self._here(run, reader, arranged, widths)
+        seconds = round(time.monotonic() - started, 3)
+        summary = replace(self._summary(run, context, done), seconds=seconds)
+        if self.chosen.dry_run or not (summary.commit or summary.refused):
+            return summary
+        path = report.write(self.store, run.run_id, summary.as_dict(), unmatched=done.unmatched)
+        return replace(summary, report=path)
+
+    def _here(
+        self, run: Run, reader: Reader, arranged: Arranged, widths: width_check.Widths
+    ) -> _Done:
+        """Read all files in this process."""
+        chosen, context = self.chosen, reader.context
+        whole = chosen.strict or self.contract is not None or chosen.replace
         with self._output(run, whole) as output:
             try:
-                read = self._files(reader, files, widths, output, tally, counts, refused, unmatched)
+                outcome = FileReader(self.reading, reader, widths, output).read(
+                    arranged.files, chosen.progress
+                )
             except (KeyboardInterrupt, *fetching.FAILED):
                 # What is whole is kept; the same command goes on from there.
-                if not (whole or self.dry_run):
+                if not (whole or chosen.dry_run):
                     output.commit(operation="ingest", message=f"{self._message()} (interrupted)")
                 raise
-            unmatched = without_sidecars(unmatched, self.found, context.sidecars)
-            strays = damaged(self.found)
-            refused += strays
-            named = {refusal.path for refusal in strays}
-            unmatched = [path for path in unmatched if path not in named]
-            self._enforce(context, counts, refused)
+            done = self._done(outcome, arranged, context)
+            self._enforce(context, outcome.counts, done.refused)
             replaced = output.replaced()
             if self.confirm_replacing is not None and replaced:
                 self.confirm_replacing(replaced)
-            if not self.dry_run:
+            if not chosen.dry_run:
                 output.commit(operation="ingest", message=self._message())
-            commit = output.commits[-1] if output.commits else None
-            tally.overtake(output.overtaken)
-        notes = self._notes(context, tally, output.narrowing_note)
-        summary = self._summary(run, tally, read, refused, unmatched, commit, notes)
-        summary = replace(
-            summary,
-            rows_replaced=sum(len(each.rows) for each in replaced),
-            seconds=round(time.monotonic() - started, 3),
-        )
-        if self.dry_run or not (summary.commit or refused):
-            return summary
-        path = report.write(self.store, run.run_id, summary.as_dict(), unmatched=unmatched)
-        return replace(summary, report=path)
-
-    def _context(self, run: Run | None = None) -> Context:
-        return Context(
-            recipe=self.found.recipe,
-            options=self.options,
-            sidecars=Sidecars(self.found.recipe, self.options.sidecars, self.gate),
-            forms=FormNotes(None if run is None else run.settings),
-            shapes={} if self.contract is not None else None,
+            outcome.tally.overtake(output.overtaken)
+        return replace(
+            done,
+            commit=output.commits[-1] if output.commits else None,
+            replaced=sum(len(each.rows) for each in replaced),
+            rounded=output.narrowing_note,
         )
 
-    def _trial_reader(self) -> Reader:
-        reader = create(self.found.recipe, self._context())
-        for files in _by_root(self.found.files):
-            reader.arrange(files)
-        return reader
+    def _by_ray(
+        self, run: Run, reader: Reader, arranged: Arranged, widths: width_check.Widths
+    ) -> _Done:
+        """Let the workers of a cluster read them."""
+        from actstore.ingestion.workers.ray_engine import ingest_with_ray
+
+        assert self.chosen.workers is not None
+        made = ingest_with_ray(
+            self.reading,
+            reader,
+            arranged.files,
+            widths,
+            run=run,
+            place=self.place,
+            root=self.store,
+            message=self._message(),
+            workers=self.chosen.workers,
+            address=self.chosen.address,
+            progress=self.chosen.progress,
+            note=self.note,
+        )
+        done = self._done(made.outcome, arranged, reader.context)
+        return replace(
+            done,
+            commit=made.commit,
+            rounded=made.rounded,
+            notes=made.notes,
+            continued=made.continued,
+        )
+
+    def _done(self, outcome: Outcome, arranged: Arranged, context: Context) -> _Done:
+        """Say what came of all files."""
+        refused = [*arranged.refused, *outcome.refused]
+        unmatched = list(arranged.unmatched)
+        if outcome.read:
+            unmatched += [refusal.path for refusal in outcome.foreign]
+        else:  # nothing but foreign files: the user should learn why
+            refused += outcome.foreign
+        found = self.reading.found
+        unmatched = without_sidecars(unmatched, found, context.sidecars)
+        strays = damaged(found)
+        named = {refusal.path for refusal in strays}
+        return _Done(
+            outcome=outcome,
+            refused=(*refused, *strays),
+            unmatched=[path for path in unmatched if path not in named],
+        )
+
+    @property
+    def _narrow(self) -> Narrow | None:
+        return narrowing.narrow_of(self.reading.options.storage_dtype)
 
     def _output(self, run: Run, whole: bool) -> StoreWriter:
-        narrow = narrowing.narrow_of(self.options.storage_dtype)
-        if self.dry_run:
-            return Rehearsal(self.store, run=run, replace=self.replace_stored, narrow=narrow)
+        if self.chosen.dry_run:
+            return Rehearsal(self.store, run=run, replace=self.chosen.replace, narrow=self._narrow)
         return StoreWriter(
             self.store,
             run=run,
             checkpoint_bytes=None if whole else CHECKPOINT_BYTES,
-            replace=self.replace_stored,
-            narrow=narrow,
+            replace=self.chosen.replace,
+            narrow=self._narrow,
         )
-
-    def _arranged(self, reader: Reader) -> tuple[list[SourceFile], list[Refusal], list[str]]:
-        """Return the files to read, those that are refused unread, and the unmatched ones."""
-        files: list[SourceFile] = []
-        refused: list[Refusal] = []
-        unmatched: list[str] = []
-        for group in _by_root(self.found.files):
-            arranged = reader.arrange(group)
-            files += arranged.files
-            refused += [Refusal(path, reason) for path, reason in arranged.refused]
-            unmatched += arranged.unmatched
-        unmatched += [entry.relative for entry in self.found.others]
-        if self.options.first_k is not None:
-            files = discovery.first_examples(files, self.options.first_k, reader.one_each)
-        return files, refused, unmatched
-
-    def _files(
-        self,
-        reader: Reader,
-        files: Sequence[SourceFile],
-        widths: width_check.Widths,
-        output: StoreWriter,
-        tally: Tally,
-        counts: Counter[contracts.Count],
-        refused: list[Refusal],
-        unmatched: list[str],
-    ) -> int:
-        read = 0
-        foreign: list[Refusal] = []
-        done = Progress(
-            files=0,
-            files_total=len(files),
-            bytes=0,
-            bytes_total=sum(file.size for file in files),
-            rows=0,
-        )
-        with closing(read_ahead.ahead(self.found.recipe, files)) as opened:
-            for loaded in opened:
-                try:
-                    reason = self._file(reader, loaded, widths, output, tally, counts)
-                except ForeignFileError as error:
-                    foreign.append(Refusal(loaded.file.relative, str(error)))
-                else:
-                    if reason is None:
-                        read += 1
-                        output.checkpoint()
-                    else:
-                        refused.append(Refusal(loaded.file.relative, reason))
-                done = replace(
-                    done,
-                    files=done.files + 1,
-                    bytes=done.bytes + loaded.file.size,
-                    rows=tally.written + tally.present + tally.repeated,
-                )
-                if self.progress is not None:
-                    self.progress(done)
-        if read:
-            unmatched += [refusal.path for refusal in foreign]
-        else:  # nothing but foreign files: the user should learn why
-            refused += foreign
-        return read
-
-    def _file(
-        self,
-        reader: Reader,
-        loaded: read_ahead.Loaded,
-        widths: width_check.Widths,
-        output: StoreWriter,
-        tally: Tally,
-        counts: Counter[contracts.Count],
-    ) -> str | None:
-        """Store the rows of one file; return why it is refused, or None."""
-        own = Tally()
-        kept: Counter[contracts.Count] = Counter()
-        narrow = narrowing.narrow_of(self.options.storage_dtype)
-        stored_as = None if narrow is None else narrowing.HELD[narrow]
-        try:
-            if loaded.error is not None:
-                raise loaded.error
-            with output.file():
-                for batch in _reading(reader.read(loaded.file, loaded.document)):
-                    loaded.check_unchanged()  # before it is copied out of the map
-                    ready = self._ready(batch, own)
-                    widths.check(ready)
-                    own.add(ready, output.add(ready), stored_as)
-                    self.memory.read(loaded.file.content, ready.vectors.nbytes)
-                    if self.contract is not None:
-                        kept.update(contracts.count_rows(ready))
-                loaded.check_unchanged()
-        except (CommitError, CorruptStoreError, ForeignFileError):
-            raise
-        except ConflictError as error:
-            return reason_of(error, self.found)
-        except ActstoreError as error:
-            if fetching.ends_the_run(error):
-                raise
-            return _reason(error, loaded.file)
-        except (_ReadingError, MemoryError) as error:
-            return _reason(error.__cause__ or error, loaded.file)
-        except OSError as error:
-            if loaded.error is None:  # the store's disk, not the source's
-                raise CommitError(f"{self.store}: cannot be written: {error}") from error
-            return _reason(error, loaded.file)
-        tally.merge(own)
-        counts.update(kept)
-        return None
-
-    def _ready(self, batch: RowBatch, tally: Tally) -> RowBatch:
-        """Return the batch as it is stored: type, layer, labels."""
-
-        def describe(row: int) -> str:
-            def value(name: str) -> Any:
-                column = batch.columns.get(name)
-                return batch.constants.get(name) if column is None else column[row]
-
-            return f"{value('source')} (example {value('example_id')}, layer {value('layer')})"
-
-        stored = precision.stored(batch.vectors, self.options, describe)
-        tally.rounded += stored.rounded
-        tally.nonfinite += stored.nonfinite
-        if stored.vectors is not batch.vectors:
-            batch = RowBatch(
-                vectors=stored.vectors, constants=batch.constants, columns=batch.columns
-            )
-        if self.options.layer is not None:
-            batch = with_layer(batch, self.options.layer)
-        return self.labels.apply(batch) if self.labels is not None else batch
 
     def _enforce(
         self,
@@ -407,7 +325,7 @@ class _Ingest:
         counts: Counter[contracts.Count],
         refused: Sequence[Refusal],
     ) -> None:
-        if self.strict and refused:
+        if self.chosen.strict and refused:
             raise RefusedError([(refusal.path, refusal.reason) for refusal in refused])
         if self.contract is not None:
             contracts.enforce(
@@ -419,29 +337,36 @@ class _Ingest:
     def _message(self) -> str:
         names = ", ".join(Path(each).name or str(each) for each in self.sources[:3])
         more = f" and {len(self.sources) - 3} more" if len(self.sources) > 3 else ""
-        return f"ingest {names}{more} ({self.found.recipe.name})"
+        return f"ingest {names}{more} ({self.reading.found.recipe.name})"
 
     def _recipe_notes(self) -> list[str]:
+        found = self.reading.found
         return [
             note.text
-            for note in self.found.recipe.notes
+            for note in found.recipe.notes
             if note.files is None
-            or any(note.files.match_tail(entry.relative) for entry in self.found.others)
+            or any(note.files.match_tail(entry.relative) for entry in found.others)
         ]
 
-    def _notes(self, context: Context, tally: Tally, rounded: str | None) -> tuple[str, ...]:
-        notes = [*self._recipe_notes(), *context.notes.all(), *context.sidecars.notes()]
-        if self.labels is not None:
+    def _notes(self, context: Context, done: _Done) -> tuple[str, ...]:
+        found, labels, tally = self.reading.found, self.reading.labels, done.outcome.tally
+        notes = [
+            *self._recipe_notes(),
+            *context.notes.all(),
+            *context.sidecars.notes(),
+            *done.notes,
+        ]
+        if labels is not None:
             notes.append(
-                f"labels from {self.labels.path.name}: {self.labels.found:,} of "
-                f"{self.labels.asked:,} rows have one"
+                f"labels from {labels.path.name}: {labels.found:,} of "
+                f"{labels.asked:,} rows have one"
             )
         if tally.differing:
             notes.append(
                 f"{tally.differing:,} rows are stored already, with another label; "
                 "`actstore label` changes labels"
             )
-        mapping = self.found.mapping
+        mapping = found.mapping
         if mapping is not None and mapping.confirmed_by is not None:
             notes += [
                 f"guessed, and confirmed by {mapping.confirmed_by}: {each}"
@@ -457,14 +382,14 @@ class _Ingest:
                 "--map activation=NAME --site NAME --layer N, one after the other"
             )
         if tally.rounded:
-            wish = self.options.storage_dtype
+            wish = self.reading.options.storage_dtype
             to = "float32" if narrowing.narrow_of(wish) else wish
             notes.append(f"{tally.rounded:,} values were rounded to {to}")
-        if rounded is not None:
-            notes.append(rounded)
+        if done.rounded is not None:
+            notes.append(done.rounded)
         if tally.nonfinite:
             notes.append(f"{tally.nonfinite:,} values are NaN or infinite")
-        if links := self.found.links:
+        if links := found.links:
             more = f" and {len(links) - 3:,} more" if len(links) > 3 else ""
             notes.append(
                 "links that lead out of the source are not followed (name one as a SOURCE of "
@@ -472,30 +397,24 @@ class _Ingest:
             )
         return tuple(notes)
 
-    def _summary(
-        self,
-        run: Run,
-        tally: Tally,
-        read: int,
-        refused: Sequence[Refusal],
-        unmatched: Sequence[str],
-        commit: int | None,
-        notes: tuple[str, ...],
-    ) -> IngestSummary:
+    def _summary(self, run: Run, context: Context, done: _Done) -> IngestSummary:
+        tally = done.outcome.tally
         groups = tally.groups
         return IngestSummary(
-            recipe=self.found.recipe.name,
-            detected=self.found.detected,
+            recipe=self.reading.found.recipe.name,
+            detected=self.reading.found.detected,
             run_id=run.run_id,
-            dry_run=self.dry_run,
-            files_read=read,
+            dry_run=self.chosen.dry_run,
+            files_read=done.outcome.read,
             rows_written=tally.written,
             rows_present=tally.present,
             rows_repeated=tally.repeated,
-            refused=tuple(refused),
-            unmatched=tuple(unmatched[:_NAMES]),
-            unmatched_count=len(unmatched),
-            commit=commit,
+            rows_replaced=done.replaced,
+            continued=done.continued,
+            refused=done.refused,
+            unmatched=tuple(done.unmatched[:_NAMES]),
+            unmatched_count=len(done.unmatched),
+            commit=done.commit,
             seconds=0.0,
             bytes=tally.bytes,
             models=tuple(sorted({group.model for group in groups})),
@@ -507,45 +426,12 @@ class _Ingest:
             groups=report.group_rows(groups),
             first_row=tally.first_row,
             sample_rows=tally.sample_rows,
-            mapping=self.found.mapping,
-            notes=notes,
+            mapping=self.reading.found.mapping,
+            notes=self._notes(context, done),
             report=None,
         )
-
-
-class _ReadingError(Exception):
-    """Something about the source failed; the cause says what."""
-
-
-def _reading(batches: Iterator[RowBatch]) -> Iterator[RowBatch]:
-    """Mark what fails while reading, so that the store's own failures are told from it."""
-    while True:
-        try:
-            batch = next(batches, None)
-        except OSError as error:
-            raise _ReadingError from error
-        if batch is None:
-            return
-        yield batch
 
 
 def _may_hold_layer(group: Group) -> bool:
     """Say whether a site is a name that ends in a number, and no layer is known."""
     return group.layer is None and re.search(r"[^0-9]\d+$", group.site) is not None
-
-
-def _by_root(files: Sequence[SourceFile]) -> list[list[SourceFile]]:
-    groups: dict[Path, list[SourceFile]] = {}
-    for file in files:
-        groups.setdefault(file.root, []).append(file)
-    return list(groups.values())
-
-
-def _reason(error: BaseException, file: SourceFile) -> str:
-    if isinstance(error, MemoryError):
-        return f"not enough memory to read it ({file.size:,} bytes on disk)"
-    if isinstance(error, OSError) and not isinstance(error, ActstoreError):
-        return f"cannot be read: {error.strerror or error}"
-    if isinstance(error, IngestError) and error.path == file.path:
-        return error.reason
-    return str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
 import io
@@ -165,6 +166,29 @@ class Sidecars:
             lines.append(f"sidecar {name}: none was read{self._kept_out(name)}")
         return lines
 
+    def taken(self) -> TableUse:
+        """Return what was used and asked since the last time, and forget the answers."""
+        asked, self._asked = self._asked, {}
+        return TableUse(self.used, asked, self._withheld)
+
+    def add(self, use: TableUse) -> None:
+        """Take in what was used and asked elsewhere."""
+        for name, paths in use.used.items():
+            self.used.setdefault(name, set()).update(paths)
+        for name, answers in use.asked.items():
+            self._asked.setdefault(name, {}).update(answers)
+        for name, withheld in use.withheld.items():
+            self._withheld.setdefault(name, {}).update(withheld)
+
+    def paths(self, files: Iterable[SourceFile]) -> set[Path]:
+        """Return all tables that would be read for some files."""
+        found: set[Path] = set()
+        for file in files:
+            for spec in self._recipe.sidecars:
+                with contextlib.suppress(SidecarError):  # said where it is needed
+                    found.update(self._paths(spec, file))
+        return found
+
     def _kept_out(self, name: str) -> str:
         """Say which tables were found and not read, because they lie outside of the source."""
         found = sorted({each.shown for each in self._withheld.get(name, {}).values()})
@@ -259,6 +283,14 @@ class Sidecars:
         self._withheld.setdefault(spec.name, {})[path] = _Withheld(
             shown.removeprefix("./"), searched=plain
         )
+
+
+class TableUse(NamedTuple):
+    """What a process has used of the tables."""
+
+    used: Mapping[str, set[Path]]
+    asked: Mapping[str, Mapping[Hashable, bool]]
+    withheld: Mapping[str, Mapping[Path, _Withheld]]
 
 
 class _Withheld(NamedTuple):

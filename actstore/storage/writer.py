@@ -96,8 +96,8 @@ class StoreWriter:
         self._small = small
         self._losses: list[narrowing.Part] = []
         self._leavings = Leavings()
-        self._own: set[str] = set()
-        """Shards that this session has committed."""
+        self.own: set[str] = set()
+        """Shards that this run has committed: this session, or others that say so."""
         self.commits: list[int] = []
         """Numbers of the commits made so far."""
         self.overtaken = 0
@@ -133,6 +133,11 @@ class StoreWriter:
     def narrowing_note(self) -> str | None:
         """What the rows of this session lost in the smaller type, in a sentence."""
         return narrowing.note(self._narrow, self._losses) if self._narrow else None
+
+    @property
+    def losses(self) -> list[narrowing.Part]:
+        """What the rows of this session lost in the smaller type, in the order they came."""
+        return list(self._losses)
 
     @property
     def pending_rows(self) -> int:
@@ -277,7 +282,7 @@ class StoreWriter:
         there = Added(0, 0)
         if found:
             replace = self._replaces if self._replace else None
-            there = incoming.present(partition, found, rows, source, self._own, replace)
+            there = incoming.present(partition, found, rows, source, self.own, replace)
             new = [at for at in range(len(rows)) if at not in found]
             if not new:
                 return there
@@ -385,7 +390,7 @@ class StoreWriter:
 
         def committed(manifest: Manifest) -> None:
             self.commits.append(manifest.number)
-            self._own.update(entry.path for entry in entries)
+            self.own.update(entry.path for entry in entries)
             for entry, (_, shard) in zip(entries, pending, strict=True):
                 self._leavings.add(entry, shard.metadata)
             known = all(key[0] in self._partitions for key, _ in pending)

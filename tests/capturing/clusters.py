@@ -29,7 +29,7 @@ from tests.capturing import crashing, families
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "ACTSTORE_TEST_OF"
 """Variable by which a test tells the processes that it has started from all others."""
-_SMALL: dict[str, Any] = {"object_store_memory": 80 << 20, "include_dashboard": False}
+SMALL: dict[str, Any] = {"object_store_memory": 80 << 20, "include_dashboard": False}
 OPTIONS: CaptureOptions = {
     "model_name": "tiny",
     "layers": "0,-1",
@@ -54,16 +54,16 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, nodes: int) -> Iterator[Any]:
-    """Start a cluster: a head where nobody works, and nodes with room for one worker each."""
+def cluster(folder: Path, nodes: int, workers: int = 1) -> Iterator[Any]:
+    """Start a cluster: a head where nobody works, and nodes with room for some workers each."""
     from ray.cluster_utils import Cluster
 
     before = dict(os.environ)
     os.environ.update(environment(folder))
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **_SMALL})
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
     try:
         for _ in range(nodes):
-            made.add_node(num_cpus=1, **_SMALL)
+            made.add_node(num_cpus=workers, **SMALL)
         made.wait_for_nodes()
         yield made
     finally:
@@ -93,17 +93,24 @@ def start(
     workers: int = 2,
     ending: int = -1,
     place: str = "ray",
+    *,
+    model: str = "tiny",
+    data: str = "q.jsonl",
+    options: CaptureOptions = OPTIONS,
 ) -> subprocess.Popen[str]:
     """Start a driver in a process of its own.
 
     Args:
-        folder: as :func:`study` has made it.
+        folder: where model and questions are, such as :func:`study` has made it.
         address: of the cluster; one of its own when missing.
         workers: how many.
         ending: number of an example that ends whoever gets it.
         place: where it captures into: in ``folder``, or in a bucket.
+        model: its folder in ``folder``.
+        data: the questions' file in ``folder``.
+        options: of the capture.
     """
-    given = (str(workers), address or "", str(ending), place)
+    given = (str(workers), address or "", str(ending), place, model, data, json.dumps(options))
     return subprocess.Popen(
         [sys.executable, "-m", "tests.capturing.clusters", *given],
         cwd=folder,
@@ -114,9 +121,9 @@ def start(
     )
 
 
-def result(driver: subprocess.Popen[str]) -> dict[str, Any]:
+def result(driver: subprocess.Popen[str], seconds: float = 300.0) -> dict[str, Any]:
     """Wait for a driver; return its summary, with what it said meanwhile as ``said``."""
-    out, err = driver.communicate(timeout=300)
+    out, err = driver.communicate(timeout=seconds)
     assert driver.returncode == 0, err
     told = [line for line in out.splitlines() if line.startswith("{")]
     assert told, (out, err)
@@ -131,20 +138,21 @@ def main() -> None:
     from actstore.capturing.workers.ray_engine import capture_with_ray
     from actstore.capturing.workers.worker import Work
 
-    workers, address, ending, place = sys.argv[1:]
-    examples = list(open_questions("q.jsonl"))
+    workers, address, ending, place, model, data, given = sys.argv[1:]
+    options: CaptureOptions = json.loads(given)
+    examples = list(open_questions(data))
     if int(ending) >= 0:
         examples[int(ending)] = replace(examples[int(ending)], extra={"end": Ending()})
-    ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
-    size = CaptureSettings(**OPTIONS).piece_size
+    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
+    size = CaptureSettings(**options).piece_size
     summary = capture_with_ray(
         Source(examples, part=Part(rank=0, world_size=1, size=size)),
         Work(
             store=place if is_bucket(place) else Path(place).resolve(),
             folder=Path.cwd(),
-            model="tiny",
+            model=model,
             load={"device": "cpu", "dtype": "float32"},
-            options=OPTIONS,
+            options=options,
             settings={},
             world_size=int(workers),
             size=size,
@@ -152,8 +160,9 @@ def main() -> None:
         ),
         note=lambda text: print(text, file=sys.stderr, flush=True),
     )
-    chosen = actstore.open(place).select(layer=0, pooling="last")
-    by_ray = None if is_bucket(place) else read_by_ray(chosen)
+    by_ray = None
+    if not is_bucket(place):
+        by_ray = read_by_ray(actstore.open(place).select(layer=0, pooling="last"))
     print(json.dumps({**summary.as_dict(), "by_ray": by_ray}))
 
 

@@ -108,6 +108,9 @@ def test_labels_by_sql_leave_other_data_alone(
         ("--first-k", "0"),
         ("--site", " "),
         ("--labels", "labels.csv"),
+        ("--workers", "2"),
+        ("--engine", "ray"),
+        ("--engine", "ray", "--workers", "2", "--strict"),
     ],
 )
 def test_options_that_cannot_work(

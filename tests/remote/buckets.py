@@ -37,14 +37,19 @@ def moto() -> Iterator[str]:
         server.stop()
 
 
-def use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
-    """Let stores be looked for at an endpoint, and nothing else of the user's be read."""
-    for name, value in {
+def variables(endpoint: str) -> dict[str, str]:
+    """The variables by which stores are looked for at an endpoint."""
+    return {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST",
         "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests",
         "AWS_REGION": "us-east-1",
-    }.items():
+    }
+
+
+def use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """Let stores be looked for at an endpoint, and nothing else of the user's be read."""
+    for name, value in variables(endpoint).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     monkeypatch.setattr(buckets, "PATIENCE", SOON)
@@ -87,6 +92,8 @@ class Proxy:
         self.seen: list[str] = []
         self.headers: dict[str, str] = {}
         """Of the latest request."""
+        self.up = self.down = 0
+        """Bytes of bodies that came from clients, and that went to them."""
         self.fault: str | None = None
         self.at = -1
         self.stays = False
@@ -119,6 +126,12 @@ class Proxy:
             now = len(self.seen) - 1
             return self.fault if now == self.at or (self.stays and now > self.at) else None
 
+    def moved(self, up: int, down: int) -> None:
+        """Count bytes of bodies."""
+        with self._lock:
+            self.up += up
+            self.down += down
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -140,6 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "reset":
             return self._break()
         status, headers, content = self._passed_on(body)
+        self.owner.moved(len(body), 0 if self.command == "HEAD" else len(content))
         if status == 404 and self.owner.no_lists:
             return self._answer(403, b"<Error><Code>AccessDenied</Code></Error>")
         if fault == "lost":

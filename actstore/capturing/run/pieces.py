@@ -13,6 +13,7 @@ from actstore.capturing.run.resume import Chain
 from actstore.capturing.run.stored_rows import StoredRows, covers
 from actstore.errors import UsageError
 from actstore.storage.manifest import Run
+from actstore.workers.handing import Numbered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +56,12 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class Piece(Numbered):
     """Some examples, and where they stand in the source."""
 
-    number: int
     start: int
     """Place of the first in the source."""
     examples: Sequence[Example]
-    again: bool = False
-    """Whether another process was at it before and was lost: some of it may be stored."""
 
     @property
     def stop(self) -> int:

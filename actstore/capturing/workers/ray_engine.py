@@ -7,8 +7,6 @@ file system that all nodes share, and answer with counts.
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,23 +20,16 @@ from actstore.capturing.run.pieces import Piece, finished
 from actstore.capturing.run.provenance import differences
 from actstore.capturing.run.stored_rows import StoredRows, prompt_of
 from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
-from actstore.capturing.workers.handing import TRIES, Hand, Pieces
 from actstore.capturing.workers.worker import Ready, State, Work, Worker
-from actstore.errors import (
-    ActstoreError,
-    CommitError,
-    ExampleError,
-    MissingExtraError,
-    MixedRunError,
-    ModelError,
-    UsageError,
-)
+from actstore.errors import CommitError, ExampleError, MixedRunError, ModelError
 from actstore.remote.bucket_address import is_bucket
 from actstore.remote.working import working
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
 from actstore.storage.transaction import Transaction
 from actstore.wording import counted
+from actstore.workers import cluster
+from actstore.workers.handing import TRIES, Hand, Pieces
 
 _LOOK = 0.5
 """Seconds between two looks at the workers."""
@@ -64,7 +55,7 @@ class _Seat:
     """Its handle: Ray's types do not know what a handle of a class of ours can do."""
     ready: Any
     """The answer to come to whether it is ready."""
-    hand: Hand = field(default_factory=Hand)
+    hand: Hand[Piece] = field(default_factory=Hand)
     running: Any = None
     """The answer to come with what it did; None before it is ready."""
     told: bool = False
@@ -91,8 +82,7 @@ def capture_with_ray(
         source: all examples; its part is the whole.
         work: what to do; ``sign`` is set here.
         gpus: of each worker.
-        address: of the cluster; the one that is known (``RAY_ADDRESS``, or ``ray.init`` before),
-            or a new one on this machine, when missing.
+        address: of the cluster; see :func:`actstore.workers.cluster.joined`.
         progress: called now and then, over all workers.
         note: told what the user should know meanwhile.
 
@@ -102,27 +92,12 @@ def capture_with_ray(
         ModelError: a piece, or loading the model, ended workers again and again.
         ActstoreError: what a worker failed with: see :func:`actstore.capture`.
     """
-    try:
-        import ray
-    except ImportError:
-        raise MissingExtraError("capturing with Ray", "ray") from None
     began = time.monotonic()
-    mine = not ray.is_initialized()
-    if mine:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise UsageError(f"Ray cluster {address or ''}: {error}") from error
-    try:
-        with contextlib.ExitStack() as held:
-            if not is_bucket(work.store):
-                change = held.enter_context(Transaction(Path(work.store)))
-                work = replace(work, sign=change.folder)
-            return _Driver(source, work, gpus, progress, note).run(began)
-    finally:
-        if mine:
-            ray.shutdown()
+    with cluster.joined(address, "capturing with Ray"), contextlib.ExitStack() as held:
+        if not is_bucket(work.store):
+            change = held.enter_context(Transaction(Path(work.store)))
+            work = replace(work, sign=change.folder)
+        return _Driver(source, work, gpus, progress, note).run(began)
 
 
 class _Driver:
@@ -156,7 +131,7 @@ class _Driver:
         self._failed_starts: Counter[int] = Counter()
         self._replaced = 0
         self._told_of_room = False
-        self._pieces = Pieces(self._left_to_do())
+        self._pieces = Pieces(self._left_to_do(), ModelError, "examples")
 
     def run(self, began: float) -> CaptureSummary:
         self._seats = [self._start(rank) for rank in range(self._count())]
@@ -210,20 +185,12 @@ class _Driver:
         for number, answer in states:
             self._seats[number] = self._supply(self._seats[number], answer)
         if self._ready is None and not self._told_of_room and time.monotonic() > began + _ROOM:
-            self._tell_of_room()
+            self._told_of_room = True
+            self._note(cluster.no_room(self._gpus, "load the model"))
         if self._pieces.none_left:
             for seat in self._seats:  # those that are still to come would have nothing to do
                 seat.done = seat.done or seat.running is None
         self._tell()
-
-    def _tell_of_room(self) -> None:
-        self._told_of_room = True
-        there = self._ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's
-        self._note(
-            f"no worker is ready yet; each needs 1 CPU and {self._gpus:g} GPUs, the cluster has "
-            f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs: they load the model, "
-            "or wait for room (ray status)"
-        )
 
     def _heard(self, seat: _Seat) -> _Seat:
         """Take in the answer of a worker that is ready, or that has done its work."""
@@ -243,11 +210,7 @@ class _Driver:
 
     def _check(self, ready: Ready) -> None:
         if not ready.sees_store:
-            raise UsageError(
-                f"node {ready.host} does not see the store {self._work.store} as this machine "
-                "does, or not its locks: put it on a file system that all nodes share, with locks "
-                "that count for all of them (NFS 4, or Lustre mounted with flock)"
-            )
+            raise cluster.unshared(ready.host, self._work.store)
         if self._ready is None:
             self._ready = ready
         elif ready.fingerprint != self._ready.fingerprint:
@@ -278,13 +241,10 @@ class _Driver:
 
     def _lost(self, seat: _Seat, error: Exception) -> _Seat:
         """Put another worker in the place of one that is gone; raise what would come again."""
-        cause = getattr(error, "cause", None)
-        for each in (cause, error):
-            if isinstance(each, ActstoreError):
-                raise each from None
+        cluster.raise_own(error)
         with contextlib.suppress(Exception):
             self._ray.kill(seat.actor)
-        reason = _reason(error)
+        reason = cluster.reason_of(error)
         if seat.running is None:
             self._failed_starts[seat.rank] += 1
             if self._failed_starts[seat.rank] >= TRIES:
@@ -299,10 +259,7 @@ class _Driver:
         self._earlier["examples"] += seat.state.examples
         self._earlier["tokens"] += seat.state.tokens
         self._replaced += 1
-        self._note(
-            f"worker {seat.rank} was lost ({reason}): another one is started"
-            + (f", {counted(left, 'piece')} not stored yet handed out again" if left else "")
-        )
+        self._note(cluster.lost(seat.rank, reason, left))
         return self._start(seat.rank)
 
     def _left_to_do(self) -> Iterator[Piece]:
@@ -428,10 +385,3 @@ def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     for each in counts:
         total.update(each)
     return dict(sorted(total.items()))
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line that says why a worker is gone."""
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

@@ -17,11 +17,11 @@ from actstore.capturing.run.options import CaptureOptions, CaptureSettings, Sour
 from actstore.capturing.run.pieces import Part, Piece
 from actstore.capturing.run.session import Session
 from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
-from actstore.errors import ActstoreError
 from actstore.models import loading
 from actstore.remote.bucket_address import is_bucket
 from actstore.remote.working import working
 from actstore.storage.staging import is_held
+from actstore.workers.cluster import sendable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +130,7 @@ class Worker:
         Raises:
             ActstoreError: it cannot be loaded, or options do not fit it.
         """
-        with _sendable():
+        with sendable():
             session = self._session = self._open()
             settings = session.settings
         return Ready(
@@ -175,7 +175,7 @@ class Worker:
             ActstoreError: as :func:`actstore.capture`.
         """
         assert self._session is not None
-        with _sendable(), self._opened:
+        with sendable(), self._opened:
             return replace(self._session.run(), asked=None)
 
     def give(self, pieces: list[Piece]) -> None:
@@ -206,16 +206,3 @@ class Worker:
 
     def _note_commit(self, pieces: int) -> None:
         self._committed = pieces
-
-
-@contextlib.contextmanager
-def _sendable() -> Iterator[None]:
-    """Turn errors that do not survive being sent into the nearest one above them that does."""
-    try:
-        yield
-    except ActstoreError as error:
-        for kind in type(error).__mro__:
-            with contextlib.suppress(TypeError):
-                if issubclass(kind, ActstoreError) and str(kind(str(error))) == str(error):
-                    raise kind(str(error)) from None
-        raise

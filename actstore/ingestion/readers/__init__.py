@@ -46,6 +46,19 @@ class Notes:
         """Add to the number that is reported with ``text``."""
         self.counts[text] += number
 
+    def taken(self) -> Notes:
+        """Return what was noted since the last time, and forget it."""
+        taken = Notes(self.lines[:], self.counts.copy())
+        self.lines.clear()
+        self.counts.clear()
+        return taken
+
+    def add(self, other: Notes) -> None:
+        """Note what was noted elsewhere."""
+        for text in other.lines:
+            self.say(text)
+        self.counts.update(other.counts)
+
     def all(self) -> tuple[str, ...]:
         """Return every note, the counted ones with their number."""
         return (*self.lines, *(f"{text}: {number:,}" for text, number in self.counts.items()))
@@ -81,6 +94,8 @@ class Reader:
 
     streams: bool = False
     """Whether ``document`` is a TableSource, to be read piece by piece."""
+    independent: bool = True
+    """Whether a file's rows are the same whichever files were read before it by this reader."""
 
     def __init__(self, recipe: Recipe, context: Context) -> None:
         self.recipe = recipe

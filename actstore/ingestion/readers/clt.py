@@ -59,6 +59,9 @@ class Capture:
 class Clt(Reader):
     """Reads ``batch_{i}_x.pt`` and ``batch_{i}_y.pt``."""
 
+    independent = False
+    """Samples are counted from batch to batch, outputs compared from layer to layer."""
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._captures: dict[Path, Capture] = {}

@@ -6,16 +6,16 @@ import pytest
 
 from actstore.capturing.prompts.example import Example
 from actstore.capturing.run.pieces import Piece, cut
-from actstore.capturing.workers.handing import TRIES, Hand, Pieces
 from actstore.errors import ModelError
+from actstore.workers.handing import TRIES, Hand, Pieces
 
 
-def pieces(count: int) -> Pieces:
+def pieces(count: int) -> Pieces[Piece]:
     examples = [Example(id=str(number), question="x") for number in range(2 * count)]
-    return Pieces(cut(iter(examples), 2))
+    return Pieces(cut(iter(examples), 2), ModelError, "examples")
 
 
-def taken(left: Pieces, count: int) -> list[Piece]:
+def taken(left: Pieces[Piece], count: int) -> list[Piece]:
     """Take pieces as a worker does that is idle each time."""
     found = [left.next(Hand()) for _ in range(count)]
     return [piece for piece in found if piece is not None]
@@ -44,7 +44,7 @@ def test_a_piece_that_came_back_is_given_alone() -> None:
     left.back(Hand(taken(left, 1)), "a kill")
     busy = Hand(taken(pieces(9), 9)[8:])
     assert left.next(busy) is None
-    idle = Hand()
+    idle: Hand[Piece] = Hand()
     piece = left.next(idle)
     assert piece is not None
     assert piece.again
@@ -55,6 +55,16 @@ def test_a_piece_that_came_back_is_given_alone() -> None:
     following = left.next(idle)
     assert following is not None
     assert following.number == 1
+
+
+def test_what_comes_again_comes_in_the_order_of_the_source() -> None:
+    left = pieces(4)
+    ones, others = taken(left, 2), taken(left, 2)
+    left.back(Hand(others), "a kill")
+    left.back(Hand(ones), "a kill")
+    assert left.first_again == 0
+    assert [piece.number for piece in taken(left, 9)] == [0, 1, 2, 3]
+    assert left.first_again is None
 
 
 def test_a_piece_that_ends_its_workers_ends_the_capture_and_is_named() -> None:

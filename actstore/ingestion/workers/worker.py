@@ -1,0 +1,231 @@
+"""One worker of an ingest: reads the files of a piece, and stores their rows when told to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from actstore.errors import ConflictError, LayoutError
+from actstore.ingestion.readers import Notes, create
+from actstore.ingestion.reading import FileReader, Outcome, Reading
+from actstore.ingestion.sidecars import TableUse
+from actstore.ingestion.width_check import Widths
+from actstore.ingestion.workers.pieces import SETTING, Finished, Piece, recorded
+from actstore.remote.bucket_address import is_bucket
+from actstore.remote.working import working
+from actstore.storage import narrowing
+from actstore.storage.manifest import Run
+from actstore.storage.source_dtypes import FormNotes
+from actstore.storage.staging import is_held
+from actstore.storage.writer import StoreWriter
+from actstore.workers.cluster import sendable
+
+_TRIES = 5
+"""Readings of a piece whose rows others bring in other versions meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What all workers of an ingest are told."""
+
+    store: Path | str
+    """Its folder, which all workers see, or its address in a bucket."""
+    folder: Path
+    """Where relative paths start."""
+    sign: Path = Path()
+    """A staging folder of the store, held by who hands the work out."""
+    reading: Reading
+    widths: Widths
+    run: Run
+    """Whose rows these are."""
+    fingerprint: str
+    message: str
+    """What the log says of the commits."""
+
+
+class Ready(NamedTuple):
+    """What a worker says when it has ordered the files."""
+
+    host: str
+    sees_store: bool
+    """Whether it sees the store, and the locks in it, that the others see."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Read:
+    """What came of a piece, but for its rows."""
+
+    outcome: Outcome
+    forms: list[tuple[str, str, Mapping[str, Any]]]
+    """What was noted of how files held their tensors: source, kind and form."""
+    notes: Notes
+    tables: TableUse
+    labels_asked: int
+    labels_found: int
+    losses: list[narrowing.Part]
+
+
+class Stored(NamedTuple):
+    """What came of a piece's commit."""
+
+    commit: int | None
+    """Its number; None where nothing was new."""
+    overtaken: int
+    """Rows that others had brought meanwhile."""
+    shards: frozenset[str]
+    """Paths of those that it made."""
+    again: Read | None
+    """What came of the piece, where it was read anew."""
+
+
+class _Forms(FormNotes):
+    """Keeps what is noted, to be noted where all pieces come together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[tuple[str, str, Mapping[str, Any]]] = []
+
+    def note(self, source: str, *, kind: str = "", **form: Any) -> None:
+        self.noted.append((source, kind, form))
+
+
+class Worker:
+    """Reads pieces and stores them."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._opened = contextlib.ExitStack()
+        self._forms = _Forms()
+        self._output: StoreWriter | None = None
+        self._own: set[str] = set()
+
+    def ready(self) -> Ready:
+        """Order the files, as a reader must before it reads one.
+
+        Raises:
+            ActstoreError: the store cannot be opened.
+        """
+        work = self._work
+        with sendable():
+            if work.folder.is_dir():
+                os.chdir(work.folder)
+            self._root = self._opened.enter_context(working(work.store))
+            self._reader = create(work.reading.found.recipe, work.reading.context(self._forms))
+            work.reading.arranged(self._reader)
+            self._noted()  # the process that hands pieces out has noted the same
+        sees = is_bucket(work.store) or is_held(work.sign)
+        return Ready(host=platform.node(), sees_store=sees)
+
+    def learn(self, shards: Sequence[str]) -> None:
+        """Know shards that other workers of this run have made: their rows are not others'."""
+        self._own.update(shards)
+        if self._output is not None:
+            self._output.own |= self._own
+
+    def read(self, piece: Piece) -> Read:
+        """Read a piece; its rows wait for :meth:`store`, and are dropped if another one comes.
+
+        Raises:
+            CommitError: the store cannot be written.
+        """
+        with sendable():
+            self._piece = piece
+            found = self._read()
+            self._outcome = found.outcome
+            return found
+
+    def _read(self) -> Read:
+        work = self._work
+        if self._output is None or self._output.pending_rows:
+            self.end_writing()
+            narrow = narrowing.narrow_of(work.reading.options.storage_dtype)
+            self._output = StoreWriter(
+                self._root, run=work.run, checkpoint_bytes=None, narrow=narrow
+            )
+            self._output.own |= self._own
+        before = len(self._output.losses)
+        reader = FileReader(work.reading, self._reader, work.widths, self._output)
+        outcome = reader.read(self._piece.files)
+        return self._noted(outcome, self._output.losses[before:])
+
+    def _noted(self, outcome: Outcome | None = None, losses: Any = ()) -> Read:
+        """Hand out what was noted since the last time."""
+        context, labels = self._reader.context, self._work.reading.labels
+        asked, found = (labels.asked, labels.found) if labels is not None else (0, 0)
+        if labels is not None:
+            labels.asked = labels.found = 0
+        forms, self._forms.noted = self._forms.noted, []
+        return Read(
+            outcome=outcome or Outcome(),
+            forms=forms,
+            notes=context.notes.taken(),
+            tables=context.sidecars.taken(),
+            labels_asked=asked,
+            labels_found=found,
+            losses=list(losses),
+        )
+
+    def store(self, run: Run, done: Mapping[str, Finished], rows: int) -> Stored:
+        """Commit the piece that was read last. All before it are stored by now.
+
+        Args:
+            run: the record of the run, with what was noted of all pieces up to this one.
+            done: the pieces that the run has finished before.
+            rows: how many it has stored.
+
+        Raises:
+            CommitError: the store cannot be written.
+        """
+        with sendable():
+            again = None
+            for tried in range(_TRIES):
+                try:
+                    return self._store(run, done, rows)._replace(again=again)
+                except (ConflictError, LayoutError):
+                    # A piece before it has a row of it in another version: the file that has it
+                    # too is refused when it is read again, as if one process had read both.
+                    if tried == _TRIES - 1:
+                        raise
+                    again = self.read(self._piece)
+            raise AssertionError
+
+    def _store(self, run: Run, done: Mapping[str, Finished], rows: int) -> Stored:
+        output = self._output
+        assert output is not None
+        before, pending, known = output.overtaken, output.pending_rows, set(output.own)
+
+        def record(_: Run, overtaken: int) -> Run:
+            own = rows + pending - (overtaken - before)
+            there = {**done, **finished_by(self._piece, self._outcome)}
+            note = recorded(self._work.fingerprint, there, own)
+            return replace(run, settings={**run.settings, SETTING: note})
+
+        output.recorded = record
+        commit = output.commit(operation="ingest", message=self._work.message)
+        made = frozenset(output.own - known)
+        self._own |= made
+        return Stored(commit, output.overtaken - before, made, None)
+
+    def end_writing(self) -> None:
+        """Give the store's staging folder back, and what waits for a commit up."""
+        if self._output is not None:
+            self._output.close()
+            self._output = None
+
+    def end(self) -> None:
+        """Leave the store."""
+        with sendable():
+            self.end_writing()
+            self._opened.close()
+
+
+def finished_by(piece: Piece, outcome: Outcome) -> dict[str, Finished]:
+    """Return a piece as finished; nothing where files were refused, to name them the next time."""
+    if outcome.refused or outcome.foreign:
+        return {}
+    return {piece.digest: Finished(outcome.read, outcome.tally.rows)}
