@@ -89,6 +89,7 @@ def run(project: Project, chosen: Iterable[Mutant], results: Path, *, seed: int)
                 record = {
                     **asdict(mutant),
                     "outcome": outcome,
+                    "by": attempt.failed,
                     "seconds": round(time.monotonic() - began, 1),
                     "source": digest,
                     "state": state,
