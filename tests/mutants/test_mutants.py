@@ -151,13 +151,13 @@ def test_survivors_are_found_and_nothing_is_touched(
     records = [json.loads(line) for line in results.read_text().splitlines()]
     assert records[0]["where"] == "unused"
     assert {(one["where"], one["was"], one["becomes"]): one["outcome"] for one in records} == {
-        ("unused", "[]", "None"): "not reached",
+        ("unused", "[]", "None"): "survived",
         ("", "10", "11"): "survived",  # the test asks for LIMIT itself
         ("clamp", "low", "None"): "killed",
         ("clamp", "min(value, LIMIT)", "None"): "killed",
     }
     told = capsys.readouterr().out
-    assert "  tiny/room/thing.py:11 in unused: []  →  None (no test calls it)\n" in told
+    assert "  tiny/room/thing.py:11 in unused: []  →  None\n" in told
     assert "  tiny/room/thing.py:1: 10  →  11\n" in told
     assert "2 of 4 mutants noticed: 50.0 % (0 by taking too long); 1 more are listed" in told
     # A second run takes up what the first one found.

@@ -2,8 +2,8 @@
 
 The working tree is only read. Which tests enter which block of code is learned by running each
 file of tests once. Those that enter the changed one run, quick ones first and up to the first
-that fails: of the file that is named after the module, then of the folder's other files. If none
-notices, these files' other tests run: they may share what was made once.
+that fails. If none notices, the other tests of these files run: they may share what was made once.
+Before anything is learned, the files that are about the module run whole.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import Any, Literal
@@ -35,8 +36,10 @@ _ENOUGH = 60
 and what only those left out would notice counts as survived."""
 _SLOWER, _SPARE = 5, 20
 """A test may compute so many times as long as without the mutant, and so many seconds longer."""
-_WAITING = 3
-"""So many times as long it may take in all: a machine may have other things to do."""
+_UNKNOWN = 120
+"""So many seconds, a test of which nothing is known."""
+_WAITING, _LONGER = 5, 600
+"""So many times as long, and so many seconds longer, a run may last: a machine may be busy."""
 _LEARNING = 1200
 """Seconds of computing, for all tests of a file."""
 ATTACKS = frozenset(
@@ -52,7 +55,7 @@ ATTACKS = frozenset(
 )
 """Files that are not asked: each takes minutes, and most of it in processes that nobody watches.
 What only they would notice counts as survived."""
-_PASSED, _USAGE, _NOTHING = 0, 4, 5
+_PASSED, _NOTHING = 0, 5
 """pytest's exit codes that say nothing of the mutant; others, and signals, are of its making."""
 
 
@@ -115,7 +118,11 @@ class Trial:
         self._seed = seed
         self._memory = memory
         self._known: dict[str, dict[str, Any]] = {}
+        self._libraries: set[str] = set()
+        for kept in memory.glob("*.json"):
+            self._libraries |= set(json.loads(kept.read_text("utf-8"))["libraries"])
         self._sound: set[str] = set()
+        self._unsound: set[str] = set()
         for name in ("home", "temporary"):
             (copy / name).mkdir()
         for name in project.files():
@@ -155,73 +162,77 @@ class Trial:
         self._server.communicate()
 
     def try_out(self, mutant: Mutant) -> Outcome:
-        """Return what the tests say to a mutant: first those in the file named after its module."""
+        """Return what the tests say to a mutant: first those of the files about its module."""
         self.failed = None
         files = self._files(self.project.folder(mutant.path))
-        named = [name for name in files if Path(name).stem == f"test_{Path(mutant.path).stem}"]
-        others = [name for name in files if name not in named]
+        about = [file for file in files if self._is_about(file, Path(mutant.path).stem)]
+        # To run these whole costs no more than to learn what each of their tests enters.
+        whole = [file for file in about if not self._of(file)]
+        if outcome := self._noticed(mutant, whole, dict.fromkeys(whole, _UNKNOWN)):
+            return outcome
+        known = [file for file in files if self._of(file)]
         block = block_at(self.source(mutant.path), mutant.line)
         left = _ENOUGH
         reached: list[str] = []
-        for some in (named, others):
-            tests = self._learned(some)
-            touching = [name for name, test in tests.items() if _touches(test, mutant.path, block)]
-            outcome, left = self._noticed(mutant, touching, left)
-            if outcome:
+        for some in (known, *([file] for file in files if file not in known)):
+            touching = [
+                test
+                for test, found in self._learned(some).items()
+                if _touches(found, mutant.path, block)
+            ]
+            chosen = self._chosen(touching, left)
+            if outcome := self._noticed(mutant, some, chosen):
                 return outcome
+            left -= sum(map(self._seconds, chosen))
             reached += touching
-        whole = set(map(_file, reached))
-        rest = [
-            name
-            for name in self._learned(files)
-            if _file(name) in whole and name not in set(reached)
-        ]
-        outcome, _ = self._noticed(mutant, rest, left)
-        return outcome or ("survived" if reached else "not reached")
+        seen = set(map(_file, reached))
+        rest = set(self._learned(sorted(seen))) - set(reached)
+        outcome = self._noticed(mutant, sorted(seen), self._chosen(rest, left))
+        return outcome or ("survived" if reached or whole else "not reached")
 
     def _noticed(
-        self, mutant: Mutant, tests: Iterable[str], most: float
-    ) -> tuple[Outcome | None, float]:
-        """Run tests on a mutant, quick ones first, and say what came of it: None where all pass.
+        self, mutant: Mutant, files: Sequence[str], allowed: Mapping[str, float]
+    ) -> Outcome | None:
+        """Run tests on a mutant and say what came of it: None where all pass.
 
         Args:
             mutant: what is tried.
-            tests: which tests.
-            most: seconds of computing that they may take together: the others are not asked.
-
-        Returns:
-            The outcome, and how many of the seconds are left.
+            files: where the tests are.
+            allowed: for each test, or for all of a file, the seconds of computing it may take.
         """
-        allowed = {}
-        for test in self._ordered(tests):
-            most -= self._seconds(test)
-            if most < 0:
-                break
-            allowed[test] = _SLOWER * self._seconds(test) + _SPARE
         while allowed:
             with self._changed(mutant):
-                code, failed = self._run(allowed)
+                code, failed = self._run(files, allowed, mutant.where)
             if code in (_PASSED, _NOTHING):
                 break
-            if code == _USAGE:
-                raise RuntimeError(f"pytest did not understand how it was called for {mutant}")
-            # Without a name: it broke the import, or ended the process.
-            blamed = failed or next(iter(allowed))
-            if self._passes(blamed):
+            if code in (None, -signal.SIGXCPU):
+                return "timed out"
+            if failed is None:  # it broke an import, or the process: if that is of its making
+                return None if self._run(files, allowed)[0] == code else "killed"
+            if self._passes(failed):
                 self.failed = failed
-                return "timed out" if code in (None, -signal.SIGXCPU) else "killed", most
-            del allowed[blamed]
-        return None, most
+                return "killed"
+            self._unsound.add(failed)
+        return None
 
     def _passes(self, test: str) -> bool:
         """Say whether a test passes without a mutant, alone: some may do so only after others."""
         if test not in self._sound:
-            code, _ = self._run({test: _SLOWER * self._seconds(test) + _SPARE})
+            code, _ = self._run([_file(test)], {test: _UNKNOWN})
             if code != _PASSED:
-                del self._known[_file(test)]["tests"][test]
                 return False
             self._sound.add(test)
         return True
+
+    def _chosen(self, tests: Iterable[str], most: float) -> dict[str, float]:
+        """Return quick tests, up to some seconds together, with what each may take."""
+        chosen = {}
+        for test in self._ordered(tests):
+            most -= self._seconds(test)
+            if most < 0:
+                break
+            chosen[test] = _SLOWER * self._seconds(test) + _SPARE
+        return chosen
 
     def _ordered(self, tests: Iterable[str]) -> list[str]:
         """Return tests with quick ones first; those of a file stay together, as they share much."""
@@ -252,33 +263,50 @@ class Trial:
 
     def _learned(self, files: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Return the tests of some files that pass, with their seconds and what they enter."""
-        for name in files:
-            if name not in self._known:
-                kept = self._memory / f"{name.replace('/', '.').removesuffix('.py')}.json"
-                found = json.loads(kept.read_text("utf-8")) if kept.exists() else None
-                if found is None or any(
-                    digest != (self._hashes | {name: _hash(self.source(name))}).get(path)
-                    for path, digest in found["hashes"].items()
-                ):
-                    found = self._learn(name)
-                    self._memory.mkdir(parents=True, exist_ok=True)
-                    kept.write_text(json.dumps(found), "utf-8")
-                self._known[name] = found
-        return {test: found for name in files for test, found in self._known[name]["tests"].items()}
+        return {
+            test: found
+            for file in files
+            for test, found in (self._of(file) or self._learn(file))["tests"].items()
+        }
+
+    def _of(self, file: str) -> dict[str, Any] | None:
+        """Return what is known of a file of tests, as long as what it follows from is the same."""
+        if file not in self._known and self._kept(file).exists():
+            found = json.loads(self._kept(file).read_text("utf-8"))
+            now = {**self._hashes, file: _hash(self.source(file))}
+            if all(now.get(path) == digest for path, digest in found["hashes"].items()):
+                self._known[file] = found
+        return self._known.get(file)
+
+    def _kept(self, file: str) -> Path:
+        return self._memory / f"{file.replace('/', '.').removesuffix('.py')}.json"
 
     def _learn(self, file: str) -> dict[str, Any]:
-        """Run a file's tests on unchanged code; what was seen holds while that code is the same."""
+        """Run a file's tests on unchanged code, and remember what was seen."""
         print(f"learning what is called by {file}", flush=True)
         seen = self._copy.parent / "seen.json"
         seen.unlink(missing_ok=True)
-        code, _ = self._run({}, learn=file, seen=seen)
+        code, _ = self._run([file], {file: _LEARNING}, seen=seen)
         if not seen.exists():
             raise RuntimeError(f"pytest ended with {code} on unchanged code: {file}")
         found: dict[str, Any] = json.loads(seen.read_text("utf-8"))
         entered = {path for test in found["tests"].values() for path, _ in test["marks"]}
         found["hashes"] = {path: self._hashes[path] for path in sorted(entered)}
         found["hashes"][file] = _hash(self.source(file))
+        self._memory.mkdir(parents=True, exist_ok=True)
+        whole = self._kept(file).with_suffix(f".{os.getpid()}")  # others may read it meanwhile
+        whole.write_text(json.dumps(found), "utf-8")
+        whole.replace(self._kept(file))
+        self._known[file] = found
+        self._libraries |= set(found["libraries"])
         return found
+
+    def _is_about(self, file: str, module: str) -> bool:
+        """Say whether a file of tests is named after a module, or imports it by its name."""
+        if Path(file).stem == f"test_{module}":
+            return True
+        imported = rf"^\s*(from|import) .*\b{module}\b"
+        return re.search(imported.encode(), self.source(file), re.MULTILINE) is not None
 
     def source(self, path: str) -> bytes:
         return (self._copy / path).read_bytes()
@@ -291,21 +319,28 @@ class Trial:
         )
 
     def _run(
-        self, allowed: Mapping[str, float], *, learn: str = "", seen: Path | None = None
+        self,
+        files: Sequence[str],
+        allowed: Mapping[str, float],
+        where: str = "",
+        *,
+        seen: Path | None = None,
     ) -> tuple[int | None, str | None]:
-        """Run tests, or learn of a file; return the exit code and the test that failed."""
+        """Run tests; return the exit code and the test that failed."""
         failed = self._copy.parent / "failed"
         failed.unlink(missing_ok=True)
-        files = [learn] if learn else list(dict.fromkeys(map(_file, allowed)))
+        seconds = _SPARE + sum(allowed.values())
         asked = {
-            "files": files,
+            "files": [file for file in files if any(_file(test) == file for test in allowed)],
             "allowed": allowed,
+            "without": sorted(self._unsound),
+            "likely": where.rpartition(".")[2],
             "failed": str(failed),
             "seen": str(seen) if seen else None,
-            "libraries": sorted({n for file in self._known.values() for n in file["libraries"]}),
+            "libraries": sorted(self._libraries),
             "seed": self._seed,
-            "seconds": _LEARNING if learn else math.ceil(_SPARE + sum(allowed.values())),
-            "wait": _WAITING * _LEARNING if learn else _WAITING * (_SPARE + sum(allowed.values())),
+            "seconds": math.ceil(seconds),
+            "wait": _WAITING * seconds + _LONGER,
         }
         assert self._server.stdin is not None
         assert self._server.stdout is not None

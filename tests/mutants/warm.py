@@ -115,7 +115,8 @@ def _run(asked: dict[str, Any], root: str, package: str) -> NoReturn:
         plugin: object
         if asked["seen"] is None:
             words.append("-x")
-            plugin = Only(asked["allowed"], Path(asked["failed"]))
+            chosen = (asked["allowed"], asked["without"], asked["likely"])
+            plugin = Only(*chosen, Path(asked["failed"]))
         else:
             marking = Marking(Path.cwd(), package)
             sys.meta_path.insert(0, marking)

@@ -8,7 +8,7 @@ import resource
 import sys
 import sysconfig
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,23 +87,45 @@ def _computed() -> float:
 
 
 class Only:
-    """Runs some tests in the order given, each with seconds of computing that it may take."""
+    """Runs some tests, each with seconds of computing that it may take.
 
-    def __init__(self, allowed: Mapping[str, float], failed: Path) -> None:
+    Args:
+        allowed: the seconds of each test in the order that they run in, or those of each in a file.
+        without: tests that are left out.
+        likely: a word; of a file the tests that speak of it come first.
+        failed: where the name of a test that fails is written.
+    """
+
+    def __init__(
+        self, allowed: Mapping[str, float], without: Sequence[str], likely: str, failed: Path
+    ) -> None:
         self._allowed = allowed
-        self._places = {test: place for place, test in enumerate(allowed)}
+        self._without = set(without)
+        self._likely = likely
         self._failed = failed
+        self._places = {test: place for place, test in enumerate(allowed)}
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if item.nodeid in self._places]
-        items.sort(key=lambda item: self._places[item.nodeid])
+        names = {item: _named(item.nodeid, self._allowed) for item in items}
+        items[:] = [item for item in items if names[item] and item.nodeid not in self._without]
+        items.sort(key=lambda item: (self._places[names[item]], not self._speaks(item)))
+
+    def _speaks(self, item: pytest.Item) -> bool:
+        code = getattr(getattr(item, "function", None), "__code__", None)
+        return code is not None and self._likely in code.co_names
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         _, most = resource.getrlimit(resource.RLIMIT_CPU)
-        until = int(time.process_time() + self._allowed[item.nodeid]) + 1
+        allowed = self._allowed[_named(item.nodeid, self._allowed)]
+        until = int(time.process_time() + allowed) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (until, most))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self._failed.write_text(report.nodeid)
+
+
+def _named(test: str, allowed: Mapping[str, float]) -> str:
+    """Return the test's name, or its file's, whichever is among these; empty where none is."""
+    return next((name for name in (test, test.partition("::")[0]) if name in allowed), "")
