@@ -31,7 +31,7 @@ from tests.mutants.changes import Mutant
 
 Outcome = Literal["killed", "timed out", "survived", "not reached"]
 _NOTICED = frozenset({"killed", "timed out"})
-_ENOUGH = 60
+_ENOUGH = 60.0
 """Seconds of computing that a mutant's tests may take together, without it. Quick ones come first,
 and what only those left out would notice counts as survived."""
 _SLOWER, _SPARE = 5, 20

@@ -42,9 +42,9 @@ class Watch:
         began = _computed()
         result = yield
         shared: set[int] = set()
-        for definitions in item._fixtureinfo.name2fixturedefs.values():
-            for definition in definitions:
-                shared |= self._made.get(definition, set())
+        if isinstance(item, pytest.Function):
+            for definitions in item._fixtureinfo.name2fixturedefs.values():
+                shared = shared.union(*(self._made.get(each, ()) for each in definitions))
         self._tests[item.nodeid] = {
             "seconds": round(_computed() - began, 2),
             "marks": self._marking.marks(self._seen | shared | self._imported),

@@ -243,7 +243,7 @@ def test_a_histogram_of_one_value_has_room_beside_it(tmp_path: Path) -> None:
         (axes,) = plots.histogram(store.select(), by=None).axes
     (drawn,) = axes.patches
     assert isinstance(drawn, StepPatch)
-    edges = drawn.get_data().edges
+    _, edges, _ = drawn.get_data()
     assert (edges[0], edges[-1]) == (1, 3)
 
 
