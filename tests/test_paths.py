@@ -61,6 +61,14 @@ def test_names_that_no_disk_can_hold(text: str, reason: str) -> None:
     assert isinstance(caught.value, UsageError)
 
 
+def test_a_store_may_be_named_by_a_file_address(tmp_path: Path) -> None:
+    assert paths.local_store(tmp_path / "s") == tmp_path / "s"
+    assert paths.local_store("s.store") == Path("s.store")
+    assert paths.local_store(f"FILE://{tmp_path}/with%20space") == tmp_path / "with space"
+    with pytest.raises(PathError, match="three slashes"):
+        paths.local_store("file://elsewhere/s")
+
+
 def test_names_of_every_script_are_names(tmp_path: Path) -> None:
     for name in ("актив", "活性化", "ενεργ", "تنشيط", "🧠", "a b\tc", "-x", "'\"$(x)`", "n" * 255):
         (tmp_path / name).write_bytes(name.encode())

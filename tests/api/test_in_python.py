@@ -99,6 +99,15 @@ def test_pandas_and_polars_read_every_frame(store: actstore.Store) -> None:
     assert pl.DataFrame(nearest).schema["score"] == pl.Float32
 
 
+def test_the_nearest_go_by_the_metric_that_is_asked_for(store: actstore.Store) -> None:
+    vectors = store.select().numpy().astype(np.float64)
+    products = vectors @ vectors[0]
+    found = store.nearest(vectors[0], k=COUNT, metric="dot", columns=["example_id"])
+    assert found["example_id"].to_pylist() == [f"e{n}" for n in np.argsort(-products)]
+    by_angle = store.nearest(vectors[0], k=COUNT, columns=["example_id"])
+    assert by_angle["example_id"].to_pylist() != found["example_id"].to_pylist()
+
+
 def test_xy_goes_through_a_pipeline_and_a_search(store: actstore.Store) -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, GroupKFold

@@ -61,8 +61,9 @@ def again(store: Path, model: Any, tokenizer: Any, count: int = 12, **options: A
         {"pool": "prompt.last,response.mean,all.max", "max_new_tokens": 5, "batch_size": "auto"},
         {"sites": "embeddings,mlp_out,final_norm", "chat_template": False, "system": None},
         {"storage_dtype": "float16", "system": "be brief", "exclude": ["bos", "special"]},
+        {"storage_dtype": "int8"},
     ],
-    ids=["prompt", "response", "sites", "half"],
+    ids=["prompt", "response", "sites", "half", "int8"],
 )
 def test_what_was_captured_is_found_again(
     model: Any, tokenizer: Any, tmp_path: Path, options: dict[str, Any]

@@ -18,6 +18,7 @@ from actstore.commands.exit_codes import Exit
 from actstore.commands.options import Spelled
 from tests.commands.conftest import Command
 
+NUMBERS = click.types.IntParamType | click.types.FloatParamType
 ABOUT_NO_STORE = ("contracts", "queries", "recipes")
 
 
@@ -41,6 +42,20 @@ def test_every_command_prints_every_format(name: str) -> None:
     assert isinstance(option.type, click.Choice)
     assert {"table", "json", "jsonl", "csv", "markdown"} <= set(option.type.choices)
     assert "--json" in spellings(name)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_help_says_what_each_option_is_takes_and_has_by_default(name: str) -> None:
+    for param in parsed(name).params:
+        if not isinstance(param, click.Option) or param.hidden:
+            continue
+        assert param.help, param.opts
+        if param.is_flag:
+            continue
+        if not isinstance(param.type, NUMBERS | click.Choice) and "--host" not in param.opts:
+            assert param.metavar, param.opts
+        if isinstance(param.default, str | int | float):
+            assert param.show_default, param.opts
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

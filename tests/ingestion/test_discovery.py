@@ -192,6 +192,7 @@ def test_where_nothing_fits_the_error_says_what_was_seen(tmp_path: Path) -> None
     text = str(caught.value)
     for words in ("no recipe fits", "3 files (2 .txt, 1 .pt)", "probe.pt", "amber", "--recipe"):
         assert words in text
+    assert "weights: [3]: by its name no activations" in text
     with pytest.raises(RecipeError, match=r"no file fits recipe amber \(sample_"):
         discover([tmp_path], recipe=recipes.load("amber"))
 

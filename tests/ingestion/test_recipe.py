@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,19 @@ def problems(text: str) -> list[str]:
     head, *lines = str(caught.value).splitlines()
     assert head.startswith("mine.toml: ")
     return [line.removeprefix("  - ") for line in lines]
+
+
+def test_recipes_are_utf8_whatever_the_locale_says() -> None:
+    code = "from actstore.ingestion import recipes; print(len(recipes.known()))"
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **locale},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert int(done.stdout) == len(recipes.known())
 
 
 @pytest.mark.parametrize("path", sorted(resources.folder("ingest").glob("*.toml")), ids=str)

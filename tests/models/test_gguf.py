@@ -215,6 +215,12 @@ def test_files_that_cannot_be_read_alone_or_right(
     assert said in _refusal(tmp_path / "m.gguf")
 
 
+def test_of_many_missing_weights_three_are_named(packed: Path) -> None:
+    header = files.check(packed)
+    with pytest.raises(ModelError, match=r"5 weights .*\(a, b, c …\)"):
+        files.check_loaded(header, {"d", "b", "a", "e", "c"})
+
+
 def test_weights_that_are_missing_are_never_made_up(tmp_path: Path) -> None:
     gguf_files.write(tmp_path / "m.gguf", gguf_files.model(), leave_out="blk.1.ffn_up.weight")
     text = _refusal(tmp_path / "m.gguf")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from actstore.models.identity import checkpoint_digest
+from actstore.models.identity import checkpoint_digest, weights_digest
 
 
 def saved(folder: Path, **tensors: torch.Tensor) -> Path:
@@ -32,3 +33,24 @@ def test_weights_are_told_apart_by_value_name_and_size(tmp_path: Path) -> None:
 def test_without_such_files_nothing_is_known(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     assert checkpoint_digest(tmp_path) is None
+
+
+def test_loaded_weights_are_told_apart_by_value_name_and_size() -> None:
+    def digest(**tensors: torch.Tensor) -> str | None:
+        return weights_digest(nn.ParameterDict(tensors))
+
+    one, nothing = torch.arange(600.0).reshape(20, 30), torch.ones(0)
+    found = [
+        digest(one=one, two=nothing),
+        digest(one=one * 2, two=nothing),
+        digest(other=one, two=nothing),
+        digest(one=one[:19], two=nothing),
+        digest(one=one.T.contiguous(), two=nothing),
+    ]
+    assert None not in found
+    assert len(set(found)) == 5
+    assert digest(one=one.clone(), two=nothing) == found[0]
+
+
+def test_weights_that_are_not_here_have_no_digest() -> None:
+    assert weights_digest(nn.Linear(2, 3, device="meta")) is None

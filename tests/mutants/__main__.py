@@ -67,8 +67,6 @@ def run(project: Project, chosen: Iterable[Mutant], results: Path, *, seed: int)
     is the same; any, while the package and the tests are.
     """
     results.parent.mkdir(parents=True, exist_ok=True)
-    lines = results.read_text("utf-8").splitlines() if results.exists() else []
-    known = {_key(record): record for record in map(json.loads, lines)}
     found = []
     mutants_ = list(chosen)
     with trial(project, results.parent / "tests", seed) as attempt:
@@ -76,6 +74,9 @@ def run(project: Project, chosen: Iterable[Mutant], results: Path, *, seed: int)
             source = attempt.source(mutant.path)
             if not valid(mutant, source):
                 continue
+            # Read again each time: another run may have tried it meanwhile.
+            lines = results.read_text("utf-8").splitlines() if results.exists() else []
+            known = {_key(record): record for record in map(json.loads, lines)}
             record = known.get(_key(asdict(mutant)))
             digest = hashlib.sha256(source).hexdigest()[:16]
             state = attempt.state(mutant)
@@ -89,6 +90,7 @@ def run(project: Project, chosen: Iterable[Mutant], results: Path, *, seed: int)
                 record = {
                     **asdict(mutant),
                     "outcome": outcome,
+                    "by": attempt.failed,
                     "seconds": round(time.monotonic() - began, 1),
                     "source": digest,
                     "state": state,

@@ -10,7 +10,7 @@ import pytest
 
 from tests.mutants import __main__ as tool
 from tests.mutants.changes import mutants
-from tests.mutants.trying import ATTACKS, Project, valid
+from tests.mutants.trying import ATTACKS, Project, trial, valid
 
 CODE = '''"""A tiny module."""
 from __future__ import annotations
@@ -64,6 +64,28 @@ TESTS = """from tiny.room.thing import LIMIT, clamp
 
 def test_clamp():
     assert [clamp(value, 0) for value in (-3, 4, 99)] == [0, 4, LIMIT]
+"""
+
+MORE = """from importlib import import_module
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def found():
+    return import_module("tiny.room.thing").unused()
+
+
+def test_nothing():
+    pass
+
+
+def test_the_first(found):
+    assert isinstance(found, list)
+
+
+def test_the_second(found):
+    assert found == []
 """
 
 
@@ -151,13 +173,13 @@ def test_survivors_are_found_and_nothing_is_touched(
     records = [json.loads(line) for line in results.read_text().splitlines()]
     assert records[0]["where"] == "unused"
     assert {(one["where"], one["was"], one["becomes"]): one["outcome"] for one in records} == {
-        ("unused", "[]", "None"): "not reached",
+        ("unused", "[]", "None"): "survived",
         ("", "10", "11"): "survived",  # the test asks for LIMIT itself
         ("clamp", "low", "None"): "killed",
         ("clamp", "min(value, LIMIT)", "None"): "killed",
     }
     told = capsys.readouterr().out
-    assert "  tiny/room/thing.py:11 in unused: []  →  None (no test calls it)\n" in told
+    assert "  tiny/room/thing.py:11 in unused: []  →  None\n" in told
     assert "  tiny/room/thing.py:1: 10  →  11\n" in told
     assert "2 of 4 mutants noticed: 50.0 % (0 by taking too long); 1 more are listed" in told
     # A second run takes up what the first one found.
@@ -165,6 +187,24 @@ def test_survivors_are_found_and_nothing_is_touched(
     more = [json.loads(line) for line in results.read_text().splitlines()]
     assert more[:4] == records
     assert {one["path"] for one in more[4:]} == {"tiny/other.py"}
+
+
+def test_what_other_files_enter_is_learned_and_kept(project: Project, tmp_path: Path) -> None:
+    thing = project.root / "tiny/room/thing.py"
+    thing.write_text(FEW.replace("UNUSED", "[]"))
+    more = "tests/room/test_more.py"  # it is about no module, by its name or its imports
+    (project.root / more).write_text(MORE)
+    (mutant,) = [one for one in mutants("tiny/room/thing.py", thing.read_bytes()) if one.line == 11]
+    memory = tmp_path / "memory"
+    with trial(project, memory, seed=0) as attempt:
+        assert attempt.try_out(mutant) == "killed"
+        assert attempt.failed == f"{more}::test_the_first"
+    kept = json.loads((memory / "tests.room.test_more.json").read_text())
+    entered = {test.partition("::")[2]: found["marks"] for test, found in kept["tests"].items()}
+    # What a fixture does is done for each test that shares it.
+    unused = [["tiny/room/thing.py", 11]]
+    assert entered == {"test_nothing": [], "test_the_first": unused, "test_the_second": unused}
+    assert set(kept["hashes"]) == {"tiny/room/thing.py", more}
 
 
 def test_the_listed_equivalents_are_there() -> None:

@@ -1,9 +1,9 @@
 """Mutants tried in a copy of the project, each against the tests of its own folder.
 
-The working tree is only read. Which tests call which function is learned by running them once.
-Those that call the changed one run: first of the file that is named after the module, then of
-the folder's other files, and if none notices, these files run whole: tests may share what was
-made once.
+The working tree is only read. Which tests enter which block of code is learned by running each
+file of tests once. Those that enter the changed one run, quick ones first and up to the first
+that fails. If none notices, the other tests of these files run: they may share what was made once.
+Before anything is learned, the files that are about the module run whole.
 """
 
 from __future__ import annotations
@@ -15,27 +15,33 @@ import hashlib
 import json
 import math
 import os
-import resource
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import Any, Literal
 
+from tests.mutants.blocks import block_at
 from tests.mutants.changes import Mutant
 
 Outcome = Literal["killed", "timed out", "survived", "not reached"]
 _NOTICED = frozenset({"killed", "timed out"})
-_SLOWER, _SPARE = 4, 60
-"""A mutant may compute so many times as long as its tests take without it, and so much longer."""
-_WAITING = 10
-"""So many times as long it may take in all: a machine may have other things to do."""
-_LEARNING = 3600
-"""Seconds of computing, for all tests of a folder."""
+_ENOUGH = 60.0
+"""Seconds of computing that a mutant's tests may take together, without it. Quick ones come first,
+and what only those left out would notice counts as survived."""
+_SLOWER, _SPARE = 5, 20
+"""A test may compute so many times as long as without the mutant, and so many seconds longer."""
+_UNKNOWN = 120
+"""So many seconds, a test of which nothing is known."""
+_WAITING, _LONGER = 5, 600
+"""So many times as long, and so many seconds longer, a run may last: a machine may be busy."""
+_LEARNING = 1200
+"""Seconds of computing, for all tests of a file."""
 ATTACKS = frozenset(
     {
         "test_crashes.py",
@@ -49,9 +55,7 @@ ATTACKS = frozenset(
 )
 """Files that are not asked: each takes minutes, and most of it in processes that nobody watches.
 What only they would notice counts as survived."""
-_MEMORY, _FILE = 24 << 30, 4 << 30
-"""Bytes of memory and in one file that a mutant may ask for."""
-_PASSED, _USAGE, _NOTHING = 0, 4, 5
+_PASSED, _NOTHING = 0, 5
 """pytest's exit codes that say nothing of the mutant; others, and signals, are of its making."""
 
 
@@ -108,10 +112,17 @@ class Trial:
 
     def __init__(self, project: Project, copy: Path, memory: Path, seed: int) -> None:
         self.project = project
+        self.failed: str | None = None
+        """The test that noticed the last mutant; None where none did, or it broke the import."""
         self._copy = copy / "project"
         self._seed = seed
         self._memory = memory
         self._known: dict[str, dict[str, Any]] = {}
+        self._libraries: set[str] = set()
+        for kept in memory.glob("*.json"):
+            self._libraries |= set(json.loads(kept.read_text("utf-8"))["libraries"])
+        self._sound: set[str] = set()
+        self._unsound: set[str] = set()
         for name in ("home", "temporary"):
             (copy / name).mkdir()
         for name in project.files():
@@ -121,61 +132,128 @@ class Trial:
         for name in (".venv", ".models"):  # not git's, and looked for by tests
             if (project.root / name).exists():
                 (self._copy / name).symlink_to((project.root / name).resolve())
-        sources = sorted((self._copy / project.package).rglob("*.py"))
-        hashes = [hashlib.sha256(path.read_bytes()).digest() for path in sources]
-        self._package = hashlib.sha256(b"".join(hashes)).digest()
+        self._hashes = {path: _hash(self.source(path)) for path in project.modules()}
+        self._package = _hash(*(each.encode() for each in self._hashes.values()))
         # Python goes by time and size, which a mutant may share with its original.
         compileall.compile_dir(
             self._copy / project.package,
             quiet=1,
             invalidation_mode=PycInvalidationMode.CHECKED_HASH,
         )
-        self._environment = {
-            **os.environ,
-            "HOME": str(copy / "home"),
-            "TMPDIR": str(copy / "temporary"),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": f"{self._copy}{os.pathsep}{Path(__file__).parent}",
-            "MUTANTS_PACKAGE": str(self._copy / project.package),
-        }
+        root = str(Path(__file__).resolve().parents[2])
+        start = f"import sys; sys.path.insert(0, {root!r}); from tests.mutants import warm; "
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", f"{start}warm.serve({root!r}, {project.package!r})"],
+            cwd=self._copy,
+            env={
+                **os.environ,
+                "HOME": str(copy / "home"),
+                "TMPDIR": str(copy / "temporary"),
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": str(self._copy),
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def close(self) -> None:
+        self._server.terminate()
+        self._server.communicate()
 
     def try_out(self, mutant: Mutant) -> Outcome:
-        """Return what the tests say to a mutant: first those in the file named after its module."""
+        """Return what the tests say to a mutant: first those of the files about its module."""
+        self.failed = None
         files = self._files(self.project.folder(mutant.path))
-        named = [name for name in files if Path(name).stem == f"test_{Path(mutant.path).stem}"]
-        others = [name for name in files if name not in named]
+        about = [file for file in files if self._is_about(file, Path(mutant.path).stem)]
+        # To run these whole costs no more than to learn what each of their tests enters.
+        whole = [file for file in about if not self._of(file)]
+        if outcome := self._noticed(mutant, whole, dict.fromkeys(whole, _UNKNOWN)):
+            return outcome
+        known = [file for file in files if self._of(file)]
+        block = block_at(self.source(mutant.path), mutant.line)
+        left = _ENOUGH
         reached: list[str] = []
-        for some in (named, others):
-            tests = self._learned(some)
-            touching = [name for name, test in tests.items() if _touches(test["calls"], mutant)]
-            if not touching:
-                continue
-            reached += touching
-            outcome = self._noticed(mutant, touching)
-            if outcome is not None:
+        for some in (known, *([file] for file in files if file not in known)):
+            touching = [
+                test
+                for test, found in self._learned(some).items()
+                if _touches(found, mutant.path, block)
+            ]
+            chosen = self._chosen(touching, left)
+            if outcome := self._noticed(mutant, some, chosen):
                 return outcome
-        whole = {name.partition("::")[0] for name in reached}
-        everything = [test for test in self._learned(files) if test.partition("::")[0] in whole]
-        outcome = self._noticed(mutant, everything) if len(everything) > len(reached) else None
-        return outcome or ("survived" if reached else "not reached")
+            left -= sum(map(self._seconds, chosen))
+            reached += touching
+        seen = set(map(_file, reached))
+        rest = set(self._learned(sorted(seen))) - set(reached)
+        outcome = self._noticed(mutant, sorted(seen), self._chosen(rest, left))
+        return outcome or ("survived" if reached or whole else "not reached")
 
-    def _noticed(self, mutant: Mutant, tests: Sequence[str]) -> Outcome | None:
-        """Run some tests on a mutant; None where all pass."""
-        seconds = sum(self._known[_file(test)][test]["seconds"] for test in tests)
+    def _noticed(
+        self, mutant: Mutant, files: Sequence[str], allowed: Mapping[str, float]
+    ) -> Outcome | None:
+        """Run tests on a mutant and say what came of it: None where all pass.
+
+        Args:
+            mutant: what is tried.
+            files: where the tests are.
+            allowed: for each test, or for all of a file, the seconds of computing it may take.
+        """
+        while allowed:
+            with self._changed(mutant):
+                code, failed = self._run(files, allowed, mutant.where)
+            if code in (_PASSED, _NOTHING):
+                break
+            if code in (None, -signal.SIGXCPU):
+                return "timed out"
+            if failed is None:  # it broke an import, or the process: if that is of its making
+                return None if self._run(files, allowed)[0] == code else "killed"
+            if self._passes(failed):
+                self.failed = failed
+                return "killed"
+            self._unsound.add(failed)
+        return None
+
+    def _passes(self, test: str) -> bool:
+        """Say whether a test passes without a mutant, alone: some may do so only after others."""
+        if test not in self._sound:
+            code, _ = self._run([_file(test)], {test: _UNKNOWN})
+            if code != _PASSED:
+                return False
+            self._sound.add(test)
+        return True
+
+    def _chosen(self, tests: Iterable[str], most: float) -> dict[str, float]:
+        """Return quick tests, up to some seconds together, with what each may take."""
+        chosen = {}
+        for test in self._ordered(tests):
+            most -= self._seconds(test)
+            if most < 0:
+                break
+            chosen[test] = _SLOWER * self._seconds(test) + _SPARE
+        return chosen
+
+    def _ordered(self, tests: Iterable[str]) -> list[str]:
+        """Return tests with quick ones first; those of a file stay together, as they share much."""
+        files: dict[str, list[str]] = {}
+        for test in sorted(tests, key=self._seconds):
+            files.setdefault(_file(test), []).append(test)
+        together = sorted(files.values(), key=lambda some: sum(map(self._seconds, some)))
+        return [test for some in together for test in some]
+
+    def _seconds(self, test: str) -> float:
+        return float(self._known[_file(test)]["tests"][test]["seconds"])
+
+    @contextlib.contextmanager
+    def _changed(self, mutant: Mutant) -> Iterator[None]:
         target = self._copy / mutant.path
         source = target.read_bytes()
         target.write_bytes(mutant.applied(source))
         try:
-            code = self._run(
-                sorted(set(map(_file, tests))), tests, limit=_SLOWER * seconds + _SPARE
-            )
+            yield
         finally:
             target.write_bytes(source)
-        if code == _USAGE:
-            raise RuntimeError(f"pytest did not understand how it was called for {mutant}")
-        if code is None or code == -signal.SIGXCPU:
-            return "timed out"
-        return None if code in (_PASSED, _NOTHING) else "killed"
 
     def _files(self, folder: str) -> list[str]:
         found = (self._copy / folder).glob("test_*.py")
@@ -183,82 +261,106 @@ class Trial:
             path.relative_to(self._copy).as_posix() for path in found if path.name not in ATTACKS
         )
 
-    def _learned(self, files: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return the tests of some files that pass, with their seconds and what they call."""
-        for name in files:
-            kept = self._kept(name)
-            if name not in self._known and kept.exists():
-                self._known[name] = json.loads(kept.read_text())
-        new = [name for name in files if name not in self._known]
-        if new:
-            print(f"learning what {len(new)} files of tests call: {', '.join(new)}", flush=True)
-            seen = self._copy.parent / "seen.json"
-            seen.unlink(missing_ok=True)
-            code = self._run(new, None, limit=_LEARNING, MUTANTS_WATCH=str(seen))
-            if not seen.exists():
-                raise RuntimeError(f"pytest ended with {code} on unchanged code: {', '.join(new)}")
-            self._memory.mkdir(parents=True, exist_ok=True)
-            found = json.loads(seen.read_text())
-            for name in new:
-                self._known[name] = {key: test for key, test in found.items() if _file(key) == name}
-                self._kept(name).write_text(json.dumps(self._known[name]))
-        return {test: found for name in files for test, found in self._known[name].items()}
+    def _learned(self, files: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return the tests of some files that pass, with their seconds and what they enter."""
+        return {
+            test: found
+            for file in files
+            for test, found in (self._of(file) or self._learn(file))["tests"].items()
+        }
+
+    def _of(self, file: str) -> dict[str, Any] | None:
+        """Return what is known of a file of tests, as long as what it follows from is the same."""
+        if file not in self._known and self._kept(file).exists():
+            found = json.loads(self._kept(file).read_text("utf-8"))
+            now = {**self._hashes, file: _hash(self.source(file))}
+            if all(now.get(path) == digest for path, digest in found["hashes"].items()):
+                self._known[file] = found
+        return self._known.get(file)
 
     def _kept(self, file: str) -> Path:
-        """Return where it is remembered what a file's tests call, as long as nothing changes."""
-        text = (self._copy / file).read_bytes()
-        digest = hashlib.sha256(self._package + text).hexdigest()[:16]
-        return self._memory / f"{file.replace('/', '.').removesuffix('.py')}-{digest}.json"
+        return self._memory / f"{file.replace('/', '.').removesuffix('.py')}.json"
+
+    def _learn(self, file: str) -> dict[str, Any]:
+        """Run a file's tests on unchanged code, and remember what was seen."""
+        print(f"learning what is called by {file}", flush=True)
+        seen = self._copy.parent / "seen.json"
+        seen.unlink(missing_ok=True)
+        code, _ = self._run([file], {file: _LEARNING}, seen=seen)
+        if not seen.exists():
+            raise RuntimeError(f"pytest ended with {code} on unchanged code: {file}")
+        found: dict[str, Any] = json.loads(seen.read_text("utf-8"))
+        entered = {path for test in found["tests"].values() for path, _ in test["marks"]}
+        found["hashes"] = {path: self._hashes[path] for path in sorted(entered)}
+        found["hashes"][file] = _hash(self.source(file))
+        self._memory.mkdir(parents=True, exist_ok=True)
+        whole = self._kept(file).with_suffix(f".{os.getpid()}")  # others may read it meanwhile
+        whole.write_text(json.dumps(found), "utf-8")
+        whole.replace(self._kept(file))
+        self._known[file] = found
+        self._libraries |= set(found["libraries"])
+        return found
+
+    def _is_about(self, file: str, module: str) -> bool:
+        """Say whether a file of tests is named after a module, or imports it by its name."""
+        if Path(file).stem == f"test_{module}":
+            return True
+        imported = rf"^\s*(from|import) .*\b{module}\b"
+        return re.search(imported.encode(), self.source(file), re.MULTILINE) is not None
 
     def source(self, path: str) -> bytes:
         return (self._copy / path).read_bytes()
 
     def state(self, mutant: Mutant) -> str:
         """Return a hash of what a mutant's outcome follows from."""
-        found = hashlib.sha256(self._package)
-        for path in sorted((self._copy / self.project.folder(mutant.path)).glob("*.py")):
-            found.update(path.read_bytes())
-        return found.hexdigest()[:16]
+        folder = self._copy / self.project.folder(mutant.path)
+        return _hash(
+            self._package.encode(), *(path.read_bytes() for path in sorted(folder.glob("*.py")))
+        )
 
     def _run(
-        self, files: Sequence[str], names: Sequence[str] | None, *, limit: float, **more: str
-    ) -> int | None:
-        """Run tests; return pytest's exit code, None where it took too long."""
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "watching"]
-        command += ["-p", "no:cacheprovider", f"--hypothesis-seed={self._seed}"]
-        if names is not None:
-            only = self._copy.parent / "only.json"
-            only.write_text(json.dumps(list(names)))
-            more["MUTANTS_ONLY"] = str(only)
-            command.append("-x")
-        child = subprocess.Popen(
-            [*command, *files],
-            cwd=self._copy,
-            env={**self._environment, **more},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=lambda: _limit(math.ceil(limit)),
-        )
-        try:
-            return child.wait(_WAITING * limit)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-            temporary = self._copy.parent / "temporary"
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(exist_ok=True)
+        self,
+        files: Sequence[str],
+        allowed: Mapping[str, float],
+        where: str = "",
+        *,
+        seen: Path | None = None,
+    ) -> tuple[int | None, str | None]:
+        """Run tests; return the exit code and the test that failed."""
+        failed = self._copy.parent / "failed"
+        failed.unlink(missing_ok=True)
+        seconds = _SPARE + sum(allowed.values())
+        asked = {
+            "files": [file for file in files if any(_file(test) == file for test in allowed)],
+            "allowed": allowed,
+            "without": sorted(self._unsound),
+            "likely": where.rpartition(".")[2],
+            "failed": str(failed),
+            "seen": str(seen) if seen else None,
+            "libraries": sorted(self._libraries),
+            "seed": self._seed,
+            "seconds": math.ceil(seconds),
+            "wait": _WAITING * seconds + _LONGER,
+        }
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        print(json.dumps(asked), file=self._server.stdin, flush=True)
+        answer = self._server.stdout.readline()
+        temporary = self._copy.parent / "temporary"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(exist_ok=True)
+        return json.loads(answer), failed.read_text("utf-8") if failed.exists() else None
 
 
 @contextlib.contextmanager
 def trial(project: Project, memory: Path, seed: int) -> Iterator[Trial]:
     """Make the copy, and remove it afterwards."""
     with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as folder:
-        yield Trial(project, Path(folder).resolve(), memory, seed)
+        attempt = Trial(project, Path(folder).resolve(), memory, seed)
+        try:
+            yield attempt
+        finally:
+            attempt.close()
 
 
 def valid(mutant: Mutant, source: bytes) -> bool:
@@ -270,9 +372,9 @@ def valid(mutant: Mutant, source: bytes) -> bool:
     return ast.dump(changed) != ast.dump(ast.parse(source))
 
 
-def _touches(calls: list[list[str]], mutant: Mutant) -> bool:
+def _touches(test: dict[str, Any], path: str, block: int | None) -> bool:
     return any(
-        path == mutant.path and (not mutant.where or name == mutant.where) for path, name in calls
+        entered == path and (block is None or line == block) for entered, line in test["marks"]
     )
 
 
@@ -280,16 +382,8 @@ def _file(test: str) -> str:
     return test.partition("::")[0]
 
 
-def _limit(seconds: int) -> None:
-    # Not the address space: drivers of accelerators reserve more of it than there is memory.
-    for kind, wanted in (
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_DATA, _MEMORY),
-        (resource.RLIMIT_FSIZE, _FILE),
-    ):
-        _, most = resource.getrlimit(kind)
-        limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-        resource.setrlimit(kind, (limit, most))
+def _hash(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def _git(root: Path, *words: str) -> str:

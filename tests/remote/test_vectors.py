@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from actstore.errors import CorruptStoreError
 from actstore.remote import vectors
 from actstore.remote.cache import Range, RangeCache
-from actstore.remote.ranges import Meter, RangedFile
+from actstore.remote.ranges import Meter, RangedFile, read_side_by_side
 from actstore.remote.vectors import GAP, Pieces, RemoteShard, lie_inside, merge
 from actstore.storage.manifest import ShardEntry
 
@@ -55,8 +56,23 @@ def test_ranges_hold_every_row_and_little_more(rows: list[int], length: int, spa
     assert wanted <= total <= wanted + max(spare, wanted // 2)
 
 
+def test_a_forked_process_fetches_by_threads_of_its_own() -> None:
+    """Those of its parent are not there in it: it would wait for them for ever."""
+    assert fetch_two() == [b"01", b"56"]
+    forked = multiprocessing.get_context("fork").Process(target=fetch_two)
+    forked.start()
+    forked.join(30)
+    forked.kill()
+    assert forked.exitcode == 0
+
+
+def fetch_two() -> list[bytes]:
+    return read_side_by_side(lambda start, stop: b"0123456789"[start:stop], [(0, 2), (5, 7)])
+
+
 def test_neighbours_are_one_range_and_wide_gaps_are_not_bridged() -> None:
     assert merge(np.array([0, 10, 20]), 10) == [(0, 30)]
+    assert GAP == 64 << 10  # about what a request costs
     assert merge(np.array([0, 10 + GAP + 1]), 10, 1 << 30) == [(0, 10), (11 + GAP, 21 + GAP)]
     assert merge(np.array([0, 10 + GAP]), 10, 1 << 30) == [(0, 20 + GAP)]
     assert merge(np.empty(0, np.int64), 10) == []

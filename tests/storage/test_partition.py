@@ -73,6 +73,20 @@ def test_keys_and_labels_of_stored_rows(partition: Partition) -> None:
     assert not partition.label_differs(RowAddress(0, 2), None)  # nothing is said about it
 
 
+def test_what_others_commit_is_learned_and_what_is_gone_is_told(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    write(root, batch(0, 5))
+    partition = Partition(root, list(open_snapshot(root).shards))
+    write(root, batch(5, 5))
+    entries = list(open_snapshot(root).shards)
+    assert partition.catch_up(entries)
+    assert find(partition, batch(3, 4)) == {
+        **{row: RowAddress(0, 3 + row) for row in range(2)},
+        **{2 + row: RowAddress(1, row) for row in range(2)},
+    }
+    assert not partition.catch_up(entries[1:])
+
+
 def test_pending_rows_are_found_and_forgotten(tmp_path: Path) -> None:
     partition = Partition(tmp_path, [])
     assert partition.width is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 
 from actstore.errors import CorruptStoreError, DamageError
+from actstore.storage import checksums, pruning, soundness
 from actstore.storage import manifest as manifests
-from actstore.storage import pruning, soundness
 from actstore.storage.compaction import compact, prune
 from actstore.storage.dropping import drop_rows
 from actstore.storage.going_back import go_back
@@ -115,6 +116,23 @@ def test_pruning_keeps_the_last_sound_copy(store: Path) -> None:
     assert content(store) == whole
     prune(store)
     assert content(store) == whole
+
+
+def test_always_believes_nothing_that_was_found_sound(store: Path) -> None:
+    entry = manifests.latest(store).shards[0]
+    path = store / entry.path
+    rows = np.arange(entry.rows)
+    open_snapshot(store).gather(rows[::-1])
+    found = path.stat()
+    flip(path, entry.vectors_end + 20)  # among the checksums
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    with pytest.raises(DamageError):
+        open_snapshot(store, check="always").gather(rows[::-1])
+
+
+def test_a_block_that_is_checked_as_one_is_of_sixteen_kibibytes() -> None:
+    assert checksums.block_rows(1024) == 16
+    assert checksums.block_rows(1 << 20) == 1
 
 
 def test_many_problems_are_counted(tmp_path: Path) -> None:

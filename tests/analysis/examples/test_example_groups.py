@@ -45,6 +45,11 @@ def searched(rows: list[dict[str, Any]]) -> list[int]:
     return found
 
 
+def test_of_no_rows_there_are_no_components() -> None:
+    nothing = np.zeros(0, np.int64)
+    assert example_groups.connected(nothing, nothing).tolist() == []
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_groups_are_the_connected_components(seed: int) -> None:
     draw = np.random.default_rng(seed)

@@ -234,6 +234,25 @@ def test_a_histogram_keeps_layers_apart(tmp_path: Path) -> None:
     assert apart.axes[0].get_xlim()[1] < 10 < apart.axes[2].get_xlim()[1]
     assert "each layer has axes of its own" in apart.caption
     assert "axes" not in alike.caption
+    assert "not finite" not in alike.caption
+
+
+def test_a_histogram_of_one_value_has_room_beside_it(tmp_path: Path) -> None:
+    stores.add(tmp_path, np.full((6, 4), 2, np.float32), layer=0)
+    with actstore.open(tmp_path) as store:
+        (axes,) = plots.histogram(store.select(), by=None).axes
+    (drawn,) = axes.patches
+    assert isinstance(drawn, StepPatch)
+    _, edges, _ = drawn.get_data()
+    assert (edges[0], edges[-1]) == (1, 3)
+
+
+@each_kind
+def test_a_picture_fits_a_page(kind: Callable[..., Figure], tmp_path: Path) -> None:
+    with actstore.open(make(tmp_path, layers=tuple(range(4)))) as store:
+        across, down = kind(store.select()).get_size_inches()
+    assert across <= 10
+    assert down <= 10
 
 
 @pytest.mark.parametrize("of", ["norm", "direction"])

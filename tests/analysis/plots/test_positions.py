@@ -55,6 +55,18 @@ def test_many_positions_share_columns_and_none_is_lost(tmp_path: Path) -> None:
     assert np.flatnonzero(shown[0] > 40).tolist() == [333 // 6]
     assert "each column shows the largest of 6 positions" in figure.caption
 
+    # A number under each would be a smear.
+    assert len(figure.axes[0].get_xticks()) <= 17
+
+
+def test_one_norm_everywhere_still_has_a_scale(tmp_path: Path) -> None:
+    tokens(tmp_path, [3, 3, 3], [0, 1, 2])
+    with actstore.open(tmp_path) as store:
+        figure = plots.positions(store.select())
+    (image,) = figure.axes[0].images
+    assert image.norm.vmin == 3
+    assert image.norm.vmax == 4
+
 
 def test_rows_that_are_no_tokens_are_refused(tmp_path: Path) -> None:
     stores.add(tmp_path, stores.vectors(4, 4, "float16", 0))

@@ -71,6 +71,17 @@ def _squares(model: object, vectors: np.ndarray, numbers: np.ndarray) -> float:
     return -float(np.square(model.predict(vectors) - numbers).sum())  # type: ignore[attr-defined]
 
 
+def test_whoever_waits_is_asked_before_each_regression() -> None:
+    vectors, numbers = diabetes()
+    divisions = folds.divisions(np.arange(len(vectors)) % 3, 3)
+    division = nested_ridge.divide(divisions, np.arange(len(vectors)), 3, 0)
+    asked: list[None] = []
+    nested_ridge.run(
+        vectors, numbers[:, None], division, SOME, lambda: asked.append(None), choose=True
+    )
+    assert len(asked) == 3 + 3 + 1  # of pairs of folds, of folds, of all rows
+
+
 @pytest.mark.parametrize("count", [2, 1])
 def test_few_folds_are_chosen_for_by_parts_of_their_training_rows(count: int) -> None:
     draw = np.random.default_rng(0)

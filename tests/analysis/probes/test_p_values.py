@@ -103,6 +103,14 @@ def test_what_chooses_is_a_probe_trained_without_both_folds(method: Method, widt
         assert found[fold] == pytest.approx(np.mean(areas), abs=0.011)
 
 
+def test_where_one_class_is_all_there_is_to_learn_from_nothing_is_told_apart() -> None:
+    vectors = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
+    every = np.arange(8)
+    data = TrainTest.of(vectors, every, every[:0])
+    positive = np.isin(every, (0, 2))
+    assert nested_choice.within(data, positive, np.repeat([0, 1], 4), "ridge", 1.0) == 0.5
+
+
 def chosen(seed: int, layers: int, rows: int = 40, width: int = 8) -> tuple[float, float, float]:
     """Return the best AUROC of null layers, the nested one, and that of a choice that leaks."""
     draw = np.random.default_rng(seed)

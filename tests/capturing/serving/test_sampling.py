@@ -93,6 +93,8 @@ def test_options_that_hooks_could_not_follow_are_refused(
 
 def test_one_gpu_may_be_said_in_words() -> None:
     loading.check_options({"tensor_parallel_size": 1, "max_model_len": 100})
+    with pytest.raises(UsageError, match="another model"):  # nor does it let others pass
+        loading.check_options({"tensor_parallel_size": 1, "quantization": "fp8"})
 
 
 def test_without_vllm_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

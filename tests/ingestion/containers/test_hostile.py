@@ -40,6 +40,17 @@ def test_one_text_made_bytes_over_and_over(tmp_path: Path) -> None:
         load("pickle", path)
 
 
+def test_one_bytearray_made_over_and_over(tmp_path: Path) -> None:
+    data = b"B" + struct.pack("<I", 50_000) + b"x" * 50_000 + b"q\x01"
+    call = b"\x80\x03cbuiltins\nbytearray\nq\x00"
+    path = tmp_path / "x.pkl"
+    path.write_bytes(call + data + b"](" + b"h\x00h\x01\x85R" * 4 + b"e.")
+    assert load("pickle", path) == [b"x" * 50_000] * 4
+    path.write_bytes(call + data + b"](" + b"h\x00h\x01\x85R" * 200 + b"e.")
+    with pytest.raises(UnsafeFileError, match="copies far more than it holds"):
+        load("pickle", path)
+
+
 class _Legacy(pickle.Pickler):
     """Writes storages by name as torch before 0.4 did, with the window that is wanted."""
 

@@ -162,6 +162,14 @@ def test_a_table_as_long_as_both_axes_is_a_guess(tmp_path: Path) -> None:
         assert row["activation"].tobytes() == expected.tobytes()
 
 
+def test_of_two_tables_that_fit_one_is_a_guess(tmp_path: Path) -> None:
+    torch.save({"layer_3": draw(4, WIDTH)}, tmp_path / "acts.pt")
+    (tmp_path / "a.csv").write_text("label\nx\ny\nx\ny\n")
+    (tmp_path / "b.csv").write_text("label\ny\ny\nx\ny\n")
+    with pytest.raises(UsageError, match=r"table = a\.csv \(4 rows in order, as a\.csv, b\.csv"):
+        ingest(tmp_path, tmp_path / "s", model=MODEL)
+
+
 def test_a_square_matrix_is_a_guess_even_with_labels(tmp_path: Path) -> None:
     document = {"acts": draw(WIDTH, WIDTH), "labels": torch.arange(WIDTH)}
     torch.save(document, tmp_path / "a.pt")
