@@ -90,7 +90,8 @@ def r2_interval(
     """
     found = _r2(predicted, truth, folds)
     left = 1 - found.value
-    if left <= 0:
+    tested = np.concatenate([fold.test for fold in folds])
+    if left <= 0 or np.ptp(truth[tested]) == 0:  # all is told, or there is nothing to tell
         return IntervalEstimate(found.value, found.value, found.value)
     factor = Dependence.of(folds, groups, width, None)
     reach = _reach(found.rows, groups, folds) / left

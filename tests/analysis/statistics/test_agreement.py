@@ -81,6 +81,8 @@ def test_perfect_predictions_are_certain_and_constant_ones_are_not() -> None:
     assert agreement.spearman_interval(truth, truth, np.arange(12), whole(12)) == (1.0, 1.0, 1.0)
     # Of several folds, all of which predict the mean, nobody knows what others would choose.
     parts = folds.divisions(np.arange(12) % 3, 3)
+    same = agreement.r2_interval(truth, np.full(12, 3.0), np.arange(12), whole(12))
+    assert same == (0.0, 0.0, 0.0)
     flat = agreement.r2_interval(np.full(12, 5.5), truth, np.arange(12), parts, 4)
     assert flat.value == pytest.approx(0, abs=1e-12)
     assert flat.low < -0.3
