@@ -25,6 +25,8 @@ class Tally:
         self.tries = 0
         self.peak = 0
         """Bytes of memory at most, where that is what the promise is about."""
+        self.more: dict[str, object] = {}
+        """What else was measured."""
 
 
 @contextmanager
@@ -49,6 +51,7 @@ def attack(promise: str, what: str) -> Iterator[Tally]:
                 "cpu": round(_cpu() - spent, 2),
                 "peak_mb": tally.peak >> 20,
                 "kept": kept,
+                **tally.more,
             }
             with Path(path).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
