@@ -78,8 +78,13 @@ class Prepared(NamedTuple):
 @pytest.fixture
 def prepared(name: str, tmp_path: Path) -> Prepared:
     """Run the scenario once without a fault, on a copy."""
+    return prepare(name, tmp_path)
+
+
+def prepare(name: str, folder: Path) -> Prepared:
+    """Return a store before a scenario, and what it becomes."""
     scenario = SCENARIOS[name]
-    root, trial = tmp_path / "before", tmp_path / "trial"
+    root, trial = folder / "before", folder / "trial"
     with trapped(0, no_trap):
         scenario.prepare(root)
     known = manifests.numbers(root)

@@ -21,6 +21,7 @@ from tests.torture.effort import TORTURE, Tally, attack
 SHARDS, ROWS, WIDTH = (2_000, 5_000, 8) if TORTURE else (40, 50, 8)
 LAYERS = 100 if TORTURE else 20
 FILES = 1_000_000 if TORTURE else 2_000
+pytestmark = pytest.mark.xdist_group("load")  # they share a store that takes minutes to make
 MOST = 3 << 30
 """Bytes of memory that a command may take over ten million rows."""
 COMMANDS = {
