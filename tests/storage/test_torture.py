@@ -23,7 +23,7 @@ from actstore.storage.verification import verify
 from tests.storage.stores import Content, batch, content, without_seals, write
 from tests.torture.effort import TORTURE, Tally, attack
 
-SAMPLE = 1_000 if TORTURE else 20
+SAMPLE = 1_000 if TORTURE else 14
 PARTS = 4
 """Tests that share the bits of the tiny store, so that several processes can take them."""
 _moments = count(1)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pytest
+from typing import NamedTuple
 
 from actstore.errors import ActstoreError
 from actstore.storage import shard
@@ -24,10 +21,10 @@ from tests.storage.test_crashes import (
     copy_of,
     prepare,
 )
-from tests.torture.effort import TORTURE
+from tests.torture.effort import TORTURE, attack
 
 NEVER = FOR_EVER = 1 << 60
-STEP = 4 if TORTURE else 40
+STEP = 4 if TORTURE else 60
 
 
 class Fault(NamedTuple):
@@ -66,40 +63,37 @@ def counted(root: Path, at: int, fault: Fault, work: Callable[[Path], object]) -
     return calls, wrong
 
 
-def attack(name: str, folder: Path, fault: str) -> dict[str, Any]:
-    """Fail calls of a change in turn; the store stands, and the change can be made afterwards.
-
-    Each call meets one of the faults, unless it is not everything that is tried.
-
-    Returns:
-        How many calls were made to fail, and what went wrong.
-    """
+def fail(name: str, folder: Path, fault: str) -> None:
+    """Fail calls of a change in turn; the store stands, and the change can be made afterwards."""
     scenario, what = SCENARIOS[name], FAULTS[fault]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shard, "GROUP_BYTES", 64)
-        patch.setattr(shard, "_CHUNK", 64)
-        prepared = prepare(name, folder)
+    folder.mkdir()
+    prepared = prepare(name, folder)
 
-        def work(root: Path) -> None:
-            scenario.run(root)
-            snapshot = open_snapshot(root)
-            snapshot.metadata_file()
-            verify(snapshot)  # a read that fails may be a problem that it names
-            snapshot.close()
+    def work(root: Path) -> None:
+        scenario.run(root)
+        snapshot = open_snapshot(root)
+        snapshot.metadata_file()
+        verify(snapshot)  # a read that fails may be a problem that it names
+        snapshot.close()
 
-        calls, _ = counted(copy_of(prepared, folder / "s"), NEVER, what, work)
-        failures, tries = [], 0
+    calls, _ = counted(copy_of(prepared, folder / "s"), NEVER, what, work)
+    assert calls > 10
+    wrong = []
+    with attack("faults", f"{fault}, in the C library") as tally:
+        # Each call meets one of the faults, where everything is tried.
         for at in range(1 + list(FAULTS).index(fault), calls + 1, STEP):
             root = copy_of(prepared, folder / "s")
-            sprung, wrong = counted(root, at, what, work)
-            tries += sprung >= at
-            if wrong:
-                failures.append(f"call {at} of {calls}: {wrong}")
+            made, problem = counted(root, at, what, work)
+            tally.tries += made >= at
+            if problem:
+                wrong.append(f"{fault}, call {at} of {calls}: {problem}")
             assert_stands(root, prepared)
             assert_complete(root, scenario, prepared)
-    return {"tries": tries, "failures": failures}
+        assert tally.tries > 0
+        assert not wrong, "\n".join(wrong)
 
 
 if __name__ == "__main__":
-    name, folder, fault = sys.argv[1:]
-    print(json.dumps(attack(name, Path(folder), fault)))
+    shard.GROUP_BYTES = shard._CHUNK = 64
+    for number, fault in enumerate(FAULTS):
+        fail(sys.argv[1], Path(sys.argv[2]) / f"{number}", fault)

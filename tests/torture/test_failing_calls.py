@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.storage.crashing import SCENARIOS
-from tests.torture.effort import TORTURE, attack
-from tests.torture.failing import FAULTS
+from tests.torture.effort import TORTURE
 
 SOURCE = Path(__file__).with_name("failing.c")
 
@@ -30,20 +28,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", SCENARIOS if TORTURE else ["label"])
-@pytest.mark.parametrize("fault", FAULTS if TORTURE else ["ENOSPC from then on"])
-def test_a_failing_call_is_an_error_of_ours(
-    library: Path, tmp_path: Path, name: str, fault: str
-) -> None:
-    with attack("faults", f"{fault}, in the C library") as tally:
-        child = subprocess.run(
-            [sys.executable, "-m", "tests.torture.failing", name, tmp_path, fault],
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "LD_PRELOAD": str(library)},
-        )
-        assert child.returncode == 0, child.stderr
-        told = json.loads(child.stdout)
-        tally.tries = told["tries"]
-        assert told["failures"] == []
-        assert tally.tries > 3
+def test_a_failing_call_is_an_error_of_ours(library: Path, tmp_path: Path, name: str) -> None:
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.torture.failing", name, tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "LD_PRELOAD": str(library)},
+    )
+    assert child.returncode == 0, child.stderr
