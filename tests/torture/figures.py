@@ -1,4 +1,7 @@
-"""Prints the table of a run's attacks from the lines that they have left: `make torture`."""
+"""Prints the table of a run's attacks from the lines that they have left: `make torture`.
+
+`python -m tests.torture.figures build/torture.jsonl docs/guarantees.md` writes it there, too.
+"""
 
 from __future__ import annotations
 
@@ -27,5 +30,16 @@ def table(lines: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def main(lines: str, page: str | None = None) -> None:
+    """Print the table, and write it into a page where there is a place for it."""
+    made = table([json.loads(line) for line in Path(lines).read_text("utf-8").splitlines()])
+    print(made)
+    if page is not None:
+        from docs.generate import with_blocks  # imports the command line, for other pages
+
+        text = Path(page).read_text("utf-8")
+        Path(page).write_text(with_blocks(text, {"tries": made}), "utf-8")
+
+
 if __name__ == "__main__":
-    print(table([json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]))
+    main(*sys.argv[1:])
