@@ -63,6 +63,18 @@ def test_empty_tensors_of_any_other_length(tmp_path: Path) -> None:
     assert (found["a"].shape, found["b"].shape) == ((0, 3), (5, 0, 2**40))
 
 
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_a_directory_that_lies_beyond_all_numbers(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file.pt"
+    torch.save({"a": torch.arange(3.0)}, path)
+    data = bytearray(path.read_bytes())
+    where = data.rindex(b"PK\6\6") + 48  # where the zip says that its directory is, in eight bytes
+    data[where + 7] ^= 255
+    path.write_bytes(data)
+    with pytest.raises(UnreadableFileError, match="zip archive is damaged"):
+        read(kind, path)
+
+
 def rewritten(path: Path, change: Callable[[str, bytes], bytes]) -> Path:
     """Return a copy of a zip file whose entries are changed."""
     copy = path.with_name("changed.pt")
