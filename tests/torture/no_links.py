@@ -8,6 +8,7 @@ import os
 import stat
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 HEADER = struct.Struct("<IIQQIIII")
@@ -21,20 +22,20 @@ class Server:
     def __init__(self, below: str) -> None:
         self.paths = {1: below}
         self.numbers = {below: 1}
-        self.answers = {
+        self.answers: dict[int, Callable[[int, bytes], bytes]] = {
             1: self.lookup,
             3: self.attributes,
             4: self.set_attributes,
             9: self.mkdir,
-            10: lambda node, data: os.unlink(self.child(node, data)) or b"",
-            11: lambda node, data: os.rmdir(self.child(node, data)) or b"",
+            10: self.unlink,
+            11: self.rmdir,
             12: lambda node, data: self.rename(node, data[:8], data[8:]),
             13: self.link,
             14: self.open,
             15: self.read,
             16: self.write,
             17: self.statfs,
-            18: lambda node, data: os.close(struct.unpack_from("<Q", data)[0]) or b"",
+            18: self.close,
             20: lambda node, data: b"",
             25: lambda node, data: b"",
             26: self.begin,
@@ -117,6 +118,14 @@ class Server:
         os.mkdir(path, struct.unpack_from("<I", data)[0])
         return self.entry(path)
 
+    def unlink(self, node: int, data: bytes) -> bytes:
+        os.unlink(self.child(node, data))
+        return b""
+
+    def rmdir(self, node: int, data: bytes) -> bytes:
+        os.rmdir(self.child(node, data))
+        return b""
+
     def rename(self, node: int, to: bytes, names: bytes) -> bytes:
         old, new = names.split(b"\0")[:2]
         one, other = self.child(node, old), self.child(struct.unpack("<Q", to)[0], new)
@@ -140,6 +149,10 @@ class Server:
         path = self.child(node, data[16:])
         file = os.open(path, flags | os.O_CREAT, mode)
         return self.entry(path) + struct.pack("<QII", file, 0, 0)
+
+    def close(self, node: int, data: bytes) -> bytes:
+        os.close(struct.unpack_from("<Q", data)[0])
+        return b""
 
     def read(self, node: int, data: bytes) -> bytes:
         file, at, size = struct.unpack_from("<QQI", data)
