@@ -223,7 +223,7 @@ def test_a_session_goes_on_after_a_fault(name: str, prepared: Prepared, tmp_path
     """Whoever catches the error may try again in the same process, without cleaning up."""
     scenario = SCENARIOS[name]
     with attack("crashes", "failing again and again, in one process") as tally:
-        for at in prepared.moments(12)[:: 1 if TORTURE else 5]:
+        for at in prepared.moments(12)[:: 2 if TORTURE else 5]:
             root = copy_of(prepared, tmp_path / "store")
             for following in range(at, 0, -5):
                 try:

@@ -27,7 +27,9 @@ from tests.torture.effort import TORTURE, attack
 
 SECONDS = 60 if TORTURE else 3
 PROCESSES = (2, 4, 8) if TORTURE else (4,)
-HOMES = ("disk", "tmpfs", "overlay") if TORTURE else ("disk", "tmpfs")
+PLACES = [(home, number) for home in ("disk", "tmpfs") for number in PROCESSES]
+if TORTURE:
+    PLACES.append(("overlay", 4))
 OWN = 1000
 """Examples that are one process's alone."""
 
@@ -99,7 +101,7 @@ def _change(root: Path, what: str, chosen: list[int], label: str | None) -> None
     snapshot.close()
 
 
-@pytest.fixture(params=HOMES)
+@pytest.fixture
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """Return a folder on the disk, in memory, or on layers of which the upper one is written."""
     if request.param == "disk":
@@ -125,7 +127,7 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         pytest.skip("file systems can be mounted by root on Linux only")
 
 
-@pytest.mark.parametrize("processes", PROCESSES)
+@pytest.mark.parametrize(("home", "processes"), PLACES, indirect=["home"])
 def test_nothing_acknowledged_is_lost(
     home: Path, processes: int, request: pytest.FixtureRequest
 ) -> None:

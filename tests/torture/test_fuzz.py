@@ -36,7 +36,7 @@ from tests.children import children
 from tests.storage.stores import batch, content, write
 from tests.torture.effort import TORTURE, attack
 
-SECONDS = float(os.environ.get("ACTSTORE_FUZZ", "25" if TORTURE else "0.3"))
+SECONDS = float(os.environ.get("ACTSTORE_FUZZ", "20" if TORTURE else "0.3"))
 START = int(os.environ.get("ACTSTORE_SEED", "0"))
 LONGEST = 30
 """Seconds for one input: whoever needs more stands still."""

@@ -15,7 +15,7 @@ import numpy as np
 from tests.torture.effort import TORTURE, attack
 
 WARM = 10
-ROUNDS = 1200 if TORTURE else 10
+ROUNDS = 1000 if TORTURE else 10
 GROWTH = 24 << 20
 """Bytes that an allocator may keep for itself, however long it goes on."""
 
@@ -40,7 +40,7 @@ def use(folder: Path, rounds: int) -> tuple[Held, Held]:
     """Write, ask, label, read, drop, compact and prune, again and again."""
     import actstore
 
-    os.fsync = lambda descriptor: None  # no promise about power: a round would wait for the disk
+    os.fsync = lambda fd: None  # no promise about power: a round would wait for the disk
     store = actstore.open(folder / "s", create=True)
     draw = np.random.default_rng(0)
     before = held()
