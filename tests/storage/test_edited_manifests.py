@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from actstore.storage.labels import set_labels
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
 from tests.storage.stores import Content, batch, content, document, sealed, write
+from tests.torture.effort import TORTURE, attack
 
 Document = dict[str, Any]
 VALUES: list[Any] = [
@@ -154,27 +154,31 @@ def test_every_edit_is_harmless_or_refused(
     assert whole is not None
     path = layout.manifest_path(store, 4)
     chosen = list(edits(document(manifests.load(store))))
-    if os.environ.get("ACTSTORE_TORTURE") != "all":
+    if not TORTURE:
         random.Random(saved.__name__).shuffle(chosen)
         chosen = chosen[:120]
-    for what, edited in chosen:
-        try:
-            path.write_bytes(saved(edited))
-        except (UnicodeEncodeError, ValueError):
-            continue
-        got = read(store)
-        if saved is by_hand:
-            assert got is None, what
-            continue
-        if got is None:
-            assert found(store), what
-        elif not is_of_whole_entries(what):
-            assert got[0] == whole[0], what
-            assert set(got[1]) == set(whole[1]), what
-        else:
-            labels = {"x", "z", "u", "v", None}
-            assert got[0].keys() <= whole[0].keys(), what
-            assert all(whole[0][k][:2] == v[:2] and v[2] in labels for k, v in got[0].items()), what
+    with attack("damage", f"manifests edited, {saved.__name__.replace('_', ' ')}") as tally:
+        for what, edited in chosen:
+            try:
+                path.write_bytes(saved(edited))
+            except (UnicodeEncodeError, ValueError):
+                continue
+            tally.tries += 1
+            got = read(store)
+            if saved is by_hand:
+                assert got is None, what
+                continue
+            if got is None:
+                assert found(store), what
+            elif not is_of_whole_entries(what):
+                assert got[0] == whole[0], what
+                assert set(got[1]) == set(whole[1]), what
+            else:
+                labels = {"x", "z", "u", "v", None}
+                assert got[0].keys() <= whole[0].keys(), what
+                assert all(
+                    whole[0][k][:2] == v[:2] and v[2] in labels for k, v in got[0].items()
+                ), what
 
 
 def is_of_whole_entries(what: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from actstore.storage.transaction import Transaction
 from tests.storage.crashing import SCENARIOS, no_trap, trapped
 from tests.storage.power import Disk
 from tests.storage.stores import assert_sound, content
-from tests.torture.effort import TORTURE
+from tests.torture.effort import TORTURE, attack
 
 DRAWS = 8 if TORTURE else 1
 STEP = 1 if TORTURE else 12
@@ -49,10 +50,13 @@ def test_power_loss_at_every_call(
     last = manifests.latest(root).number
     states[last] = content(root)
     chances = random.Random(name)
-    for number, moment in enumerate(disk.moments):
-        if number % STEP and moment.call not in ("link", "rename", "replace", "end"):
-            continue
-        for draw in range(DRAWS + 1):
+    chosen = [
+        (number, moment)
+        for number, moment in enumerate(disk.moments)
+        if number % STEP == 0 or moment.call in ("link", "rename", "replace", "end")
+    ]
+    with attack("power", f"states of the disk, at calls of: {name}") as tally:
+        for (number, moment), draw in itertools.product(chosen, range(DRAWS + 1)):
             found = tmp_path / "found"
             disk.after(moment, found, chances if draw else None)
             after = found / "folder" / "store"
@@ -67,3 +71,4 @@ def test_power_loss_at_every_call(
                 assert content(after) == states[last]
                 assert list((after / ".staging").iterdir()) == []
             shutil.rmtree(found)
+            tally.tries += 1

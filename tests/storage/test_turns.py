@@ -16,7 +16,7 @@ from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, Run
 from actstore.storage.writer import StoreWriter
 from tests.storage.stores import assert_sound, batch
-from tests.torture.effort import TORTURE
+from tests.torture.effort import TORTURE, attack
 
 children = multiprocessing.get_context("forkserver")
 children.set_forkserver_preload(["tests.storage.crashing"])
@@ -52,15 +52,17 @@ def test_all_writers_make_their_commits_and_none_is_passed_over_again_and_again(
         children.Process(target=commit_often, args=(root, number, start))
         for number in range(WRITERS)
     ]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert [writer.exitcode for writer in writers] == [0] * WRITERS
-    latest = manifests.latest(root)
-    assert latest.number == WRITERS * COMMITS
-    assert sum(shard.rows for shard in latest.shards) == 2 * WRITERS * COMMITS
-    assert_sound(root)
+    with attack("several processes", f"commits of {WRITERS} writers at once") as tally:
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        assert [writer.exitcode for writer in writers] == [0] * WRITERS
+        latest = manifests.latest(root)
+        tally.tries = latest.number
+        assert latest.number == WRITERS * COMMITS
+        assert sum(shard.rows for shard in latest.shards) == 2 * WRITERS * COMMITS
+        assert_sound(root)
 
 
 def test_one_writer_at_a_time_has_the_turn(tmp_path: Path) -> None:

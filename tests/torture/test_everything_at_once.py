@@ -23,10 +23,13 @@ from actstore.storage.labels import set_labels
 from actstore.storage.snapshot import open_snapshot
 from tests.children import children
 from tests.storage.stores import assert_sound, batch, card_commit, content, expected, write
-from tests.torture.effort import TORTURE
+from tests.torture.effort import TORTURE, attack
 
 SECONDS = 60 if TORTURE else 3
 PROCESSES = (2, 4, 8) if TORTURE else (4,)
+PLACES = [(home, number) for home in ("disk", "tmpfs") for number in PROCESSES]
+if TORTURE:
+    PLACES.append(("overlay", 4))
 OWN = 1000
 """Examples that are one process's alone."""
 
@@ -98,53 +101,70 @@ def _change(root: Path, what: str, chosen: list[int], label: str | None) -> None
     snapshot.close()
 
 
-@pytest.fixture(params=["disk", "tmpfs"])
+@pytest.fixture
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """Return a folder on the disk, or in memory."""
+    """Return a folder on the disk, in memory, or on layers of which the upper one is written."""
     if request.param == "disk":
         yield tmp_path
         return
-    folder = tmp_path / "memory"
+    folder, memory = tmp_path / "mounted", tmp_path / "memory"
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True)
+    memory.mkdir()
+    kind, options = "tmpfs", "size=2g"
+    if request.param == "overlay":
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", memory], capture_output=True)
+        for name in ("lower", "upper", "work"):
+            (memory / name).mkdir()
+        layers = {f"{name}dir": memory / name for name in ("lower", "upper", "work")}
+        kind, options = "overlay", ",".join(f"{name}={path}" for name, path in layers.items())
+    made = subprocess.run(["mount", "-t", kind, "-o", options, kind, folder], capture_output=True)
+    if made.returncode == 0:
+        yield folder
+    for mounted in (folder, memory):
+        if mounted.is_mount():
+            subprocess.run(["umount", "--lazy", mounted], check=True)
     if made.returncode:
-        pytest.skip("a file system in memory can be mounted by root on Linux only")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+        pytest.skip("file systems can be mounted by root on Linux only")
 
 
-@pytest.mark.parametrize("processes", PROCESSES)
-def test_nothing_acknowledged_is_lost(home: Path, processes: int) -> None:
+@pytest.mark.parametrize(("home", "processes"), PLACES, indirect=["home"])
+def test_nothing_acknowledged_is_lost(
+    home: Path, processes: int, request: pytest.FixtureRequest
+) -> None:
+    on = request.node.callspec.params["home"]
     root = home / "s"
     write(root, batch(0, 2, layer=0))
     told = [home / f"told-{who}.json" for who in range(processes)]
-    running = [
-        children.Process(target=work, args=(root, who + 1, SECONDS, told[who]))
-        for who in range(processes)
-    ]
-    for process in running:
-        process.start()
-    for process in running:
-        process.join()
-    assert [process.exitcode for process in running] == [0] * processes
-    rows = {"e0": None, "e1": None}
+    rows: dict[str, str | None] = {"e0": None, "e1": None}
     counts: dict[str, int] = {}
-    for path in told:
-        about = json.loads(path.read_bytes())
-        rows |= {f"e{number}": label for number, label in about["rows"].items()}
-        for name, times in about["counts"].items():
-            counts[name] = counts.get(name, 0) + times
-    found = content(root)
-    assert {key[EXAMPLE]: row[2] for key, row in found.items()} == rows
-    vectors = {key[EXAMPLE]: row[1] for key, row in found.items()}
-    for name in rows:
-        (vector,) = (row[1] for row in expected(batch(int(name[1:]), 1)).values())
-        assert vectors[name] == vector
-    assert_sound(root)
-    assert min(counts.values()) > 0
-    compact(root)
-    gone = pruning.erase(root)
-    assert gone.held == ()
-    assert manifests.numbers(root) == [card_commit(root)]
-    assert os.listdir(root / ".staging") == []
-    assert {key[EXAMPLE]: row[2] for key, row in content(root).items()} == rows
+    what = f"actions of {processes} processes on {on}, {SECONDS} s"
+    with attack("several processes", what) as tally:
+        running = [
+            children.Process(target=work, args=(root, who + 1, SECONDS, told[who]))
+            for who in range(processes)
+        ]
+        for process in running:
+            process.start()
+        for process in running:
+            process.join()
+        assert [process.exitcode for process in running] == [0] * processes
+        for path in told:
+            about = json.loads(path.read_bytes())
+            rows |= {f"e{number}": label for number, label in about["rows"].items()}
+            for name, times in about["counts"].items():
+                counts[name] = counts.get(name, 0) + times
+        tally.tries = sum(counts.values())
+        found = content(root)
+        assert {key[EXAMPLE]: row[2] for key, row in found.items()} == rows
+        vectors = {key[EXAMPLE]: row[1] for key, row in found.items()}
+        for name in rows:
+            (vector,) = (row[1] for row in expected(batch(int(name[1:]), 1)).values())
+            assert vectors[name] == vector
+        assert_sound(root)
+        assert min(counts.values()) > 0
+        compact(root)
+        gone = pruning.erase(root)
+        assert gone.held == ()
+        assert manifests.numbers(root) == [card_commit(root)]
+        assert os.listdir(root / ".staging") == []
+        assert {key[EXAMPLE]: row[2] for key, row in content(root).items()} == rows

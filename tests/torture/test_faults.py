@@ -19,7 +19,7 @@ from tests.children import children
 from tests.storage import crashing
 from tests.storage.crashing import trapped
 from tests.storage.stores import assert_sound, batch, content, expected, live_files, write
-from tests.torture.effort import TORTURE
+from tests.torture.effort import TORTURE, attack
 
 WHOLE = expected(
     *(one for number in range(crashing.BATCHES) for one in crashing.source_file(number))
@@ -75,8 +75,10 @@ def _with_few_descriptors(root: Path, few: int) -> None:
 @pytest.mark.parametrize("few", range(0, 40, 1 if TORTURE else 14))
 def test_too_few_descriptors(tmp_path: Path, few: int) -> None:
     root = tmp_path / "s"
-    assert in_child(_with_few_descriptors, root, few) in (0, REFUSED)
-    assert_stands(root)
+    with attack("faults", "limits of descriptors") as tally:
+        assert in_child(_with_few_descriptors, root, few) in (0, REFUSED)
+        assert_stands(root)
+        tally.tries += 1
 
 
 def _with_little_memory(root: Path, megabytes: int) -> None:
@@ -93,8 +95,10 @@ def _with_little_memory(root: Path, megabytes: int) -> None:
 def test_too_little_memory(tmp_path: Path, megabytes: int) -> None:
     """A library may end the process there, or stand still: the store stands all the same."""
     root = tmp_path / "s"
-    in_child(_with_little_memory, root, megabytes, patience=10)
-    assert_stands(root)
+    with attack("faults", "limits of memory") as tally:
+        in_child(_with_little_memory, root, megabytes, patience=10)
+        assert_stands(root)
+        tally.tries += 1
 
 
 def _losing_rights(root: Path, at: int) -> None:
@@ -118,11 +122,13 @@ def test_rights_that_are_lost_midway(tmp_path: Path, at: int) -> None:
         if folder.stat().st_uid == os.getuid() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o011)
     root = home / "s"
-    assert in_child(_losing_rights, root, at) in (0, REFUSED)
-    for folder in (root, root / "manifests", root / "activations"):
-        if folder.exists():
-            folder.chmod(0o777)
-    assert_stands(root)
+    with attack("faults", "rights lost at a call") as tally:
+        assert in_child(_losing_rights, root, at) in (0, REFUSED)
+        for folder in (root, root / "manifests", root / "activations"):
+            if folder.exists():
+                folder.chmod(0o777)
+        assert_stands(root)
+        tally.tries += 1
 
 
 def test_a_clock_that_goes_backwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,12 @@ import pytest
 from actstore.storage.rows import RowBatch
 from actstore.storage.writer import StoreWriter
 from tests.storage.stores import RUN, batch, write
-from tests.torture.effort import TORTURE
+from tests.torture.effort import TORTURE, Tally, attack
 
 SHARDS, ROWS, WIDTH = (2_000, 5_000, 8) if TORTURE else (40, 50, 8)
+LAYERS = 100 if TORTURE else 20
 FILES = 1_000_000 if TORTURE else 2_000
+pytestmark = pytest.mark.xdist_group("load")  # they share a store that takes minutes to make
 MOST = 3 << 30
 """Bytes of memory that a command may take over ten million rows."""
 COMMANDS = {
@@ -64,58 +67,65 @@ def run(arguments: list[str]) -> Cost:
     return Cost(int(code), round(float(seconds), 2), int(peak), done.stderr)
 
 
-def keep(about: str, cost: Cost) -> None:
-    """Write a figure down where `make torture` asks for it."""
-    if path := os.environ.get("ACTSTORE_FIGURES"):
-        with Path(path).open("a") as file:
-            line = {"what": about, "seconds": cost.seconds, "peak_mb": cost.peak >> 20}
-            file.write(json.dumps(line) + "\n")
-
-
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store of many small shards: as many files as commits brought them in."""
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a store of many small shards, one for each layer in each of some commits."""
     root = tmp_path_factory.mktemp("load") / "s"
     draw = np.random.default_rng(0)
-    for first in range(0, SHARDS, 20):
+    for commit in range(SHARDS // LAYERS):
+        names = [f"e{commit * ROWS + row}" for row in range(ROWS)]
         with StoreWriter(root, run=RUN) as writer:
-            for number in range(first, first + 20):
-                names = [f"e{(number // 20) * ROWS + row}" for row in range(ROWS)]
+            for layer in range(LAYERS):
                 writer.add(
                     RowBatch(
-                        vectors=draw.standard_normal((ROWS, WIDTH)).astype(np.float16),
+                        vectors=draw.standard_normal((ROWS, WIDTH), np.float32).astype(np.float16),
                         constants={
                             "model": "org/model",
                             "site": "resid_post",
-                            "layer": number % 20,
+                            "layer": layer,
                             "pooling": "last",
                         },
                         columns={"example_id": names},
                     )
                 )
             writer.commit(operation="ingest", message="")
-    return root
+    yield root
+    shutil.rmtree(root)
+
+
+def measured(arguments: list[str], tally: Tally) -> Cost:
+    """Run a command and write down what it took."""
+    cost = run(arguments)
+    tally.tries, tally.peak = 1, cost.peak
+    return cost
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_over_many_shards(name: str, store: Path) -> None:
     command, *rest = COMMANDS[name]
-    cost = run([command, str(store), *rest])
-    keep(f"{name}, {SHARDS * ROWS:,} rows in {SHARDS:,} shards", cost)
-    assert cost.code == 0, cost.errors
-    assert cost.peak < MOST
+    with attack("load", f"`{name}`, {SHARDS * ROWS:,} rows in {SHARDS:,} shards") as tally:
+        cost = measured([command, str(store), *rest], tally)
+        assert cost.code == 0, cost.errors
+        assert cost.peak < MOST
 
 
-def test_source_files_are_listed_without_being_held(tmp_path: Path) -> None:
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder of very many files, of which one is read."""
     folder = tmp_path / "source"
     for number in range(0, FILES, 1000):
         part = folder / f"{number:07d}"
         part.mkdir(parents=True)
         for each in range(min(1000, FILES)):
-            (part / f"e{each}.txt").touch()
+            os.close(os.open(part / f"e{each}.txt", os.O_CREAT))
     np.savez(folder / "layer_3.npz", vectors=np.zeros((4, 8), np.float32))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_source_files_are_listed_without_being_held(source: Path, tmp_path: Path) -> None:
     write(tmp_path / "s", batch(0, 2))
-    cost = run(["ingest", str(folder), "--store", str(tmp_path / "s"), "--dry-run"])
-    keep(f"ingest --dry-run of a folder of {FILES:,} files", cost)
-    assert "Traceback" not in cost.errors
-    assert cost.peak < 1 << 30
+    with attack("load", f"`ingest --dry-run` of a folder of {FILES:,} files") as tally:
+        cost = measured(["ingest", str(source), "--store", str(tmp_path / "s"), "--dry-run"], tally)
+        assert "Traceback" not in cost.errors
+        assert cost.peak < 1 << 30

@@ -7,16 +7,23 @@ import signal
 import tempfile
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from actstore.storage import manifest as manifests
 from actstore.storage.compaction import compact
 from actstore.storage.snapshot import Snapshot, open_snapshot
 from tests.children import children
 from tests.storage.stores import Content, assert_sound, content
-from tests.torture.effort import TORTURE
+from tests.torture.effort import TORTURE, Tally, attack
 from tests.torture.oracle import (
     Oracle,
     Step,
@@ -53,6 +60,9 @@ steps = st.one_of(
 
 class Machine(RuleBasedStateMachine):
     """A store, its oracle, and readers that stay open at the commits where they began."""
+
+    tally: Tally
+    """Counts the steps of all histories."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,6 +114,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def holds_what_the_oracle_does(self) -> None:
+        self.tally.tries += 1
         assert manifests.numbers(self.root) == sorted(self.oracle.commits)
         assert content(self.root) == self.oracle.now
 
@@ -119,12 +130,18 @@ class Machine(RuleBasedStateMachine):
         self._folder.cleanup()
 
 
-TestMachine = Machine.TestCase
-TestMachine.settings = settings(
-    max_examples=200 if TORTURE else 4,
-    stateful_step_count=50 if TORTURE else 12,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    derandomize=True,
-    database=None,
-)
+@pytest.mark.parametrize("part", range(4 if TORTURE else 1))
+def test_what_a_dict_would_give(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    with attack("any row of changes", "steps of histories of up to 50") as tally:
+        machine = seed(part)(type("Machine", (Machine,), {"tally": tally}))
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=50 if TORTURE else 4,
+                stateful_step_count=50 if TORTURE else 12,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                database=None,
+            ),
+        )

@@ -15,7 +15,7 @@ from tests.hub.pulling import assert_whole
 from tests.hub.pushing import ID, commits, relabel, remote_content
 from tests.hub_server import Hub
 from tests.storage.stores import assert_sound, batch, content, write
-from tests.torture.effort import TORTURE
+from tests.torture.effort import TORTURE, attack
 from tests.torture.transfers import calls_of, pushing, transfer_and_die
 
 MOMENTS = 60 if TORTURE else 3
@@ -56,36 +56,36 @@ def test_a_push(hub: Hub, store: Path, tmp_path: Path) -> None:
     trial = shutil.copytree(store, tmp_path / "trial")
     with Hub(tmp_path / "other") as other:
         moments = at_moments(calls_of("push", other.url, trial))
-    killed = 0
-    for number, at in enumerate(moments):
-        again = shutil.copytree(store, tmp_path / f"s{number}")
-        with Hub(tmp_path / f"hub{number}") as each:
-            killed += transfer("push", each, again, at) == -signal.SIGKILL
-            assert content(again) == rows
-            assert_sound(again)
-            assert transfer("push", each, again) == 0
-            assert transfer("push", each, again) == 0  # and has nothing more to send
-            assert content(again) == rows
-            assert commits(each) == 1
-            assert remote_content(each, tmp_path / f"copy{number}") == rows
-            prepare(again)  # what the next change, and any command, begins with
-            assert list((again / ".staging").iterdir()) == []
-    assert killed >= almost_all(moments)
+    with attack("crashes", "a push killed at calls of the system") as tally:
+        for number, at in enumerate(moments):
+            again = shutil.copytree(store, tmp_path / f"s{number}")
+            with Hub(tmp_path / f"hub{number}") as each:
+                tally.tries += transfer("push", each, again, at) == -signal.SIGKILL
+                assert content(again) == rows
+                assert_sound(again)
+                assert transfer("push", each, again) == 0
+                assert transfer("push", each, again) == 0  # and has nothing more to send
+                assert content(again) == rows
+                assert commits(each) == 1
+                assert remote_content(each, tmp_path / f"copy{number}") == rows
+                prepare(again)  # what the next change, and any command, begins with
+                assert list((again / ".staging").iterdir()) == []
+    assert tally.tries >= almost_all(moments)
 
 
 def test_a_pull(hub: Hub, store: Path, tmp_path: Path) -> None:
     pushing(hub.url, store)
     rows = content(store)
     moments = at_moments(calls_of("pull", hub.url, tmp_path / "trial"))
-    killed = 0
-    for number, at in enumerate(moments):
-        root = tmp_path / f"pulled{number}"
-        killed += transfer("pull", hub, root, at) == -signal.SIGKILL
-        if manifests.numbers(root):
+    with attack("crashes", "a pull killed at calls of the system") as tally:
+        for number, at in enumerate(moments):
+            root = tmp_path / f"pulled{number}"
+            tally.tries += transfer("pull", hub, root, at) == -signal.SIGKILL
+            if manifests.numbers(root):
+                assert content(root) == rows
+                assert_sound(root)
+            assert transfer("pull", hub, root) == 0
+            assert_whole(root)
             assert content(root) == rows
-            assert_sound(root)
-        assert transfer("pull", hub, root) == 0
-        assert_whole(root)
-        assert content(root) == rows
-    assert killed >= almost_all(moments)
+    assert tally.tries >= almost_all(moments)
     assert hub.files(ID)

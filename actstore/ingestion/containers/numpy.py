@@ -86,6 +86,7 @@ def _archive(data: bytes | Mapped, memory_limit: int) -> dict[str, Any]:
         RuntimeError,
         struct.error,
         IndexError,
+        OverflowError,
     ) as error:
         raise UnreadableFileError(f"its zip archive is damaged: {str(error)[:200]}") from error
     return tree

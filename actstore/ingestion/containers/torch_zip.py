@@ -35,7 +35,7 @@ _ENCRYPTED: Final = 1
 # What zipfile raises; it lets some errors of its parsing through as they are.
 _DAMAGED: Final = (
     *(zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, struct.error, OSError),
-    RuntimeError,
+    *(RuntimeError, OverflowError),
 )
 # What NumPy has too: the rest is torch's alone, or no type that a row can be made of.
 _NUMPY: Final = frozenset(

@@ -26,9 +26,10 @@ from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
 from tests.capturing import crashing, families
 from tests.interrupting import ctrl_c_heeded
+from tests.torture.effort import TORTURE, attack
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = 20 if os.environ.get("ACTSTORE_CRASHES") == "all" else 4
+KILLS = 40 if TORTURE else 4
 _ROUND = 4
 OF_A_RUN = ("run_id", "captured_at")
 
@@ -115,22 +116,24 @@ def test_killed_at_random_points_it_ends_bit_equal(tmp_path: Path, forks: Forks)
     took = time.monotonic() - began
     draw = random.Random(os.environ.get("ACTSTORE_SEED", "11"))
     came_back = 0
-    for number in range(KILLS // _ROUND):
-        store = tmp_path / f"broken-{number}"
-        for _ in range(_ROUND):
-            status = forks.run(store, after=draw.random() * took)
-            assert status in (0, signal.SIGKILL)
-        assert forks.run(store) == 0, Path(f"{store}.json").read_text()
-        summary = json.loads(Path(f"{store}.json").read_text())
-        came_back += summary["skipped"]
-        assert summary["skipped"] + summary["examples"] == crashing.EXAMPLES
-        assert_same_rows(store, tmp_path / "whole")
-        metadata, _ = content(store)
-        for name in OF_A_RUN:
-            assert len(set(metadata[name])) == 1
-        assert sound(store)
-        (run,) = open_snapshot(store).manifest.runs
-        assert run.settings["progress"]["examples"] == crashing.EXAMPLES
+    with attack("crashes", "a capture killed at a random moment") as tally:
+        for number in range(KILLS // _ROUND):
+            store = tmp_path / f"broken-{number}"
+            for _ in range(_ROUND):
+                status = forks.run(store, after=draw.random() * took)
+                assert status in (0, signal.SIGKILL)
+                tally.tries += status != 0
+            assert forks.run(store) == 0, Path(f"{store}.json").read_text()
+            summary = json.loads(Path(f"{store}.json").read_text())
+            came_back += summary["skipped"]
+            assert summary["skipped"] + summary["examples"] == crashing.EXAMPLES
+            assert_same_rows(store, tmp_path / "whole")
+            metadata, _ = content(store)
+            for name in OF_A_RUN:
+                assert len(set(metadata[name])) == 1
+            assert sound(store)
+            (run,) = open_snapshot(store).manifest.runs
+            assert run.settings["progress"]["examples"] == crashing.EXAMPLES
     assert came_back > 0  # something was stored before a kill, and was not done again
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 import zipfile
@@ -61,6 +62,27 @@ def test_empty_tensors_of_any_other_length(tmp_path: Path) -> None:
     torch.save({"a": torch.empty(0, 3), "b": torch.empty(5, 0, 2**40)}, tmp_path / "file.pt")
     found = read("torch", tmp_path / "file.pt")
     assert (found["a"].shape, found["b"].shape) == ((0, 3), (5, 0, 2**40))
+
+
+def beyond_all_numbers(archive: bytes) -> bytes:
+    """Return a zip that says that its directory lies where no file reaches."""
+    end = archive.rindex(b"PK\5\6")
+    entries, size, start = struct.unpack_from("<HII", archive, end + 10)
+    where = (45, 45, 0, 0, entries, entries, size, start | 255 << 56)
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, *where)
+    return archive[:end] + record + struct.pack("<4sIQI", b"PK\6\7", 0, end, 1) + archive[end:]
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_a_directory_that_lies_beyond_all_numbers(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / ("file.pt" if kind == "torch" else "file.npz")
+    if kind == "torch":
+        torch.save({"a": torch.arange(3.0)}, path)
+    else:
+        np.savez(path, a=np.arange(3.0))
+    path.write_bytes(beyond_all_numbers(path.read_bytes()))
+    with pytest.raises(UnreadableFileError, match="zip archive"):
+        read(kind, path)
 
 
 def rewritten(path: Path, change: Callable[[str, bytes], bytes]) -> Path:
