@@ -229,6 +229,6 @@ def test_what_one_process_must_do_is_refused(tmp_path: Path) -> None:
         ingest(source, tmp_path / "s", engine="ray")
     with pytest.raises(UsageError, match="--workers goes with --engine ray"):
         ingest(source, tmp_path / "s", workers=2)
-    with pytest.raises(UsageError, match="files of a repository are fetched by one process"):
+    with pytest.raises(UsageError, match="files that lie elsewhere are fetched by one process"):
         actstore.ingest("hf://datasets/o/n", tmp_path / "s", engine="ray", workers=2)
     assert not (tmp_path / "s").exists()
