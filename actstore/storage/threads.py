@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -34,17 +34,42 @@ os.register_at_fork(after_in_child=pool.cache_clear)
 os.register_at_fork(after_in_child=disk.cache_clear)
 
 
+class Threads(Protocol):
+    """:func:`pool` or :func:`disk`."""
+
+    def __call__(self) -> ThreadPoolExecutor: ...
+
+    def cache_clear(self) -> None: ...
+
+
+def _submit(threads: Threads, work: Callable[..., _Result], *given: object) -> Future[_Result]:
+    """Have something done by one of the threads.
+
+    Ctrl-C may come while a thread is being started, of which its pool then knows nothing: the
+    process would wait for it for ever. So that pool ends, and whoever comes next has another.
+    """
+    found = threads()
+    try:
+        return found.submit(work, *given)
+    except BaseException:
+        threads.cache_clear()
+        found.shutdown(wait=False)
+        raise
+
+
 def in_parallel(
     work: Callable[[_Item], _Result],
     items: Iterable[_Item],
-    threads: Callable[[], ThreadPoolExecutor] = pool,
+    threads: Threads = pool,
 ) -> list[_Result]:
     """Return ``work`` of each item, done in several threads; not to be called in one of them.
 
     Whatever happens, an error or Ctrl-C, none of the threads works on when this is left.
     """
-    futures = [threads().submit(work, item) for item in items]
+    futures: list[Future[_Result]] = []
     try:
+        for item in items:
+            futures.append(_submit(threads, work, item))
         return [future.result() for future in futures]
     finally:
         for future in futures:
@@ -65,7 +90,7 @@ def share(work: Callable[[_Item], object], items: Iterable[_Item]) -> None:
         for item in left:
             work(item)
 
-    helpers = [pool().submit(drain) for _ in range(min(len(waiting), workers()) - 1)]
+    helpers = [_submit(pool, drain) for _ in range(min(len(waiting), workers()) - 1)]
     try:
         drain()
     finally:

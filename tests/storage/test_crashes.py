@@ -44,6 +44,8 @@ from tests.torture.effort import TORTURE, attack
 KILLS = 100 if TORTURE else 12
 KILLS_EACH = 40
 """Of each scenario, at random moments."""
+PATIENCE = 300
+"""Seconds after which a process stands still."""
 DECISIVE = frozenset({"link", "replace", "rename"})
 """What puts a file in its place: always tried."""
 
@@ -252,6 +254,8 @@ def test_ended_at_any_moment(name: str, prepared: Prepared, tmp_path: Path, endi
             given = (root, scenario.run, moments.uniform(0, duration), interrupted)
             child = children.Process(target=run_and_end, args=given)
             child.start()
+            child.join(PATIENCE)
+            child.kill()
             child.join()
             assert child.exitcode in (0, INTERRUPTED if interrupted else -signal.SIGALRM)
             tally.tries += child.exitcode != 0

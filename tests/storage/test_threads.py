@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from actstore.storage import threads
+from tests.children import children
 
 
 def _ordered(work: Callable[[int], object], items: Iterable[int]) -> object:
@@ -78,3 +79,26 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
 
 def _work() -> None:
     raise SystemExit(sum(threads.in_parallel(int, [3, 4])))
+
+
+def _interrupted_as_a_thread_begins() -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            threads.in_parallel(abs, [-1])
+
+
+def test_ctrl_c_while_a_thread_begins_lets_the_process_end() -> None:
+    child = children.Process(target=_interrupted_as_a_thread_begins)
+    child.start()
+    child.join(60)
+    code = child.exitcode
+    child.kill()
+    child.join()
+    assert code == 0

@@ -77,7 +77,7 @@ def fail(name: str, folder: Path, fault: str) -> None:
         snapshot.close()
 
     calls, _ = counted(copy_of(prepared, folder / "s"), NEVER, what, work)
-    assert calls > 10
+    assert calls > len(FAULTS)
     wrong = []
     with attack("faults", f"{fault}, in the C library") as tally:
         # Each call meets one of the faults, where everything is tried.
