@@ -26,6 +26,16 @@ def stored_rows(store: Path) -> list[Row]:
     return rows
 
 
+def assert_same_rows(one: Path, other: Path) -> None:
+    """Check that two stores hold the same rows in the same order, but for the run of each."""
+    rows, expected = stored_rows(one), stored_rows(other)
+    assert len(rows) == len(expected) > 0
+    for row, wanted in zip(rows, expected, strict=True):
+        row.pop("run_id"), wanted.pop("run_id")
+        assert row.pop("activation").tobytes() == wanted.pop("activation").tobytes()
+        assert row == wanted
+
+
 def assert_rows(found: Sequence[Row], expected: Sequence[Row]) -> None:
     """Compare rows with what was expected: their order, every expected column, every bit."""
     ordered = sorted(expected, key=_place)

@@ -23,7 +23,7 @@ from actstore.ingestion.run import ingest as ingest_folder
 from actstore.remote import mirror
 from actstore.storage import manifest as manifests
 from tests.hub_server import Hub, faults
-from tests.ingestion.storing import assert_rows, stored_rows
+from tests.ingestion.storing import assert_rows, assert_same_rows, stored_rows
 from tests.layouts import (
     amber,
     clt,
@@ -63,12 +63,7 @@ def both(hub: Hub, folder: Path, tmp_path: Path, **options: Any) -> tuple[Any, A
     here = actstore.ingest(folder, tmp_path / "here", **options)
     hub.reset()
     far = actstore.ingest(RAW, tmp_path / "far", **options)
-    rows, expected = stored_rows(tmp_path / "far"), stored_rows(tmp_path / "here")
-    assert len(rows) == len(expected) > 0, far.refused
-    for row, wanted in zip(rows, expected, strict=True):
-        row.pop("run_id"), wanted.pop("run_id")
-        assert row.pop("activation").tobytes() == wanted.pop("activation").tobytes()
-        assert row == wanted
+    assert_same_rows(tmp_path / "far", tmp_path / "here")
     return here, far
 
 

@@ -16,7 +16,7 @@ from actstore.remote.bucket import Bucket
 from actstore.remote.bucket_address import parse_bucket
 from actstore.remote.syncing import sync
 from actstore.storage import manifest as manifests
-from tests.ingestion.storing import stored_rows
+from tests.ingestion.storing import assert_same_rows
 from tests.layouts import amber, clt, faithfulness
 from tests.remote.buckets import Proxy, put_rows
 from tests.torture.effort import TORTURE
@@ -34,12 +34,7 @@ def both(folder: Path, address: str, tmp_path: Path, **options: Any) -> tuple[An
     upload(folder, address)
     here = actstore.ingest(folder, tmp_path / "here", **options)
     far = actstore.ingest(address, tmp_path / "far", **options)
-    rows, expected = stored_rows(tmp_path / "far"), stored_rows(tmp_path / "here")
-    assert len(rows) == len(expected) > 0, far.refused
-    for row, wanted in zip(rows, expected, strict=True):
-        row.pop("run_id"), wanted.pop("run_id")
-        assert row.pop("activation").tobytes() == wanted.pop("activation").tobytes()
-        assert row == wanted
+    assert_same_rows(tmp_path / "far", tmp_path / "here")
     return here, far
 
 
