@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +18,12 @@ from actstore.ingestion.recipe import FilePattern, Recipe
 from actstore.ingestion.sidecars import Sidecars
 from actstore.ingestion.source_file import Entry, SourceFile, evenly
 from actstore.ingestion.template import Match, recognisable
+from actstore.ingestion.walking import readable, walk
 
 _SAMPLES = 7
 _SAMPLE_BYTES = 128 << 20
 _BY_SHAPE = ("numpy", "safetensors")
 """Recipes that take matrices for rows of examples, whatever their names and lengths say."""
-_DIGITS = re.compile(r"(\d+)")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,98 +41,6 @@ class Discovery:
     """Which part of a path or key became what; None where a Python reader decides."""
     links: tuple[str, ...] = ()
     """Links that were not followed, each with where it leads, pipes and devices."""
-
-
-def natural(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a sort key that puts ``batch_2`` before ``batch_10``."""
-    return tuple(
-        (0, int(piece), piece) if piece.isdecimal() else (1, 0, piece)
-        for piece in _DIGITS.split(text)
-        if piece
-    )
-
-
-def walk(sources: Sequence[Path], links: list[str] | None = None) -> list[Entry]:
-    """Return every file of the sources in natural order.
-
-    Hidden files and folders are left out, and links that lead out of their source or
-    nowhere; ``links`` takes these, each with where it leads.
-
-    Raises:
-        UsageError: a source does not exist, or is neither a folder nor a file.
-    """
-    found: dict[Path, Entry] = {}
-    for given in sources:
-        # Not resolve(): a source that is itself a link keeps the name that it was given.
-        source = Path(os.path.abspath(paths.local(given)))
-        kind = paths.kind_of(source)
-        if kind is None:
-            gone = "is a link to something that is not there" if source.is_symlink() else ""
-            raise UsageError(f"{given}: {gone or 'no such file or folder'}")
-        if kind not in ("a file", "a folder"):
-            raise UsageError(f"{given}: is {kind}; a source is a folder or a file")
-        if kind == "a file":
-            size = source.stat().st_size
-            name = _readable(source.name)
-            entry = Entry(path=source, relative=name, root=source.parent, size=size)
-            found.setdefault(source, entry)
-            continue
-        for entry in _below(source, [] if links is None else links):
-            found.setdefault(entry.path, entry)
-    return sorted(found.values(), key=lambda entry: [natural(each) for each in entry.path.parts])
-
-
-def _below(source: Path, links: list[str]) -> Iterable[Entry]:
-    real = Path(os.path.realpath(source))
-    seen: set[str] = set()
-    for folder, names, files in os.walk(source, followlinks=True):
-        # A link back to a folder above would go round forever.
-        here = os.path.realpath(folder)
-        if here in seen or not _inside(here, real):
-            if here not in seen:
-                links.append(_leading(Path(folder), source))
-            names.clear()
-            continue
-        seen.add(here)
-        names[:] = [name for name in names if not name.startswith(".")]
-        for name in files:
-            path = Path(folder) / name
-            if name.startswith("."):
-                continue
-            if path.is_symlink() and not _inside(os.path.realpath(path), real):
-                links.append(_leading(path, source))
-                continue
-            relative = _readable(path.relative_to(source).as_posix())
-            try:
-                status = path.stat()
-            except OSError:  # a link to nowhere
-                links.append(_leading(path, source))
-                continue
-            # Opening any other kind could wait for ever, as a FIFO does.
-            if not stat.S_ISREG(status.st_mode):
-                links.append(f"{relative}, which is {paths.kind_of(path)}")
-            else:
-                yield Entry(path=path, relative=relative, root=source, size=status.st_size)
-
-
-def _leading(link: Path, source: Path) -> str:
-    """Name a link that is not followed, below its source, and where it leads.
-
-    As it is spelled, without folders above the last: this is stored, and pushed.
-    """
-    gone = "" if link.exists() else ", which does not exist"
-    target = os.readlink(link) if link.is_symlink() else os.path.realpath(link)
-    target = f"…/{os.path.basename(target)}" if os.path.isabs(target) else target
-    return _readable(f"{link.relative_to(source).as_posix()} -> {target}{gone}")
-
-
-def _readable(name: str) -> str:
-    """Return a file name as text; bytes that are no UTF-8 become U+FFFD, one for one."""
-    return _SURROGATE.sub("\ufffd", name)
-
-
-def _inside(path: str | Path, folder: Path) -> bool:
-    return Path(path).is_relative_to(folder)
 
 
 def assign(recipe: Recipe, entries: Sequence[Entry]) -> tuple[list[SourceFile], list[Entry]]:
@@ -195,7 +100,7 @@ def _matched(recipe: Recipe, entry: Entry) -> SourceFile | None:
             found = found if beside.exists() and _inside_source(beside, entry) else None
         if found is not None:
             match, start = found
-            above = entry.path.as_posix()[:start].rstrip("/")
+            above = entry.spelled[:start].rstrip("/")
             return SourceFile(
                 path=entry.path,
                 relative=entry.relative,
@@ -214,8 +119,10 @@ def _inside_source(path: Path, entry: Entry) -> bool:
 
 def _match(pattern: FilePattern, entry: Entry) -> tuple[Match, int] | None:
     """Match the tail of the path; return also where in the whole path the match begins."""
-    whole = _readable(entry.path.as_posix())
+    if not entry.relative.endswith(pattern.template.ending):  # most files, of most recipes
+        return None
     inside = pattern.template.match_tail(entry.relative)
+    whole = readable(entry.spelled)
     if inside is not None:
         return inside, len(whole) - len(entry.relative) + inside.start
     # SOURCE may lie deeper than the template begins. Any two folders above it would fit

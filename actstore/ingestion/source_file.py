@@ -14,13 +14,25 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A file that was seen."""
+    """A file that was seen; its path is made when it is asked for, since there may be millions."""
 
-    path: Path
-    relative: str
-    """Posix path relative to SOURCE."""
     root: Path
+    """The SOURCE it was found under (its folder, where SOURCE is a file)."""
+    tail: str
+    """Where it lies in there, as the system spells it."""
+    relative: str
+    """The same as text that can be shown and stored."""
     size: int
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self.root / self.tail
+
+    @property
+    def spelled(self) -> str:
+        """The same as text."""
+        return f"{self.root.as_posix().rstrip('/')}/{self.tail}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,6 +71,8 @@ class Template:
     text: str
     parts: tuple[TemplateField, ...]
     separator: str
+    ending: str
+    """What each text that fits ends with: the last plain characters, such as a suffix."""
     _whole: re.Pattern[str]
     _tail: re.Pattern[str]
 
@@ -124,9 +126,9 @@ def compile_template(text: str, separator: str = "/") -> Template:
     pieces.append(re.escape(text[end:]))
     body = "(?P<_body>" + "".join(pieces) + ")"
     tail = f"(?:.*{re.escape(separator)})?{body}"
-    return Template(
-        text, tuple(parts), separator, re.compile(body, re.DOTALL), re.compile(tail, re.DOTALL)
-    )
+    ending = text[end:].rpartition(separator)[2]
+    whole_, tail_ = (re.compile(each, re.DOTALL) for each in (body, tail))
+    return Template(text, tuple(parts), separator, ending, whole_, tail_)
 
 
 def _part(inside: str, text: str) -> TemplateField:

@@ -7,7 +7,7 @@ import io
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache as once
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.mapping import ShardReader
 from actstore.storage.quantised_shard import QuantisedShard
 from actstore.storage.snapshot import Snapshot
+from actstore.storage.threads import Result, submit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,8 +114,8 @@ class RemoteFiles:
     def traffic(self) -> Traffic | None:
         return self._meter.traffic
 
-    def pool(self) -> ThreadPoolExecutor:
-        return _pool()
+    def submit(self, work: Callable[..., Result], *given: object) -> Future[Result]:
+        return submit(_pool, work, *given)
 
     def pieces(self, entry: ShardEntry) -> Pieces:
         """Return what fetches parts of a shard."""

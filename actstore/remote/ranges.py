@@ -11,6 +11,7 @@ from typing import Protocol
 
 from actstore.remote.cache import Range
 from actstore.storage.files import Traffic
+from actstore.storage.threads import submit
 
 REQUESTS = 16
 """Requests under way at once, in all of this process."""
@@ -68,7 +69,7 @@ def read_side_by_side(fetch: Callable[[int, int], bytes], ranges: Sequence[Range
     def one(piece: Range) -> bytes:
         return b"" if stopped.is_set() else fetch(*piece)
 
-    futures = [_pool().submit(one, piece) for _, piece in pieces]
+    futures = [submit(_pool, one, piece) for _, piece in pieces]
     found: list[list[bytes]] = [[] for _ in ranges]
     try:
         for (number, _), future in zip(pieces, futures, strict=True):

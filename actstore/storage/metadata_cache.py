@@ -261,9 +261,7 @@ def _parts(
     )
     runs = list(_runs(manifest.shards, places, files.portion is None))
     unread = iter([run for run in runs if run.place is None])
-    pending = [
-        files.pool().submit(files.tables, run.shards, names) for run in islice(unread, _AHEAD)
-    ]
+    pending = [files.submit(files.tables, run.shards, names) for run in islice(unread, _AHEAD)]
     kept = None if previous is None else _Slices(previous, counts, names)
     try:
         for run in runs:
@@ -274,7 +272,7 @@ def _parts(
             else:
                 table = pa.concat_tables(pending.pop(0).result())
                 pending += [
-                    files.pool().submit(files.tables, following.shards, names)
+                    files.submit(files.tables, following.shards, names)
                     for following in islice(unread, 1)
                 ]
                 changes = all_labels

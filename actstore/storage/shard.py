@@ -29,7 +29,7 @@ from actstore.storage.metadata_table import (
 )
 from actstore.storage.pages import VectorPage
 from actstore.storage.shard_tail import MetadataColumns, append_metadata, write_at
-from actstore.storage.threads import disk, in_parallel
+from actstore.storage.threads import disk, in_parallel, submit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -272,7 +272,7 @@ class ShardWriter:
 
     def _ask_disk(self) -> None:
         """Let the disk begin with what was placed, so that there is less to wait for later."""
-        self._asked.append(disk().submit(writeback.begin, self._descriptor))
+        self._asked.append(submit(disk, writeback.begin, self._descriptor))
         self._unsynced = 0
 
     def _offset(self, row: int) -> int:
@@ -395,7 +395,7 @@ def finished(shards: Sequence[ShardWriter]) -> list[Written]:
                 future.result()
             flushing.clear()
             for shard in some:  # an interrupt may come between two of them
-                flushing.append(disk().submit(shard.sync))
+                flushing.append(submit(disk, shard.sync))
         for future in flushing:
             future.result()
     finally:  # whatever happens, no thread works on

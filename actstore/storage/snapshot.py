@@ -359,7 +359,7 @@ class Snapshot:
             for number in numbers:
                 work(number)  # uses all threads by itself
             return
-        futures = [self.files.pool().submit(work, number) for number in numbers]
+        futures = [self.files.submit(work, number) for number in numbers]
         try:
             for future in futures:
                 future.result()

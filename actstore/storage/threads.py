@@ -9,7 +9,7 @@ from functools import cache
 from typing import Protocol, TypeVar
 
 _Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+Result = TypeVar("Result")
 
 
 def workers() -> int:
@@ -42,8 +42,8 @@ class Threads(Protocol):
     def cache_clear(self) -> None: ...
 
 
-def _submit(threads: Threads, work: Callable[..., _Result], *given: object) -> Future[_Result]:
-    """Have something done by one of the threads.
+def submit(threads: Threads, work: Callable[..., Result], *given: object) -> Future[Result]:
+    """Have something done by one of the threads of a pool that is kept.
 
     Ctrl-C may come while a thread is being started, of which its pool then knows nothing: the
     process would wait for it for ever. So that pool ends, and whoever comes next has another.
@@ -58,18 +58,18 @@ def _submit(threads: Threads, work: Callable[..., _Result], *given: object) -> F
 
 
 def in_parallel(
-    work: Callable[[_Item], _Result],
+    work: Callable[[_Item], Result],
     items: Iterable[_Item],
     threads: Threads = pool,
-) -> list[_Result]:
+) -> list[Result]:
     """Return ``work`` of each item, done in several threads; not to be called in one of them.
 
     Whatever happens, an error or Ctrl-C, none of the threads works on when this is left.
     """
-    futures: list[Future[_Result]] = []
+    futures: list[Future[Result]] = []
     try:
         for item in items:
-            futures.append(_submit(threads, work, item))
+            futures.append(submit(threads, work, item))
         return [future.result() for future in futures]
     finally:
         for future in futures:
@@ -90,7 +90,7 @@ def share(work: Callable[[_Item], object], items: Iterable[_Item]) -> None:
         for item in left:
             work(item)
 
-    helpers = [_submit(pool, drain) for _ in range(min(len(waiting), workers()) - 1)]
+    helpers = [submit(pool, drain) for _ in range(min(len(waiting), workers()) - 1)]
     try:
         drain()
     finally:

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Generic, TypeVar
 
-from actstore.storage.threads import workers
+from actstore.storage.threads import submit, workers
 
 _Item = TypeVar("_Item")
 
@@ -62,7 +62,7 @@ class Ahead(Generic[_Item]):
                 task = next(self._tasks, None)
                 if task is None:
                     break
-                self._begun.append(batch_pool().submit(task))
+                self._begun.append(submit(batch_pool, task))
             if not self._begun:
                 raise StopIteration
             return self._begun.popleft().result()

@@ -12,7 +12,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.storage import floats
-from actstore.storage.threads import share
+from actstore.storage.threads import share, submit
 from actstore.training.order import Blocks, Ordering
 from actstore.training.prefetch import window_pool
 
@@ -175,7 +175,7 @@ class OrderReader:
         with self._lock:
             found = self._windows.get((epoch, number))
             if found is None or (found.done() and found.exception()):
-                found = window_pool().submit(self._load, order, number)
+                found = submit(window_pool, self._load, order, number)
                 self._windows[epoch, number] = found
                 while len(self._windows) > _WINDOWS:
                     # Not cancelled: another batch may be waiting for it.

@@ -11,16 +11,11 @@ import torch
 
 from actstore.errors import RecipeError, UsageError
 from actstore.ingestion import recipes
-from actstore.ingestion.discovery import (
-    assign,
-    cache_names,
-    discover,
-    natural,
-    walk,
-)
+from actstore.ingestion.discovery import assign, cache_names, discover
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.run import ingest
 from actstore.ingestion.source_file import evenly
+from actstore.ingestion.walking import natural, walk
 from tests.layouts import amber, spatialeval
 
 
@@ -63,6 +58,17 @@ def test_names_that_are_no_text_are_made_readable(tmp_path: Path) -> None:
     assert not summary.refused
     assert summary.first_row is not None
     assert summary.first_row["source"] == "f/caf\ufffd.npz#v"
+
+
+def test_sources_within_each_other_are_one_list(tmp_path: Path) -> None:
+    touch(tmp_path, "a/x_2.pt", "a/x_10.pt", "a/x/1.pt", "a/01/y.pt", "a/1/y.pt", "b.pt", "a.pt")
+    whole = walk([tmp_path])
+    names = ["a/01/y.pt", "a/1/y.pt", "a/x/1.pt", "a/x_2.pt", "a/x_10.pt", "a.pt", "b.pt"]
+    assert [entry.relative for entry in whole] == names
+    assert walk([tmp_path, tmp_path / "a", tmp_path / "b.pt"]) == whole
+    inner = walk([tmp_path / "a/x", tmp_path])
+    assert [entry.path for entry in inner] == [entry.path for entry in whole]
+    assert [entry.relative for entry in inner if entry.root != tmp_path] == ["1.pt"]
 
 
 def test_links_do_not_lead_out_of_the_source(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ import pytest
 
 from actstore.errors import PathError, RecipeError, UnreadableFileError, UsageError
 from actstore.ingestion import containers, recipes
-from actstore.ingestion.discovery import assign, walk
+from actstore.ingestion.discovery import assign
 from actstore.ingestion.gate import Gate
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.run import ingest
 from actstore.ingestion.sidecars import Sidecars
+from actstore.ingestion.walking import walk
 from tests.ingestion.storing import stored_rows
 
 SECRET = "not-for-others"

@@ -11,10 +11,11 @@ import pytest
 
 from actstore.errors import UnreadableFileError
 from actstore.ingestion import containers, read_ahead
-from actstore.ingestion.discovery import assign, walk
+from actstore.ingestion.discovery import assign
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.recipes import parse
 from actstore.ingestion.source_file import SourceFile
+from actstore.ingestion.walking import walk
 
 RECIPE = parse(
     'name = "r"\ncontainer = "numpy"\nreader = "none"\n[[files]]\npath = "{number:int}.npy"\n'

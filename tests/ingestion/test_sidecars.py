@@ -12,10 +12,11 @@ import pytest
 
 from actstore.errors import PathError, SidecarError, UsageError
 from actstore.ingestion import recipes
-from actstore.ingestion.discovery import assign, walk
+from actstore.ingestion.discovery import assign
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.sidecars import Sidecars, SidecarTable, read_records
 from actstore.ingestion.source_file import SourceFile
+from actstore.ingestion.walking import walk
 
 
 def recipe(paths: list[str], more: str = "", path: str = "{task}/{key}.npz") -> Recipe:

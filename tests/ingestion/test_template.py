@@ -53,6 +53,7 @@ def test_tails(template: str, text: str, parts: object) -> None:
         assert match.parts == {"layer": 3, "n": 12, "side": "y"}
     else:
         assert (match.parts if match else None) == parts
+    assert match is None or text.endswith(compile_template(template).ending)
 
 
 def test_keys_use_dots() -> None:
