@@ -198,7 +198,8 @@ def test_what_other_files_enter_is_learned_and_kept(project: Project, tmp_path: 
     memory = tmp_path / "memory"
     with trial(project, memory, seed=0) as attempt:
         assert attempt.try_out(mutant) == "killed"
-        assert attempt.failed == f"{more}::test_the_first"
+        # Whichever of the two was quicker when they were learned.
+        assert attempt.failed in {f"{more}::test_the_{one}" for one in ("first", "second")}
     kept = json.loads((memory / "tests.room.test_more.json").read_text())
     entered = {test.partition("::")[2]: found["marks"] for test, found in kept["tests"].items()}
     # What a fixture does is done for each test that shares it.
