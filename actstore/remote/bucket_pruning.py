@@ -63,7 +63,7 @@ def prune_bucket(bucket: Bucket, *, keep: int = 1, grace: timedelta = GRACE) -> 
     old = [n for n in numbers[:-keep] if _superseded(numbers, n, listed) <= limit]
     stay = [number for number in numbers if number not in old]
     kept = [bucket_commits.decode(bucket_commits.read_commit(bucket, n), bucket) for n in stay]
-    named = {path for manifest in kept for path, _ in _named(manifest)}
+    named = {path for manifest in kept for path in manifest.named}
     _check(bucket, kept, files)
     unused = [each for path, each in files.items() if path not in named and each.modified <= limit]
     bucket_commits.hint_at(bucket, numbers[-1])
@@ -89,12 +89,6 @@ def _files(bucket: Bucket) -> dict[str, StoredObject]:
     return {each.path: each for each in found}
 
 
-def _named(manifest: Manifest) -> list[tuple[str, int]]:
-    """Return all files that a commit needs, and their sizes."""
-    found = [(entry.path, entry.bytes) for entry in manifest.files.values()]
-    return found + [(segment.path, segment.bytes) for segment in manifest.segments]
-
-
 def _superseded(numbers: list[int], number: int, listed: dict[str, StoredObject]) -> datetime:
     """Return when the next commit was made."""
     following = numbers[numbers.index(number) + 1]
@@ -117,12 +111,12 @@ def _now(bucket: Bucket) -> datetime:
 def _check(bucket: Bucket, kept: list[Manifest], files: dict[str, StoredObject]) -> None:
     problems = []
     for manifest in kept:
-        for path, size in _named(manifest):
+        for path, entry in manifest.named.items():
             there = files.get(path)
             if there is None:
                 problems.append((path, "the object is missing"))
-            elif there.size != size:
-                problems.append((path, f"it has {there.size:,} of {size:,} bytes"))
+            elif there.size != entry.bytes:
+                problems.append((path, f"it has {there.size:,} of {entry.bytes:,} bytes"))
     if problems:
         path, reason = problems[0]
         raise DamageError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from actstore.errors import BucketFileError, CorruptStoreError
@@ -15,6 +17,7 @@ from actstore.remote.client import Client
 from actstore.remote.download import download
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
+from actstore.storage.manifest import Manifest
 from actstore.storage.repairing import Copies
 from actstore.storage.shard import sha256_of
 from actstore.storage.soundness import Named
@@ -38,23 +41,25 @@ def copies_of(source: str, client: Client | None = None) -> Copies:
     return LocalCopies(Path(source))
 
 
+def _by_hash(numbers: Iterable[int], load: Callable[[int], Manifest]) -> dict[str, str]:
+    """Return the paths of all files that sound commits name, by their SHA-256."""
+    found: dict[str, str] = {}
+    for number in numbers:
+        with contextlib.suppress(CorruptStoreError, BucketFileError):
+            found |= {entry.sha256: path for path, entry in load(number).named.items()}
+    return found
+
+
 class LocalCopies:
     """The files that the sound commits of a store on this machine name."""
 
     def __init__(self, root: Path) -> None:
         self.name = str(root)
         self._root = root
-        self._paths: dict[str, str] = {}
         numbers = manifests.numbers(root)
         if not numbers:
             manifests.load(root)  # says what is there instead
-        for number in numbers:
-            try:
-                found = manifests.load(root, number)
-            except CorruptStoreError:
-                continue
-            self._paths |= {entry.sha256: path for path, entry in found.files.items()}
-            self._paths |= {entry.sha256: entry.path for entry in found.segments}
+        self._paths = _by_hash(numbers, lambda number: manifests.load(root, number))
 
     def has(self, entry: Named) -> bool:
         path = self._root / self._paths.get(entry.sha256, layout.CARD)
@@ -70,17 +75,15 @@ class BucketCopies:
     def __init__(self, bucket: Bucket) -> None:
         self.name = str(bucket.address)
         self._bucket = bucket
-        self._paths: dict[str, str] = {}
         numbers = bucket_commits.numbers(bucket)
         if not numbers:
             bucket_commits.read_commit(bucket)  # says what is there instead
-        for number in numbers:
-            try:
-                found = bucket_commits.decode(bucket_commits.read_commit(bucket, number), bucket)
-            except (CorruptStoreError, BucketFileError):
-                continue
-            self._paths |= {entry.sha256: path for path, entry in found.files.items()}
-            self._paths |= {entry.sha256: entry.path for entry in found.segments}
+        self._paths = _by_hash(
+            numbers,
+            lambda number: bucket_commits.decode(
+                bucket_commits.read_commit(bucket, number), bucket
+            ),
+        )
 
     def has(self, entry: Named) -> bool:
         path = self._paths.get(entry.sha256)

@@ -122,8 +122,7 @@ class _ToFolder:
         self.newest: StoredCommit | None = None
         for number in self.numbers():
             found = manifests.load(root, number)
-            self._known |= {(path, entry.sha256) for path, entry in found.files.items()}
-            self._known |= {(entry.path, entry.sha256) for entry in found.segments}
+            self._known |= {(path, entry.sha256) for path, entry in found.named.items()}
             data = layout.manifest_path(root, number).read_bytes()
             self.newest = StoredCommit(number, data)
 
@@ -192,8 +191,7 @@ class _ToBucket:
         found = [each for room in rooms for each in bucket.objects(room)]
         named = set()
         if self.newest is not None:
-            manifest = bucket_commits.decode(self.newest, bucket)
-            named = {*manifest.files, *(segment.path for segment in manifest.segments)}
+            named = set(bucket_commits.decode(self.newest, bucket).named)
         # Older ones that no commit names may be pruned before this copying ends.
         recent = datetime.now(UTC) - GRACE / 2
         self._sizes = {

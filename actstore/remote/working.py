@@ -69,9 +69,7 @@ def working(
     if not is_bucket(place):
         yield paths.local_store(place)
         return
-    with _standing_in(place) as behind:
-        if not dry:
-            behind.bucket.check_conditions()
+    with _standing_in(place, dry=dry) as behind:
         found = bucket_commits.newest(behind.bucket)
         if found is not None:
             behind.keep(found)
@@ -102,7 +100,7 @@ def looking(place: str | Path, at: int | None = None, *, history: bool = False) 
     if not is_bucket(place):
         yield paths.local_store(place)
         return
-    with _standing_in(place) as behind:
+    with _standing_in(place, dry=True) as behind:
         behind.keep(bucket_commits.read_commit(behind.bucket, at))
         if history:
             behind.keep_history()
@@ -127,16 +125,14 @@ def repairing(place: str | Path, *, dry: bool = False) -> Iterator[Path]:
     if not is_bucket(place):
         yield paths.local_store(place)
         return
-    with _standing_in(place) as behind:
-        if not dry:
-            behind.bucket.check_conditions()
+    with _standing_in(place, dry=dry) as behind:
         if not behind.keep_as_it_is():
             bucket_commits.read_commit(behind.bucket)  # says what is there instead
         yield behind.root
 
 
 @contextlib.contextmanager
-def _standing_in(place: str | Path) -> Iterator[BucketBacking]:
+def _standing_in(place: str | Path, *, dry: bool) -> Iterator[BucketBacking]:
     bucket = Bucket(parse_bucket(place))
     # So that what names the folder nevertheless says which store is meant.
     name = layout.slug(bucket.address.prefix.rpartition("/")[2] or bucket.address.bucket)
@@ -145,6 +141,8 @@ def _standing_in(place: str | Path) -> Iterator[BucketBacking]:
         (root / layout.MANIFESTS).mkdir(parents=True)
         behind = BucketBacking(bucket, root)
         with backing.standing_for(root, behind), _named(root, bucket):
+            if not dry:
+                bucket.check_conditions()
             yield behind
 
 
