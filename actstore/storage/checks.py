@@ -7,7 +7,6 @@ import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 from isal import isal_zlib
@@ -16,6 +15,7 @@ from actstore.errors import DamageError
 from actstore.storage import checksums
 from actstore.storage.checksums import Check
 from actstore.storage.manifest import LabelEntry, ShardEntry
+from actstore.storage.remembered import Remembered
 from actstore.storage.threads import share
 
 _OTHER_TAIL = "its metadata and footer are not what the manifest says (SHA-256)"
@@ -23,6 +23,13 @@ _OTHER_CONTENT = "its SHA-256 is not what the manifest says: the content was cha
 _CHUNK = 1 << 20
 _AT_ONCE = 64
 """Blocks that one thread checks at a time."""
+
+_KNOWN_BYTES = 32 << 20
+"""Checksums of so many bytes are kept of shards that are closed: of some 100 GB of vectors."""
+_PAGE_BYTES = 1_000
+"""What Python needs for a page beside its checksums."""
+_KNOWN_FILES = 1 << 16
+"""Files of which it is kept that they were found sound, some 400 bytes each."""
 
 _Identity = tuple[object, ...]
 
@@ -43,9 +50,12 @@ class _Page:
     """Blocks that were found sound: bool."""
 
 
-_pages: dict[_Identity, list[_Page]] = {}
-_sound: set[_Identity] = set()
-_lock = Lock()
+def _weight(pages: list[_Page]) -> int:
+    return sum(_PAGE_BYTES + page.sums.nbytes + page.sound.nbytes for page in pages)
+
+
+_pages: Remembered[_Identity, list[_Page]] = Remembered(_KNOWN_BYTES, _weight)
+_sound: Remembered[_Identity, bool] = Remembered(_KNOWN_FILES)
 
 
 def damage(root: Path, path: str, reason: str) -> DamageError:
@@ -87,11 +97,11 @@ def _once(
     reason: str,
 ) -> None:
     identity = (*_identity(descriptor), start, sha256)
-    if identity in _sound:
+    if _sound.get(identity):
         return
     if _sha256(descriptor, start, entry.bytes) != sha256:
         raise damage(root, entry.path, reason)
-    _sound.add(identity)
+    _sound.put(identity, True)
 
 
 def _identity(descriptor: int) -> _Identity:
@@ -143,7 +153,7 @@ class VectorChecks:
     @property
     def are_read(self) -> bool:
         """Whether the checksums are known."""
-        return self._own is not None or self._identity in _pages
+        return self._own is not None or _pages.get(self._identity) is not None
 
     def page(self, number: int) -> _Page:
         """Return the checksums of one row group's vectors.
@@ -156,8 +166,7 @@ class VectorChecks:
             if known is None:
                 known = self._read()
                 if not self.always:
-                    with _lock:
-                        known = _pages.setdefault(self._identity, known)
+                    known = _pages.shared(self._identity, known)
             self._own = known
         return self._own[number]
 

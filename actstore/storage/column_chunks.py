@@ -6,13 +6,12 @@ differs from what it encoded before; what other shards have too is copied, offse
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
-from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from actstore import schema
 from actstore.storage import thrift
+from actstore.storage.remembered import Remembered
 from actstore.storage.thrift import Struct, Wanted
 
 if TYPE_CHECKING:
@@ -67,43 +66,32 @@ class ColumnGroup(NamedTuple):
         return self._replace(chunks=tuple(chunk._replace(data=b"") for chunk in self.chunks))
 
 
-class _Kept:
-    """Columns that were encoded lately."""
-
-    def __init__(self) -> None:
-        self._found: OrderedDict[tuple[str, int, int], tuple[pa.Array, ColumnChunk]] = OrderedDict()
-        self._bytes = 0
-        self._lock = Lock()
-
-    def get(self, name: str, column: pa.Array) -> ColumnChunk | None:
-        key = (name, len(column), column.nbytes)
-        with self._lock:
-            found = self._found.get(key)
-            if found is not None:
-                self._found.move_to_end(key)
-        if found is not None and (found[0] is column or found[0].equals(column)):
-            return found[1]
-        return None
-
-    def put(self, name: str, column: pa.Array, chunk: ColumnChunk) -> None:
-        if name in _NEVER_KEPT or _weight(column, chunk) > _LONGEST_KEPT:
-            return
-        key = (name, len(column), column.nbytes)
-        with self._lock:
-            before = self._found.pop(key, None)
-            self._found[key] = column, chunk
-            self._bytes += _weight(column, chunk) - (0 if before is None else _weight(*before))
-            while self._bytes > _KEPT_BYTES:
-                self._bytes -= _weight(*self._found.popitem(last=False)[1])
-
-
 _NEVER_KEPT = frozenset({"norm", "scale"})
 """Numbers of each shard's own; and floats that are equal need not be of the same bits."""
-_kept = _Kept()
 
 
-def _weight(column: pa.Array, chunk: ColumnChunk) -> int:
+def _weight(kept: tuple[pa.Array, ColumnChunk]) -> int:
+    column, chunk = kept
     return int(column.get_total_buffer_size()) + len(chunk.data)  # a slice keeps the whole
+
+
+_kept: Remembered[tuple[str, int, int], tuple[pa.Array, ColumnChunk]] = Remembered(
+    _KEPT_BYTES, _weight
+)
+"""Columns that were encoded lately, by name, rows and bytes."""
+
+
+def _lately(name: str, column: pa.Array) -> ColumnChunk | None:
+    """Return a column as it was encoded lately; None where it was not."""
+    found = _kept.get((name, len(column), column.nbytes))
+    if found is not None and (found[0] is column or found[0].equals(column)):
+        return found[1]
+    return None
+
+
+def _keep(name: str, column: pa.Array, chunk: ColumnChunk) -> None:
+    if name not in _NEVER_KEPT and _weight((column, chunk)) <= _LONGEST_KEPT:
+        _kept.put((name, len(column), column.nbytes), (column, chunk))
 
 
 def encoded(table: pa.Table) -> ColumnGroup:
@@ -121,12 +109,12 @@ def encoded(table: pa.Table) -> ColumnGroup:
         for column in table.itercolumns()
     ]
     names = table.column_names
-    found = [_kept.get(name, column) for name, column in zip(names, columns, strict=True)]
+    found = [_lately(name, column) for name, column in zip(names, columns, strict=True)]
     missing = [at for at, chunk in enumerate(found) if chunk is None]
     if missing:
         for at, chunk in zip(missing, _encode(table.select(missing)), strict=True):
             found[at] = chunk
-            _kept.put(names[at], columns[at], chunk)
+            _keep(names[at], columns[at], chunk)
     return ColumnGroup(table.num_rows, tuple(chunk for chunk in found if chunk is not None))
 
 

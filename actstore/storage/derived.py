@@ -14,13 +14,17 @@ from isal import isal_zlib
 
 from actstore.storage import layout, pages
 from actstore.storage.lease import Lease, alone
+from actstore.storage.remembered import Remembered
 
 _SEAL = struct.Struct("<8sI")
 _MAGIC = b"ACTSEAL1"
 _END = struct.Struct("<I4s")
 _CHUNK = 1 << 20
 
-_sound: set[tuple[object, ...]] = set()
+_KNOWN = 4_096
+
+_sound: Remembered[tuple[object, ...], bool] = Remembered(_KNOWN)
+"""Derived files that this process has read whole."""
 
 
 class Derived(NamedTuple):
@@ -101,9 +105,12 @@ def is_sound(path: Path) -> bool:
         with path.open("rb") as file:
             facts = os.fstat(file.fileno())
             identity = facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
-            if identity not in _sound and _is_sealed(file.fileno(), facts.st_size):
-                _sound.add(identity)
-            return identity in _sound
+            if _sound.get(identity):
+                return True
+            sound = _is_sealed(file.fileno(), facts.st_size)
+            if sound:
+                _sound.put(identity, True)
+            return sound
     except OSError:
         return False
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from actstore.errors import CorruptStoreError
@@ -52,8 +53,11 @@ class Lease:
     def __exit__(self, *error: object) -> None:
         self.release()
 
-    def __del__(self) -> None:
-        self.release()
+    def __del__(self, ends: Callable[[], bool] = sys.is_finalizing) -> None:
+        # While Python ends, modules lose their names before what they have made goes; the system
+        # gives it back then.
+        if not ends():
+            self.release()
 
 
 def pin(root: Path, at: int | None = None) -> tuple[Manifest, Lease]:

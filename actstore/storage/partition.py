@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from itertools import count
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +13,16 @@ from actstore import schema
 from actstore.storage import comparing, key_hashes, quantised, shard_columns
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import ShardReader, open_shard
+from actstore.storage.remembered import Remembered
 from actstore.storage.shard import ShardWriter
 
 _ROWS_AT_ONCE = 100_000
 """Rows whose keys are hashed in one go: many small shards take as long as one, else."""
-_KNOWN_ROWS = 1_000_000
-"""Rows whose keys are kept for the next writer of this process, 24 bytes each."""
+_KNOWN_BYTES = 32 << 20
+"""Keys of so many bytes are kept for the next writer of this process."""
+_ROW_BYTES = 24
+_SHARD_BYTES = 600
+"""What Python needs for the keys of a shard beside those of each row."""
 
 
 class RowAddress(NamedTuple):
@@ -49,35 +51,13 @@ class _Keys(NamedTuple):
     """Hash of each row's label."""
 
 
-class _Known:
-    """Keys of shards that this process has read: many small writes ask for them again and again.
-
-    A shard never changes, and its SHA-256 names it.
-    """
-
-    def __init__(self) -> None:
-        self._found: OrderedDict[str, _Keys] = OrderedDict()
-        self._rows = 0
-        self._lock = Lock()
-
-    def get(self, sha256: str) -> _Keys | None:
-        with self._lock:
-            found = self._found.get(sha256)
-            if found is not None:
-                self._found.move_to_end(sha256)
-            return found
-
-    def put(self, sha256: str, keys: _Keys) -> None:
-        with self._lock:
-            if sha256 in self._found or len(keys.hashes) > _ROWS_AT_ONCE:
-                return
-            self._found[sha256] = keys
-            self._rows += len(keys.hashes)
-            while self._rows > _KNOWN_ROWS:
-                self._rows -= len(self._found.popitem(last=False)[1].hashes)
+def _weight(keys: _Keys) -> int:
+    return len(keys.hashes) * _ROW_BYTES + _SHARD_BYTES
 
 
-_known = _Known()
+_known: Remembered[str, _Keys] = Remembered(_KNOWN_BYTES, _weight)
+"""Keys of shards that this process has read, by their SHA-256: many small writes ask for them
+again and again."""
 
 
 def _keys_of(root: Path, entries: list[ShardEntry]) -> list[_Keys]:
@@ -129,7 +109,8 @@ class Partition:
             if rows >= _ROWS_AT_ONCE or entry is unknown[-1]:
                 for each, keys in zip(waiting, _keys_of(self._root, waiting), strict=True):
                     found[each.sha256] = keys
-                    _known.put(each.sha256, keys)
+                    if each.rows <= _ROWS_AT_ONCE:
+                        _known.put(each.sha256, keys)
                 waiting, rows = [], 0
         self.width = entries[-1].width
         for entry in entries:

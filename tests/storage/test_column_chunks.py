@@ -16,6 +16,7 @@ from actstore import schema
 from actstore.storage import column_chunks, shard
 from actstore.storage.column_chunks import encoded
 from actstore.storage.metadata_table import Fragment, metadata_table
+from actstore.storage.remembered import Remembered
 from actstore.storage.shard import ShardWriter, Written
 from tests.storage.stores import vectors
 from tests.torture.effort import examples
@@ -35,7 +36,8 @@ _CELLS = st.fixed_dictionaries(
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin with nothing kept."""
-    monkeypatch.setattr(column_chunks, "_kept", column_chunks._Kept())
+    nothing = Remembered(column_chunks._KEPT_BYTES, column_chunks._weight)
+    monkeypatch.setattr(column_chunks, "_kept", nothing)
 
 
 def fragment(cells: list[dict[str, object]], layer: int = 0) -> Fragment:
@@ -127,11 +129,11 @@ def test_numbers_that_are_equal_need_not_be_of_the_same_bits() -> None:
 
 
 def test_little_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(column_chunks, "_KEPT_BYTES", 8_000)
+    kept = Remembered(8_000, column_chunks._weight)
+    monkeypatch.setattr(column_chunks, "_kept", kept)
     first = encoded(metadata([1.0]))
     for number in range(2, 20):
         encoded(metadata([1.0] * number))
-    kept = column_chunks._kept
     assert 0 < sum(len(chunk.data) for _, chunk in kept._found.values()) < 8_000
     label = schema.metadata_names().index("label")
     again = encoded(metadata([1.0])).chunks[label]

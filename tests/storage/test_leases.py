@@ -97,3 +97,14 @@ def test_nobody_takes_a_lease_of_what_is_being_removed(root: Path) -> None:
         Lease(path)
     with alone(path) as nobody:
         assert nobody
+
+
+def test_one_that_goes_after_the_modules_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m").write_text("")
+    lease = Lease(tmp_path / "m")
+    with monkeypatch.context() as ending:
+        ending.setattr("actstore.storage.lease.os", None)  # as Python does while it ends
+        lease.__del__(lambda: True)
+    lease.release()

@@ -13,6 +13,7 @@ from actstore.storage import partition as partitions
 from actstore.storage.floats import same_bits
 from actstore.storage.metadata_table import Fragment
 from actstore.storage.partition import Partition, RowAddress
+from actstore.storage.remembered import Remembered
 from actstore.storage.rows import RowBatch
 from actstore.storage.shard import ShardWriter
 from actstore.storage.snapshot import open_snapshot
@@ -138,10 +139,15 @@ def test_shards_that_were_read_once_are_known(tmp_path: Path) -> None:
     assert both.label_differs(RowAddress(1, 0), "seen") is False
 
 
-def test_keys_of_few_rows_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partitions, "_KNOWN_ROWS", 10)
-    known = partitions._Known()
-    for number in range(4):
-        keys = partitions._Keys(*(np.zeros(4, np.uint64) for _ in range(3)))
-        known.put(str(number), keys)
-    assert [known.get(str(number)) is not None for number in range(4)] == [0, 0, 1, 1]
+def test_keys_of_few_rows_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Shards of one row are mostly what Python needs for each.
+    known = Remembered(2 * (600 + 24), partitions._weight)
+    monkeypatch.setattr(partitions, "_known", known)
+    write(tmp_path, *(batch(0, 1, layer=layer) for layer in range(4)))
+    entries = open_snapshot(tmp_path).shards
+    for entry in entries:
+        Partition(tmp_path, [entry]).close()
+    assert [known.get(entry.sha256) is not None for entry in entries] == [0, 0, 1, 1]
+    monkeypatch.setattr(partitions, "_ROWS_AT_ONCE", 0)
+    Partition(tmp_path, [entries[0]]).close()
+    assert known.get(entries[0].sha256) is None
