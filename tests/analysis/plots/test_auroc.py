@@ -45,6 +45,13 @@ def test_all_layers_stand_in_order_on_the_axis() -> None:
     assert high >= 1
 
 
+def test_intervals_are_thinner_than_the_line_through_the_values() -> None:
+    (axes,) = figure_of(points([0, 1, 2]), "").axes
+    line = next(line for line in axes.lines if line.get_marker() == "o")
+    (bars,) = axes.collections
+    assert bars.get_linewidth()[0] < line.get_linewidth()
+
+
 def test_many_layers_and_sites_stay_readable() -> None:
     many = points(list(range(80))) + points(list(range(80)), "mlp_out")
     drawn = figure_of(many, "")

@@ -329,6 +329,12 @@ def test_vectors_of_many_prompts_are_not_their_tokens(tmp_path: Path) -> None:
     assert columns(tmp_path / "s", "example_id", "position") == [(f"a:{n}", None) for n in range(5)]
 
 
+def test_a_pooling_in_a_key_is_that_of_its_rows(tmp_path: Path) -> None:
+    torch.save({"mean_pooled": {"layer_3": draw(4, WIDTH)}}, tmp_path / "acts.pt")
+    ingest(tmp_path, tmp_path / "s", model=MODEL, yes=True)
+    assert columns(tmp_path / "s", "layer", "pooling") == [(3, "mean")] * 4
+
+
 def test_a_table_that_does_not_fit_is_named(tmp_path: Path) -> None:
     torch.save({"acts": draw(5, WIDTH), "labels": torch.arange(5)}, tmp_path / "a.pt")
     (tmp_path / "scores.csv").write_text("a\n1\n2\n")
