@@ -117,6 +117,11 @@ def test_arrays_and_plain_values_of_every_protocol(tmp_path: Path, protocol: int
     assert {type(tree["values"][name]) for name in ("ordered", "default", "counted")} == {dict}
 
 
+def test_numbers_of_numpy_that_no_column_holds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match=r"the value at \['a'\] is a builtins\.complex"):
+        load(write(tmp_path / "x.pkl", {"a": np.complex64(1j)}))
+
+
 def test_parameters_state_dicts_and_shared_tensors(tmp_path: Path) -> None:
     linear = torch.nn.Linear(2, 3)
     shared = torch.ones(2)
