@@ -191,6 +191,7 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
             "logits": draw(3, 20),
             "attentions": (draw(1, 2, 3, 3),),
             "centre": draw(WIDTH),
+            "scores": draw(3, 1),
             "note": "hello",
         }
         torch.save(document, tmp_path / f"p{number}.pt")
@@ -199,6 +200,7 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     assert summary.mapping is not None
     left_out = dict(summary.mapping.left_out)
     assert {"logits", "attentions.{…}", "centre", "state.pt"} <= left_out.keys()
+    assert left_out["scores"] == "[3, 1]: single numbers, no vectors"
     assert summary.rows_written == 6
     assert len(summary.sample_rows) == 3
     assert summary.sample_rows[0]["extra"] == '{"note": "hello"}'
