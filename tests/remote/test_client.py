@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from actstore.errors import RemoteStoreError, TransferError, UsageError
 from actstore.remote.address import Address, is_address, parse
 from actstore.remote.download import download
+from actstore.remote.hub_errors import HubCall, judge
 from actstore.storage.shard import sha256_of
 from tests.hub.pushing import client
 from tests.hub_server import Hub, faults
@@ -138,3 +140,15 @@ def test_an_object_that_is_too_short_is_given_up(files: Hub, tmp_path: Path, dig
     with pytest.raises(TransferError):
         fetch(files, tmp_path / "file", digest, size=len(DATA) + 10)
     assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("kind", [httpx2.ReadError, httpx2.ConnectError])
+def test_a_connection_that_fails_is_told_in_its_own_words(
+    kind: type[httpx2.TransportError],
+) -> None:
+    call = HubCall("read it", "https://hub.invalid", ID, None, None)
+    for error, said in ((kind("reset by peer"), "(reset by peer)"), (kind(""), kind.__name__)):
+        judged = judge(error, call)
+        assert judged is not None
+        assert judged.transient
+        assert said in str(judged.error)
