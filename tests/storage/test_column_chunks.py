@@ -152,17 +152,3 @@ def test_columns_of_other_types_are_no_metadata() -> None:
     for shape in (nullable, wide):
         with pytest.raises(ValueError, match="must have the columns"):
             encoded(table.cast(shape))
-
-
-@pytest.mark.parametrize(
-    ("chunks", "constant"),
-    [
-        ([["a"]], True),
-        ([["a", "a"], ["a"]], True),
-        ([[None, None]], True),
-        ([["a", "a"], ["b"]], False),
-        ([["a", None]], False),
-    ],
-)
-def test_a_column_of_one_value_is_constant(chunks: list[list[str | None]], constant: bool) -> None:
-    assert column_chunks.is_constant(pa.chunked_array(chunks, pa.string())) is constant
