@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from actstore.analysis import plots
@@ -49,7 +50,7 @@ def test_intervals_are_thinner_than_the_line_through_the_values() -> None:
     (axes,) = figure_of(points([0, 1, 2]), "").axes
     line = next(line for line in axes.lines if line.get_marker() == "o")
     (bars,) = axes.collections
-    assert bars.get_linewidth()[0] < line.get_linewidth()
+    assert np.max(bars.get_linewidth()) < line.get_linewidth()
 
 
 def test_many_layers_and_sites_stay_readable() -> None:
