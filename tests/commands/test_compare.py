@@ -21,6 +21,9 @@ def test_two_conditions(actstore: Command, store: Path) -> None:
     assert document["layers"][0]["mean_distance"] == pytest.approx(apart)
     out = actstore("compare", store, *sides).out
     assert out.startswith("matched by example_id, pooling\n")
+    heading, *rows = (line.split() for line in out.splitlines()[2 : 3 + len(LAYERS)])
+    assert heading[:5] == ["layer", "rows", "A", "rows", "B"]
+    assert [row[:4] for row in rows] == [[str(layer), "10", "10", "0"] for layer in LAYERS]
     assert "40 rows without a counterpart" in out
 
 

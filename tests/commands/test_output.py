@@ -70,6 +70,7 @@ def test_a_long_text_is_cut() -> None:
 def test_json_names_the_numbers_it_does_not_know() -> None:
     text = output.json_text({"a": float("nan"), "b": [float("inf"), -float("inf")], "c": 1.5})
     assert json.loads(text) == {"a": "NaN", "b": ["Infinity", "-Infinity"], "c": 1.5}
+    assert output.json_text({"é": float("nan")}) == '{"é": "NaN"}'  # letters stay letters
 
 
 def test_json_keeps_whole_decimals_whole() -> None:

@@ -118,3 +118,9 @@ def test_a_shard_with_a_damaged_footer_is_named(actstore: Command, two: tuple[Pa
     assert done.code == 4
     assert f"not repaired: {path}" in done.out
     assert_sound(root)
+
+
+def test_where_no_store_is_nothing_can_be_repaired(actstore: Command, tmp_path: Path) -> None:
+    done = actstore("repair", tmp_path / "s", "--yes")
+    assert done.code == 1
+    assert "there is no store at" in done.err

@@ -35,6 +35,13 @@ def test_an_expression_labels_this_run_and_leaves_other_labels_alone(tmp_path: P
     assert sorted(filter(None, labels(store).values())) == ["new", "old", "old"]
 
 
+def test_several_sources_are_one_ingest(tmp_path: Path) -> None:
+    sources = [samples(tmp_path / name, name) for name in ("xy", "z", "w")]
+    done = actstore.ingest(sources, tmp_path / "store", **OPTIONS)
+    assert (done.files_read, done.commit) == (4, 1)
+    assert sorted(labels(tmp_path / "store")) == ["w:0", "x:0", "y:0", "z:0"]
+
+
 def test_a_dry_run_labels_nothing(tmp_path: Path) -> None:
     store = tmp_path / "store"
     source = samples(tmp_path / "a", "xy")

@@ -104,4 +104,7 @@ def test_nothing_mixed_and_nowhere_are_refused(tmp_path: Path, selection: Select
     stores.mixed(tmp_path / "mixed")
     with open_store(tmp_path / "mixed") as store, pytest.raises(MixedVectorsError):
         store.select().save(tmp_path / "x.parquet")
+    stores.add(tmp_path / "store", stores.vectors(4, 8, "float16", 9), site="mlp_out")
+    with open_store(tmp_path / "store") as store, pytest.raises(MixedVectorsError, match="sites"):
+        store.select().save(tmp_path / "x.npz")
     assert sorted(child.name for child in tmp_path.iterdir()) == ["mixed", "store"]

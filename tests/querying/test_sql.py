@@ -149,6 +149,11 @@ def test_several_widths_are_lists_and_only_fitting_rows_are_compared(tmp_path: P
         database.table("SELECT dot(activation, $q) FROM activations", {"q": [1] * 5})
     with pytest.raises(SqlError, match="widths 4, 6 have no common mean"):
         database.table("SELECT vector_mean(activation) FROM activations")
+    means = database.table(
+        "SELECT vector_mean(activation) FROM activations GROUP BY model ORDER BY model"
+    )
+    for width, mean in zip((4, 6), means.column(0).to_pylist(), strict=True):
+        assert mean == pytest.approx(matrices[width].astype(np.float64).mean(axis=0), rel=1e-5)
     database.close()
 
 

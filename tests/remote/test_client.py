@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx2
 import pytest
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 
 from actstore.errors import RemoteStoreError, TransferError, UsageError
 from actstore.remote.address import Address, is_address, parse
 from actstore.remote.download import download
+from actstore.remote.hub_errors import HubCall, judge
 from actstore.storage.shard import sha256_of
 from tests.hub.pushing import client
 from tests.hub_server import Hub, faults
@@ -138,3 +145,31 @@ def test_an_object_that_is_too_short_is_given_up(files: Hub, tmp_path: Path, dig
     with pytest.raises(TransferError):
         fetch(files, tmp_path / "file", digest, size=len(DATA) + 10)
     assert not (tmp_path / "file").exists()
+
+
+def test_progress_bars_of_the_hub_come_back(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_PROGRESS_BARS", None)
+    was = are_progress_bars_disabled()
+    enable_progress_bars()
+    try:
+        with client(hub).quiet():
+            assert are_progress_bars_disabled()
+        assert not are_progress_bars_disabled()
+        disable_progress_bars()
+        with client(hub).quiet():
+            assert are_progress_bars_disabled()
+        assert are_progress_bars_disabled()
+    finally:
+        (disable_progress_bars if was else enable_progress_bars)()
+
+
+@pytest.mark.parametrize("kind", [httpx2.ReadError, httpx2.ConnectError])
+def test_a_connection_that_fails_is_told_in_its_own_words(
+    kind: type[httpx2.TransportError],
+) -> None:
+    call = HubCall("read it", "https://hub.invalid", ID, None, None)
+    for error, said in ((kind("reset by peer"), "(reset by peer)"), (kind(""), kind.__name__)):
+        judged = judge(error, call)
+        assert judged is not None
+        assert judged.transient
+        assert said in str(judged.error)

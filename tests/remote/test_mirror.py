@@ -20,7 +20,7 @@ from actstore import cli
 from actstore.errors import RemoteStoreError, RepositoryNotFoundError, UsageError
 from actstore.ingestion import fetching
 from actstore.ingestion.run import ingest as ingest_folder
-from actstore.remote import mirror
+from actstore.remote import mirror, source_places
 from actstore.storage import manifest as manifests
 from tests.hub_server import Hub, faults
 from tests.ingestion.storing import assert_rows, assert_same_rows, stored_rows
@@ -121,6 +121,18 @@ def test_files_go_when_they_are_done_with(
     assert summary.rows_written == 12 * 30
     assert len(seen) == 12
     assert max(seen) < 3 * (largest + 8192)
+
+
+def test_what_nobody_holds_is_no_byte_more_than_may_stay(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "KEPT", 199)
+    hub.create("alice/raw", {name: name.encode() * 100 for name in "abc"})
+    with mirror.mirrored(source_places.place_of(RAW)) as files:
+        for name in "abc":
+            files.fetch(files.root / name, hold=False)
+        # The last one does not count: it is about to be opened.
+        assert [files.is_here(files.root / name) for name in "abc"] == [False, True, True]
 
 
 def test_parquet_in_shards_is_numbered_through(

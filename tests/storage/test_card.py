@@ -44,6 +44,7 @@ def test_catching_up_writes_only_what_is_behind(
     assert card_commit(store) == 2
     monkeypatch.setattr(card, "refresh", lambda root: pytest.fail("it was up to date"))
     card.catch_up(store)
+    card.catch_up(store, closely=True)
     # The number may stand in the owner's own text: it does not count.
     card.write(store, f"As in commit 2 of last week.\n\n{old}")
     with pytest.raises(pytest.fail.Exception):

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from actstore import resources
 from actstore.errors import CommitError
 from actstore.storage import manifest as manifests
+from actstore.storage import unfinished
 from actstore.storage.compaction import compact, prune
 from actstore.storage.labels import set_labels
 from actstore.storage.snapshot import open_snapshot
@@ -133,6 +135,22 @@ def test_files_that_may_not_grow(tmp_path: Path, limit: int) -> None:
     assert_stands(root)
     crashing.ingest_many(root)
     assert content(root) == WHOLE
+
+
+def _note_a_draft(folder: Path) -> None:
+    """Note a draft in a process whose files may hold nothing."""
+    os.environ[resources.CACHE] = str(folder)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    with unfinished.noted(folder / "draft", folder / "target"):
+        pass
+
+
+def test_a_note_that_there_is_no_room_for_does_not_stay_empty(tmp_path: Path) -> None:
+    child = children.Process(target=_note_a_draft, args=(tmp_path,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert list((tmp_path / "unfinished").iterdir()) == []
 
 
 @contextmanager

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actstore.errors import CorruptStoreError
+from actstore.errors import CorruptStoreError, DamageError
 from actstore.storage import manifest as manifests
 from actstore.storage.compaction import compact, prune
 from actstore.storage.labels import set_labels
 from actstore.storage.snapshot import open_snapshot
 from tests.storage.stores import Content, assert_sound, batch, content, expected, write
+from tests.storage.undoing import flip
 
 STORES = sorted((Path(__file__).parent / "written_by").iterdir())
 FIRST = (
@@ -81,6 +82,15 @@ def test_the_present_version_writes_the_same(tmp_path: Path) -> None:
     write_one(tmp_path / "new")
     for number, rows in enumerate(commits(), start=1):
         assert content(tmp_path / "new", number) == rows
+
+
+def test_where_no_table_of_checksums_is_a_page_has_its_own(old: Path) -> None:
+    """A compaction names the tail of an old shard that it leaves as it is: without a table."""
+    compact(old)
+    (entry,) = (entry for entry in manifests.latest(old).shards if entry.dtype == "float32")
+    flip(old / entry.path, entry.pages[0][0] + 1)
+    with pytest.raises(DamageError, match="the vectors of its rows 0 to 1, in row group 0"):
+        content(old)
 
 
 def test_a_later_version_is_refused_in_words(old: Path) -> None:

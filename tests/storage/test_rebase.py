@@ -134,6 +134,16 @@ def test_several_commits_later(tmp_path: Path) -> None:
     assert open_snapshot(root).rows == 11
 
 
+def test_others_are_looked_at_behind_one_that_has_none_of_our_rows(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    session = behind(root, [batch(0, 5)], [batch(20, 2)])
+    write(root, batch(3, 4))
+    session.commit(operation="ingest", message="")
+    assert session.overtaken == 2
+    session.close()
+    assert content(root) == expected(batch(0, 7), batch(20, 2))
+
+
 def test_hashes_that_collide_do_not_deceive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

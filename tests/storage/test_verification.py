@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from actstore import schema
-from actstore.errors import CorruptStoreError
-from actstore.storage import layout, shard, verification
+from actstore.errors import CorruptStoreError, StoreNotFoundError
+from actstore.storage import layout, repairing, shard, verification
 from actstore.storage import manifest as manifests
 from actstore.storage.labels import set_labels
 from actstore.storage.manifest import Manifest, ShardEntry, in_row_order
@@ -73,6 +73,11 @@ def test_a_sound_store_has_no_problems(store: Path) -> None:
     assert verify(snapshot, progress=seen.append) == []
     sizes = [entry.bytes for entry in snapshot.shards]
     assert seen == [sizes[0], sum(sizes)]
+
+
+def test_where_no_store_is_nothing_can_be_repaired(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFoundError, match="there is no store at"):
+        repairing.survey(tmp_path / "s")
 
 
 def test_every_flipped_bit_is_found(store: Path) -> None:

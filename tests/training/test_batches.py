@@ -15,6 +15,7 @@ import actstore
 from actstore.api.selection import Selection
 from actstore.errors import MismatchError, MixedVectorsError, TooFewRowsError, UsageError
 from actstore.storage.snapshot import Snapshot
+from actstore.training import reading
 from actstore.training.batches import Batch, Batches
 from actstore.training.state import Lane
 from tests.querying import stores
@@ -71,6 +72,15 @@ def test_vectors_and_metadata_belong_together(selection: Selection, order: dict[
         seen += rows
     assert sorted(seen) == list(range(ROWS))
     assert (seen == list(range(ROWS))) is ("shuffle" not in order)
+
+
+def test_a_batch_that_is_gathered_in_pieces_is_whole(
+    selection: Selection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_PIECE_BYTES", 64)  # four rows
+    everything = selection.numpy()
+    for vectors, found in _make(selection, shuffle=True):
+        assert np.array_equal(vectors, everything[found["row_id"].to_pylist()])
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)

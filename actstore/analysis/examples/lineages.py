@@ -226,7 +226,7 @@ def _recovered(
             if earlier.fingerprint != lineage["store_fingerprint"]:
                 return None
             return _of_query(earlier, choice, lineage, place)
-    except (ActstoreError, KeyError, TypeError, ValueError, OSError):
+    except (ActstoreError, KeyError, TypeError, ValueError, SyntaxError, OSError):
         return None
 
 

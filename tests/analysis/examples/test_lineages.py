@@ -230,6 +230,16 @@ def test_files_without_keys_go_by_their_lineage_or_say_that_nobody_knows(tmp_pat
     assert validation.summary(found)[0]["in_sample"] is None
 
 
+def test_a_lineage_that_says_nothing_readable_says_that_nobody_knows(tmp_path: Path) -> None:
+    root = noise(tmp_path / "s")
+    (one,) = vector_files.load(made(root, tmp_path / "run"))
+    with actstore.open(root) as store:
+        for query, known in (("layer = [3]", True), ("layer = [3 4]", False), ("layer = [", False)):
+            lineage = {**one.lineage, "query": query}
+            own = lineages.own_rows(store.select(), store, None, lineage, one.place)
+            assert (own is not None) is known
+
+
 def test_a_probe_of_a_training_part_knows_that_part(tmp_path: Path) -> None:
     root = noise(tmp_path / "s")
     with actstore.open(root) as store:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from actstore.analysis import plots
@@ -43,6 +44,13 @@ def test_all_layers_stand_in_order_on_the_axis() -> None:
     low, high = axes.get_ylim()
     assert low < 0.5
     assert high >= 1
+
+
+def test_intervals_are_thinner_than_the_line_through_the_values() -> None:
+    (axes,) = figure_of(points([0, 1, 2]), "").axes
+    line = next(line for line in axes.lines if line.get_marker() == "o")
+    (bars,) = axes.collections
+    assert np.max(bars.get_linewidth()) < line.get_linewidth()
 
 
 def test_many_layers_and_sites_stay_readable() -> None:

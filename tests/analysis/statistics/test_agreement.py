@@ -59,6 +59,15 @@ def test_intervals_hold_what_is_known(rho: float, size: int) -> None:
     assert (held.mean(0) <= 0.99).all()
 
 
+def test_an_interval_lies_around_errors_in_parts_of_the_unbiased_variance() -> None:
+    draw = np.random.default_rng(0)
+    truth = draw.standard_normal(12)
+    predicted = truth + draw.standard_normal(12)
+    found = agreement.r2_interval(predicted, truth, np.arange(12), whole(12))
+    midst = np.sqrt((1 - found.low) * (1 - found.high))
+    assert midst == pytest.approx(np.square(predicted - truth).mean() / truth.var(ddof=1))
+
+
 def test_a_difference_is_paired_by_row() -> None:
     draw = np.random.default_rng(0)
     held = []

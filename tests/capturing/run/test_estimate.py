@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from actstore.capturing.forward.pooling import parse_pools
 from actstore.capturing.run import estimate
 from actstore.errors import DiskSpaceError
 from actstore.storage.rows import RowBatch
@@ -23,6 +24,15 @@ def test_a_run_that_does_not_fit_is_refused_with_both_numbers() -> None:
     estimate.check_space(Path("s"), 10, 10)
     with pytest.raises(DiskSpaceError, match=r"11\.0 kB to s, where 10\.0 kB are free"):
         estimate.check_space(Path("s"), 11_000, 10_000)
+
+
+def test_of_tokens_there_are_as_many_rows_as_the_region_can_have() -> None:
+    def rows(pools: str) -> int:
+        return estimate.rows_of(parse_pools(pools), 7, 3)
+
+    assert rows("prompt.last,response.mean") == 2
+    assert rows("prompt.tokens") == 7
+    assert rows("prompt.last,prompt.tokens,response.tokens,all.tokens") == 1 + 7 + 3 + 10
 
 
 def test_an_example_takes_its_vectors_and_its_metadata_at_every_layer() -> None:

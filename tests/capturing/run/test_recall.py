@@ -147,6 +147,9 @@ def test_without_a_model_it_says_what_is_missing(tmp_path: Path, model: Any) -> 
     capture(model, tmp_path / "s", QUESTIONS[:4], self_check=False)
     with pytest.raises(NotInStoreError, match=r"^4 of 8 examples .* 'q4', example 'q5'.* give the"):
         capture(None, tmp_path / "s")
+    others = [{**one, "id": f"other {number}"} for number, one in enumerate(QUESTIONS)]
+    with pytest.raises(NotInStoreError, match=r"^8 of 8 .* 'other 4' and 3 more; give the"):
+        capture(None, tmp_path / "s", others)
     changed = [{**QUESTIONS[0], "question": "yes"}, *QUESTIONS[1:4]]
     with pytest.raises(NotInStoreError, match=r"1 of 4 .*'q0' \(was asked something else\)"):
         capture(None, tmp_path / "s", changed)

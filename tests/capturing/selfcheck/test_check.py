@@ -18,9 +18,10 @@ from actstore.capturing.prompts.example import Example
 from actstore.capturing.selfcheck import check, stepwise
 from actstore.capturing.selfcheck.subject import Subject
 from actstore.errors import SelfCheckError
+from actstore.models import blocks
 from actstore.models.blocks import HookPoint, find, points
 from actstore.storage.snapshot import open_snapshot
-from tests.capturing import families, sabotage
+from tests.capturing import families, odd_families, sabotage
 
 EXAMPLES = [
     Example(id=str(number), question="which is larger " + "1 2 3 " * number)
@@ -33,7 +34,8 @@ SITES = ("embeddings", "resid_pre", "attn_out", "mlp_out", "resid_post", "final_
 def engine(
     name: str, *, sites: Any = SITES, pools: str = "prompt.last,prompt.mean", **options: Any
 ) -> Engine:
-    model = families.build(name, dtype=options.pop("dtype", torch.float32))
+    source: Any = odd_families if name in odd_families.ODD else families
+    model = source.build(name, dtype=options.pop("dtype", torch.float32))
     if "gain" in options:
         families.enliven(model, 0, gain=options.pop("gain"))
     anatomy = find(model)
@@ -120,6 +122,17 @@ def test_steps_over_each_text_alone_are_what_generation_computed(name: str) -> N
 def test_whether_the_modules_add_up_is_measured(name: str, holds: bool) -> None:
     found = check.check(engine(name, sites=("resid_post",)), EXAMPLES)
     assert found["adds_up"]["holds"] is holds
+
+
+def test_a_module_that_returns_the_stream_is_refused_where_it_is_captured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As modules of unknown models are that take the residual under another name."""
+    monkeypatch.setattr(blocks, "own_part", lambda block, path: path)
+    found = check.check(engine("bloom", sites=("resid_post",)), EXAMPLES)
+    assert "residual stream with its own part added" in found["adds_up"]["refused"]["attn_out"]
+    with pytest.raises(SelfCheckError, match=r"attn_out of layer 0 .*Leave attn_out out"):
+        check.check(engine("bloom", sites=("attn_out",)), EXAMPLES)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

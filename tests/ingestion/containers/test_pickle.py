@@ -117,6 +117,16 @@ def test_arrays_and_plain_values_of_every_protocol(tmp_path: Path, protocol: int
     assert {type(tree["values"][name]) for name in ("ordered", "default", "counted")} == {dict}
 
 
+@pytest.mark.parametrize(
+    ("number", "kind"), [(np.complex64(1j), "builtins.complex"), (np.longdouble(1), "numpy.long")]
+)
+def test_numbers_of_numpy_that_no_column_holds_are_refused(
+    tmp_path: Path, number: Any, kind: str
+) -> None:
+    with pytest.raises(LayoutError, match=rf"the value at \['a'\] is a {kind}"):
+        load(write(tmp_path / "x.pkl", {"a": number}))
+
+
 def test_parameters_state_dicts_and_shared_tensors(tmp_path: Path) -> None:
     linear = torch.nn.Linear(2, 3)
     shared = torch.ones(2)

@@ -191,6 +191,7 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
             "logits": draw(3, 20),
             "attentions": (draw(1, 2, 3, 3),),
             "centre": draw(WIDTH),
+            "scores": draw(3, 1),
             "note": "hello",
         }
         torch.save(document, tmp_path / f"p{number}.pt")
@@ -199,6 +200,7 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     assert summary.mapping is not None
     left_out = dict(summary.mapping.left_out)
     assert {"logits", "attentions.{…}", "centre", "state.pt"} <= left_out.keys()
+    assert left_out["scores"] == "[3, 1]: single numbers, no vectors"
     assert summary.rows_written == 6
     assert len(summary.sample_rows) == 3
     assert summary.sample_rows[0]["extra"] == '{"note": "hello"}'
@@ -327,6 +329,12 @@ def test_vectors_of_many_prompts_are_not_their_tokens(tmp_path: Path) -> None:
     torch.save(document, tmp_path / "a.pt")
     ingest(tmp_path, tmp_path / "s", model=MODEL)
     assert columns(tmp_path / "s", "example_id", "position") == [(f"a:{n}", None) for n in range(5)]
+
+
+def test_a_pooling_in_a_key_is_that_of_its_rows(tmp_path: Path) -> None:
+    torch.save({"mean_pooled": {"layer_3": draw(4, WIDTH)}}, tmp_path / "acts.pt")
+    ingest(tmp_path, tmp_path / "s", model=MODEL, yes=True)
+    assert columns(tmp_path / "s", "layer", "pooling") == [(3, "mean")] * 4
 
 
 def test_a_table_that_does_not_fit_is_named(tmp_path: Path) -> None:

@@ -205,6 +205,7 @@ def test_class_labels_get_their_names(tmp_path: Path) -> None:
     [
         ([[1.0, 2.0], [3.0]], "row 1 holds 1 values"),
         ([[1.0, 2.0], None], "row 1 is null"),
+        ([None, [1.0, 2.0]], "row 0 is null"),
         ([[1.0, None], [1.0, 2.0]], "1 values are null"),
     ],
 )

@@ -122,6 +122,7 @@ def test_rows_and_what_is_told_are_those_of_one_process(mark: Path, tmp_path: Pa
     assert found["rows_written"] == expected["rows_written"] == ROWS * (FILES - 2) - 1
     for name in ("files_read", "bytes", "labels", "groups", "first_row", "sample_rows"):
         assert found[name] == expected[name], name
+    assert summary.commit == manifests.latest(tmp_path / "ray").number
     assert sorted(found["refused"], key=str) == sorted(expected["refused"], key=str)
     assert [each["path"] for each in found["refused"]] == ["part_9.parquet", "part_10.parquet"]
     assert found["rows_present"] + found["rows_repeated"] == 1
