@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,12 @@ import pytest
 
 from actstore import schema
 from actstore.errors import CorruptStoreError, DamageError, TransferError
-from actstore.storage import mapping, shard
+from actstore.storage import checks, mapping, shard
 from actstore.storage.checksums import Check
 from actstore.storage.decoded_shard import DecodedShard
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import MappedShard, ShardReader, open_shard
+from actstore.storage.remembered import Remembered
 from actstore.storage.shard import sha256_of
 from actstore.storage.snapshot import open_snapshot
 from tests.storage.stores import batch, vectors, write, write_shard
@@ -180,6 +183,26 @@ def test_a_flipped_bit_is_found_when_it_is_read_for_the_first_time(
         flip(root / entry.path, at)
         whole = open_snapshot(root).gather(np.arange(44))
         assert whole.tobytes() == rows_of_blocks.tobytes()
+
+
+@pytest.mark.parametrize("most", [0, 1 << 20])
+def test_what_was_found_sound_is_remembered_while_there_is_room(
+    tmp_path: Path, rows_of_blocks: np.ndarray, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(checks, "_pages", Remembered(most, checks._weight))
+    root = tmp_path / "s"
+    with closing(open_snapshot(root)) as snapshot:
+        assert snapshot.gather(np.arange(44)).tobytes() == rows_of_blocks.tobytes()
+    path = root / snapshot.shards[0].path
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    flip(path, snapshot.shards[0].pages[0][0])
+    os.utime(path, ns=times)  # as if the disk had done it
+    with closing(open_snapshot(root)) as snapshot:
+        if most:
+            assert snapshot.gather(np.arange(44)).tobytes() != rows_of_blocks.tobytes()
+        else:
+            with pytest.raises(DamageError, match="rows 0 to 3"):
+                snapshot.gather(np.arange(44))
 
 
 def test_memory_of_others_holds_nothing_that_is_damaged(
