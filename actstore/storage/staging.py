@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,8 @@ _LOCK = "lock"
 _PLAN = "plan.json"
 _NEW = ".new"
 _LINK = "link"
+_TRIES = 10
+"""Of moving a file into a folder that others remove while it is empty."""
 _FEW_FOLDERS = 3
 """Folders that are synced faster one by one than by threads."""
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -74,15 +76,10 @@ class Staging:
                 # In one step: a pruning that reads half a plan takes what was placed for nobody's.
                 layout.replace_durably(self.folder / _PLAN, json.dumps(plan).encode())
                 targets = {self.root / relative: source for relative, source in files.items()}
-                folders = {target.parent for target in targets}
-                _make_folders(folders)
                 for target, source in targets.items():
-                    try:
-                        source.rename(target)
-                    except FileNotFoundError:  # a prune has just removed the empty folder
-                        _make_folders([target.parent])
-                        source.rename(target)
-                _sync_folders(folders)
+                    _move(source, target)
+                # Those above too: another writer may have made them just now, and not synced them.
+                _sync_folders({above for path in targets for above in _between(self.root, path)})
         except BaseException:
             self.withdraw()
             raise
@@ -185,19 +182,25 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def _make_folders(folders: Iterable[Path]) -> None:
-    """Make folders and those above them, so that their names outlast a power failure."""
-    missing: set[Path] = set()
-    for folder in folders:
-        while folder not in missing and not folder.is_dir():
-            missing.add(folder)
-            folder = folder.parent
-    for path in sorted(missing):
+def _move(source: Path, target: Path) -> None:
+    """Move a file, into a folder that is made if it is not there."""
+    for tried in range(_TRIES):
         try:
-            path.mkdir(exist_ok=True)
-        except FileNotFoundError:  # a prune has just removed the empty folder that it lies in
-            _make_folders([path])
-    _sync_folders({path.parent for path in missing})
+            source.rename(target)
+            return
+        except FileNotFoundError:
+            if tried == _TRIES - 1 or not source.exists():
+                raise
+        with contextlib.suppress(FileNotFoundError):  # a prune has just removed an empty one
+            target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _between(root: Path, path: Path) -> Iterator[Path]:
+    """Return the folders that a file lies in, up to that of its store."""
+    for folder in path.parents:
+        yield folder
+        if folder == root:
+            return
 
 
 def _sync_folders(folders: Collection[Path]) -> None:
@@ -220,12 +223,19 @@ def prepare(root: Path) -> None:
     paths.require_folder_or_nothing(root)
     with writing(root):
         check_place(root)
-        _make_folders([root])
+        _make(root)
         if not (root / layout.MANIFESTS).is_dir():
             (root / layout.MANIFESTS).mkdir(exist_ok=True)
             layout.sync_folder(root)
         recover(root)
         card.catch_up(root)
+
+
+def _make(root: Path) -> None:
+    """Make a store's folder and those above it, so that their names outlast a power failure."""
+    missing = [folder for folder in (root, *root.parents) if not folder.is_dir()]
+    root.mkdir(parents=True, exist_ok=True)
+    _sync_folders({folder.parent for folder in missing})
 
 
 def check_place(root: Path) -> None:
