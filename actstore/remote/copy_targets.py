@@ -22,9 +22,10 @@ from actstore.remote.bucket_pruning import GRACE
 from actstore.remote.copy_sources import Commit
 from actstore.storage import card, layout, turns
 from actstore.storage import manifest as manifests
+from actstore.storage.disk_errors import writing
 from actstore.storage.shard import sha256_of
 from actstore.storage.soundness import Named
-from actstore.storage.staging import Staging, check_place, prepare, writing
+from actstore.storage.staging import Staging, check_place, prepare
 from actstore.storage.unfinished import passing_folder
 
 _DRAFTS = "sync"

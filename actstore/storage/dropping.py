@@ -19,7 +19,7 @@ from actstore.storage.transaction import Transaction
 from actstore.wording import counted
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 
 def drop_rows(
@@ -126,15 +126,10 @@ def rows_by_shard(snapshot: Snapshot, rows: np.ndarray) -> list[StoredRows]:
 
 
 def _runs_left(snapshot: Snapshot, rows: np.ndarray) -> tuple[Run, ...]:
-    column = _run_ids(snapshot.metadata_file())
+    with snapshot.opened_metadata() as file:
+        column = file.read(columns=["run_id"])["run_id"]
     left = np.ones(snapshot.rows, bool)
     left[rows] = False
     gone = set(column.take(rows).unique().to_pylist())
     gone -= set(column.filter(left).unique().to_pylist())
     return tuple(run for run in snapshot.manifest.runs if run.run_id not in gone)
-
-
-def _run_ids(path: Path) -> pa.ChunkedArray:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path, columns=["run_id"])["run_id"]

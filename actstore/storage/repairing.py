@@ -17,10 +17,11 @@ from actstore.errors import CommitError, CorruptStoreError, SnapshotNotFoundErro
 from actstore.storage import backing, card, key_hashes, layout, pruning, shard_columns, soundness
 from actstore.storage import manifest as manifests
 from actstore.storage.described import describe
+from actstore.storage.disk_errors import writing
 from actstore.storage.manifest import EMPTY, LabelEntry, Manifest, ShardEntry
 from actstore.storage.segments import SegmentEntry
 from actstore.storage.soundness import Named
-from actstore.storage.staging import Staging, writing
+from actstore.storage.staging import Staging
 from actstore.wording import counted
 
 _ASIDE = ".damaged"
