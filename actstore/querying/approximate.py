@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from actstore import resources
-from actstore.errors import MissingExtraError, NotInStoreError, UsageError
+from actstore.errors import ActstoreError, MissingExtraError, NotInStoreError, UsageError
 from actstore.querying import mixture, ranking, vector_math
 from actstore.querying.ranking import Best
 from actstore.querying.vector_math import METRICS, Metric
 from actstore.storage import derived, floats, layout, pages
+from actstore.storage.disk_errors import reading, reason_of
 from actstore.storage.threads import workers
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def build(selection: SelectedRows, metric: Metric = "cosine") -> Built:
 
         made = derived.made(path, make)
     except OSError as error:
+        if isinstance(error, ActstoreError):
+            raise
         raise UsageError(f"the index cannot be written to {path.parent}: {error}") from error
     _remember(made.path)
     size = made.path.stat().st_size
@@ -185,7 +188,10 @@ def _opened(path: Path, metric: str) -> Derived:
     def damaged(draft: Path) -> None:
         raise UsageError(f"the index {path} is damaged: {again}")
 
-    return derived.made(path, damaged)
+    try:
+        return derived.made(path, damaged)
+    except OSError as error:
+        raise UsageError(f"the index {path} cannot be read: {reason_of(error)}; {again}") from error
 
 
 def _finish(draft: Path, facts: dict[str, object]) -> None:
@@ -196,7 +202,7 @@ def _finish(draft: Path, facts: dict[str, object]) -> None:
 
 
 def _inside(path: Path) -> int:
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         end = file.seek(-8, os.SEEK_END)
         (length,) = struct.unpack("<I", file.read(4))
         file.seek(end - length)

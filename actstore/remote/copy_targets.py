@@ -22,7 +22,7 @@ from actstore.remote.bucket_pruning import GRACE
 from actstore.remote.copy_sources import Commit
 from actstore.storage import card, layout, turns
 from actstore.storage import manifest as manifests
-from actstore.storage.disk_errors import writing
+from actstore.storage.disk_errors import content_of, writing
 from actstore.storage.shard import sha256_of
 from actstore.storage.soundness import Named
 from actstore.storage.staging import Staging, check_place, prepare
@@ -124,7 +124,7 @@ class _ToFolder:
         for number in self.numbers():
             found = manifests.load(root, number)
             self._known |= {(path, entry.sha256) for path, entry in found.named.items()}
-            data = layout.manifest_path(root, number).read_bytes()
+            data = content_of(layout.manifest_path(root, number))
             self.newest = StoredCommit(number, data)
 
     def numbers(self) -> list[int]:

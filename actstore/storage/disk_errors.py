@@ -12,8 +12,9 @@ from actstore.errors import ActstoreError, CommitError, MissingFileError, ReadEr
 
 _RIGHTS = "let this user read it, and run this again"
 _DESCRIPTORS = "close files, or allow this process more (ulimit -n), and run this again"
+_GONE = "run this again; if it is gone for good, bring it back from a copy"
 _NEXT = {
-    errno.ENOENT: "run this again; if it is gone for good, bring it back from a copy",
+    errno.ENOENT: _GONE,
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
     errno.EMFILE: _DESCRIPTORS,
@@ -24,7 +25,7 @@ _DISK = (
     "look at the disk or the network drive, and run this again; if it stays so, bring the file "
     "back from a copy (see: actstore repair --help)"
 )
-_DERIVED = "it is derived, and made anew once it is removed"
+_DERIVED = "run this again; it is derived, and made anew once it is removed"
 
 
 @contextlib.contextmanager
@@ -45,13 +46,15 @@ def reading(path: Path, *, derived: bool = False) -> Iterator[None]:
         if isinstance(error, ActstoreError):
             raise
         kind = MissingFileError if isinstance(error, FileNotFoundError) else ReadError
-        text = unread(str(path), error, _DERIVED if derived else None)
+        text = unread(str(path), error, derived=derived)
         raise kind(text, path, reason_of(error), error.errno) from error
 
 
-def unread(what: str, error: OSError, advice: str | None = None) -> str:
+def unread(what: str, error: OSError, *, derived: bool = False) -> str:
     """Return what to tell of a file that cannot be read, and what can be done about it."""
-    advice = advice or _NEXT.get(error.errno or 0, _DISK)
+    advice = _NEXT.get(error.errno or 0, _DISK)
+    if derived and advice in (_GONE, _DISK):
+        advice = _DERIVED
     return f"{what} cannot be read: {reason_of(error)}. Nothing that is stored is lost: {advice}"
 
 
@@ -59,6 +62,12 @@ def reason_of(error: OSError) -> str:
     """Return what the system said."""
     # Arrow puts its own words, and the path once more, where others have the system's.
     return os.strerror(error.errno) if error.errno else str(error)
+
+
+def content_of(path: Path) -> bytes:
+    """Return the bytes of a file; raises as :func:`reading`."""
+    with reading(path):
+        return path.read_bytes()
 
 
 @contextlib.contextmanager

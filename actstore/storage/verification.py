@@ -17,7 +17,7 @@ from actstore.errors import (
 )
 from actstore.storage import backing, floats, key_hashes, layout, pages, shard_columns, soundness
 from actstore.storage import manifest as manifests
-from actstore.storage.disk_errors import reading
+from actstore.storage.disk_errors import content_of
 from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.mapping import open_shard
 from actstore.storage.metadata_table import pools_of
@@ -101,10 +101,7 @@ def _check_history(root: Path) -> Iterator[Problem]:
             if not seen.issuperset(found.segments):  # most commits share theirs with others
                 found = manifests.load(root, number)
                 seen.update(found.segments)
-            odd: list[str] = []
-            if not found.sealed:
-                with reading(path):
-                    odd = manifests.unknown_keys(path.read_bytes())
+            odd = manifests.unknown_keys(content_of(path)) if not found.sealed else []
         except (SnapshotNotFoundError, MissingFileError):
             continue  # pruned meanwhile
         except ActstoreError as error:
