@@ -133,13 +133,14 @@ class ReadError(StoreError, OSError):
     ``path`` is the file; ``reason`` is what the system said, and ``errno`` its number for it.
     """
 
-    def __init__(
-        self, message: str, path: Path = Path(), reason: str = "", number: int | None = None
-    ) -> None:
+    def __init__(self, message: str, path: Path, reason: str, number: int | None) -> None:
         super().__init__(message)
         self.path = path
         self.reason = reason
         self.errno = number
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.path, self.reason, self.errno)
 
 
 class MissingFileError(ReadError, FileNotFoundError):
