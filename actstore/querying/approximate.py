@@ -34,6 +34,9 @@ _MORE = 64
 _PATTERN = "index-{metric}-{digest}.usearch"
 
 
+_AGAIN = "build it with `actstore index` (Store.index)"
+
+
 class Built(NamedTuple):
     """An index, and how well it does."""
 
@@ -122,7 +125,7 @@ def search(
         return selection.snapshot.gather(selection.rows[places])
 
     with opened.lease:
-        index: Any = library.Index.restore(str(opened.path), view=True)
+        index = _restored(library, opened.path)
         try:
             count = min(len(index), k + _MORE)
             results = []
@@ -134,6 +137,17 @@ def search(
         finally:
             index.reset()
     return results
+
+
+def _restored(library: Any, path: Path) -> Any:
+    try:
+        index = library.Index.restore(str(path), view=True)
+        reason = "it is gone"
+    except (RuntimeError, ValueError) as error:  # it has the system's words in the one
+        index, reason = None, str(error)
+    if index is None:
+        raise UsageError(f"the index {path} cannot be read: {reason}; {_AGAIN}")
+    return index
 
 
 def _library() -> Any:
@@ -173,25 +187,26 @@ def _folder(snapshot: Snapshot) -> Path:
 
 
 def _opened(path: Path, metric: str) -> Derived:
-    again = "build it with `actstore index` (Store.index)"
     if not path.exists():
         others = any(path.parent.glob(_PATTERN.format(metric=metric, digest="*")))
         stale = "; those there are were built for other rows, or before rows were added"
-        raise UsageError(f"there is no {metric} index of these rows{stale * others}: {again}")
+        raise UsageError(f"there is no {metric} index of these rows{stale * others}: {_AGAIN}")
     if not _is_ours(path):
         # usearch believes what such a file says, of addresses in memory too.
         raise UsageError(
             f"the index {path} was built by another user, on another machine, or was changed "
-            f"since, and is not opened: {again}"
+            f"since, and is not opened: {_AGAIN}"
         )
 
     def damaged(draft: Path) -> None:
-        raise UsageError(f"the index {path} is damaged: {again}")
+        raise UsageError(f"the index {path} is damaged: {_AGAIN}")
 
     try:
         return derived.made(path, damaged)
     except OSError as error:
-        raise UsageError(f"the index {path} cannot be read: {reason_of(error)}; {again}") from error
+        raise UsageError(
+            f"the index {path} cannot be read: {reason_of(error)}; {_AGAIN}"
+        ) from error
 
 
 def _finish(draft: Path, facts: dict[str, object]) -> None:
