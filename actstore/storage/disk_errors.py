@@ -8,7 +8,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from actstore.errors import ActstoreError, CommitError, MissingFileError, ReadError
+from actstore.errors import (
+    ActstoreError,
+    CommitError,
+    CorruptStoreError,
+    MissingFileError,
+    ReadError,
+)
 
 _RIGHTS = "let this user read it, and run this again"
 _DESCRIPTORS = "close files, or allow this process more (ulimit -n), and run this again"
@@ -62,6 +68,12 @@ def reason_of(error: OSError) -> str:
     """Return what the system said."""
     # Arrow puts its own words, and the path once more, where others have the system's.
     return os.strerror(error.errno) if error.errno else str(error)
+
+
+def is_of_this_process(error: CorruptStoreError) -> bool:
+    """Say whether the system refused this process a file, which may be whole for all it knows."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _NEXT and cause.errno != errno.ENOENT
 
 
 def content_of(path: Path) -> bytes:
