@@ -102,7 +102,7 @@ def writing(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Let an error say which file it is about, where an open one fails and the system does not."""
+    """Let an error of an open file say which it is, since the system does not."""
     try:
         yield
     except OSError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,9 +16,6 @@ from actstore.storage.snapshot import Snapshot
 from actstore.storage.staging import prepare
 from actstore.storage.transaction import Transaction
 from actstore.wording import counted
-
-if TYPE_CHECKING:
-    pass
 
 
 def drop_rows(

@@ -42,7 +42,7 @@ def own_file(metadata: Path) -> Derived | None:
         metadata: a snapshot's metadata file, one row per row of the store.
 
     Raises:
-        StoreError: there is no room for it, or one of both cannot be read.
+        StoreError: there is no room for it, or one of the two files cannot be read.
     """
     path = path_of(metadata)
     try:

@@ -185,12 +185,12 @@ class ShardWriter:
     def vectors(self, rows: Sequence[int]) -> np.ndarray:
         """Read back rows that were appended, ``[n, width]``, as they are handed out."""
         out = np.empty((len(rows), self.width), self.dtype)
-        for slot, row in enumerate(rows):
-            if row < self._placed:
-                with named(self.path):
+        with named(self.path):
+            for slot, row in enumerate(rows):
+                if row < self._placed:
                     os.preadv(self._descriptor, [out[slot]], self._offset(row))
-            else:
-                out[slot] = self._buffer[row - self._placed]
+                else:
+                    out[slot] = self._buffer[row - self._placed]
         return out if self._scales is None else quantised.restore(out, self._scales.at(rows))
 
     def same(self, rows: Sequence[int], vectors: np.ndarray) -> np.ndarray:
