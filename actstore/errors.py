@@ -11,6 +11,8 @@
     │   ├── SnapshotNotFoundError (LookupError)      the store has no such commit
     │   ├── CorruptStoreError (ValueError)           a manifest or shard is damaged
     │   │   └── DamageError                          a file is not, byte for byte, what was written
+    │   ├── ReadError (OSError)                      the system could not read one of its files
+    │   │   └── MissingFileError (FileNotFoundError) … because it is not there
     │   ├── ConflictError (ValueError)               a stored key came with another vector
     │   ├── DivergedError (RuntimeError)             two copies each have commits of their own
     │   └── CommitError (OSError)                    the commit could not be made
@@ -123,6 +125,26 @@ class DamageError(CorruptStoreError):
     def __init__(self, message: str, problems: Sequence[tuple[str, str]]) -> None:
         super().__init__(message, problems[0][0])
         self.problems = tuple(problems)
+
+
+class ReadError(StoreError, OSError):
+    """The system could not read a file of a store, which may be whole; nothing stored is lost.
+
+    ``path`` is the file; ``reason`` is what the system said, and ``errno`` its number for it.
+    """
+
+    def __init__(self, message: str, path: Path, reason: str, number: int | None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.reason = reason
+        self.errno = number
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.path, self.reason, self.errno)
+
+
+class MissingFileError(ReadError, FileNotFoundError):
+    """A file that was there, or should be, is not there."""
 
 
 class ConflictError(StoreError, ValueError):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from actstore.capturing.prompts.example import Example, ExampleKey
 from actstore.capturing.run import provenance
@@ -168,7 +167,7 @@ def recompute(
 
 
 def _choose(snapshot: Snapshot, runs: Sequence[str], count: int, seed: int) -> list[dict[str, Any]]:
-    with pq.ParquetFile(snapshot.metadata_file()) as file:
+    with snapshot.opened_metadata() as file:
         ids = file.read(columns=["run_id"])["run_id"].to_numpy(zero_copy_only=False)
         possible = np.flatnonzero(np.isin(ids.astype(str), list(runs)))
         if not len(possible):
@@ -277,7 +276,8 @@ def _key(row: Mapping[str, Any]) -> ExampleKey:
 
 
 def _index(snapshot: Snapshot) -> dict[tuple[Any, ...], tuple[int, str | None]]:
-    table = pq.read_table(snapshot.metadata_file(), columns=["prediction", *_KEY, *_PLACE])
+    with snapshot.opened_metadata() as file:
+        table = file.read(columns=["prediction", *_KEY, *_PLACE])
     return {
         tuple(row[name] for name in (*_KEY, *_PLACE)): (number, row["prediction"])
         for number, row in enumerate(table.to_pylist())

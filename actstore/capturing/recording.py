@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from actstore.capturing.forward import grading
 from actstore.capturing.forward.engine import Captured
 from actstore.capturing.forward.pooling import parse_exclude, parse_pools
 from actstore.capturing.prompts.encode import Prompter
-from actstore.capturing.prompts.example import Example, from_dict
+from actstore.capturing.recorded_example import RecordedExample, numbered, recorded_as
 from actstore.capturing.run import provenance
 from actstore.capturing.run.background_writer import Sink, WindowRows
 from actstore.capturing.run.tables import StorageType, settle_values, tabulate
@@ -82,48 +81,6 @@ class RecordSummary:
     """Blocks in which the model was not called."""
     dropped: int
     """Blocks that an exception ended, and examples with values that are not finite."""
-
-
-class RecordedExample:
-    """An example, or the examples of a batch, while and after the model is called for it.
-
-    ``prediction`` and ``label`` may be set until the next block begins: a text, or one per
-    row of the batch. Without it the prediction is the decoded response, if the recorder was
-    given the tokenizer. ``answer`` (a text that stands in the response) is what ``answer.*``
-    pools over; set it inside the block.
-    """
-
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self.examples = list(examples)
-        self.calls: list[ModelCall] = []
-        """The calls of the model there were, once the block is over."""
-        self.prediction: str | Sequence[str | None] | None = None
-        self.label: str | Sequence[str | None] | None = None
-        self.answer: str | Sequence[str | None] | None = None
-
-    @property
-    def ids(self) -> list[str]:
-        """The examples' ids."""
-        return [example.id for example in self.examples]
-
-    def each(self, name: Literal["prediction", "label", "answer"]) -> list[str | None]:
-        """Return what was set under a name, one per example.
-
-        Raises:
-            UsageError: a list of another length.
-        """
-        value = getattr(self, name)
-        if value is None or isinstance(value, str):
-            if isinstance(value, str) and len(self.examples) > 1:
-                raise UsageError(
-                    f"{name} is one text for {len(self.examples)} examples: set a list"
-                )
-            return [value] * len(self.examples)
-        if not isinstance(value, Sequence) or len(value) != len(self.examples):
-            raise UsageError(
-                f"{name} must be a text or a list of {len(self.examples)}, got {value!r}"
-            )
-        return [None if each is None else str(each) for each in value]
 
 
 class Recorder:
@@ -286,7 +243,7 @@ class Recorder:
         given = dict(fields)
         if id is not None:
             given["id"] = id
-        recorded = _recorded(given)
+        recorded = recorded_as(given)
         self._flush()
         self.last = recorded
         self._inside = True
@@ -347,7 +304,7 @@ class Recorder:
             ]
             examples = recorded.examples
             if len(recorded.calls) > 1:
-                examples = [_numbered(example, number) for example in examples]
+                examples = [numbered(example, number) for example in examples]
             graded: list[str | None] = [example.label for example in examples]
             if self._grader is not None:
                 graded = [grade.label for grade in self._grader.grade(predictions, examples)]
@@ -445,49 +402,6 @@ def record(model: Any, store: str | Path, **options: Unpack[RecordOptions]) -> R
         UsageError: an option cannot work, or the model has no name (``model_name``).
     """
     return Recorder(model, store, RecordSettings(**options))
-
-
-def _recorded(given: dict[str, Any]) -> RecordedExample:
-    """Return the examples that the fields of a block describe."""
-    ids: Any = given.get("id", given.get("example_id"))
-    if hasattr(ids, "tolist"):  # of NumPy or torch
-        ids = ids.tolist()
-    if not isinstance(ids, list | tuple):
-        return RecordedExample([_example({**given, "id": ids})])
-    given = {name: value for name, value in given.items() if name != "example_id"}
-    for name, value in given.items():
-        if isinstance(value, list | tuple) and name != "id" and len(value) != len(ids):
-            raise UsageError(f"{name} has {len(value)} values for {len(ids)} ids")
-    examples = [
-        _example(
-            {
-                name: value[row] if isinstance(value, list | tuple) and name != "id" else value
-                for name, value in given.items()
-            }
-            | {"id": ids[row]}
-        )
-        for row in range(len(ids))
-    ]
-    if not examples:
-        raise UsageError("a block needs at least one id")
-    if len({example.key for example in examples}) < len(examples):
-        raise UsageError(f"the ids of a batch must differ: {', '.join(map(str, ids[:6]))}")
-    return RecordedExample(examples)
-
-
-def _example(given: Mapping[str, Any]) -> Example:
-    if given.get("question") is not None or given.get("messages") is not None:
-        return from_dict(given)
-    return dataclasses.replace(from_dict({**given, "question": ""}), question=None)
-
-
-def _numbered(example: Example, number: int) -> Example:
-    """Tell the calls of one block apart."""
-    if example.index is None:
-        return dataclasses.replace(example, index=number)
-    word = f"call-{number}"
-    variant = word if example.variant is None else f"{example.variant}-{word}"
-    return dataclasses.replace(example, variant=variant)
 
 
 def _known_ids(model: Any, prompter: Prompter | None) -> dict[str, Any]:

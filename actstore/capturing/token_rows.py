@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from actstore import schema
 from actstore.storage.manifest import Run
@@ -78,7 +77,7 @@ def partitions(snapshot: Snapshot, rows: np.ndarray | None = None) -> Iterator[T
         rows: look at these rows only, bool ``[snapshot.rows]``.
     """
     runs = {run.run_id: kept_regions(run) for run in snapshot.manifest.runs}
-    with pq.ParquetFile(snapshot.metadata_file()) as file:
+    with snapshot.opened_metadata() as file:
         bounds = np.cumsum(
             [0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))]
         )

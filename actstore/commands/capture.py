@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from actstore import schema
+from actstore.commands import capture_model as models
 from actstore.commands import capture_parts as parts
 from actstore.commands import output
-from actstore.commands.capture_options import COLUMNS, given_options
+from actstore.commands.capture_options import COLUMNS, given_options, listed, named_values
 from actstore.commands.exit_codes import Exit
 from actstore.commands.options import (
     format_options,
     new_store_option,
     pairs,
-    words,
 )
 from actstore.commands.progress import counting, quiet
 from actstore.errors import NotInStoreError
@@ -29,10 +27,8 @@ if TYPE_CHECKING:
     from actstore.capturing.prompts.capture_recipes import CaptureRecipe
     from actstore.capturing.prompts.data import Questions
     from actstore.capturing.run.options import CaptureOptions
-    from actstore.capturing.run.provenance import Identity
     from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
     from actstore.commands.progress import Count
-    from actstore.models.loading import LoadedModel
 
 NAMED = 20
 """Refused examples that are named on the screen."""
@@ -72,14 +68,14 @@ def command(store: str | Path, given: Mapping[str, Any], as_json: bool) -> int:
     if options["grade"] is not None:
         parse_grade(options["grade"])  # a mistyped one shall not wait for the model
     if options["engine"] == "vllm":
-        _refuse_unserved(options)
+        models.refuse_unserved(options)
     questions = _questions(options, recipe)
     _divided(options)
     with working(store, dry=options["dry_run"]) as root, quiet():
-        layers, needed = _layers(options, loading)
+        layers, needed = models.layers(options, loading)
         asked = _asked(options, questions, layers)
         if options["finalize"]:
-            identity, meant_as = _meant(options, needed)
+            identity, meant_as = models.meant(options, needed)
             there = parts.finalize(root, questions, asked, identity, meant_as)
             labels = _label(root, recipe, there.runs) if there.complete else None
             return parts.show(there, as_json=as_json, labels=labels)
@@ -93,7 +89,7 @@ def command(store: str | Path, given: Mapping[str, Any], as_json: bool) -> int:
         if summary is None and options["engine"] == "ray":
             summary = _with_ray(store, questions, options, asked, needed, hidden=as_json)
         if summary is None:
-            model, processor, name, revision, loaded_as = _loaded(options, loading, needed)
+            model, processor, name, revision, loaded_as = models.loaded(options, loading, needed)
             with counting("capturing", questions.count, hidden=as_json) as report:
                 everything: CaptureOptions = {
                     **asked,
@@ -128,7 +124,7 @@ def command(store: str | Path, given: Mapping[str, Any], as_json: bool) -> int:
 def _with_recipe(given: Mapping[str, Any], recipe: CaptureRecipe | None) -> dict[str, Any]:
     """Return the options, those of the recipe where none was typed."""
     options = dict(given)
-    options["template_options"] = _values(given["template_option"], "--template-option")
+    options["template_options"] = named_values(given["template_option"], "--template-option")
     context = click.get_current_context()
     if recipe is not None:
         for name, value in recipe.capture.items():
@@ -150,7 +146,7 @@ def _questions(options: Mapping[str, Any], recipe: CaptureRecipe | None) -> Ques
         split=options["split"],
         images=options["image_dir"],
         first_k=options["first_k"],
-        only={name: _list(values) for name, values in only.items()},
+        only={name: listed(values) for name, values in only.items()},
     )
 
 
@@ -187,13 +183,13 @@ def _asked(options: Mapping[str, Any], questions: Questions, layers: Any) -> Cap
 
     return {
         "layers": layers,
-        "sites": _list(options["sites"]),
-        "pool": _list(options["pool"]),
+        "sites": listed(options["sites"]),
+        "pool": listed(options["pool"]),
         "pattern_length": options["pattern_length"],
-        "exclude": _list(options["exclude"]),
+        "exclude": listed(options["exclude"]),
         "batch_size": parse_batch_size(options["batch_size"]),
         "max_new_tokens": options["max_new_tokens"],
-        "generation": _values(options["generation"], "--generation") or None,
+        "generation": named_values(options["generation"], "--generation") or None,
         "seed": options["seed"],
         "chat_template": _template(options),
         "system": options["system"],
@@ -212,75 +208,7 @@ def _asked(options: Mapping[str, Any], questions: Questions, layers: Any) -> Cap
         "world_size": options["world_size"],
         "piece": options["piece"],
         "engine": options["engine"],
-        "engine_options": _values(options["engine_option"], "--engine-option") or None,
-    }
-
-
-def _layers(options: Mapping[str, Any], loading: Any) -> tuple[Any, int | None]:
-    """Say which layers are meant, and how many blocks are loaded if not all."""
-    return _lowest(options, loading) if options["lower_blocks_only"] else (options["layers"], None)
-
-
-def _loaded(
-    options: Mapping[str, Any], loading: Any, needed: int | None
-) -> tuple[Any, Any, str, str | None, Mapping[str, Any]]:
-    """Return model, processor, name, commit, and how it was loaded."""
-    if options["engine"] == "vllm":
-        from actstore.capturing.serving import loading as serving
-
-        served = serving.load(
-            options["model"],
-            revision=options["revision"],
-            dtype=options["dtype"],
-            trust_remote_code=options["trust_remote_code"],
-            options=_values(options["engine_option"], "--engine-option"),
-        )
-        text = served.text
-        return served, text.tokenizer, text.name, text.revision, served.settings
-    loaded: LoadedModel = loading.load(options["model"], **_load(options, needed))
-    return loaded.model, loaded.processor, loaded.name, loaded.revision, loaded.settings
-
-
-def _refuse_unserved(options: Mapping[str, Any]) -> None:
-    """Refuse options of a model in transformers before vLLM, which takes a while, is loaded."""
-    from actstore.capturing.run.options import CaptureSettings
-    from actstore.capturing.run.parts import check_served_options
-    from actstore.capturing.serving.loading import check_options
-
-    reasons = {
-        "device": "vLLM takes the accelerator that it sees (CUDA_VISIBLE_DEVICES)",
-        "device_map": "vLLM runs on one GPU here",
-        "attn": "vLLM has attention of its own",
-        "lower_blocks_only": "vLLM loads the whole model",
-    }
-    for name, reason in reasons.items():
-        if options[name]:
-            raise click.BadParameter(
-                f"not with --engine vllm: {reason}; use --engine local for it",
-                param_hint=f"--{name.replace('_', '-')}",
-            )
-    check_options(_values(options["engine_option"], "--engine-option"))
-    check_served_options(
-        CaptureSettings(
-            sites=_list(options["sites"]),
-            pool=_list(options["pool"]),
-            blocks=options["blocks"],
-            padding_side=options["padding_side"],
-        )
-    )
-
-
-def _load(options: Mapping[str, Any], needed: int | None) -> dict[str, Any]:
-    """Return how the model is loaded."""
-    return {
-        "revision": options["revision"],
-        "dtype": options["dtype"],
-        "device": options["device"] or _device(options),
-        "device_map": _device_map(options["device_map"]),
-        "attn": _attention(options),
-        "layers_needed": needed,
-        "generate": options["max_new_tokens"] > 0,
-        "trust_remote_code": options["trust_remote_code"],
+        "engine_options": named_values(options["engine_option"], "--engine-option") or None,
     }
 
 
@@ -306,7 +234,7 @@ def _with_ray(
                 store=store if isinstance(store, str) else store.resolve(),
                 folder=Path.cwd(),
                 model=options["model"],
-                load=_load(options, needed),
+                load=models.loading_options(options, needed),
                 options={**asked, "model_name": options["model_name"]},
                 settings={"questions": questions.settings},
                 world_size=options["workers"],
@@ -330,29 +258,6 @@ def _reporting(report: Count) -> Callable[[CaptureProgress], None]:
     return progress
 
 
-def _device(options: Mapping[str, Any]) -> str | None:
-    """Return the device of a process that shares its machine with others of the capture."""
-    if options["world_size"] is None or options["device_map"] is not None:
-        return None
-    return parts.own_device()
-
-
-def _meant(options: Mapping[str, Any], needed: int | None) -> tuple[Identity, dict[str, Any]]:
-    """Return which model is meant, and how it would be loaded, without loading it."""
-    from actstore.capturing.run.provenance import identify
-    from actstore.models import loading
-
-    commit = loading.commit_of(options["model"], options["revision"])
-    spread = _device_map(options["device_map"])
-    return identify(None, options["model_name"] or options["model"], commit), {
-        "dtype": options["dtype"],
-        "attn": _attention(options),
-        "device_map": str(spread) if spread is not None else None,
-        "layers_loaded": needed,
-        "trust_remote_code": options["trust_remote_code"],
-    }
-
-
 def _stored(
     store: Path,
     questions: Questions,
@@ -371,7 +276,7 @@ def _stored(
 
     if options["dry_run"] or not options["resume"] or not manifests.latest(store).runs:
         return None
-    identity, loaded_as = _meant(options, needed)
+    identity, loaded_as = models.meant(options, needed)
     if identity.revision is None:
         return None
     settings = CaptureSettings(**asked)
@@ -387,73 +292,12 @@ def _stored(
         return None
 
 
-def _lowest(options: Mapping[str, Any], loading: Any) -> tuple[list[int], int]:
-    from actstore.models.blocks import parse_layers
-
-    if options["max_new_tokens"] > 0 or "final_norm" in _list(options["sites"]):
-        raise click.BadParameter(
-            "generation and final_norm need all blocks", param_hint="--lower-blocks-only"
-        )
-    count = loading.block_count(
-        options["model"],
-        revision=options["revision"],
-        trust_remote_code=options["trust_remote_code"],
-    )
-    if count is None:
-        raise click.BadParameter(
-            "the model's configuration does not say how many blocks there are",
-            param_hint="--lower-blocks-only",
-        )
-    layers = parse_layers(options["layers"], count)
-    return layers, max(layers) + 1
-
-
-def _attention(options: Mapping[str, Any]) -> str | None:
-    """Say which attention implementation is loaded: only eager attention shows its patterns."""
-    named: str | None = options["attn"]
-    if not any(
-        schema.canonical_site(site)[0] == "attn_pattern" for site in _list(options["sites"])
-    ):
-        return named
-    if named not in (None, "eager"):
-        raise click.BadParameter(
-            f"site attn_pattern needs eager attention, since {named} never computes the pattern "
-            "as such: leave --attn out",
-            param_hint="--attn",
-        )
-    return "eager"
-
-
-def _device_map(text: str | None) -> Any:
-    if text is None or not text.lstrip().startswith("{"):
-        return text
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as problem:
-        raise click.BadParameter(f"not JSON: {problem}", param_hint="--device-map") from None
-
-
 def _template(options: Mapping[str, Any]) -> bool | str:
     if options["template_file"] is None:
         return bool(options["chat_template"])
     if not options["chat_template"]:
         raise click.BadParameter("--raw uses no template", param_hint="--template-file")
     return str(options["template_file"].read_text(encoding="utf-8"))
-
-
-def _list(value: str | Sequence[Any]) -> list[str]:
-    return words(value) if isinstance(value, str) else [str(each) for each in value]
-
-
-def _values(texts: Sequence[str], option: str) -> dict[str, Any]:
-    """Read ``name=value`` with values as JSON where they are JSON, else as text."""
-    found: dict[str, Any] = {}
-    for name, text in pairs(texts, option).items():
-        try:
-            found[name] = json.loads(text.lower() if text.lower() in ("true", "false") else text)
-        except json.JSONDecodeError:
-            found[name] = text
-    return found
 
 
 def _label(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
-from actstore.commands.options import LocalPath, Spelled, bundle, seed_option
+from actstore.commands.options import LocalPath, Spelled, bundle, pairs, seed_option, words
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -316,3 +317,19 @@ given_options = bundle(
         help="With --engine slurm: print the script that submits the capture.",
     ),
 )
+
+
+def listed(value: str | Sequence[Any]) -> list[str]:
+    """Return what was typed with commas, or given by a recipe as a list."""
+    return words(value) if isinstance(value, str) else [str(each) for each in value]
+
+
+def named_values(texts: Sequence[str], option: str) -> dict[str, Any]:
+    """Read ``name=value`` with values as JSON where they are JSON, else as text."""
+    found: dict[str, Any] = {}
+    for name, text in pairs(texts, option).items():
+        try:
+            found[name] = json.loads(text.lower() if text.lower() in ("true", "false") else text)
+        except json.JSONDecodeError:
+            found[name] = text
+    return found

@@ -256,11 +256,9 @@ def _show(done: Recomputed) -> None:
 
 def _counts(snapshot: Snapshot) -> list[Count]:
     """Count rows by shard, data set and label: a shard settles everything else."""
-    import pyarrow.parquet as pq
-
     from actstore.ingestion.contract import Count
 
-    with pq.ParquetFile(snapshot.metadata_file()) as file:
+    with snapshot.opened_metadata() as file:
         table = file.read(columns=["shard", "dataset", "label"])
     groups = table.group_by(["shard", "dataset", "label"]).aggregate([([], "count_all")])
     counts = []

@@ -30,9 +30,10 @@ from actstore.remote.hub_source import HubSource
 from actstore.remote.resolve import ResolvedStore
 from actstore.storage import card, card_text, layout
 from actstore.storage import manifest as manifests
+from actstore.storage.disk_errors import writing
 from actstore.storage.manifest import Run, now
 from actstore.storage.snapshot import Snapshot
-from actstore.storage.staging import prepare, writing
+from actstore.storage.staging import prepare
 
 _MOST_CARD = 1 << 20
 _WORK = "pull"

@@ -25,10 +25,10 @@ from actstore.hub.overlap import Direction, less
 from actstore.hub.wanted import PullChoice, WantedShard
 from actstore.storage import layout, shard_columns
 from actstore.storage import manifest as manifests
+from actstore.storage.disk_errors import writing
 from actstore.storage.labels import write_overlay
 from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry
 from actstore.storage.shard import sha256_of
-from actstore.storage.staging import writing
 from actstore.storage.transaction import Transaction
 
 _ATTEMPTS = 5

@@ -16,6 +16,7 @@ from actstore.errors import (
     CorruptStoreError,
     ForeignFileError,
     IngestError,
+    ReadError,
 )
 from actstore.ingestion import contract as contracts
 from actstore.ingestion import discovery, fetching, page_cache, precision, read_ahead, width_check
@@ -142,6 +143,7 @@ class FileReader:
         Raises:
             CommitError: the store cannot be written.
             CorruptStoreError: it is damaged.
+            ReadError: it cannot be read.
             HubError: the repository that they are fetched from cannot be reached.
         """
         outcome = Outcome()
@@ -191,7 +193,7 @@ class FileReader:
                     if self._reading.contracted:
                         kept.update(contracts.count_rows(ready))
                 loaded.check_unchanged()
-        except (CommitError, CorruptStoreError, ForeignFileError):
+        except (CommitError, CorruptStoreError, ReadError, ForeignFileError):
             raise
         except ConflictError as error:
             return reason_of(error, self._reading.found)

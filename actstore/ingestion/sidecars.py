@@ -389,6 +389,8 @@ def read_records(
                 records = list(_read_json(json.loads(text), path, spec))
     except ActstoreError:
         raise
+    except OSError as error:
+        raise SidecarError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, csv.Error, RecursionError) as error:  # of json, and no UTF-8
         raise SidecarError(f"{path}: cannot be read as {kind}: {error}") from error
     if not records:

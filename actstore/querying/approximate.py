@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from actstore import resources
-from actstore.errors import MissingExtraError, NotInStoreError, UsageError
+from actstore.errors import ActstoreError, MissingExtraError, NotInStoreError, UsageError
 from actstore.querying import mixture, ranking, vector_math
 from actstore.querying.ranking import Best
 from actstore.querying.vector_math import METRICS, Metric
 from actstore.storage import derived, floats, layout, pages
+from actstore.storage.disk_errors import reading, reason_of
 from actstore.storage.threads import workers
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ _TRIED, _NEIGHBOURS = 100, 10
 _MORE = 64
 """Rows that the index names beyond those asked for: float64 chooses among them."""
 _PATTERN = "index-{metric}-{digest}.usearch"
+
+
+_AGAIN = "build it with `actstore index` (Store.index)"
 
 
 class Built(NamedTuple):
@@ -86,6 +90,8 @@ def build(selection: SelectedRows, metric: Metric = "cosine") -> Built:
 
         made = derived.made(path, make)
     except OSError as error:
+        if isinstance(error, ActstoreError):
+            raise
         raise UsageError(f"the index cannot be written to {path.parent}: {error}") from error
     _remember(made.path)
     size = made.path.stat().st_size
@@ -119,7 +125,7 @@ def search(
         return selection.snapshot.gather(selection.rows[places])
 
     with opened.lease:
-        index: Any = library.Index.restore(str(opened.path), view=True)
+        index = _restored(library, opened.path)
         try:
             count = min(len(index), k + _MORE)
             results = []
@@ -131,6 +137,17 @@ def search(
         finally:
             index.reset()
     return results
+
+
+def _restored(library: Any, path: Path) -> Any:
+    try:
+        index = library.Index.restore(str(path), view=True)
+        reason = "it is gone"
+    except (RuntimeError, ValueError) as error:  # it has the system's words in the one
+        index, reason = None, str(error)
+    if index is None:
+        raise UsageError(f"the index {path} cannot be read: {reason}; {_AGAIN}")
+    return index
 
 
 def _library() -> Any:
@@ -170,22 +187,26 @@ def _folder(snapshot: Snapshot) -> Path:
 
 
 def _opened(path: Path, metric: str) -> Derived:
-    again = "build it with `actstore index` (Store.index)"
     if not path.exists():
         others = any(path.parent.glob(_PATTERN.format(metric=metric, digest="*")))
         stale = "; those there are were built for other rows, or before rows were added"
-        raise UsageError(f"there is no {metric} index of these rows{stale * others}: {again}")
+        raise UsageError(f"there is no {metric} index of these rows{stale * others}: {_AGAIN}")
     if not _is_ours(path):
         # usearch believes what such a file says, of addresses in memory too.
         raise UsageError(
             f"the index {path} was built by another user, on another machine, or was changed "
-            f"since, and is not opened: {again}"
+            f"since, and is not opened: {_AGAIN}"
         )
 
     def damaged(draft: Path) -> None:
-        raise UsageError(f"the index {path} is damaged: {again}")
+        raise UsageError(f"the index {path} is damaged: {_AGAIN}")
 
-    return derived.made(path, damaged)
+    try:
+        return derived.made(path, damaged)
+    except OSError as error:
+        raise UsageError(
+            f"the index {path} cannot be read: {reason_of(error)}; {_AGAIN}"
+        ) from error
 
 
 def _finish(draft: Path, facts: dict[str, object]) -> None:
@@ -196,7 +217,7 @@ def _finish(draft: Path, facts: dict[str, object]) -> None:
 
 
 def _inside(path: Path) -> int:
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         end = file.seek(-8, os.SEEK_END)
         (length,) = struct.unpack("<I", file.read(4))
         file.seek(end - length)

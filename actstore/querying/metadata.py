@@ -16,6 +16,7 @@ from actstore import schema
 from actstore.errors import NotInStoreError
 from actstore.querying import own_sql
 from actstore.storage import own_columns
+from actstore.storage.disk_errors import reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,13 +61,17 @@ class Metadata:
     def _file(self) -> pq.ParquetFile:
         import pyarrow.parquet as pq
 
-        return pq.ParquetFile(self._snapshot.metadata_file(), memory_map=True)
+        path = self._snapshot.metadata_file()
+        with reading(path, derived=True):
+            return pq.ParquetFile(path, memory_map=True)
 
     @cached_property
     def _own_file(self) -> pq.ParquetFile:
         import pyarrow.parquet as pq
 
-        return pq.ParquetFile(self._snapshot.own_columns_file(), memory_map=True)
+        path = self._snapshot.own_columns_file()
+        with reading(path, derived=True):
+            return pq.ParquetFile(path, memory_map=True)
 
     def type_of(self, column: str) -> pa.DataType:
         """Return the type of a column ``extra.NAME``.
@@ -174,7 +179,10 @@ class Metadata:
         found = self._codes.get(column)
         if found is None:
             path = self._snapshot.metadata_file()
-            with pq.ParquetFile(path, memory_map=True, read_dictionary=[column]) as file:
+            with (
+                reading(path, derived=True),
+                pq.ParquetFile(path, memory_map=True, read_dictionary=[column]) as file,
+            ):
                 read = file.read([column])[column]
             array = read.unify_dictionaries().combine_chunks()
             codes = array.indices.fill_null(-1).to_numpy()

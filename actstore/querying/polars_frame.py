@@ -11,6 +11,7 @@ from actstore import schema
 from actstore.querying import vector_math
 from actstore.querying.metadata import ROW_ID
 from actstore.storage import floats
+from actstore.storage.disk_errors import reading
 
 if TYPE_CHECKING:
     import polars as pl
@@ -83,14 +84,16 @@ class _FrameSource:
 
         names = self.schema.names() if with_columns is None else with_columns
         asked = set() if predicate is None else set(predicate.meta.root_names())
-        rows = pl.scan_parquet(self._file())
+        path = self._file()
+        rows = pl.scan_parquet(path)
         if n_rows is not None:
             rows = rows.head(n_rows)
         late = predicate if schema.VECTOR in asked else None
         if predicate is not None and late is None:
             rows = rows.filter(predicate)
         needed = {*names, ROW_ID, *(asked if late is not None else ())} - {schema.VECTOR}
-        table = rows.select([name for name in self.schema if name in needed]).collect()
+        with reading(path, derived=True):
+            table = rows.select([name for name in self.schema if name in needed]).collect()
         if schema.VECTOR not in names and late is None:
             yield table.select(names)
             return

@@ -14,7 +14,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from actstore import schema
-from actstore.errors import DamageError, SqlError, UsageError
+from actstore.errors import CorruptStoreError, DamageError, SqlError, UsageError
 from actstore.querying import own_sql, pushdown, quoting, sql_hints, vector_math
 from actstore.querying.pushdown import PushedDown
 from actstore.querying.sql_functions import VectorFunctions
@@ -30,6 +30,7 @@ Parameters = Mapping[str, Any] | Sequence[Any]
 _EXPLAIN = re.compile(r"\s*explain\b(\s+analyze\b)?(\s*\([^)]*\))?", re.IGNORECASE)
 _PIVOT = re.compile(r"\s*pivot(_wider)?\b", re.IGNORECASE)
 _READING = "SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT or EXPLAIN"
+_UNREAD = re.compile(r'(Cannot open|Could not read from) file "')
 _KEPT_REWRITES = 256
 _OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
 
@@ -285,6 +286,7 @@ def explained() -> Iterator[None]:
     Raises:
         SqlError: DuckDB refused or failed.
         DamageError: vectors that it asked for are damaged.
+        CorruptStoreError: they cannot be read.
     """
     import duckdb
 
@@ -296,6 +298,8 @@ def explained() -> Iterator[None]:
         message = _message(str(error))
         if "executing the UDF: DamageError" in str(error):
             raise DamageError(message, [(message.partition(" of ")[0], message)]) from error
+        if "executing the UDF: CorruptStoreError" in str(error):
+            raise CorruptStoreError(message) from error
         raise SqlError(message) from error
     except RuntimeError as error:
         if "interrupted" in str(error).lower():
@@ -322,6 +326,8 @@ def _message(text: str) -> str:
             "SQL may read the store and nothing else: "
             f"{text} (--allow-external or allow_external=True lifts this)"
         )
+    if _UNREAD.match(text):
+        return f"{text}. Nothing that is stored is lost: look at the disk, and run this again"
     if "Table with name" in text:
         return f"{text.split(' Did you mean')[0]} The store's table is {pushdown.VIEW}."
     return text

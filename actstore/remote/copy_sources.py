@@ -16,6 +16,7 @@ from actstore.remote.client import Client
 from actstore.remote.download import download
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
+from actstore.storage.disk_errors import content_of
 from actstore.storage.lease import pin
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.shard import sha256_of
@@ -87,7 +88,7 @@ class _FromFolder:
 
     def commit(self, number: int) -> Commit:
         found = manifests.load(self._root, number)
-        return Commit(found, layout.manifest_path(self._root, number).read_bytes())
+        return Commit(found, content_of(layout.manifest_path(self._root, number)))
 
     def fetch(self, entry: Named, draft: Path, advance: Advance) -> Path:
         path = self._root / entry.path
@@ -105,7 +106,7 @@ class _FromFolder:
 
     def card(self) -> bytes | None:
         path = self._root / layout.CARD
-        return path.read_bytes() if path.is_file() else None
+        return content_of(path) if path.is_file() else None
 
     def close(self) -> None:
         self._lease.release()

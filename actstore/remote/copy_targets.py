@@ -22,9 +22,10 @@ from actstore.remote.bucket_pruning import GRACE
 from actstore.remote.copy_sources import Commit
 from actstore.storage import card, layout, turns
 from actstore.storage import manifest as manifests
+from actstore.storage.disk_errors import content_of, writing
 from actstore.storage.shard import sha256_of
 from actstore.storage.soundness import Named
-from actstore.storage.staging import Staging, check_place, prepare, writing
+from actstore.storage.staging import Staging, check_place, prepare
 from actstore.storage.unfinished import passing_folder
 
 _DRAFTS = "sync"
@@ -123,7 +124,7 @@ class _ToFolder:
         for number in self.numbers():
             found = manifests.load(root, number)
             self._known |= {(path, entry.sha256) for path, entry in found.named.items()}
-            data = layout.manifest_path(root, number).read_bytes()
+            data = content_of(layout.manifest_path(root, number))
             self.newest = StoredCommit(number, data)
 
     def numbers(self) -> list[int]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
 from actstore import schema
-from actstore.errors import CorruptStoreError
+from actstore.errors import CorruptStoreError, ReadError
 from actstore.storage import layout
 from actstore.storage.column_chunks import NO_STATISTICS
+from actstore.storage.disk_errors import reading
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.shard import sha256_of
 
@@ -25,6 +27,7 @@ def write_archived(root: Path, entry: ShardEntry, target: Path) -> ShardEntry:
 
     Raises:
         CorruptStoreError: the shard is missing or damaged.
+        ReadError: it cannot be read.
         OSError: the disk is full or failed.
     """
     import pyarrow as pa
@@ -33,10 +36,12 @@ def write_archived(root: Path, entry: ShardEntry, target: Path) -> ShardEntry:
     arrow_schema = schema.arrow_schema(entry.width, entry.dtype)
     split = entry.dtype == "float32"
     whole = entry.dtype == "int8"  # plain, each would take 32 bits
+    path = root / entry.path
     try:
-        with (
-            pq.ParquetFile(root / entry.path, page_checksum_verification=True) as source,
-            pq.ParquetWriter(
+        with contextlib.ExitStack() as opened:
+            with reading(path):
+                source = opened.enter_context(pq.ParquetFile(path, page_checksum_verification=True))
+            writer = pq.ParquetWriter(
                 target,
                 arrow_schema,
                 compression="zstd",
@@ -48,15 +53,16 @@ def write_archived(root: Path, entry: ShardEntry, target: Path) -> ShardEntry:
                 use_content_defined_chunking=True,
                 version="2.6",
                 store_schema=True,
-            ) as writer,
-        ):
+            )
+            opened.enter_context(writer)
             if source.metadata.num_rows != entry.rows:
                 raise CorruptStoreError(
                     f"shard {entry.path} holds {source.metadata.num_rows} rows, the manifest says "
                     f"{entry.rows}: restore it from a copy"
                 )
             for group in range(source.metadata.num_row_groups):
-                table = source.read_row_group(group, use_threads=False)
+                with reading(path):
+                    table = source.read_row_group(group, use_threads=False)
                 writer.write_table(table.cast(arrow_schema), row_group_size=table.num_rows)
     except FileNotFoundError as error:
         raise CorruptStoreError(
@@ -65,8 +71,9 @@ def write_archived(root: Path, entry: ShardEntry, target: Path) -> ShardEntry:
     except (OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk, not the shard: what Arrow finds wrong in a file has no number
+        why = error.reason if isinstance(error, ReadError) else error
         raise CorruptStoreError(
-            f"shard {entry.path} of {root} is damaged ({error}): restore it from a copy"
+            f"shard {entry.path} of {root} is damaged ({why}): restore it from a copy"
         ) from error
     layout.sync_file(target)
     digest, size = sha256_of(target)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from isal import isal_zlib
 
 from actstore.storage import layout, pages
+from actstore.storage.disk_errors import named
 from actstore.storage.lease import Lease, alone
 from actstore.storage.remembered import Remembered
 
@@ -89,7 +90,7 @@ def discard(path: Path) -> bool:
 
 def seal(path: Path) -> None:
     """Put the CRC-32 of a Parquet file into it, where no reader looks: before its footer."""
-    with path.open("r+b") as file:
+    with named(path), path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         length, _ = _END.unpack(os.pread(file.fileno(), _END.size, size - _END.size))
         start = size - _END.size - length

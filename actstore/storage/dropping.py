@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,9 +16,6 @@ from actstore.storage.snapshot import Snapshot
 from actstore.storage.staging import prepare
 from actstore.storage.transaction import Transaction
 from actstore.wording import counted
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 def drop_rows(
@@ -126,15 +122,10 @@ def rows_by_shard(snapshot: Snapshot, rows: np.ndarray) -> list[StoredRows]:
 
 
 def _runs_left(snapshot: Snapshot, rows: np.ndarray) -> tuple[Run, ...]:
-    column = _run_ids(snapshot.metadata_file())
+    with snapshot.opened_metadata() as file:
+        column = file.read(columns=["run_id"])["run_id"]
     left = np.ones(snapshot.rows, bool)
     left[rows] = False
     gone = set(column.take(rows).unique().to_pylist())
     gone -= set(column.filter(left).unique().to_pylist())
     return tuple(run for run in snapshot.manifest.runs if run.run_id not in gone)
-
-
-def _run_ids(path: Path) -> pa.ChunkedArray:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path, columns=["run_id"])["run_id"]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.errors import CorruptStoreError
+from actstore.errors import CorruptStoreError, ReadError
 from actstore.storage import backing, layout, rewriting, shard_columns, soundness
 from actstore.storage.manifest import Manifest, ShardEntry, together
 from actstore.storage.mapping import open_shard
@@ -71,7 +71,7 @@ def join(
                 for entry in run:
                     here.enter_context(backing.fetched(root, entry.path))
                 made_one = _joined(root, run, draft)
-        except CorruptStoreError:
+        except (CorruptStoreError, ReadError):
             continue
         if made_one is not None:
             entry = dataclasses.replace(made_one, path=made_one.named(transaction, number))

@@ -9,10 +9,10 @@ import numpy as np
 
 from actstore.errors import CommitError, UsageError
 from actstore.storage import layout
+from actstore.storage.disk_errors import writing
 from actstore.storage.manifest import LabelEntry, Manifest
 from actstore.storage.shard import sha256_of
 from actstore.storage.snapshot import Snapshot
-from actstore.storage.staging import writing
 from actstore.storage.transaction import Transaction
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from actstore.errors import CorruptStoreError
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
+from actstore.storage.disk_errors import reading
 from actstore.storage.manifest import Manifest
 
 
@@ -36,7 +37,7 @@ class Lease:
             with contextlib.suppress(OSError):  # this file system knows no locks
                 fcntl.flock(self._descriptor, fcntl.LOCK_SH)
             if not os.fstat(self._descriptor).st_nlink:
-                raise FileNotFoundError(f"{path} was removed")
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         except BaseException:
             self.release()
             raise
@@ -66,15 +67,26 @@ def pin(root: Path, at: int | None = None) -> tuple[Manifest, Lease]:
     Raises:
         StoreNotFoundError, SnapshotNotFoundError, CorruptStoreError: as
             :func:`actstore.storage.manifest.load`.
+        ReadError: its file cannot be opened.
     """
     while True:
         manifest = manifests.load(root, at, lazily=True)
         try:
-            return manifest, Lease(layout.manifest_path(root, manifest.number))
+            return manifest, of_commit(root, manifest.number)
         except FileNotFoundError:
             continue  # pruned since: there is a later one, or loading says that there is none
-        except OSError as error:
-            raise CorruptStoreError(f"commit {manifest.number} of {root}: {error}") from error
+
+
+def of_commit(root: Path, number: int) -> Lease:
+    """Take a lease of a commit.
+
+    Raises:
+        MissingFileError: it was pruned.
+        ReadError: its file cannot be opened.
+    """
+    path = layout.manifest_path(root, number)
+    with reading(path):
+        return Lease(path)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from actstore.errors import (
     StoreNotFoundError,
 )
 from actstore.storage import layout, segments, turns
+from actstore.storage.disk_errors import reading, unread
 from actstore.storage.entries import LabelEntry as LabelEntry
 from actstore.storage.entries import PoolingRegion as PoolingRegion
 from actstore.storage.entries import Rounding as Rounding
@@ -182,7 +183,7 @@ def _names(root: Path) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise CorruptStoreError(f"the commits of {root} cannot be listed: {error}") from error
+        raise CorruptStoreError(unread(str(root / layout.MANIFESTS), error)) from error
 
 
 def newest(root: Path) -> int:
@@ -250,7 +251,7 @@ def load(root: Path, at: int | None = None, *, lazily: bool = False) -> Manifest
                 raise
             continue  # pruned since it was read, with its segments
         except OSError as error:
-            raise CorruptStoreError(f"{path} cannot be read: {error}") from error
+            raise CorruptStoreError(unread(str(path), error)) from error
         return found
     raise CorruptStoreError(f"{path} is listed but not there: restore it from a copy")
 
@@ -292,6 +293,11 @@ def latest(root: Path, *, lazily: bool = False) -> Manifest:
 
 
 def _why_no_store(root: Path) -> str:
+    with reading(root):
+        return _what_is_there(root)
+
+
+def _what_is_there(root: Path) -> str:
     hint = "make one with: actstore ingest SOURCE --store " + str(root)
     if not root.exists():
         return f"there is no store at {root}: the path does not exist; {hint}"

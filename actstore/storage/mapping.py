@@ -17,6 +17,7 @@ from actstore.storage import backing, floats, shard_columns
 from actstore.storage.checks import VectorChecks, check_whole
 from actstore.storage.checksums import Check, block_rows
 from actstore.storage.decoded_shard import DecodedShard
+from actstore.storage.disk_errors import unread
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.quantised_shard import QuantisedShard
 from actstore.storage.shard_reader import ShardReader as ShardReader
@@ -75,7 +76,7 @@ def open_shard(root: Path, entry: ShardEntry, check: Check = "lazy") -> ShardRea
         ) from error
     except OSError as error:
         raise CorruptStoreError(
-            f"shard {entry.path} of {root} cannot be read: {error}", entry.path
+            unread(f"shard {entry.path} of {root}", error), entry.path
         ) from error
 
 
@@ -288,9 +289,7 @@ def _read(place: tuple[Path, str], data: memoryview, start: int) -> None:
                     raise OSError("it ends before its vectors do")
                 done += count
     except OSError as error:
-        raise CorruptStoreError(
-            f"shard {path} of {root} cannot be read: {error}; restore it from a copy", path
-        ) from error
+        raise CorruptStoreError(unread(f"shard {path} of {root}", error), path) from error
     finally:
         os.close(descriptor)
 

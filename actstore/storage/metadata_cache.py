@@ -49,13 +49,13 @@ def cached_file(files: StoreFiles, manifest: Manifest) -> Derived:
     for make in files.cache_folders():
         try:
             return _cached_in(make(), name, files, manifest)
-        except OSError as error:  # read-only, or full
+        except OSError as error:  # read-only, full, or failing
             if isinstance(error, ActstoreError):
                 raise
             problems.append(str(error))
     raise StoreError(
-        f"there is no room for the metadata of {files.name}: {'; '.join(problems)}; make room or "
-        "set TMPDIR to a folder that has some"
+        f"there is no room for the metadata of {files.name}: {'; '.join(problems)}; make room, or "
+        "set TMPDIR to a folder that has some and can be read and written"
     )
 
 

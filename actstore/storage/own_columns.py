@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actstore.errors import StoreError
 from actstore.storage import derived
 from actstore.storage.derived import Derived
+from actstore.storage.disk_errors import reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,12 +42,18 @@ def own_file(metadata: Path) -> Derived | None:
         metadata: a snapshot's metadata file, one row per row of the store.
 
     Raises:
-        OSError: there is no room for it.
+        StoreError: there is no room for it, or one of the two files cannot be read.
     """
     path = path_of(metadata)
-    if not path.exists() and _holds_no_extra(metadata):
-        return None
-    return derived.made(path, lambda draft: _write(metadata, draft))
+    try:
+        if not path.exists() and _holds_no_extra(metadata):
+            return None
+        return derived.made(path, lambda draft: _write(metadata, draft))
+    except OSError as error:
+        raise StoreError(
+            f"the fields of `extra` cannot be kept in {path}, made from {metadata.name}: {error}; "
+            "make room, or see to the disk, and ask again"
+        ) from error
 
 
 def path_of(metadata: Path) -> Path:
@@ -54,10 +62,15 @@ def path_of(metadata: Path) -> Path:
 
 
 def types(own: Path) -> dict[str, pa.DataType]:
-    """Return the own columns of a file that :func:`own_file` made, with their types."""
+    """Return the own columns of a file that :func:`own_file` made, with their types.
+
+    Raises:
+        ReadError: the system cannot read it.
+    """
     import pyarrow.parquet as pq
 
-    found = pq.read_schema(own)
+    with reading(own, derived=True):
+        found = pq.read_schema(own)
     return {name: found.field(name).type for name in found.names if name.startswith(PREFIX)}
 
 

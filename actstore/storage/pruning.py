@@ -23,9 +23,10 @@ from actstore.storage import (
     soundness,
 )
 from actstore.storage import manifest as manifests
+from actstore.storage.disk_errors import writing
 from actstore.storage.lease import alone
 from actstore.storage.manifest import Manifest
-from actstore.storage.staging import planned_paths, prepare, writing
+from actstore.storage.staging import planned_paths, prepare
 from actstore.storage.turns import removing
 
 _QUOTED = ("example_id", "question", "oracle", "prediction", "source", "extra")
@@ -289,7 +290,7 @@ def _read(root: Path, path: str, columns: list[str]) -> Any:
     try:
         return pq.read_table(root / path, columns=columns)
     except (OSError, pa.ArrowException) as error:
-        raise CorruptStoreError(f"{path} cannot be read: {error}", path) from error
+        raise CorruptStoreError(f"{path} of {root} cannot be read: {error}", path) from error
 
 
 def _quotes(report: Path, texts: set[str]) -> bool:

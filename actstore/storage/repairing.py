@@ -17,10 +17,11 @@ from actstore.errors import CommitError, CorruptStoreError, SnapshotNotFoundErro
 from actstore.storage import backing, card, key_hashes, layout, pruning, shard_columns, soundness
 from actstore.storage import manifest as manifests
 from actstore.storage.described import describe
+from actstore.storage.disk_errors import is_of_this_process, writing
 from actstore.storage.manifest import EMPTY, LabelEntry, Manifest, ShardEntry
 from actstore.storage.segments import SegmentEntry
 from actstore.storage.soundness import Named
-from actstore.storage.staging import Staging, writing
+from actstore.storage.staging import Staging
 from actstore.wording import counted
 
 _ASIDE = ".damaged"
@@ -91,6 +92,7 @@ def survey(
 
     Raises:
         StoreNotFoundError: there is no store at ``root``.
+        CorruptStoreError: this process may not read a manifest, or has no descriptor left.
     """
     numbers = manifests.numbers(root)
     if not numbers:
@@ -106,6 +108,8 @@ def survey(
         try:
             sound.append(manifests.load(root, number))
         except CorruptStoreError as error:
+            if is_of_this_process(error):  # put aside it would be lost for nothing
+                raise
             name = layout.manifest_path(root, number).relative_to(root).as_posix()
             damaged.append((number, Left(name, str(error))))
     base = sound[0] if sound else EMPTY

@@ -15,6 +15,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import CommitError
 from actstore.storage import checksums, layout, narrowing, pages, shard_columns, soundness
+from actstore.storage.disk_errors import named, reading, writing
 from actstore.storage.entries import ITEM_BYTES
 from actstore.storage.labels import write_overlay
 from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry, together
@@ -24,7 +25,6 @@ from actstore.storage.pages import VectorPage
 from actstore.storage.quantised_shard import QuantisedShard
 from actstore.storage.shard import ShardWriter, Written, sha256_at, sha256_of
 from actstore.storage.shard_tail import MetadataColumns, append_metadata, write_at
-from actstore.storage.staging import writing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -299,8 +299,11 @@ def _with_metadata(root: Path, entry: ShardEntry, table: pa.Table, draft: Path) 
     import pyarrow.parquet as pq
 
     source = root / entry.path
-    with pq.ParquetFile(source) as file, source.open("rb") as raw:
-        groups = _groups(file.metadata, entry, raw.fileno())
+    with contextlib.ExitStack() as opened:
+        with reading(source):
+            file = opened.enter_context(pq.ParquetFile(source))
+            raw = opened.enter_context(source.open("rb"))
+            groups = _groups(file.metadata, entry, raw.fileno())
         if groups is None:
             return None
         columns = MetadataColumns(None)
@@ -313,12 +316,13 @@ def _with_metadata(root: Path, entry: ShardEntry, table: pa.Table, draft: Path) 
             first += group.rows
         target = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
-            _copy(raw.fileno(), target, groups[-1].end)
-            sums = checksums.of_file(target, groups, entry.vector_bytes // entry.rows)
-            append_metadata(target, columns, groups, sums, entry.width, entry.dtype)
-            os.fsync(target)
-            digest, size = sha256_at(target)
-            tail, _ = sha256_at(target, groups[-1].end)
+            _copy(source, raw.fileno(), target, groups[-1].end)
+            with named(draft):
+                sums = checksums.of_file(target, groups, entry.vector_bytes // entry.rows)
+                append_metadata(target, columns, groups, sums, entry.width, entry.dtype)
+                os.fsync(target)
+                digest, size = sha256_at(target)
+                tail, _ = sha256_at(target, groups[-1].end)
         finally:
             os.close(target)
     pools = in_order(pools_of(table))
@@ -332,7 +336,7 @@ def has_tail(root: Path, entry: ShardEntry) -> bool:
     if not entry.pages:
         return False
     path = root / entry.path
-    with pq.ParquetFile(path) as file, path.open("rb") as raw:
+    with reading(path), pq.ParquetFile(path) as file, path.open("rb") as raw:
         return _groups(file.metadata, entry, raw.fileno()) is not None
 
 
@@ -357,12 +361,13 @@ def _groups(footer: pq.FileMetaData, entry: ShardEntry, descriptor: int) -> list
     return found if min(others) >= max(page.end for page in found) else None
 
 
-def _copy(source: int, target: int, size: int) -> None:
+def _copy(path: Path, source: int, target: int, size: int) -> None:
     buffer = bytearray(_CHUNK)
     done = 0
     while done < size:
         view = memoryview(buffer)[: size - done]
-        count = os.preadv(source, [view], done)
+        with reading(path):
+            count = os.preadv(source, [view], done)
         write_at(target, view[:count], done)
         done += count
 

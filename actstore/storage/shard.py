@@ -19,6 +19,7 @@ from actstore import schema
 from actstore.errors import CommitError
 from actstore.storage import floats, pages, quantised, writeback
 from actstore.storage.checksums import BlockSums, joined
+from actstore.storage.disk_errors import named, reading
 from actstore.storage.manifest import PoolingRegion, Rounding, ShardEntry
 from actstore.storage.metadata_table import (
     Fragment,
@@ -184,11 +185,12 @@ class ShardWriter:
     def vectors(self, rows: Sequence[int]) -> np.ndarray:
         """Read back rows that were appended, ``[n, width]``, as they are handed out."""
         out = np.empty((len(rows), self.width), self.dtype)
-        for slot, row in enumerate(rows):
-            if row < self._placed:
-                os.preadv(self._descriptor, [out[slot]], self._offset(row))
-            else:
-                out[slot] = self._buffer[row - self._placed]
+        with named(self.path):
+            for slot, row in enumerate(rows):
+                if row < self._placed:
+                    os.preadv(self._descriptor, [out[slot]], self._offset(row))
+                else:
+                    out[slot] = self._buffer[row - self._placed]
         return out if self._scales is None else quantised.restore(out, self._scales.at(rows))
 
     def same(self, rows: Sequence[int], vectors: np.ndarray) -> np.ndarray:
@@ -250,7 +252,8 @@ class ShardWriter:
         append_metadata(self._descriptor, self._columns, groups, sums, self.width, self.dtype)
         if self._unsynced > _FEW_BYTES:
             self._ask_disk()
-        digest, size, tail = _hashes_of(self._descriptor, groups[-1].end)
+        with named(self.path):
+            digest, size, tail = _hashes_of(self._descriptor, groups[-1].end)
         placed = tuple((page.values, page.rows) for page in groups)
         pools = in_order(self._pools)
         return Written(self.rows, size, digest, placed, pools, tail, self.rounding)
@@ -377,7 +380,8 @@ class ShardWriter:
     def _checksum(self, start: int, stop: int) -> int:
         """Return the checksum of the rows of a block, read back from the file."""
         size = (stop - start) * self.row_bytes
-        return isal_zlib.crc32(os.pread(self._descriptor, size, self._offset(start)))
+        with named(self.path):
+            return isal_zlib.crc32(os.pread(self._descriptor, size, self._offset(start)))
 
 
 def finished(shards: Sequence[ShardWriter]) -> list[Written]:
@@ -447,12 +451,21 @@ def sha256_at(descriptor: int, start: int = 0) -> tuple[str, int]:
 
 
 def sha256_of(path: Path) -> tuple[str, int]:
-    """Return a file's SHA-256 and size in bytes."""
-    with path.open("rb") as file:
+    """Return a file's SHA-256 and size in bytes.
+
+    Raises:
+        ReadError: it cannot be read, or is not there (MissingFileError).
+    """
+    with reading(path), path.open("rb") as file:
         return sha256_at(file.fileno())
 
 
 def tail_of(root: Path, entry: ShardEntry) -> str:
-    """Return the SHA-256 of what stands behind the vectors of a shard."""
-    with (root / entry.path).open("rb") as file:
+    """Return the SHA-256 of what stands behind the vectors of a shard.
+
+    Raises:
+        ReadError: it cannot be read, or is not there (MissingFileError).
+    """
+    path = root / entry.path
+    with reading(path), path.open("rb") as file:
         return sha256_at(file.fileno(), entry.vectors_end)[0]

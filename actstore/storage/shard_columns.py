@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from actstore.errors import CorruptStoreError
 from actstore.storage import backing
 from actstore.storage.checks import check_tail, check_whole, damage
+from actstore.storage.disk_errors import unread
 from actstore.storage.manifest import LabelEntry, ShardEntry
 
 if TYPE_CHECKING:
@@ -50,10 +51,7 @@ def read_columns(root: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
     except CorruptStoreError:
         raise
     except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
-        raise CorruptStoreError(
-            f"shard {entry.path} of {root} is damaged ({error}): restore it from a copy",
-            entry.path,
-        ) from error
+        raise _unusable(f"shard {entry.path} of {root}", entry.path, error) from error
 
 
 def checked_columns(file: pq.ParquetFile, entry: ShardEntry, columns: list[str]) -> pa.Table:
@@ -97,16 +95,23 @@ def read_labels(root: Path, entry: LabelEntry) -> pa.Table:
             check_whole(root, entry, raw.fileno())
             with pq.ParquetFile(raw) as file:
                 table = file.read(columns=list(_OVERLAY), use_threads=False)
-    except (OSError, pa.ArrowException) as error:
+    except FileNotFoundError as error:
         raise CorruptStoreError(
-            f"label file {entry.path} of {root} is missing or damaged ({error}): "
-            "restore it from a copy",
-            entry.path,
+            f"label file {entry.path} is missing from {root}: restore it from a copy", entry.path
         ) from error
+    except (OSError, pa.ArrowException) as error:
+        raise _unusable(f"label file {entry.path} of {root}", entry.path, error) from error
     if table.num_rows != entry.rows:
         reason = f"it holds {table.num_rows} labels, the manifest says {entry.rows}"
         raise damage(root, entry.path, reason)
     return table
+
+
+def _unusable(what: str, path: str, error: Exception) -> CorruptStoreError:
+    """Return the error of a file that the system or Arrow fails on: only the one has a number."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return CorruptStoreError(unread(what, error), path)
+    return CorruptStoreError(f"{what} is damaged ({error}): restore it from a copy", path)
 
 
 def overlays(root: Path, entries: tuple[LabelEntry, ...]) -> dict[str, dict[int, Any]]:

@@ -14,6 +14,7 @@ import numpy as np
 from actstore import schema
 from actstore.storage import checksums, column_chunks, footers, pages
 from actstore.storage.column_chunks import ColumnGroup
+from actstore.storage.disk_errors import named
 from actstore.storage.pages import VectorPage
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class MetadataColumns:
         """Return the bytes of all groups, one behind the other; the file is gone then."""
         if self._path is None:
             return b"".join(chunk.data for group in self.groups for chunk in group.chunks)
-        content = self._path.read_bytes()
+        with named(self._path):
+            content = self._path.read_bytes()
         self._path.unlink()
         return content
 

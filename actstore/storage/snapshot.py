@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
@@ -19,6 +20,7 @@ from actstore.storage import manifest as manifests
 from actstore.storage.buffer_pool import Memory
 from actstore.storage.checksums import Check
 from actstore.storage.derived import Derived
+from actstore.storage.disk_errors import reading
 from actstore.storage.fencing import Skipped
 from actstore.storage.files import LocalFiles, StoreFiles
 from actstore.storage.lease import Lease, pin
@@ -29,6 +31,7 @@ from actstore.storage.staging import prepare
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 _OPEN_SHARDS = 256
 """Shards kept open at a time, well below the usual limit of 1,024 files per process."""
@@ -187,6 +190,26 @@ class Snapshot:
         if found is None or not derived.is_sound(found.path):
             found = self._metadata = metadata_cache.cached_file(self.files, self.manifest)
         return found.path
+
+    @contextlib.contextmanager
+    def opened_metadata(self, dictionaries: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+        """Open the file of :meth:`metadata_file`.
+
+        Args:
+            dictionaries: columns to read as dictionaries.
+
+        Raises:
+            ReadError: the system cannot read it, now or while the block reads.
+        """
+        # Not pq.read_table, which loads pyarrow.dataset and with it pandas: 0.3 s.
+        import pyarrow.parquet as pq
+
+        path = self.metadata_file()
+        with (
+            reading(path, derived=True),
+            pq.ParquetFile(path, read_dictionary=list(dictionaries)) as file,
+        ):
+            yield file
 
     def own_columns_file(self) -> Path:
         """Return the metadata file with the fields of ``extra`` as further columns.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from actstore.errors import DamageError
+from actstore.errors import DamageError, ReadError
 from actstore.storage import backing
 from actstore.storage.shard import sha256_of
 from actstore.storage.threads import in_parallel
@@ -94,7 +94,7 @@ def problems(
     step = 64  # so that there is progress to tell of
     for first in range(0, len(wanted), step):
         some = wanted[first : first + step]
-        reasons = in_parallel(lambda entry: _problem(root, entry), some)
+        reasons = in_parallel(lambda entry: problem(root, entry), some)
         found += [(e.path, why) for e, why in zip(some, reasons, strict=True) if why]
         done += sum(entry.bytes for entry in some)
         if progress:
@@ -102,14 +102,16 @@ def problems(
     return found
 
 
-def _problem(root: Path, entry: Named) -> str | None:
+def problem(root: Path, entry: Named) -> str | None:
+    """Return why a file is not what the manifest says; None where it is."""
     try:
         with backing.fetched(root, entry.path):
             digest, size = sha256_of(root / entry.path)
     except FileNotFoundError:
         return "the file is missing"
     except OSError as error:
-        return f"it cannot be read ({error})"
+        why = error.reason if isinstance(error, ReadError) else error
+        return f"it cannot be read ({why})"
     if size != entry.bytes:
         return f"it has {size} bytes, the manifest says {entry.bytes}"
     if digest != entry.sha256:

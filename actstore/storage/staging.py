@@ -16,6 +16,7 @@ from actstore import paths
 from actstore.errors import ActstoreError, CommitError, StoreError
 from actstore.storage import card, layout
 from actstore.storage import manifest as manifests
+from actstore.storage.disk_errors import writing
 from actstore.storage.threads import disk, in_parallel
 
 _LOCK = "lock"
@@ -255,24 +256,6 @@ def check_place(root: Path) -> None:
                 f"{root} is no store and not empty (it holds {', '.join(foreign[:3])}): "
                 "give --store a new or empty folder"
             )
-
-
-@contextlib.contextmanager
-def writing(root: Path) -> Iterator[None]:
-    """Explain a full or failing disk.
-
-    Raises:
-        CommitError: an operation of the system failed inside the block.
-    """
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, ActstoreError):
-            raise
-        raise CommitError(
-            f"cannot write to the store at {root}: {error}; what was committed before stands, "
-            "nothing else is kept"
-        ) from error
 
 
 def recover(root: Path) -> int:

@@ -8,11 +8,12 @@ from pathlib import Path
 from types import TracebackType
 
 from actstore.errors import StoreError
-from actstore.storage import backing, card, layout, turns
+from actstore.storage import backing, card, layout, lease, turns
 from actstore.storage import manifest as manifests
-from actstore.storage.lease import Lease, pin
+from actstore.storage.disk_errors import writing
+from actstore.storage.lease import Lease
 from actstore.storage.manifest import Manifest
-from actstore.storage.staging import Staging, prepare, writing
+from actstore.storage.staging import Staging, prepare
 
 Build = Callable[[Manifest], Manifest | None]
 """Makes of the latest commit the next one; None: there is nothing left to commit."""
@@ -92,15 +93,15 @@ class Transaction:
 
     def _build_on(self, base: Manifest) -> None:
         """Keep a commit from being pruned: one that is gone gives way to the latest."""
-        lease = None
+        held = None
         if base.number:
             try:
-                lease = Lease(layout.manifest_path(self.root, base.number))
+                held = lease.of_commit(self.root, base.number)
             except FileNotFoundError:
-                base, lease = pin(self.root)
+                base, held = lease.pin(self.root)
         if self._lease is not None:
             self._lease.release()
-        self.base, self._lease = base, lease
+        self.base, self._lease = base, held
 
     def take_back(self, paths: Iterable[str]) -> None:
         """Remove files that are in their place, from inside of a ``build`` that does without."""

@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.errors import ActstoreError, CorruptStoreError, SnapshotNotFoundError
-from actstore.storage import backing, floats, key_hashes, layout, pages, shard_columns
+from actstore.errors import (
+    ActstoreError,
+    CorruptStoreError,
+    MissingFileError,
+    SnapshotNotFoundError,
+)
+from actstore.storage import backing, floats, key_hashes, layout, pages, shard_columns, soundness
 from actstore.storage import manifest as manifests
+from actstore.storage.disk_errors import content_of
 from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.mapping import open_shard
 from actstore.storage.metadata_table import pools_of
 from actstore.storage.segments import SegmentEntry
-from actstore.storage.shard import sha256_of, tail_of
+from actstore.storage.shard import tail_of
 from actstore.storage.snapshot import Snapshot
 from actstore.storage.threads import in_parallel
 
@@ -72,16 +78,14 @@ def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None)
 
 def _check_labels(root: Path, overlay: LabelEntry) -> Iterator[Problem]:
     """Yield what is wrong with one label overlay."""
-    path = root / overlay.path
-    if not path.is_file():
-        yield Problem(overlay.path, "the file is missing")
-    elif sha256_of(path) != (overlay.sha256, overlay.bytes):
-        yield Problem(overlay.path, "its SHA-256 is not what the manifest says")
-    else:
+    reason = soundness.problem(root, overlay)
+    if reason is None:
         try:
             shard_columns.read_labels(root, overlay)
         except CorruptStoreError as error:
-            yield Problem(overlay.path, str(error))
+            reason = str(error)
+    if reason is not None:
+        yield Problem(overlay.path, reason)
 
 
 def _check_history(root: Path) -> Iterator[Problem]:
@@ -97,8 +101,8 @@ def _check_history(root: Path) -> Iterator[Problem]:
             if not seen.issuperset(found.segments):  # most commits share theirs with others
                 found = manifests.load(root, number)
                 seen.update(found.segments)
-            odd = manifests.unknown_keys(path.read_bytes()) if not found.sealed else []
-        except SnapshotNotFoundError:
+            odd = manifests.unknown_keys(content_of(path)) if not found.sealed else []
+        except (SnapshotNotFoundError, MissingFileError):
             continue  # pruned meanwhile
         except ActstoreError as error:
             yield Problem(name, str(error))
@@ -125,20 +129,15 @@ def check_shard(root: Path, entry: ShardEntry, *, nonfinite: bool) -> Checked:
     """Find what is wrong with one shard; ``nonfinite`` says that NaN and infinity are not."""
     import pyarrow as pa
 
-    path = root / entry.path
-    if not path.is_file():
-        return Checked(["the file is missing"])
-    digest, size = sha256_of(path)
-    if size != entry.bytes:
-        return Checked([f"it has {size} bytes, the manifest says {entry.bytes}"])
-    if digest != entry.sha256:  # a damaged footer can end the process that reads it
-        return Checked(["its SHA-256 is not what the manifest says: the content was changed"])
+    other = soundness.problem(root, entry)
+    if other is not None:  # a damaged footer can end the process that reads it
+        return Checked([other])
     reasons: list[str] = []
-    if entry.tail is not None and tail_of(root, entry) != entry.tail:
-        reasons.append("its metadata and footer are not what the manifest says")
     table: pa.Table | None = None
     try:
-        table = _columns(path, entry, reasons)
+        if entry.tail is not None and tail_of(root, entry) != entry.tail:
+            reasons.append("its metadata and footer are not what the manifest says")
+        table = _columns(root / entry.path, entry, reasons)
         if table is not None:
             reasons += _odd_rows(root, entry, table, nonfinite)
     except (ActstoreError, pa.ArrowException, OSError, ValueError, OverflowError) as error:

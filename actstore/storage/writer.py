@@ -15,6 +15,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import CommitError, LayoutError, UsageError
 from actstore.storage import card, incoming, key_hashes, layout, narrowing
+from actstore.storage.disk_errors import writing
 from actstore.storage.dropping import without
 from actstore.storage.incoming import Incoming, PartitionKey
 from actstore.storage.joining import NOTHING, Joined, join
@@ -26,7 +27,6 @@ from actstore.storage.rebase import without_rows_of
 from actstore.storage.rewriting import Replacement
 from actstore.storage.rows import Added, Narrow, RowBatch, check
 from actstore.storage.shard import ShardWriter, Written, finished
-from actstore.storage.staging import writing
 from actstore.storage.threads import in_parallel
 from actstore.storage.transaction import Transaction
 
@@ -172,8 +172,9 @@ class StoreWriter:
             del self._losses[losses:]
             for partition, values in self._marked:
                 partition.forget(values)
-            for shard, rows in self._marks.items():
-                shard.truncate(rows)
+            with self._or_give_up():  # what stays is read back from the file
+                for shard, rows in self._marks.items():
+                    shard.truncate(rows)
             raise
         finally:
             marks, self._marks, self._marked = self._marks, None, []

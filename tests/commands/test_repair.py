@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from actstore.errors import CorruptStoreError
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
 from actstore.storage.labels import set_labels
+from actstore.storage.repairing import survey
 from actstore.storage.snapshot import open_snapshot
 from tests.commands.conftest import Command
 from tests.storage.stores import assert_sound, batch, content, write
@@ -62,6 +65,23 @@ def test_a_copy_that_is_damaged_too_is_of_no_use(actstore: Command, two: tuple[P
     assert done.code == 4
     assert f"{copy} has no sound copy of it" in done.out
     assert files_of(root) == before
+
+
+def test_a_commit_that_may_not_be_read_is_not_put_aside(
+    two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root, _ = two
+    for folder in (*tmp_path.parents, tmp_path):
+        if folder.stat().st_uid == os.getuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o011)
+    layout.manifest_path(root, 2).chmod(0)
+    own = os.geteuid()
+    try:
+        os.seteuid(65534 if own == 0 else own)  # root may read anything
+        with pytest.raises(CorruptStoreError, match=r"02\.json cannot .*: let this user read it"):
+            survey(root)
+    finally:
+        os.seteuid(own)
 
 
 def test_a_damaged_latest_commit_is_made_anew(actstore: Command, two: tuple[Path, Path]) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from actstore.api.store import open as open_store
 from actstore.errors import MissingExtraError, MixedVectorsError, UsageError
-from actstore.storage import layout
+from actstore.querying import approximate
+from actstore.storage import derived, layout
 from tests.querying import stores
 
 pytest.importorskip("usearch")
@@ -50,6 +51,20 @@ def test_it_finds_what_the_exact_search_finds(root: Path, metric: Any) -> None:
         itself = store.nearest("e7", 3, index=True, **asked)
         assert "e7" not in itself["example_id"].to_pylist()
         assert itself.equals(store.nearest("e7", 3, **asked))
+
+
+@pytest.mark.parametrize("kept", [0, 7])
+def test_an_index_that_cannot_be_opened_is_named(root: Path, kept: int) -> None:
+    """Sealed and of this user, so that nothing is left to say so but the library."""
+    with open_store(root) as store:
+        store.index(layer=1)
+        path = the_index(root)
+        path.write_bytes(path.read_bytes()[:kept] + bytes(300))
+        approximate._finish(path, {})
+        derived.seal(path)
+        approximate._remember(path)
+        with pytest.raises(UsageError, match=rf"{path} cannot be read: .*; build it with"):
+            store.nearest(np.ones(16), 3, index=True, layer=1)
 
 
 def test_rows_without_a_cosine_are_not_in_it(tmp_path: Path) -> None:

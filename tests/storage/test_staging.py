@@ -13,7 +13,8 @@ import pytest
 
 from actstore.errors import CommitError, CorruptStoreError
 from actstore.storage import layout, staging
-from actstore.storage.staging import Staging, planned_paths, prepare, recover, writing
+from actstore.storage.disk_errors import writing
+from actstore.storage.staging import Staging, planned_paths, prepare, recover
 from tests.storage.stores import batch, card_commit, content, expected, live_files, write
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actstore.errors import (
+    CommitError,
     ConflictError,
     CorruptStoreError,
     LayoutError,
@@ -152,6 +154,33 @@ def test_a_width_that_was_rolled_back_does_not_count(tmp_path: Path) -> None:
             session.add(batch(0, 3))
             raise Refused
         assert session.add(batch(0, 3, width=9))[:4] == Added(3, 0)[:4]
+
+
+def test_a_disk_that_fails_while_rows_are_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stays of a block is read back from the file: where that fails, nothing is pending."""
+    monkeypatch.setattr(shard, "_CHUNK", 64)
+    root = tmp_path / "s"
+    write(root, batch(90, 1))
+    with StoreWriter(root, run=RUN) as session:
+        session.add(batch(0, 6))
+        (growing,) = session._open.values()
+
+        def add_and_lose_the_file() -> None:
+            with session.file():
+                session.add(batch(6, 6))
+                unreadable = os.open(growing.path, os.O_WRONLY)
+                os.dup2(unreadable, growing._descriptor)
+                os.close(unreadable)
+                raise Refused
+
+        with pytest.raises(CommitError, match=rf"Bad file descriptor: '{growing.path}'"):
+            add_and_lose_the_file()
+        assert session.pending_rows == 0
+        session.add(batch(0, 6))
+        session.commit(operation="ingest", message="again")
+    assert content(root) == expected(batch(90, 1), batch(0, 6))
 
 
 def test_a_file_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.mark.parametrize("name", SCENARIOS if TORTURE else ["label"])
+@pytest.mark.parametrize("name", ["reading", *(SCENARIOS if TORTURE else ["label"])])
 def test_a_failing_call_is_an_error_of_ours(library: Path, tmp_path: Path, name: str) -> None:
     child = subprocess.run(
         [sys.executable, "-m", "tests.torture.failing", name, tmp_path],

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from actstore.capturing.forward.pooling import Pool, SiteLayer
 from actstore.capturing.prompts.example import Example, ExampleKey
@@ -304,7 +303,7 @@ class StoredRows:
         snapshot = opened(self._store, self._at)[0]
         try:
             if any(shard.model == self._model for shard in snapshot.manifest.shards):
-                with pq.ParquetFile(snapshot.metadata_file()) as file:
+                with snapshot.opened_metadata() as file:
                     for batch in file.iter_batches(columns=[*names, "model", "dataset"]):
                         parts.append(batch.filter(self._wanted(batch)).select(names))
         finally:

@@ -152,15 +152,16 @@ def _open(group: Group) -> None:
             continue
         if size and size + entry.size > _BYTES:
             break
+        kind = kind or "torch"
         try:
-            document = containers.read(kind or "torch", entry.path, within=entry.root)
+            document = containers.read(kind, entry.path, within=entry.root)
         except fetching.FAILED:
             raise
         except (ActstoreError, OSError, MemoryError) as error:
             group.problems.append((entry, str(error).removeprefix(f"{entry.path}: ")))
             continue
         size += entry.size
-        group.container = kind or ""
+        group.container = kind
         documents.append((entry, document))
     group.empty = [entry for entry, document in documents if not _has_vectors(document)]
     documents = [(entry, document) for entry, document in documents if entry not in group.empty]

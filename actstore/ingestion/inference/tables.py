@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from actstore import paths, schema
-from actstore.errors import SidecarError
+from actstore.errors import PathError, SidecarError
 from actstore.ingestion.inference.words import COLUMNS
 from actstore.ingestion.sidecars import Record, read_records
 from actstore.ingestion.source_file import Entry
@@ -49,7 +49,11 @@ class Table:
 
 
 def tables(entries: Sequence[Entry]) -> list[Table]:
-    """Return the readable tables among some files."""
+    """Return the tables among some files.
+
+    Raises:
+        PathError, SidecarError: the system cannot read one.
+    """
     found: list[Table] = []
     for entry in entries:
         if not entry.relative.lower().endswith(_SUFFIXES) or entry.size > _LARGEST:
@@ -59,8 +63,11 @@ def tables(entries: Sequence[Entry]) -> list[Table]:
         within = (paths.real(entry.root),)
         try:
             found.append(Table(path=entry.relative, records=read_records(entry.path, None, within)))
-        except (SidecarError, ValueError):
-            continue  # no table of rows: a configuration, a log
+        except (PathError, SidecarError) as error:
+            if isinstance(error.__cause__, OSError):  # nobody knows what it would have joined
+                raise
+        except ValueError:
+            pass  # no table of rows: a configuration, a log
     return found
 
 

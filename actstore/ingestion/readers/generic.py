@@ -16,6 +16,7 @@ from actstore.ingestion.expression import Expression, Level
 from actstore.ingestion.pieces import Piece, Pile
 from actstore.ingestion.plan import TensorPlan
 from actstore.ingestion.readers import Context, Reader, reader
+from actstore.ingestion.readers.matching import Found, Matcher, contents, example_lengths
 from actstore.ingestion.readers.scope import FileScope, column_value
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.source_file import SourceFile
@@ -23,15 +24,7 @@ from actstore.ingestion.tensor import Tensor
 from actstore.storage.rows import RowBatch
 
 _EXTRA = "extra"
-_REMEMBERED = 100_000
 _canonical_site = cache(schema.canonical_site)
-
-
-class _Found(NamedTuple):
-    plan: TensorPlan
-    key: str
-    parts: Mapping[str, Any]
-    tensor: Tensor
 
 
 class _Values(NamedTuple):
@@ -55,16 +48,14 @@ class GenericReader(Reader):
         super().__init__(recipe, context)
         self._plans = [plan.make(recipe, spec, context.options) for spec in recipe.tensors]
         self._taken = plan.file_keys(recipe, self._plans)
-        self._matches: dict[
-            tuple[str | None, str, int], tuple[TensorPlan, dict[str, Any]] | None
-        ] = {}
+        self._matcher = Matcher(recipe.name, self._plans, context.options.first_k)
 
     def fits(self, document: Any) -> bool:
         """Say whether every tensor that one kind of file needs is there, in a known rank."""
         for pattern in self.recipe.files:
             try:
                 for _, part in islice(self._parts(document), 1):
-                    self._found(pattern.name, part)
+                    self._matcher.found(pattern.name, part)
                     return True
             except LayoutError:
                 continue
@@ -110,7 +101,7 @@ class GenericReader(Reader):
         if not isinstance(held, (dict, list, tuple)) or not held:
             place = "the file" if where == "." else where
             raise LayoutError(
-                f"{place} should hold one entry per example; the file holds {_held(document)}"
+                f"{place} should hold one entry per example; the file holds {contents(document)}"
             )
         yield from held.items() if isinstance(held, dict) else enumerate(held)
 
@@ -118,7 +109,7 @@ class GenericReader(Reader):
         self, file: SourceFile, document: Any, entry: str | int | None
     ) -> Iterator[RowBatch]:
         self.check_required(document)
-        found = self._found(file.pattern.name, document)
+        found = self._matcher.found(file.pattern.name, document)
         whole = documents.has_whole_keys(document)
         scope = FileScope(file, document, {}, self.context, entry)
         aligned = self._aligned(document, found)
@@ -161,74 +152,17 @@ class GenericReader(Reader):
             kind = ForeignFileError if len(missing) == len(self.recipe.required) else LayoutError
             raise kind(
                 f"no {', '.join(missing)}; recipe {self.recipe.name} expects "
-                f"{', '.join(self.recipe.required)}, the file holds {_held(document)}"
+                f"{', '.join(self.recipe.required)}, the file holds {contents(document)}"
             )
 
-    def _found(self, kind: str | None, document: Any) -> list[_Found]:
-        """Return the tensors that are to be stored, in the document's order.
-
-        Raises:
-            LayoutError: a tensor is missing or of a rank that the recipe does not know.
-        """
-        leaves = documents.leaves(document)
-        found: list[_Found] = []
-        for key, tensor in leaves:
-            matched = self._match(kind, key, tensor)
-            if matched is not None:
-                found.append(_Found(matched[0], key, matched[1], tensor))
-        found = _without_row_values(found)
-        seen = {id(each.plan) for each in found}
-        for each in self._plans:
-            if each.belongs(kind) and not each.spec.optional and id(each) not in seen:
-                raise LayoutError(_missing(each, leaves, document))
-        _check_counts(found)
-        if (count := self.context.options.first_k) is not None:
-            found = _first(found, count)
-        if not found:
-            near = [each for each in self._plans if each.belongs(kind) and _near(each, leaves)]
-            if near:
-                raise LayoutError(_missing(near[0], leaves, document))
-            raise LayoutError(
-                f"no tensor that recipe {self.recipe.name} knows; the file holds {_held(document)}"
-            )
-        return found
-
-    def _match(
-        self, kind: str | None, key: str, tensor: Tensor
-    ) -> tuple[TensorPlan, dict[str, Any]] | None:
-        known = (kind, key, tensor.ndim)
-        if known not in self._matches:
-            if len(self._matches) >= _REMEMBERED:
-                self._matches.clear()
-            self._matches[known] = self._search(*known)
-        matched = self._matches[known]
-        if matched is None or tensor.dtype.startswith(("float", "bfloat")):
-            return matched
-        # Whole numbers are token ids, masks, labels, unless the recipe names them outright.
-        template = matched[0].key
-        return matched if template is not None and not template.parts else None
-
-    def _search(
-        self, kind: str | None, key: str, rank: int
-    ) -> tuple[TensorPlan, dict[str, Any]] | None:
-        for each in self._plans:
-            if not each.belongs(kind) or rank not in each.spec.axes:
-                continue
-            if each.key is None:
-                if not key:
-                    return each, {}
-            elif (match := each.key.match(key)) is not None:
-                return each, match.parts
-        return None
-
-    def _aligned(self, document: Any, found: list[_Found]) -> dict[str, list[Any]]:
-        rows = _example_lengths(found)
+    def _aligned(self, document: Any, found: list[Found]) -> dict[str, list[Any]]:
+        rows = example_lengths(found)
         if not self.recipe.keep_rest or len(rows) != 1:
             return {}
         return documents.per_row(document, self._taken | {each.key for each in found}, rows.pop())
 
     def _rest(
-        self, document: Any, found: list[_Found], aligned: Mapping[str, list[Any]]
+        self, document: Any, found: list[Found], aligned: Mapping[str, list[Any]]
     ) -> dict[str, Any]:
         if not self.recipe.keep_rest or not isinstance(document, dict):
             return {}
@@ -251,7 +185,7 @@ class GenericReader(Reader):
             rest | {name: value for name, value in more.items() if value is not None}
         )
 
-    def _pieces(self, found: _Found, scope: FileScope, values: _Values) -> Iterator[Piece]:
+    def _pieces(self, found: Found, scope: FileScope, values: _Values) -> Iterator[Piece]:
         each, tensor = found.plan, found.tensor
         spec, constants = each.spec, values.constants
         scope.key, scope.key_text, scope.tensor = found.parts, found.key, tensor
@@ -351,50 +285,6 @@ def _names_examples(each: TensorPlan) -> bool:
     return each.key is not None and "example" in each.key.names
 
 
-def _first(found: list[_Found], count: int) -> list[_Found]:
-    """Return the tensors of the first examples, where their keys name these."""
-    names = dict.fromkeys(each.parts["example"] for each in found if "example" in each.parts)
-    kept = set(list(names)[:count])
-    return [each for each in found if "example" not in each.parts or each.parts["example"] in kept]
-
-
-def _check_counts(found: list[_Found]) -> None:
-    """Refuse another number of tensors than the recipe counts, where keys tell them apart."""
-    for each in {id(one.plan): one.plan for one in found}.values():
-        ours = [one for one in found if one.plan is each]
-        if each.spec.count is None or "layer" in each.spec.axes[ours[0].tensor.ndim]:
-            continue
-        if len(ours) != each.spec.count:
-            name = each.key.text if each.key is not None else "a bare tensor"
-            raise LayoutError(f"{len(ours)} tensors {name}, expected {each.spec.count}")
-
-
-def _example_lengths(found: list[_Found]) -> set[int]:
-    """Return how many examples the tensors hold."""
-    lengths = set()
-    for each in found:
-        meaning = each.plan.spec.axes[each.tensor.ndim]
-        if "example" in meaning:
-            lengths.add(each.tensor.shape[meaning.index("example")])
-    return lengths
-
-
-def _without_row_values(found: list[_Found]) -> list[_Found]:
-    """Leave out what is one number per row of a matrix beside it, such as scores.
-
-    Only where the recipe takes every key; one that names its tensors is taken at its word.
-    """
-    rows = _example_lengths(found)
-    return [
-        each
-        for each in found
-        if each.tensor.ndim != 1
-        or each.tensor.shape[0] not in rows
-        or each.plan.key is None
-        or not any(part.kind == "any" for part in each.plan.key.parts)
-    ]
-
-
 def _per_token(
     each: TensorPlan,
     scope: FileScope,
@@ -472,33 +362,3 @@ def _row_numbers(grid: axes.Grid, block: axes.Block) -> list[dict[str, int]]:
         dict(zip(names, map(int, np.unravel_index(number, lengths)), strict=True))
         for number in numbers
     ]
-
-
-def _held(document: Any) -> str:
-    """Describe what a file holds, for a message."""
-    if isinstance(document, Tensor):
-        return f"a bare tensor of shape {list(document.shape)}"
-    if not isinstance(document, dict):
-        return f"a {type(document).__name__}"
-    if not document:
-        return "no keys"
-    keys = [str(key) for key in document]
-    return f"the keys {', '.join(keys[:10])}{', …' if len(keys) > 10 else ''}"
-
-
-def _near(each: TensorPlan, leaves: list[tuple[str, Tensor]]) -> list[str]:
-    """Return the tensors whose key fits, with their shapes."""
-    return [
-        f"{key or 'the tensor'} has shape {list(tensor.shape)} ({tensor.dtype})"
-        for key, tensor in leaves
-        if (each.key.match(key) is not None if each.key is not None else not key)
-    ]
-
-
-def _missing(each: TensorPlan, leaves: list[tuple[str, Tensor]], document: Any) -> str:
-    name = each.key.text if each.key is not None else "a bare tensor"
-    ranks = " or ".join(f"[{', '.join(meaning)}]" for meaning in each.spec.axes.values())
-    near = _near(each, leaves)
-    if near:
-        return f"{near[0]}; expected real numbers {ranks}"
-    return f"no tensor {name} of shape {ranks}; the file holds {_held(document)}"

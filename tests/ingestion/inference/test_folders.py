@@ -19,7 +19,8 @@ from actstore.ingestion.folder import recipe_of
 from actstore.ingestion.inference import FolderMapping
 from actstore.ingestion.run import ingest
 from tests.ingestion.storing import stored_rows
-from tests.layouts.folders import SHAPES, WIDTH, draw
+from tests.layouts.drawing import WIDTH, draw
+from tests.layouts.folders import SHAPES
 
 MODEL = "org/model"
 
