@@ -210,6 +210,29 @@ def workers_of(folder: Path) -> list[int]:
     return found
 
 
+def busy_node(cluster: Any, folder: Path) -> Any:
+    """Return the node of a worker that has work just now."""
+    nodes: dict[int, Any] = {}
+
+    def find() -> bool:
+        by_raylet = {
+            started.process.pid: node
+            for node in cluster.list_all_nodes()
+            for started in node.all_processes["raylet"]
+        }
+        for worker in workers_of(folder):
+            with contextlib.suppress(OSError):  # it has just ended
+                process = Path("/proc") / str(worker)
+                working = (process / "cmdline").read_bytes().startswith(b"ray::Worker.")
+                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                if working and parent in by_raylet:
+                    nodes[0] = by_raylet[parent]
+        return bool(nodes)
+
+    wait_until(find)
+    return nodes[0]
+
+
 def kill(process: int) -> None:
     """End a process as a crash does."""
     os.kill(process, signal.SIGKILL)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from actstore import schema
 from actstore.storage import column_chunks, shard
-from actstore.storage.column_chunks import encoded
+from actstore.storage.column_chunks import ColumnChunk, encoded
 from actstore.storage.metadata_table import Fragment, metadata_table
 from actstore.storage.remembered import Remembered
 from actstore.storage.shard import ShardWriter, Written
@@ -33,11 +33,15 @@ _CELLS = st.fixed_dictionaries(
 )
 
 
+def remembering(most: int) -> Remembered[tuple[str, int, int], tuple[pa.Array, ColumnChunk]]:
+    """Return a memory of columns in which there is nothing yet."""
+    return Remembered(most, column_chunks._weight)
+
+
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin with nothing kept."""
-    nothing = Remembered(column_chunks._KEPT_BYTES, column_chunks._weight)
-    monkeypatch.setattr(column_chunks, "_kept", nothing)
+    monkeypatch.setattr(column_chunks, "_kept", remembering(column_chunks._KEPT_BYTES))
 
 
 def fragment(cells: list[dict[str, object]], layer: int = 0) -> Fragment:
@@ -129,7 +133,7 @@ def test_numbers_that_are_equal_need_not_be_of_the_same_bits() -> None:
 
 
 def test_little_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Remembered(8_000, column_chunks._weight)
+    kept = remembering(8_000)
     monkeypatch.setattr(column_chunks, "_kept", kept)
     first = encoded(metadata([1.0]))
     for number in range(2, 20):

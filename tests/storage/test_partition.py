@@ -141,7 +141,7 @@ def test_shards_that_were_read_once_are_known(tmp_path: Path) -> None:
 
 def test_keys_of_few_rows_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Shards of one row are mostly what Python needs for each.
-    known = Remembered(2 * (600 + 24), partitions._weight)
+    known: Remembered[str, partitions._Keys] = Remembered(2 * (600 + 24), partitions._weight)
     monkeypatch.setattr(partitions, "_known", known)
     write(tmp_path, *(batch(0, 1, layer=layer) for layer in range(4)))
     entries = open_snapshot(tmp_path).shards

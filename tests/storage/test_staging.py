@@ -6,13 +6,13 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from actstore.errors import CommitError, CorruptStoreError
-from actstore.storage import layout, staging
+from actstore.storage import layout, pruning, staging
 from actstore.storage.disk_errors import writing
 from actstore.storage.staging import Staging, planned_paths, prepare, recover
 from tests.storage.stores import batch, card_commit, content, expected, live_files, write
@@ -234,25 +234,50 @@ def test_a_session_without_a_commit_leaves_no_store_behind(tmp_path: Path) -> No
     assert root.parent.is_dir()
 
 
-def test_a_folder_that_a_prune_removes_meanwhile_is_made_again(
-    store: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("moment", ["moved", "synced"])
+def test_folders_that_a_prune_removes_while_they_are_empty_are_made_again(
+    store: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
+    """Each time that a file is moved into them, and each time that they are synced."""
     work = Staging(store)
     draft = work.folder / "draft"
     draft.write_text("x")
-    make = staging._make_folders
+    left = 3
 
-    def make_and_lose(folders: Iterable[Path]) -> None:
-        make(folders)
-        monkeypatch.setattr(staging, "_make_folders", make)
-        for folder in folders:
-            folder.rmdir()
+    def first(does: Callable[..., object]) -> Callable[..., object]:
+        def prune_and_do(*given: Path) -> object:
+            nonlocal left
+            if left:
+                left -= 1
+                pruning._remove_empty(store)
+            return does(*given)
 
-    monkeypatch.setattr(staging, "_make_folders", make_and_lose)
+        return prune_and_do
+
+    if moment == "moved":
+        monkeypatch.setattr(Path, "rename", first(Path.rename))
+    else:
+        monkeypatch.setattr(layout, "sync_folder", first(layout.sync_folder))
     work.place({"activations/m/new/layer_001/a.parquet": draft})
+    assert not left
     assert (store / "activations/m/new/layer_001/a.parquet").read_text() == "x"
     work.close()
     assert not (store / "activations/m/new/layer_001/a.parquet").exists()
+
+
+def test_every_folder_above_a_placed_file_is_synced(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that others have made just now too: their names may not be on the disk yet."""
+    (store / "activations/m/new").mkdir(parents=True)
+    synced: list[Path] = []
+    monkeypatch.setattr(layout, "sync_folder", synced.append)
+    work = Staging(store)
+    (work.folder / "draft").write_text("x")
+    work.place({"activations/m/new/layer_001/a.parquet": work.folder / "draft"})
+    above = ("activations/m/new/layer_001", "activations/m/new", "activations/m", "activations", "")
+    assert {store / each for each in above} <= set(synced)
+    work.close()
 
 
 def test_a_file_system_without_hard_links_is_refused_before_anything_is_written(

@@ -26,6 +26,7 @@ from actstore.errors import (
 )
 from actstore.storage import key_hashes, partition, shard, writer
 from actstore.storage.manifest import Run
+from actstore.storage.remembered import Remembered
 from actstore.storage.rows import Added, RowBatch
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.writer import StoreWriter
@@ -357,7 +358,8 @@ def colliding() -> Iterator[None]:
     """Let every value have the same hash."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(key_hashes, "_hash", lambda value: key_hashes._NULL)
-        patch.setattr(partition, "_known", partition._Known())  # other tests' shards are equal
+        # Other tests' shards are equal.
+        patch.setattr(partition, "_known", Remembered(1 << 20, partition._weight))
         key_hashes._cell.cache_clear()
         yield
     key_hashes._cell.cache_clear()

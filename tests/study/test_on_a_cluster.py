@@ -65,11 +65,11 @@ def test_two_nodes_of_whom_one_is_lost_and_a_worker_that_is_killed(
         clusters.kill(clusters.workers_of(tmp_path)[0])
         clusters.wait_until(lambda: _commits(place) > 5)
         before_removal = _commits(place)
-        cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+        cluster.remove_node(clusters.busy_node(cluster, tmp_path), allow_graceful=False)
         told = clusters.result(driver, 900)
     print(f"{time.monotonic() - begun:.0f} s, {told['said']}")
     print(f"killed at commit {before_kill}, removed at commit {before_removal} of {told['commit']}")
-    assert told["said"].count("was lost") >= 3  # the worker, and both of the node
+    assert told["said"].count("was lost") >= 2  # the worker, and those of the node
     assert told["examples"] + told["skipped"] == count
     assert (told["rows"], told["rows_present"]) == (count * LAYERS, 0)
     assert told["self_check"] is not None

@@ -89,7 +89,7 @@ def test_a_node_is_lost(tmp_path: Path) -> None:
     with clusters.cluster(tmp_path, 3) as cluster:
         driver = clusters.start(tmp_path, cluster.address, workers=3)
         clusters.wait_until(lambda: store.exists() and clusters.stored(store) > 0)
-        cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+        cluster.remove_node(clusters.busy_node(cluster, tmp_path), allow_graceful=False)
         cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
         told = clusters.result(driver)
     assert "was lost" in told["said"]
@@ -109,7 +109,7 @@ def test_into_a_bucket_by_four_workers_of_whom_one_and_a_node_are_lost(
         clusters.wait_until(lambda: _commits(place) > 1)
         clusters.kill(clusters.workers_of(tmp_path)[0])
         clusters.wait_until(lambda: _commits(place) > 4)
-        cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+        cluster.remove_node(clusters.busy_node(cluster, tmp_path), allow_graceful=False)
         cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
         told = clusters.result(driver)
     assert told["said"].count("was lost") >= 2
