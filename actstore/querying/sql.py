@@ -5,12 +5,14 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import signal
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from actstore import schema
@@ -70,7 +72,7 @@ class Database:
         self._allow_external = allow_external
         self._own = own
         self._with_own: Database | None = None
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._functions = VectorFunctions(snapshot)
         self._pushed_down: dict[str, PushedDown | None] = {}
@@ -97,8 +99,14 @@ class Database:
             SqlError: the statement is refused or cannot be bound. What goes wrong later,
                 while rows are fetched, is DuckDB's own error.
         """
+        return self._relation(query, parameters)[1]
+
+    def _relation(
+        self, query: str, parameters: Parameters | None
+    ) -> tuple[duckdb.DuckDBPyConnection, duckdb.DuckDBPyRelation]:
+        """Return the connection that a statement runs on, and its relation."""
         if own_sql.mentions(query) and not self._own:
-            return self._over_own_columns().relation(query, parameters)
+            return self._over_own_columns()._relation(query, parameters)
         with explained():
             # A cursor of its own: results of one connection end one another.
             cursor = self._connect().cursor()
@@ -114,7 +122,7 @@ class Database:
             raise SqlError("the statement returns no rows")
         # Whoever drops the store may still read the relation, which does not hold us.
         weakref.finalize(found, _let_go, self).atexit = False
-        return found
+        return cursor, found
 
     def table(self, query: str, parameters: Parameters | None = None) -> pa.Table:
         """Run one statement and return its rows as an Arrow table.
@@ -123,7 +131,9 @@ class Database:
             SqlError: the statement is refused or fails.
         """
         with explained():
-            return self.relation(query, parameters).to_arrow_table()
+            cursor, relation = self._relation(query, parameters)
+            with _heeding_ctrl_c(cursor):
+                return relation.to_arrow_table()
 
     def reader(
         self, query: str, parameters: Parameters | None = None, rows: int = 10_000
@@ -136,12 +146,17 @@ class Database:
         import pyarrow as pa
 
         with explained():
-            relation = self.relation(query, parameters)
-            reader = relation.to_arrow_reader(rows)
+            cursor, relation = self._relation(query, parameters)
+            with _heeding_ctrl_c(cursor):
+                reader = relation.to_arrow_reader(rows)
+
+        def following() -> pa.RecordBatch | None:
+            with explained(), _heeding_ctrl_c(cursor):
+                return next(reader, None)
 
         def batches() -> Iterator[pa.RecordBatch]:
-            with explained():
-                yield from reader
+            while (batch := following()) is not None:
+                yield batch
             relation.close()  # until then it keeps the connection
 
         return pa.RecordBatchReader.from_batches(reader.schema, batches())
@@ -280,6 +295,29 @@ def _plain_value(value: Any) -> Any:
 
 
 @contextmanager
+def _heeding_ctrl_c(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Let Ctrl-C end what runs on a connection.
+
+    Python's exception alone does not always: where it comes as DuckDB takes what a function of
+    ours has returned, it is lost, and the statement goes on.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        connection.interrupt()
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def explained() -> Iterator[None]:
     """Turn DuckDB's errors into ours, and an interrupted query into KeyboardInterrupt.
 
@@ -292,6 +330,8 @@ def explained() -> Iterator[None]:
 
     try:
         yield
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
     except duckdb.Error as error:
         if "executing the UDF: KeyboardInterrupt" in str(error):  # it keeps no other trace of it
             raise KeyboardInterrupt from error

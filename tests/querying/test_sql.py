@@ -422,6 +422,58 @@ def test_ctrl_c_ends_a_query(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
 
+LOST = """
+import duckdb, os, signal, sys
+from actstore.querying.sql import Database
+from actstore.querying.sql_functions import VectorFunctions
+from actstore.storage.snapshot import open_snapshot
+
+vector_at = VectorFunctions._vector_at
+
+
+sent = set()
+
+
+def at_work(self, rows):
+    try:
+        if number not in sent:
+            sent.add(number)
+            os.kill(os.getpid(), signal.SIGINT)
+            sum(range(100_000))  # here Python hears of it
+    except KeyboardInterrupt:
+        pass  # as DuckDB loses it where it comes a little later
+    return vector_at(self, rows)
+
+
+connect = duckdb.connect
+duckdb.connect = lambda *given, config: connect(*given, config={**config, "threads": 1})
+VectorFunctions._vector_at = at_work
+database = Database(open_snapshot(sys.argv[1]))
+before = signal.getsignal(signal.SIGINT)
+for number, read in enumerate((database.table, lambda sql: database.reader(sql).read_all())):
+    try:
+        read(
+            "SELECT count(*) FROM (SELECT vector_at(row_id) AS v FROM activations), "
+            "range(10_000_000_000_000) AS r WHERE v[1] <> r.range"
+        )
+    except KeyboardInterrupt:
+        print("interrupted", signal.getsignal(signal.SIGINT) is before)
+"""
+
+
+def test_ctrl_c_ends_a_query_in_which_its_exception_is_lost(tmp_path: Path) -> None:
+    stores.layered(tmp_path / "store", layers=1)
+    with ctrl_c_heeded():
+        done = subprocess.run(
+            [sys.executable, "-c", LOST, tmp_path / "store"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+    assert (done.stdout, done.stderr) == (2 * "interrupted True\n", "")
+
+
 def test_ctrl_c_inside_a_vector_function_is_no_error_of_the_query(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from actstore.storage.verification import verify
 from tests.children import children
 from tests.storage import crashing
 from tests.storage.stores import RUN, Content, assert_sound, batch, content, expected, write
-from tests.torture.effort import TORTURE
+from tests.torture.effort import TORTURE, attack
 
 SAMPLES = 3
 """Steps of each change that are tried every day."""
@@ -188,30 +188,41 @@ def steps(count: int) -> list[int]:
 def test_another_process_changes_the_store_at_any_step(
     name: str, other: Other, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pairs = _PAIRS if TORTURE else random.sample(_PAIRS, 1)
+    with attack("several processes", f"another one at steps of: {name}") as tally:
+        for number, (theirs, most_listed) in enumerate(pairs):
+            monkeypatch.setattr(manifest_content, _MOST, most_listed)
+            folders = (tmp_path / f"{each}-{number}" for each in ("before", "whole", "s"))
+            tally.tries += _at_each_step(name, theirs, other, *folders)
+
+
+def _at_each_step(
+    name: str, theirs: str, other: Other, before: Path, whole: Path, trial: Path
+) -> int:
+    """Stop a change at its steps, while another process changes the store; say how often."""
     scenario = SCENARIOS[name]
-    for number, (theirs, most_listed) in enumerate(_PAIRS if TORTURE else random.sample(_PAIRS, 1)):
-        monkeypatch.setattr(manifest_content, _MOST, most_listed)
-        before, whole, trial = (tmp_path / f"{each}-{number}" for each in ("before", "whole", "s"))
-        scenario.prepare(before)
-        shutil.copytree(before, whole)
-        with stopped(whole, 0, lambda: None) as counted:
-            scenario.run(whole)
-        made = [at for at in manifests.numbers(whole) if at > manifests.newest(before)]
-        states = [content(before), *(content(whole, at) for at in made)]
-        if theirs != "prune":
-            states = [state | _THEIRS for state in states]
-        assert counted.count > 10
-        for at in steps(counted.count):
-            where = f"{name}, stopped at step {at} of {counted.count}: {theirs}, {most_listed}"
-            shutil.copytree(before, trial)
-            possible = states if _overtaken(scenario, theirs, at, trial, other) else states[-1:]
-            assert content(trial) in possible, where
-            assert_sound(trial)
-            compact(trial)
-            pruning.erase(trial)
-            assert content(trial) in possible, where
-            assert os.listdir(trial / ".staging") == [], where
-            shutil.rmtree(trial)
+    scenario.prepare(before)
+    shutil.copytree(before, whole)
+    with stopped(whole, 0, lambda: None) as counted:
+        scenario.run(whole)
+    made = [at for at in manifests.numbers(whole) if at > manifests.newest(before)]
+    states = [content(before), *(content(whole, at) for at in made)]
+    if theirs != "prune":
+        states = [state | _THEIRS for state in states]
+    assert counted.count > 10
+    chosen = steps(counted.count)
+    for at in chosen:
+        where = f"{name}, stopped at step {at} of {counted.count}: {theirs}, {trial.name}"
+        shutil.copytree(before, trial)
+        possible = states if _overtaken(scenario, theirs, at, trial, other) else states[-1:]
+        assert content(trial) in possible, where
+        assert_sound(trial)
+        compact(trial)
+        pruning.erase(trial)
+        assert content(trial) in possible, where
+        assert os.listdir(trial / ".staging") == [], where
+        shutil.rmtree(trial)
+    return len(chosen)
 
 
 def _overtaken(scenario: crashing.Scenario, theirs: str, at: int, root: Path, other: Other) -> bool:
@@ -252,10 +263,12 @@ def test_another_process_changes_the_store_at_any_step_of_reading(
     with stopped(trial, 0, lambda: None) as counted:
         read()
     assert counted.count > 5
-    for theirs in OTHERS if TORTURE else random.sample(sorted(OTHERS), 1):
-        for at in steps(counted.count):
-            shutil.rmtree(trial)
-            shutil.copytree(before, trial)
-            with stopped(trial, at, partial(other, theirs, trial)):
-                found = read()
-            assert found in ([], first, first | _THEIRS), f"step {at}: {theirs}"
+    with attack("several processes", f"another one at steps of: {done.__name__}") as tally:
+        for theirs in OTHERS if TORTURE else random.sample(sorted(OTHERS), 1):
+            for at in steps(counted.count):
+                shutil.rmtree(trial)
+                shutil.copytree(before, trial)
+                with stopped(trial, at, partial(other, theirs, trial)):
+                    found = read()
+                assert found in ([], first, first | _THEIRS), f"step {at}: {theirs}"
+                tally.tries += 1
