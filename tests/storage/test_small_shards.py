@@ -17,6 +17,7 @@ from actstore.errors import CorruptStoreError, DamageError
 from actstore.storage import checks, metadata_cache, shard_columns, small_shards
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import ShardEntry
+from actstore.storage.remembered import Remembered
 from tests.storage.stores import batch, write
 
 NAMES = list(schema.metadata_names())
@@ -26,7 +27,7 @@ NAMES = list(schema.metadata_names())
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(small_shards, "_MANY", 3)
     monkeypatch.setattr(small_shards, "_FEW", 3)
-    monkeypatch.setattr(checks, "_sound", set())
+    monkeypatch.setattr(checks, "_sound", Remembered(1_000))
 
 
 def shards(root: Path) -> tuple[ShardEntry, ...]:
