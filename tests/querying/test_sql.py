@@ -410,16 +410,22 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_ends_a_query(tmp_path: Path) -> None:
-    stores.layered(tmp_path / "store", layers=1)
+def said_when_interrupted(root: Path, script: str) -> tuple[str, str]:
+    """Return what a script over a store says before it ends."""
+    stores.layered(root, layers=1)
     with ctrl_c_heeded():
         done = subprocess.run(
-            [sys.executable, "-c", INTERRUPTED, tmp_path / "store"],
+            [sys.executable, "-c", script, root],
             capture_output=True,
             text=True,
             check=False,
+            timeout=120,
         )
-    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+    return done.stdout, done.stderr
+
+
+def test_ctrl_c_ends_a_query(tmp_path: Path) -> None:
+    assert said_when_interrupted(tmp_path / "store", INTERRUPTED) == ("interrupted\n", "")
 
 
 LOST = """
@@ -462,16 +468,8 @@ for number, read in enumerate((database.table, lambda sql: database.reader(sql).
 
 
 def test_ctrl_c_ends_a_query_in_which_its_exception_is_lost(tmp_path: Path) -> None:
-    stores.layered(tmp_path / "store", layers=1)
-    with ctrl_c_heeded():
-        done = subprocess.run(
-            [sys.executable, "-c", LOST, tmp_path / "store"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-    assert (done.stdout, done.stderr) == (2 * "interrupted True\n", "")
+    said = said_when_interrupted(tmp_path / "store", LOST)
+    assert said == (2 * "interrupted True\n", "")
 
 
 def test_ctrl_c_inside_a_vector_function_is_no_error_of_the_query(
