@@ -7,6 +7,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -59,19 +60,11 @@ class Metadata:
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
-        import pyarrow.parquet as pq
-
-        path = self._snapshot.metadata_file()
-        with reading(path, derived=True):
-            return pq.ParquetFile(path, memory_map=True)
+        return _mapped(self._snapshot.metadata_file())
 
     @cached_property
     def _own_file(self) -> pq.ParquetFile:
-        import pyarrow.parquet as pq
-
-        path = self._snapshot.own_columns_file()
-        with reading(path, derived=True):
-            return pq.ParquetFile(path, memory_map=True)
+        return _mapped(self._snapshot.own_columns_file())
 
     def type_of(self, column: str) -> pa.DataType:
         """Return the type of a column ``extra.NAME``.
@@ -236,3 +229,10 @@ def missing_column(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]}? The" if close else "the"
     return f"there is no column {name!r}: {hint} columns are {', '.join(known)}"
+
+
+def _mapped(path: Path) -> pq.ParquetFile:
+    import pyarrow.parquet as pq
+
+    with reading(path, derived=True):
+        return pq.ParquetFile(path, memory_map=True)

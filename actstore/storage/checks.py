@@ -26,8 +26,8 @@ _AT_ONCE = 64
 
 _KNOWN_BYTES = 32 << 20
 """Checksums of so many bytes are kept of shards that are closed: of some 100 GB of vectors."""
-_PAGE_BYTES = 1_000
-"""What Python needs for a page beside its checksums."""
+_PAGE_BYTES = 1_100
+"""What Python needs for a page beside its checksums, with what names its shard."""
 _KNOWN_FILES = 1 << 16
 """Files of which it is kept that they were found sound, some 400 bytes each."""
 

@@ -15,6 +15,8 @@ Value = TypeVar("Value")
 class Remembered(Generic[Key, Value]):
     """Values by key, for all threads; those that were not asked for the longest are forgotten.
 
+    It stays until the process ends, as what it registers for forks does: one for a module.
+
     Args:
         most: what all values may weigh together.
         weigh: says what one weighs; without it each is one.
