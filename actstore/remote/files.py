@@ -175,8 +175,10 @@ class RemoteFiles:
                 raise
             raise self._damaged(entry.path, error) from None
 
-    def tables(self, entries: Sequence[ShardEntry], names: list[str]) -> list[pa.Table]:
-        return [self.columns(entry, names) for entry in entries]
+    def table(self, entries: Sequence[ShardEntry], names: list[str]) -> pa.Table:
+        import pyarrow as pa
+
+        return pa.concat_tables([self.columns(entry, names) for entry in entries])
 
     def _scales(self, entry: ShardEntry) -> np.ndarray:
         return np.asarray(self.columns(entry, [schema.SCALE])[schema.SCALE].to_numpy())

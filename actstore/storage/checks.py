@@ -79,6 +79,27 @@ def check_tail(root: Path, entry: ShardEntry, descriptor: int) -> None:
     _once(root, entry, descriptor, start, entry.tail, _OTHER_TAIL)
 
 
+def read_tail(root: Path, entry: ShardEntry, descriptor: int) -> bytes:
+    """Read the metadata and footer of a shard, checked once in a process.
+
+    Raises:
+        DamageError: they are not what the manifest says.
+        OSError: they cannot be read.
+    """
+    assert entry.tail is not None
+    start = entry.vectors_end
+    size = entry.bytes - start
+    identity = (*_identity(descriptor), start, entry.tail)
+    content = os.pread(descriptor, size + 1, start)  # a file that is longer is another one
+    if _sound.get(identity):
+        if len(content) == size:
+            return content
+    elif len(content) == size and hashlib.sha256(content).hexdigest() == entry.tail:
+        _sound.put(identity, True)
+        return content
+    raise damage(root, entry.path, _OTHER_TAIL)
+
+
 def check_whole(root: Path, entry: ShardEntry | LabelEntry, descriptor: int) -> None:
     """Check a whole file, once in a process.
 

@@ -160,11 +160,11 @@ def _encode(table: pa.Table) -> Iterable[ColumnChunk]:
             size=size,
             first_page=data - start,
             unpacked=details[_UNCOMPRESSED_SIZE].value,
-            details=_around_offsets(details),
+            details=around_offsets(details),
         )
 
 
-def _around_offsets(details: Struct) -> tuple[bytes, bytes, bytes]:
+def around_offsets(details: Struct) -> tuple[bytes, bytes, bytes]:
     """Return the description of a column chunk in pieces, between which its offsets belong.
 
     Page indexes are left out: they stay behind.

@@ -80,8 +80,8 @@ class StoreFiles(Protocol):
             CorruptStoreError: it is missing, damaged or not what the manifest says.
         """
 
-    def tables(self, entries: Sequence[ShardEntry], names: list[str]) -> list[pa.Table]:
-        """Return metadata columns of several shards, of each as :meth:`columns` does.
+    def table(self, entries: Sequence[ShardEntry], names: list[str]) -> pa.Table:
+        """Return metadata columns of several shards, one behind the other.
 
         Raises:
             CorruptStoreError: one is missing, damaged or not what the manifest says.
@@ -125,7 +125,7 @@ class LocalFiles:
     def columns(self, entry: ShardEntry, names: list[str]) -> pa.Table:
         return shard_columns.read_columns(self.root, entry, names)
 
-    def tables(self, entries: Sequence[ShardEntry], names: list[str]) -> list[pa.Table]:
+    def table(self, entries: Sequence[ShardEntry], names: list[str]) -> pa.Table:
         return small_shards.read_columns(self.root, entries, names)
 
     def labels(self, entry: LabelEntry) -> pa.Table:

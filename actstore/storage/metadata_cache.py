@@ -28,9 +28,11 @@ GROUP_ROWS = 8_192
 _KEPT = 3
 _KEY = b"actstore:metadata"
 _AHEAD = 32
-_TOGETHER = 128
+_TOGETHER = 1_024
 _SMALL_ROWS = 1_024
 """Rows of shards that are read together; larger ones are read side by side."""
+_PIECES = 128
+"""Tables that are joined before more of them wait."""
 _MANY = 64
 """Shards from which on their writer leaves their metadata behind: to read it takes a second."""
 _FEW_ROWS = 100_000
@@ -94,10 +96,22 @@ class _Kept(LocalFiles):
         super().__init__(root)
         self._tables = tables
 
-    def tables(self, entries: Sequence[ShardEntry], names: list[str]) -> list[pa.Table]:
-        read = iter(super().tables([e for e in entries if e.path not in self._tables], names))
-        kept = (self._tables.get(entry.path) for entry in entries)
-        return [next(read) if table is None else table.select(names) for table in kept]
+    def table(self, entries: Sequence[ShardEntry], names: list[str]) -> pa.Table:
+        import pyarrow as pa
+
+        unread = [entry for entry in entries if entry.path not in self._tables]
+        if len(unread) == len(entries):
+            return super().table(entries, names)
+        read = super().table(unread, names) if unread else None
+        parts, start = [], 0
+        for entry in entries:
+            kept = self._tables.get(entry.path)
+            if kept is not None:
+                parts.append(kept.select(names))
+            elif read is not None:
+                parts.append(read.slice(start, entry.rows))
+                start += entry.rows
+        return pa.concat_tables(parts)
 
 
 def _cached_in(folder: Path, name: str, files: StoreFiles, manifest: Manifest) -> Derived:
@@ -221,7 +235,7 @@ def _write(
             first += table.num_rows
             rows += table.num_rows
             number += len(shards)
-            if len(waiting) == _TOGETHER:  # a table of few rows takes far more room than they
+            if len(waiting) == _PIECES:  # a table of few rows takes far more room than they
                 waiting = [pa.concat_tables(waiting).combine_chunks()]
             while rows >= GROUP_ROWS:
                 joined = pa.concat_tables(waiting)
@@ -244,7 +258,6 @@ def _parts(
     files: StoreFiles, manifest: Manifest, previous: pq.ParquetFile | None
 ) -> Iterator[tuple[list[ShardEntry], pa.Table]]:
     """Yield the metadata of all shards in row order, of several together, with current labels."""
-    import pyarrow as pa
 
     names = list(schema.metadata_names())
     places: dict[str, int] = {}
@@ -261,7 +274,7 @@ def _parts(
     )
     runs = list(_runs(manifest.shards, places, files.portion is None))
     unread = iter([run for run in runs if run.place is None])
-    pending = [files.submit(files.tables, run.shards, names) for run in islice(unread, _AHEAD)]
+    pending = [files.submit(files.table, run.shards, names) for run in islice(unread, _AHEAD)]
     kept = None if previous is None else _Slices(previous, counts, names)
     try:
         for run in runs:
@@ -270,9 +283,9 @@ def _parts(
                 table = kept.read(run.place, len(run.shards))
                 changes = fresh_labels
             else:
-                table = pa.concat_tables(pending.pop(0).result())
+                table = pending.pop(0).result()
                 pending += [
-                    files.submit(files.tables, following.shards, names)
+                    files.submit(files.table, following.shards, names)
                     for following in islice(unread, 1)
                 ]
                 changes = all_labels

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from actstore import schema
-from actstore.storage import backing, shard_columns
+from actstore.storage import alike_shards, backing, shard_columns
 from actstore.storage.checks import check_tail
 from actstore.storage.manifest import ShardEntry
 
@@ -38,21 +39,48 @@ def _note_fork() -> None:
 os.register_at_fork(after_in_child=_note_fork)
 
 
-def read_columns(root: Path, entries: Sequence[ShardEntry], names: list[str]) -> list[pa.Table]:
-    """Read some metadata columns of several shards, each as ``shard_columns.read_columns`` does.
+def read_columns(root: Path, entries: Sequence[ShardEntry], names: list[str]) -> pa.Table:
+    """Read some metadata columns of several shards, one behind the other.
 
     Raises:
         CorruptStoreError: a shard is missing, damaged or not what the manifest says.
     """
+    import pyarrow as pa
+
+    near = backing.of(root) is None
+    alike = alike_shards.read_columns(root, entries, names) if near else []
+    if len(alike) == 1 and alike[0].numbers == list(range(len(entries))):
+        return alike[0].table
+    read = {number for part in alike for number in part.numbers}
+    others = [number for number in range(len(entries)) if number not in read]
+    numbers = [number for part in alike for number in part.numbers] + others
+    tables = [part.table for part in alike]
+    tables += _read(root, [entries[number] for number in others], names, near)
+    found = pa.concat_tables(tables)
+    if not alike:
+        return found
+    rows = np.array([entries[number].rows for number in numbers])
+    starts = np.empty(len(entries), np.int64)
+    starts[numbers] = np.cumsum(rows) - rows
+    order = [
+        np.arange(start, start + entry.rows) for start, entry in zip(starts, entries, strict=True)
+    ]
+    return found.combine_chunks().take(pa.array(np.concatenate(order)))
+
+
+def _read(
+    root: Path, entries: Sequence[ShardEntry], names: list[str], near: bool
+) -> list[pa.Table]:
     enough = len(entries) >= (_FEW if "polars" in sys.modules else _MANY)
-    near = backing.of(root) is None and not _threads_are_gone
-    found = _together(root, entries, names) if enough and near else None
+    found = None
+    if enough and near and not _threads_are_gone:
+        found = _together(root, entries, names)
     if found is None:
         return [shard_columns.read_columns(root, entry, names) for entry in entries]
-    return found
+    return [found]
 
 
-def _together(root: Path, entries: Sequence[ShardEntry], names: list[str]) -> list[pa.Table] | None:
+def _together(root: Path, entries: Sequence[ShardEntry], names: list[str]) -> pa.Table | None:
     """Return what all files hold; None where one of them wants to be looked at alone."""
     import polars as pl
     import pyarrow as pa
@@ -80,8 +108,6 @@ def _together(root: Path, entries: Sequence[ShardEntry], names: list[str]) -> li
         ]:
             return None
         table = read.select(names).to_arrow(compat_level=pl.CompatLevel.oldest())
-        table = table.cast(wanted)
+        return table.cast(wanted)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException):
         return None
-    bounds = [0, *accumulate(entry.rows for entry in entries)]
-    return [table.slice(start, stop - start) for start, stop in pairwise(bounds)]

@@ -51,12 +51,13 @@ def store(tmp_path: Path) -> Path:
 
 def test_they_are_what_each_holds_alone(store: Path) -> None:
     found = small_shards._together(store, shards(store), NAMES)
-    assert found is not None
-    alone = [shard_columns.read_columns(store, entry, NAMES) for entry in shards(store)]
+    alone = pa.concat_tables(
+        [shard_columns.read_columns(store, entry, NAMES) for entry in shards(store)]
+    )
     assert found == alone
-    assert [table.schema for table in found] == [table.schema for table in alone]
+    assert found.schema == alone.schema
     some = small_shards.read_columns(store, shards(store), ["layer", "norm"])
-    assert some == [table.select(["layer", "norm"]) for table in alone]
+    assert some == alone.select(["layer", "norm"])
 
 
 def test_damage_is_named_as_it_is_alone(store: Path) -> None:
@@ -91,8 +92,8 @@ def test_a_missing_column_is_no_column_of_nulls(store: Path) -> None:
 def test_one_without_a_hash_of_its_metadata_is_checked_as_a_whole(store: Path) -> None:
     old, *others = shards(store)
     entries = [dataclasses.replace(old, tail=None), *others]
-    whole = pa.concat_tables(small_shards.read_columns(store, entries, NAMES))
-    assert whole == pa.concat_tables(small_shards.read_columns(store, shards(store), NAMES))
+    whole = small_shards.read_columns(store, entries, NAMES)
+    assert whole == small_shards.read_columns(store, shards(store), NAMES)
     path = store / old.path
     data = bytearray(path.read_bytes())
     data[old.pages[0][0]] ^= 1
@@ -102,7 +103,7 @@ def test_one_without_a_hash_of_its_metadata_is_checked_as_a_whole(store: Path) -
 
 
 def _rows_in_child(root: Path) -> int:
-    return sum(t.num_rows for t in small_shards.read_columns(root, shards(root), NAMES))
+    return small_shards.read_columns(root, shards(root), NAMES).num_rows
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*")
