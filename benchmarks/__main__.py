@@ -24,7 +24,7 @@ NAMES = (
     *("memory", "size", "metadata_sql", "open_many", "cli_start", "hub_bytes", "probes"),
     *("batches", "capture", "study"),
 )
-BY_NAME = ("coverage", "coverage_numbers", "growth", "growth_bucket")
+BY_NAME = ("coverage", "coverage_numbers", "growth", "growth_bucket", "many_writers")
 """What takes long, simulations and large stores, and runs only where it is named."""
 
 
