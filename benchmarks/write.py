@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,32 +20,41 @@ def run(corpus: Corpus) -> list[Outcome]:
     """Write all rows from memory, each way to a durable end where it has one."""
     batches = [corpus.batch(layer) for layer in range(corpus.layers)]
     table = corpus.tables()
+    store, raw, parquet, lance = (
+        corpus.folder / name
+        for name in ("written-store", "written-raw", "written.parquet", "written.lance")
+    )
 
     def ours() -> None:
-        path = corpus.fresh("written-store")
         run_ = Run(run_id="b", kind="benchmark", started_at=now())
-        with StoreWriter(path, run=run_) as writer:
+        with StoreWriter(store, run=run_) as writer:
             for batch in batches:
                 writer.add(batch)
             writer.commit(operation="ingest", message="benchmark")
 
     candidates: dict[str, Callable[[], object]] = {
         "actstore": ours,
-        "raw write, fsync": lambda: write_raw(
-            corpus.fresh("written-raw"), [batch.vectors for batch in batches]
-        ),
-        "pyarrow": lambda: _pyarrow(table, corpus.fresh("written.parquet")),
-        "Lance": lambda: _lance(table, corpus.fresh("written.lance")),
+        "raw write, fsync": lambda: write_raw(raw, [batch.vectors for batch in batches]),
+        "pyarrow": lambda: _pyarrow(table, parquet),
+        "Lance": lambda: _lance(table, lance),
     }
-    times = interleaved(candidates, rounds=3 if corpus.quick else 7)
-    with actstore.open(corpus.folder / "written-store") as store:
+
+    def clear() -> None:
+        """Remove what was written last, which takes as long as a good part of writing it."""
+        for path in (store, raw, parquet, lance):
+            corpus.fresh(path.name)
+        os.sync()
+
+    clear()
+    for write in candidates.values():  # what is imported, and what the first call of each prepares
+        write()
+    with actstore.open(store) as written:
         for layer in (0, corpus.layers - 1):
             check_same(
-                {"source": batches[layer].vectors, "store": store.select(layer=layer).numpy()}
+                {"source": batches[layer].vectors, "store": written.select(layer=layer).numpy()}
             )
-    for name in ("written-store", "written-raw", "written.parquet", "written.lance"):
-        path = corpus.folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    times = interleaved(candidates, rounds=3 if corpus.quick else 7, before=clear)
+    clear()
     size = sum(batch.vectors.nbytes for batch in batches)
     return [
         Outcome(
