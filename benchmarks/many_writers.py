@@ -84,11 +84,12 @@ def _batch(number: int) -> RowBatch:
 
 
 def _warm_up(root: Path) -> None:
-    """Import what the first addition needs: thousands of modules, for each process."""
+    """Import what the first and the second addition need: thousands of modules."""
     run_ = Run(run_id="warm", kind="benchmark", started_at=now())
     with StoreWriter(root, run=run_) as writer:
-        writer.add(_batch(0))
-        writer.commit(operation="ingest", message="benchmark")
+        for number in range(2):
+            writer.add(_batch(number))
+            writer.commit(operation="ingest", message="benchmark")
     shutil.rmtree(root)
 
 

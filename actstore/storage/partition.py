@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.storage import comparing, key_hashes, quantised, shard_columns
+from actstore.storage import comparing, key_hashes, quantised, shard_columns, small_shards
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import ShardReader, open_shard
 from actstore.storage.remembered import Remembered
@@ -62,12 +62,7 @@ again and again."""
 
 def _keys_of(root: Path, entries: list[ShardEntry]) -> list[_Keys]:
     """Read the keys of committed shards."""
-    import pyarrow as pa
-
-    columns = [*schema.key_names(), "label"]
-    table = pa.concat_tables(
-        [shard_columns.read_columns(root, entry, columns) for entry in entries]
-    )
+    table = small_shards.read_columns(root, entries, [*schema.key_names(), "label"])
     ends = np.cumsum([entry.rows for entry in entries])[:-1]
     labels = np.split(key_hashes.hash_column(table["label"]), ends)
     found = []
