@@ -87,3 +87,23 @@ def test_a_description_leaves_nulls_out() -> None:
     key = key_hashes.key_of({"model": "m", "layer": 0, "site": "s"}, {"example_id": ["a", "b"]}, 1)
     assert key_hashes.describe(key) == "model=m, example_id=b, layer=0, site=s"
     assert key_hashes.describe_partition(("m", "s", None)) == "m, s, layer unknown"
+
+
+def test_what_is_known_of_a_column_is_of_these_very_texts() -> None:
+    rows = key_hashes._MANY
+    cells: list[Any] = [f"example {number}" for number in range(rows)]
+
+    def found() -> Any:
+        return key_hashes.hash_rows(rows, {}, {"example_id": cells}).tolist()
+
+    def expected() -> list[int]:
+        return [int(key_hashes.hash_rows(1, {}, {"example_id": [cell]})[0]) for cell in cells]
+
+    assert found() == found() == expected()
+    cells[3] = "another"  # the caller's list, changed in place
+    assert found() == expected()
+    cells[3] = None
+    assert found() == found() == expected()
+    cells[3] = "another"
+    other = key_hashes.hash_rows(rows, {}, {"dataset": cells}).tolist()
+    assert other != found() == expected()
