@@ -71,6 +71,10 @@ def types(corpus: Corpus, dtype: FloatType) -> list[Outcome]:
     sizes["archive"], readers["archive"] = _archived(folder / "archive", folder / "packed.parquet")
     sizes["zstd"], readers["zstd"] = _zstd(values)
     sizes["lance"], readers["lance"] = _lance(corpus, dtype, folder / "lance")
+    for name, compact in (("vortex", False), ("vortex, compact", True)):
+        sizes[name], readers[name] = _vortex(corpus, dtype, folder / f"{name}.vortex", compact)
+    for name in (dtype, "archive", "zstd", "lance", "vortex", "vortex, compact"):
+        assert np.array_equal(readers[name]().view(np.uint8), values.view(np.uint8)), name
     timings = interleaved(readers, rounds=min(corpus.rounds, 11))
     found = [
         Outcome(
@@ -131,3 +135,19 @@ def _lance(corpus: Corpus, dtype: FloatType, path: Path) -> tuple[int, Callable[
         return matrix_of(table["activation"], corpus.width)
 
     return size, read
+
+
+def _vortex(
+    corpus: Corpus, dtype: FloatType, path: Path, compact: bool
+) -> tuple[int, Callable[[], np.ndarray]]:
+    import vortex
+
+    table = corpus.table(corpus.layer, dtype)
+    options = vortex.io.VortexWriteOptions
+    (options.compact() if compact else options.default()).write(table, str(path))
+
+    def read() -> np.ndarray:
+        found = vortex.open(str(path)).scan(["activation"]).read_all().to_arrow_table()
+        return matrix_of(found["activation"], corpus.width)
+
+    return path.stat().st_size, read
