@@ -7,7 +7,6 @@ import dataclasses
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from actstore.storage.manifest import ShardEntry
 from actstore.storage.metadata_table import Fragment, pools_of
 from actstore.storage.shard import ShardWriter, sha256_of
 from actstore.storage.snapshot import Snapshot
+from actstore.storage.threads import Pool
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,15 +88,12 @@ class Fetch:
         self._check_room(wanted)
         whole = [piece for piece in wanted if piece.rows is None]
         found: dict[str, Fetched] = {}
-        with ThreadPoolExecutor(FILES, thread_name_prefix="actstore-pull") as pool:
-            futures = [pool.submit(self._download, piece) for piece in whole]
+        with Pool(FILES) as pool:
             try:
-                for piece, future in zip(whole, futures, strict=True):
-                    found[piece.key] = future.result()
+                for piece, fetched in zip(whole, pool.map(self._download, whole), strict=True):
+                    found[piece.key] = fetched
             except BaseException:
                 self._stopped.set()
-                for future in futures:
-                    future.cancel()
                 raise
         transaction = layout.new_transaction()
         for number, piece in enumerate(wanted):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from actstore.errors import UnreadableFileError
 from actstore.ingestion import containers, fetching
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.source_file import SourceFile
+from actstore.storage.threads import Pool, Task, give_up
 
 AHEAD_BYTES = 64 << 20
 """Files that are opened but not yet read weigh at most this much, or are one."""
@@ -67,51 +67,45 @@ class _Loader:
     def __init__(self, recipe: Recipe, files: Sequence[SourceFile]) -> None:
         self._recipe = recipe
         self._files = files
-        self._ready: deque[tuple[Loaded, int]] = deque()
+        self._left = iter(files)
+        self._next = next(self._left, None)
+        self._coming: deque[tuple[Task[Loaded], int]] = deque()
         self._weight = 0
-        self._stopped = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="actstore-loader", daemon=True)
-        self._thread.start()
+        self._pool = Pool(1)
 
     def __iter__(self) -> Iterator[Loaded]:
-        for _ in self._files:
-            with self._changed:
-                self._changed.wait_for(lambda: bool(self._ready))
-                loaded, weight = self._ready.popleft()
+        self._begin()
+        while self._coming:
+            task, weight = self._coming.popleft()
+            loaded = task.result()
+            del task
+            self._begin()
             yield loaded
             # Only now: the document that was handed out counts until the next is asked for.
             fetching.release(loaded.file.content)
-            with self._changed:
-                self._weight -= weight
-                self._changed.notify_all()
+            del loaded
+            self._weight -= weight
+            self._begin()
 
     def stop(self) -> None:
-        with self._changed:
-            self._stopped = True
-            self._ready.clear()
-            self._changed.notify_all()
-        self._thread.join()
+        self._next = None
+        give_up([task for task, _ in self._coming])
+        self._coming.clear()
+        self._pool.close()
 
-    def _run(self) -> None:
-        for file in self._files:
+    def _begin(self) -> None:
+        """Have as many of the next files read as there is room for."""
+        while (file := self._next) is not None:
             mapped = file.size >= _MAPPED_BYTES and fetching.is_here(file.content)
             weight = 0 if mapped else file.size
-            with self._changed:
-                while not self._stopped and not self._room(weight):
-                    self._changed.wait()
-                if self._stopped:
-                    return
-                self._weight += weight
-            loaded = self._load(file)
-            with self._changed:
-                if self._stopped:
-                    return
-                self._ready.append((loaded, weight))
-                self._changed.notify_all()
+            if not self._room(weight):
+                return
+            self._weight += weight
+            self._coming.append((self._pool.submit(self._load, file), weight))
+            self._next = next(self._left, None)
 
     def _room(self, weight: int) -> bool:
-        if len(self._ready) >= _AHEAD_FILES:
+        if len(self._coming) > _AHEAD_FILES:
             return False
         return not self._weight or self._weight + weight <= AHEAD_BYTES
 

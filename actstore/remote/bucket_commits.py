@@ -6,7 +6,6 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ from actstore.storage.files import temporary_folder
 from actstore.storage.manifest import Manifest
 from actstore.storage.segments import SegmentEntry
 from actstore.storage.shard import sha256_of
+from actstore.storage.threads import Pool
 
 HINT = f"{layout.MANIFESTS}/latest"
 """The number of a commit that was the newest once. It is never believed, only begun at."""
@@ -57,7 +57,7 @@ def newest(bucket: Bucket, *, known: int = 0) -> StoredCommit | None:
     """
     start = known or _hinted(bucket)
     if start:
-        with ThreadPoolExecutor(2, thread_name_prefix="actstore-newest") as pool:
+        with Pool(2) as pool:
             following = pool.submit(bucket.read, manifest_name(start + 1))
             found = bucket.read(manifest_name(start))
             try:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache as once
 from functools import partial
 from pathlib import Path
@@ -35,7 +33,7 @@ from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.mapping import ShardReader
 from actstore.storage.quantised_shard import QuantisedShard
 from actstore.storage.snapshot import Snapshot
-from actstore.storage.threads import Result, submit
+from actstore.storage.threads import Pool, Result, Task, renewed_in_forks, submit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,7 +112,7 @@ class RemoteFiles:
     def traffic(self) -> Traffic | None:
         return self._meter.traffic
 
-    def submit(self, work: Callable[..., Result], *given: object) -> Future[Result]:
+    def submit(self, work: Callable[..., Result], *given: object) -> Task[Result]:
         return submit(_pool, work, *given)
 
     def pieces(self, entry: ShardEntry) -> Pieces:
@@ -216,8 +214,8 @@ class RemoteFiles:
 
 
 @once
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_SHARDS, thread_name_prefix="actstore-remote")
+def _pool() -> Pool:
+    return Pool(_SHARDS)
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)
+renewed_in_forks(_pool)

@@ -8,10 +8,11 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from actstore.storage.threads import Pool
 
 KEPT = 256 << 20
 """Bytes of files that stay although nobody holds them: samples are looked at more than once."""
@@ -129,7 +130,7 @@ class Mirror:
             for path, size in visible.items()
             if Path(path).suffix.lower() in _TABLES and size <= _LARGEST_TABLE
         ]
-        with ThreadPoolExecutor(_TABLES_AT_ONCE, thread_name_prefix="actstore-tables") as pool:
+        with Pool(_TABLES_AT_ONCE) as pool:
             list(pool.map(lambda path: self._get(path, hold=True), tables))
 
     def fetch(self, path: Path, *, hold: bool) -> None:

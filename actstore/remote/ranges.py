@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Protocol
 
 from actstore.remote.cache import Range
 from actstore.storage.files import Traffic
-from actstore.storage.threads import submit
+from actstore.storage.threads import Pool, Task, give_up, renewed_in_forks, submit
 
 REQUESTS = 16
 """Requests under way at once, in all of this process."""
@@ -69,23 +67,23 @@ def read_side_by_side(fetch: Callable[[int, int], bytes], ranges: Sequence[Range
     def one(piece: Range) -> bytes:
         return b"" if stopped.is_set() else fetch(*piece)
 
-    futures = [submit(_pool, one, piece) for _, piece in pieces]
+    tasks: list[Task[bytes]] = []
     found: list[list[bytes]] = [[] for _ in ranges]
     try:
-        for (number, _), future in zip(pieces, futures, strict=True):
-            found[number].append(future.result())
+        for _, piece in pieces:
+            tasks.append(submit(_pool, one, piece))
+        for (number, _), task in zip(pieces, tasks, strict=True):
+            found[number].append(task.result())
     except BaseException:
         stopped.set()
-        for future in futures:
-            future.cancel()
-        wait(futures)
+        give_up(tasks)
         raise
     return [parts[0] if len(parts) == 1 else b"".join(parts) for parts in found]
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(REQUESTS, thread_name_prefix="actstore-ranges")
+def _pool() -> Pool:
+    return Pool(REQUESTS)
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)
+renewed_in_forks(_pool)

@@ -7,7 +7,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +24,7 @@ from actstore.remote.client import KIND, MAIN, Client, RemoteFile
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, ShardEntry
+from actstore.storage.threads import Pool
 
 _MANIFEST = re.compile(rf"{layout.MANIFESTS}/([0-9]{{10}})\.json")
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"
@@ -223,7 +223,7 @@ def _search(client: Client, address: Address, at: int) -> str:
         f"list the commits of {repository}", ask, repository=repository, revision=revision
     )
     seen: set[int] = set()
-    with ThreadPoolExecutor(_LOOKS, thread_name_prefix="actstore-history") as pool:
+    with Pool(_LOOKS) as pool:
         for first in range(0, len(history), _LOOKS):
             some = history[first : first + _LOOKS]
             found = list(pool.map(lambda commit: _numbers_at(client, repository, commit), some))

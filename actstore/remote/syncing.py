@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from actstore.remote.copy_sources import Commit, CopySource, copy_source
 from actstore.remote.copy_targets import CopyTarget, copy_target
 from actstore.storage import layout
 from actstore.storage.soundness import Named
+from actstore.storage.threads import Pool
 from actstore.wording import counted
 
 Progress = Callable[[int, int], None]
@@ -182,15 +182,12 @@ class _Copying:
             draft = self._target.drafts / entry.sha256
             self._target.put(entry, self._source.fetch(entry, draft, self._advance))
 
-        with ThreadPoolExecutor(_FILES, thread_name_prefix="actstore-sync") as pool:
-            futures = [pool.submit(copy, entry) for entry in self.missing]
+        with Pool(_FILES) as pool:
             try:
-                for future in futures:
-                    future.result()
+                for _ in pool.map(copy, self.missing):
+                    pass
             except BaseException:
                 stopped.set()
-                for future in futures:
-                    future.cancel()
                 raise
         wanted = {commit.manifest.number for commit in self._commits}
         for commit in self._commits:

@@ -7,7 +7,6 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from actstore.storage import backing, layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
 from actstore.storage.mapping import ShardReader
+from actstore.storage.threads import Pool
 from actstore.storage.unfinished import passing_folder
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class BucketBacking:
             if data is not None:  # else it was pruned since
                 self.keep(StoredCommit(number, data))
 
-        with ThreadPoolExecutor(_READS, thread_name_prefix="actstore-history") as pool:
+        with Pool(_READS) as pool:
             others = set(bucket_commits.numbers(self.bucket)).difference(here)
             list(pool.map(fetch, sorted(others)))
 
@@ -201,7 +201,7 @@ class BucketBacking:
             if data is not None:
                 (self.root / path).write_bytes(data)
 
-        with ThreadPoolExecutor(_READS, thread_name_prefix="actstore-history") as pool:
+        with Pool(_READS) as pool:
             list(pool.map(fetch, wanted))
         return len(wanted)
 
@@ -295,7 +295,7 @@ class BucketBacking:
         missing = [path for path, state in wanted.items() if self._sent.get(path) != state]
         if not missing:
             return
-        with ThreadPoolExecutor(_UPLOADS, thread_name_prefix="actstore-uploads") as pool:
+        with Pool(_UPLOADS) as pool:
             list(pool.map(lambda path: self.bucket.put(path, self.root / path), missing))
         self._sent |= {path: wanted[path] for path in missing}
 

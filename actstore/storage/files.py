@@ -7,7 +7,6 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -17,7 +16,7 @@ from actstore.storage import manifest as manifests
 from actstore.storage.checksums import Check
 from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.mapping import ShardReader, open_shard
-from actstore.storage.threads import Result, pool, submit
+from actstore.storage.threads import Result, Task, pool, submit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +62,7 @@ class StoreFiles(Protocol):
     def portion(self) -> int | None:
         """Vector bytes to fetch at a time, ahead of reading them; None: they are here."""
 
-    def submit(self, work: Callable[..., Result], *given: object) -> Future[Result]:
+    def submit(self, work: Callable[..., Result], *given: object) -> Task[Result]:
         """Have something done by the threads in which several files are read at once."""
 
     def open_shard(self, entry: ShardEntry) -> ShardReader:
@@ -116,7 +115,7 @@ class LocalFiles:
     def commits(self) -> int:
         return len(manifests.numbers(self.root))
 
-    def submit(self, work: Callable[..., Result], *given: object) -> Future[Result]:
+    def submit(self, work: Callable[..., Result], *given: object) -> Task[Result]:
         return submit(pool, work, *given)
 
     def open_shard(self, entry: ShardEntry) -> ShardReader:

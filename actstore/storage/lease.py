@@ -30,8 +30,9 @@ class Lease:
         OSError: the file cannot be opened.
     """
 
+    _descriptor = -1  # also of one whose making was interrupted
+
     def __init__(self, path: Path) -> None:
-        self._descriptor = -1
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with contextlib.suppress(OSError):  # this file system knows no locks

@@ -17,6 +17,7 @@ from actstore.storage.derived import Derived
 from actstore.storage.files import LocalFiles, StoreFiles
 from actstore.storage.lease import pin
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
+from actstore.storage.threads import give_up
 
 if TYPE_CHECKING:
     import numpy as np
@@ -291,8 +292,7 @@ def _parts(
                 changes = all_labels
             yield run.shards, _relabelled(run.shards, table, changes)
     finally:
-        for future in pending:
-            future.cancel()
+        give_up(pending)
 
 
 class _Run(NamedTuple):

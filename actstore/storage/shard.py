@@ -8,7 +8,6 @@ import mmap
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,7 +29,7 @@ from actstore.storage.metadata_table import (
 )
 from actstore.storage.pages import VectorPage
 from actstore.storage.shard_tail import MetadataColumns, append_metadata, write_at
-from actstore.storage.threads import disk, in_parallel, submit
+from actstore.storage.threads import Task, disk, give_up, in_parallel, submit, wait
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,7 +95,7 @@ class ShardWriter:
         self._sums = BlockSums(self.row_bytes, self._group_rows)
         self._descriptor = -1
         self._unsynced = 0  # bytes placed since the disk was last asked to take them
-        self._asked: list[Future[None]] = []
+        self._asked: list[Task[None]] = []
         self._columns: MetadataColumns | None = None
         self._pools: set[PoolingRegion] = set()
         self.metadata: pa.Table | None = None
@@ -390,7 +389,7 @@ def finished(shards: Sequence[ShardWriter]) -> list[Written]:
     While the disk flushes some, the next are completed.
     """
     files: list[Written] = []
-    flushing: list[Future[None]] = []
+    flushing: list[Task[None]] = []
     try:
         for first in range(0, len(shards), _OPEN_AT_ONCE):
             some = shards[first : first + _OPEN_AT_ONCE]
@@ -403,9 +402,7 @@ def finished(shards: Sequence[ShardWriter]) -> list[Written]:
         for future in flushing:
             future.result()
     finally:  # whatever happens, no thread works on
-        for future in flushing:
-            future.cancel()
-        wait(flushing)
+        give_up(flushing)
     return files
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import wait
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -28,6 +27,7 @@ from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.mapping import Gatherer, MappedShard, ShardReader, copy, open_shard
 from actstore.storage.quantised_shard import QuantisedShard
 from actstore.storage.staging import prepare
+from actstore.storage.threads import Task, give_up
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -382,14 +382,14 @@ class Snapshot:
             for number in numbers:
                 work(number)  # uses all threads by itself
             return
-        futures = [self.files.submit(work, number) for number in numbers]
+        tasks: list[Task[None]] = []
         try:
-            for future in futures:
-                future.result()
+            for number in numbers:
+                tasks.append(self.files.submit(work, number))
+            for task in tasks:
+                task.result()
         finally:
-            for future in futures:
-                future.cancel()
-            wait(futures)
+            give_up(tasks)
 
     def _gatherer(self, low: int, high: int) -> Gatherer | None:
         """Return what gathers any rows from ``low`` to ``high`` at once.

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Generic, TypeVar
 
-from actstore.storage.threads import submit, workers
+from actstore.storage.threads import Pool, Task, renewed_in_forks, submit, workers
 
 _Item = TypeVar("_Item")
 
 
 @cache
-def batch_pool() -> ThreadPoolExecutor:
+def batch_pool() -> Pool:
     """Return the threads that make batches: they copy, which releases Python's lock."""
-    return ThreadPoolExecutor(workers(), thread_name_prefix="actstore-batches")
+    return Pool(workers())
 
 
 @cache
-def window_pool() -> ThreadPoolExecutor:
+def window_pool() -> Pool:
     """Return the threads that bring whole windows of rows, for which batches wait."""
-    return ThreadPoolExecutor(2, thread_name_prefix="actstore-windows")
+    return Pool(2)
 
 
-# A forked process (a data loader's worker) has none of its parent's threads.
-os.register_at_fork(after_in_child=batch_pool.cache_clear)
-os.register_at_fork(after_in_child=window_pool.cache_clear)
+renewed_in_forks(batch_pool)
+renewed_in_forks(window_pool)
 
 
 class Ahead(Generic[_Item]):
@@ -47,7 +44,7 @@ class Ahead(Generic[_Item]):
         self._begin = begin
         self._tasks: Iterator[Callable[[], _Item]] | None = None
         self._depth = depth
-        self._begun: deque[Future[_Item]] = deque()
+        self._begun: deque[Task[_Item]] = deque()
 
     def __iter__(self) -> Iterator[_Item]:
         return self
@@ -79,6 +76,6 @@ class Ahead(Generic[_Item]):
         self._tasks = iter(())
 
     def _cancel(self) -> None:
-        for future in self._begun:
-            future.cancel()
+        for task in self._begun:
+            task.cancel()
         self._begun.clear()

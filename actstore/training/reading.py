@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from concurrent.futures import Future
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.storage import floats
-from actstore.storage.threads import share, submit
+from actstore.storage.threads import Task, share, submit
 from actstore.training.order import Blocks, Ordering
 from actstore.training.prefetch import window_pool
 
@@ -147,7 +146,7 @@ class OrderReader:
         self._ordering = ordering
         self._vectors = vectors
         self._end = end
-        self._windows: OrderedDict[tuple[int, int], Future[ReadWindow]] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, int], Task[ReadWindow]] = OrderedDict()
         self._lock = Lock()
 
     def read(self, epoch: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -171,10 +170,10 @@ class OrderReader:
         stored = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return np.concatenate(places), self._vectors.finish(stored)
 
-    def _window(self, order: Blocks, epoch: int, number: int) -> Future[ReadWindow]:
+    def _window(self, order: Blocks, epoch: int, number: int) -> Task[ReadWindow]:
         with self._lock:
             found = self._windows.get((epoch, number))
-            if found is None or (found.done() and found.exception()):
+            if found is None or found.has_failed:
                 found = submit(window_pool, self._load, order, number)
                 self._windows[epoch, number] = found
                 while len(self._windows) > _WINDOWS:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+import _thread
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ def files(folder: Path, count: int, size: int = 4) -> tuple[Recipe, list[SourceF
 
 
 def test_files_come_in_order(tmp_path: Path) -> None:
+    before = _thread._count()
     found = list(read_ahead.ahead(*files(tmp_path, 100)))
     assert [int(each.document.numpy()[0]) for each in found] == list(range(100))
-    assert not _loaders()
+    _wait_for_threads(before)
 
 
 def test_errors_come_with_their_file(tmp_path: Path) -> None:
@@ -68,13 +70,29 @@ def test_a_file_larger_than_the_bound_is_still_opened(
     assert len(list(read_ahead.ahead(*files(tmp_path, 5)))) == 5
 
 
-def test_stopping_early_ends_the_thread(tmp_path: Path) -> None:
-    opened = read_ahead.ahead(*files(tmp_path, 100))
-    next(opened)
-    assert _loaders()
-    opened.close()
-    assert not _loaders()
+def test_stopping_early_ends_the_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _thread._count()
+    opened: list[Path] = []
+    read = containers.read
+
+    def counted(kind: str, path: Path, **options: Any) -> Any:
+        opened.append(path)
+        time.sleep(0.01)
+        return read(kind, path, **options)
+
+    monkeypatch.setattr(containers, "read", counted)
+    loaded = read_ahead.ahead(*files(tmp_path, 100))
+    next(loaded)
+    loaded.close()
+    much = len(opened)
+    assert 1 <= much < 10
+    _wait_for_threads(before)
+    assert len(opened) == much
 
 
-def _loaders() -> list[threading.Thread]:
-    return [each for each in threading.enumerate() if each.name == "actstore-loader"]
+def _wait_for_threads(number: int) -> None:
+    """Wait until there are so many, which takes a thread that is told to end a moment."""
+    end = time.monotonic() + 30
+    while _thread._count() > number:
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -108,3 +108,7 @@ def test_one_that_goes_after_the_modules_says_nothing(
         ending.setattr("actstore.storage.lease.os", None)  # as Python does while it ends
         lease.__del__(lambda: True)
     lease.release()
+
+
+def test_one_whose_making_was_interrupted_goes_in_silence() -> None:
+    Lease.__new__(Lease).release()

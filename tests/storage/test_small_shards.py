@@ -103,7 +103,7 @@ def test_one_without_a_hash_of_its_metadata_is_checked_as_a_whole(store: Path) -
 
 
 def _rows_in_child(root: Path) -> int:
-    return small_shards.read_columns(root, shards(root), NAMES).num_rows
+    return int(small_shards.read_columns(root, shards(root), NAMES).num_rows)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*")

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
+import signal
 import threading
 import time
+from _thread import start_new_thread
 from collections.abc import Callable, Iterable
+from threading import Lock
+from typing import Any
 
 import pytest
 
 from actstore.storage import threads
 from tests.children import children
+from tests.torture.effort import TORTURE
+
+INTERRUPTS = 5_000 if TORTURE else 300
 
 
 def _ordered(work: Callable[[int], object], items: Iterable[int]) -> object:
@@ -70,7 +78,7 @@ def test_nothing_works_on_after_an_error(
 def test_a_forked_process_has_threads_of_its_own() -> None:
     """Its parent's pool looks busy to it for ever."""
     assert threads.in_parallel(abs, range(-8, 8))
-    assert any(thread.name.startswith("actstore") for thread in threading.enumerate())
+    assert threads.pool()._threads
     child = multiprocessing.get_context("fork").Process(target=_work)
     child.start()
     child.join(60)
@@ -82,23 +90,109 @@ def _work() -> None:
 
 
 def _interrupted_as_a_thread_begins() -> None:
-    start = threading.Thread.start
-
-    def interrupted(thread: threading.Thread) -> None:
-        start(thread)
+    def interrupted(*given: Any) -> None:
+        start_new_thread(*given)
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threading.Thread, "start", interrupted)
+        patch.setattr(threads, "start_new_thread", interrupted)
         with pytest.raises(KeyboardInterrupt):
             threads.in_parallel(abs, [-1])
+    assert threads.in_parallel(abs, [-1, 2]) == [1, 2]
 
 
-def test_ctrl_c_while_a_thread_begins_lets_the_process_end() -> None:
-    child = children.Process(target=_interrupted_as_a_thread_begins)
+def _interrupted_again_and_again() -> None:
+    """Be interrupted at random moments of handing out work and waiting for it."""
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    moments = random.Random(0)
+    interrupted = 0
+    while interrupted < INTERRUPTS:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-5, 2e-3))
+            while True:
+                assert threads.in_parallel(abs, [-1, 2]) == [1, 2]
+                threads.share(abs, [-1, 2])
+                with threads.Pool(2) as pool:
+                    assert list(pool.map(abs, [-1, 2])) == [1, 2]
+        except KeyboardInterrupt:
+            interrupted += 1
+    assert threads.in_parallel(abs, [-1, 2]) == [1, 2]
+
+
+@pytest.mark.parametrize("work", [_interrupted_as_a_thread_begins, _interrupted_again_and_again])
+def test_ctrl_c_lets_threads_work_on_and_the_process_end(work: Callable[[], None]) -> None:
+    child = children.Process(target=work)
     child.start()
-    child.join(60)
+    child.join(120)
     code = child.exitcode
     child.kill()
     child.join()
     assert code == 0
+
+
+def test_a_task_is_cancelled_or_done() -> None:
+    begins, ends = Lock(), Lock()
+    begins.acquire()
+    ends.acquire()
+
+    def work() -> int:
+        begins.release()
+        ends.acquire()
+        return 3
+
+    with threads.Pool(1) as pool:
+        begun = pool.submit(work)
+        waiting = pool.submit(abs, -1)
+        begins.acquire()
+        cancelled = begun.cancel(), waiting.cancel(), waiting.cancel()
+        ends.release()
+        assert cancelled == (False, True, True)
+        assert begun.result() == 3
+        assert not begun.cancel()
+        with pytest.raises(threads.Cancelled):
+            waiting.result()
+        failing = pool.submit(int, "x")
+        with pytest.raises(ValueError, match="'x'"):
+            failing.result()
+        assert failing.has_failed
+        assert not begun.has_failed
+
+
+def test_a_pool_that_is_left_by_an_error_ends_what_it_has_begun_and_begins_no_more() -> None:
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        time.sleep(0.02)
+        done.append(number)
+
+    def leave() -> None:
+        with threads.Pool(2) as pool:
+            tasks = [pool.submit(work, number) for number in range(50)]
+            tasks[0].wait()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        leave()
+    much = len(done)
+    assert 1 <= much < 50
+    time.sleep(0.05)
+    assert len(done) == much
+    with threads.Pool(2) as pool:
+        for number in range(5):
+            pool.submit(work, number)
+    assert len(done) == much + 5
+
+
+def test_threads_are_seen_by_profilers() -> None:
+    seen: set[str] = set()
+    threading.setprofile(lambda frame, event, argument: seen.add(frame.f_code.co_name))
+    try:
+        with threads.Pool(1) as pool:
+            pool.submit(_work_that_is_seen).result()
+    finally:
+        threading.setprofile(None)
+    assert "_work_that_is_seen" in seen
+
+
+def _work_that_is_seen() -> None:
+    pass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import NamedTuple, TypeVar
 
@@ -21,6 +20,7 @@ from actstore.analysis.solvers.standardise import Standard, standards_of
 from actstore.analysis.statistics import folds, metrics
 from actstore.analysis.statistics.folds import Fold
 from actstore.errors import MismatchError, TooFewRowsError
+from actstore.storage.threads import Pool
 
 Progress = Callable[[int, int, int], None]
 """Is told the bytes of vectors done, the rows done and the bytes there are."""
@@ -86,7 +86,7 @@ def side_by_side(
     # One thread of arithmetic for each place: places side by side use processors better.
     with (
         linear.threads(1 if workers > 1 else None),
-        ThreadPoolExecutor(max(1, workers)) as pool,
+        Pool(max(1, workers)) as pool,
     ):
         try:
             told = [None if each is None else pool.submit(words, *each) for each in texts]
@@ -98,7 +98,6 @@ def side_by_side(
             baselines = [None if each is None else each.result() for each in told]
         except BaseException:
             stop.set()
-            pool.shutdown(cancel_futures=True)
             raise
     return found, [baselines[place] for place in places]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from actstore.storage.manifest import Run
 from actstore.storage.rows import RowBatch
+from actstore.storage.threads import Pool, Task
 from actstore.storage.writer import StoreWriter
 
 COMMIT_BYTES = 1 << 30
@@ -65,19 +65,18 @@ class Sink:
         self._commit_seconds = COMMIT_SECONDS if commit_seconds is None else commit_seconds
         self._committed = committed
         self._mark = 0
-        self._parts: queue.Queue[WindowRows | None] = queue.Queue(_DEPTH)
+        self._pool = Pool(1)
+        self._waiting: deque[Task[None]] = deque()
         self._error: BaseException | None = None
-        self._finished = False
-        self._thread = threading.Thread(target=self._work, name="actstore-sink", daemon=True)
+        self._started = self._last = time.monotonic()
 
     def __enter__(self) -> Sink:
-        self._thread.start()
+        self._started = self._last = time.monotonic()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        self._finished = kind is None
-        self._offer(None)
-        self._thread.join()
+        self._pool.submit(self._end, None if kind is None else "broken off").wait()
+        self._pool.close()
         if self._error is not None and kind is None:
             raise self._error
 
@@ -97,28 +96,30 @@ class Sink:
         Raises:
             ActstoreError: an earlier window could not be stored; whatever the writer raises.
         """
-        self._offer(part)
+        while len(self._waiting) > _DEPTH:  # the first is being stored, the others wait
+            self._waiting[0].wait()
+            self._waiting.popleft()
+        self._waiting.append(self._pool.submit(self._take, part))
         if self._error is not None:
             raise self._error
 
-    def _offer(self, part: WindowRows | None) -> None:
-        while self._error is None and self._thread.is_alive():
-            try:
-                self._parts.put(part, timeout=0.2)
-                return
-            except queue.Full:
-                continue
-
-    def _work(self) -> None:
+    def _take(self, part: WindowRows) -> None:
+        if self._error is not None:
+            return
         try:
-            started = committed = time.monotonic()
-            while (part := self._parts.get()) is not None:
-                self._store(part)
-                now = time.monotonic()
-                if self._due(now - committed, now - started):
-                    self._commit("in progress")
-                    committed = time.monotonic()
-            self._commit(None if self._finished else "broken off")
+            self._store(part)
+            now = time.monotonic()
+            if self._due(now - self._last, now - self._started):
+                self._commit("in progress")
+                self._last = time.monotonic()
+        except BaseException as error:  # handed to the thread that waits for it
+            self._error = error
+
+    def _end(self, state: str | None) -> None:
+        if self._error is not None:
+            return
+        try:
+            self._commit(state)
         except BaseException as error:  # handed to the thread that waits for it
             self._error = error
 
