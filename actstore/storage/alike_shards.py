@@ -135,8 +135,10 @@ def _of_one_size(entries: Sequence[ShardEntry]) -> list[list[int]]:
     """Return numbers of shards that may be alike, as far as the manifest tells."""
     found: dict[tuple[int, int, int], list[int]] = {}
     for number, entry in enumerate(entries):
+        if entry.tail is None or len(entry.pages) != 1:  # archived shards have none
+            continue
         start = entry.vectors_end
-        if entry.tail is not None and len(entry.pages) == 1 and entry.bytes - start <= _LARGEST:
+        if entry.bytes - start <= _LARGEST:
             found.setdefault((entry.bytes, start, entry.rows), []).append(number)
     return [numbers for numbers in found.values() if len(numbers) >= _FEW]
 

@@ -143,6 +143,11 @@ def test_damage_is_named(store: Path) -> None:
             alike_shards.read_columns(store, shards(store), NAMES)
 
 
+def test_shards_that_cannot_be_mapped_are_left_to_others(store: Path) -> None:
+    entries = [dataclasses.replace(entry, pages=()) for entry in shards(store)]
+    assert alike_shards.read_columns(store, entries, NAMES) == []
+
+
 def test_of_one_that_is_missing_nothing_is_said(store: Path) -> None:
     (store / shards(store)[3].path).unlink()
     found = alike_shards.read_columns(store, shards(store), NAMES)
