@@ -19,9 +19,10 @@ from actstore.querying.metadata import Metadata
 from actstore.remote.client import Client
 from actstore.remote.download import download
 from actstore.storage import layout, pages, shard_columns
+from actstore.storage.file_hashes import sha256_of
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.metadata_table import Fragment, pools_of
-from actstore.storage.shard import ShardWriter, sha256_of
+from actstore.storage.shard import ShardWriter
 from actstore.storage.snapshot import Snapshot
 from actstore.storage.threads import Pool
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from actstore.storage import card_configs, own_columns
 from actstore.storage.card_configs import OwnColumns
-from actstore.storage.shard import sha256_of
+from actstore.storage.file_hashes import sha256_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -26,9 +26,9 @@ from actstore.hub.wanted import PullChoice, WantedShard
 from actstore.storage import layout, shard_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.disk_errors import writing
+from actstore.storage.file_hashes import sha256_of
 from actstore.storage.labels import write_overlay
 from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry
-from actstore.storage.shard import sha256_of
 from actstore.storage.transaction import Transaction
 
 _ATTEMPTS = 5

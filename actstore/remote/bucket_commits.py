@@ -21,10 +21,10 @@ from actstore.remote import cache as caches
 from actstore.remote.bucket import Bucket
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
+from actstore.storage.file_hashes import sha256_of
 from actstore.storage.files import temporary_folder
 from actstore.storage.manifest import Manifest
 from actstore.storage.segments import SegmentEntry
-from actstore.storage.shard import sha256_of
 from actstore.storage.threads import Pool
 
 HINT = f"{layout.MANIFESTS}/latest"

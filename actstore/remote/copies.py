@@ -17,9 +17,9 @@ from actstore.remote.client import Client
 from actstore.remote.download import download
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
+from actstore.storage.file_hashes import sha256_of
 from actstore.storage.manifest import Manifest
 from actstore.storage.repairing import Copies
-from actstore.storage.shard import sha256_of
 from actstore.storage.soundness import Named
 
 

@@ -17,9 +17,9 @@ from actstore.remote.download import download
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
 from actstore.storage.disk_errors import content_of
+from actstore.storage.file_hashes import sha256_of
 from actstore.storage.lease import pin
 from actstore.storage.manifest import Manifest, ShardEntry
-from actstore.storage.shard import sha256_of
 from actstore.storage.soundness import Named
 
 

@@ -23,7 +23,7 @@ from actstore.remote.copy_sources import Commit
 from actstore.storage import card, layout, turns
 from actstore.storage import manifest as manifests
 from actstore.storage.disk_errors import content_of, writing
-from actstore.storage.shard import sha256_of
+from actstore.storage.file_hashes import sha256_of
 from actstore.storage.soundness import Named
 from actstore.storage.staging import Staging, check_place, prepare
 from actstore.storage.unfinished import passing_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from actstore.errors import TransferError
 from actstore.remote.client import Client
-from actstore.storage.shard import sha256_of
+from actstore.storage.file_hashes import sha256_of
 
 _TRIES = 3
 

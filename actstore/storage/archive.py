@@ -11,8 +11,8 @@ from actstore.errors import CorruptStoreError, ReadError
 from actstore.storage import layout
 from actstore.storage.column_chunks import NO_STATISTICS
 from actstore.storage.disk_errors import reading
+from actstore.storage.file_hashes import sha256_of
 from actstore.storage.manifest import ShardEntry
-from actstore.storage.shard import sha256_of
 
 _VALUES = f"{schema.VECTOR}.list.element"
 

@@ -16,10 +16,11 @@ from actstore.errors import CommitError
 from actstore.storage import layout, pruning, shard_columns, soundness
 from actstore.storage import manifest as manifests
 from actstore.storage.disk_errors import writing
+from actstore.storage.file_hashes import tail_of
 from actstore.storage.manifest import Manifest, ShardEntry, together
 from actstore.storage.mapping import open_shard
 from actstore.storage.rewriting import copy_rows, has_tail, with_labels
-from actstore.storage.shard import ShardWriter, Written, tail_of
+from actstore.storage.shard import ShardWriter, Written
 from actstore.storage.staging import prepare
 from actstore.storage.transaction import Transaction
 from actstore.storage.writer import SHARD_BYTES

@@ -12,9 +12,9 @@ from pathlib import Path
 from actstore import schema
 from actstore.errors import CorruptStoreError
 from actstore.storage import pages
+from actstore.storage.file_hashes import sha256_of, tail_of
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.metadata_table import in_order, pools_of
-from actstore.storage.shard import sha256_of, tail_of
 from actstore.storage.verification import check_shard
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from actstore.errors import CommitError, UsageError
 from actstore.storage import layout
 from actstore.storage.disk_errors import writing
+from actstore.storage.file_hashes import sha256_of
 from actstore.storage.manifest import LabelEntry, Manifest
-from actstore.storage.shard import sha256_of
 from actstore.storage.snapshot import Snapshot
 from actstore.storage.transaction import Transaction
 

@@ -17,13 +17,14 @@ from actstore.errors import CommitError
 from actstore.storage import checksums, layout, narrowing, pages, shard_columns, soundness
 from actstore.storage.disk_errors import named, reading, writing
 from actstore.storage.entries import ITEM_BYTES
+from actstore.storage.file_hashes import sha256_at, sha256_of
 from actstore.storage.labels import write_overlay
 from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry, together
 from actstore.storage.mapping import ShardReader, open_shard
 from actstore.storage.metadata_table import Fragment, in_order, pools_of, with_scales
 from actstore.storage.pages import VectorPage
 from actstore.storage.quantised_shard import QuantisedShard
-from actstore.storage.shard import ShardWriter, Written, sha256_at, sha256_of
+from actstore.storage.shard import ShardWriter, Written
 from actstore.storage.shard_tail import MetadataColumns, append_metadata, write_at
 
 if TYPE_CHECKING:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import mmap
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -18,8 +16,9 @@ from actstore import schema
 from actstore.errors import CommitError
 from actstore.storage import floats, pages, quantised, writeback
 from actstore.storage.checksums import BlockSums, joined
-from actstore.storage.disk_errors import named, reading
-from actstore.storage.manifest import PoolingRegion, Rounding, ShardEntry
+from actstore.storage.disk_errors import named
+from actstore.storage.file_hashes import HashAhead, of_written
+from actstore.storage.manifest import PoolingRegion, Rounding
 from actstore.storage.metadata_table import (
     Fragment,
     in_order,
@@ -37,15 +36,14 @@ if TYPE_CHECKING:
 GROUP_BYTES = 32 << 20
 """Vector bytes per row group: readers that do not map cannot split a page."""
 _CHUNK = 1 << 20
-_WINDOW = 8 << 20
-"""Bytes hashed at a time: threads that hash ask for Python's lock between two of them."""
-_POPULATED = getattr(mmap, "MAP_POPULATE", 0)
 _FEW_ROWS = 1_000
 _FEW_BYTES = 256 << 10
 """Bytes of a file that a sync takes no longer for than asking beforehand."""
 _OPEN_AT_ONCE = 128
 """Completed shards that are flushed together, while as many are completed: a process may have
 1,024 files open."""
+_MUCH = 4 << 20
+"""Bytes whose hash is worth a thread of its own."""
 _SYNC_BYTES = 4 << 20
 """Bytes after which the disk is asked to take what was placed."""
 
@@ -64,6 +62,13 @@ class Written(NamedTuple):
     """SHA-256 of all that stands behind the vectors."""
     rounding: Rounding | None = None
     """What was lost on the way into its type."""
+
+
+class _Page(NamedTuple):
+    """A row group's page, and the bytes before its values."""
+
+    head: bytes
+    page: VectorPage
 
 
 class ShardWriter:
@@ -96,6 +101,8 @@ class ShardWriter:
         self._descriptor = -1
         self._unsynced = 0  # bytes placed since the disk was last asked to take them
         self._asked: list[Task[None]] = []
+        self._appends = 0
+        self._ahead: HashAhead | None = None
         self._columns: MetadataColumns | None = None
         self._pools: set[PoolingRegion] = set()
         self.metadata: pa.Table | None = None
@@ -119,6 +126,8 @@ class ShardWriter:
             assert scales is not None
             self._scales.append(scales)
         self.rows += count
+        self._appends += 1
+        self._ahead = None
         self._fragments.append(fragment)
         if (waiting + count) * self.row_bytes > _CHUNK:
             self._place(self._buffer[:waiting], map)
@@ -151,6 +160,7 @@ class ShardWriter:
 
     def truncate(self, rows: int) -> None:
         """Forget every row from ``rows`` on; they must not have been settled."""
+        self._ahead = None
         excess = self.rows - rows
         while excess > 0:
             last = self._fragments.pop()
@@ -252,10 +262,29 @@ class ShardWriter:
         if self._unsynced > _FEW_BYTES:
             self._ask_disk()
         with named(self.path):
-            digest, size, tail = _hashes_of(self._descriptor, groups[-1].end)
+            hashes = of_written(self._descriptor, groups[-1].end, self._ahead)
         placed = tuple((page.values, page.rows) for page in groups)
         pools = in_order(self._pools)
-        return Written(self.rows, size, digest, placed, pools, tail, self.rounding)
+        return Written(
+            self.rows, hashes.bytes, hashes.sha256, placed, pools, hashes.tail, self.rounding
+        )
+
+    def hash_ahead(self) -> None:
+        """Begin with the hash of a shard that seems to be complete, since others grow now.
+
+        Most shards that are written at one go are. Where more rows come after all, the hash begins
+        anew once they have; and no shard is hashed ahead twice.
+        """
+        much = self._placed * self.row_bytes >= _MUCH and not self.waiting
+        one_page = self._placed <= self._group_rows
+        if self._descriptor < 0 or self._appends != 1 or not (much and one_page):
+            return
+        self._appends += 1
+        page, _ = self._page(0, *next(self._sums.copied().pages()))
+        lead = self._offset(0) - len(page.head)
+        head = pages.MAGIC + bytes(lead - len(pages.MAGIC)) + page.head
+        self._ahead = HashAhead(self._descriptor, head, page.page.end)
+        self._asked.append(self._ahead.task)
 
     def abort(self) -> None:
         """Remove everything written."""
@@ -362,19 +391,24 @@ class ShardWriter:
         found = []
         every: list[int] = []
         for group, (rows, sums) in enumerate(self._sums.pages()):
-            values = self._offset(group * self._group_rows)
-            end = values + rows * self.row_bytes
-            lead = pages.lead(rows, self.width, self.dtype)
-            filling = bytes(pages.padding(rows, self.width, self.dtype))
-            crc = joined(isal_zlib.crc32(lead), sums, rows, self.row_bytes)
-            crc = isal_zlib.crc32(filling, crc)
-            body = len(lead) + end - values + len(filling)
-            head = pages.head(rows, self.width, self.dtype, body, crc)
-            write_at(self._descriptor, memoryview(head), values - len(head))
-            write_at(self._descriptor, memoryview(filling), end)
-            found.append(VectorPage(values - len(head), values, rows, end))
+            page, filling = self._page(group, rows, sums)
+            write_at(self._descriptor, memoryview(page.head), page.page.offset)
+            write_at(self._descriptor, memoryview(filling), page.page.end)
+            found.append(page.page)
             every += sums
         return found, every
+
+    def _page(self, group: int, rows: int, sums: list[int]) -> tuple[_Page, bytes]:
+        """Return what stands before a row group's values, and what behind them."""
+        values = self._offset(group * self._group_rows)
+        end = values + rows * self.row_bytes
+        lead = pages.lead(rows, self.width, self.dtype)
+        filling = bytes(pages.padding(rows, self.width, self.dtype))
+        crc = joined(isal_zlib.crc32(lead), sums, rows, self.row_bytes)
+        crc = isal_zlib.crc32(filling, crc)
+        body = len(lead) + end - values + len(filling)
+        head = pages.head(rows, self.width, self.dtype, body, crc)
+        return _Page(head, VectorPage(values - len(head), values, rows, end)), filling
 
     def _checksum(self, start: int, stop: int) -> int:
         """Return the checksum of the rows of a block, read back from the file."""
@@ -404,65 +438,3 @@ def finished(shards: Sequence[ShardWriter]) -> list[Written]:
     finally:  # whatever happens, no thread works on
         give_up(flushing)
     return files
-
-
-def _hashes_of(descriptor: int, end: int) -> tuple[str, int, str]:
-    """Return SHA-256 and size of a file that this process has just written, and its tail's hash.
-
-    Args:
-        descriptor: the file.
-        end: where the tail begins.
-    """
-    # Mapped, unlike files of others: a map needs no copy, but kills where a disk cannot be read.
-    size = os.fstat(descriptor).st_size
-    if size <= _FEW_BYTES:
-        content = os.pread(descriptor, size, 0)
-        return hashlib.sha256(content).hexdigest(), size, hashlib.sha256(content[end:]).hexdigest()
-    digest, tail = hashlib.sha256(), hashlib.sha256()
-    for start in range(0, size, _WINDOW):
-        stop = min(size, start + _WINDOW)
-        with (
-            mmap.mmap(
-                descriptor, stop - start, mmap.MAP_SHARED | _POPULATED, mmap.PROT_READ, offset=start
-            ) as window,
-            memoryview(window) as data,
-        ):
-            digest.update(data)
-            if stop > end:
-                tail.update(data[max(0, end - start) :])
-    return digest.hexdigest(), size, tail.hexdigest()
-
-
-def sha256_at(descriptor: int, start: int = 0) -> tuple[str, int]:
-    """Return the SHA-256 of an open file from ``start`` on, and the file's size in bytes."""
-    # Read, not mapped: pages of a map count as memory of this process.
-    digest = hashlib.sha256()
-    # Of small files there are thousands, and new memory is zeroed first.
-    left = os.fstat(descriptor).st_size - start
-    buffer = bytearray(max(1, min(_CHUNK, left)))
-    size = start
-    while count := os.preadv(descriptor, [buffer], size):
-        digest.update(memoryview(buffer)[:count])
-        size += count
-    return digest.hexdigest(), size
-
-
-def sha256_of(path: Path) -> tuple[str, int]:
-    """Return a file's SHA-256 and size in bytes.
-
-    Raises:
-        ReadError: it cannot be read, or is not there (MissingFileError).
-    """
-    with reading(path), path.open("rb") as file:
-        return sha256_at(file.fileno())
-
-
-def tail_of(root: Path, entry: ShardEntry) -> str:
-    """Return the SHA-256 of what stands behind the vectors of a shard.
-
-    Raises:
-        ReadError: it cannot be read, or is not there (MissingFileError).
-    """
-    path = root / entry.path
-    with reading(path), path.open("rb") as file:
-        return sha256_at(file.fileno(), entry.vectors_end)[0]

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from actstore.errors import DamageError, ReadError
 from actstore.storage import backing
-from actstore.storage.shard import sha256_of
+from actstore.storage.file_hashes import sha256_of
 from actstore.storage.threads import in_parallel
 
 _NAMED = 5

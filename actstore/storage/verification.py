@@ -18,11 +18,11 @@ from actstore.errors import (
 from actstore.storage import backing, floats, key_hashes, layout, pages, shard_columns, soundness
 from actstore.storage import manifest as manifests
 from actstore.storage.disk_errors import content_of
+from actstore.storage.file_hashes import tail_of
 from actstore.storage.manifest import LabelEntry, ShardEntry
 from actstore.storage.mapping import open_shard
 from actstore.storage.metadata_table import pools_of
 from actstore.storage.segments import SegmentEntry
-from actstore.storage.shard import tail_of
 from actstore.storage.snapshot import Snapshot
 from actstore.storage.threads import in_parallel
 

@@ -16,7 +16,7 @@ from actstore.errors import RemoteStoreError, TransferError, UsageError
 from actstore.remote.address import Address, is_address, parse
 from actstore.remote.download import download
 from actstore.remote.hub_errors import HubCall, judge
-from actstore.storage.shard import sha256_of
+from actstore.storage.file_hashes import sha256_of
 from tests.hub.pushing import client
 from tests.hub_server import Hub, faults
 

@@ -13,9 +13,9 @@ from actstore.errors import CommitError, DamageError, StoreNotFoundError, UsageE
 from actstore.storage import compaction, shard
 from actstore.storage import manifest as manifests
 from actstore.storage.compaction import Compacted, compact, prune
+from actstore.storage.file_hashes import tail_of
 from actstore.storage.labels import set_labels
 from actstore.storage.manifest import Run
-from actstore.storage.shard import tail_of
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.staging import Staging
 from actstore.storage.writer import StoreWriter

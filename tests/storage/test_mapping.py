@@ -20,10 +20,10 @@ from actstore.errors import CorruptStoreError, DamageError, TransferError
 from actstore.storage import checks, mapping, shard
 from actstore.storage.checksums import Check
 from actstore.storage.decoded_shard import DecodedShard
+from actstore.storage.file_hashes import sha256_of
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import MappedShard, ShardReader, open_shard
 from actstore.storage.remembered import Remembered
-from actstore.storage.shard import sha256_of
 from actstore.storage.snapshot import open_snapshot
 from tests.storage.stores import batch, vectors, write, write_shard
 from tests.storage.test_pages import foreign

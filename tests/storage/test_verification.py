@@ -17,10 +17,10 @@ from actstore import schema
 from actstore.errors import CorruptStoreError, StoreNotFoundError
 from actstore.storage import layout, repairing, shard, verification
 from actstore.storage import manifest as manifests
+from actstore.storage.file_hashes import sha256_of
 from actstore.storage.labels import set_labels
 from actstore.storage.manifest import Manifest, ShardEntry, in_row_order
 from actstore.storage.rows import RowBatch
-from actstore.storage.shard import sha256_of
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
 from tests.storage.stores import RUN, batch, write
