@@ -104,6 +104,7 @@ class Pool:
         self._size = size
         self._process = os.getpid()
         self._threads = 0
+        self._closed = False
         self._coming: SimpleQueue[Task[object] | None] = SimpleQueue()
         self._left: set[Task[object]] = set()
         # No thread may hold something of Python's, of Arrow's, when the interpreter ends.
@@ -123,8 +124,11 @@ class Pool:
         self.close()
 
     def submit(self, work: Callable[..., Result], *given: object) -> Task[Result]:
-        """Have something done by one of the threads."""
+        """Have something done by one of the threads; by this one where the pool is closed."""
         task = Task(partial(work, *given))
+        if self._closed:  # the interpreter ends, and what goes with it still has something to do
+            task.run()
+            return task
         self._left.add(task)  # type: ignore[arg-type]  # its result is nobody's here
         self._coming.put(task)  # type: ignore[arg-type]
         if self._threads < self._size:
@@ -149,6 +153,7 @@ class Pool:
         if self._process != os.getpid():
             return  # a fork has none of its parent's threads
         atexit.unregister(self.close)
+        self._closed = True
         with contextlib.suppress(Empty):
             while True:
                 if (task := self._coming.get_nowait()) is not None:

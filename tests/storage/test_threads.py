@@ -183,6 +183,14 @@ def test_a_pool_that_is_left_by_an_error_ends_what_it_has_begun_and_begins_no_mo
     assert len(done) == much + 5
 
 
+def test_a_closed_pool_does_what_it_is_given_in_the_thread_that_asks() -> None:
+    pool = threads.Pool(2)
+    assert pool.submit(threading.get_ident).result() != threading.get_ident()
+    pool.close()
+    pool.close()
+    assert pool.submit(threading.get_ident).result() == threading.get_ident()
+
+
 def test_threads_are_seen_by_profilers() -> None:
     seen: set[str] = set()
     threading.setprofile(lambda frame, event, argument: seen.add(frame.f_code.co_name))
