@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from actstore.errors import ExportError
+from actstore.exporting import planned_files
 from actstore.ingestion.run import ingest
 from tests.exporting.trips import contents, export
 from tests.ingestion.storing import stored_rows
@@ -194,3 +195,8 @@ def test_own_columns_are_written_out_typed_and_come_in_once(tmp_path: Path) -> N
     (path,) = (tmp_path / "arrays").rglob("*.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["extra.level"] for line in lines] == [1, 2, None]
+
+
+def test_json_is_laid_out_as_the_originals_lay_it_out() -> None:
+    assert planned_files.json_text({"é": [1]}) == '{\n  "é": [\n    1\n  ]\n}'
+    assert planned_files.json_text({"é": [1]}, None) == '{"é": [1]}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 
@@ -59,6 +60,32 @@ def test_there_and_back_it_is_the_same_store(folder: Path, bucket: str, tmp_path
     assert not (back / ".cache" / "sync").exists()
     again = sync(folder, f"{bucket}/runs")
     assert (again.commits, again.files) == ((), 0)
+
+
+def test_names_of_files_are_durable_before_a_commit_speaks_of_them(
+    folder: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(folder, f"{bucket}/runs")
+    back = tmp_path / "back"
+    synced: set[Path] = set()
+    sync_folder, link = layout.sync_folder, os.link
+
+    def synced_too(path: Path) -> None:
+        synced.add(path)
+        sync_folder(path)
+
+    def linked(draft: Path, target: Path) -> None:
+        if target.parent.name == layout.MANIFESTS:
+            shards = [back / shard.path for shard in manifests.load(folder).shards]
+            assert shards
+            for each in (parent for shard in shards for parent in shard.parents):
+                assert each in synced or not each.is_relative_to(back), each
+        link(draft, target)
+
+    monkeypatch.setattr(layout, "sync_folder", synced_too)
+    monkeypatch.setattr(os, "link", linked)
+    sync(f"{bucket}/runs", back)
+    assert verify(open_snapshot(back)) == []
 
 
 def test_only_what_came_since_is_copied(folder: Path, bucket: str) -> None:
