@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _LARGEST = 64 << 10
 """Bytes of metadata up to which a shard is held in memory beside others."""
+_AT_ONCE = 8 << 20
+"""Bytes of metadata that are gone through at a time, of which there are copies."""
 _FEW = 8
 """Shards that must be alike for following a footer in Python to pay."""
 _SHAPES = 16
@@ -140,7 +142,11 @@ def _of_one_size(entries: Sequence[ShardEntry]) -> list[list[int]]:
         start = entry.vectors_end
         if entry.bytes - start <= _LARGEST:
             found.setdefault((entry.bytes, start, entry.rows), []).append(number)
-    return [numbers for numbers in found.values() if len(numbers) >= _FEW]
+    parts = []
+    for (size, start, _), numbers in found.items():
+        most = max(_FEW, _AT_ONCE // (size - start))
+        parts += [numbers[at : at + most] for at in range(0, len(numbers), most)]
+    return [part for part in parts if len(part) >= _FEW]
 
 
 def _tails(root: Path, entries: Sequence[ShardEntry]) -> np.ndarray | None:

@@ -143,6 +143,17 @@ def test_damage_is_named(store: Path) -> None:
             alike_shards.read_columns(store, shards(store), NAMES)
 
 
+def test_they_are_gone_through_some_at_a_time(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = shards(store)[0]
+    monkeypatch.setattr(alike_shards, "_AT_ONCE", 10 * (entry.bytes - entry.vectors_end))
+    parts = alike_shards._of_one_size(shards(store))
+    assert max(map(len, parts)) == 10
+    numbers = [number for part in parts for number in part]
+    assert len(numbers) == len(set(numbers)) >= 20
+    found = small_shards.read_columns(store, shards(store), NAMES)
+    assert found == alone(store, shards(store), NAMES)
+
+
 def test_shards_that_cannot_be_mapped_are_left_to_others(store: Path) -> None:
     entries = [dataclasses.replace(entry, pages=()) for entry in shards(store)]
     assert alike_shards.read_columns(store, entries, NAMES) == []
