@@ -64,13 +64,6 @@ class Written(NamedTuple):
     """What was lost on the way into its type."""
 
 
-class _Page(NamedTuple):
-    """A row group's page, and the bytes before its values."""
-
-    head: bytes
-    page: VectorPage
-
-
 class ShardWriter:
     """Writes one shard file.
 
@@ -160,7 +153,9 @@ class ShardWriter:
 
     def truncate(self, rows: int) -> None:
         """Forget every row from ``rows`` on; they must not have been settled."""
-        self._ahead = None
+        if self._ahead is not None:  # a map of what is cut off would end the process
+            give_up([self._ahead.task])
+            self._ahead = None
         excess = self.rows - rows
         while excess > 0:
             last = self._fragments.pop()
@@ -280,10 +275,9 @@ class ShardWriter:
         if self._descriptor < 0 or self._appends != 1 or not (much and one_page):
             return
         self._appends += 1
-        page, _ = self._page(0, *next(self._sums.copied().pages()))
-        lead = self._offset(0) - len(page.head)
-        head = pages.MAGIC + bytes(lead - len(pages.MAGIC)) + page.head
-        self._ahead = HashAhead(self._descriptor, head, page.page.end)
+        page, head, _ = self._page(0, *next(self._sums.copied().pages()))
+        beginning = pages.MAGIC + bytes(page.offset - len(pages.MAGIC)) + head
+        self._ahead = HashAhead(self._descriptor, beginning, page.end)
         self._asked.append(self._ahead.task)
 
     def abort(self) -> None:
@@ -391,15 +385,15 @@ class ShardWriter:
         found = []
         every: list[int] = []
         for group, (rows, sums) in enumerate(self._sums.pages()):
-            page, filling = self._page(group, rows, sums)
-            write_at(self._descriptor, memoryview(page.head), page.page.offset)
-            write_at(self._descriptor, memoryview(filling), page.page.end)
-            found.append(page.page)
+            page, head, filling = self._page(group, rows, sums)
+            write_at(self._descriptor, memoryview(head), page.offset)
+            write_at(self._descriptor, memoryview(filling), page.end)
+            found.append(page)
             every += sums
         return found, every
 
-    def _page(self, group: int, rows: int, sums: list[int]) -> tuple[_Page, bytes]:
-        """Return what stands before a row group's values, and what behind them."""
+    def _page(self, group: int, rows: int, sums: list[int]) -> tuple[VectorPage, bytes, bytes]:
+        """Return where a row group's page is, what stands before its values, and what behind."""
         values = self._offset(group * self._group_rows)
         end = values + rows * self.row_bytes
         lead = pages.lead(rows, self.width, self.dtype)
@@ -408,7 +402,7 @@ class ShardWriter:
         crc = isal_zlib.crc32(filling, crc)
         body = len(lead) + end - values + len(filling)
         head = pages.head(rows, self.width, self.dtype, body, crc)
-        return _Page(head, VectorPage(values - len(head), values, rows, end)), filling
+        return VectorPage(values - len(head), values, rows, end), head, filling
 
     def _checksum(self, start: int, stop: int) -> int:
         """Return the checksum of the rows of a block, read back from the file."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -250,6 +252,29 @@ def test_a_shard_is_hashed_while_others_are_written(
     for entry in manifests.latest(root).shards:
         assert sha256_of(root / entry.path) == (entry.sha256, entry.bytes)
         assert tail_of(root, entry) == entry.tail
+
+
+def test_nothing_is_hashed_any_more_of_what_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map of a file's end that is cut off kills the process where it is read."""
+    monkeypatch.setattr(shard, "_MUCH", 1)
+    writer = ShardWriter(tmp_path / "s.parquet", width=8, dtype="float16")
+    writer.append(vectors(40, 8), fragment(0, 40))
+    writer.place()
+    begun, done = Event(), Event()
+
+    def slow(self: file_hashes.HashAhead, descriptor: int) -> None:
+        begun.set()
+        time.sleep(0.2)
+        done.set()
+
+    monkeypatch.setattr(file_hashes.HashAhead, "_hash", slow)
+    writer.hash_ahead()
+    begun.wait()
+    writer.truncate(0)
+    assert done.is_set()
+    writer.abort()
 
 
 def test_what_became_another_beginning_is_hashed_anew(
