@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,9 +10,9 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
 import actstore
-from actstore.analysis.probes import probing
+from actstore.analysis.probes import evaluating, probing
 from actstore.analysis.probes.results import ProbeResult
-from actstore.analysis.probes.splits import ProbeSettings
+from actstore.analysis.probes.splits import Job, ProbeSettings
 from actstore.analysis.solvers import linear
 from actstore.analysis.solvers.linear import Method
 from actstore.analysis.statistics import folds
@@ -162,3 +162,33 @@ def test_what_nobody_waits_for_ends_within_one_fit(
     assert len(done) == 1
     # One for each thread that was in the midst of one, and one that it had begun meanwhile.
     assert len(fits) <= done[0] + 2 * (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "strength", "rows", "double"),
+    [
+        ("logistic", 1e5, 4, True),
+        ("ridge", 1e5, 4, True),
+        ("mean-difference", 1e5, 4, False),
+        ("mlp", 1e5, 4, False),
+        ("logistic", 1.0, 4, False),
+        ("logistic", 1e5, 40, False),
+    ],
+)
+def test_vectors_are_widened_only_where_regressions_ask_for_it(
+    method: Method, strength: float, rows: int, double: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of fewer rows than dimensions, held back by hardly anything: float32 ends too early there."""
+    seen: list[np.ndarray] = []
+
+    def trained(jobs: Any, setting: Any, vectors: np.ndarray, standards: Any) -> list[Any]:
+        seen.append(vectors)
+        return []
+
+    monkeypatch.setattr(evaluating, "_one_by_one", trained)
+    division = folds.Fold(np.arange(rows), np.arange(rows))
+    job = Job(rows=cast(Any, None), other=None, divisions=[division], shuffled=None, shared=True)
+    vectors = np.ones((rows, 8), np.float32)
+    setting = ProbeSettings(method=method, strength=strength)
+    assert evaluating._train([job], setting, vectors, []) == []
+    assert seen[0].dtype == (np.float64 if double else np.float32)
