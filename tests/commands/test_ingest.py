@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import click
 import pytest
 
+from actstore.commands import ingest
 from actstore.storage.snapshot import open_snapshot
 from tests.commands.conftest import Command
 from tests.layouts import faithfulness
@@ -126,3 +128,15 @@ def test_a_missing_source_is_named(actstore: Command, tmp_path: Path) -> None:
     finished = actstore("ingest", tmp_path / "none", "--store", tmp_path / "s")
     assert finished.code == 2
     assert "none" in finished.err
+
+
+def test_each_option_says_what_it_wants() -> None:
+    wants = {
+        parameter.opts[0]: parameter.metavar
+        for parameter in ingest.command.params
+        if isinstance(parameter, click.Option)
+        and not parameter.is_flag
+        and not isinstance(parameter.type, click.Choice)
+    }
+    assert None not in wants.values()
+    assert (wants["--dataset"], wants["--labels"], wants["--workers"]) == ("NAME", "FILE", "N")
