@@ -242,6 +242,9 @@ class BucketBacking:
             draft.unlink(missing_ok=True)
             target.unlink(missing_ok=True)
 
+    def newest(self) -> contextlib.AbstractContextManager[Path]:
+        return working(str(self.bucket.address), dry=True)
+
     def stored_files(self) -> list[str]:
         found = [*self.bucket.objects(layout.ACTIVATIONS), *self.bucket.objects(layout.LABELS)]
         return sorted(each.path for each in found if each.path.endswith(".parquet"))

@@ -38,6 +38,9 @@ class Backing(Protocol):
     def fetched(self, path: str) -> contextlib.AbstractContextManager[None]:
         """Have a whole file in the folder while the block runs; as it is, sound or not."""
 
+    def newest(self) -> contextlib.AbstractContextManager[Path]:
+        """Have another folder, to read from, that stands for the store as it is now."""
+
     def cache_folders(self) -> Sequence[Callable[[], Path]]:
         """Return what makes folders for derived files, the best first."""
 
@@ -93,6 +96,17 @@ def of_missing(root: Path, path: str) -> Backing | None:
     """Return who has a file that is not in the folder; None where the folder is all there is."""
     behind = of(root)
     return None if behind is None or (root / path).exists() else behind
+
+
+@contextlib.contextmanager
+def newest(root: Path) -> Iterator[Path]:
+    """Have a folder that stands for a store as it is now: others have committed meanwhile.
+
+    That of a writer has what its last commit was built on.
+    """
+    behind = of(root)
+    with contextlib.nullcontext(root) if behind is None else behind.newest() as found:
+        yield found
 
 
 @contextlib.contextmanager

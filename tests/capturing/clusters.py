@@ -9,10 +9,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from actstore.api.selection import Selection
 from actstore.capturing.prompts.data import open_questions
 from actstore.capturing.run.options import CaptureOptions, CaptureSettings, Source
 from actstore.capturing.run.pieces import Part
+from actstore.capturing.run.summary import CaptureProgress
 from actstore.remote.bucket_address import is_bucket
 from actstore.storage import manifest as manifests
 from tests.capturing import crashing, families
@@ -58,18 +62,16 @@ def cluster(folder: Path, nodes: int, workers: int = 1) -> Iterator[Any]:
     """Start a cluster: a head where nobody works, and nodes with room for some workers each."""
     from ray.cluster_utils import Cluster
 
-    before = dict(os.environ)
-    os.environ.update(environment(folder))
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
-    try:
+    with contextlib.ExitStack() as last:
+        last.callback(os.environ.update, dict(os.environ))
+        last.callback(os.environ.clear)
+        os.environ.update(environment(folder))
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
+        last.callback(made.shutdown)
         for _ in range(nodes):
             made.add_node(num_cpus=workers, **SMALL)
         made.wait_for_nodes()
         yield made
-    finally:
-        made.shutdown()  # type: ignore[no-untyped-call]  # Ray's
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def study(folder: Path, count: int) -> None:
@@ -80,50 +82,126 @@ def study(folder: Path, count: int) -> None:
     (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-class Ending:
+class Question(str):
+    """A question that does something to the worker that gets it."""
+
+    mark: Path
+    """Where it leaves what others should know of it."""
+
+
+class Ending(Question):
     """Ends the process that it is sent to."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os._exit, (1,)
 
 
+class Unreadable(Question):
+    """Cannot be read where it is sent to."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("no number",)
+
+
+class Late(Question):
+    """Is on its way until the driver has looked at its workers a few times."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrive, (str(self), self.mark)
+
+
+def _arrive(text: str, mark: Path) -> str:
+    mark.with_suffix(".underway").touch()
+    wait_until(mark.with_suffix(".here").exists)
+    return text
+
+
+class Holding(Question):
+    """Whoever comes to it first waits there until it is killed; see :func:`held`."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Held, (str(self), self.mark)
+
+
+class _Held(str):
+    """What it is where it was sent to."""
+
+    _mark: Path
+
+    def __new__(cls, text: str, mark: Path) -> _Held:
+        made = super().__new__(cls, text)
+        made._mark = mark.with_suffix(".held")
+        return made
+
+    def __repr__(self) -> str:  # the beginning of the work on its piece: a hash is taken
+        with contextlib.suppress(FileExistsError), self._mark.open("x") as file:
+            print(os.getpid(), file=file, flush=True)
+            threading.Event().wait()
+        return super().__repr__()
+
+
+def held(folder: Path, number: int, seconds: float = 600.0) -> int:
+    """Return the process that waits at the :class:`Holding` question of an example, once it does.
+
+    Its piece is not stored before it is lost, nor is the capture done.
+    """
+    mark = _mark_of(folder, number).with_suffix(".held")
+    wait_until(lambda: mark.exists() and mark.read_text().endswith("\n"), seconds)
+    return int(mark.read_text())
+
+
+def _mark_of(folder: Path, number: int) -> Path:
+    return folder / f"question_{number}.mark"
+
+
+@contextlib.contextmanager
 def start(
     folder: Path,
     address: str | None = None,
     workers: int = 2,
-    ending: int = -1,
     place: str = "ray",
     *,
+    questions: Mapping[int, type[Question]] = MappingProxyType({}),
     model: str = "tiny",
     data: str = "q.jsonl",
     options: CaptureOptions = OPTIONS,
-) -> subprocess.Popen[str]:
-    """Start a driver in a process of its own.
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a driver in a process of its own; it has ended when the block is left.
 
     Args:
         folder: where model and questions are, such as :func:`study` has made it.
         address: of the cluster; one of its own when missing.
         workers: how many.
-        ending: number of an example that ends whoever gets it.
         place: where it captures into: in ``folder``, or in a bucket.
+        questions: what becomes of the questions of these examples, by number.
         model: its folder in ``folder``.
         data: the questions' file in ``folder``.
         options: of the capture.
     """
-    given = (str(workers), address or "", str(ending), place, model, data, json.dumps(options))
-    return subprocess.Popen(
+    kinds = json.dumps({number: kind.__name__ for number, kind in questions.items()})
+    given = (str(workers), address or "", kinds, place, model, data, json.dumps(options))
+    with subprocess.Popen(
         [sys.executable, "-m", "tests.capturing.clusters", *given],
         cwd=folder,
         env=environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as driver:
+        try:
+            yield driver
+        finally:
+            if driver.poll() is None:
+                driver.terminate()  # it ends the cluster that it has started
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    driver.wait(60)
+                driver.kill()
 
 
-def result(driver: subprocess.Popen[str], seconds: float = 300.0) -> dict[str, Any]:
+def result(driver: subprocess.Popen[str], seconds: float = 900.0) -> dict[str, Any]:
     """Wait for a driver; return its summary, with what it said meanwhile as ``said``."""
     out, err = driver.communicate(timeout=seconds)
+    print(err)  # seen where a test fails
     assert driver.returncode == 0, err
     told = [line for line in out.splitlines() if line.startswith("{")]
     assert told, (out, err)
@@ -138,11 +216,14 @@ def main() -> None:
     from actstore.capturing.workers.ray_engine import capture_with_ray
     from actstore.capturing.workers.worker import Work
 
-    workers, address, ending, place, model, data, given = sys.argv[1:]
+    workers, address, kinds, place, model, data, given = sys.argv[1:]
     options: CaptureOptions = json.loads(given)
     examples = list(open_questions(data))
-    if int(ending) >= 0:
-        examples[int(ending)] = replace(examples[int(ending)], extra={"end": Ending()})
+    for number, kind in json.loads(kinds).items():
+        example = examples[int(number)]
+        question: Question = _KINDS[kind](example.question)
+        question.mark = _mark_of(Path.cwd(), int(number))
+        examples[int(number)] = replace(example, question=question)
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
     size = CaptureSettings(**options).piece_size
     summary = capture_with_ray(
@@ -158,12 +239,26 @@ def main() -> None:
             size=size,
             commit_seconds=0.0,
         ),
+        progress=_Arrivals(),
         note=lambda text: print(text, file=sys.stderr, flush=True),
     )
     by_ray = None
     if not is_bucket(place):
         by_ray = read_by_ray(actstore.open(place).select(layer=0, pooling="last"))
     print(json.dumps({**summary.as_dict(), "by_ray": by_ray}))
+
+
+class _Arrivals:
+    """Lets the questions that are late arrive after some looks."""
+
+    def __init__(self) -> None:
+        self._looks: Counter[Path] = Counter()
+
+    def __call__(self, done: CaptureProgress) -> None:
+        for mark in Path.cwd().glob("*.underway"):
+            self._looks[mark] += 1
+            if self._looks[mark] > 4:
+                mark.with_suffix(".here").touch()
 
 
 def read_by_ray(rows: Selection) -> list[Any]:
@@ -189,7 +284,7 @@ def latest(store: Path) -> int:
     return manifests.latest(store).number
 
 
-def wait_until(what: Callable[[], bool], seconds: float = 240.0) -> None:
+def wait_until(what: Callable[[], bool], seconds: float = 600.0) -> None:
     """Wait until something is so; fail after a time in which it surely should be."""
     end = time.monotonic() + seconds
     while not what():
@@ -197,46 +292,52 @@ def wait_until(what: Callable[[], bool], seconds: float = 240.0) -> None:
         time.sleep(0.05)
 
 
-def workers_of(folder: Path) -> list[int]:
-    """The processes that capture for a test."""
+def workers_of(folder: Path, node: int | None = None) -> list[int]:
+    """The processes that capture for a test; those of the node whose raylet this is, if given."""
     mark = f"{MARK}={folder}".encode()
     found = []
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):  # it has just ended
-            if (process / "cmdline").read_bytes().startswith(b"ray::Worker") and mark in (
-                process / "environ"
-            ).read_bytes().split(b"\0"):
+            if (
+                (process / "cmdline").read_bytes().startswith(b"ray::Worker")
+                and mark in (process / "environ").read_bytes().split(b"\0")
+                and node in (None, _parent(int(process.name)))
+            ):
                 found.append(int(process.name))
     return found
 
 
-def busy_node(cluster: Any, folder: Path) -> Any:
-    """Return the node of a worker that has work just now."""
-    nodes: dict[int, Any] = {}
+def _parent(process: int) -> int:
+    stat = (Path("/proc") / str(process) / "stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1])
 
-    def find() -> bool:
-        by_raylet = {
-            started.process.pid: node
+
+def remove_node(cluster: Any, folder: Path, worker: int) -> None:
+    """Let the node of a worker go as if it lost power: nobody there does anything any more."""
+    raylet = _parent(worker)
+    there = workers_of(folder, raylet)
+    assert worker in there
+    for process in there:
+        os.kill(process, signal.SIGSTOP)
+    cluster.remove_node(
+        next(
+            node
             for node in cluster.list_all_nodes()
             for started in node.all_processes["raylet"]
-        }
-        for worker in workers_of(folder):
-            with contextlib.suppress(OSError):  # it has just ended
-                process = Path("/proc") / str(worker)
-                working = (process / "cmdline").read_bytes().startswith(b"ray::Worker.")
-                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-                if working and parent in by_raylet:
-                    nodes[0] = by_raylet[parent]
-        return bool(nodes)
-
-    wait_until(find)
-    return nodes[0]
+            if started.process.pid == raylet
+        ),
+        allow_graceful=False,
+    )
+    for process in there:
+        kill(process)
 
 
 def kill(process: int) -> None:
     """End a process as a crash does."""
     os.kill(process, signal.SIGKILL)
 
+
+_KINDS = {kind.__name__: kind for kind in (Ending, Unreadable, Late, Holding)}
 
 if __name__ == "__main__":
     main()

@@ -50,22 +50,27 @@ def test_two_nodes_of_whom_one_is_lost_and_a_worker_that_is_killed(
     (tmp_path / model.NAME).symlink_to(model.checkpoint(), target_is_directory=True)
     place = f"{bucket}/cities.store"
     begun = time.monotonic()
-    with clusters.cluster(tmp_path, 2, workers=2) as cluster:
-        driver = clusters.start(
+    with (
+        clusters.cluster(tmp_path, 2, workers=2) as cluster,
+        clusters.start(
             tmp_path,
             cluster.address,
             workers=4,
             place=place,
+            questions={100: clusters.Holding, 250: clusters.Holding},
             model=model.NAME,
             data="cities.jsonl",
             options=OPTIONS,
-        )
+        ) as driver,
+    ):
+        worker = clusters.held(tmp_path, 100, 900)
         clusters.wait_until(lambda: _commits(place) > 1, 900)
         before_kill = _commits(place)
-        clusters.kill(clusters.workers_of(tmp_path)[0])
+        clusters.kill(worker)
+        worker = clusters.held(tmp_path, 250, 900)
         clusters.wait_until(lambda: _commits(place) > 5)
         before_removal = _commits(place)
-        cluster.remove_node(clusters.busy_node(cluster, tmp_path), allow_graceful=False)
+        clusters.remove_node(cluster, tmp_path, worker)
         told = clusters.result(driver, 900)
     print(f"{time.monotonic() - begun:.0f} s, {told['said']}")
     print(f"killed at commit {before_kill}, removed at commit {before_removal} of {told['commit']}")

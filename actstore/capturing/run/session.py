@@ -33,8 +33,8 @@ from actstore.capturing.run.tables import settle_values, tabulate
 from actstore.capturing.selfcheck import check
 from actstore.capturing.selfcheck.reference import advice
 from actstore.errors import ExampleError, ModelError, UsageError
+from actstore.storage import backing, narrowing
 from actstore.storage import manifest as manifests
-from actstore.storage import narrowing
 from actstore.storage.manifest import Run
 from actstore.storage.rows import RowBatch
 from actstore.storage.writer import StoreWriter
@@ -245,7 +245,7 @@ class Session:
 
     def _in_pieces(self, earlier: Earlier) -> tuple[Earlier, Iterator[Window]]:
         """Return the windows of the pieces that are left to do, and what is really continued."""
-        done = self._finished(earlier.equal_runs)
+        done = self._finished(earlier.equal_runs, self.store)
         if earlier.run is not None and (self._stored is None or self._stored.lost(earlier.run)):
             earlier = replace(earlier, run=None)
         progress = earlier.progress
@@ -261,10 +261,11 @@ class Session:
     ) -> Iterator[Window]:
         for piece in self.source.pieces():
             if piece.again:
-                runs = manifests.latest(self.store).runs
-                fingerprint = self.settings["fingerprint"]
-                runs = equal_runs(runs, self.identity.name, self.options.dataset, fingerprint)
-                done, begun = self._finished(runs), begun_by(runs)
+                with backing.newest(self.store) as root:
+                    runs = manifests.latest(root).runs
+                    fingerprint = self.settings["fingerprint"]
+                    runs = equal_runs(runs, self.identity.name, self.options.dataset, fingerprint)
+                    done, begun = self._finished(runs, root), begun_by(runs)
             there = done_of(piece, done, begun)
             if there:
                 self._skipped += there
@@ -273,11 +274,11 @@ class Session:
             yield from windows_of(piece, there, self._windows)
             self._through += there == len(piece.examples)
 
-    def _finished(self, runs: Sequence[Run]) -> frozenset[str]:
-        """Look which pieces runs have finished, and which examples they have."""
+    def _finished(self, runs: Sequence[Run], root: Path) -> frozenset[str]:
+        """Look in a folder which pieces runs have finished, and which examples they have."""
         if not self.options.resume:
             return frozenset()
-        stored = StoredRows(self.store, self.identity.name, self.options.dataset, runs)
+        stored = StoredRows(root, self.identity.name, self.options.dataset, runs).read()
         self._complete = stored.complete(self.places, self.options.pools)
         self._stored = stored
         return finished(runs, stored, self.places, self.options.pools)

@@ -58,6 +58,8 @@ class _Seat:
     hand: Hand[Piece] = field(default_factory=Hand)
     running: Any = None
     """The answer to come with what it did; None before it is ready."""
+    given: Any = None
+    """The answer to come when it has the piece that was given last; None before the first."""
     told: bool = False
     """Whether it knows that there are no more pieces."""
     done: bool = False
@@ -226,18 +228,32 @@ class _Driver:
         try:
             state = seat.state = self._ray.get(answer, timeout=_ANSWER)
             seat.hand.through, seat.hand.committed = state.through, state.committed
-            if seat.told or state.waiting >= _AHEAD:
+            if seat.told or state.waiting >= _AHEAD or not self._has_all(seat):
                 return seat
             piece = self._pieces.next(seat.hand)
             if piece is not None:
                 seat.hand.pieces.append(piece)
-                seat.actor.give.remote([piece])
+                seat.given = seat.actor.give.remote([piece])
             elif self._pieces.none_left:
                 seat.told = True
                 seat.actor.last.remote()
         except Exception as error:
             return self._lost(seat, error)
         return seat
+
+    def _has_all(self, seat: _Seat) -> bool:
+        """Say whether a worker has what was given to it; raise what kept it from getting that.
+
+        Ray keeps no order among calls of an actor of several threads: the next piece, or the word
+        that there is none, may overtake a piece that is large.
+        """
+        if seat.given is None:
+            return True
+        came, _ = self._ray.wait([seat.given], timeout=0)
+        if came:
+            self._ray.get(seat.given)
+            seat.given = None
+        return bool(came)
 
     def _lost(self, seat: _Seat, error: Exception) -> _Seat:
         """Put another worker in the place of one that is gone; raise what would come again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="ray is not installed"
 )
 long = pytest.mark.skipif(not TORTURE, reason="takes minutes: make torture")
+PIECE, ROWS = 64, 4
+"""Examples of a piece, and rows of an example."""
 
 
 def capture(folder: Path, model: Any, store: str) -> Any:
@@ -69,11 +72,12 @@ def test_a_worker_is_lost_and_its_pieces_are_captured_by_another_one(tmp_path: P
     examples = 320
     clusters.study(tmp_path, examples)
     store = tmp_path / "ray"
-    driver = clusters.start(tmp_path)
-    clusters.wait_until(lambda: store.exists() and clusters.stored(store) > 0)
-    clusters.kill(clusters.workers_of(tmp_path)[0])
-    told = clusters.result(driver)
-    assert "was lost" in told["said"]
+    with clusters.start(tmp_path, questions={70: clusters.Holding}) as driver:
+        worker = clusters.held(tmp_path, 70)
+        clusters.wait_until(lambda: store.exists() and clusters.stored(store) > 0)
+        clusters.kill(worker)
+        told = clusters.result(driver)
+    assert told["said"].count("was lost") == 1
     assert told["examples"] + told["skipped"] == examples  # skipped: told too late
     assert (told["rows"], told["rows_present"]) == (assert_as_alone(tmp_path), 0)
     rows = actstore.open(store).select(layer=0, pooling="last")
@@ -81,18 +85,34 @@ def test_a_worker_is_lost_and_its_pieces_are_captured_by_another_one(tmp_path: P
     assert told["by_ray"] == [rows.rows.tolist(), ids, rows.tensor().tolist()]
 
 
+def test_a_piece_that_is_long_on_its_way_is_captured(tmp_path: Path) -> None:
+    examples = 130
+    clusters.study(tmp_path, examples)
+    late = examples - 1  # of the last piece: "there is no more" must not overtake it
+    with clusters.start(tmp_path, workers=1, questions={late: clusters.Late}) as driver:
+        told = clusters.result(driver)
+    assert "was lost" not in told["said"]
+    assert (told["examples"], told["skipped"]) == (examples, 0)
+    assert told["rows"] == assert_as_alone(tmp_path)
+
+
 @long
 def test_a_node_is_lost(tmp_path: Path) -> None:
-    examples = 1500
+    examples = 640
     clusters.study(tmp_path, examples)
     store = tmp_path / "ray"
-    with clusters.cluster(tmp_path, 3) as cluster:
-        driver = clusters.start(tmp_path, cluster.address, workers=3)
+    with (
+        clusters.cluster(tmp_path, 3) as cluster,
+        clusters.start(
+            tmp_path, cluster.address, workers=3, questions={200: clusters.Holding}
+        ) as driver,
+    ):
+        worker = clusters.held(tmp_path, 200)
         clusters.wait_until(lambda: store.exists() and clusters.stored(store) > 0)
-        cluster.remove_node(clusters.busy_node(cluster, tmp_path), allow_graceful=False)
-        cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        clusters.remove_node(cluster, tmp_path, worker)
+        cluster.add_node(num_cpus=1, **clusters.SMALL)
         told = clusters.result(driver)
-    assert "was lost" in told["said"]
+    assert told["said"].count("was lost") >= 1  # Ray may take others for lost where all is slow
     assert told["examples"] + told["skipped"] == examples  # skipped: told too late
     assert (told["rows"], told["rows_present"]) == (assert_as_alone(tmp_path), 0)
 
@@ -101,21 +121,34 @@ def test_a_node_is_lost(tmp_path: Path) -> None:
 def test_into_a_bucket_by_four_workers_of_whom_one_and_a_node_are_lost(
     tmp_path: Path, bucket: str
 ) -> None:
-    examples = 1500
+    examples = 640
     clusters.study(tmp_path, examples)
     place = f"{bucket}/study"
-    with clusters.cluster(tmp_path, 4) as cluster:
-        driver = clusters.start(tmp_path, cluster.address, workers=4, place=place)
+    with (
+        clusters.cluster(tmp_path, 4) as cluster,
+        clusters.start(
+            tmp_path,
+            cluster.address,
+            workers=4,
+            place=place,
+            questions={200: clusters.Holding, 500: clusters.Holding},
+        ) as driver,
+    ):
+        worker = clusters.held(tmp_path, 200)
         clusters.wait_until(lambda: _commits(place) > 1)
-        clusters.kill(clusters.workers_of(tmp_path)[0])
+        clusters.kill(worker)
+        worker = clusters.held(tmp_path, 500)
         clusters.wait_until(lambda: _commits(place) > 4)
-        cluster.remove_node(clusters.busy_node(cluster, tmp_path), allow_graceful=False)
-        cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        clusters.remove_node(cluster, tmp_path, worker)
+        cluster.add_node(num_cpus=1, **clusters.SMALL)
         told = clusters.result(driver)
     assert told["said"].count("was lost") >= 2
     assert told["examples"] + told["skipped"] == examples
     sync(place, tmp_path / "ray")
-    assert (told["rows"], told["rows_present"]) == (assert_as_alone(tmp_path), 0)
+    assert told["rows"] == assert_as_alone(tmp_path)
+    # The server may make a commit of a worker after that is lost: its piece is computed again.
+    again = sum(map(int, re.findall(r"(\d+) pieces? not stored yet", told["said"])))
+    assert told["rows_present"] <= again * PIECE * ROWS
 
 
 def _commits(place: str) -> int:
@@ -127,33 +160,42 @@ def _commits(place: str) -> int:
 
 @long
 def test_the_driver_is_lost_and_started_again(tmp_path: Path) -> None:
-    examples = 1000
+    examples = 450
     clusters.study(tmp_path, examples)
     store = tmp_path / "ray"
     with clusters.cluster(tmp_path, 2) as cluster:
-        driver = clusters.start(tmp_path, cluster.address)
-        clusters.wait_until(lambda: store.exists() and clusters.stored(store) > 0)
-        clusters.kill(driver.pid)
-        driver.communicate()
+        with clusters.start(
+            tmp_path, cluster.address, questions={examples - 1: clusters.Holding}
+        ) as driver:
+            clusters.held(tmp_path, examples - 1)
+            clusters.wait_until(lambda: store.exists() and clusters.stored(store) > 0)
+            clusters.kill(driver.pid)
         clusters.wait_until(lambda: not clusters.workers_of(tmp_path))
         there, commit = clusters.stored(store), clusters.latest(store)
-        told = clusters.result(clusters.start(tmp_path, cluster.address))
+        with clusters.start(tmp_path, cluster.address) as driver:
+            told = clusters.result(driver)
     rows = assert_as_alone(tmp_path)
     assert 0 < there < rows
     assert (told["rows"], told["rows_present"]) == (rows - there, 0)
     before = len(actstore.open(tmp_path / "ray", commit).select().values_of("example_id"))
     assert told["examples"] == examples - before  # nothing is computed twice
-    again = clusters.result(clusters.start(tmp_path))
+    with clusters.start(tmp_path) as driver:
+        again = clusters.result(driver)
     assert (again["examples"], again["skipped"], again["rows"]) == (0, examples, 0)
 
 
 @long
-def test_a_piece_that_ends_every_worker_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [clusters.Ending, clusters.Unreadable])
+def test_a_piece_that_ends_every_worker_is_named(
+    tmp_path: Path, kind: type[clusters.Question]
+) -> None:
     clusters.study(tmp_path, 200)
-    driver = clusters.start(tmp_path, workers=1, ending=70)
-    _, err = driver.communicate(timeout=300)
+    # The first worker is still at the piece before: the first time it is not clear over what.
+    questions: dict[int, type[clusters.Question]] = {3: clusters.Holding, 70: kind}
+    with clusters.start(tmp_path, workers=1, questions=questions) as driver:
+        _, err = driver.communicate(timeout=900)
     assert driver.returncode == 1
-    assert err.count("was lost") == 3  # the first time it is not clear over what
+    assert err.count("was lost") == 3
     assert "piece 1 (examples 65 to 128, from q.jsonl:65" in err
     assert "3 workers were lost while they were at it" in err
     assert clusters.stored(tmp_path / "ray") > 0  # of the other pieces
