@@ -51,9 +51,7 @@ class DraftBacking:
 
     @cached_property
     def _lent(self) -> set[str]:
-        """Paths of the base's shards."""
-        shards = manifests.load(self._root, self._base).shards if self._base else ()
-        return {entry.path for entry in shards}
+        return lent_shards(self._root, self._base)
 
     def _own(self, entry: ShardEntry) -> Backing | None:
         return None if self._inner is None or entry.path in self._lent else self._inner
@@ -102,9 +100,9 @@ def going_on_from(root: Path, base_root: Path, base: int) -> Iterator[None]:
         yield
 
 
-def own_shards(manifest: Manifest, base: int) -> set[str]:
-    """Return the shards of a draft that are its own."""
-    return {entry.path for entry in manifest.shards if entry.since > base}
+def lent_shards(root: Path, base: int) -> set[str]:
+    """Return the shards of a draft that are the base's."""
+    return {entry.path for entry in manifests.load(root, base).shards} if base else set()
 
 
 class AlreadyThereError(Exception):
@@ -120,37 +118,42 @@ class DraftWriter(PieceWriter):
     """
 
     def __init__(self, root: Path | str, *, base: int, **others: Any) -> None:
-        self._base = base
         super().__init__(root, checkpoint_bytes=None, **others)
-        self.own |= own_shards(self._change.base, base)
+        # Whoever made them, all shards of a draft are of one run. They may be very many.
+        self.own = _AllBut(lent_shards(self.root, base))
 
     def commit_part(
         self,
         name: str,
         note: Callable[[Sequence[StoredRows]], Mapping[str, Any]],
         *,
+        number: int,
         operation: str,
         message: str,
-    ) -> Manifest:
+    ) -> Part:
         """Commit what was added as one part of the draft, be it nothing.
 
         Args:
             name: of the part.
             note: makes what is to be known of it, given the stored rows that it replaces.
+            number: of the commit; all parts before it must be there.
             operation: as of a commit.
             message: as of a commit.
 
         Raises:
-            AlreadyThereError: the draft has a part of this name.
+            AlreadyThereError: the draft has a commit of this number.
             ConflictError, LayoutError, CommitError: as :meth:`commit`.
         """
+        known: dict[str, Any] = {}
+        before = set(self.own)
         replaced = self.replaced()
 
         def record(_: Run, overtaken: int) -> Run:
             latest = self._change.base
-            if any((run.kind, run.run_id) == (PART, name) for run in latest.runs):
+            if latest.number >= number:
                 raise AlreadyThereError
-            known = {**note(replaced), _COMMIT: latest.number + 1}
+            # Where it is smaller, one that is known of a bucket is not the latest: it is made anew.
+            known.update({**note(replaced), _COMMIT: latest.number + 1})
             return Run(run_id=name, kind=PART, started_at=manifests.now(), settings=known)
 
         self.recorded = record
@@ -163,7 +166,7 @@ class DraftWriter(PieceWriter):
                 return latest.adding((), run=run, operation=operation, message=message)
 
             self._change.commit({}, build)
-        return self._change.base
+        return Part(known, frozenset(set(self.own) - before))
 
     def close(self) -> None:
         self.commits.clear()  # a draft has no card, and nobody asks it for metadata
@@ -177,9 +180,16 @@ class DraftWriter(PieceWriter):
         base = self._change.base
         return Replacement(root=self.root, base=base, made={}, labels=base.labels, files={})
 
-    def _catch_up(self, manifest: Manifest) -> None:
-        self.own |= own_shards(manifest, self._base)
-        super()._catch_up(manifest)
+
+class _AllBut(set[str]):
+    """Every path but some."""
+
+    def __init__(self, others: Collection[str]) -> None:
+        super().__init__()
+        self._others = others
+
+    def __contains__(self, path: object) -> bool:
+        return path not in self._others
 
 
 class Part(NamedTuple):

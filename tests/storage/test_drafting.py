@@ -17,6 +17,7 @@ from actstore.storage.compaction import compact
 from actstore.storage.drafting import (
     AlreadyThereError,
     DraftWriter,
+    Part,
     Takeover,
     going_on_from,
     parts_of,
@@ -40,12 +41,13 @@ class Drafted:
     def writer(self, *, replace: bool = False) -> DraftWriter:
         return DraftWriter(self.draft, base=self.base, run=RUN, replace=replace)
 
-    def commit(self, writer: DraftWriter, name: str) -> Manifest:
+    def commit(self, writer: DraftWriter, name: str, number: int = 0) -> Part:
         def note(replaced: Sequence[StoredRows]) -> Mapping[str, Any]:
             self.going |= {each.entry.path: each for each in replaced}
             return {"left_out": list(writer.left_out)}
 
-        return writer.commit_part(name, note, operation="ingest", message=name)
+        number = number or manifests.newest(self.draft) + 1
+        return writer.commit_part(name, note, number=number, operation="ingest", message=name)
 
     def add(self, name: str, *batches: RowBatch, replace: bool = False) -> list[Added]:
         """Add a part by a writer of its own."""
@@ -122,7 +124,7 @@ def test_a_part_is_there_once(store: Path) -> None:
         drafted.add("one", batch(20, 3))
         for rows in (late, drafted.writer()):  # with rows, and without
             with rows, pytest.raises(AlreadyThereError):
-                drafted.commit(rows, "one")
+                drafted.commit(rows, "one", drafted.base + 1)
         found = parts_of(manifests.latest(drafted.draft))
         assert list(found) == ["one"]
         assert len(found["one"].shards) == 1

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from actstore.errors import ActstoreError, CommitError
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.workers.answers import Read, Stored, decoded, encoded
+from actstore.ingestion.workers.pieces import Piece
 from actstore.remote.bucket import Bucket
 from actstore.remote.bucket_address import is_bucket, parse_bucket
 from actstore.remote.working import working
@@ -57,6 +58,10 @@ class DraftPlace:
         at = self.base or None
         with working(self.place, at=at) as folder, going_on_from(folder, root, self.base):
             yield folder
+
+    def number_of(self, piece: Piece) -> int:
+        """Return the number of the commit by which a piece comes: one begins the draft."""
+        return self.base + 2 + piece.place
 
     def keep(self, name: str, read: Read) -> str:
         """Keep what came of a piece; return under which name."""

@@ -165,6 +165,11 @@ class Driver:
         if there:
             self._note(f"note: {_not_again(there, 'an earlier run of this ingest has read them')}")
 
+    @property
+    def has_some(self) -> bool:
+        """Whether a piece is stored."""
+        return self._total.files > 0
+
     def run(
         self, work: Work, workers: int, address: str | None, change: Transaction | None = None
     ) -> None:
@@ -210,8 +215,13 @@ class Driver:
                     self._look()
             self._part()
         except BaseException as error:
-            what = "what was read" if self._draft else "what is stored"
-            error.add_note(f"{what} in {work.store} stays: run the same ingest again to go on")
+            if not self._draft:
+                what = f"what is stored in {work.store} stays"
+            elif self.has_some:
+                what = f"nothing is stored in {work.store}, what was read is kept beside it"
+            else:
+                raise
+            error.add_note(f"{what}: run the same ingest again to go on")
             raise
         finally:
             for seat in self._seats:
@@ -245,9 +255,8 @@ class Driver:
 
     def _let_store(self, seat: _Seat) -> None:
         assert seat.read is not None
-        if (
-            not self._draft and seat.number not in self._forms_of
-        ):  # a worker that was lost meanwhile had it too
+        # A worker that was lost meanwhile may have had it too.
+        if not self._draft and seat.number not in self._forms_of:
             self._forms_of.add(seat.number)
             self._note_forms(seat.read)
         self._tell(seat)

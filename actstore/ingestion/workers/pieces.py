@@ -42,8 +42,13 @@ class Piece(Numbered):
     digest: str
     """Of what is in them, as far as sizes and times tell, and of all that decides their rows."""
 
-    name: str = ""
-    """What a draft calls it: by its place among all, since several may have one digest."""
+    place: int
+    """Its place among all, also where only some are left."""
+
+    @property
+    def name(self) -> str:
+        """What a draft calls it: several may have one digest."""
+        return f"{self.place}-{self.digest}"
 
     @property
     def bytes(self) -> int:
@@ -86,12 +91,12 @@ def cut(
         unit = list(group)
         more = sum(file.size + _FILE for file in unit)
         if some and weight + more > most:
-            yield Piece(number=number, files=some, digest=_digest(some, fingerprint))
+            yield Piece(number=number, place=number, files=some, digest=_digest(some, fingerprint))
             number, weight, some = number + 1, 0, []
         some += unit
         weight += more
     if some:
-        yield Piece(number=number, files=some, digest=_digest(some, fingerprint))
+        yield Piece(number=number, place=number, files=some, digest=_digest(some, fingerprint))
 
 
 def fingerprint(

@@ -86,10 +86,7 @@ def ingest_with_ray(
     seen = reading.looked_ahead(files)
     further = {"seen": seen, "replace": whole is not None and whole.replace}
     known = fingerprint(run, reading, reader.context, further)
-    pieces = [
-        replace(piece, name=f"{piece.number}-{piece.digest}")
-        for piece in cut(files, known, reader.together)
-    ]
+    pieces = list(cut(files, known, reader.together))
     work = Work(
         store=place,
         folder=Path.cwd(),
@@ -121,7 +118,12 @@ def ingest_with_ray(
         )
         driver.go_on(draft)
         work = replace(work, run=draft.run, draft=draft.place, replace=whole.replace)
-        driver.run(work, workers, address, change)
+        try:
+            driver.run(work, workers, address, change)
+        except BaseException:
+            if not driver.has_some:
+                draft.clear()
+            raise
         return _agreed(driver.made(narrow), whole, draft, change, message)
 
 

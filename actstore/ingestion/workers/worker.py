@@ -222,15 +222,18 @@ class Worker:
             }
 
         try:
-            manifest = output.commit_part(
-                self._piece.name, note, operation="ingest", message=self._work.message
+            part = output.commit_part(
+                self._piece.name,
+                note,
+                number=draft.number_of(self._piece),
+                operation="ingest",
+                message=self._work.message,
             )
         except AlreadyThereError:
             # By a worker that was taken for lost: what it has stored counts.
-            manifest = manifests.latest(self._root)
-            part = parts_of(manifest)[self._piece.name]
+            part = parts_of(manifests.latest(self._root))[self._piece.name]
             return stored_of(*part)._replace(again=draft.kept(part.note))
-        return stored_of(*parts_of(manifest)[self._piece.name])
+        return stored_of(*part)
 
     def end_writing(self) -> None:
         """Give the store's staging folder back, and what waits for a commit up."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import actstore
-from actstore.errors import CommitError
+from actstore.errors import CommitError, ConflictError
 from actstore.ingestion.reading import Outcome
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.workers import draft as drafts
@@ -25,7 +25,7 @@ from actstore.remote.bucket_pruning import prune_bucket
 from actstore.remote.working import working
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
-from actstore.storage.drafting import DraftWriter, parts_of
+from actstore.storage.drafting import DraftWriter
 from actstore.storage.manifest import Run, now
 from actstore.storage.partition import StoredRows
 from actstore.storage.transaction import Transaction
@@ -73,8 +73,9 @@ def add(draft: Draft, name: str, first: int, root: Path) -> Stored:
         DraftWriter(folder, base=draft.place.base, run=draft.run) as writer,
     ):
         writer.add(batch(first, 2))
-        manifest = writer.commit_part(name, note, operation="ingest", message="")
-    return stored_of(*parts_of(manifest)[name])
+        number = manifests.newest(folder) + 1
+        part = writer.commit_part(name, note, number=number, operation="ingest", message="")
+    return stored_of(*part)
 
 
 def left(store: Path) -> list[Path]:
@@ -102,6 +103,21 @@ def test_it_is_gone_on_with_and_taken_over(tmp_path: Path) -> None:
     assert made.runs[-1] == dataclasses.replace(first, settings={"a": 1})
     # Of what somebody has stored there who is not counted on, nothing is taken.
     assert content(store) == expected(batch(50, 1), batch(0, 2), batch(10, 2))
+    assert left(store) == []
+
+
+def test_what_comes_to_nothing_is_not_kept(tmp_path: Path) -> None:
+    """Somebody else has changed the store: the draft would not be gone on with."""
+    store = tmp_path / "s"
+    write(store, batch(50, 1))
+    with held(store) as draft:
+        shards = set(add(draft, "0-a", 0, store).shards)
+        with Transaction(store) as change:
+            write(store, batch(1, 1, seed=1))
+            with pytest.raises(ConflictError):
+                draft.take_over(change, shards, [], "all")
+        assert left(store)[0].joinpath("lock").exists()
+        assert not Path(draft.place.place).exists()
     assert left(store) == []
 
 

@@ -115,9 +115,12 @@ def assert_as_alone(store: Path | str, alone: Path) -> None:
     assert np.array_equal(vectors.view(np.uint32), bits.view(np.uint32))
 
 
-def test_rows_and_what_is_told_are_those_of_one_process(mark: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("replace", [False, True], ids=["", "whole"])
+def test_rows_and_what_is_told_are_those_of_one_process(
+    mark: Path, tmp_path: Path, replace: bool
+) -> None:
     source = write(tmp_path / "in")
-    alone = ingest(source, tmp_path / "alone")
+    alone = ingest(source, tmp_path / "alone", replace=replace)
     killed: list[int] = []
 
     def progress(done: Progress) -> None:
@@ -128,7 +131,7 @@ def test_rows_and_what_is_told_are_those_of_one_process(mark: Path, tmp_path: Pa
     told: list[str] = []
     summary = actstore.ingest(
         source, tmp_path / "ray", model="m", site="resid_post", layer=3,
-        engine="ray", workers=2, progress=progress, note=told.append,
+        engine="ray", workers=2, progress=progress, note=told.append, replace=replace,
     )  # fmt: skip
     assert any("was lost" in text for text in told)
     assert_as_alone(tmp_path / "ray", tmp_path / "alone")
@@ -141,7 +144,11 @@ def test_rows_and_what_is_told_are_those_of_one_process(mark: Path, tmp_path: Pa
     assert (found["rows_present"], found["rows_repeated"]) == (0, 1)
     runs = manifests.latest(tmp_path / "ray").runs
     assert [run.run_id for run in runs] == [summary.run_id]
-    assert runs[0].settings["pieces"]["rows"] == summary.rows_written
+    if replace:
+        assert summary.commit == 1
+        assert runs[0].settings == manifests.latest(tmp_path / "alone").runs[0].settings
+    else:
+        assert runs[0].settings["pieces"]["rows"] == summary.rows_written
 
 
 @long
@@ -381,7 +388,7 @@ def test_where_all_wait_for_a_lost_piece_who_has_gone_farthest_reads_it(
             path=path, relative=name, parts={}, pattern=pattern, root=path, folder=path, size=1
         )
 
-    given = [Piece(number=n, files=[file(f"{n}.pt")], digest=str(n)) for n in range(4)]
+    given = [Piece(number=n, place=n, files=[file(f"{n}.pt")], digest=str(n)) for n in range(4)]
     driver = drivers.Driver(None, None, None, given, None, print)  # type: ignore[arg-type]
     driver._pieces = Pieces(iter(given), IngestError, "files")
     lost, *others = (driver._pieces.next(Hand()) for _ in range(3))
