@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from actstore.storage import backing, card, dropping, layout, shard_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.backing import Backing
+from actstore.storage.disk_errors import writing
 from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry
 from actstore.storage.mapping import open_shard
 from actstore.storage.partition import StoredRows
@@ -264,7 +265,8 @@ def take_over(
             for old, new in moved.items():
                 if old in here:
                     files[new.path] = change.folder / Path(new.path).name
-                    draft.fetch(old, files[new.path])
+                    with writing(change.root):
+                        draft.fetch(old, files[new.path])
                 elif new.path not in sent and draft.send is not None:
                     sent.add(new.path)
                     draft.send(old, new.path)

@@ -2,81 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from actstore.errors import CommitError, ConflictError
-from actstore.storage import layout
 from actstore.storage import manifest as manifests
 from actstore.storage.compaction import compact
-from actstore.storage.drafting import (
-    AlreadyThereError,
-    DraftWriter,
-    Part,
-    Takeover,
-    going_on_from,
-    parts_of,
-    take_over,
-)
-from actstore.storage.manifest import Manifest
-from actstore.storage.partition import StoredRows
-from actstore.storage.rows import Added, RowBatch
-from actstore.storage.transaction import Transaction
-from tests.storage.stores import RUN, assert_sound, batch, content, expected, write
-
-
-class Drafted:
-    """A store, a draft that goes on from its latest commit, and what parts have replaced."""
-
-    def __init__(self, root: Path, draft: Path, change: Transaction) -> None:
-        self.root, self.draft, self.change = root, draft, change
-        self.base = change.base.number
-        self.going: dict[str, StoredRows] = {}
-
-    def writer(self, *, replace: bool = False) -> DraftWriter:
-        return DraftWriter(self.draft, base=self.base, run=RUN, replace=replace)
-
-    def commit(self, writer: DraftWriter, name: str, number: int = 0) -> Part:
-        def note(replaced: Sequence[StoredRows]) -> Mapping[str, Any]:
-            self.going |= {each.entry.path: each for each in replaced}
-            return {"left_out": list(writer.left_out)}
-
-        number = number or manifests.newest(self.draft) + 1
-        return writer.commit_part(name, note, number=number, operation="ingest", message=name)
-
-    def add(self, name: str, *batches: RowBatch, replace: bool = False) -> list[Added]:
-        """Add a part by a writer of its own."""
-        with self.writer(replace=replace) as writer:
-            added = [writer.add(each) for each in batches]
-            self.commit(writer, name)
-        return added
-
-    def take_over(self) -> tuple[Manifest | None, int]:
-        entries = [each for each in manifests.latest(self.draft).shards if each.since > self.base]
-        found = Takeover(
-            entries=entries,
-            replaced=list(self.going.values()),
-            run=RUN,
-            fetch=lambda path, target: os.link(self.draft / path, target),
-        )
-        return take_over(self.change, found, operation="ingest", message="all")
-
-
-@contextmanager
-def drafting(root: Path) -> Iterator[Drafted]:
-    with Transaction(root) as change:
-        draft = root / layout.CACHE / "draft"
-        (draft / layout.MANIFESTS).mkdir(parents=True)
-        if change.base.number:
-            name = layout.manifest_path(Path(), change.base.number)
-            os.link(root / name, draft / name)
-        with going_on_from(draft, root, change.base.number):
-            yield Drafted(root, draft, change)
+from actstore.storage.drafting import AlreadyThereError, parts_of
+from tests.storage.drafts import drafting
+from tests.storage.stores import assert_sound, batch, content, expected, write
 
 
 @pytest.fixture
@@ -172,7 +107,7 @@ def test_stored_rows_are_replaced(store: Path) -> None:
         drafted.add("one", batch(0, 1, layer=2), replace=True)
         drafted.add("two", new, replace=True)
         assert content(store) == before
-        assert sum(len(each.rows) for each in drafted.going.values()) == 4
+        assert sum(len(each.rows) for each in drafted.going()) == 4
         drafted.take_over()
     assert content(store) == before | expected(new)
     assert content(store, at=2) == before
@@ -225,9 +160,6 @@ def test_many_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(root, *(batch(0, 1, layer=layer) for layer in range(8)))
     with drafting(root) as drafted:
         assert drafted.change.base.segments
-        for segment in drafted.change.base.segments:
-            (drafted.draft / segment.path).parent.mkdir(exist_ok=True)
-            os.link(root / segment.path, drafted.draft / segment.path)
         with drafted.writer(replace=True) as writer:
             for part in range(12):
                 writer.add(batch(part % 2, 1, layer=part, seed=1))

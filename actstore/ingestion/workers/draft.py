@@ -180,8 +180,7 @@ class _Folder:
 
     def takeover(self, name: str) -> dict[str, Any]:
         def fetch(path: str, target: Path) -> None:
-            with writing(self._root):
-                os.link(self._folder / name / path, target)
+            os.link(self._folder / name / path, target)
 
         return {"fetch": fetch}
 
@@ -215,7 +214,7 @@ class _Prefix:
 
     def takeover(self, name: str) -> dict[str, Any]:
         def fetch(path: str, target: Path) -> None:
-            with writing(target.parent), target.open("wb") as file:
+            with target.open("wb") as file:
                 for block in self._bucket.blocks(f"{self._prefix}/{name}/{path}"):
                     file.write(block)
 
