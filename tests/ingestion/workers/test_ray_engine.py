@@ -115,7 +115,9 @@ def assert_as_alone(store: Path | str, alone: Path) -> None:
     assert np.array_equal(vectors.view(np.uint32), bits.view(np.uint32))
 
 
-@pytest.mark.parametrize("replace", [False, True], ids=["", "whole"])
+@pytest.mark.parametrize(
+    "replace", [False, pytest.param(True, marks=long)], ids=["pieces", "whole"]
+)
 def test_rows_and_what_is_told_are_those_of_one_process(
     mark: Path, tmp_path: Path, replace: bool
 ) -> None:
@@ -251,14 +253,13 @@ def test_rows_are_replaced_in_one_commit(mark: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in")
     old = tmp_path / "old"
     old.mkdir()
-    for number in (0, 1, 7):
+    for number in (0, 1):
         table = pq.read_table(source / f"part_{number}.parquet")
         vectors = np.array(table["activation"].to_pylist(), np.float32)
         vectors[1:3] += 1
         column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), 8)
         changed = table.set_column(2, "activation", column)
         pq.write_table(changed, old / f"part_{number}.parquet")
-        (old / "part_7.parquet").unlink(missing_ok=True)
 
     def prepare(store: Path) -> None:
         actstore.ingest(old, store, model="m", **NAMED)
@@ -271,8 +272,8 @@ def test_rows_are_replaced_in_one_commit(mark: Path, tmp_path: Path) -> None:
     found = both(
         tmp_path / "new", source, prepare, replace=True, confirm_replacing=confirm, **NAMED
     )
-    assert found["rows_replaced"] == 4
-    assert shown == [4, 4]
+    assert found["rows_replaced"] == 5  # of the ninth table too: the store has what it contradicts
+    assert shown == [5, 5]
 
     def decline(stored: Sequence[StoredRows]) -> None:
         raise UsageError("no")
@@ -319,7 +320,11 @@ def test_the_command_ends_as_that_of_one_process(
     assert "2 files were refused" in alone[2]
 
 
-@pytest.mark.parametrize("options", [{}, {"strict": True, "replace": True}], ids=["", "whole"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({}, marks=long), {"strict": True, "replace": True}],
+    ids=["pieces", "whole"],
+)
 def test_the_driver_is_killed_and_started_again(
     mark: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -349,13 +354,14 @@ def test_the_driver_is_killed_and_started_again(
     else:
         same = ("refused", "files_read")
         assert {name: found[name] for name in same} == {name: expected[name] for name in same}
-        assert (found["rows_present"], len(found["continued"])) == (6 * ROWS, 1)
+        # With the row that a later table repeats: now it is one of another run.
+        assert (found["rows_present"], len(found["continued"])) == (6 * ROWS + 1, 1)
         assert found["rows_written"] + 6 * ROWS == expected["rows_written"]
     assert_as_alone(store, tmp_path / "alone")
 
 
 @long
-@pytest.mark.parametrize("options", [{}, {"strict": True}], ids=["", "whole"])
+@pytest.mark.parametrize("options", [{}, {"strict": True}], ids=["pieces", "whole"])
 def test_into_a_bucket(mark: Path, tmp_path: Path, bucket: str, options: dict[str, Any]) -> None:
     source = write(tmp_path / "in")
     for number in (9, 10):
