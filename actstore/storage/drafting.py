@@ -111,7 +111,7 @@ class AlreadyThereError(Exception):
 
 
 class DraftWriter(PieceWriter):
-    """Writes to a draft: what stored rows will be replaced is noted, and they stay.
+    """Writes to a draft: stored rows that are to be replaced stay, and :meth:`replaced` names them.
 
     Args:
         base: number of the commit that the draft goes on from.
@@ -126,7 +126,7 @@ class DraftWriter(PieceWriter):
     def commit_part(
         self,
         name: str,
-        note: Callable[[Sequence[StoredRows]], Mapping[str, Any]],
+        note: Callable[[], Mapping[str, Any]],
         *,
         number: int,
         operation: str,
@@ -136,7 +136,7 @@ class DraftWriter(PieceWriter):
 
         Args:
             name: of the part.
-            note: makes what is to be known of it, given the stored rows that it replaces.
+            note: makes what is to be known of it, once it is known what is left out of it.
             number: of the commit; all parts before it must be there.
             operation: as of a commit.
             message: as of a commit.
@@ -147,14 +147,13 @@ class DraftWriter(PieceWriter):
         """
         known: dict[str, Any] = {}
         before = set(self.own)
-        replaced = self.replaced()
 
         def record(_: Run, overtaken: int) -> Run:
             latest = self._change.base
             if latest.number >= number:
                 raise AlreadyThereError
             # Where it is smaller, one that is known of a bucket is not the latest: it is made anew.
-            known.update({**note(replaced), _COMMIT: latest.number + 1})
+            known.update({**note(), _COMMIT: latest.number + 1})
             return Run(run_id=name, kind=PART, started_at=manifests.now(), settings=known)
 
         self.recorded = record

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,11 +37,11 @@ class Drafted:
         return DraftWriter(self.draft, base=self.base, run=RUN, replace=replace)
 
     def commit(self, writer: DraftWriter, name: str, number: int = 0) -> Part:
-        def note(replaced: Sequence[StoredRows]) -> Mapping[str, Any]:
-            return {each.entry.path: each.rows.tolist() for each in replaced}
-
+        replaced = {each.entry.path: each.rows.tolist() for each in writer.replaced()}
         number = number or manifests.newest(self.draft) + 1
-        return writer.commit_part(name, note, number=number, operation="ingest", message=name)
+        return writer.commit_part(
+            name, lambda: replaced, number=number, operation="ingest", message=name
+        )
 
     def add(self, name: str, *batches: RowBatch, replace: bool = False) -> list[Added]:
         """Add a part by a writer of its own."""

@@ -59,8 +59,17 @@ class Stored(NamedTuple):
     """Rows of stored shards, by their paths, whose place its rows are to take."""
 
 
-def encoded(read: Read) -> bytes:
-    """Return what came of a piece as JSON."""
+class Kept(NamedTuple):
+    """What is kept of a piece in a draft."""
+
+    read: Read
+    replaced: Mapping[str, list[int]]
+    """As in :class:`Stored`."""
+
+
+def encoded(kept: Kept) -> bytes:
+    """Return what is kept of a piece as JSON."""
+    read = kept.read
     tally = read.outcome.tally
     counts = {name: getattr(tally, name) for name in COUNTS}
     document = {
@@ -85,12 +94,13 @@ def encoded(read: Read) -> bytes:
         "labels_asked": read.labels_asked,
         "labels_found": read.labels_found,
         "losses": read.losses,
+        "replaced": kept.replaced,
     }
     return json.dumps(document, default=_plain).encode()
 
 
-def decoded(data: bytes) -> Read:
-    """Return what came of a piece, of its JSON.
+def decoded(data: bytes) -> Kept:
+    """Return what is kept of a piece, of its JSON.
 
     Raises:
         ValueError, KeyError, TypeError: it is none.
@@ -122,7 +132,7 @@ def decoded(data: bytes) -> Read:
             for name, each in found["withheld"].items()
         },
     )
-    return Read(
+    read = Read(
         outcome=outcome,
         forms=[
             (source, kind, {name: _hashable(value) for name, value in form.items()})
@@ -138,6 +148,7 @@ def decoded(data: bytes) -> Read:
             for dtype, rows, lost in found["losses"]
         ],
     )
+    return Kept(read, found["replaced"])
 
 
 def _plain(value: Any) -> Any:

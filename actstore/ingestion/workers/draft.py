@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from actstore.errors import ActstoreError, CommitError
 from actstore.ingestion.source_file import SourceFile
-from actstore.ingestion.workers.answers import Read, Stored, decoded, encoded
+from actstore.ingestion.workers.answers import Kept, Read, Stored, decoded, encoded
 from actstore.ingestion.workers.pieces import Piece
 from actstore.remote.bucket import Bucket
 from actstore.remote.bucket_address import is_bucket, parse_bucket
@@ -27,7 +27,7 @@ from actstore.remote.working import working
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
 from actstore.storage.disk_errors import writing
-from actstore.storage.drafting import Takeover, going_on_from, parts_of, take_over
+from actstore.storage.drafting import Part, Takeover, going_on_from, parts_of, take_over
 from actstore.storage.manifest import Manifest, Run, ShardEntry
 from actstore.storage.partition import StoredRows
 from actstore.storage.piece_writer import LeftOut
@@ -63,37 +63,39 @@ class DraftPlace:
         """Return the number of the commit by which a piece comes: one begins the draft."""
         return self.base + 2 + piece.place
 
-    def keep(self, name: str, read: Read) -> str:
+    def keep(self, name: str, kept: Kept) -> str:
         """Keep what came of a piece; return under which name."""
         path = f"{_RECORDS}/{name}.{layout.new_transaction()}.json"
         if is_bucket(self.place):
-            Bucket(parse_bucket(self.place)).put(path, encoded(read))
+            Bucket(parse_bucket(self.place)).put(path, encoded(kept))
             return path
         target = Path(self.place) / path
         with writing(target.parent):
             target.parent.mkdir(exist_ok=True)
-            layout.replace_durably(target, encoded(read))
+            layout.replace_durably(target, encoded(kept))
         return path
 
-    def kept(self, note: Mapping[str, Any]) -> Read:
-        """Return what came of a piece.
+    def kept(self, part: Part) -> tuple[Read, Stored]:
+        """Return what came of a piece, and of its commit.
 
         Raises:
             ValueError, KeyError, TypeError, OSError: it is not there, or damaged.
             BucketError: it cannot be read.
         """
-        path = note["record"]
-        if not is_bucket(self.place):
-            return decoded((Path(self.place) / path).read_bytes())
-        data = Bucket(parse_bucket(self.place)).read(path)
-        if data is None:
-            raise FileNotFoundError(path)
-        return decoded(data)
+        path = part.note["record"]
+        if is_bucket(self.place):
+            data = Bucket(parse_bucket(self.place)).read(path)
+            if data is None:
+                raise FileNotFoundError(path)
+        else:
+            data = (Path(self.place) / path).read_bytes()
+        read, replaced = decoded(data)
+        return read, stored_of(part, replaced)
 
 
-def stored_of(note: Mapping[str, Any], shards: frozenset[str]) -> Stored:
-    """Return what came of a piece's commit to a draft, of what the draft says of it."""
-    return Stored(None, LeftOut(*note["left_out"]), shards, None, note["replaced"])
+def stored_of(part: Part, replaced: Mapping[str, list[int]]) -> Stored:
+    """Return what came of a piece's commit to a draft."""
+    return Stored(None, LeftOut(*part.note["left_out"]), part.shards, None, replaced)
 
 
 class _Home(Protocol):
@@ -389,10 +391,7 @@ def _found(
             parts = parts_of(manifest)
             if [*parts] != list(pieces[: len(parts)]):
                 return None
-            done = {
-                piece: (place.kept(note), stored_of(note, shards))
-                for piece, (note, shards) in parts.items()
-            }
+            done = {piece: place.kept(part) for piece, part in parts.items()}
             entries = [each for each in manifest.shards if each.since > base.number]
             if not is_bucket(place.place) and not all(_is_whole(folder, e) for e in entries):
                 return None

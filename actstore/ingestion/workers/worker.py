@@ -14,7 +14,7 @@ from actstore.errors import ConflictError, LayoutError
 from actstore.ingestion.readers import Notes, create
 from actstore.ingestion.reading import FileReader, Outcome, Reading
 from actstore.ingestion.width_check import Widths
-from actstore.ingestion.workers.answers import Read, Ready, Stored
+from actstore.ingestion.workers.answers import Kept, Read, Ready, Stored
 from actstore.ingestion.workers.draft import DraftPlace, stored_of
 from actstore.ingestion.workers.pieces import SETTING, Finished, Piece, recorded
 from actstore.remote.bucket_address import is_bucket
@@ -23,7 +23,6 @@ from actstore.storage import manifest as manifests
 from actstore.storage import narrowing
 from actstore.storage.drafting import AlreadyThereError, DraftWriter, parts_of
 from actstore.storage.manifest import Run
-from actstore.storage.partition import StoredRows
 from actstore.storage.piece_writer import PieceWriter
 from actstore.storage.source_dtypes import FormNotes
 from actstore.storage.staging import is_held
@@ -212,14 +211,11 @@ class Worker:
         output = self._output
         assert isinstance(output, DraftWriter)
         before = output.left_out
-        record = draft.keep(self._piece.name, self._found)
+        replaced = {entry.path: rows.tolist() for entry, rows in output.replaced()}
+        record = draft.keep(self._piece.name, Kept(self._found, replaced))
 
-        def note(replaced: Sequence[StoredRows]) -> dict[str, Any]:
-            return {
-                "record": record,
-                "left_out": list(output.left_out.since(before)),
-                "replaced": {entry.path: rows.tolist() for entry, rows in replaced},
-            }
+        def note() -> dict[str, Any]:
+            return {"record": record, "left_out": list(output.left_out.since(before))}
 
         try:
             part = output.commit_part(
@@ -232,8 +228,9 @@ class Worker:
         except AlreadyThereError:
             # By a worker that was taken for lost: what it has stored counts.
             part = parts_of(manifests.latest(self._root))[self._piece.name]
-            return stored_of(*part)._replace(again=draft.kept(part.note))
-        return stored_of(*part)
+            read, stored = draft.kept(part)
+            return stored._replace(again=read)
+        return stored_of(part, replaced)
 
     def end_writing(self) -> None:
         """Give the store's staging folder back, and what waits for a commit up."""

@@ -13,7 +13,7 @@ from actstore.ingestion.readers import Notes
 from actstore.ingestion.reading import Outcome
 from actstore.ingestion.report import Group, Refusal, Tally
 from actstore.ingestion.sidecars import TableUse, Withheld
-from actstore.ingestion.workers.answers import Read, decoded, encoded
+from actstore.ingestion.workers.answers import Kept, Read, decoded, encoded
 from actstore.storage.entries import Rounding
 from actstore.storage.narrowing import Part
 from actstore.storage.rows import Added, RowBatch
@@ -59,12 +59,13 @@ def tally() -> Tally:
     ids=["nothing", "all"],
 )
 def test_what_is_kept_is_what_it_was(read: Read) -> None:
-    found = decoded(encoded(read))
-    assert found == read
+    kept = Kept(read, {"activations/a.parquet": [3, 4]})
+    assert decoded(encoded(kept)) == kept
+    found, _ = decoded(encoded(kept))
     if read.outcome.read:
         assert Group("m", "s", 3, 2, "float32") in found.outcome.tally.groups
         assert hash(("a", "b")) == hash(found.forms[0][2]["dtypes"])
-    assert encoded(found) == encoded(read)
+    assert encoded(Kept(found, kept.replaced)) == encoded(kept)
 
 
 def test_what_is_no_answer() -> None:

@@ -17,7 +17,7 @@ from actstore.errors import CommitError, ConflictError
 from actstore.ingestion.reading import Outcome
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.workers import draft as drafts
-from actstore.ingestion.workers.answers import Read, Stored
+from actstore.ingestion.workers.answers import Kept, Read, Stored
 from actstore.ingestion.workers.draft import Draft, stored_of
 from actstore.remote.bucket import Bucket
 from actstore.remote.bucket_address import parse_bucket
@@ -27,7 +27,6 @@ from actstore.storage import layout
 from actstore.storage import manifest as manifests
 from actstore.storage.drafting import DraftWriter
 from actstore.storage.manifest import Run, now
-from actstore.storage.partition import StoredRows
 from actstore.storage.transaction import Transaction
 from tests.remote.bucket_fixtures import *  # noqa: F403
 from tests.storage.stores import assert_sound, batch, content, expected, write
@@ -63,19 +62,16 @@ def held(
 def add(draft: Draft, name: str, first: int, root: Path) -> Stored:
     """Store a piece as a worker does."""
     read = Read(outcome=Outcome(read=first))
-    record = draft.place.keep(name, read)
-
-    def note(replaced: Sequence[StoredRows]) -> dict[str, Any]:
-        return {"record": record, "left_out": [0, 0, 0], "replaced": {}}
-
+    record = draft.place.keep(name, Kept(read, {}))
+    note = {"record": record, "left_out": [0, 0, 0]}
     with (
         draft.place.opened(root) as folder,
         DraftWriter(folder, base=draft.place.base, run=draft.run) as writer,
     ):
         writer.add(batch(first, 2))
         number = manifests.newest(folder) + 1
-        part = writer.commit_part(name, note, number=number, operation="ingest", message="")
-    return stored_of(*part)
+        part = writer.commit_part(name, lambda: note, number=number, operation="ingest", message="")
+    return stored_of(part, {})
 
 
 def left(store: Path) -> list[Path]:
