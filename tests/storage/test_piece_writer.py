@@ -30,6 +30,16 @@ def test_what_came_meanwhile_is_a_repeat_where_the_run_has_brought_it(tmp_path: 
     assert_sound(root)
 
 
+def test_a_label_that_differs_within_a_run_is_the_source_s_own_matter(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    write(root, batch(0, 3, label="yes"))
+    for own, expected_counts in ((False, (0, 2, 2, 0)), (True, (0, 2, 0, 2))):
+        with PieceWriter(root, run=RUN) as writer:
+            if own:
+                writer.own |= {entry.path for entry in manifests.latest(root).shards}
+            assert writer.add(batch(0, 2, label="no"))[:4] == expected_counts
+
+
 def test_rows_that_were_rounded_are_to_be_read_again(tmp_path: Path) -> None:
     root = tmp_path / "s"
     with PieceWriter(root, run=RUN, narrow="int8") as writer:
