@@ -97,17 +97,6 @@ class IngestSettings:
             raise UsageError(
                 "say with --workers how many processes of the cluster read files (at least 1)"
             )
-        for name, spelled in (
-            ("dry_run", "--dry-run"),
-            ("strict", "--strict"),
-            ("contract", "--contract"),
-            ("replace", "--replace"),
-        ):
-            if getattr(self, name):
-                raise UsageError(
-                    f"{spelled} is for one process: workers of a cluster commit as they go on; "
-                    "leave it out, or use --engine local"
-                )
 
     def options(self) -> Options:
         """Return what readers see of it.

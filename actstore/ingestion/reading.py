@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from actstore.ingestion.discovery import Discovery
 from actstore.ingestion.gate import Gate
 from actstore.ingestion.label_table import Labels
 from actstore.ingestion.options import Options, with_layer
+from actstore.ingestion.read_ahead import open_file
 from actstore.ingestion.readers import Context, Reader, create
 from actstore.ingestion.report import Progress, Refusal, Tally
 from actstore.ingestion.sidecars import Sidecars
@@ -101,6 +103,12 @@ class Reading:
         if self.options.first_k is not None:
             files = discovery.first_examples(files, self.options.first_k, reader.one_each)
         return Arranged(files, refused, unmatched)
+
+    def looked_ahead(self, files: Sequence[SourceFile]) -> Mapping[str, Any]:
+        """Return what readers must know of all files that read some of them: JSON values."""
+        reader = create(self.found.recipe, self.context())
+        self.arranged(reader)
+        return reader.look_ahead(files, partial(open_file, self.found.recipe))
 
     def usual_widths(self, files: Sequence[SourceFile]) -> width_check.Widths:
         """Look at a few files first, with a reader of their own.

@@ -47,7 +47,7 @@ class Progress:
     rows: int
 
 
-_COUNTS = ("written", "present", "repeated", "differing", "rounded", "nonfinite", "bytes")
+COUNTS = ("written", "present", "repeated", "differing", "rounded", "nonfinite", "bytes")
 
 Report = Callable[[Progress], None]
 
@@ -170,22 +170,22 @@ class Tally:
             else:
                 self.last_row = row
 
-    def overtake(self, rows: int) -> None:
-        """Count ``rows`` as present: another writer brought them before the commit."""
+    def overtake(self, rows: int, repeated: int = 0, repeated_bytes: int = 0) -> None:
+        """Count ``rows`` as present: another writer brought them before the commit.
+
+        Args:
+            rows: how many.
+            repeated: those among them that this run has brought: the source repeats them.
+            repeated_bytes: of their vectors.
+        """
         self.written -= rows
-        self.present += rows
+        self.present += rows - repeated
+        self.repeated += repeated
+        self.bytes -= repeated_bytes
 
     def merge(self, other: Tally) -> None:
         """Add the counts of a file that is whole."""
-        for name in (
-            "written",
-            "present",
-            "repeated",
-            "differing",
-            "rounded",
-            "nonfinite",
-            "bytes",
-        ):
+        for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.groups.update(other.groups)
         self.labels.update(other.labels)

@@ -38,6 +38,7 @@ from actstore.storage.rehearsal import Rehearsal
 from actstore.storage.rows import Narrow
 from actstore.storage.source_dtypes import FormNotes
 from actstore.storage.writer import CHECKPOINT_BYTES, StoreWriter
+from actstore.wording import counted
 
 _NAMES = 100
 """Unmatched files that the summary names; the report names all."""
@@ -183,6 +184,8 @@ class _Done:
     """What values lost on their way into a smaller type."""
     notes: Sequence[str] = ()
     continued: tuple[str, ...] = ()
+    run: Run | None = None
+    """Whose rows these are, where that is one that an earlier process has begun."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -214,10 +217,12 @@ class _Ingest:
         reader = create(found.recipe, context)
         arranged = self.reading.arranged(reader)
         widths = self.reading.usual_widths(arranged.files)
-        if self.chosen.engine == "ray":
+        if self.chosen.engine == "ray" and not self.chosen.dry_run:
             done = self._by_ray(run, reader, arranged, widths)
         else:
+            self._tell_pieces(reader, arranged)
             done = self._here(run, reader, arranged, widths)
+        run = done.run or run
         seconds = round(time.monotonic() - started, 3)
         summary = replace(self._summary(run, context, done), seconds=seconds)
         if self.chosen.dry_run or not (summary.commit or summary.refused):
@@ -229,8 +234,7 @@ class _Ingest:
         self, run: Run, reader: Reader, arranged: Arranged, widths: width_check.Widths
     ) -> _Done:
         """Read all files in this process."""
-        chosen, context = self.chosen, reader.context
-        whole = chosen.strict or self.contract is not None or chosen.replace
+        chosen, context, whole = self.chosen, reader.context, self._whole
         with self._output(run, whole) as output:
             try:
                 outcome = FileReader(self.reading, reader, widths, output).read(
@@ -241,11 +245,8 @@ class _Ingest:
                 if not (whole or chosen.dry_run):
                     output.commit(operation="ingest", message=f"{self._message()} (interrupted)")
                 raise
-            done = self._done(outcome, arranged, context)
-            self._enforce(context, outcome.counts, done.refused)
             replaced = output.replaced()
-            if self.confirm_replacing is not None and replaced:
-                self.confirm_replacing(replaced)
+            done = self._agreed(outcome, arranged, context, replaced)
             if not chosen.dry_run:
                 output.commit(operation="ingest", message=self._message())
             outcome.tally.overtake(output.overtaken)
@@ -260,7 +261,10 @@ class _Ingest:
         self, run: Run, reader: Reader, arranged: Arranged, widths: width_check.Widths
     ) -> _Done:
         """Let the workers of a cluster read them."""
-        from actstore.ingestion.workers.ray_engine import ingest_with_ray
+        from actstore.ingestion.workers.ray_engine import Whole, ingest_with_ray
+
+        def agree(outcome: Outcome, replaced: Sequence[StoredRows]) -> None:
+            self._agreed(outcome, arranged, reader.context, replaced)
 
         assert self.chosen.workers is not None
         made = ingest_with_ray(
@@ -274,6 +278,7 @@ class _Ingest:
             message=self._message(),
             workers=self.chosen.workers,
             address=self.chosen.address,
+            whole=Whole(agree=agree, replace=self.chosen.replace) if self._whole else None,
             progress=self.chosen.progress,
             note=self.note,
         )
@@ -284,7 +289,39 @@ class _Ingest:
             rounded=made.rounded,
             notes=made.notes,
             continued=made.continued,
+            replaced=made.replaced,
+            run=made.run,
         )
+
+    def _tell_pieces(self, reader: Reader, arranged: Arranged) -> None:
+        """Say how a cluster would divide the files, where this is its rehearsal."""
+        if self.chosen.engine != "ray":
+            return
+        from actstore.ingestion.workers.pieces import cut
+
+        pieces = sum(1 for _ in cut(arranged.files, "", reader.together))
+        self.note(
+            f"note: --dry-run reads in this process; --engine ray would cut the files into "
+            f"{counted(pieces, 'piece')} for {counted(self.chosen.workers or 0, 'worker')}"
+        )
+
+    def _agreed(
+        self,
+        outcome: Outcome,
+        arranged: Arranged,
+        context: Context,
+        replaced: Sequence[StoredRows],
+    ) -> _Done:
+        """Say what came of all files, if it may be stored.
+
+        Raises:
+            RefusedError, ContractError: it may not.
+        """
+        done = self._done(outcome, arranged, context)
+        self._enforce(context, outcome.counts, done.refused)
+        if self.confirm_replacing is not None and replaced:
+            self.confirm_replacing(replaced)
+        return done
 
     def _done(self, outcome: Outcome, arranged: Arranged, context: Context) -> _Done:
         """Say what came of all files."""
@@ -303,6 +340,11 @@ class _Ingest:
             refused=(*refused, *strays),
             unmatched=[path for path in unmatched if path not in named],
         )
+
+    @property
+    def _whole(self) -> bool:
+        """Whether all is stored or nothing."""
+        return self.chosen.strict or self.contract is not None or self.chosen.replace
 
     @property
     def _narrow(self) -> Narrow | None:

@@ -124,7 +124,7 @@ class Sidecars:
         self.used: dict[str, set[Path]] = {}
         """Name: the files that were read for it."""
         self._asked: dict[str, dict[Hashable, bool]] = {}
-        self._withheld: dict[str, dict[Path, _Withheld]] = {}
+        self._withheld: dict[str, dict[Path, Withheld]] = {}
 
     def table(self, name: str, file: SourceFile) -> SidecarTable | None:
         """Return the table ``name`` that belongs to ``file``, or None where there is none.
@@ -280,7 +280,7 @@ class Sidecars:
         # As it is spelled, not where a link leads: notes are stored, and pushed.
         shown = os.path.relpath(folder, file.root) + "/" + os.path.relpath(path, folder)
         plain = ".." not in pattern.split("/") and gateway.lies_in(path, [gateway.real(folder)])
-        self._withheld.setdefault(spec.name, {})[path] = _Withheld(
+        self._withheld.setdefault(spec.name, {})[path] = Withheld(
             shown.removeprefix("./"), searched=plain
         )
 
@@ -290,10 +290,10 @@ class TableUse(NamedTuple):
 
     used: Mapping[str, set[Path]]
     asked: Mapping[str, Mapping[Hashable, bool]]
-    withheld: Mapping[str, Mapping[Path, _Withheld]]
+    withheld: Mapping[str, Mapping[Path, Withheld]]
 
 
-class _Withheld(NamedTuple):
+class Withheld(NamedTuple):
     """A table that fits and lies outside of what may be read."""
 
     shown: str

@@ -157,6 +157,16 @@ class Bucket:
 
         self._must(f"write {path}", lambda: obstore.put(self._store, path, content))
 
+    def copy(self, path: str, target: str) -> None:
+        """Copy an object where it is, over what was there: for names that nobody else uses.
+
+        Raises:
+            BucketError: it is not there, or cannot be written; the leaf says why.
+        """
+        import obstore
+
+        self._must(f"copy {path}", lambda: obstore.copy(self._store, path, target))
+
     def create(self, path: str, data: bytes) -> bool:
         """Write an object that is not there yet; False where another one is.
 

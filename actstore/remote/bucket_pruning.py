@@ -30,7 +30,8 @@ class BucketPruned:
     kept_by_grace: tuple[int, ...]
     """Commits that would have gone, and may still be read."""
     files: tuple[str, ...]
-    """Shards, label overlays and segments of manifests, by their path in the store."""
+    """Shards, label overlays and segments of manifests, by their path in the store; and what
+    ingests have left there that were to be one commit and were never ended."""
     bytes: int
     """Of these."""
 
@@ -65,11 +66,13 @@ def prune_bucket(bucket: Bucket, *, keep: int = 1, grace: timedelta = GRACE) -> 
     kept = [bucket_commits.decode(bucket_commits.read_commit(bucket, n), bucket) for n in stay]
     named = {path for manifest in kept for path in manifest.named}
     _check(bucket, kept, files)
+    files |= {each.path: each for each in bucket.objects(layout.CACHE)}
     unused = [each for path, each in files.items() if path not in named and each.modified <= limit]
     bucket_commits.hint_at(bucket, numbers[-1])
     bucket.delete([manifest_name(number) for number in old])
     # Once more: a copying may have brought one of them again since.
     again = _files(bucket) if unused else {}
+    again |= {each.path: each for each in unused if each.path.startswith(f"{layout.CACHE}/")}
     gone = [each for each in unused if again.get(each.path) == each]
     probes = [each for path, each in listed.items() if path.startswith(PROBE)]
     bucket.delete([each.path for each in gone])

@@ -79,12 +79,15 @@ _known: dict[Path, Backing] = {}
 
 @contextlib.contextmanager
 def standing_for(root: Path, backing: Backing) -> Iterator[None]:
-    """Let a folder stand for a store while the block runs."""
+    """Let a folder stand for a store while the block runs, whatever it stood for before."""
+    before = _known.get(root)
     _known[root] = backing
     try:
         yield
     finally:
-        del _known[root]
+        _known.pop(root, None)
+        if before is not None:
+            _known[root] = before
 
 
 def of(root: Path) -> Backing | None:

@@ -79,7 +79,7 @@ def present(
     rows: Sequence[int],
     source: Incoming,
     own: Collection[str],
-    replace: Callable[[ShardEntry, int], None] | None,
+    replace: Callable[[ShardEntry, int], bool] | None,
 ) -> Added:
     """Return what is there already; drop from ``found`` what only shares a hash.
 
@@ -89,7 +89,8 @@ def present(
         rows: of the batch.
         source: the batch.
         own: shards that the session has committed.
-        replace: takes a committed row whose key comes with another vector; None: that is refused.
+        replace: takes a committed row whose key comes with another vector, and says whether it
+            may be replaced; None: that is refused.
 
     Raises:
         ConflictError: a key is there with a different vector.
@@ -110,17 +111,19 @@ def present(
                 break
             key = key_hashes.key_of(source.constants, source.columns, rows[at])
             stored = partition.key(place)
-            if stored == key and replace and (entry := partition.entry(place)):
-                replace(entry, place.row)
+            entry = partition.entry(place)
+            if stored == key and replace and entry and replace(entry, place.row):
                 break
             if stored is None or stored == key:
                 raise _conflict(partition, place, source, rows[at], key, own)
     labels = source.columns.get("label")
-    differing = 0
+    differing = repeated = 0
     for at, place in found.items():
         label = source.constants.get("label") if labels is None else labels[rows[at]]
-        differing += partition.label_differs(place, label)
-    repeated = sum(_is_own(partition, place, own) for place in found.values())
+        if _is_own(partition, place, own):
+            repeated += 1
+        else:
+            differing += partition.label_differs(place, label)
     return Added(0, len(found), differing, repeated)
 
 

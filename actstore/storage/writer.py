@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -109,7 +109,7 @@ class StoreWriter:
     def _begun(self) -> Transaction:
         return Transaction(self.root)
 
-    def __enter__(self) -> StoreWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -306,8 +306,10 @@ class StoreWriter:
         stored = vectors.nbytes + (0 if scales is None else scales.nbytes)
         return there._replace(written=len(rows), bytes=stored)
 
-    def _replaces(self, entry: ShardEntry, row: int) -> None:
+    def _replaces(self, entry: ShardEntry, row: int) -> bool:
+        """Note a stored row that another one takes the place of; say whether it may."""
         self._replaced.append((entry, row))
+        return True
 
     def commit(self, *, operation: str, message: str) -> int | None:
         """Make everything added so far visible, in one step; return the commit's number.

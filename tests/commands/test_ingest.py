@@ -112,7 +112,7 @@ def test_labels_by_sql_leave_other_data_alone(
         ("--labels", "labels.csv"),
         ("--workers", "2"),
         ("--engine", "ray"),
-        ("--engine", "ray", "--workers", "2", "--strict"),
+        ("--engine", "ray", "--workers", "0"),
     ],
 )
 def test_options_that_cannot_work(

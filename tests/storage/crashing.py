@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 
 from actstore.capturing.repooling import repool
+from actstore.errors import CommitError
+from actstore.storage import manifest as manifests
 from actstore.storage import shard
 from actstore.storage.compaction import compact, prune
 from actstore.storage.dropping import drop_rows
@@ -30,6 +32,7 @@ from actstore.storage.renaming import NewValues, Renaming
 from actstore.storage.rows import RowBatch
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.writer import StoreWriter
+from tests.storage.drafts import drafting
 from tests.storage.stores import RUN, batch, write
 from tests.storage.undoing import rows_of
 
@@ -176,6 +179,23 @@ def replacing(root: Path) -> None:
         session.commit(operation="ingest", message="again")
 
 
+def prepare_draft(root: Path) -> None:
+    """Leave a draft of two parts, which replace rows and bring some."""
+    prepare_labels(root)
+    with drafting(root) as drafted:
+        drafted.add("one", batch(2, 5, layer=0, seed=7), batch(60, 3, layer=8), replace=True)
+        drafted.add("two", batch(1, 2, layer=1, seed=7), batch(62, 3, layer=8), replace=True)
+
+
+def taking_over(root: Path) -> None:
+    """Make a commit of the draft, unless that is done, or others have made one."""
+    with drafting(root) as drafted:
+        if drafted.base == min(manifests.numbers(drafted.draft)):
+            drafted.take_over()
+        elif "all" not in {manifests.load(root, n).message for n in manifests.numbers(root)}:
+            raise CommitError(f"{root} was changed by others: nothing is taken over")
+
+
 def prepare_pooling(root: Path) -> None:
     """Store the tokens of two examples, in two layers."""
     for layer in (0, 1):
@@ -228,6 +248,7 @@ SCENARIOS = {
     "rename": Scenario(prepare_labels, renaming),
     "checkout": Scenario(prepare_labels, going_back),
     "replace": Scenario(prepare_labels, replacing),
+    "take over": Scenario(prepare_draft, taking_over),
     "pool": Scenario(prepare_pooling, pooling),
 }
 

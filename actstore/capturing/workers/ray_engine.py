@@ -22,7 +22,7 @@ from actstore.capturing.run.stored_rows import StoredRows, prompt_of
 from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
 from actstore.capturing.workers.worker import Ready, State, Work, Worker
 from actstore.errors import CommitError, ExampleError, MixedRunError, ModelError
-from actstore.remote.bucket_address import is_bucket
+from actstore.remote.bucket_address import check_seen_by_others, is_bucket
 from actstore.remote.working import working
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
@@ -94,6 +94,7 @@ def capture_with_ray(
         ModelError: a piece, or loading the model, ended workers again and again.
         ActstoreError: what a worker failed with: see :func:`actstore.capture`.
     """
+    check_seen_by_others(work.store)
     began = time.monotonic()
     with cluster.joined(address, "capturing with Ray"), contextlib.ExitStack() as held:
         if not is_bucket(work.store):

@@ -15,7 +15,7 @@ and a recipe with ``reader = "faithfulness"``. The module is called like the rea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -94,8 +94,6 @@ class Reader:
 
     streams: bool = False
     """Whether ``document`` is a TableSource, to be read piece by piece."""
-    independent: bool = True
-    """Whether a file's rows are the same whichever files were read before it by this reader."""
 
     def __init__(self, recipe: Recipe, context: Context) -> None:
         self.recipe = recipe
@@ -121,6 +119,34 @@ class Reader:
         Called once per source, before its first file is read. The order given is kept.
         """
         return Arrangement(files)
+
+    def together(self, file: SourceFile) -> Hashable:
+        """Return what a file shares with those that one reader must read in their order.
+
+        They stand side by side in the order of :meth:`arrange`. By default each stands alone: its
+        rows are the same whichever files this reader has read before.
+        """
+        return file.content
+
+    def look_ahead(
+        self, files: Sequence[SourceFile], opened: Callable[[SourceFile], Any]
+    ) -> Mapping[str, Any]:
+        """Return what rows depend on beside the files that stand together: JSON values.
+
+        Asked of a reader of its own, which has arranged the files and reads none of them.
+
+        Args:
+            files: all that are read, in their order.
+            opened: opens one; may raise.
+        """
+        return {}
+
+    def begin(self, seen: Mapping[str, Any]) -> None:
+        """Forget the files that were read: what comes next begins files that stand together.
+
+        Args:
+            seen: what :meth:`look_ahead` has returned.
+        """
 
     def one_each(self, file: SourceFile) -> bool:
         """Say whether a file holds one example, so that ``--first-k`` counts files."""

@@ -7,12 +7,13 @@ compared there and never reach the store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from actstore.errors import ConflictError, LayoutError, SidecarError
+from actstore.errors import ActstoreError, ConflictError, LayoutError, SidecarError
 from actstore.ingestion.axes import interpret, limited
 from actstore.ingestion.documents import rest, to_json
 from actstore.ingestion.readers import Arrangement, Reader, reader
@@ -59,9 +60,6 @@ class Capture:
 class Clt(Reader):
     """Reads ``batch_{i}_x.pt`` and ``batch_{i}_y.pt``."""
 
-    independent = False
-    """Samples are counted from batch to batch, outputs compared from layer to layer."""
-
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._captures: dict[Path, Capture] = {}
@@ -79,6 +77,33 @@ class Clt(Reader):
             capture.last_layer = max(capture.last_layer, file.parts["layer"])
             capture.last_batch = max(capture.last_batch, file.parts["batch"])
         return Arrangement(sorted(files, key=_order))
+
+    def together(self, file: SourceFile) -> Hashable:
+        """Return the folder and the batch: outputs are compared from layer to layer."""
+        return file.folder, file.parts["batch"]
+
+    def look_ahead(
+        self, files: Sequence[SourceFile], opened: Callable[[SourceFile], Any]
+    ) -> Mapping[str, Any]:
+        """Return of each capture its last layer and batch, and how many samples a batch holds.
+
+        The first batch that can be read says so, as it does to who reads them one by one.
+        """
+        for file in files:
+            capture, batch = self._captures[file.folder], file.parts["batch"]
+            if capture.batch_size is None and (batch < capture.last_batch or batch == 0):
+                with contextlib.suppress(ActstoreError, OSError, MemoryError):
+                    next(self.read(file, opened(file)), None)
+        return {
+            str(folder): [capture.last_layer, capture.last_batch, capture.batch_size]
+            for folder, capture in self._captures.items()
+        }
+
+    def begin(self, seen: Mapping[str, Any]) -> None:
+        """Begin a batch."""
+        for folder, capture in self._captures.items():
+            capture.batch, capture.outputs = None, {}
+            *_, capture.batch_size = seen[str(folder)]
 
     def read(self, file: SourceFile, document: Any) -> Iterator[RowBatch]:
         """Yield one row per sample and token, or per sample where tokens are pooled.

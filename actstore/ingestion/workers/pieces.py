@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,14 @@ class Piece(Numbered):
     digest: str
     """Of what is in them, as far as sizes and times tell, and of all that decides their rows."""
 
+    place: int
+    """Its place among all, also where only some are left."""
+
+    @property
+    def name(self) -> str:
+        """What a draft calls it: several may have one digest."""
+        return f"{self.place}-{self.digest}"
+
     @property
     def bytes(self) -> int:
         """Bytes of the files."""
@@ -60,28 +69,48 @@ class Finished(NamedTuple):
     rows: int
 
 
-def cut(files: Sequence[SourceFile], fingerprint: str) -> Iterator[Piece]:
-    """Cut files, in their order, into pieces that do not depend on who reads them."""
+def cut(
+    files: Sequence[SourceFile],
+    fingerprint: str,
+    together: Callable[[SourceFile], Hashable] = lambda file: file.content,
+) -> Iterator[Piece]:
+    """Cut files, in their order, into pieces that do not depend on who reads them.
+
+    Args:
+        files: all that are read.
+        fingerprint: see :func:`fingerprint`.
+        together: what a file shares with those that it must not be parted from.
+    """
     total = sum(file.size + _FILE for file in files)
     most = _LEAST
     while most < _MOST and most * _WANTED < total:
         most *= 2
     number, weight = 0, 0
     some: list[SourceFile] = []
-    for file in files:
-        if some and weight + file.size + _FILE > most:
-            yield Piece(number=number, files=some, digest=_digest(some, fingerprint))
+    for _, group in groupby(files, key=together):
+        unit = list(group)
+        more = sum(file.size + _FILE for file in unit)
+        if some and weight + more > most:
+            yield Piece(number=number, place=number, files=some, digest=_digest(some, fingerprint))
             number, weight, some = number + 1, 0, []
-        some.append(file)
-        weight += file.size + _FILE
+        some += unit
+        weight += more
     if some:
-        yield Piece(number=number, files=some, digest=_digest(some, fingerprint))
+        yield Piece(number=number, place=number, files=some, digest=_digest(some, fingerprint))
 
 
-def fingerprint(run: Run, reading: Reading, context: Context) -> str:
+def fingerprint(
+    run: Run, reading: Reading, context: Context, further: Mapping[str, Any] | None = None
+) -> str:
     """Return a hash of what decides a file's rows beside the file: options, recipe, tables.
 
     Every file of the source that is none of the recipe's counts as a table: it may be one.
+
+    Args:
+        run: its settings and versions count.
+        reading: how files are read.
+        context: of a reader that has ordered them.
+        further: what else decides them, as JSON values.
     """
     found, labels = reading.found, reading.labels
     tables = {entry.path for entry in found.others}
@@ -90,7 +119,7 @@ def fingerprint(run: Run, reading: Reading, context: Context) -> str:
         tables.add(labels.path)
     settings = {name: value for name, value in run.settings.items() if name != FORMS}
     seen = [(str(path), _seen(path)) for path in sorted(tables)]
-    text = json.dumps([settings, run.versions, seen], default=str, sort_keys=True)
+    text = json.dumps([settings, run.versions, seen, further or {}], default=str, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 

@@ -6,23 +6,26 @@ import contextlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from actstore.errors import ConflictError, LayoutError
 from actstore.ingestion.readers import Notes, create
 from actstore.ingestion.reading import FileReader, Outcome, Reading
-from actstore.ingestion.sidecars import TableUse
 from actstore.ingestion.width_check import Widths
+from actstore.ingestion.workers.answers import Kept, Read, Ready, Stored
+from actstore.ingestion.workers.draft import DraftPlace, stored_of
 from actstore.ingestion.workers.pieces import SETTING, Finished, Piece, recorded
 from actstore.remote.bucket_address import is_bucket
 from actstore.remote.working import working
+from actstore.storage import manifest as manifests
 from actstore.storage import narrowing
+from actstore.storage.drafting import AlreadyThereError, DraftWriter, parts_of
 from actstore.storage.manifest import Run
+from actstore.storage.piece_writer import PieceWriter
 from actstore.storage.source_dtypes import FormNotes
 from actstore.storage.staging import is_held
-from actstore.storage.writer import StoreWriter
 from actstore.workers.cluster import sendable
 
 _TRIES = 5
@@ -46,41 +49,12 @@ class Work:
     fingerprint: str
     message: str
     """What the log says of the commits."""
-
-
-class Ready(NamedTuple):
-    """What a worker says when it has ordered the files."""
-
-    host: str
-    sees_store: bool
-    """Whether it sees the store, and the locks in it, that the others see."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Read:
-    """What came of a piece, but for its rows."""
-
-    outcome: Outcome
-    forms: list[tuple[str, str, Mapping[str, Any]]]
-    """What was noted of how files held their tensors: source, kind and form."""
-    notes: Notes
-    tables: TableUse
-    labels_asked: int
-    labels_found: int
-    losses: list[narrowing.Part]
-
-
-class Stored(NamedTuple):
-    """What came of a piece's commit."""
-
-    commit: int | None
-    """Its number; None where nothing was new."""
-    overtaken: int
-    """Rows that others had brought meanwhile."""
-    shards: frozenset[str]
-    """Paths of those that it made."""
-    again: Read | None
-    """What came of the piece, where it was read anew."""
+    seen: Mapping[str, Any] = field(default_factory=dict)
+    """What readers must know of all files."""
+    draft: DraftPlace | None = None
+    """Where pieces wait for the commit of all; None: each is committed to the store."""
+    replace: bool = False
+    """Whether rows take the place of stored ones."""
 
 
 class _Forms(FormNotes):
@@ -101,8 +75,9 @@ class Worker:
         self._work = work
         self._opened = contextlib.ExitStack()
         self._forms = _Forms()
-        self._output: StoreWriter | None = None
+        self._output: PieceWriter | None = None
         self._own: set[str] = set()
+        self._said: dict[str, None] = {}
 
     def ready(self) -> Ready:
         """Order the files, as a reader must before it reads one.
@@ -115,9 +90,12 @@ class Worker:
             if work.folder.is_dir():
                 os.chdir(work.folder)
             self._root = self._opened.enter_context(working(work.store))
+            if work.draft is not None:
+                self._root = self._opened.enter_context(work.draft.opened(self._root))
             self._reader = create(work.reading.found.recipe, work.reading.context(self._forms))
             work.reading.arranged(self._reader)
             self._noted()  # the process that hands pieces out has noted the same
+            self._said.clear()
         sees = is_bucket(work.store) or is_held(work.sign)
         return Ready(host=platform.node(), sees_store=sees)
 
@@ -135,23 +113,29 @@ class Worker:
         """
         with sendable():
             self._piece = piece
-            found = self._read()
-            self._outcome = found.outcome
-            return found
+            self._found = self._read()
+            return self._found
 
     def _read(self) -> Read:
         work = self._work
         if self._output is None or self._output.pending_rows:
             self.end_writing()
-            narrow = narrowing.narrow_of(work.reading.options.storage_dtype)
-            self._output = StoreWriter(
-                self._root, run=work.run, checkpoint_bytes=None, narrow=narrow
-            )
+            self._output = self._writer()
             self._output.own |= self._own
         before = len(self._output.losses)
+        self._reader.begin(work.seen)
         reader = FileReader(work.reading, self._reader, work.widths, self._output)
         outcome = reader.read(self._piece.files)
         return self._noted(outcome, self._output.losses[before:])
+
+    def _writer(self) -> PieceWriter:
+        work = self._work
+        narrow = narrowing.narrow_of(work.reading.options.storage_dtype)
+        if work.draft is None:
+            return PieceWriter(self._root, run=work.run, checkpoint_bytes=None, narrow=narrow)
+        return DraftWriter(
+            self._root, base=work.draft.base, run=work.run, narrow=narrow, replace=work.replace
+        )
 
     def _noted(self, outcome: Outcome | None = None, losses: Any = ()) -> Read:
         """Hand out what was noted since the last time."""
@@ -160,11 +144,18 @@ class Worker:
         if labels is not None:
             labels.asked = labels.found = 0
         forms, self._forms.noted = self._forms.noted, []
+        shapes = dict(context.shapes or {})
+        if context.shapes is not None:
+            context.shapes.clear()
+        notes = context.notes.taken()
+        # All that was said: what a reader says once it does not say again of a piece read anew.
+        self._said.update(dict.fromkeys(notes.lines))
         return Read(
             outcome=outcome or Outcome(),
             forms=forms,
-            notes=context.notes.taken(),
+            notes=Notes([*self._said], notes.counts),
             tables=context.sidecars.taken(),
+            shapes=shapes,
             labels_asked=asked,
             labels_found=found,
             losses=list(losses),
@@ -185,7 +176,11 @@ class Worker:
             again = None
             for tried in range(_TRIES):
                 try:
-                    return self._store(run, done, rows)._replace(again=again)
+                    if self._work.draft is None:
+                        stored = self._store(run, done, rows)
+                    else:
+                        stored = self._store_in(self._work.draft)
+                    return stored._replace(again=stored.again or again)
                 except (ConflictError, LayoutError):
                     # A piece before it has a row of it in another version: the file that has it
                     # too is refused when it is read again, as if one process had read both.
@@ -197,11 +192,11 @@ class Worker:
     def _store(self, run: Run, done: Mapping[str, Finished], rows: int) -> Stored:
         output = self._output
         assert output is not None
-        before, pending, known = output.overtaken, output.pending_rows, set(output.own)
+        before, pending, known = output.left_out, output.pending_rows, set(output.own)
 
         def record(_: Run, overtaken: int) -> Run:
-            own = rows + pending - (overtaken - before)
-            there = {**done, **finished_by(self._piece, self._outcome)}
+            own = rows + pending - (overtaken - before.rows)
+            there = {**done, **finished_by(self._piece, self._found.outcome)}
             note = recorded(self._work.fingerprint, there, own)
             return replace(run, settings={**run.settings, SETTING: note})
 
@@ -209,7 +204,33 @@ class Worker:
         commit = output.commit(operation="ingest", message=self._work.message)
         made = frozenset(output.own - known)
         self._own |= made
-        return Stored(commit, output.overtaken - before, made, None)
+        return Stored(commit, output.left_out.since(before), made, None)
+
+    def _store_in(self, draft: DraftPlace) -> Stored:
+        """Commit the piece to the draft, once."""
+        output = self._output
+        assert isinstance(output, DraftWriter)
+        before = output.left_out
+        replaced = {entry.path: rows.tolist() for entry, rows in output.replaced()}
+        record = draft.keep(self._piece.name, Kept(self._found, replaced))
+
+        def note() -> dict[str, Any]:
+            return {"record": record, "left_out": list(output.left_out.since(before))}
+
+        try:
+            part = output.commit_part(
+                self._piece.name,
+                note,
+                number=draft.number_of(self._piece),
+                operation="ingest",
+                message=self._work.message,
+            )
+        except AlreadyThereError:
+            # By a worker that was taken for lost: what it has stored counts.
+            part = parts_of(manifests.latest(self._root))[self._piece.name]
+            read, stored = draft.kept(part)
+            return stored._replace(again=read)
+        return stored_of(part, replaced)
 
     def end_writing(self) -> None:
         """Give the store's staging folder back, and what waits for a commit up."""

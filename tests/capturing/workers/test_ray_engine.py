@@ -15,7 +15,9 @@ from actstore.capturing.prompts.data import open_questions
 from actstore.capturing.run.finalize import finalize
 from actstore.capturing.run.options import CaptureSettings, Source
 from actstore.capturing.run.provenance import Identity
-from actstore.errors import StoreNotFoundError
+from actstore.capturing.workers.ray_engine import capture_with_ray
+from actstore.capturing.workers.worker import Work
+from actstore.errors import StoreNotFoundError, UsageError
 from actstore.remote.syncing import sync
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.verification import verify
@@ -199,3 +201,20 @@ def test_a_piece_that_ends_every_worker_is_named(
     assert "piece 1 (examples 65 to 128, from q.jsonl:65" in err
     assert "3 workers were lost while they were at it" in err
     assert clusters.stored(tmp_path / "ray") > 0  # of the other pieces
+
+
+def test_a_store_that_no_worker_sees_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"id": "a", "question": "Is it?"}\n')
+    work = Work(
+        store="memory://runs",
+        folder=tmp_path,
+        model="tiny",
+        load={},
+        options=clusters.OPTIONS,
+        settings={},
+        world_size=1,
+        size=4,
+    )
+    source = Source(open_questions(tmp_path / "q.jsonl"))
+    with pytest.raises(UsageError, match="in the memory of this process, where no worker"):
+        capture_with_ray(source, work)

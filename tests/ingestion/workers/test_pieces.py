@@ -51,6 +51,14 @@ def test_pieces_are_cut_by_weight(sizes: list[int], expected: list[int]) -> None
     assert [piece.number for piece in made] == list(range(len(expected)))
 
 
+def test_what_stands_together_is_in_one_piece() -> None:
+    files = [file(number, 40 << 20) for number in range(6)]
+    made = list(cut(files, "x", lambda file: int(file.relative[0]) // 3))
+    assert [len(piece.files) for piece in made] == [3, 3]
+    made = list(cut(files, "x", lambda file: int(file.relative[0]) > 0))
+    assert [len(piece.files) for piece in made] == [1, 5]
+
+
 def known(folder: Path, **options: Any) -> tuple[str, list[str]]:
     """The fingerprint of a source, and its pieces' digests."""
     read = checked_options(model="m", **options)
