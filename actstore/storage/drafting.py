@@ -78,6 +78,9 @@ class DraftBacking:
     def cache_folders(self) -> Sequence[Callable[[], Path]]:
         return ()  # nobody asks a draft for derived files
 
+    def newest(self) -> contextlib.AbstractContextManager[Path]:
+        raise NotImplementedError("no capture goes into a draft")
+
     def stored_files(self) -> list[str]:
         raise NotImplementedError("a draft is never pruned")
 
