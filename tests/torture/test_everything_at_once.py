@@ -82,10 +82,8 @@ def _read(root: Path, who: int, mine: dict[int, str | None]) -> None:
     time.sleep(0.02)  # a compaction and a pruning may come before a file is opened
     found = content(snapshot)
     snapshot.close()
-    own = {f"e{number}" for number in range(OWN * who, OWN * who + OWN)}
-    assert {key[EXAMPLE]: row[2] for key, row in found.items() if key[EXAMPLE] in own} == {
-        f"e{number}": label for number, label in mine.items()
-    }
+    own = {int(key[EXAMPLE][1:]): row[2] for key, row in found.items()}
+    assert {number: label for number, label in own.items() if number // OWN == who} == mine
 
 
 def _change(root: Path, what: str, chosen: list[int], label: str | None) -> None:
