@@ -58,6 +58,11 @@ class Task(Generic[Result]):
                 self._over.release()  # for whoever waits beside
 
     @property
+    def is_over(self) -> bool:
+        """Whether it is done, has failed or is cancelled."""
+        return self._is_over
+
+    @property
     def has_failed(self) -> bool:
         """Whether it was done and raised something."""
         return self._is_over and self._error is not None
@@ -129,8 +134,10 @@ class Pool:
         if self._closed:  # the interpreter ends, and what goes with it still has something to do
             task.run()
             return task
-        self._left.add(task)  # type: ignore[arg-type]  # its result is nobody's here
-        self._coming.put(task)  # type: ignore[arg-type]
+        self._coming.put(task)  # type: ignore[arg-type]  # its result is nobody's here
+        self._left.add(task)  # type: ignore[arg-type]
+        if task.is_over:  # as fast as that
+            self._left.discard(task)  # type: ignore[arg-type]
         if self._threads < self._size:
             try:
                 start_new_thread(_serve, (self._coming, self._left))
@@ -161,7 +168,7 @@ class Pool:
                     self._left.discard(task)
         for _ in range(self._threads + 1):  # one may be unknown
             self._coming.put(None)
-        wait([*self._left])
+        give_up([*self._left])
 
 
 def _serve(coming: SimpleQueue[Task[object] | None], left: set[Task[object]]) -> None:

@@ -11,10 +11,12 @@ import pytest
 
 from actstore.errors import CommitError, ConflictError
 from actstore.storage import manifest as manifests
+from actstore.storage import partition as partitions
 from actstore.storage.compaction import compact
 from actstore.storage.labels import set_labels
 from actstore.storage.manifest import Run
 from actstore.storage.partition import looking_ahead
+from actstore.storage.remembered import Remembered
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.writer import StoreWriter
 from tests.children import children
@@ -199,7 +201,10 @@ def assert_clean_but_pruned(root: Path) -> None:
     assert found == named
 
 
-def test_a_writer_that_waits_for_its_turn_learns_what_others_bring(tmp_path: Path) -> None:
+def test_a_writer_that_waits_for_its_turn_learns_what_others_bring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "_known", Remembered(1_000))  # the same shards as elsewhere
     root = tmp_path / "s"
     write(root, batch(0, 2))
     with StoreWriter(root, run=RUN) as session:
