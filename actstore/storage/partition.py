@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.errors import StoreError
 from actstore.storage import comparing, key_hashes, quantised, shard_columns, small_shards
-from actstore.storage import manifest as manifests
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import ShardReader, open_shard
 from actstore.storage.remembered import Remembered
@@ -73,34 +70,6 @@ def _keys_of(root: Path, entries: list[ShardEntry]) -> list[_Keys]:
         order = np.argsort(hashes, kind="stable")
         found.append(_Keys(hashes[order], order, each.copy()))
     return found
-
-
-def looking_ahead(
-    root: Path, partitions: Mapping[tuple[str, str, int | None], Partition], since: int
-) -> Callable[[], None]:
-    """Return what learns the keys that others bring while a writer waits for its turn.
-
-    Less is left to learn then in the turn itself, for which others wait in their turn.
-
-    Args:
-        root: folder of the store.
-        partitions: those that the writer adds to.
-        since: number of the commit whose keys are known.
-    """
-    seen = since
-
-    def look() -> None:
-        nonlocal seen
-        # What is gone, or cannot be read, is seen to in the turn.
-        with contextlib.suppress(StoreError, OSError):
-            newest = manifests.newest(root)
-            if newest > seen:
-                latest = manifests.load(root, lazily=True)
-                for key, partition in partitions.items():
-                    partition.catch_up(latest.shards_of(key))
-                seen = newest
-
-    return look
 
 
 class Partition:

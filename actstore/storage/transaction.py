@@ -114,7 +114,6 @@ class Transaction:
         build: Build,
         *,
         then: Callable[[Manifest], None] | None = None,
-        meanwhile: Callable[[], None] | None = None,
     ) -> Manifest | None:
         """Put files in their places and make the next commit, as one step.
 
@@ -123,7 +122,6 @@ class Transaction:
             build: called with the latest commit, and again with each that comes in between;
                 may raise to give up, or return None when nothing is left to commit.
             then: called once the commit is made, before the card is brought up to date.
-            meanwhile: called now and then while other writers have their turns.
 
         Returns:
             The new commit; None when ``build`` returned that. Then the files are gone again.
@@ -136,7 +134,7 @@ class Transaction:
             try:
                 with writing(self.root):
                     self._staging.place(dict(files))
-                    stack.enter_context(turns.turn(self.root, meanwhile))
+                    stack.enter_context(turns.turn(self.root))
                     before, made = self._publish(build)
             except BaseException:
                 self._staging.withdraw()

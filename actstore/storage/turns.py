@@ -13,7 +13,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from actstore.errors import CommitError
@@ -29,14 +29,10 @@ _has_turn = threading.local()
 
 
 @contextlib.contextmanager
-def turn(root: Path, meanwhile: Callable[[], None] | None = None) -> Iterator[None]:
+def turn(root: Path) -> Iterator[None]:
     """Let one writer of a store at a time into the block, as far as its file system knows locks.
 
     A thread that has its turn and commits to the same store within does not wait for itself.
-
-    Args:
-        root: folder of the store.
-        meanwhile: called now and then while others have their turns.
     """
     mine: set[Path] = _has_turn.__dict__.setdefault("roots", set())
     if root in mine:
@@ -47,7 +43,7 @@ def turn(root: Path, meanwhile: Callable[[], None] | None = None) -> Iterator[No
         descriptor = os.open(root / layout.MANIFESTS, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if descriptor >= 0:
-            _wait(descriptor, meanwhile)
+            _wait(descriptor)
         mine.add(root)
         yield
     finally:
@@ -105,15 +101,13 @@ def _gate(root: Path, kind: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _wait(descriptor: int, meanwhile: Callable[[], None] | None) -> None:
+def _wait(descriptor: int) -> None:
     began = time.monotonic()
     while (waited := time.monotonic() - began) < PATIENCE:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            if meanwhile is not None:
-                meanwhile()
             time.sleep(random.uniform(0.001, _PAUSE / (1 + waited)))
         except OSError:
             return  # this file system knows no locks, or none of folders, as NFS

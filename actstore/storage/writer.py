@@ -22,7 +22,7 @@ from actstore.storage.joining import NOTHING, Joined, join
 from actstore.storage.manifest import Manifest, Run, ShardEntry, together
 from actstore.storage.metadata_cache import Leavings
 from actstore.storage.metadata_table import Fragment
-from actstore.storage.partition import Partition, StoredRows, looking_ahead
+from actstore.storage.partition import Partition, StoredRows
 from actstore.storage.rebase import without_rows_of
 from actstore.storage.rewriting import Replacement
 from actstore.storage.rows import Added, Narrow, RowBatch, check
@@ -414,7 +414,6 @@ class StoreWriter:
             },
             build,
             then=committed,
-            meanwhile=looking_ahead(self.root, self._partitions, before.number),
         )
 
     def _replacement(self) -> Replacement:

@@ -97,23 +97,6 @@ def test_a_turn_that_does_not_end_is_not_waited_for_for_ever(
     os.close(stopped)
 
 
-def test_who_waits_does_something_meanwhile(tmp_path: Path) -> None:
-    (tmp_path / layout.MANIFESTS).mkdir()
-    other = os.open(tmp_path / layout.MANIFESTS, os.O_RDONLY)
-    fcntl.flock(other, fcntl.LOCK_EX)
-    times = 0
-
-    def meanwhile() -> None:
-        nonlocal times
-        times += 1
-        if times == 3:
-            fcntl.flock(other, fcntl.LOCK_UN)
-
-    with turns.turn(tmp_path, meanwhile):
-        assert times == 3
-    os.close(other)
-
-
 def test_without_the_folder_nothing_is_waited_for(tmp_path: Path) -> None:
     with turns.turn(tmp_path / "no store"):
         pass

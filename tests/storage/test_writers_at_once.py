@@ -11,17 +11,13 @@ import pytest
 
 from actstore.errors import CommitError, ConflictError
 from actstore.storage import manifest as manifests
-from actstore.storage import partition as partitions
 from actstore.storage.compaction import compact
 from actstore.storage.labels import set_labels
 from actstore.storage.manifest import Run
-from actstore.storage.partition import looking_ahead
-from actstore.storage.remembered import Remembered
 from actstore.storage.snapshot import open_snapshot
 from actstore.storage.writer import StoreWriter
 from tests.children import children
 from tests.storage.stores import (
-    RUN,
     assert_sound,
     batch,
     card_commit,
@@ -199,35 +195,3 @@ def assert_clean_but_pruned(root: Path) -> None:
         named |= {entry.path for entry in manifests.load(root, number).labels}
     found = {file.relative_to(root).as_posix() for file in (root / "labels").rglob("*.*")}
     assert found == named
-
-
-def test_a_writer_that_waits_for_its_turn_learns_what_others_bring(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(partitions, "_known", Remembered(1_000))  # the same shards as elsewhere
-    root = tmp_path / "s"
-    write(root, batch(0, 2))
-    with StoreWriter(root, run=RUN) as session:
-        session.add(batch(10, 2))
-        (partition,) = session._partitions.values()
-        look = looking_ahead(root, session._partitions, 1)
-        look()
-        assert len(partition._entries) == 1
-        write(root, batch(20, 2))
-        look()
-        look()
-        assert len(partition._entries) == 2
-        write(root, batch(30, 2))
-        shard = manifests.latest(root).shards[-1]
-        path = root / shard.path
-        path.rename(path.with_suffix(".away"))
-        look()  # nothing to be told here: the commit looks for itself
-        assert len(partition._entries) == 2
-        path.with_suffix(".away").rename(path)
-        look()
-        assert len(partition._entries) == 3
-        compact(root)
-        look()
-        assert len(partition._entries) == 3
-        session.commit(operation="ingest", message="")
-    assert content(root) == expected(batch(0, 2), batch(10, 2), batch(20, 2), batch(30, 2))
