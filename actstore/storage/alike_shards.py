@@ -71,8 +71,8 @@ class _Shape(NamedTuple):
     """First byte of the footer, in the bytes behind the vectors."""
     footer: np.ndarray
     """Of that one, with what follows: uint8."""
-    same: np.ndarray
-    """Bytes of it that all of them have: bool."""
+    free: np.ndarray
+    """Bytes of it that are values of statistics, and may be others: bool."""
     version: Field
     root: Struct
     """The schema's element above the columns."""
@@ -81,7 +81,9 @@ class _Shape(NamedTuple):
     def is_of(self, tails: np.ndarray) -> np.ndarray:
         """Say which of some shards of this size have it: bool[shards]."""
         there = tails[:, self.start :]
-        return np.asarray(np.all((there == self.footer) | ~self.same, axis=1))
+        equal = there == self.footer
+        equal |= self.free
+        return np.asarray(equal.all(axis=1))
 
 
 _shapes: Remembered[tuple[int, int], tuple[_Shape, ...]] = Remembered(256, len)
@@ -199,9 +201,9 @@ def _shape(tail: bytes, entry: ShardEntry) -> _Shape | None:
     ):
         return None
     whole = np.frombuffer(tail, np.uint8, offset=start)
-    same = np.ones(len(whole), bool)
-    same[:size] = whole[:size] == np.frombuffer(marked, np.uint8)
-    return _Shape(start, whole, same, found[_VERSION], above, columns)
+    free = np.zeros(len(whole), bool)
+    free[:size] = whole[:size] != np.frombuffer(marked, np.uint8)
+    return _Shape(start, whole, free, found[_VERSION], above, columns)
 
 
 def _column(details: Struct, element: Struct, start: int) -> _Column:

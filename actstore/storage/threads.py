@@ -137,7 +137,7 @@ class Pool:
         self._coming.put(task)  # type: ignore[arg-type]  # its result is nobody's here
         self._left.add(task)  # type: ignore[arg-type]
         if task.is_over:  # as fast as that
-            self._left.discard(task)  # type: ignore[arg-type]
+            self._left.discard(task)
         if self._threads < self._size:
             try:
                 start_new_thread(_serve, (self._coming, self._left))
