@@ -140,13 +140,18 @@ class _Held(str):
         return super().__repr__()
 
 
-def held(folder: Path, number: int, seconds: float = 600.0) -> int:
+def held(driver: subprocess.Popen[str], folder: Path, number: int, seconds: float = 600.0) -> int:
     """Return the process that waits at the :class:`Holding` question of an example, once it does.
 
     Its piece is not stored before it is lost, nor is the capture done.
     """
     mark = _mark_of(folder, number).with_suffix(".held")
-    wait_until(lambda: mark.exists() and mark.read_text().endswith("\n"), seconds)
+
+    def somebody_waits() -> bool:
+        assert driver.poll() is None, "the capture has ended before anybody came to it"
+        return mark.exists() and mark.read_text().endswith("\n")
+
+    wait_until(somebody_waits, seconds)
     return int(mark.read_text())
 
 

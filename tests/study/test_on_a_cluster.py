@@ -63,11 +63,11 @@ def test_two_nodes_of_whom_one_is_lost_and_a_worker_that_is_killed(
             options=OPTIONS,
         ) as driver,
     ):
-        worker = clusters.held(tmp_path, 100, 900)
+        worker = clusters.held(driver, tmp_path, 100, 900)
         clusters.wait_until(lambda: _commits(place) > 1, 900)
         before_kill = _commits(place)
         clusters.kill(worker)
-        worker = clusters.held(tmp_path, 250, 900)
+        worker = clusters.held(driver, tmp_path, 250, 900)
         clusters.wait_until(lambda: _commits(place) > 5)
         before_removal = _commits(place)
         clusters.remove_node(cluster, tmp_path, worker)

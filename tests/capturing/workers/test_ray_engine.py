@@ -75,7 +75,7 @@ def test_a_worker_is_lost_and_its_pieces_are_captured_by_another_one(tmp_path: P
     clusters.study(tmp_path, examples)
     store = tmp_path / "ray"
     with clusters.start(tmp_path, questions={70: clusters.Holding}) as driver:
-        worker = clusters.held(tmp_path, 70)
+        worker = clusters.held(driver, tmp_path, 70)
         clusters.wait_until(lambda: store.exists() and clusters.stored(store) > 0)
         clusters.kill(worker)
         told = clusters.result(driver)
@@ -109,7 +109,7 @@ def test_a_node_is_lost(tmp_path: Path) -> None:
             tmp_path, cluster.address, workers=3, questions={200: clusters.Holding}
         ) as driver,
     ):
-        worker = clusters.held(tmp_path, 200)
+        worker = clusters.held(driver, tmp_path, 200)
         clusters.wait_until(lambda: store.exists() and clusters.stored(store) > 0)
         clusters.remove_node(cluster, tmp_path, worker)
         cluster.add_node(num_cpus=1, **clusters.SMALL)
@@ -136,10 +136,10 @@ def test_into_a_bucket_by_four_workers_of_whom_one_and_a_node_are_lost(
             questions={200: clusters.Holding, 500: clusters.Holding},
         ) as driver,
     ):
-        worker = clusters.held(tmp_path, 200)
+        worker = clusters.held(driver, tmp_path, 200)
         clusters.wait_until(lambda: _commits(place) > 1)
         clusters.kill(worker)
-        worker = clusters.held(tmp_path, 500)
+        worker = clusters.held(driver, tmp_path, 500)
         clusters.wait_until(lambda: _commits(place) > 4)
         clusters.remove_node(cluster, tmp_path, worker)
         cluster.add_node(num_cpus=1, **clusters.SMALL)
@@ -169,7 +169,7 @@ def test_the_driver_is_lost_and_started_again(tmp_path: Path) -> None:
         with clusters.start(
             tmp_path, cluster.address, questions={examples - 1: clusters.Holding}
         ) as driver:
-            clusters.held(tmp_path, examples - 1)
+            clusters.held(driver, tmp_path, examples - 1)
             clusters.wait_until(lambda: store.exists() and clusters.stored(store) > 0)
             clusters.kill(driver.pid)
         clusters.wait_until(lambda: not clusters.workers_of(tmp_path))
