@@ -9,7 +9,7 @@ from typing import Protocol
 
 from actstore.remote.cache import Range
 from actstore.storage.files import Traffic
-from actstore.storage.threads import Pool, Task, give_up, renewed_in_forks, submit
+from actstore.storage.threads import Pool, in_parallel, renewed_in_forks
 
 REQUESTS = 16
 """Requests under way at once, in all of this process."""
@@ -62,22 +62,10 @@ def read_side_by_side(fetch: Callable[[int, int], bytes], ranges: Sequence[Range
     ]
     if len(pieces) == 1:
         return [fetch(*pieces[0][1])]
-    stopped = threading.Event()
-
-    def one(piece: Range) -> bytes:
-        return b"" if stopped.is_set() else fetch(*piece)
-
-    tasks: list[Task[bytes]] = []
+    read = in_parallel(lambda piece: fetch(*piece[1]), pieces, _pool)
     found: list[list[bytes]] = [[] for _ in ranges]
-    try:
-        for _, piece in pieces:
-            tasks.append(submit(_pool, one, piece))
-        for (number, _), task in zip(pieces, tasks, strict=True):
-            found[number].append(task.result())
-    except BaseException:
-        stopped.set()
-        give_up(tasks)
-        raise
+    for (number, _), part in zip(pieces, read, strict=True):
+        found[number].append(part)
     return [parts[0] if len(parts) == 1 else b"".join(parts) for parts in found]
 
 

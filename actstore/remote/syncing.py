@@ -174,21 +174,14 @@ class _Copying:
 
     def run(self) -> None:
         """Copy the files, then make the commits."""
-        stopped = threading.Event()
 
         def copy(entry: Named) -> None:
-            if stopped.is_set():
-                return
             draft = self._target.drafts / entry.sha256
             self._target.put(entry, self._source.fetch(entry, draft, self._advance))
 
         with Pool(_FILES) as pool:
-            try:
-                for _ in pool.map(copy, self.missing):
-                    pass
-            except BaseException:
-                stopped.set()
-                raise
+            for _ in pool.map(copy, self.missing):
+                pass
         wanted = {commit.manifest.number for commit in self._commits}
         for commit in self._commits:
             if not self._target.commit(commit):

@@ -91,13 +91,13 @@ def read_tail(root: Path, entry: ShardEntry, descriptor: int) -> bytes:
     size = entry.bytes - start
     identity = (*_identity(descriptor), start, entry.tail)
     content = os.pread(descriptor, size + 1, start)  # a file that is longer is another one
-    if _sound.get(identity):
-        if len(content) == size:
-            return content
-    elif len(content) == size and hashlib.sha256(content).hexdigest() == entry.tail:
+    known = _sound.get(identity)
+    same = known or hashlib.sha256(content).hexdigest() == entry.tail
+    if len(content) != size or not same:
+        raise damage(root, entry.path, _OTHER_TAIL)
+    if not known:
         _sound.put(identity, True)
-        return content
-    raise damage(root, entry.path, _OTHER_TAIL)
+    return content
 
 
 def check_whole(root: Path, entry: ShardEntry | LabelEntry, descriptor: int) -> None:

@@ -12,7 +12,6 @@ import os
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from itertools import pairwise
 from typing import Literal
 
@@ -99,12 +98,6 @@ class BlockSums:
         del self._sums[group * self._per_group + within // self._block_rows :]
         self._part = read(rows - left, rows) if left else 0
         self.rows = rows
-
-    def copied(self) -> BlockSums:
-        """Return the same, of which :meth:`pages` can be asked while rows may still come here."""
-        found = copy(self)
-        found._sums = self._sums[:]
-        return found
 
     def pages(self) -> Iterator[tuple[int, list[int]]]:
         """Yield rows and checksums of each row group; there are no rows to come."""

@@ -17,7 +17,7 @@ from actstore.errors import CommitError
 from actstore.storage import floats, pages, quantised, writeback
 from actstore.storage.checksums import BlockSums, joined
 from actstore.storage.disk_errors import named
-from actstore.storage.file_hashes import HashAhead, of_written
+from actstore.storage.file_hashes import of_written
 from actstore.storage.manifest import PoolingRegion, Rounding
 from actstore.storage.metadata_table import (
     Fragment,
@@ -42,8 +42,6 @@ _FEW_BYTES = 256 << 10
 _OPEN_AT_ONCE = 128
 """Completed shards that are flushed together, while as many are completed: a process may have
 1,024 files open."""
-_MUCH = 4 << 20
-"""Bytes whose hash is worth a thread of its own."""
 _SYNC_BYTES = 4 << 20
 """Bytes after which the disk is asked to take what was placed."""
 
@@ -94,8 +92,6 @@ class ShardWriter:
         self._descriptor = -1
         self._unsynced = 0  # bytes placed since the disk was last asked to take them
         self._asked: list[Task[None]] = []
-        self._appends = 0
-        self._ahead: HashAhead | None = None
         self._columns: MetadataColumns | None = None
         self._pools: set[PoolingRegion] = set()
         self.metadata: pa.Table | None = None
@@ -119,8 +115,6 @@ class ShardWriter:
             assert scales is not None
             self._scales.append(scales)
         self.rows += count
-        self._appends += 1
-        self._ahead = None
         self._fragments.append(fragment)
         if (waiting + count) * self.row_bytes > _CHUNK:
             self._place(self._buffer[:waiting], map)
@@ -153,9 +147,6 @@ class ShardWriter:
 
     def truncate(self, rows: int) -> None:
         """Forget every row from ``rows`` on; they must not have been settled."""
-        if self._ahead is not None:  # a map of what is cut off would end the process
-            give_up([self._ahead.task])
-            self._ahead = None
         excess = self.rows - rows
         while excess > 0:
             last = self._fragments.pop()
@@ -257,28 +248,12 @@ class ShardWriter:
         if self._unsynced > _FEW_BYTES:
             self._ask_disk()
         with named(self.path):
-            hashes = of_written(self._descriptor, groups[-1].end, self._ahead)
+            hashes = of_written(self._descriptor, groups[-1].end)
         placed = tuple((page.values, page.rows) for page in groups)
         pools = in_order(self._pools)
         return Written(
             self.rows, hashes.bytes, hashes.sha256, placed, pools, hashes.tail, self.rounding
         )
-
-    def hash_ahead(self) -> None:
-        """Begin with the hash of a shard that seems to be complete, since others grow now.
-
-        Most shards that are written at one go are. Where more rows come after all, the hash begins
-        anew once they have; and no shard is hashed ahead twice.
-        """
-        much = self._placed * self.row_bytes >= _MUCH and not self.waiting
-        one_page = self._placed <= self._group_rows
-        if self._descriptor < 0 or self._appends != 1 or not (much and one_page):
-            return
-        self._appends += 1
-        page, head, _ = self._page(0, *next(self._sums.copied().pages()))
-        beginning = pages.MAGIC + bytes(page.offset - len(pages.MAGIC)) + head
-        self._ahead = HashAhead(self._descriptor, beginning, page.end)
-        self._asked.append(self._ahead.task)
 
     def abort(self) -> None:
         """Remove everything written."""
@@ -385,24 +360,19 @@ class ShardWriter:
         found = []
         every: list[int] = []
         for group, (rows, sums) in enumerate(self._sums.pages()):
-            page, head, filling = self._page(group, rows, sums)
-            write_at(self._descriptor, memoryview(head), page.offset)
-            write_at(self._descriptor, memoryview(filling), page.end)
-            found.append(page)
+            values = self._offset(group * self._group_rows)
+            end = values + rows * self.row_bytes
+            lead = pages.lead(rows, self.width, self.dtype)
+            filling = bytes(pages.padding(rows, self.width, self.dtype))
+            crc = joined(isal_zlib.crc32(lead), sums, rows, self.row_bytes)
+            crc = isal_zlib.crc32(filling, crc)
+            body = len(lead) + end - values + len(filling)
+            head = pages.head(rows, self.width, self.dtype, body, crc)
+            write_at(self._descriptor, memoryview(head), values - len(head))
+            write_at(self._descriptor, memoryview(filling), end)
+            found.append(VectorPage(values - len(head), values, rows, end))
             every += sums
         return found, every
-
-    def _page(self, group: int, rows: int, sums: list[int]) -> tuple[VectorPage, bytes, bytes]:
-        """Return where a row group's page is, what stands before its values, and what behind."""
-        values = self._offset(group * self._group_rows)
-        end = values + rows * self.row_bytes
-        lead = pages.lead(rows, self.width, self.dtype)
-        filling = bytes(pages.padding(rows, self.width, self.dtype))
-        crc = joined(isal_zlib.crc32(lead), sums, rows, self.row_bytes)
-        crc = isal_zlib.crc32(filling, crc)
-        body = len(lead) + end - values + len(filling)
-        head = pages.head(rows, self.width, self.dtype, body, crc)
-        return VectorPage(values - len(head), values, rows, end), head, filling
 
     def _checksum(self, start: int, stop: int) -> int:
         """Return the checksum of the rows of a block, read back from the file."""

@@ -51,9 +51,9 @@ def read_columns(root: Path, entries: Sequence[ShardEntry], names: list[str]) ->
     alike = alike_shards.read_columns(root, entries, names) if near else []
     if len(alike) == 1 and alike[0].numbers == list(range(len(entries))):
         return alike[0].table
-    read = {number for part in alike for number in part.numbers}
-    others = [number for number in range(len(entries)) if number not in read]
-    numbers = [number for part in alike for number in part.numbers] + others
+    numbers = [number for part in alike for number in part.numbers]
+    others = sorted({*range(len(entries))}.difference(numbers))
+    numbers += others
     tables = [part.table for part in alike]
     tables += _read(root, [entries[number] for number in others], names, near)
     found = pa.concat_tables(tables)

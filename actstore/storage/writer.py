@@ -90,7 +90,6 @@ class StoreWriter:
         self._marks: dict[ShardWriter, int] | None = None
         self._marked: list[tuple[Partition, list[int]]] = []
         self._waiting_bytes = 0
-        self._grown: ShardWriter | None = None
         self._replace = replace
         self._replaced: list[tuple[ShardEntry, int]] = []
         self._narrow = narrow
@@ -237,8 +236,10 @@ class StoreWriter:
         if self._marks is None:
             with self.file():
                 return self.add(batch)
-        if self._narrow is None or not len(batch):
-            return self._add(batch) if len(batch) else Added(0, 0)
+        if len(batch) == 0:
+            return Added(0, 0)
+        if self._narrow is None:
+            return self._add(batch)
         check(batch.vectors, batch.constants, batch.columns)
         total = Added(0, 0)
         for part in narrowing.narrowed(batch, self._narrow):
@@ -331,7 +332,6 @@ class StoreWriter:
                 shard.abort()
         self._open.clear()
         self._full.clear()
-        self._grown = None
         if not pending:
             return None
         try:
@@ -477,9 +477,6 @@ class StoreWriter:
         shard = self._open.get((key, width, dtype))
         if shard is None:
             shard = self._open[key, width, dtype] = self._new_shard(width, dtype)
-        if self._grown is not None and self._grown is not shard:
-            self._grown.hash_ahead()
-        self._grown = shard
         return shard
 
     def _new_shard(self, width: int, dtype: schema.StoredType) -> ShardWriter:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,13 +18,10 @@ from hypothesis import strategies as st
 from actstore import schema
 from actstore.errors import CommitError
 from actstore.storage import file_hashes, floats, pages, shard
-from actstore.storage import manifest as manifests
-from actstore.storage.file_hashes import sha256_of, tail_of
+from actstore.storage.file_hashes import sha256_of
 from actstore.storage.metadata_table import Fragment
 from actstore.storage.shard import ShardWriter
-from actstore.storage.threads import Task
-from actstore.storage.writer import StoreWriter
-from tests.storage.stores import RUN, assert_sound, batch, fragment, vectors, write_shard
+from tests.storage.stores import fragment, vectors, write_shard
 from tests.torture.effort import examples
 
 
@@ -88,8 +81,6 @@ def test_any_sequence_of_appends_and_rollbacks(data: st.DataObject) -> None:
                 serial += rows
                 if data.draw(st.booleans(), "place"):
                     writer.place(keep=data.draw(st.booleans(), "keep"))
-                if data.draw(st.booleans(), "hash ahead"):
-                    writer.hash_ahead()
             if data.draw(st.booleans(), "roll back"):
                 writer.truncate(mark)
                 matrix, ids = matrix[:mark], ids[:mark]
@@ -117,8 +108,6 @@ def sizes(group: int, chunk: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shard, "GROUP_BYTES", group)
         patch.setattr(shard, "_CHUNK", max(chunk, group // 9))
-        patch.setattr(shard, "_MUCH", 1)
-        patch.setattr(file_hashes, "_FEW_BYTES", 0)
         yield
 
 
@@ -217,89 +206,3 @@ def test_an_empty_file_has_the_hash_of_nothing(tmp_path: Path) -> None:
     digest, size = sha256_of(tmp_path / "empty")
     assert size == 0
     assert digest.startswith("e3b0c44298fc1c14")
-
-
-def test_a_shard_is_hashed_while_others_are_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of one that was added at one go nothing but its end is left to hash at last."""
-    monkeypatch.setattr(shard, "_MUCH", 1_000)
-    monkeypatch.setattr(shard, "_CHUNK", 100)
-    monkeypatch.setattr(file_hashes, "_FEW_BYTES", 0)
-    used: list[bool] = []
-    found = file_hashes.HashAhead.found
-
-    def counted(self: file_hashes.HashAhead, descriptor: int) -> Any:
-        self.task.wait()
-        digest = found(self, descriptor)
-        used.append(digest is not None)
-        return digest
-
-    monkeypatch.setattr(file_hashes.HashAhead, "found", counted)
-    root = tmp_path / "s"
-    with StoreWriter(root, run=RUN) as session:
-        for layer in range(4):
-            session.add(batch(0, 100, layer=layer, seed=layer))
-        session.add(batch(100, 1, layer=1))  # it has grown: no use any more
-        session.add(batch(0, 2, layer=4))  # too small
-        session.add(batch(0, 100, layer=5))  # the last one
-        session.commit(operation="ingest", message="")
-        session.add(batch(0, 100, layer=6))
-        session.add(batch(0, 100, layer=7))
-        session.commit(operation="ingest", message="")
-    assert used == [True, True, True, True]
-    assert_sound(root)
-    for entry in manifests.latest(root).shards:
-        assert sha256_of(root / entry.path) == (entry.sha256, entry.bytes)
-        assert tail_of(root, entry) == entry.tail
-
-
-def test_nothing_is_hashed_any_more_of_what_is_taken_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A map of a file's end that is cut off kills the process where it is read."""
-    monkeypatch.setattr(shard, "_MUCH", 1)
-    writer = ShardWriter(tmp_path / "s.parquet", width=8, dtype="float16")
-    writer.append(vectors(40, 8), fragment(0, 40))
-    writer.place()
-    begun, done = Event(), Event()
-
-    def slow(self: file_hashes.HashAhead, descriptor: int) -> None:
-        begun.set()
-        time.sleep(0.2)
-        done.set()
-
-    monkeypatch.setattr(file_hashes.HashAhead, "_hash", slow)
-    writer.hash_ahead()
-    begun.wait()
-    writer.truncate(0)
-    assert done.is_set()
-    writer.abort()
-
-
-def test_what_became_another_beginning_is_hashed_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shard, "_MUCH", 1)
-    monkeypatch.setattr(file_hashes, "_FEW_BYTES", 0)
-    for step in ("task failed", "other bytes", "never begun"):
-        path = tmp_path / f"{step}.parquet"
-        writer = ShardWriter(path, width=8, dtype="float16")
-        writer.append(vectors(40, 8), fragment(0, 40))
-        writer.place()
-        if step == "never begun":
-            monkeypatch.setattr(
-                file_hashes, "submit", lambda threads, work, at: Task(partial(work, at))
-            )
-        elif step == "task failed":
-            monkeypatch.setattr(file_hashes.HashAhead, "_hash", lambda self, at: 1 / 0)
-        writer.hash_ahead()
-        ahead = writer._ahead
-        assert ahead is not None
-        if step == "other bytes":
-            ahead._head = b"X" + ahead._head[1:]
-        written = writer.finish()
-        assert (written.sha256, written.bytes) == sha256_of(path)
-        monkeypatch.undo()
-        monkeypatch.setattr(shard, "_MUCH", 1)
-        monkeypatch.setattr(file_hashes, "_FEW_BYTES", 0)

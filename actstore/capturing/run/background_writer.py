@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from actstore.storage.manifest import Run
@@ -75,7 +76,7 @@ class Sink:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        self._pool.submit(self._end, None if kind is None else "broken off").wait()
+        self._do(partial(self._commit, None if kind is None else "broken off")).wait()
         self._pool.close()
         if self._error is not None and kind is None:
             raise self._error
@@ -99,29 +100,29 @@ class Sink:
         while len(self._waiting) > _DEPTH:  # the first is being stored, the others wait
             self._waiting[0].wait()
             self._waiting.popleft()
-        self._waiting.append(self._pool.submit(self._take, part))
+        self._waiting.append(self._do(partial(self._take, part)))
         if self._error is not None:
             raise self._error
 
-    def _take(self, part: WindowRows) -> None:
-        if self._error is not None:
-            return
-        try:
-            self._store(part)
-            now = time.monotonic()
-            if self._due(now - self._last, now - self._started):
-                self._commit("in progress")
-                self._last = time.monotonic()
-        except BaseException as error:  # handed to the thread that waits for it
-            self._error = error
+    def _do(self, work: Callable[[], None]) -> Task[None]:
+        """Have something done on the writing thread, unless something failed there before."""
 
-    def _end(self, state: str | None) -> None:
-        if self._error is not None:
-            return
-        try:
-            self._commit(state)
-        except BaseException as error:  # handed to the thread that waits for it
-            self._error = error
+        def unless_failed() -> None:
+            if self._error is not None:
+                return
+            try:
+                work()
+            except BaseException as error:  # handed to the thread that waits for it
+                self._error = error
+
+        return self._pool.submit(unless_failed)
+
+    def _take(self, part: WindowRows) -> None:
+        self._store(part)
+        now = time.monotonic()
+        if self._due(now - self._last, now - self._started):
+            self._commit("in progress")
+            self._last = time.monotonic()
 
     def _store(self, part: WindowRows) -> None:
         with self._writer.file():
