@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from actstore.capturing.run.capture import capture
 from actstore.errors import NotInStoreError, UsageError
 from actstore.models.blocks import PATTERN, unwrap
 from actstore.storage.manifest import Run
+from actstore.storage.scratch import scratch
 from actstore.storage.snapshot import Snapshot, open_snapshot
 
 TOLERANCES = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
@@ -212,7 +212,7 @@ def _again(
     layers = sorted(
         {row["layer"] for row in rows if row["layer"] is not None and row["layer"] >= 0}
     )
-    with tempfile.TemporaryDirectory(prefix="actstore-") as folder:
+    with scratch("recompute") as folder:
         fresh: dict[tuple[Any, ...], tuple[int, str | None]] = {}
         again: Snapshot | None = None
         unlike: list[str] = []

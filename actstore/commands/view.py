@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from actstore.commands.progress import bar
 from actstore.commands.row_options import Rows, row_options
 from actstore.errors import UsageError
 from actstore.storage.layout import store_around
+from actstore.storage.scratch import scratch
 
 if TYPE_CHECKING:
     from actstore.api.selection import Selection
@@ -76,11 +76,11 @@ def command(
 
     program = viewing.program()
     only_table = target is not None and target.suffix == ".parquet"
-    with open_store(store, at) as opened, tempfile.TemporaryDirectory() as folder:
+    with open_store(store, at) as opened, scratch("view") as folder:
         selection = rows.select(opened)
         if program is None and not only_table:
             return _fall_back(selection, target, as_json)
-        table = target if only_table and target is not None else Path(folder) / "rows.parquet"
+        table = target if only_table and target is not None else folder / "rows.parquet"
         done = [0, 0]
         with bar("projecting", hidden=as_json) as report:
 

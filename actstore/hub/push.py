@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from actstore.remote.state import State, read_state
 from actstore.storage import card_configs
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, ShardEntry
+from actstore.storage.scratch import scratch
 
 _ATTEMPTS = 8
 _REFUSALS = 3
@@ -159,8 +159,8 @@ def push(
     if not (created and chosen.dry_run):
         repository.ensure_branch(client, where.repository, branch, dry_run=chosen.dry_run)
     with (
-        tempfile.TemporaryDirectory(prefix="actstore-push-") as temporary,
-        _as_pushed(root, Path(temporary) / _FOLDED, dry_run=chosen.dry_run) as local,
+        scratch("push") as temporary,
+        _as_pushed(root, temporary / _FOLDED, dry_run=chosen.dry_run) as local,
     ):
         uploads = Uploads(
             client,
@@ -168,7 +168,7 @@ def push(
             branch,
             create_pr=chosen.create_pr,
             archive=chosen.archive,
-            folder=Path(temporary),
+            folder=temporary,
             progress=progress,
         )
         drafter = Drafter(
@@ -184,7 +184,7 @@ def push(
                 if value is not None
             },
             uploads=uploads,
-            folder=Path(temporary),
+            folder=temporary,
         )
         pushing = _Pushing(client, drafter, uploads, branch, chosen.create_pr, chosen.message)
         if chosen.dry_run:

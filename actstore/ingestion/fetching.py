@@ -42,6 +42,12 @@ class Fetcher(Protocol):
             HubError, BucketError: it cannot be had.
         """
 
+    def called(self, path: Path) -> str:
+        """Return what a file or folder is called wherever it lies for the moment."""
+
+    def version(self, path: Path) -> list[tuple[str, str]]:
+        """Return what tells the content of a file, or of those in a folder, from any other."""
+
     def release(self, path: Path) -> None:
         """Say that a held file or folder is done with: it may go."""
 
@@ -107,6 +113,18 @@ def is_here(path: Path) -> bool:
     """Say whether a file can be opened without being brought first."""
     fetcher = of(path)
     return fetcher is None or fetcher.is_here(path)
+
+
+def called(path: Path) -> str:
+    """Return what a file or folder is called, in this process and in others."""
+    fetcher = of(path)
+    return str(path) if fetcher is None else fetcher.called(path)
+
+
+def version(path: Path) -> list[tuple[str, str]] | None:
+    """Return what tells the content of files that lie elsewhere; None where size and time do."""
+    fetcher = of(path)
+    return None if fetcher is None else fetcher.version(path)
 
 
 def ends_the_run(error: ActstoreError) -> bool:

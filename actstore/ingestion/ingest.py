@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Unpack
 
-from actstore.errors import ActstoreError, UsageError
-from actstore.ingestion import run
+from actstore.ingestion import fetching, run
 from actstore.ingestion.inference import FolderMapping
 from actstore.ingestion.options import IngestOptions
 from actstore.ingestion.report import IngestSummary
 from actstore.querying import quoting
 from actstore.remote import source_places
 from actstore.remote.bucket_address import is_bucket
+from actstore.remote.mirror import Mirror, mirrored, named
 from actstore.remote.working import working
 from actstore.storage.partition import StoredRows
 
@@ -74,10 +74,9 @@ def ingest(
 
         labeling.check_expression(label_set)
     given = [sources] if isinstance(sources, str | Path) else list(sources)
-    engine = options.get("engine", "local")
     with (
         working(store, dry=options.get("dry_run", False)) as root,
-        _here(given, engine) as (paths, called),
+        _here(given) as (paths, called, mirrors),
     ):
         summary = run.ingest(
             paths,
@@ -86,6 +85,7 @@ def ingest(
             confirm=confirm,
             confirm_replacing=confirm_replacing,
             confirm_parent=confirm_parent,
+            mirrors=mirrors,
             place=str(store) if is_bucket(store) else None,
             note=note,
             **options,
@@ -104,40 +104,24 @@ def ingest(
 
 @contextlib.contextmanager
 def _here(
-    sources: Sequence[str | Path], engine: str
-) -> Iterator[tuple[list[str | Path], dict[Path, str]]]:
-    """Give sources as paths, and what those that lie elsewhere are called."""
+    sources: Sequence[str | Path],
+) -> Iterator[tuple[list[str | Path], dict[Path, str], list[Mirror]]]:
+    """Give sources as paths, what those that lie elsewhere are called, and their mirrors."""
     paths: list[str | Path] = []
     called: dict[Path, str] = {}
-    shown: dict[str, str] = {}
+    mirrors: list[Mirror] = []
     with contextlib.ExitStack() as stack:
         for source in sources:
             if not source_places.is_elsewhere(source):
                 paths.append(source)
                 continue
-            if engine != "local":
-                raise UsageError(
-                    f"{source}: files that lie elsewhere are fetched by one process: use --engine "
-                    "local, or copy them to where all nodes see them"
-                )
-            from actstore.ingestion import fetching
-            from actstore.remote.mirror import mirrored
-
             mirror = stack.enter_context(mirrored(source_places.place_of(source)))
             stack.enter_context(fetching.registered(mirror))
             paths.append(mirror.source)
             called[mirror.source] = mirror.place.pinned
-            shown[str(mirror.root)] = mirror.place.name
-        try:
-            yield paths, called
-        except ActstoreError as error:
-            if shown and error.args:
-                # The user knows the address, not the folder that stands for it.
-                text = str(error.args[0])
-                for folder, name in shown.items():
-                    text = text.replace(folder, name)
-                error.args = (text, *error.args[1:])
-            raise
+            mirrors.append(mirror)
+        with named(mirrors):
+            yield paths, called, mirrors
 
 
 def _texts(values: Iterable[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from actstore.storage import key_hashes
 from actstore.storage.files import LocalFiles
 from actstore.storage.labels import set_labels
 from actstore.storage.manifest import EMPTY
+from actstore.storage.scratch import scratch
 from actstore.storage.snapshot import Snapshot, open_snapshot
 
 _EXAMPLES = 3
@@ -121,8 +121,8 @@ def check_expression(expression: str, where: str | None = None) -> None:
     Raises:
         SqlError: says what is wrong with it.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        _evaluate(Snapshot(LocalFiles(Path(folder)), EMPTY), _label_query(expression, where))
+    with scratch("label") as folder:
+        _evaluate(Snapshot(LocalFiles(folder), EMPTY), _label_query(expression, where))
 
 
 def _label_query(expression: str, where: str | None) -> str:

@@ -31,6 +31,7 @@ from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.report import Group, IngestSummary, Refusal
 from actstore.ingestion.sidecars import Sidecars
 from actstore.ingestion.unmatched import damaged, without_sidecars
+from actstore.remote.mirror import Mirror
 from actstore.storage import narrowing
 from actstore.storage.manifest import Run
 from actstore.storage.partition import StoredRows
@@ -54,6 +55,7 @@ def ingest(
     confirm: Callable[[FolderMapping], bool] | None = None,
     confirm_replacing: Callable[[Sequence[StoredRows]], None] | None = None,
     confirm_parent: Callable[[Sequence[Path]], bool] | None = None,
+    mirrors: Sequence[Mirror] = (),
     place: str | Path | None = None,
     note: Callable[[str], None] = lambda text: None,
     **options: Unpack[IngestOptions],
@@ -108,6 +110,7 @@ def ingest(
         workers: how many of them.
         address: of the cluster; when missing, ``RAY_ADDRESS``, or a Ray of this machine, which is
             started if there is none.
+        mirrors: sources that lie elsewhere; the folders among ``sources`` stand for them here.
         place: where the store really is, as workers on other machines name it: its folder, or
             its address in a bucket that ``store`` stands for.
         note: told what the user should know while the workers read.
@@ -163,6 +166,7 @@ def ingest(
         reading=reading,
         sources=[(called or {}).get(path, path) for path in paths],
         store=Path(store),
+        mirrors=mirrors,
         place=Path(store).resolve() if place is None else place,
         contract=rules,
         chosen=chosen,
@@ -195,6 +199,7 @@ class _Ingest:
     reading: Reading
     sources: list[str | Path]
     store: Path
+    mirrors: Sequence[Mirror]
     place: str | Path
     contract: contracts.Contract | None
     chosen: IngestSettings
@@ -279,6 +284,7 @@ class _Ingest:
             workers=self.chosen.workers,
             address=self.chosen.address,
             whole=Whole(agree=agree, replace=self.chosen.replace) if self._whole else None,
+            mirrors=self.mirrors,
             progress=self.chosen.progress,
             note=self.note,
         )

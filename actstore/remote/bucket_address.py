@@ -40,16 +40,19 @@ def is_bucket(place: str | Path) -> bool:
     return _ADDRESS.match(os.fspath(place)) is not None
 
 
-def check_seen_by_others(place: str | Path) -> None:
-    """Refuse a store that no other process can see.
+def check_seen_by_others(place: str | Path, *, source: bool = False) -> None:
+    """Refuse a store, or a source, that no other process can see.
 
     Raises:
         UsageError: says where to put it instead.
     """
+    doing, what, name = (
+        ("read", "the source", "FOLDER") if source else ("write", "the store", "STORE")
+    )
     if is_bucket(place) and parse_bucket(place).scheme == "memory":
         raise UsageError(
-            f"{parse_bucket(place)} is in the memory of this process, where no worker can write: "
-            "give the store a folder that all nodes see, or an address such as s3://BUCKET/STORE"
+            f"{parse_bucket(place)} is in the memory of this process, where no worker can {doing}: "
+            f"give {what} a folder that all nodes see, or an address such as s3://BUCKET/{name}"
         )
 
 

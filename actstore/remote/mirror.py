@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from actstore.errors import ActstoreError
+from actstore.storage.scratch import scratch
 from actstore.storage.threads import Pool
 
 KEPT = 256 << 20
@@ -28,7 +29,11 @@ _LONGEST = 255
 
 
 class Place(Protocol):
-    """Where source files lie: a repository on the Hub, or a bucket. Threads may share one."""
+    """Where source files lie: a repository on the Hub, or a bucket.
+
+    Threads may share one; pickled, it is the same files for whoever asks with credentials of
+    their own.
+    """
 
     @property
     def name(self) -> str:
@@ -45,6 +50,9 @@ class Place(Protocol):
     @property
     def files(self) -> Mapping[str, int]:
         """The size of every file, by its path."""
+
+    def version(self, path: str) -> str:
+        """Return what tells the content of a file from what was or will be at its path."""
 
     def bring(self, path: str, target: Path) -> None:
         """Write a whole file to ``target``, checked against what was listed.
@@ -78,11 +86,25 @@ def mirrored(place: Place) -> Iterator[Mirror]:
         RemoteStoreError, BucketFileError: their names lead elsewhere.
         HubError, BucketError: a table cannot be had.
     """
-    with tempfile.TemporaryDirectory(prefix="actstore-sources-") as home:
+    with scratch("sources") as home:
         root = Path(os.path.realpath(home)) / place.name.replace("://", "/")
         mirror = Mirror(place=place, root=root)
         mirror.lay_out()
         yield mirror
+
+
+@contextlib.contextmanager
+def named(mirrors: Sequence[Mirror]) -> Iterator[None]:
+    """Name sources in errors as the user knows them, not by the folders that stand for them."""
+    try:
+        yield
+    except ActstoreError as error:
+        if error.args:
+            text = str(error.args[0])
+            for mirror in mirrors:
+                text = text.replace(str(mirror.root), mirror.place.name)
+            error.args = (text, *error.args[1:])
+        raise
 
 
 @dataclass(kw_only=True)
@@ -101,6 +123,11 @@ class Mirror:
     def source(self) -> Path:
         """The folder or file that is meant."""
         return self.root / self.place.within if self.place.within else self.root
+
+    @property
+    def canonical(self) -> Path:
+        """A path that stands for ``root`` where mirrors of several processes speak of a file."""
+        return Path("/elsewhere") / self.place.name.replace("://", "/")
 
     def lay_out(self) -> None:
         """Make the folder: tables that recipes join, and a place for every other file.
@@ -132,6 +159,13 @@ class Mirror:
         ]
         with Pool(_TABLES_AT_ONCE) as pool:
             list(pool.map(lambda path: self._get(path, hold=True), tables))
+
+    def called(self, path: Path) -> str:
+        relative = path.relative_to(self.root).as_posix()
+        return self.place.name if relative == "." else f"{self.place.name}/{relative}"
+
+    def version(self, path: Path) -> list[tuple[str, str]]:
+        return [(name, self.place.version(name)) for name in self._below(path)]
 
     def fetch(self, path: Path, *, hold: bool) -> None:
         for name in self._below(path):

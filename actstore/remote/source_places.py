@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from actstore.errors import BucketFileError, RemoteStoreError, TransferError, UsageError
 from actstore.remote import bucket_commits, resolve
@@ -78,6 +79,16 @@ class HubPlace:
     @cached_property
     def files(self) -> Mapping[str, int]:
         return {path: file.size for path, file in self._files.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_client"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._client = Client()
+
+    def version(self, path: str) -> str:
+        return self._files[path].blob
 
     def bring(self, path: str, target: Path) -> None:
         file = self._files[path]
@@ -154,6 +165,16 @@ class BucketPlace:
     @property
     def pinned(self) -> str:
         return f"{self.name}/{self.within}" if self.within else self.name
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_bucket": self._bucket.address}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._bucket = Bucket(state["_bucket"])
+
+    def version(self, path: str) -> str:
+        return f"{self.files[path]} {self._tags[path]}"
 
     def bring(self, path: str, target: Path) -> None:
         with target.open("wb") as file:

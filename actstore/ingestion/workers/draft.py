@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from actstore.errors import ActstoreError, CommitError
+from actstore.ingestion import fetching
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.workers.answers import Kept, Read, Stored, decoded, encoded
 from actstore.ingestion.workers.pieces import Piece
@@ -322,7 +323,7 @@ def held(
         CommitError: it cannot be written, or another process holds it.
         BucketError: the bucket cannot be read or written.
     """
-    text = "\n".join(sorted({str(file.root) for file in files}))
+    text = "\n".join(sorted({fetching.called(file.root) for file in files}))
     home: _Home
     if is_bucket(place):
         # Others that are alive cannot be seen there: only those that do the same are disturbed.

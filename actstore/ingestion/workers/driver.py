@@ -31,6 +31,7 @@ from actstore.storage.transaction import Transaction
 from actstore.wording import counted
 from actstore.workers import cluster
 from actstore.workers.handing import TRIES, Hand, Pieces
+from actstore.workers.moving import moved
 
 _LOOK = 5.0
 """Seconds without news after which it is looked whether the work stands still."""
@@ -103,12 +104,15 @@ class Driver:
         context: Context,
         run: Run,
         pieces: Sequence[Piece],
+        here: Mapping[Path, Path],
         progress: Callable[[Progress], None] | None,
         note: Callable[[str], None],
     ) -> None:
         self._labels = labels
         self._context = context
         self._run = run
+        self._here = here
+        """Where this process has the folders that answers name."""
         self._progress = progress
         self._note = note
         self._made = Made()
@@ -303,7 +307,7 @@ class Driver:
         made.commit = made.commit if stored.commit is None else stored.commit
         context, labels = self._context, self._labels
         context.notes.add(read.notes)
-        context.sidecars.add(read.tables)
+        context.sidecars.add(moved(read.tables, self._here))
         if context.shapes is not None:
             context.shapes.update(read.shapes)
         if self._draft:  # else they are in the record of the run that this piece was stored with

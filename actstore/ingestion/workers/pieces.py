@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow.compute as pc
 
 from actstore import paths
+from actstore.ingestion import fetching
 from actstore.ingestion.readers import Context
 from actstore.ingestion.reading import Reading
 from actstore.ingestion.source_file import SourceFile
@@ -118,7 +119,7 @@ def fingerprint(
     if labels is not None:
         tables.add(labels.path)
     settings = {name: value for name, value in run.settings.items() if name != FORMS}
-    seen = [(str(path), _seen(path)) for path in sorted(tables)]
+    seen = [(fetching.called(path), _seen(path)) for path in sorted(tables)]
     text = json.dumps([settings, run.versions, seen, further or {}], default=str, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
@@ -129,8 +130,13 @@ def _digest(files: Iterable[SourceFile], fingerprint: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _seen(path: Path) -> list[tuple[int, int]]:
-    """Return size and time of a file, or of all files of a folder; nothing where it is gone."""
+def _seen(path: Path) -> list[tuple[str, str]] | list[tuple[int, int]]:
+    """Return size and time of a file, or of all files of a folder; nothing where it is gone.
+
+    Of what lies elsewhere, what its place says.
+    """
+    if (known := fetching.version(path)) is not None:
+        return known
     try:
         return [(state.size, state.modified) for state in paths.states(path)]
     except OSError:

@@ -24,10 +24,12 @@ from actstore.ingestion.workers.driver import Driver, Made
 from actstore.ingestion.workers.pieces import cut, fingerprint, finished
 from actstore.ingestion.workers.worker import Work
 from actstore.remote.bucket_address import check_seen_by_others, is_bucket
+from actstore.remote.mirror import Mirror
 from actstore.storage import narrowing
 from actstore.storage.manifest import Run
 from actstore.storage.partition import StoredRows
 from actstore.storage.transaction import Transaction
+from actstore.workers.moving import moved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,7 @@ def ingest_with_ray(
     workers: int,
     address: str | None,
     whole: Whole | None,
+    mirrors: Sequence[Mirror],
     progress: Callable[[Progress], None] | None,
     note: Callable[[str], None],
 ) -> Made:
@@ -73,6 +76,7 @@ def ingest_with_ray(
         workers: how many.
         address: of the cluster; see :func:`actstore.workers.cluster.joined`.
         whole: store all or nothing; when missing, pieces are committed as they come.
+        mirrors: sources that lie elsewhere, as this process has them.
         progress: called after each piece, over all workers.
         note: told what the user should know meanwhile.
 
@@ -83,14 +87,20 @@ def ingest_with_ray(
         ActstoreError: what a worker failed with.
     """
     check_seen_by_others(place)
+    for mirror in mirrors:
+        check_seen_by_others(mirror.place.name, source=True)
     seen = reading.looked_ahead(files)
     further = {"seen": seen, "replace": whole is not None and whole.replace}
     known = fingerprint(run, reading, reader.context, further)
-    pieces = list(cut(files, known, reader.together))
+    # What is sent names files that lie elsewhere as no process has them.
+    there = {mirror.root: mirror.canonical for mirror in mirrors}
+    here = {mirror.canonical: mirror.root for mirror in mirrors}
+    pieces = moved(list(cut(files, known, reader.together)), there)
     work = Work(
         store=place,
         folder=Path.cwd(),
-        reading=reading,
+        places=[mirror.place for mirror in mirrors],
+        reading=moved(reading, there),
         widths=widths,
         run=run,
         fingerprint=known,
@@ -98,7 +108,7 @@ def ingest_with_ray(
         seen=seen,
     )
     narrow = narrowing.narrow_of(reading.options.storage_dtype)
-    driver = Driver(reading.labels, reader.context, run, pieces, progress, note)
+    driver = Driver(reading.labels, reader.context, run, pieces, here, progress, note)
     with contextlib.ExitStack() as held:
         if whole is None:
             driver.take_over(finished(root, known))

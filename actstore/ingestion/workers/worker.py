@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from actstore.errors import ConflictError, LayoutError
+from actstore.ingestion import fetching
 from actstore.ingestion.readers import Notes, create
 from actstore.ingestion.reading import FileReader, Outcome, Reading
 from actstore.ingestion.width_check import Widths
@@ -18,6 +19,7 @@ from actstore.ingestion.workers.answers import Kept, Read, Ready, Stored
 from actstore.ingestion.workers.draft import DraftPlace, stored_of
 from actstore.ingestion.workers.pieces import SETTING, Finished, Piece, recorded
 from actstore.remote.bucket_address import is_bucket
+from actstore.remote.mirror import Mirror, Place, mirrored, named
 from actstore.remote.working import working
 from actstore.storage import manifest as manifests
 from actstore.storage import narrowing
@@ -27,6 +29,7 @@ from actstore.storage.piece_writer import PieceWriter
 from actstore.storage.source_dtypes import FormNotes
 from actstore.storage.staging import is_held
 from actstore.workers.cluster import sendable
+from actstore.workers.moving import moved
 
 _TRIES = 5
 """Readings of a piece whose rows others bring in other versions meanwhile."""
@@ -40,6 +43,8 @@ class Work:
     """Its folder, which all workers see, or its address in a bucket."""
     folder: Path
     """Where relative paths start."""
+    places: Sequence[Place] = ()
+    """Where sources lie that no folder holds."""
     sign: Path = Path()
     """A staging folder of the store, held by who hands the work out."""
     reading: Reading
@@ -78,6 +83,8 @@ class Worker:
         self._output: PieceWriter | None = None
         self._own: set[str] = set()
         self._said: dict[str, None] = {}
+        self._mirrors: list[Mirror] = []
+        """The places where sources lie, as this process has them."""
 
     def ready(self) -> Ready:
         """Order the files, as a reader must before it reads one.
@@ -86,14 +93,21 @@ class Worker:
             ActstoreError: the store cannot be opened.
         """
         work = self._work
-        with sendable():
+        with sendable(), named(self._mirrors):
             if work.folder.is_dir():
                 os.chdir(work.folder)
             self._root = self._opened.enter_context(working(work.store))
             if work.draft is not None:
                 self._root = self._opened.enter_context(work.draft.opened(self._root))
-            self._reader = create(work.reading.found.recipe, work.reading.context(self._forms))
-            work.reading.arranged(self._reader)
+            for place in work.places:
+                mirror = self._opened.enter_context(mirrored(place))
+                self._opened.enter_context(fetching.registered(mirror))
+                self._mirrors.append(mirror)
+            self._here = {each.canonical: each.root for each in self._mirrors}
+            self._called = {each.root: each.canonical for each in self._mirrors}
+            reading = self._reading = moved(work.reading, self._here)
+            self._reader = create(reading.found.recipe, reading.context(self._forms))
+            reading.arranged(self._reader)
             self._noted()  # the process that hands pieces out has noted the same
             self._said.clear()
         sees = is_bucket(work.store) or is_held(work.sign)
@@ -111,8 +125,8 @@ class Worker:
         Raises:
             CommitError: the store cannot be written.
         """
-        with sendable():
-            self._piece = piece
+        with sendable(), named(self._mirrors):
+            self._piece = moved(piece, self._here)
             self._found = self._read()
             return self._found
 
@@ -124,7 +138,7 @@ class Worker:
             self._output.own |= self._own
         before = len(self._output.losses)
         self._reader.begin(work.seen)
-        reader = FileReader(work.reading, self._reader, work.widths, self._output)
+        reader = FileReader(self._reading, self._reader, work.widths, self._output)
         outcome = reader.read(self._piece.files)
         return self._noted(outcome, self._output.losses[before:])
 
@@ -139,7 +153,7 @@ class Worker:
 
     def _noted(self, outcome: Outcome | None = None, losses: Any = ()) -> Read:
         """Hand out what was noted since the last time."""
-        context, labels = self._reader.context, self._work.reading.labels
+        context, labels = self._reader.context, self._reading.labels
         asked, found = (labels.asked, labels.found) if labels is not None else (0, 0)
         if labels is not None:
             labels.asked = labels.found = 0
@@ -154,7 +168,7 @@ class Worker:
             outcome=outcome or Outcome(),
             forms=forms,
             notes=Notes([*self._said], notes.counts),
-            tables=context.sidecars.taken(),
+            tables=moved(context.sidecars.taken(), self._called),
             shapes=shapes,
             labels_asked=asked,
             labels_found=found,
@@ -172,7 +186,7 @@ class Worker:
         Raises:
             CommitError: the store cannot be written.
         """
-        with sendable():
+        with sendable(), named(self._mirrors):
             again = None
             for tried in range(_TRIES):
                 try:
@@ -240,7 +254,7 @@ class Worker:
 
     def end(self) -> None:
         """Leave the store."""
-        with sendable():
+        with sendable(), named(self._mirrors):
             self.end_writing()
             self._opened.close()
 

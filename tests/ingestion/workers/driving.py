@@ -1,4 +1,4 @@
-"""Ingests by Ray in processes of their own, which stop where they are told to and are killed."""
+"""Ingests by Ray in processes that are killed where they stop, and what should come of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+import actstore
 from tests.capturing import clusters
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -61,9 +64,28 @@ def spoil(path: Path) -> None:
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
+def rows(store: Path | str) -> tuple[Any, np.ndarray]:
+    """All columns but those that differ from run to run, and the vectors, in row order."""
+    chosen = actstore.open(store).select()
+    table = chosen.table()
+    names = [name for name in table.column_names if name != "run_id"]
+    return table.select(names), chosen.numpy(mixed=True)
+
+
+def told_of(summary: dict[str, Any]) -> dict[str, Any]:
+    """What is told of an ingest, but for what differs from run to run."""
+    own = ("run_id", "commit", "seconds", "report")
+    return {name: value for name, value in summary.items() if name not in own}
+
+
+def assert_as_alone(store: Path | str, alone: Path) -> None:
+    (table, vectors), (expected, bits) = rows(store), rows(alone)
+    assert table.equals(expected)
+    assert np.array_equal(vectors.view(np.uint32), bits.view(np.uint32))
+
+
 def main() -> None:
     """Ingest tables, in pieces of two."""
-    import actstore
     from actstore.ingestion.report import Progress
     from actstore.ingestion.workers import pieces
 

@@ -31,6 +31,7 @@ from actstore.storage.partition import StoredRows
 from actstore.workers.handing import Hand, Pieces
 from tests.capturing import clusters
 from tests.ingestion.workers import driving
+from tests.ingestion.workers.driving import assert_as_alone, told_of
 from tests.layouts import amber, clt
 from tests.remote import buckets
 from tests.remote.bucket_fixtures import *  # noqa: F403
@@ -93,26 +94,6 @@ def write(folder: Path) -> Path:
 
 def ingest(source: Path, store: Path | str, **options: Any) -> IngestSummary:
     return actstore.ingest(source, store, model="m", site="resid_post", layer=3, **options)
-
-
-def rows(store: Path | str) -> tuple[Any, np.ndarray]:
-    """All columns but those that differ from run to run, and the vectors, in row order."""
-    chosen = actstore.open(store).select()
-    table = chosen.table()
-    names = [name for name in table.column_names if name != "run_id"]
-    return table.select(names), chosen.numpy(mixed=True)
-
-
-def told_of(summary: dict[str, Any]) -> dict[str, Any]:
-    """What is told of an ingest, but for what differs from run to run."""
-    own = ("run_id", "commit", "seconds", "report")
-    return {name: value for name, value in summary.items() if name not in own}
-
-
-def assert_as_alone(store: Path | str, alone: Path) -> None:
-    (table, vectors), (expected, bits) = rows(store), rows(alone)
-    assert table.equals(expected)
-    assert np.array_equal(vectors.view(np.uint32), bits.view(np.uint32))
 
 
 @pytest.mark.parametrize(
@@ -395,7 +376,7 @@ def test_where_all_wait_for_a_lost_piece_who_has_gone_farthest_reads_it(
         )
 
     given = [Piece(number=n, place=n, files=[file(f"{n}.pt")], digest=str(n)) for n in range(4)]
-    driver = drivers.Driver(None, None, None, given, None, print)  # type: ignore[arg-type]
+    driver = drivers.Driver(None, None, None, given, {}, None, print)  # type: ignore[arg-type]
     driver._pieces = Pieces(iter(given), IngestError, "files")
     lost, *others = (driver._pieces.next(Hand()) for _ in range(3))
     assert lost is not None
@@ -424,8 +405,6 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
         ingest(source, tmp_path / "s", engine="ray")
     with pytest.raises(UsageError, match="--workers goes with --engine ray"):
         ingest(source, tmp_path / "s", workers=2)
-    with pytest.raises(UsageError, match="files that lie elsewhere are fetched by one process"):
-        actstore.ingest("hf://datasets/o/n", tmp_path / "s", engine="ray", workers=2)
     for option in ({}, {"strict": True}):
         with pytest.raises(UsageError, match="in the memory of this process, where no worker"):
             ingest(source, "memory://runs", engine="ray", workers=2, **option)
