@@ -114,7 +114,7 @@ def goes_on(hub: Hub, store: Path, replace: bool) -> None:
         if done.files >= 4:
             raise KeyboardInterrupt
 
-    options = {"model": "m", "engine": "ray", "workers": 2, "replace": replace}
+    options: dict[str, Any] = {"model": "m", "engine": "ray", "workers": 2, "replace": replace}
     with pytest.raises(KeyboardInterrupt):
         actstore.ingest(RAW, store, progress=broken_off, **options)
     hub.reset()
