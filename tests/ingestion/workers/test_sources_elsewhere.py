@@ -73,7 +73,8 @@ def write(folder: Path) -> dict[str, bytes]:
 def assert_told_alike(source: str, folder: Path, **options: Any) -> None:
     """Ingest by one process and by Ray: both tell and store the same."""
     told: list[Any] = []
-    for name, engine in (("alone", {}), ("ray", {"engine": "ray", "workers": 2})):
+    engines: dict[str, dict[str, Any]] = {"alone": {}, "ray": {"engine": "ray", "workers": 2}}
+    for name, engine in engines.items():
         try:
             found = actstore.ingest(source, folder / name, model="m", **options, **engine)
             told.append(told_of(found.as_dict()))
