@@ -24,7 +24,7 @@ NAMES = (
     *("memory", "size", "metadata_sql", "open_many", "cli_start", "hub_bytes", "probes"),
     *("batches", "capture", "study"),
 )
-BY_NAME = ("coverage", "coverage_numbers", "growth", "growth_bucket", "many_writers")
+BY_NAME = ("coverage", "coverage_numbers", "growth", "growth_bucket", "growth_rows", "many_writers")
 """What takes long, simulations and large stores, and runs only where it is named."""
 
 
@@ -44,6 +44,12 @@ def main() -> int:
         type=int,
         metavar="N",
         help="of the largest store of growth and growth_bucket; 10,000 by default",
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        metavar="N",
+        help="of the largest store of growth_rows; 1,000,000 by default",
     )
     parser.add_argument(
         "--check", action="store_true", help=f"1 where a ratio got worse than {committed.FILE.name}"
@@ -99,6 +105,7 @@ def _run(names: Sequence[str], folder: Path, options: argparse.Namespace) -> lis
         "coverage_numbers": {"simulations": options.simulations},
         "growth": {"shards": options.shards},
         "growth_bucket": {"shards": options.shards},
+        "growth_rows": {"rows": options.rows},
     }
     small = {"examples": 96, "layers": 5, "width": 256} if quick else {}
     corpus = Corpus(folder / ("quick" if quick else "full"), quick=quick, **small)

@@ -44,15 +44,15 @@ def run(corpus: Corpus, shards: int | None = None) -> list[Outcome]:
     outcomes: list[Outcome] = []
     curves: dict[int, Costs] = {}
     for size in (size for size in SIZES if size <= most):
-        curves[size] = _alone(_costs_of_shards, corpus.folder / f"growth-{size}", size)
+        curves[size] = alone(_costs_of_shards, corpus.folder / f"growth-{size}", size)
         for what, value in curves[size].items():
             outcomes.append(_outcome(f"{what}, {size:,} shards", value))
     rows: dict[int, Costs] = {}
     for size in (size for size in _WRITES if size <= most):
-        rows[size] = _alone(_costs_of_writes, corpus.folder / f"writes-{size}", size)
+        rows[size] = alone(_costs_of_writes, corpus.folder / f"writes-{size}", size)
         for what, value in rows[size].items():
             outcomes.append(_outcome(f"{what}, after {size:,} writes of one row", value))
-    _draw(corpus.folder / "growth.svg", {"shards": curves, "writes of one row": rows})
+    draw(corpus.folder / "growth.svg", {"shards": curves, "writes of one row": rows})
     return outcomes
 
 
@@ -64,7 +64,7 @@ def _outcome(what: str, value: float) -> Outcome:
     return Outcome(point=_POINT, what=what, value=value, unit=unit, at_most=goal)
 
 
-def _alone(work: Callable[[Path, int], Costs], path: Path, size: int) -> Costs:
+def alone(work: Callable[[Path, int], Costs], path: Path, size: int) -> Costs:
     """Do the work in a process of its own, whose memory is its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(work, (path, size))
@@ -73,18 +73,18 @@ def _alone(work: Callable[[Path, int], Costs], path: Path, size: int) -> Costs:
 def _costs_of_shards(path: Path, size: int) -> Costs:
     found: Costs = {}
     shutil.rmtree(path, ignore_errors=True)
-    with _timed(found, "build"):
+    with timed(found, "build"):
         build(path, size)
-    with _timed(found, "open"):
+    with timed(found, "open"):
         store = actstore.open(path)
-    with _timed(found, "select"):
+    with timed(found, "select"):
         store.select(layer=size // 2).numpy()
     store.sql("SELECT 1").fetchall()  # DuckDB itself
-    before = _memory()
+    before = memory()
     for name in ("first SQL, metadata left by the writer", "second SQL"):
-        with _timed(found, name):
+        with timed(found, name):
             store.sql("SELECT label, count(*) FROM activations GROUP BY label").fetchall()
-    found["memory of both"] = _memory() - before
+    found["memory of both"] = memory() - before
     vector = np.ones((1, WIDTH), np.float16)
     seconds, sizes = [], []
     for number in range(_APPENDS):
@@ -96,18 +96,18 @@ def _costs_of_shards(path: Path, size: int) -> Costs:
         sizes.append(layout.manifest_path(path, newest(path)).stat().st_size / 1e6)
     found["append of one row"] = float(np.median(seconds))
     found["bytes of the manifest of an append"] = float(np.median(sizes))
-    with _timed(found, "SQL after appends"):
+    with timed(found, "SQL after appends"):
         store.sql("SELECT label, count(*) FROM activations GROUP BY label").fetchall()
-    with _timed(found, "label"):
+    with timed(found, "label"):
         store.label("'yes'", where="example_id = 'more 0'")
     store.close()
-    with _timed(found, "compact"):
+    with timed(found, "compact"):
         compact(path)
     shutil.rmtree(path / layout.CACHE)
-    with actstore.open(path) as again, _timed(found, "SQL, metadata read from every shard"):
+    with actstore.open(path) as again, timed(found, "SQL, metadata read from every shard"):
         again.sql("SELECT label, count(*) FROM activations GROUP BY label").fetchall()
     snapshot = open_snapshot(path)
-    with _timed(found, "verify"):
+    with timed(found, "verify"):
         assert not verify(snapshot)
     snapshot.close()
     shutil.rmtree(path)
@@ -144,36 +144,39 @@ def _costs_of_writes(path: Path, size: int) -> Costs:
     found["shards"] = len(store.select(layer=0).shards)
     matrix = store.select(layer=0).numpy()
     assert np.array_equal(matrix.view(np.uint16), vectors[:, 0].view(np.uint16))
-    with _timed(found, "first SQL"):
+    with timed(found, "first SQL"):
         store.sql("SELECT count(*) FROM activations").fetchall()
     store.close()
     shutil.rmtree(path)
     return found
 
 
-def _memory() -> float:
+def memory() -> float:
     """Return the most memory that this process had so far, in megabytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 @contextmanager
-def _timed(found: Costs, name: str) -> Iterator[None]:
+def timed(found: Costs, name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     found[name] = time.perf_counter() - start
 
 
-def _draw(path: Path, curves: dict[str, dict[int, Costs]]) -> None:
+def draw(path: Path, curves: dict[str, dict[int, Costs]]) -> None:
     """Draw what each work costs against the size."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(curves), figsize=(11, 6), layout="constrained")
-    for axis, (along, costs) in zip(axes, curves.items(), strict=True):
+    size = (5.5 * len(curves), 6)
+    figure, axes = pyplot.subplots(
+        1, len(curves), figsize=size, layout="constrained", squeeze=False
+    )
+    for axis, (along, costs) in zip(axes[0], curves.items(), strict=True):
         names = [name for name in next(iter(costs.values())) if "byte" not in name]
-        names = [name for name in names if name not in ("memory of both", "shards")]
+        names = [name for name in names if not name.startswith(("memory", "shards"))]
         for number, name in enumerate(names):
             style = "o-" if number < 10 else "s--"  # there are ten colours
             axis.plot(list(costs), [cost[name] for cost in costs.values()], style, label=name)

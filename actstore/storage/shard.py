@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -42,6 +43,8 @@ _FEW_BYTES = 256 << 10
 _OPEN_AT_ONCE = 128
 """Completed shards that are flushed together, while as many are completed: a process may have
 1,024 files open."""
+_WORTH = 16
+"""Vectors are moved in the file if that saves at least one part in so many of their bytes."""
 _SYNC_BYTES = 4 << 20
 """Bytes after which the disk is asked to take what was placed."""
 
@@ -90,6 +93,7 @@ class ShardWriter:
         self._scales = quantised.RowScales() if dtype == "int8" else None
         self._sums = BlockSums(self.row_bytes, self._group_rows)
         self._descriptor = -1
+        self._closed = 0  # bytes moved to close the gap before the values
         self._unsynced = 0  # bytes placed since the disk was last asked to take them
         self._asked: list[Task[None]] = []
         self._columns: MetadataColumns | None = None
@@ -243,6 +247,8 @@ class ShardWriter:
         while self._flushed < self.rows:
             self._flush_metadata(min(self._group_rows, self.rows - self._flushed))
         assert self._columns is not None
+        if self.rows < self._group_rows:
+            self._close_gap()
         groups, sums = self._write_pages()
         append_metadata(self._descriptor, self._columns, groups, sums, self.width, self.dtype)
         if self._unsynced > _FEW_BYTES:
@@ -280,6 +286,31 @@ class ShardWriter:
         group, within = divmod(row, self._group_rows)
         stride = pages.align(self._prefix + self._group_rows * self.row_bytes)
         return pages.ALIGNMENT + group * stride + self._prefix + within * self.row_bytes
+
+    def _close_gap(self) -> None:
+        """Move the values of a row group that is not full to where those of so few rows belong.
+
+        Before them is room for the levels of all rows that a group can have: of narrow vectors
+        that may be more than the values take themselves. An interrupted move goes on where it
+        was.
+        """
+        prefix = pages.prefix_space(self.rows, self.width, self.dtype)
+        gap = self._prefix - prefix
+        size = self._placed * self.row_bytes
+        if gap * _WORTH < size:
+            return
+        start = self._offset(0)
+        with named(self.path):
+            while self._closed < size:
+                # No more than the gap: what is not moved yet stays whole.
+                few = min(_CHUNK, gap, size - self._closed)
+                data = os.pread(self._descriptor, few, start + self._closed)
+                if not data:
+                    raise OSError(errno.EIO, "what was written is not there any more")
+                write_at(self._descriptor, memoryview(data), start - gap + self._closed)
+                self._closed += len(data)
+            os.ftruncate(self._descriptor, start - gap + size)
+        self._prefix = prefix
 
     def _place(
         self, vectors: np.ndarray, run: Callable[..., Iterable[list[tuple[int, int]]]]

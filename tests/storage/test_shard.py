@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -55,6 +57,72 @@ def test_the_same_rows_make_the_same_file_however_they_come(
         for size in (1, 7, 20, 49)
     }
     assert len(sums) == 1
+
+
+@pytest.mark.parametrize("width", [1, 3, 16, 64])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_narrow_vectors_that_left_memory_early_take_no_more_room(
+    tmp_path: Path, width: int, dtype: schema.StoredType
+) -> None:
+    matrix = vectors(3000, width).astype(dtype)
+    sizes = []
+    for name, stops in (("kept", ()), ("placed", (700, 2500))):
+        writer = ShardWriter(tmp_path / name, width=width, dtype=dtype)
+        for start, stop in pairwise([0, *stops, 3000]):
+            writer.append(matrix[start:stop], fragment(start, stop - start))
+            if stop != 3000:
+                writer.place()
+        writer.finish()
+        ids = [f"e{row}" for row in range(3000)]
+        assert_holds(tmp_path / name, matrix, ids)
+        sizes.append((tmp_path / name).stat().st_size)
+    kept, placed = sizes
+    assert kept <= placed <= kept + matrix.nbytes // shard._WORTH
+
+
+def placed_early(path: Path, matrix: np.ndarray) -> ShardWriter:
+    """Return a writer whose vectors are in the file, behind more room than they need."""
+    writer = ShardWriter(path, width=matrix.shape[1], dtype="float16")
+    writer.append(matrix, fragment(0, len(matrix)))
+    writer.place()
+    return writer
+
+
+def test_a_file_that_is_cut_short_is_no_shard(tmp_path: Path) -> None:
+    writer = placed_early(tmp_path / "s", vectors(3000, 16))
+    os.truncate(tmp_path / "s", 5000)
+    with pytest.raises(OSError, match="not there any more"):
+        writer.complete()
+    writer.abort()
+
+
+def test_a_move_that_was_interrupted_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard, "_CHUNK", 1 << 12)
+    matrix = vectors(3000, 16)
+    writer = placed_early(tmp_path / "s", matrix)
+    write, left = shard.write_at, 0
+
+    def failing(descriptor: int, data: memoryview, offset: int) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            write(descriptor, data[: len(data) // 2], offset)
+            raise KeyboardInterrupt
+        write(descriptor, data, offset)
+
+    monkeypatch.setattr(shard, "write_at", failing)
+    interrupted = 0
+    for stop in (1, 7, 15, 5, 0):
+        left = stop
+        try:
+            writer.complete()
+        except KeyboardInterrupt:
+            interrupted += 1
+    assert interrupted == 4
+    writer.sync()
+    assert_holds(tmp_path / "s", matrix, [f"e{row}" for row in range(3000)])
 
 
 @settings(deadline=None, max_examples=examples(50))
