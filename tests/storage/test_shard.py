@@ -23,6 +23,7 @@ from actstore.storage import file_hashes, floats, pages, shard
 from actstore.storage.file_hashes import sha256_of
 from actstore.storage.metadata_table import Fragment
 from actstore.storage.shard import ShardWriter
+from actstore.storage.shard_tail import write_at
 from tests.storage.stores import fragment, vectors, write_shard
 from tests.torture.effort import examples
 
@@ -102,7 +103,7 @@ def test_a_move_that_was_interrupted_goes_on(
     monkeypatch.setattr(shard, "_CHUNK", 1 << 12)
     matrix = vectors(3000, 16)
     writer = placed_early(tmp_path / "s", matrix)
-    write, left = shard.write_at, 0
+    write, left = write_at, 0
 
     def failing(descriptor: int, data: memoryview, offset: int) -> None:
         nonlocal left
