@@ -44,6 +44,10 @@ class Place(Protocol):
         """What was read, for the record."""
 
     @property
+    def revision(self) -> str:
+        """Which of its versions was read, in a word; empty where a place has none."""
+
+    @property
     def within(self) -> str:
         """The folder or file that is meant, of all that there are; empty for everything."""
 
@@ -87,8 +91,7 @@ def mirrored(place: Place) -> Iterator[Mirror]:
         HubError, BucketError: a table cannot be had.
     """
     with scratch("sources") as home:
-        root = Path(os.path.realpath(home)) / place.name.replace("://", "/")
-        mirror = Mirror(place=place, root=root)
+        mirror = Mirror(place=place, root=Path(os.path.realpath(home)) / _below(place))
         mirror.lay_out()
         yield mirror
 
@@ -127,7 +130,7 @@ class Mirror:
     @property
     def canonical(self) -> Path:
         """A path that stands for ``root`` where mirrors of several processes speak of a file."""
-        return Path("/elsewhere") / self.place.name.replace("://", "/")
+        return Path("/elsewhere") / _below(self.place)
 
     def lay_out(self) -> None:
         """Make the folder: tables that recipes join, and a place for every other file.
@@ -235,6 +238,11 @@ class Mirror:
             target = self.root / name
             target.unlink()
             _make_place(target, self.place.files[name])
+
+
+def _below(place: Place) -> str:
+    """Return the path that a mirror has in its folder: data sets may be named after parts of it."""
+    return f"{place.revision}/{place.name}".replace("://", "/").lstrip("/")
 
 
 def _above(path: str) -> Iterator[str]:

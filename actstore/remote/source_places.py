@@ -69,6 +69,10 @@ class HubPlace:
         return self._address.repository
 
     @property
+    def revision(self) -> str:
+        return self._commit[:8]
+
+    @property
     def within(self) -> str:
         return self._address.path
 
@@ -126,6 +130,8 @@ class BucketPlace:
     Args:
         address: a folder in a bucket, or an object.
     """
+
+    revision = ""
 
     def __init__(self, address: BucketAddress) -> None:
         self._bucket = Bucket(address)

@@ -29,7 +29,8 @@ class _Moving(pickle.Unpickler):
 
     def __init__(self, data: bytes, folders: Mapping[Path, Path]) -> None:
         super().__init__(io.BytesIO(data))
-        self._folders = folders
+        deepest_first = sorted(folders, key=lambda folder: len(folder.parts), reverse=True)
+        self._folders = {folder: folders[folder] for folder in deepest_first}
 
     def find_class(self, module: str, name: str) -> Any:
         found = super().find_class(module, name)

@@ -92,14 +92,17 @@ def ingest_with_ray(
     seen = reading.looked_ahead(files)
     further = {"seen": seen, "replace": whole is not None and whole.replace}
     known = fingerprint(run, reading, reader.context, further)
-    # What is sent names files that lie elsewhere as no process has them.
+    # What is sent names files that lie elsewhere as no process has them, and what is kept of a
+    # piece names no folder of this machine.
     there = {mirror.root: mirror.canonical for mirror in mirrors}
-    here = {mirror.canonical: mirror.root for mirror in mirrors}
+    names = _names(reading, files, set(there))
+    here = {to: folder for folder, to in (there | names).items()}
     pieces = moved(list(cut(files, known, reader.together)), there)
     work = Work(
         store=place,
         folder=Path.cwd(),
         places=[mirror.place for mirror in mirrors],
+        names=names,
         reading=moved(reading, there),
         widths=widths,
         run=run,
@@ -135,6 +138,16 @@ def ingest_with_ray(
                 draft.clear()
             raise
         return _agreed(driver.made(narrow), whole, draft, change, message)
+
+
+def _names(reading: Reading, files: Sequence[SourceFile], apart: set[Path]) -> dict[Path, Path]:
+    """Return what stands for the folders in which tables may lie, but for some folders."""
+    folders = {file.root for file in files} | set(reading.gate.allowed)
+    folders |= {path.parent for path in reading.options.sidecars.values()}
+    return {
+        folder: Path("/folders", str(number))
+        for number, folder in enumerate(sorted(folders - apart))
+    }
 
 
 def _agreed(made: Made, whole: Whole, draft: Draft, change: Transaction, message: str) -> Made:

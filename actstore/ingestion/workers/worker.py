@@ -45,6 +45,8 @@ class Work:
     """Where relative paths start."""
     places: Sequence[Place] = ()
     """Where sources lie that no folder holds."""
+    names: Mapping[Path, Path] = field(default_factory=dict)
+    """What stands for folders in what is kept."""
     sign: Path = Path()
     """A staging folder of the store, held by who hands the work out."""
     reading: Reading
@@ -105,6 +107,7 @@ class Worker:
                 self._mirrors.append(mirror)
             self._here = {each.canonical: each.root for each in self._mirrors}
             self._called = {each.root: each.canonical for each in self._mirrors}
+            self._called |= work.names
             reading = self._reading = moved(work.reading, self._here)
             self._reader = create(reading.found.recipe, reading.context(self._forms))
             reading.arranged(self._reader)

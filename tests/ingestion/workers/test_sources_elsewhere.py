@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import pickle
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,13 @@ def test_a_repository(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert_told_alike(RAW, tmp_path / "whole", replace=True)
         for replace in (False, True):  # piece by piece, and as one commit
             store = tmp_path / f"again {replace}"
-            goes_on(hub, store, replace)
+            goes_on(hub, RAW, store, replace)
             assert_as_alone(store, tmp_path / "pieces/alone")
+        local = tmp_path / "local"
+        goes_on(None, str(tmp_path / "source"), local, replace=True)
 
 
-def goes_on(hub: Hub, store: Path, replace: bool) -> None:
+def goes_on(hub: Hub | None, source: str, store: Path, replace: bool) -> None:
     """Break an ingest by Ray off; the next one fetches nothing that is stored."""
 
     def broken_off(done: Progress) -> None:
@@ -117,13 +120,21 @@ def goes_on(hub: Hub, store: Path, replace: bool) -> None:
 
     options: dict[str, Any] = {"model": "m", "engine": "ray", "workers": 2, "replace": replace}
     with pytest.raises(KeyboardInterrupt):
-        actstore.ingest(RAW, store, progress=broken_off, **options)
-    hub.reset()
+        actstore.ingest(source, store, progress=broken_off, **options)
+    kept = [path.read_text() for path in store.glob(".cache/ingest-*/*/records/*.json")]
+    assert bool(kept) == replace
+    for text in kept:
+        assert "model_responses.jsonl" in text
+        assert str(store.parent) not in text
+        assert tempfile.gettempdir() not in text
+    if hub is not None:
+        hub.reset()
     told: list[str] = []
-    found = actstore.ingest(RAW, store, note=told.append, **options)
+    found = actstore.ingest(source, store, note=told.append, **options)
     assert any("files not read again" in each for each in [*told, *found.notes])
-    assert "sample_0002.pt" not in asked_for(hub)
-    assert "sample_0033.pt" in asked_for(hub)
+    if hub is not None:
+        assert "sample_0002.pt" not in asked_for(hub)
+        assert "sample_0033.pt" in asked_for(hub)
     joined = SAMPLES - 1 - (0 if replace else 4)
     assert f"sidecar responses: model_responses.jsonl, joined {joined} of {joined}" in found.notes
     assert not found.unmatched
