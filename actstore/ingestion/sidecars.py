@@ -488,9 +488,14 @@ def _text(value: Any) -> str:
 
 
 def _named(paths: Iterable[Path]) -> str:
-    """Name tables by their file names, those of one name with their folders."""
+    """Name tables by their file names, those of one name with their folders.
+
+    Not with the folder that all of them lie in, which may be somebody's home: this is stored.
+    """
     paths = sorted(paths)
-    alike = len({path.name for path in paths}) < len(paths)
-    names = [f"{path.parent.name}/{path.name}" if alike else path.name for path in paths]
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        common = os.path.commonpath(path.parent for path in paths)
+        names = ["/".join(path.relative_to(common).parts[-2:]) for path in paths]
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
     return ", ".join(sorted(names)[:3]) + more

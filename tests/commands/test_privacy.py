@@ -285,6 +285,20 @@ def test_why_a_file_is_refused_names_no_folder_above_its_source(
     assert_nothing_private(home)
 
 
+def test_tables_of_one_name_are_told_apart_without_the_folder_of_all(
+    actstore: Command, home: Path
+) -> None:
+    for folder in ("source/a", "source/b"):
+        amber.write_samples(home / folder, samples=2, layers=2)
+    for folder in (".", "source/b"):
+        (home / folder / "model_responses.jsonl").write_text('{"id": 1, "response": "a"}\n')
+    words = ("ingest", "source", *AMBER, "--allow-parent", home, "--store", "runs.store")
+    finished = actstore(*words)
+    assert finished.code == 0, finished.err
+    assert "sidecar responses: b/model_responses.jsonl, model_responses.jsonl" in finished.err
+    assert_nothing_private(home)
+
+
 def test_sources_of_one_name_are_told_apart_by_no_more_than_that_takes(
     actstore: Command, home: Path, tmp_path: Path
 ) -> None:
