@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote
@@ -68,8 +68,9 @@ def local(place: str | Path) -> Path:
             "machine, s3://BUCKET/STORE (gs://, az://) for a store in a bucket, or "
             "hf://datasets/ORG/NAME for a store or source on the Hugging Face Hub"
         )
-    raw = os.fsencode(text)
-    if len(raw) > _LONGEST or any(len(part) > _LONGEST_NAME for part in raw.split(b"/")):
+    long = next((p for p in text.split("/") if len(os.fsencode(p)) > _LONGEST_NAME), None)
+    if long is not None or len(os.fsencode(text)) > _LONGEST:
+        shown = shown if long is None else f"{long[:80]}…"
         raise PathError(
             f"{shown}: the name is too long: one name may take {_LONGEST_NAME} bytes, "
             f"a whole path {_LONGEST}"
@@ -232,6 +233,32 @@ def lies_in(path: Path, folders: Sequence[Path]) -> bool:
 
 def _lies_in(path: Path, folders: Sequence[Path]) -> bool:
     return any(path.is_relative_to(folder) for folder in folders)
+
+
+def shareable(text: str, folders: Mapping[Path, str], files: Iterable[Path] = ()) -> str:
+    """Return a text as others may read it, as what is stored: without folders above some.
+
+    Args:
+        text: may quote paths, as errors do, those of other libraries too.
+        folders: what lies in them is named from there on; each with what it is called itself.
+        files: are named by their last part, wherever they lie; what lies in one, from there on.
+    """
+    known = {path: (f"{path.name}/", path.name) for path in files}
+    known |= {path: ("", called) for path, called in folders.items()}
+    # The longest first: they may lie in each other.
+    for path in sorted(known, key=lambda each: len(each.parts), reverse=True):
+        if path.name and (path.is_absolute() or ".." in path.parts):
+            inside, itself = known[path]
+            for spelled in {str(path), repr(str(path))[1:-1]}:  # what the system says is quoted
+                whole = rf"(?<!\w){re.escape(spelled)}"
+                text = _replaced(rf"{whole}/", inside, text)
+                text = _replaced(rf"{whole}(?![\w-]|\.\w)", itself, text)
+                text = _replaced(whole, path.name, text)  # of another name that begins so
+    return text
+
+
+def _replaced(pattern: str, new: str, text: str) -> str:
+    return re.sub(pattern, lambda _: new, text)
 
 
 class State(NamedTuple):

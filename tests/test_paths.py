@@ -61,6 +61,27 @@ def test_names_that_no_disk_can_hold(text: str, reason: str) -> None:
     assert isinstance(caught.value, UsageError)
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/home/me/acts/d/t.json: broken", "d/t.json: broken"),
+        ("2 files fit in /home/me/acts (a, b)", "2 files fit in the source (a, b)"),
+        ("It is in /home/me/acts.", "It is in the source."),
+        ("[Errno 2] Failed: '/home/me/acts/a.pt'", "[Errno 2] Failed: 'a.pt'"),
+        ("/home/me/acts2/a and /home/me/acts.old/b", "acts2/a and acts.old/b"),
+        ("of /home/me/t.csv and /home/me/tables/x/y.csv", "of t.csv and tables/x/y.csv"),
+        ("../you/o.csv: row 1", "o.csv: row 1"),
+        ("d/home/me/acts/t.json: broken", "d/home/me/acts/t.json: broken"),
+        (repr("/home/me/it's \u200b/e.pt"), repr("e.pt").replace("'", '"')),
+        ("near.csv: row 1", "near.csv: row 1"),
+    ],
+)
+def test_texts_that_others_read_have_no_folders(text: str, shown: str) -> None:
+    folders = {Path("/home/me/acts"): "the source", Path("/home/me/it's \u200b"): "that"}
+    tables = ["/home/me/t.csv", "/home/me/tables", "../you/o.csv", "near.csv"]
+    assert paths.shareable(text, folders, map(Path, tables)) == shown
+
+
 def test_a_store_may_be_named_by_a_file_address(tmp_path: Path) -> None:
     assert paths.local_store(tmp_path / "s") == tmp_path / "s"
     assert paths.local_store("s.store") == Path("s.store")

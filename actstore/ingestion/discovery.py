@@ -138,16 +138,22 @@ def _match(pattern: FilePattern, entry: Entry) -> tuple[Match, int] | None:
 
 
 def _named_caches(files: list[SourceFile]) -> list[SourceFile]:
-    folders = {file.folder for file in files}
-    if len(folders) < 2:
+    sources = {file.folder: file.root for file in files}
+    if len(sources) < 2:
         return files
-    names = cache_names(folders)
+    names = cache_names(sources)
     return [replace(file, cache=names[file.folder]) for file in files]
 
 
-def cache_names(folders: Iterable[Path]) -> dict[Path, str]:
-    """Name each folder by what sets it apart from the others."""
-    folders = sorted(folders)
+def cache_names(sources: Mapping[Path, Path]) -> dict[Path, str]:
+    """Name each folder by what sets it apart from the others.
+
+    Names are stored: of the folders above a source they have no more than it takes to do that.
+
+    Args:
+        sources: of each folder the source that it was found in.
+    """
+    folders = sorted(sources)
     split = {folder: folder.parts for folder in folders}
     start = 0
     while all(len(parts) > start for parts in split.values()) and (
@@ -159,9 +165,20 @@ def cache_names(folders: Iterable[Path]) -> dict[Path, str]:
         len({parts[len(parts) - end - 1] for parts in split.values()}) == 1
     ):
         end += 1
-    names = {folder: "/".join(parts[start : len(parts) - end]) for folder, parts in split.items()}
-    # The folder that holds the others has nothing left of its own: it keeps its name.
-    return {folder: name or folder.name for folder, name in names.items()}
+    apart = {folder: parts[start : len(parts) - end] for folder, parts in split.items()}
+    above = {
+        folder: max(0, min(len(sources[folder].parts) - 1 - start, len(parts) - 1))
+        for folder, parts in apart.items()
+    }
+    for fewer in range(max(above.values()), -1, -1):
+        # The folder that holds the others has nothing left of its own: it keeps its name.
+        names = {
+            folder: "/".join(parts[min(fewer, above[folder]) :]) or folder.name
+            for folder, parts in apart.items()
+        }
+        if len(set(names.values())) == len(names):
+            break
+    return names
 
 
 def discover(

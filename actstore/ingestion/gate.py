@@ -12,6 +12,12 @@ from actstore.errors import UsageError
 from actstore.ingestion import fetching
 
 
+def whole(root: Path) -> Path:
+    """Return the folder of a source: a repository is one, whichever folder of it is read."""
+    fetcher = fetching.of(root)
+    return root if fetcher is None else fetcher.root
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """The folders outside of a source from which its recipe may have files read."""
@@ -42,8 +48,7 @@ class Gate:
 
     def within(self, root: Path) -> tuple[Path, ...]:
         """Return the real folders in which files named by a source at ``root`` may lie."""
-        fetcher = fetching.of(root)  # a repository is one source, whichever folder of it is read
-        return (paths.real(root if fetcher is None else fetcher.root), *self.allowed)
+        return (paths.real(whole(root)), *self.allowed)
 
     def admits(self, path: Path, root: Path) -> bool:
         """Say whether a file or folder may be read for a source at ``root``, links followed."""

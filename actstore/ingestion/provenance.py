@@ -25,8 +25,8 @@ def describe(
     """Return the record of a new run; settings that were left alone are left out.
 
     Args:
-        sources: as the user named them; of an absolute path the last part is kept, and a
-            text as it is.
+        sources: as the user named them; of an absolute path, and of one through folders above,
+            the last part is kept, and a text as it is.
         recipe: its name and text are kept, so that a run can be repeated.
         options: what the user chose.
         further: settings beside the options.
@@ -57,7 +57,7 @@ def _shown(path: str | Path) -> str:
     """Return a path as others may read it: a push publishes the settings of every run."""
     if isinstance(path, str):
         return path
-    return path.name if path.is_absolute() else str(path)
+    return path.name if path.is_absolute() or ".." in path.parts else str(path)
 
 
 def versions() -> dict[str, str]:

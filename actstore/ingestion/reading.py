@@ -155,6 +155,7 @@ class FileReader:
             HubError: the repository that they are fetched from cannot be reached.
         """
         outcome = Outcome()
+        outside = self._reader.context.sidecars.outside
         done = Progress(
             files=0,
             files_total=len(files),
@@ -167,13 +168,13 @@ class FileReader:
                 try:
                     reason = self._file(loaded, outcome)
                 except ForeignFileError as error:
-                    outcome.foreign.append(Refusal(loaded.file.relative, str(error)))
+                    outcome.foreign.append(Refusal.of(loaded.file, str(error), outside))
                 else:
                     if reason is None:
                         outcome.read += 1
                         self._output.checkpoint()
                     else:
-                        outcome.refused.append(Refusal(loaded.file.relative, reason))
+                        outcome.refused.append(Refusal.of(loaded.file, reason, outside))
                 done = replace(
                     done,
                     files=done.files + 1,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from actstore import schema
+from actstore import paths, schema
 from actstore.errors import CommitError
+from actstore.ingestion import gate
 from actstore.ingestion.inference import FolderMapping
+from actstore.ingestion.source_file import Entry, SourceFile
 from actstore.storage import layout
 from actstore.storage.rows import Added, RowBatch
 
@@ -23,6 +25,19 @@ class Refusal(NamedTuple):
     path: str
     """Relative to SOURCE."""
     reason: str
+
+    @classmethod
+    def of(cls, file: Entry | SourceFile, reason: str, outside: Iterable[Path] = ()) -> Refusal:
+        """Refuse a file; the reason is stored, so that it names no folder above its source.
+
+        Args:
+            file: the file.
+            reason: may name others by their whole paths.
+            outside: tables that may lie elsewhere: of these nothing is said but their names.
+        """
+        source = gate.whole(file.root)
+        files = [path for path in outside if not path.is_relative_to(source)]
+        return cls(file.relative, paths.shareable(reason, {source: "the source"}, files))
 
 
 class Group(NamedTuple):

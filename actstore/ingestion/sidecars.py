@@ -18,7 +18,7 @@ from actstore import paths as gateway
 from actstore.errors import ActstoreError, PathError, SidecarError, UsageError
 from actstore.ingestion import fetching
 from actstore.ingestion.expression import Expression, compile_expression
-from actstore.ingestion.gate import Gate
+from actstore.ingestion.gate import Gate, whole
 from actstore.ingestion.recipe import Recipe, SidecarSpec
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.template import part_value
@@ -123,6 +123,8 @@ class Sidecars:
         self._found: dict[tuple[Any, ...], list[Path]] = {}
         self.used: dict[str, set[Path]] = {}
         """Name: the files that were read for it."""
+        self.outside: set[Path] = set(self._overrides.values())
+        """What was found that may lie outside of the sources, files and folders."""
         self._asked: dict[str, dict[Hashable, bool]] = {}
         self._withheld: dict[str, dict[Path, Withheld]] = {}
 
@@ -251,7 +253,9 @@ class Sidecars:
         key = (spec.name, file.path.parent, file.folder, patterns)
         if key not in self._found:
             wanted = [pattern for pattern in patterns if pattern is not None]
-            self._found[key] = self._search(spec, wanted, file)
+            found = self._found[key] = self._search(spec, wanted, file)
+            source = whole(file.root)
+            self.outside.update(path for path in found if not path.is_relative_to(source))
         return self._found[key]
 
     def _search(self, spec: SidecarSpec, patterns: Iterable[str], file: SourceFile) -> list[Path]:
@@ -266,8 +270,10 @@ class Sidecars:
                         self._withhold(spec, path, folder, pattern, file)
                 if len(found) > 1 and not spec.merge:
                     names = ", ".join(path.name for path in found[:5])
+                    inside = folder.is_relative_to(whole(file.root))
+                    where = folder if inside else os.path.relpath(folder, file.root)
                     raise SidecarError(
-                        f"sidecar {spec.name}: {len(found)} files fit {pattern} in {folder} "
+                        f"sidecar {spec.name}: {len(found)} files fit {pattern} in {where} "
                         f"({names}); choose one with --sidecar {spec.name}=PATH"
                     )
                 if found:
@@ -482,9 +488,14 @@ def _text(value: Any) -> str:
 
 
 def _named(paths: Iterable[Path]) -> str:
-    """Name tables by their file names, those of one name with their folders."""
+    """Name tables by their file names, those of one name with their folders.
+
+    Not with the folder that all of them lie in, which may be somebody's home: this is stored.
+    """
     paths = sorted(paths)
-    alike = len({path.name for path in paths}) < len(paths)
-    names = [f"{path.parent.name}/{path.name}" if alike else path.name for path in paths]
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        common = os.path.commonpath(path.parent for path in paths)
+        names = ["/".join(path.relative_to(common).parts[-2:]) for path in paths]
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
     return ", ".join(sorted(names)[:3]) + more

@@ -42,7 +42,7 @@ def damaged(found: Discovery) -> list[Refusal]:
         try:
             containers.read(found.recipe.container, entry.path, within=entry.root)
         except (UnsafeFileError, UnreadableFileError) as error:
-            refused.append(Refusal(entry.relative, error.reason))
+            refused.append(Refusal.of(entry, error.reason))
         except (ActstoreError, OSError, MemoryError):
             continue  # it is no activation file, and stays unmatched
     return refused

@@ -155,9 +155,10 @@ def _entry(source: Path, tail: str, named: _Named, real: Path, links: list[str])
 def _leading(link: Path, source: Path) -> str:
     """Name a link that is not followed, below its source, and where it leads.
 
-    As it is spelled, without folders above the last: this is stored, and pushed.
+    As it is spelled, but without folders outside of the source: this is stored, and pushed.
     """
     gone = "" if link.exists() else ", which does not exist"
     target = os.readlink(link) if link.is_symlink() else os.path.realpath(link)
-    target = f"…/{os.path.basename(target)}" if os.path.isabs(target) else target
+    if os.path.isabs(target) or ".." in target.split("/"):
+        target = f"…/{os.path.basename(target.rstrip('/'))}"
     return readable(f"{link.relative_to(source).as_posix()} -> {target}{gone}")

@@ -119,8 +119,26 @@ def test_a_source_must_exist_and_hold_files(tmp_path: Path) -> None:
     ],
 )
 def test_caches_are_named_by_what_sets_them_apart(folders: list[str], names: list[str]) -> None:
-    found = cache_names([Path(folder) for folder in folders])
+    found = cache_names({Path(folder): Path("/r") for folder in folders})
     assert [found[Path(folder)] for folder in folders] == names
+
+
+@pytest.mark.parametrize(
+    ("sources", "names"),
+    [
+        (["/home/me/acts", "/mnt/data/acts"], ["me", "data"]),
+        (["/home/me/one", "/mnt/data/two"], ["one", "two"]),
+        (["/home/me/x/acts", "/mnt/me/x/acts"], ["home", "mnt"]),
+        (["/home/me/x/acts", "/mnt/you/x/acts"], ["me", "you"]),
+        (["/home/me/one", "/one"], ["me", "one"]),
+        (["/home/me/proj", "/home/me/proj/sub"], ["proj", "sub"]),
+    ],
+)
+def test_folders_above_sources_are_named_where_they_must_be(
+    sources: list[str], names: list[str]
+) -> None:
+    found = cache_names({Path(source): Path(source) for source in sources})
+    assert [found[Path(source)] for source in sources] == names
 
 
 def test_several_sources_are_several_caches(tmp_path: Path) -> None:

@@ -100,6 +100,34 @@ def test_each_layout_comes_in_as_from_a_folder(hub: Hub, tmp_path: Path, recipe:
     assert settings["sources"] == [f"hf://datasets/alice/raw@{head}"]
 
 
+@pytest.mark.parametrize("within", ["", "/cache"])
+def test_a_refused_file_names_its_table_as_the_repository_does(
+    hub: Hub, tmp_path: Path, within: str
+) -> None:
+    amber.write_samples(tmp_path / "source/cache", samples=2, layers=2)
+    table = tmp_path / "source/cache/model_responses.jsonl"
+    table.write_text('{"id": 1, "response": "a"}\n{"id": 1, "response": "b"}\n')
+    upload(hub, tmp_path / "source")
+    far = actstore.ingest(RAW + within, tmp_path / "far", recipe="amber", model="org/m")
+    reasons = {refusal.reason.partition(" ")[0] for refusal in far.refused}
+    assert reasons == {"cache/model_responses.jsonl:"}
+    assert far.report is not None
+    report = (tmp_path / "far" / far.report).read_text()
+    assert tempfile.gettempdir() not in report
+
+
+def test_several_repositories_are_several_data_sets_by_their_names(
+    hub: Hub, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        amber.write_samples(tmp_path / name, samples=2, layers=2, seed=len(name))
+        upload(hub, tmp_path / name, f"alice/{name}")
+    addresses = [f"hf://datasets/alice/{name}" for name in ("one", "two")]
+    for written in (8, 0):  # the second time they are the same rows
+        far = actstore.ingest(addresses, tmp_path / "far", recipe="amber", model="org/m")
+        assert (far.datasets, far.rows_written) == ({"one": 4, "two": 4}, written)
+
+
 def test_files_go_when_they_are_done_with(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,13 @@ def image_sizes(example: Example) -> list[tuple[int, int]]:
     return sizes
 
 
+def image_paths(example: Example) -> list[Path]:
+    """Return the paths among the images of an example, as they were given."""
+    given = [each.get("path") if isinstance(each, Mapping) else each for each in example.pictures]
+    texts = [os.fspath(each) for each in given if isinstance(each, str | os.PathLike)]
+    return [Path(str(text)) for text in texts]
+
+
 @contextmanager
 def _open(picture: Any, example: Example) -> Iterator[Image]:
     """Open an image for the length of the block; one that was open already stays so."""
@@ -76,6 +83,13 @@ def _open(picture: Any, example: Example) -> Iterator[Image]:
         yield image
 
 
+def _short(address: str) -> str:
+    """Return what tells an address: the rest may be long, a secret, or a folder of this machine."""
+    scheme, _, rest = address.partition(":")
+    place = rest.partition("?")[0] if scheme.lower() != "data" else ""
+    return f"{scheme}:…/{place.rpartition('/')[2][-60:]}" if place else f"{scheme}:…"
+
+
 def _no_image(picture: Any, example: Example, problem: Exception) -> ExampleError:
     name, _ = _content(picture, example)
     return ExampleError(f"{example.where}: {name} is no image: {problem}")
@@ -93,10 +107,9 @@ def _content(picture: Any, example: Example) -> tuple[str, Path | io.BytesIO]:
     if isinstance(picture, str | os.PathLike):
         text = os.fspath(picture)
         if isinstance(text, str) and _URL.match(text):
-            short = text if len(text) <= 80 else f"{text[:79]}…"
             raise ExampleError(
-                f"{example.where}: the image is an address ({short}); fetch the images first and "
-                "give their paths"
+                f"{example.where}: the image is an address ({_short(text)}); fetch the images "
+                "first and give their paths"
             )
         path = Path(str(text))
         return str(text), path if example.images is None else example.images / path

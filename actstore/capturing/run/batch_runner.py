@@ -140,7 +140,7 @@ class Runner:
             try:
                 self.engine.prompter.batch([window.examples[at]], self.engine.padding_side)
             except ExampleError as reason:
-                bad[at] = Refused.by(window.examples[at].where, reason)
+                bad[at] = Refused.by(window.examples[at], reason)
         if not bad:  # only together: each goes alone
             if len(group) == 1:
                 raise error

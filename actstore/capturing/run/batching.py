@@ -217,5 +217,5 @@ def _measured(
         try:
             found.append((example, lengths([example])[0]))
         except ExampleError as error:
-            found.append((example, Refused.by(example.where, error)))
+            found.append((example, Refused.by(example, error)))
     return found

@@ -6,6 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from actstore import paths
+from actstore.capturing.prompts.example import Example
+from actstore.capturing.prompts.images import image_paths
 from actstore.capturing.run.asked import Asked
 from actstore.capturing.run.estimate import CaptureEstimate
 from actstore.capturing.selfcheck.pad_leaks import Padding
@@ -40,9 +43,14 @@ class Refused(NamedTuple):
     reason: str
 
     @classmethod
-    def by(cls, where: str, error: Exception) -> Refused:
-        """Return an example's refusal; messages that begin with ``where`` lose it."""
-        return cls(where, str(error).removeprefix(where).removeprefix(":").lstrip())
+    def by(cls, example: Example, error: Exception) -> Refused:
+        """Return an example's refusal; messages that begin with its name lose it.
+
+        It is stored, so that images lose the folders that they lie in.
+        """
+        reason = str(error).removeprefix(example.where).removeprefix(":").lstrip()
+        folders = {} if example.images is None else {example.images: "the images' folder"}
+        return cls(example.where, paths.shareable(reason, folders, image_paths(example)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -166,8 +166,10 @@ def damage_explained(file: Path) -> Iterator[None]:
         raise UnsafeFileError(f"reading it exhausts the memory: {error}", file) from error
     except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
         size = f" ({file.stat().st_size:,} bytes)" if file.is_file() else ""
+        # Before it is cut: half a path would not be known as one.
+        said = str(error).replace(str(file), file.name)[:200]
         raise UnreadableFileError(
-            f"cannot be read, it is {describe(file)}{size}: {str(error)[:200]}", file
+            f"cannot be read, it is {describe(file)}{size}: {said}", file
         ) from error
 
 

@@ -92,7 +92,7 @@ def _load(
         raise UnsafeFileError("loading it exhausts the memory") from error
     except Exception as error:
         # Damaged bytes surface as almost any exception, from KeyError to struct.error.
-        words = str(error).strip().split("\n", 1)[0][:200]
+        words = str(error).replace(str(source), "it").strip().split("\n", 1)[0][:200]
         raise UnreadableFileError(
             f"torch cannot load it ({type(error).__name__}: {words}); it is probably damaged"
         ) from error

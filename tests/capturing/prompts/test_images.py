@@ -63,8 +63,9 @@ def test_what_cannot_be_opened_names_the_example(tmp_path: Path) -> None:
         ("text.png", "is no image"),
         ("cut.png", "is no image"),
         (b"no image", "the image is no image"),
-        ("https://example.org/x.png", "is an address .* fetch the images first"),
-        ("data:image/png;base64,AAAA", "is an address"),
+        ("https://example.org/x.png?key=1", r"is an address \(https:…/x\.png\); fetch the images"),
+        ("file:///home/me/x.png", r"is an address \(file:…/x\.png\)"),
+        ("data:image/png;base64,AAAA", r"is an address \(data:…\)"),
         (3.5, "the image is a float"),
         ({"bytes": None, "path": None}, "the image is a dict"),
     ):
