@@ -128,6 +128,25 @@ def test_several_repositories_are_several_data_sets_by_their_names(
         assert (far.datasets, far.rows_written) == ({"one": 4, "two": 4}, written)
 
 
+def test_two_revisions_of_one_repository_are_two_data_sets_by_their_commits(
+    hub: Hub, tmp_path: Path
+) -> None:
+    commits = []
+    for seed in (1, 2):
+        amber.write_samples(tmp_path / str(seed), samples=2, layers=2, seed=seed)
+        files = {path.name: path.read_bytes() for path in (tmp_path / str(seed)).iterdir()}
+        if seed == 1:
+            hub.create("alice/raw", files)
+        else:
+            hub.commit("alice/raw", files)
+        commits.append(hub.head("alice/raw").oid)
+    addresses = [f"{RAW}@{commit}" for commit in commits]
+    for written in (8, 0):  # the second time they are the same rows
+        far = actstore.ingest(addresses, tmp_path / "far", recipe="amber", model="org/m")
+        assert far.rows_written == written
+        assert far.datasets == {commit[:8]: 4 for commit in commits}
+
+
 def test_files_go_when_they_are_done_with(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
