@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from actstore.ingestion import fetching
 from actstore.ingestion.readers import Reader
 from actstore.ingestion.reading import Outcome, Reading
 from actstore.ingestion.report import Progress
@@ -95,7 +96,7 @@ def ingest_with_ray(
     # What is sent names files that lie elsewhere as no process has them, and what is kept of a
     # piece names no folder of this machine.
     there = {mirror.root: mirror.canonical for mirror in mirrors}
-    names = _names(reading, files, set(there))
+    names = _names(reading, files)
     here = {to: folder for folder, to in (there | names).items()}
     pieces = moved(list(cut(files, known, reader.together)), there)
     work = Work(
@@ -140,14 +141,12 @@ def ingest_with_ray(
         return _agreed(driver.made(narrow), whole, draft, change, message)
 
 
-def _names(reading: Reading, files: Sequence[SourceFile], apart: set[Path]) -> dict[Path, Path]:
-    """Return what stands for the folders in which tables may lie, but for some folders."""
+def _names(reading: Reading, files: Sequence[SourceFile]) -> dict[Path, Path]:
+    """Return what stands for the folders of this machine in which tables may lie."""
     folders = {file.root for file in files} | set(reading.gate.allowed)
     folders |= {path.parent for path in reading.options.sidecars.values()}
-    return {
-        folder: Path("/folders", str(number))
-        for number, folder in enumerate(sorted(folders - apart))
-    }
+    own = sorted(folder for folder in folders if fetching.of(folder) is None)
+    return {folder: Path("/folders", str(number)) for number, folder in enumerate(own)}
 
 
 def _agreed(made: Made, whole: Whole, draft: Draft, change: Transaction, message: str) -> Made:
