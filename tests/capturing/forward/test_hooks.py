@@ -314,7 +314,7 @@ def test_generation_that_changes_the_rows_is_refused(model: Any) -> None:
     del inputs["position_ids"]
     with torch.inference_mode(), tap_on(model, "response.tokens") as tap:
         tap.begin(comparing.regions(mask))
-        with pytest.raises(HookError, match="decode step 1 has 3 tokens; one is .*: assisted"):
+        with pytest.raises(HookError, match=r"decode step 1 has 3 tokens; one is .*: assisted"):
             model.generate(**inputs, max_new_tokens=6, do_sample=False, prompt_lookup_num_tokens=3)
 
 
