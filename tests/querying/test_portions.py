@@ -88,11 +88,12 @@ def test_tasks_of_ray_say_how_much_they_read(store: Path) -> None:
     source = _Selected(portions.portions(chosen, ["row_id"], size=30 * width))
     tasks = source.get_read_tasks(2)
     assert [task.metadata.num_rows for task in tasks] == [30, 30, 20]
-    assert sum(task.metadata.size_bytes for task in tasks) == source.estimate_inmemory_data_size()
+    assert [task.metadata.size_bytes for task in tasks] == [30 * width, 30 * width, 20 * width]
+    assert source.estimate_inmemory_data_size() == 80 * width
     blocks = [block for task in tasks for block in task()]
     assert [block.num_rows for block in blocks] == [30, 30, 20]
     assert pa.concat_tables(blocks)["row_id"].to_pylist() == chosen.rows.tolist()
-    vectors = np.concatenate([block["activation"].to_numpy() for block in blocks])
+    vectors = [vector for block in blocks for vector in block["activation"].to_numpy()]
     assert np.array_equal(np.stack(vectors), chosen.numpy())
 
 
