@@ -43,7 +43,7 @@ class Synced:
     """Files of these commits that were there already."""
     rows: int
     """Rows of the newest commit."""
-    dry_run: bool = False
+    dry_run: bool
 
 
 def sync(

@@ -10,6 +10,7 @@ import numpy as np
 
 from actstore.commands.exit_codes import Exit
 from tests.commands.conftest import Command
+from tests.commands.terminal import on_a_terminal
 from tests.querying import stores
 
 
@@ -18,6 +19,16 @@ def test_equal_stores(actstore: Command, store: Path, tmp_path: Path) -> None:
     done = actstore("diff", store, tmp_path / "copy.store")
     assert done.code == Exit.DONE
     assert done.out == "equal: 40 rows with the same vectors and labels\n"
+
+
+def test_a_bar_shows_how_far_it_is(store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store, tmp_path / "copy.store")
+    code, shown = on_a_terminal("diff", store, tmp_path / "copy.store")
+    assert code == Exit.DONE
+    bar, _, told = shown.partition("equal: ")
+    assert "640/640 bytes" in bar
+    assert " 40 rows, " in bar
+    assert told.startswith("40 rows")
 
 
 def test_labels_of_two_commits(actstore: Command, store: Path) -> None:

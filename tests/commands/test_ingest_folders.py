@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from actstore.commands.ingest import NAMED
 from actstore.ingestion.recipes import load
 from actstore.storage.snapshot import open_snapshot
 from tests.commands.conftest import Command
@@ -37,6 +38,21 @@ def test_a_dry_run_shows_the_mapping(actstore: Command, folder: Path, tmp_path: 
     assert "would store  18 rows from 3 files" in finished.out
     assert "left out: logits: [2, 20]" in finished.err
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(("count", "more"), [(NAMED, []), (NAMED + 2, ["left out: 2 more"])])
+def test_of_what_is_left_out_so_much_is_named(
+    actstore: Command, tmp_path: Path, count: int, more: list[str]
+) -> None:
+    path = tmp_path / "acts" / "prompt_0.pt"
+    path.parent.mkdir()
+    letters = [chr(ord("a") + number) for number in range(count)]
+    document = {f"logits_{letter}": torch.ones(2, 1) for letter in letters}
+    torch.save({"L3": torch.ones(8), **document}, path)
+    words = ("ingest", path.parent, "--store", tmp_path / "s", *MODEL, "--dry-run")
+    told = [line for line in actstore(*words).err.splitlines() if line.startswith("left out: ")]
+    assert len(told) == NAMED + len(more)
+    assert told[NAMED:] == more
 
 
 def test_a_dry_run_as_json(actstore: Command, folder: Path, tmp_path: Path) -> None:

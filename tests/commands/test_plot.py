@@ -213,6 +213,23 @@ def test_a_dose_curve(actstore: Command, tmp_path: Path, model: Path, asked: Pat
     assert "5 of 20 prompts" in own.err
 
 
+def test_a_dose_is_added_at_the_first_block_too(
+    actstore: Command, tmp_path: Path, model: Path, asked: Path
+) -> None:
+    labelled.layered(tmp_path / "s", {-1: 2.0, 0: 2.0}, rows=20, width=64, model=str(model))
+    done = actstore("steer", tmp_path / "s", "--out", tmp_path / "steering")
+    assert done.code == 0, done.err
+    words: tuple[object, ...] = ("plot", tmp_path / "s", "--kind", "dose", "--data", asked)
+    words += ("--target", "first", "--doses", "1", "--vectors", tmp_path / "steering")
+    words += ("-o", tmp_path / "a.svg")
+    done = actstore(*words, "--layer", 0)
+    assert done.code == 0, done.err
+    assert "by strength, layer 0," in done.out
+    refused = actstore(*words, "--layer", -1)
+    assert refused.code == 2
+    assert "a vector is added at a block" in refused.err
+
+
 def test_a_histogram_of_norms_and_along_a_steering_vector(
     actstore: Command, tmp_path: Path
 ) -> None:

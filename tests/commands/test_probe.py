@@ -1,6 +1,7 @@
 """`actstore probe`: one probe per layer, with its report, files and picture."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,14 @@ def test_table_files_and_picture(actstore: Command, probed: Path, tmp_path: Path
         *("probe_stats_layer3.csv", "probe_stats_layerunknown.csv"),
         *("probes/layer_3.safetensors", "probes/layer_unknown.safetensors"),
     }
+
+
+def test_figures_are_told_to_three_digits(actstore: Command, tmp_path: Path) -> None:
+    labelled.layered(tmp_path / "s", {3: 0.5}, rows=59, width=32)
+    words = ("--permutations", 19, "--positive", "yes", "--out", tmp_path / "out")
+    (told,) = re.findall(r"3 +59 .*", actstore("probe", tmp_path / "s", *words).out)
+    assert f" {30 / 59:.3f} " in told  # the majority
+    assert not re.search(r"\.\d{4}", told)
 
 
 def test_json_is_the_report(actstore: Command, probed: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -71,12 +72,16 @@ def test_shards_and_blocks(store: Path, tmp_path: Path, monkeypatch: pytest.Monk
     from actstore.exporting import saelens
 
     whole = export(store, "saelens", tmp_path / "whole")
-    monkeypatch.setattr(saelens, "_SHARD", 1)
     monkeypatch.setattr(saelens, "_BLOCK", 1)
+    export(store, "saelens", tmp_path / "blocks")
+    with pa.ipc.open_stream(tmp_path / "blocks" / "data-00000-of-00001.arrow") as stream:
+        assert [block.num_rows for block in stream] == [1, 1]  # no more than one is held
+    monkeypatch.setattr(saelens, "_SHARD", 1)
     done = export(store, "saelens", tmp_path / "parts")
     assert done.files == whole.files + 1
-    one, other = (datasets.load_from_disk(str(tmp_path / name)) for name in ("whole", "parts"))
-    assert one.to_dict() == other.to_dict()
+    names = ("whole", "blocks", "parts")
+    one, *others = (datasets.load_from_disk(str(tmp_path / name)).to_dict() for name in names)
+    assert others == [one, one]
 
 
 def test_examples_of_different_length_need_a_context(tmp_path: Path) -> None:

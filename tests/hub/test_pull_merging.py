@@ -92,6 +92,26 @@ def test_rows_and_labels_of_ones_own_survive(hub: Hub, store: Path, tmp_path: Pa
     assert content(tmp_path / "q") == found
 
 
+def test_labels_of_rows_that_a_revision_does_not_have_come_back_with_them(
+    hub: Hub, store: Path, tmp_path: Path
+) -> None:
+    push_to(hub, store)
+    hub.repository(ID).create_ref("refs/tags/v1", hub.head(ID).oid)
+    first = content(store)
+    write(store, batch(50, 2, layer=5))
+    push_to(hub, store)
+    folder = tmp_path / "p"
+    pull_from(hub, folder)
+    relabel(folder, [n for n, key in enumerate(content(folder)) if key not in first], "mine")
+    graded = content(folder)
+    done = pull_from(hub, folder, revision="v1")
+    assert (done.removed, done.relabelled) == (1, 0)
+    assert content(folder) == first
+    assert_whole(folder)
+    pull_from(hub, folder)
+    assert content(folder) == graded
+
+
 def test_a_label_that_the_repository_has_by_now_is_not_ones_own(
     hub: Hub, store: Path, tmp_path: Path
 ) -> None:

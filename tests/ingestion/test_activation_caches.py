@@ -153,6 +153,19 @@ def test_nnsight_keeps_outputs_and_inputs_behind_its_view() -> None:
     assert found.skipped == ("model.lm_head",)
 
 
+def test_steps_of_a_generation_behind_nnsights_view() -> None:
+    view = View(
+        {
+            "model.model.layers.0": Entry([ones(2, 3, 4), ones(2, 1, 4, value=2)], [None, None]),
+            "model.model.layers.1": Entry([None, None], None),
+        }
+    )
+    found = places(view)
+    assert named(found) == [("resid_post", 0)]
+    (steps,) = arrays(found.chosen[0])
+    assert steps.numpy()[0, :, 0].tolist() == [1, 1, 1, 2]
+
+
 def test_mappings_of_entries_are_nnsight_before_08_and_baukit() -> None:
     found = places({"model.layers.4": Entry(ones(2, 3, 4)), "model.layers.5": Entry((ones(2, 4),))})
     assert named(found) == [("resid_post", 4), ("resid_post", 5)]

@@ -248,6 +248,17 @@ def test_several_sources_go_into_one_store(tmp_path: Path) -> None:
         ingest([tmp_path / "one", tmp_path / "three"], tmp_path / "store", model=MODEL)
 
 
+@pytest.mark.parametrize(
+    ("count", "named"), [(1, "in0"), (3, "in0, in1, in2"), (5, "in0, in1, in2 and 2 more")]
+)
+def test_a_commit_says_what_was_ingested(tmp_path: Path, count: int, named: str) -> None:
+    sources = [tmp_path / f"in{number}" for number in range(count)]
+    for source in sources:
+        samples(source, samples=1)
+    ingest(sources, tmp_path / "store", model=MODEL)
+    assert latest(tmp_path / "store").message == f"ingest {named} (amber)"
+
+
 def recipe(text: str) -> Recipe:
     return parse(
         'name = "r"\ncontainer = "numpy"\n[[files]]\npath = "{key}.npz"\n'

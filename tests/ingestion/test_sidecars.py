@@ -187,6 +187,20 @@ def test_tables_can_be_merged(tmp_path: Path) -> None:
     assert sidecars.notes() == ["sidecar t: s_1.csv, s_2.csv"]
 
 
+def test_what_several_processes_looked_up_is_told_together(tmp_path: Path) -> None:
+    layout = recipe(["scores.csv"])
+    write(tmp_path / "p/scores.csv", "id\n1\n2\n")
+    told = Sidecars(layout)
+    for number, name in enumerate(("a", "b")):
+        own = Sidecars(layout)
+        table = own.table("t", source_file(tmp_path, f"p/maths/{name}.npz", layout))
+        assert table is not None
+        for key in (1 + number, 3 + number):
+            own.asked("t", (name, key), table.find({"id": key}) is not None)
+        told.add(own.taken())
+    assert told.notes() == ["sidecar t: scores.csv, joined 2 of 4"]
+
+
 def test_parts_of_the_path_are_no_patterns(tmp_path: Path) -> None:
     layout = recipe(["{path.task}.csv"])
     file = source_file(tmp_path, "p/[ab]*/a.npz", layout)

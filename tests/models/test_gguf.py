@@ -246,6 +246,20 @@ def test_an_architecture_that_transformers_does_not_read_is_named(tmp_path: Path
     assert "cannot read GGUF files of the architecture 'rwkv7'" in text
 
 
+def test_tensors_have_up_to_four_dimensions(tmp_path: Path) -> None:
+    def with_tensor(*shape: int) -> Path:
+        def change(writer: gguf.GGUFWriter) -> None:
+            writer.add_tensor("odd.weight", np.zeros(shape, np.float32))
+
+        path = tmp_path / f"{len(shape)}.gguf"
+        gguf_files.write(path, gguf_files.model(), change=change)
+        return path
+
+    shape, _ = files.check(with_tensor(5, 4, 3, 2)).tensors["odd.weight"]
+    assert shape == (2, 3, 4, 5)
+    assert "'odd.weight' has 5 dimensions" in _refusal(with_tensor(6, 5, 4, 3, 2))
+
+
 def _set(content: bytes, key: bytes, old: bytes, new: bytes) -> bytes:
     """Replace the value right behind a key."""
     at = content.index(key) + len(key) + 4

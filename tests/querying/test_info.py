@@ -39,6 +39,12 @@ def test_numbers(tmp_path: Path) -> None:
     assert document["partitions"][0]["dtype"] == "float16"
 
 
+def test_only_types_that_would_save_bytes_are_named(tmp_path: Path) -> None:
+    stores.add(tmp_path, stores.vectors(4, 64, "float16", 0))
+    # float16 is what compact16 would store; a scale of 4 bytes goes with each row of int8.
+    assert info.describe(open_snapshot(tmp_path)).vector_bytes_as == {"int8": 4 * (64 + 4)}
+
+
 def test_poolings_and_regions_are_told_apart(tmp_path: Path) -> None:
     pools = (("last", "prompt"), ("mean", "prompt"), ("mean", None))
     places.write(tmp_path, places.places(pools=pools[:2], layer=(3, 7)), examples=5)

@@ -78,6 +78,25 @@ def test_a_daft_frame_has_the_rows_and_reads_what_is_asked(store: Path) -> None:
     assert frame.where("layer = 2").count_rows() == 40
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray sets what it has deprecated
+def test_tasks_of_ray_say_how_much_they_read(store: Path) -> None:
+    pytest.importorskip("ray")
+    from actstore.querying.ray_dataset import _Selected
+
+    chosen = actstore.open(store).select(layer=[0, 2])
+    width = chosen.shape[1] * np.dtype(chosen.dtype).itemsize
+    source = _Selected(portions.portions(chosen, ["row_id"], size=30 * width))
+    tasks = source.get_read_tasks(2)
+    assert [task.metadata.num_rows for task in tasks] == [30, 30, 20]
+    assert [task.metadata.size_bytes for task in tasks] == [30 * width, 30 * width, 20 * width]
+    assert source.estimate_inmemory_data_size() == 80 * width
+    blocks = [block for task in tasks for block in task()]
+    assert [block.num_rows for block in blocks] == [30, 30, 20]
+    assert pa.concat_tables(blocks)["row_id"].to_pylist() == chosen.rows.tolist()
+    vectors = [vector for block in blocks for vector in block["activation"].to_numpy()]
+    assert np.array_equal(np.stack(vectors), chosen.numpy())
+
+
 @pytest.mark.parametrize(("name", "module"), [("ray", "ray_dataset"), ("daft", "daft_frame")])
 def test_a_missing_extra_is_named(
     store: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str

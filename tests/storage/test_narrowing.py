@@ -72,6 +72,14 @@ def test_rows_that_overflow_stay_and_nan_and_infinity_do_not_make_them(tmp_path:
     assert np.isnan(read[2, 0])
 
 
+def test_float16_is_small_already() -> None:
+    whole = batch(0, 3, dtype="float16")
+    whole.vectors[1, 0] = np.inf
+    (part,) = narrowing.narrowed(whole, "compact16")
+    assert part.vectors is whole.vectors
+    assert (part.columns, part.scales, part.rounding) == (whole.columns, None, None)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_int8_keeps_rows_without_numbers_in_their_type(tmp_path: Path, dtype: str) -> None:
     one = batch(0, 6, dtype=dtype)

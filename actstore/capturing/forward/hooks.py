@@ -237,8 +237,8 @@ class Tap(Attached):
             raise HookError(f"decode step {self._step} was fed embeddings, not token ids")
         ids = fed[:, -1]
         if self._alive is None or self._counts is None:
-            self._alive = torch.ones(plan.batch, dtype=torch.bool, device=ids.device)
-            self._counts = torch.zeros(plan.batch, dtype=torch.int64, device=ids.device)
+            self._alive = torch.ones_like(ids, dtype=torch.bool)
+            self._counts = torch.zeros_like(ids, dtype=torch.int64)
         else:
             self._counts = self._counts + self._alive
         if self._told is not None and self._told.over is not None:

@@ -53,6 +53,20 @@ def test_a_lens_shows_the_likeliest_token_of_each_layer_and_example(tmp_path: Pa
     assert "Rome" not in shown
 
 
+def test_a_lens_of_many_examples_has_room_for_their_words(tmp_path: Path) -> None:
+    stores.add(tmp_path, stores.vectors(2, 4, "float16", 0), layer=0)
+    widths = []
+    with actstore.open(tmp_path) as store:
+        chosen = choose(store.select())
+        for count in (8, 16):
+            states = tuple(
+                state(layer, f"e{at}", "word") for at in range(count) for layer in (0, 3)
+            )
+            reading = LensReading(model="org/model", target=None, states=states, left_out=0)
+            widths.append(float(lens_of(reading, chosen).get_size_inches()[0]))
+    assert widths[1] - widths[0] > 8 * 0.6  # inches; ten letters need that much
+
+
 def test_a_dose_curve_and_its_band_are_of_one_colour() -> None:
     points = [
         DosePoint(direction=name, dose=at, value=at, change=at, low=at - 1, high=at + 1)

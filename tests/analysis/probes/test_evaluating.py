@@ -86,6 +86,22 @@ def test_one_row_far_out_leaves_the_others_their_digits(
     np.testing.assert_allclose(found, reference, atol=0.01, rtol=0.01)
 
 
+@pytest.mark.parametrize("method", ["logistic", "ridge"])
+def test_a_dimension_that_never_varies_changes_no_shuffled_run(
+    tmp_path: Path, method: Method
+) -> None:
+    # As many rows as dimensions, and one row fewer: scales of all rows serve both.
+    vectors, positive = usual()
+    square = vectors[:, :ROWS].astype(np.float32)
+    wider = np.column_stack([square, np.full(ROWS, 2.5, np.float32)])
+    told = []
+    for name, matrix in (("square", square), ("wider", wider)):
+        permuted = probed(tmp_path / name, matrix, positive, method, 1.0).permuted
+        assert permuted is not None
+        told.append((permuted.auroc_mean, permuted.auroc_95, permuted.accuracy_mean))
+    assert told[0] == pytest.approx(told[1])
+
+
 def test_a_row_of_zeros_among_large_ones_does_not_stop_it_half_way(tmp_path: Path) -> None:
     vectors, positive = usual()
     vectors -= 1000

@@ -68,6 +68,22 @@ def test_an_interval_lies_around_errors_in_parts_of_the_unbiased_variance() -> N
     assert midst == pytest.approx(np.square(predicted - truth).mean() / truth.var(ddof=1))
 
 
+def test_what_folds_chose_widens_the_interval_of_several_alone() -> None:
+    draw = np.random.default_rng(0)
+    truth = np.tile([-1.0, 1.0], 10)
+    predicted = truth + draw.uniform(0.08, 0.12, 20)
+    groups = np.arange(20)
+
+    def reach(parts: list[Fold]) -> float:
+        found = agreement.r2_interval(predicted, truth, groups, parts)
+        assert found.low <= found.value <= found.high
+        return float(np.log((1 - found.low) / (1 - found.high)) / 2)
+
+    # All errors are nearly the same size, so little is left to chance in one test part.
+    assert reach(whole(20)) < 0.2
+    assert reach(folds.divisions(groups // 2 % 5, 5)) >= 12 / 20 - 1e-6
+
+
 def test_a_difference_is_paired_by_row() -> None:
     draw = np.random.default_rng(0)
     held = []

@@ -308,6 +308,14 @@ def test_generation_that_changes_the_rows_is_refused(model: Any) -> None:
         tap.begin(comparing.regions(mask))
         with pytest.raises(HookError, match="4 tokens where the masks have 9: a prefill in chunks"):
             model.generate(**inputs, max_new_tokens=3, prefill_chunk_size=4)
+    # No token comes twice in the prompt, so nothing is proposed; then the first new one does, and
+    # what follows it in the prompt is tried at one go, to be taken back where it is wrong.
+    inputs, mask = inputs_of([[*range(1, families.VOCAB)]])
+    del inputs["position_ids"]
+    with torch.inference_mode(), tap_on(model, "response.tokens") as tap:
+        tap.begin(comparing.regions(mask))
+        with pytest.raises(HookError, match=r"decode step 1 has 3 tokens; one is .*: assisted"):
+            model.generate(**inputs, max_new_tokens=6, do_sample=False, prompt_lookup_num_tokens=3)
 
 
 def test_a_model_prepared_by_accelerate(model: Any) -> None:

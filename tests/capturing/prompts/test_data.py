@@ -137,6 +137,13 @@ def test_images_stay_out_of_extra(tmp_path: Path) -> None:
     assert example.extra == {}
 
 
+def test_lists_and_records_go_into_extra(tmp_path: Path) -> None:
+    more = {"tags": ["sums", "small"], "scores": {"easy": 0.5}}
+    path = write(tmp_path, "q.jsonl", [{"id": 1, "question": "2+2?", **more}])
+    (example,) = open_questions(path)
+    assert example.extra == more
+
+
 def test_constants_expansions_caps_and_tables(tmp_path: Path) -> None:
     write(tmp_path, "pairs.jsonl", [{"k": n, "a": f"a{n}", "b": f"b{n}"} for n in range(4)])
     write(tmp_path, "scores.json", [{"k": n, "ok": n % 2 == 0} for n in range(4)])

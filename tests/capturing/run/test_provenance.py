@@ -82,6 +82,15 @@ def test_hook_paths_are_told_once_per_site() -> None:
     }
 
 
+def test_a_number_inside_of_a_block_is_not_the_blocks() -> None:
+    model: Any = torch.nn.Module()
+    parts = ([torch.nn.Linear(8, 8) for _ in range(3)] for _ in range(3))
+    model.layers = torch.nn.ModuleList(torch.nn.Sequential(*each) for each in parts)
+    anatomy = find(model, blocks="layers")
+    found = provenance.hook_paths(points(anatomy, ["2"], [0, 2]))
+    assert found == {"2": ["layers.{layer}.2 (output)"]}
+
+
 def test_differences_are_named_with_both_values() -> None:
     ours: dict[str, Any] = {"a": 1, "hash": "0" * 64, "same": 2}
     theirs: dict[str, Any] = {"hash": "f" * 64, "same": 2}

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from actstore.errors import IngestError, LayoutError, UnreadableFileError, UnsafeFileError
-from actstore.ingestion.containers import read
+from actstore.ingestion.containers import opcodes, read
 from tests.ingestion.containers.pickled import Reduced, storage
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -290,9 +290,11 @@ def test_tuples_that_share_their_parts_over_and_over(tmp_path: Path) -> None:
 
 def test_keys_of_nested_tuples(tmp_path: Path) -> None:
     key: Any = 1
-    for _ in range(99):
+    for _ in range(opcodes.MAX_TUPLE_DEPTH):
         key = (key,)
     assert load(write(tmp_path / "x.pkl", {key: 2})) == {key: 2}
+    with pytest.raises(UnsafeFileError, match="nests tuples more than 100 deep"):
+        load(write(tmp_path / "x.pkl", {(key,): 2}))
 
 
 def test_numbers_too_long_to_print(tmp_path: Path) -> None:

@@ -116,6 +116,16 @@ def test_shards_of_one_table_are_numbered_through(tmp_path: Path) -> None:
     assert "shard 0 of 2 is missing" in summary.refused[0].reason
 
 
+def test_first_k_takes_the_first_rows(tmp_path: Path) -> None:
+    values = matrix(10)
+    path = tmp_path / "acts.parquet"
+    pq.write_table(pa.table({HOOK: vector_column(values)}), path, row_group_size=4)
+    summary = ingest(path, tmp_path / "store", model=MODEL, first_k=6)
+    assert summary.rows_written == 6
+    assert vectors(tmp_path / "store").tobytes() == values[:6].tobytes()
+    assert found(tmp_path / "store", "example_index") == [(row,) for row in range(6)]
+
+
 def test_another_store_comes_in_unchanged(tmp_path: Path) -> None:
     amber.write_samples(tmp_path / "samples", samples=3, layers=2)
     ingest(tmp_path / "samples", tmp_path / "first", model=MODEL)
