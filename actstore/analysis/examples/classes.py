@@ -108,7 +108,7 @@ def alike(
         others: classes that are held against these: what means one of them, or may mean either
             (``harmless`` beside ``harm``), is none of these.
     """
-    known = sorted({_text(value) for value in values if value is not None})
+    known = sorted({text(value) for value in values if value is not None})
     equal = tuple(value for value in known if value in wanted)
     if equal:
         return equal
@@ -125,11 +125,11 @@ def _counted(values: Iterable[object]) -> Counter[str]:
     """Return how often each value occurs, by its text."""
     found: Counter[str] = Counter()
     for value, count in Counter(value for value in values if value is not None).items():
-        found[_text(value)] += count
+        found[text(value)] += count
     return found
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
     """Return a value as text, as Arrow has it, which writes 2 for 2.0."""
     if isinstance(value, str):
         return value

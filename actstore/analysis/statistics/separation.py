@@ -68,9 +68,10 @@ def by_layer(
         UsageError: more than two classes and none was named.
     """
     sampling.require_one_place(selection)
-    values = selection.table([label])[label]
-    found = classes.find(label, values.to_pylist(), positive, negative, option="--by")
-    texts = values.cast("string").to_numpy(zero_copy_only=False).astype(object)
+    values = selection.table([label])[label].to_pylist()
+    found = classes.find(label, values, positive, negative, option="--by")
+    named = {value: classes.text(value) for value in set(values) - {None}}
+    texts = np.array([named.get(value) for value in values], object)
     used = np.isin(texts, [*found.positive, *found.negative])
     kept, layers = selection.take(used), sampling.layers_of(selection)[used]
     texts = texts[used]
