@@ -1,6 +1,6 @@
 -- Questions that several examples ask: keep them on one side of a train/test split.
 -- param k int = 100: how many questions
-SELECT dataset, question, count(DISTINCT example_id) AS examples,
+SELECT dataset, question, count(DISTINCT (split, example_id)) AS examples,
        list(DISTINCT example_id ORDER BY example_id)[1:10] AS first_examples
 FROM activations
 WHERE question IS NOT NULL

@@ -3,7 +3,7 @@
 -- param model text optional: only this model
 -- param site text optional: only this site
 SELECT model, site, layer, label, count(*) AS rows,
-       count(DISTINCT example_id) AS examples
+       count(DISTINCT (dataset, split, example_id, example_index, mode, variant)) AS examples
 FROM activations
 WHERE ($layer::INTEGER IS NULL OR layer = $layer::INTEGER)
   AND ($model::VARCHAR IS NULL OR model = $model::VARCHAR)

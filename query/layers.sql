@@ -1,7 +1,7 @@
 -- What each layer of each model holds: rows, examples, labelled rows and the mean norm; each pooling and region by itself.
 SELECT model, site, layer, pooling, region,
        count(*) AS rows,
-       count(DISTINCT example_id) AS examples,
+       count(DISTINCT (dataset, split, example_id, example_index, mode, variant)) AS examples,
        count(label) AS labelled,
        round(avg(norm), 3) AS mean_norm
 FROM activations

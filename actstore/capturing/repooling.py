@@ -44,6 +44,7 @@ _GENERATED = ROLES.index("generated")
 
 _NO_ROLES = "nothing says which tokens are the prompt's and which were generated"
 _GAPS = "some tokens of the region are not stored"
+_APART = "tokens between prompt and response are not stored, and they may be the region's"
 _EMPTY = "the region has no token"
 _EXCLUDED = "every token of the region is excluded"
 
@@ -245,6 +246,10 @@ class _Worker:
         elif not said.any():  # the image, by role: only where the whole prompt is there
             whole = _gapless(tokens, ~generated)[groups]
         self.skipped[_GAPS] += int(np.count_nonzero(~whole))
+        if code in (_PROMPT, _RESPONSE):
+            apart = whole & _apart(tokens, generated)[groups]
+            self.skipped[_APART] += int(np.count_nonzero(apart))
+            whole &= ~apart
         kept = np.repeat(whole, sizes)
         ends = np.cumsum(sizes[whole])
         return _RegionTokens(
@@ -422,6 +427,21 @@ def _first_of_each(tokens: Tokens, at: np.ndarray) -> np.ndarray:
     fresh = np.ones(len(at), bool)
     fresh[1:] = (np.diff(tokens.group[at]) != 0) | (np.diff(tokens.position[at]) != 0)
     return fresh
+
+
+def _apart(tokens: Tokens, generated: np.ndarray) -> np.ndarray:
+    """Say of which examples tokens between prompt and response are missing; bool.
+
+    As far as both are there: what was captured of a part of one (``question``) has gaps of its own.
+    """
+    whole = np.isin(tokens.region, (_PROMPT, _RESPONSE, _ALL, UNKNOWN))
+    count = len(tokens.examples)
+    end, begin = np.full(count, -1), np.full(count, np.iinfo(np.int64).max)
+    for found, edge, part in ((end, np.maximum, ~generated), (begin, np.minimum, generated)):
+        at = np.flatnonzero(whole & part)
+        edge.at(found, tokens.group[at], tokens.position[at])
+    both = (end >= 0) & (begin < np.iinfo(np.int64).max)
+    return np.asarray(both & (begin > end + 1))
 
 
 def _gapless(tokens: Tokens, mask: np.ndarray) -> np.ndarray:

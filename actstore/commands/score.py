@@ -131,6 +131,8 @@ def command(
     )
     for note in lineages.notes([one.in_sample for one in scored], "probe"):
         output.note(f"note: {note}")
+    for note in dict.fromkeys(note for one in scored for note in one.notes):
+        output.note(f"note: {note}")
     for one in scored:
         if one.lacking:
             output.note(
@@ -168,6 +170,7 @@ def _summary(one: Scored) -> dict[str, Any]:
         told[f"{name}_interval"] = None if estimate is None else [estimate.low, estimate.high]
     if one.classes is not None:
         told["accuracy"] = None if one.accuracy is None else one.accuracy.value
+        told["notes"] = list(one.notes)
     return told
 
 

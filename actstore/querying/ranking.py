@@ -65,24 +65,45 @@ def search(
         norms: stored norms of the rows, float32 ``[n]``; computed when missing.
     """
     made = [Query(query) for query in queries]
-    if len(made) <= _ONE_BY_ONE:
-        places = []
-        for query, row in zip(made, left_out.tolist(), strict=True):
-            found = scoring.scores(snapshot, rows, query, metric, norms, shared=True)
-            keys = found.astype(np.float64)
-            keys = keys**2 if metric == "l2" else -keys
-            keys[rows == row] = np.nan
-            mine = _Candidates(1, k)
-            mine.margins[:] = _margin_of(snapshot, rows, query, metric, keys, k)
-            mine.add(np.arange(len(rows)), keys[None])
-            places += mine.places()
-    else:
-        places = _at_once(snapshot, rows, made, k, metric, left_out, norms)
+    # One infinite value makes a distance infinity less infinity where products are of matrices.
+    together = np.isfinite(queries).all(axis=1)
+    if np.count_nonzero(together) <= _ONE_BY_ONE:
+        together[:] = False
+    found: dict[int, np.ndarray] = {}
+    for number in np.flatnonzero(~together).tolist():
+        left = int(left_out[number])
+        found[number] = _alone(snapshot, rows, made[number], k, metric, left, norms)
+    if together.any():
+        numbers = np.flatnonzero(together).tolist()
+        several = [made[number] for number in numbers]
+        places = _at_once(snapshot, rows, several, k, metric, left_out[together], norms)
+        found.update(zip(numbers, places, strict=True))
+    places = [found[number] for number in range(len(made))]
     read = _reader(snapshot, rows, places)
     return [
         exact(read, chosen, query.vector, k, metric)
         for query, chosen in zip(made, places, strict=True)
     ]
+
+
+def _alone(
+    snapshot: Snapshot,
+    rows: np.ndarray,
+    query: Query,
+    k: int,
+    metric: Metric,
+    left_out: int,
+    norms: np.ndarray | None,
+) -> np.ndarray:
+    """Return one query's candidates among all rows."""
+    found = scoring.scores(snapshot, rows, query, metric, norms, shared=True)
+    keys = found.astype(np.float64)
+    keys = keys**2 if metric == "l2" else -keys
+    keys[rows == left_out] = np.nan
+    mine = _Candidates(1, k)
+    mine.margins[:] = _margin_of(snapshot, rows, query, metric, keys, k)
+    mine.add(np.arange(len(rows)), keys[None])
+    return mine.places()[0]
 
 
 def _reader(
@@ -156,7 +177,7 @@ class _Candidates:
             self._begun = True  # the k-th best of some is no better than that of all
             some = np.partition(keys, self._k - 1, axis=1)[:, self._k - 1]
             self._limits = np.fmin(self._limits, some)
-        numbers, at = np.nonzero(keys <= (self._limits + self.margins)[:, None])
+        numbers, at = np.nonzero(keys <= self._bounds()[:, None])
         self._held.append((numbers, places[at], keys[numbers, at]))
         self._count += len(numbers)
         if self._count > self._pruned_at:
@@ -170,6 +191,14 @@ class _Candidates:
         ends = np.searchsorted(numbers[order], np.arange(1, len(self._limits)))
         return np.split(places[order], ends)
 
+    def _bounds(self) -> np.ndarray:
+        """Return up to which key a row may be among each query's best ones."""
+        with np.errstate(invalid="ignore"):
+            found: np.ndarray = self._limits + self.margins
+        # Products with an infinite query are infinite either way, and so is their margin.
+        found[np.isnan(found)] = np.inf
+        return found
+
     def _prune(self) -> None:
         numbers, places, keys = map(np.concatenate, zip(*self._held, strict=True))
         order = np.lexsort((keys, numbers))
@@ -177,7 +206,7 @@ class _Candidates:
         enough = np.diff(starts) > self._k
         last = starts[:-1][enough] + self._k - 1  # of the k best
         self._limits[enough] = keys[order[last]]
-        keep = keys <= (self._limits + self.margins)[numbers]
+        keep = keys <= self._bounds()[numbers]
         self._held = [(numbers[keep], places[keep], keys[keep])]
         self._count = int(np.count_nonzero(keep))
         self._pruned_at = 2 * self._count + len(self._limits) * (4 * self._k + 64)

@@ -109,13 +109,14 @@ def single(stored: np.ndarray, buffer: np.ndarray) -> np.ndarray:
 def mean(snapshot: Snapshot, rows: np.ndarray, width: int) -> np.ndarray:
     """Return the mean vector of ``rows`` (int64 ``[n]``, n > 0), float32 ``[width]``.
 
-    Blocks are summed in float32 and their sums in float64.
+    Sums are in float64: thousands of narrow rows make a block, and in float32 their sum would
+    lose what a group's mean differs by.
     """
     most = max(1, _BLOCK // max(1, width))
     buffer = np.empty((min(most, len(rows)), width), np.float32)
     total = np.zeros(width)
     for _, _, stored in blocks(snapshot, rows, most):
-        total += single(stored, buffer).sum(axis=0)
+        total += single(stored, buffer).sum(axis=0, dtype=np.float64)
     return (total / len(rows)).astype(np.float32)
 
 

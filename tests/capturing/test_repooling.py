@@ -223,6 +223,16 @@ def test_tokens_that_are_missing(tmp_path: Path) -> None:
     assert repool(tmp_path / "t", "all.mean,image.last").rows_written == 0
 
 
+@pytest.mark.parametrize("missing", [PROMPT - 1, PROMPT])
+def test_tokens_that_are_missing_between_prompt_and_response(tmp_path: Path, missing: int) -> None:
+    # Example e0 has several generated tokens: one without any shows no gap.
+    stores.write(tmp_path / "s", skip=[missing], layers=[0])
+    done = repool(tmp_path / "s", "prompt.last,prompt.mean,response.first,response.mean")
+    assert pooled(tmp_path / "s", example_id="e0") == []
+    reason = "tokens between prompt and response are not stored, and they may be the region's"
+    assert done.skipped[reason] >= 4
+
+
 def test_sequences_without_roles_are_pooled_as_a_whole_only(tmp_path: Path) -> None:
     stores.write(tmp_path / "s", regions=(None, None), roles=False, kind="ingest", layers=[0])
     done = repool(tmp_path / "s", "all.mean,prompt.mean,response.mean,image.mean")

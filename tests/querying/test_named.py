@@ -51,6 +51,20 @@ def test_shipped_queries_answer(tmp_path: Path, name: str) -> None:
             assert store.named(name, {"k": 3}).to_arrow_table().num_rows == 3
 
 
+def test_examples_of_one_id_in_several_splits_are_several(tmp_path: Path) -> None:
+    questions = [f"what is {n}?" for n in range(12)]
+    for seed, (split, mode) in enumerate((("train", "tqa"), ("test", "tqa"), ("test", "vqa"))):
+        places = {"split": [split] * 12, "mode": [mode] * 12, "question": questions}
+        stores.add(tmp_path / "s", stores.vectors(12, 6, "float32", seed), **places)
+    with open_store(tmp_path / "s") as store:
+        (layer,) = store.named("layers").to_arrow_table().to_pylist()
+        assert layer["examples"] == store.info().examples == 36
+        counts = store.named("label-counts").to_arrow_table().to_pylist()
+        assert {row["label"]: row["examples"] for row in counts} == store.info().label_examples
+        asked = store.named("duplicates").to_arrow_table().to_pylist()
+        assert {row["question"]: row["examples"] for row in asked} == dict.fromkeys(questions, 2)
+
+
 def test_no_figure_mixes_poolings_or_models(tmp_path: Path) -> None:
     """Two poolings and two models at one layer: each has rows of its own, none a mean of both."""
     questions = [f"what is {n}?" for n in range(12)]

@@ -41,11 +41,12 @@ def by_hand(stored: np.ndarray, query: np.ndarray, k: int, metric: str) -> np.nd
     """Return float64's ranking, scores rounded to float32."""
     wide, towards = stored.astype(np.float64), query.astype(np.float32).astype(np.float64)
     lengths = np.linalg.norm(wide, axis=1) * np.linalg.norm(towards)
-    keys = {
-        "dot": -np.vecdot(wide, towards),
-        "cosine": -np.vecdot(wide, towards) / lengths,
-        "l2": np.linalg.norm(wide - towards, axis=1),
-    }[metric].astype(np.float32)
+    with np.errstate(invalid="ignore"):  # the cosine of an infinite row
+        keys = {
+            "dot": -np.vecdot(wide, towards),
+            "cosine": -np.vecdot(wide, towards) / lengths,
+            "l2": np.linalg.norm(wide - towards, axis=1),
+        }[metric].astype(np.float32)
     return np.argsort(keys, kind="stable")[:k]
 
 
@@ -116,3 +117,23 @@ def test_a_row_that_must_not_be_found(tmp_path: Path) -> None:
             ranking.search(snapshot, np.arange(60), queries, 60, "cosine", left_out)
         ):
             assert sorted(best.places.tolist()) == [n for n in range(60) if n != left_out[number]]
+
+
+@pytest.mark.parametrize("side", [np.inf, -np.inf])
+@pytest.mark.parametrize("count", [1, 6])
+def test_an_infinite_query_finds_what_float64_finds(
+    tmp_path: Path, count: int, side: float
+) -> None:
+    matrix = stores.vectors(40, WIDTH, "float32", 5)
+    matrix[9, 3], matrix[12, 3] = side, -side
+    snapshot = opened(tmp_path, matrix)
+    queries = np.random.default_rng(5).standard_normal((count, WIDTH))
+    queries[0, 3] = side
+    same = np.flatnonzero(np.sign(matrix[:, 3]) == np.sign(side))
+    assert search(snapshot, queries, 3, "dot")[0].places.tolist() == same[:3].tolist()
+    everything = [number for number in range(40) if number != 9]  # infinity less itself
+    found, *others = search(snapshot, queries, 40, "l2")
+    assert found.places.tolist() == everything
+    assert search(snapshot, queries, 40, "cosine")[0].places.tolist() == []
+    for query, best in zip(queries[1:], others, strict=True):
+        assert best.places.tolist() == by_hand(matrix, query, 40, "l2").tolist()

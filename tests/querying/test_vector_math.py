@@ -36,3 +36,12 @@ def test_mean(snapshot: Snapshot, kind: str) -> None:
     rows = stores.rows_of(kind)
     expected = snapshot.gather(np.arange(300))[rows].astype(np.float64).mean(axis=0)
     assert vector_math.mean(snapshot, rows, 5000) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_the_mean_of_many_narrow_rows_keeps_what_float32_holds(tmp_path: Path) -> None:
+    # One block: in float32 its sum passes 2^24 and each row adds a rounded number to it.
+    drawn = np.random.default_rng(0).standard_normal((40_000, 8))
+    matrix = (1000.3 + 0.01 * drawn).astype(np.float32)
+    stores.add(tmp_path / "s", matrix)
+    found = vector_math.mean(open_snapshot(tmp_path / "s"), np.arange(len(matrix)), 8)
+    assert found == pytest.approx(matrix.mean(axis=0, dtype=np.float64), rel=1e-7)

@@ -94,32 +94,42 @@ def several(column: str, values: Iterable[object], *, option: str = "--label") -
     return tuple(sorted(counts))
 
 
-def alike(wanted: Sequence[str], values: Iterable[object]) -> tuple[str, ...]:
+def alike(
+    wanted: Sequence[str], values: Iterable[object], others: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Return the values that mean the same classes: equal, or one word the start of the other.
 
     Document 002 calls its classes test and deploy in one cache, testing and deployment in
     the other.
+
+    Args:
+        wanted: the classes.
+        values: of a column; None does not count.
+        others: classes that are held against these: what means one of them, or may mean either
+            (``harmless`` beside ``harm``), is none of these.
     """
-    known = sorted({_text(value) for value in values if value is not None})
+    known = sorted({text(value) for value in values if value is not None})
     equal = tuple(value for value in known if value in wanted)
     if equal:
         return equal
     return tuple(
-        value
-        for value in known
-        if any(value.startswith(one) or one.startswith(value) for one in wanted if one and value)
+        value for value in known if _begin_alike(value, wanted) and not _begin_alike(value, others)
     )
+
+
+def _begin_alike(value: str, names: Sequence[str]) -> bool:
+    return any(value.startswith(one) or one.startswith(value) for one in names if one and value)
 
 
 def _counted(values: Iterable[object]) -> Counter[str]:
     """Return how often each value occurs, by its text."""
     found: Counter[str] = Counter()
     for value, count in Counter(value for value in values if value is not None).items():
-        found[_text(value)] += count
+        found[text(value)] += count
     return found
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
     """Return a value as text, as Arrow has it, which writes 2 for 2.0."""
     if isinstance(value, str):
         return value

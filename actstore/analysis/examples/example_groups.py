@@ -81,9 +81,10 @@ def groups_of(
     Args:
         selections: rows, of several stores if wanted; one after the other in the result.
         group_by: a column, ``extra.FIELD`` or an SQL expression whose equal values stay
-            together; rows where it is null go by their example. By default rows that share
-            their example (``dataset``, ``split`` and ``example_id``) or their question, and all
-            that are connected so; by example alone where one question is that of all rows.
+            together; rows where it is null go with the other rows of their example. By default
+            rows that share their example (``dataset``, ``split`` and ``example_id``) or their
+            question, and all that are connected so; by example alone where one question is
+            that of all rows.
         used: bool ``[rows]``: those that matter to whether there is one question for all.
         notes: takes remarks on what was decided.
 
@@ -137,6 +138,9 @@ def of_table(
             numbers = _numbered(given[named].tolist())
             groups = examples + (int(numbers.max(initial=-1)) + 1)
             groups[named] = numbers
+            # Its own group would part a row from its example's other rows, which have theirs.
+            unnamed = np.isin(examples, examples[~named])
+            groups = connected(groups, np.where(unnamed, examples, -1))
         return ExampleGroups(groups=_from_zero(groups), units=units, grouped_by=group_by.strip())
     questions = row_codes(table, ["question"])
     questions[_blank(table)] = -1

@@ -6,7 +6,8 @@ SHA-256 of compact JSON lists in UTF-8, which are the same on every machine and 
 
 - ``["example", dataset, split, example_id]`` where the data set is known;
 - ``["example", run_id, example_id]`` where it is not: an id such as ``0`` then means
-  something within its own run alone, which copies, commits and compaction leave as it is;
+  something within its own run alone, which copies, commits and compaction leave as it is, and
+  so does ``actstore rename`` where it gives the rows a data set;
 - ``["unnamed", example_id, whether it has a question]`` there too, so that rows without a
   question on either side go by their id;
 - ``["question", text]``, where rows of one question were kept together in training, as by default;
@@ -88,10 +89,11 @@ def shared(selection: SelectedRows, made_of: np.ndarray, grouped_by: str) -> np.
     examples, numbers = _examples(selection)
     flags = np.zeros(len(examples), bool)
     for number, (dataset, split, example, run, question) in enumerate(examples):
+        own = [_hash("example", run, example)]  # the data set may have got its name since
         if dataset is not None:
-            own = [_hash("example", dataset, split, example)]
+            own.append(_hash("example", dataset, split, example))
         else:
-            own = [_hash("example", run, example), _hash("unnamed", example, False)]
+            own.append(_hash("unnamed", example, False))
             if question is None:
                 own.append(_hash("unnamed", example, True))
         if question is not None:

@@ -57,7 +57,7 @@ def similarity(
     layers = sampling.layer_values(selection)
     if len(layers) == 1:
         return _examples(selection, place, layers, by, min(rows, _EXAMPLES), title, style)
-    grams, count, total = _grams(selection, len(layers), rows)
+    grams, count, total, left_out = _grams(selection, len(layers), rows)
     sizes = np.sqrt(np.einsum("ij,ij->i", grams, grams))
     if not sizes.any():
         raise TooFewRowsError(
@@ -85,6 +85,8 @@ def similarity(
         looks.layer_ticks(axes, layers, numbers, axis="y")
         drawn = f"{count:,} examples" if count == total else f"{count:,} of {total:,} examples"
         note = f"{drawn} that every layer has; near 1 for any two layers of few examples"
+        if left_out:
+            note += f"; {left_out:,} left out, not finite in some layer"
         if not sizes.all():
             note += "; blank: vectors all alike or not finite"
         return looks.finish(figure, f"Similarity of layers · {looks.subject(place)}", note, title)
@@ -100,8 +102,12 @@ def _limits(cells: np.ndarray) -> tuple[float, float]:
     return low, max(low + 0.05, float(np.ceil(20 * beside.max()) / 20))
 
 
-def _grams(selection: SelectedRows, layers: int, rows: int) -> tuple[np.ndarray, int, int]:
-    """Return each layer's centred Gram matrix of the same examples, float64 ``[layers, n * n]``."""
+def _grams(selection: SelectedRows, layers: int, rows: int) -> tuple[np.ndarray, int, int, int]:
+    """Return each layer's centred Gram matrix of the same examples, float64 ``[layers, n * n]``.
+
+    Then how many examples these are, of how many that every layer has, and how many more are not
+    finite in some layer that has finite ones.
+    """
     import pyarrow as pa
 
     table = selection.table(list(schema.key_names()))
@@ -111,6 +117,9 @@ def _grams(selection: SelectedRows, layers: int, rows: int) -> tuple[np.ndarray,
     hashes = key_hashes.hash_table(table)
     of_layer = sampling.layers_of(selection)
     parts = [np.flatnonzero(of_layer == number) for number in range(layers)]
+    everywhere = reduce(np.intersect1d, (hashes[part] for part in parts))
+    finite = np.isfinite(selection.table(["norm"])["norm"].to_numpy())
+    parts = [part[finite[part]] if finite[part].any() else part for part in parts]
     common = reduce(np.intersect1d, (hashes[part] for part in parts))
     if len(common) < 3:
         raise TooFewRowsError(
@@ -129,7 +138,7 @@ def _grams(selection: SelectedRows, layers: int, rows: int) -> tuple[np.ndarray,
         vectors -= vectors.mean(axis=0)
         largest = float(np.abs(vectors).max()) or 1.0
         grams.append(((vectors / largest) @ (vectors / largest).T).ravel())
-    return np.stack(grams), len(kept), len(common)
+    return np.stack(grams), len(kept), len(common), len(everywhere) - len(common)
 
 
 def _examples(

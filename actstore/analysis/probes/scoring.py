@@ -63,6 +63,8 @@ class Scored:
     """Which rows are of the probe's making, bool ``[rows]``; None where nobody knows."""
     lacking: int = 0
     """Examples left out since they lack one of several layers."""
+    notes: tuple[str, ...] = ()
+    """Labels that were taken for the probe's classes though they are called otherwise."""
 
     @property
     def rows(self) -> np.ndarray:
@@ -229,6 +231,7 @@ def _scored(
         in_sample=in_sample,
         own=own,
         lacking=lacking,
+        notes=found.notes,
     )
 
 
@@ -240,6 +243,7 @@ class _Held(NamedTuple):
     accuracy: IntervalEstimate | None = None
     r2: IntervalEstimate | None = None
     spearman: IntervalEstimate | None = None
+    notes: tuple[str, ...] = ()
 
 
 def _values(saved: SavedProbe, selection: SelectedRows, label: str | None) -> np.ndarray | None:
@@ -282,8 +286,9 @@ def _sides(
     if texts is None:
         return _Held(named)
     there = set(texts.tolist())
-    truth = np.isin(texts, classes.alike(positive, there))
-    known = np.flatnonzero(truth | np.isin(texts, classes.alike(negative, there)))
+    meant = classes.alike(positive, there, negative), classes.alike(negative, there, positive)
+    truth = np.isin(texts, meant[0])
+    known = np.flatnonzero(truth | np.isin(texts, meant[1]))
     if not len(known):
         return _Held(named)
     groups = example_groups.groups_of(selection.take(known)).groups
@@ -293,7 +298,12 @@ def _sides(
     auroc = None
     if 0 < int(truth[known].sum()) < len(known):
         auroc = metrics.auroc_interval(scores[known], truth[known], groups, everything)
-    return _Held(named, auroc, accuracy)
+    notes = tuple(
+        f"{' or '.join(found)} is taken for the probe's {name}"
+        for found, wanted, name in zip(meant, (positive, negative), names, strict=True)
+        if not {*found} <= {*wanted}
+    )
+    return _Held(named, auroc, accuracy, notes=notes)
 
 
 def _numbers(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from actstore.analysis.examples import place_rows
+from actstore.analysis.examples import classes, place_rows
 from actstore.analysis.examples.hover_text import hover_texts
 from actstore.analysis.probes import probe_runs
 from actstore.analysis.probes.probe_runs import Curve
@@ -18,6 +18,8 @@ from actstore.analysis.statistics.moments import measure
 from actstore.analysis.statistics.norms import ClassCodes, NormProfile, class_codes, norms_by_layer
 from actstore.analysis.statistics.summaries import outlier_dimensions
 from actstore.errors import AnalysisError, NotInStoreError, UsageError
+from actstore.querying.info import EXAMPLE
+from actstore.storage import key_hashes
 from actstore.wording import pooling_text
 
 if TYPE_CHECKING:
@@ -197,14 +199,14 @@ def _composition(selection: SelectedRows, groups: list[group_by.RowGroup]) -> li
         part = selection.take(found.places)
         numbers = np.unique(np.searchsorted(snapshot.offsets, part.rows, "right") - 1)
         shards = [snapshot.shards[number] for number in numbers.tolist()]
-        examples = part.table(["example_id"])["example_id"]
+        examples = key_hashes.hash_table(part.table(EXAMPLE), EXAMPLE)
         rows.append(
             {
                 **found.key,
                 "layers": layer_list(sampling.layer_values(part)),
                 "width": ", ".join(map(str, sorted({shard.width for shard in shards}))),
                 "type": ", ".join(sorted({shard.dtype for shard in shards})),
-                "examples": len(examples.unique()),
+                "examples": len(np.unique(examples)),
                 "rows": len(part),
             }
         )
@@ -311,7 +313,7 @@ def _separation(selection: SelectedRows, by: str) -> tuple[separation.Separation
     if len(counts) < 2:
         return None, f"there are no two values of {by} to tell apart"
     # Of more than two values the two most frequent stand for all; in the order of their names.
-    negative, positive = sorted(map(str, list(counts)[:2]))
+    negative, positive = sorted(map(classes.text, list(counts)[:2]))
     try:
         found = separation.by_layer(
             selection, by, positive=positive, negative=negative, most=AUROC_ROWS

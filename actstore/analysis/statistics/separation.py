@@ -68,9 +68,10 @@ def by_layer(
         UsageError: more than two classes and none was named.
     """
     sampling.require_one_place(selection)
-    values = np.array(selection.table([label])[label].to_pylist(), object)
-    found = classes.find(label, values.tolist(), positive, negative, option="--by")
-    texts = np.array([None if value is None else str(value) for value in values], object)
+    values = selection.table([label])[label].to_pylist()
+    found = classes.find(label, values, positive, negative, option="--by")
+    named = {value: classes.text(value) for value in set(values) - {None}}
+    texts = np.array([named.get(value) for value in values], object)
     used = np.isin(texts, [*found.positive, *found.negative])
     kept, layers = selection.take(used), sampling.layers_of(selection)[used]
     texts = texts[used]

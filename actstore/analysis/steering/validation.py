@@ -187,7 +187,7 @@ def _positive(
 ) -> tuple[str, ...]:
     """Return the store's values that mean the vectors' own positive class."""
     own = vector.lineage["positive"]
-    found = classes.alike(own, values)
+    found = classes.alike(own, values, vector.lineage.get("negative", ()))
     if not found or set(found) == {str(value) for value in values if value is not None}:
         there = ", ".join(sorted({str(value) for value in values if value is not None}))
         raise UsageError(

@@ -38,3 +38,9 @@ def test_words_that_mean_the_same_class() -> None:
     assert classes.alike(("deployment",), ["deploy", "test"]) == ("deploy",)
     assert classes.alike(("yes",), ["yes", "yes!", "no"]) == ("yes",)
     assert classes.alike(("yes",), ["right", "wrong", ""]) == ()
+
+
+def test_a_word_that_may_mean_the_other_class_is_none() -> None:
+    assert classes.alike(("harm",), ["harmless", "harmful"], ("harmless",)) == ("harmful",)
+    assert classes.alike(("harm",), ["harmless"], ("harmless",)) == ()
+    assert classes.alike(("no",), ["nothing", "none"], ("not",)) == ("none",)

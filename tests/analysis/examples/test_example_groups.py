@@ -115,6 +115,21 @@ def test_units_are_examples_versions_and_tokens() -> None:
     assert [len(np.unique(units[:, level])) for level in range(3)] == [2, 3, 4]
 
 
+def test_rows_without_a_group_go_with_their_examples_other_rows() -> None:
+    """The field was recorded for one mode only: the other mode's row knows the same answer."""
+    rows = [
+        {"example_id": example, "mode": mode, "question": None}
+        for mode in ("tqa", "vqa")
+        for example in ("a", "b", "c", "d")
+    ]
+    given = np.array(["1", "1", "2", None, None, None, None, None], object)
+    found = example_groups.of_table(table(rows), "extra.pair", given)
+    assert found.groups.tolist() == [0, 0, 1, 2, 0, 0, 1, 2]
+    given = np.array(["1", "2", "3", None, "1", "1", "1", None], object)
+    apart = example_groups.of_table(table(rows), "extra.pair", given)
+    assert apart.groups.tolist() == [0, 1, 2, 3, 0, 0, 0, 3]  # as it was named
+
+
 def test_groups_by_column_field_or_expression(tmp_path: Path) -> None:
     labelled.add(
         tmp_path / "s",

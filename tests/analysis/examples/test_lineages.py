@@ -171,6 +171,16 @@ def test_a_data_set_s_name_and_split_make_examples_known(tmp_path: Path) -> None
         assert flags(tmp_path / split, run) == expected
 
 
+def test_rows_that_got_the_name_of_their_data_set_later_are_known(tmp_path: Path) -> None:
+    root = noise(tmp_path / "s", questions=[" "] * 40)
+    run = made(root, tmp_path / "run", choice=RowChoice(where=HALF))
+    expected = [number % 2 == 0 for number in range(40)]
+    assert flags(root, run) == expected
+    with actstore.open(root) as store:
+        store.rename({"dataset": "mine", "split": "train"})
+    assert flags(root, run) == expected
+
+
 def test_the_other_phrasing_of_a_pair_is_of_the_making(tmp_path: Path) -> None:
     pairs: dict[str, Any] = {
         "example_id": [f"e{number // 2}" for number in range(40)],

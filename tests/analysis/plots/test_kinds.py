@@ -175,6 +175,18 @@ def test_a_layer_without_a_finite_vector_leaves_the_others(tmp_path: Path) -> No
         assert "blank: vectors all alike" in " ".join(texts(plots.similarity(store.select())))
 
 
+def test_an_example_that_is_not_finite_does_not_make_layers_unlike(tmp_path: Path) -> None:
+    matrix = 30 + np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
+    stores.add(tmp_path, matrix, layer=0)
+    matrix[3, 0] = np.nan
+    stores.add(tmp_path, matrix, layer=1)
+    with actstore.open(tmp_path) as store:
+        figure = plots.similarity(store.select())
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1.00"] * 4
+    assert "39 examples" in figure.caption
+    assert "1 left out, not finite in some layer" in figure.caption
+
+
 def test_layers_that_do_not_vary_have_no_similarity(tmp_path: Path) -> None:
     for layer in (0, 1):
         stores.add(tmp_path, np.full((9, 4), layer, np.float16), layer=layer)

@@ -238,7 +238,7 @@ def test_rows_of_no_number_and_examples_that_differ_by_layer_are_no_part(tmp_pat
     assert "rows without a layer's number are left out" in report.notes[0]
     assert "4 examples left out whose label is not the same at all" in report.notes[1]
     with pytest.raises(UsageError, match="at one layer and into another at another"):
-        run(tmp_path / "s", join_layers=True, group_by="layer * 1000 + row_id")
+        run(tmp_path / "s", join_layers=True, group_by="coalesce(layer, 0) * 1000 + row_id")
     labelled.add(tmp_path / "d", layers[5], labels, layer=5, first=0)
     labelled.add(tmp_path / "d", layers[10], labels, layer=10, first=40)
     with pytest.raises(

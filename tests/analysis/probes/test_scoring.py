@@ -91,3 +91,32 @@ def test_scores_become_labels(tmp_path: Path, probes: Path) -> None:
         np.testing.assert_allclose([float(text) for text in texts], found[0].scores, rtol=1e-5)
         with pytest.raises(UsageError, match="several probes"):
             scoring.write_labels(store, found * 2, "class")
+
+
+def test_labels_with_other_names_are_said_to_be_taken_for_the_classes(
+    tmp_path: Path, probes: Path
+) -> None:
+    matrix = labelled.vectors(np.arange(12) < 4, 32, 2.0, 5)
+    labels = ["yes"] * 4 + ["none"] * 4 + ["no idea"] * 4
+    labelled.add(tmp_path / "new", matrix, labels, layer=3, first=60)
+    with actstore.open(tmp_path / "new") as store:
+        (one,) = scoring.score(store, probes, choice=RowChoice(layers=[3]))
+    assert one.notes == ("no idea or none is taken for the probe's no",)
+
+
+def test_a_class_whose_name_begins_like_the_others_is_not_taken_for_it(tmp_path: Path) -> None:
+    positive = np.arange(60) % 2 == 0
+    matrix = labelled.vectors(positive, 32, 2.0, 5)
+    kinds = ["harm" if each else "harmless" for each in positive]
+    labelled.add(tmp_path / "train", matrix, kinds, layer=3)
+    with actstore.open(tmp_path / "train") as store:
+        report = probing.probe(store, positive="harm", settings=ProbeSettings(permutations=0))
+    probe_files.save(report, tmp_path / "harm")
+    matrix = labelled.vectors(np.zeros(20, bool), 32, 2.0, 6)
+    labelled.add(tmp_path / "new", matrix, ["harmless"] * 20, layer=3, first=60)
+    with actstore.open(tmp_path / "new") as store:
+        (one,) = scoring.score(store, tmp_path / "harm")
+    assert one.classes is not None
+    assert one.accuracy is not None
+    assert one.accuracy.value == one.classes.count("harmless") / 20 > 0.8
+    assert one.notes == ()

@@ -112,6 +112,30 @@ def test_by_numbers_zero_among_them(column: str, tmp_path: Path) -> None:
         assert list(found.labels) == numbers
 
 
+def test_truth_values_and_ids_of_several_splits(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).standard_normal((2, 40, 6)).astype(np.float32)
+    passed = [bool(number % 3) for number in range(40)]
+    with actstore.open(tmp_path / "s", create=True) as store:
+        for split, matrix in zip(("train", "test"), drawn, strict=True):
+            store.write(
+                {("resid_post", 0): matrix},
+                {
+                    "example_id": [f"e{number}" for number in range(40)],
+                    "split": [split] * 40,
+                    "passed": passed,
+                },
+                model="org/model",
+                pool="last",
+            )
+        found = report.collect(store.select(), "extra.passed")
+        examples = store.info().examples
+    assert [row["examples"] for row in found.composition] == [examples] == [80]
+    assert found.places[0].why_not == ""
+    separated = found.places[0].separation
+    assert separated is not None
+    assert (separated.positive, separated.layers[0].rows) == ("true", 80)
+
+
 def test_regions_are_shown_apart(tmp_path: Path) -> None:
     for seed, region in enumerate(("prompt", "response")):
         stores.add(tmp_path, stores.vectors(12, 6, "float16", seed), region=[region] * 12)

@@ -60,6 +60,28 @@ def test_rows_of_one_question_stay_together(tmp_path: Path) -> None:
     assert honest.auroc.value < 0.75
 
 
+def test_classes_may_be_numbers_and_truth_values(tmp_path: Path) -> None:
+    grades = [(0.5, 1.5, 2.0)[number % 3] for number in range(60)]
+    matrix = np.random.default_rng(4).standard_normal((60, 8)).astype(np.float32)
+    matrix[:, 0] += np.array(grades) > 1
+    with actstore.open(tmp_path / "s", create=True) as store:
+        store.write(
+            {("resid_post", 1): matrix},
+            {
+                "example_id": [f"e{number}" for number in range(60)],
+                "grade": grades,
+                "passed": [grade > 1 for grade in grades],
+            },
+            model="org/model",
+            pool="last",
+        )
+        graded = separation.by_layer(store.select(), "extra.grade", negative="0.5")
+        passed = separation.by_layer(store.select(), "extra.passed")
+    assert (graded.positive, passed.positive) == ("1.5 or 2", "true")
+    assert [(one.rows, one.positives) for one in graded.layers] == [(60, 40)]
+    assert graded.layers == passed.layers
+
+
 def test_what_cannot_be_separated(tmp_path: Path) -> None:
     with actstore.open(labelled(tmp_path, (1,), rows=6)) as store:
         with pytest.raises(TooFewRowsError, match="two classes"):

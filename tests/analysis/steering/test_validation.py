@@ -188,3 +188,15 @@ def test_classes_that_cannot_be_matched_are_asked_for(made: Path) -> None:
         assert found.layers[0].positives == 3
     with actstore.open(made / "one") as store, pytest.raises((TooFewRowsError, UsageError)):
         validation.validate(store, made / "run", choice=only, positive="deployment")
+
+
+def test_a_class_that_begins_like_the_positive_one_is_not_taken_for_it(tmp_path: Path) -> None:
+    kinds = ["harm" if number % 2 else "harmless" for number in range(40)]
+    matrix = labelled.vectors(np.array(kinds) == "harm", 24, 2.0, 1)
+    labelled.add(tmp_path / "train", matrix, kinds)
+    labelled.add(tmp_path / "val", matrix[:20], ["harmless", "neutral"] * 10, first=40)
+    with actstore.open(tmp_path / "train") as store:
+        made = vectors.steer(store, positive="harm", negative="harmless")
+    vector_files.save(made, tmp_path / "run")
+    with actstore.open(tmp_path / "val") as store, pytest.raises(UsageError, match="--positive"):
+        validation.validate(store, tmp_path / "run")
