@@ -260,3 +260,14 @@ on = { uid = "{column.example_id}" }
         ("a", "org/model-7", "right", None, "last"),
         ("b", "org/model-7", "wrong", "3", "last"),
     ]
+
+
+def test_a_column_called_like_a_layer_is_no_site(tmp_path: Path) -> None:
+    values = {name: matrix(3, seed=seed) for seed, name in enumerate(("layer_4", "L12"))}
+    table = pa.table({name: vector_column(each) for name, each in values.items()})
+    pq.write_table(table, tmp_path / "acts.parquet")
+    ingest(tmp_path / "acts.parquet", tmp_path / "store", model=MODEL)
+    assert (
+        found(tmp_path / "store", "site", "layer") == [("unknown", 4)] * 3 + [("unknown", 12)] * 3
+    )
+    assert vectors(tmp_path / "store").tobytes() == b"".join(v.tobytes() for v in values.values())
