@@ -188,6 +188,11 @@ class _Rows:
                 self._context.notes.say(f"--pool {pool} changes nothing: one vector per row")
             return _batch(vectors.values, constants, varying)
         counts = vectors.counts.tolist()
+        if self._tokens is None and len(counts) > 1 and {*counts} == {counts[0]}:
+            self._context.notes.say(
+                f"column {column.name!r}: {counts[0]} vectors in every row, taken for tokens; "
+                "where they are layers, save each as a column of its own: layer_0, layer_1, …"
+            )
         if pool is not None:
             constants |= {"pooling": pool, "position": None}
             varying.pop("position", None)

@@ -271,3 +271,20 @@ def test_a_column_called_like_a_layer_is_no_site(tmp_path: Path) -> None:
         found(tmp_path / "store", "site", "layer") == [("unknown", 4)] * 3 + [("unknown", 12)] * 3
     )
     assert vectors(tmp_path / "store").tobytes() == b"".join(v.tobytes() for v in values.values())
+
+
+def test_as_many_vectors_in_every_row_are_said_to_be_taken_for_tokens(tmp_path: Path) -> None:
+    states = [[[float(row), layer, 0.5] for layer in range(4)] for row in range(3)]
+    datasets.Dataset.from_dict({"hidden_states": states}).save_to_disk(tmp_path / "a")
+    (note,) = ingest(tmp_path / "a", tmp_path / "s", model=MODEL).notes
+    assert "4 vectors in every row, taken for tokens; where they are layers" in note
+    columns = {f"layer_{at}": [row[at] for row in states] for at in range(4)}
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "b")
+    ingest(tmp_path / "b", tmp_path / "t", model=MODEL)
+    for row in stored_rows(tmp_path / "t"):
+        assert row["layer"] == row["activation"][1]
+    datasets.Dataset.from_dict(
+        {"hidden_states": states, "input_ids": [[1, 2, 3, 4]] * 3}
+    ).save_to_disk(tmp_path / "c")
+    notes = ingest(tmp_path / "c", tmp_path / "u", model=MODEL).notes
+    assert not any("taken for tokens" in note for note in notes)
