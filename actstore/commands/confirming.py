@@ -11,6 +11,7 @@ import click
 
 from actstore.commands import output
 from actstore.commands.exit_codes import Exit
+from actstore.commands.progress import aside
 
 if TYPE_CHECKING:
     from actstore.querying.changes import RowGroup
@@ -59,13 +60,14 @@ def confirm(question: str, show: Callable[[], None], *, yes: bool, as_json: bool
     Raises:
         Declined: it is not to be done.
     """
-    if not as_json:
-        show()
-    elif not yes:
-        with contextlib.redirect_stdout(sys.stderr):
+    with aside():
+        if not as_json:
             show()
-    if not (yes or click.confirm(question, err=True)):
-        raise Declined
+        elif not yes:
+            with contextlib.redirect_stdout(sys.stderr):
+                show()
+        if not (yes or click.confirm(question, err=True)):
+            raise Declined
 
 
 def print_groups(groups: Iterable[RowGroup]) -> None:

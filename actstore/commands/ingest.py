@@ -20,7 +20,7 @@ from actstore.commands.options import (
     pairs,
     place,
 )
-from actstore.commands.progress import bar
+from actstore.commands.progress import aside, bar
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def command(
         if not (yes or dry_run):
             _ask_to_replace(store, stored, as_json=as_json)
 
-    with bar("ingesting", hidden=replace and not yes) as report:  # it would hide the question
+    with bar("ingesting") as report:
 
         def progress(done: Progress) -> None:
             report(done.bytes, done.rows, done.bytes_total)
@@ -354,22 +354,23 @@ def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _confirm(mapping: FolderMapping) -> bool:
     """Show what was guessed about a folder and ask whether it is so."""
-    print_mapping(mapping)
-    return click.confirm("Is that right?", err=True)
+    with aside():
+        print_mapping(mapping)
+        return click.confirm("Is that right?", err=True)
 
 
 def _confirm_parent(found: Sequence[Path]) -> bool:
     """Name tables that lie above the source and ask whether they may be read."""
     one = len(found) == 1
     lie = "This table lies" if one else "These tables lie"
-    output.note(
-        f"{lie} in a folder above the source, and the recipe would read {'it' if one else 'them'}:"
-    )
-    for path in found[:NAMED]:
-        output.note(f"  {path}")
-    if len(found) > NAMED:
-        output.note(f"  … {len(found) - NAMED:,} more")
-    return click.confirm("May it be read?" if one else "May they be read?", err=True)
+    them = "it" if one else "them"
+    with aside():
+        output.note(f"{lie} in a folder above the source, and the recipe would read {them}:")
+        for path in found[:NAMED]:
+            output.note(f"  {path}")
+        if len(found) > NAMED:
+            output.note(f"  … {len(found) - NAMED:,} more")
+        return click.confirm("May it be read?" if one else "May they be read?", err=True)
 
 
 def _present(summary: IngestSummary) -> str:

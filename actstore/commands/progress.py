@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+_shown: list[Progress] = []
+"""Bars that are on the screen."""
+
+
 class Report(Protocol):
     """Takes the bytes and rows done so far, and how many bytes there are once that is known."""
 
@@ -44,7 +48,8 @@ def counting(title: str, expected: int | None = None, *, hidden: bool = False) -
         progress.TextColumn("{task.fields[remark]}"),
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    shown = progress.Progress(*columns, console=Console(stderr=True), transient=True)
+    with _on_screen(shown):
         task = shown.add_task(title, total=expected, remark="")
         began = time.monotonic()
 
@@ -67,7 +72,7 @@ def bar(title: str, total_bytes: int | None = None, *, hidden: bool = False) -> 
         yield _silent
         return
     progress = _progress()
-    with progress:
+    with _on_screen(progress):
         task = progress.add_task(title, total=total_bytes, rows="")
         began = time.monotonic()
 
@@ -77,6 +82,29 @@ def bar(title: str, total_bytes: int | None = None, *, hidden: bool = False) -> 
             progress.update(task, completed=done, total=total or total_bytes, rows=speed)
 
         yield report
+
+
+@contextlib.contextmanager
+def _on_screen(progress: Progress) -> Iterator[None]:
+    with progress:
+        _shown.append(progress)
+        try:
+            yield
+        finally:
+            _shown.remove(progress)
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """Take bars off the screen while something is asked: they would draw over the answer, and
+    what is printed above a bar is read as rich's markup, in which `[y/N]` is nothing."""
+    for each in _shown:
+        each.stop()
+    try:
+        yield
+    finally:
+        for each in _shown:
+            each.start()
 
 
 def _silent(done: int, rows: int = 0, total: int | None = None) -> None:

@@ -60,7 +60,7 @@ def command(
     Examples:
       actstore stats runs.store
       actstore stats runs.store --by layer,label
-      actstore stats runs.store "norm > 50" --by task --json
+      actstore stats runs.store "norm > 50" --by task,layer --json
     """
     from actstore.analysis.statistics import summaries
 

@@ -24,6 +24,7 @@ _SAMPLES = 7
 _SAMPLE_BYTES = 128 << 20
 _BY_SHAPE = ("numpy", "safetensors")
 """Recipes that take matrices for rows of examples, whatever their names and lengths say."""
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".zst", ".7z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,16 +292,31 @@ def _discovered(
         problem = found or (f"{error}. " if str(error) else "")
         raise RecipeError(
             f"{where}: no recipe fits; the source holds {_seen(entries)}{_unfollowed(links)}. "
-            f"{problem}"
+            f"{_packed(entries)}{problem}"
             f"Known recipes: {', '.join(recipe.name for recipe in recipes)}. "
             "Choose one with --recipe NAME to see why it refuses the files, or describe the layout "
             "in a recipe of your own (`actstore recipes NAME` prints one to start from)"
         ) from error
-    if isinstance(found, Discovery) and not inferred.beyond_rows:
+    if (
+        isinstance(found, Discovery)
+        and not inferred.beyond_rows
+        and _reads_paths(found, inferred.in_paths)
+    ):
         kinds = {each.container or inferred.recipe.container for each in inferred.recipe.files}
         if kinds == {found.recipe.container}:
             return found
     return _described(inferred, entries)
+
+
+def _packed(entries: Sequence[Entry]) -> str:
+    """Say what to do where the source holds archives, which nothing here opens."""
+    names = [entry.relative for entry in entries if entry.relative.lower().endswith(_ARCHIVES)]
+    return f"{names[0]} is packed: unpack such files, and give their folder. " if names else ""
+
+
+def _reads_paths(found: Discovery, told: frozenset[str]) -> bool:
+    """Say whether a recipe reads what paths tell; by shape it takes a layer from names at most."""
+    return told <= {"layer"} and (not told or all("layer" in file.parts for file in found.files))
 
 
 def _detect(

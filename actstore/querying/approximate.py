@@ -164,7 +164,7 @@ def _path(selection: SelectedRows, metric: str) -> Path:
         raise UsageError(f"metric {metric!r} is unknown: use {', '.join(METRICS)}")
     if not len(selection):
         raise NotInStoreError("there are no rows to index")
-    mixture.refuse(selection, instead="")
+    mixture.refuse(selection, mixed=None, instead="")
     if not selection.fills_shards():
         raise UsageError(
             "an index is of all rows of a layer: choose by model, site and layer alone, or "

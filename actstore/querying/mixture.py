@@ -29,7 +29,7 @@ _LOOKED_AT = 64
 def refuse(
     selection: ChosenRows,
     *,
-    mixed: bool = False,
+    mixed: bool | None = False,
     columns: Sequence[str] = PLACE,
     instead: str = ".by({column!r}) or .stack({column!r}) keep them apart",
     any_width: bool = False,
@@ -42,9 +42,10 @@ def refuse(
 
     Args:
         selection: rows that are to become one matrix.
-        mixed: everything was asked for.
+        mixed: everything was asked for; None where the caller cannot mix.
         columns: what the rows must agree in.
-        instead: advice; ``{column}`` becomes the name of a column that differs.
+        instead: advice; ``{column}`` becomes the name of a column that differs, ``{columns}``
+            those of all.
         any_width: whether ``mixed`` helps where the vectors differ in width too.
 
     Raises:
@@ -54,7 +55,7 @@ def refuse(
         return
     found = differing(selection, [name for name in columns if name not in selection.listed])
     if found:
-        raise MixedVectorsError(_message(selection, found, instead, any_width), found)
+        raise MixedVectorsError(_message(selection, found, instead, any_width, mixed), found)
 
 
 def differing(selection: ChosenRows, columns: Sequence[str] = PLACE) -> dict[str, tuple[Any, ...]]:
@@ -102,7 +103,11 @@ def _pools(shards: Sequence[ShardEntry]) -> set[PoolingRegion] | None:
 
 
 def _message(
-    selection: ChosenRows, found: Mapping[str, tuple[Any, ...]], instead: str, any_width: bool
+    selection: ChosenRows,
+    found: Mapping[str, tuple[Any, ...]],
+    instead: str,
+    any_width: bool,
+    mixed: bool | None,
 ) -> str:
     told = " and ".join(f"{name} ({listing(values)})" for name, values in found.items())
     # Of one row, since not every site has every layer, nor every pooling every region: the
@@ -126,10 +131,12 @@ def _message(
         f"values that belong together, as in {name}=[{several}]"
     )
     if instead:
-        text += f"; {instead.format(column=name)}"
+        text += f"; {instead.format(column=name, columns=','.join(found))}"
     widths = sorted({shard.width for shard in selection.shards})
     if len(widths) > 1 and not any_width:
         return f"{text}. Their vectors have widths {listing(widths)}, so no matrix holds them all"
+    if mixed is None:
+        return text
     return f"{text}; mixed=True (--mixed) takes them as they are"
 
 

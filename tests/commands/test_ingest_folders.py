@@ -111,7 +111,7 @@ def test_on_a_terminal_it_asks(
     words = ("ingest", folder, "--store", tmp_path / "s", *MODEL)
     found, shown = on_a_terminal(*words, answer=answer, NO_COLOR="1")
     assert found == code
-    assert "Is that right?" in shown
+    assert "Is that right? [y/N]" in shown
     assert "a number as key, 2 of them" in shown
     assert (tmp_path / "s").exists() == (rows is not None)
     if rows is not None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from tests.layouts import folders_of_classes as classes
+from tests.layouts import folders_of_numbers as numbers
 from tests.layouts import folders_of_tools as tools
 from tests.layouts import folders_with_tables as tables
 from tests.layouts.drawing import WIDTH, Row, draw, row, rows_of
@@ -274,6 +275,13 @@ SHAPES = {
     "modules beside a table": Shape(
         tables.modules_beside_table, {_WHOLE, "site = {…}.mlp", "site = {…}.attn"}
     ),
+    "layers and examples in keys": Shape(
+        numbers.layers_and_examples_in_keys, {"site = model.layers.{…}.mlp/ex_{…}"}
+    ),
+    "examples before layers in keys": Shape(numbers.examples_before_layers_in_keys, set()),
+    "npy in folders of layers": Shape(numbers.numpy_in_folders_of_layers, set()),
+    "npy of layers and splits": Shape(numbers.numpy_of_layers_and_splits, {"example = axis0"}),
+    "npy in folders of classes": Shape(numbers.numpy_in_folders_of_classes, set()),
     "pickles": Shape(_pickles, set()),
     "npz of sequences": Shape(_numpy_sequences, {_TOKENS}),
     "safetensors of stacks": Shape(_safetensors_stacks, {"layer = axis0", "token = axis1"}),

@@ -119,8 +119,9 @@ def test_conditions_and_several_places_are_refused(root: Path) -> None:
         store.index(layer=1)
         with pytest.raises(UsageError, match="choose by model, site and layer alone"):
             store.nearest(np.ones(16), 3, layer=1, label="yes", index=True)
-        with pytest.raises(MixedVectorsError):
+        with pytest.raises(MixedVectorsError) as caught:
             store.index()
+        assert "mixed" not in str(caught.value)  # there is no such option
         with pytest.raises(UsageError, match="metric 'other' is unknown"):
             store.index(layer=1, metric="other")  # type: ignore[arg-type]
 

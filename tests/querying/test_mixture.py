@@ -291,7 +291,7 @@ def test_groups_of_statistics_are_never_a_mixture(tmp_path: Path) -> None:
         for one in found:
             values = store.select(**one.group).numpy()
             assert one.mean == pytest.approx(values.mean(), abs=1e-6)
-        with pytest.raises(MixedVectorsError, match=r"\(--by layer,pooling\)") as caught:
+        with pytest.raises(MixedVectorsError, match=r"\(--by layer,pooling,region\)") as caught:
             statistics.describe(store.select(), by=["layer"])
         assert set(caught.value.differing) == {"pooling", "region"}
         listed = store.select(pooling=["last", "mean"], region=["prompt", "response"])

@@ -104,7 +104,7 @@ def describe(
     others = [name for name in PLACE if name not in by]
     # Where all rows are of one place, there is no group to look at.
     if not mixed and differing(selection, others):
-        advice = f"group by it too (--by {','.join([*by, '{column}'])})"
+        advice = f"group by it too (--by {','.join([*by, '{columns}'])})"
         for found in groups:
             part = selection.take(found.places)
             refuse(part, columns=others, instead=advice, any_width=True)

@@ -13,7 +13,7 @@ from actstore.ingestion.inference.mapping import Assignment, How
 from actstore.ingestion.inference.paths import Level
 from actstore.ingestion.inference.roles import HOOK, Columns, Roles, Variable, axis_of
 from actstore.ingestion.inference.shapes import Around, Reading, read_axes
-from actstore.ingestion.inference.survey import Leaf, Segment, form
+from actstore.ingestion.inference.survey import Leaf, Segment, form, joined
 from actstore.ingestion.inference.tables import Table, columns_of
 from actstore.ingestion.inference.words import (
     CLASSES,
@@ -100,7 +100,8 @@ class Decision(Roles):
             how: How = "guessed" if reading.guessed else "found"
             if reading.why.startswith("--"):
                 how = "option"
-            other = "--layer-from" if reading.meaning == "layer" else "--example-from"
+            layers = reading.meaning == "layer"
+            other = "--example-from, --layer-from" if layers else "--example-from"
             why = reading.why
             if reading.meaning == "layer" and how == "guessed" and self.called_hidden_states():
                 why += (
@@ -179,8 +180,10 @@ class Decision(Roles):
         variable = next((each for each in self.variables if each.name == "layer"), None)
         if where is not None or variable is None or variable.segment.source != "tuple":
             return False
-        last = max(variable.values)
-        if self.count != last + 1 or last < 2 or not (named or len(self.leaves[0].segments) == 1):
+        last = (self.count or 0) - 1
+        if last < 2 or not variable.values >= set(range(last + 1)):
+            return False
+        if not (named or len(self.leaves[0].segments) == 1):
             return False
         said = next(each for each in self.said if each.role == "layer")
         self.said.remove(said)
@@ -446,7 +449,7 @@ class Decision(Roles):
                 # Nothing explains it: kept apart all the same, or rows would collide.
                 self.columns.setdefault("variant", f"{{key.{name}}}")
                 self.say("variant", name, "guessed", "nothing else explains it", "--example-from")
-        return ".".join(steps)
+        return joined(self.leaves[0].segments, steps)
 
 
 def _counted(values: set[Any]) -> int | None:
@@ -470,7 +473,7 @@ def _names_in(segment: Segment) -> list[str]:
     if not segment.varies:
         return [segment.prefix]
     head = _BEFORE_NUMBER.sub("", segment.prefix)
-    around = (segment.suffix.strip("._- "), head)
+    around = (segment.suffix.strip("._-/ "), head)
     if segment.word == "example" or segment.source == "free":
         return []
     return [name for name in around if re.search(r"[A-Za-z]{2}", name)]

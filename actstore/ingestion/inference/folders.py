@@ -33,6 +33,8 @@ from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.source_file import Entry
 
 _LAYER: Final = "{layer:int}"
+_TOLD_BY_NAMES: Final = frozenset({"layer", "site"})
+_TOLD_BY_FOLDERS: Final = _TOLD_BY_NAMES | {"label", "split", "pooling"}
 _PLAIN_LAYER: Final = re.compile(r"(?:layers?[_.]?|L)?\{layer:int\}")
 
 
@@ -45,6 +47,9 @@ class Inferred:
     beyond_rows: bool
     """Whether it holds more than vectors and matrices with a row per example, or layers in names
     that recipes which go by the shapes alone do not read."""
+    in_paths: frozenset[str]
+    """What the files' paths say for certain: some of layer, site, and, where folders are called
+    so, label, split, pooling."""
 
 
 def infer(entries: Sequence[Entry], hints: Hints, title: str) -> Inferred:
@@ -315,7 +320,14 @@ def _put_together(
             len(reading.axes) > 2 or "token" in reading.axes or _layer_in_name(reading.key or "")
             for reading in readings
         ),
+        in_paths=frozenset(each.role for each in mapping.assignments if _told_by_path(each)),
     )
+
+
+def _told_by_path(assignment: Assignment) -> bool:
+    roles = _TOLD_BY_NAMES if assignment.place == "name" else _TOLD_BY_FOLDERS
+    in_path = assignment.place == "name" or assignment.place.startswith("folder")
+    return in_path and assignment.how == "found" and assignment.role in roles
 
 
 def _layer_in_name(key: str) -> bool:

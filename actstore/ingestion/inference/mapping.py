@@ -30,7 +30,7 @@ class Assignment:
     why: str = ""
     """What speaks for it; of a guess also what else it could be."""
     option: str = ""
-    """What sets it otherwise, where it was guessed."""
+    """What sets it otherwise, where it was guessed; several are separated by commas."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,9 @@ class FolderMapping:
         parts = list(all_parts)[:_SHOWN]
         if len(all_parts) > _SHOWN:
             parts.append(f"and {len(all_parts) - _SHOWN} more")
-        options = sorted({each.option for each in self.guesses if each.option})
+        options = sorted(
+            {name for each in self.guesses for name in each.option.split(", ") if name}
+        )
         other = f", or say it with {', '.join(options)}" if options else ""
         return (
             f"what was guessed about this folder needs a yes: {'; '.join(parts)}. Look at it with "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
+from actstore.errors import UsageError
 from actstore.ingestion.inference.survey import Group, stem_of
 from actstore.ingestion.inference.words import (
     CLASSES,
@@ -14,7 +15,7 @@ from actstore.ingestion.inference.words import (
     SPLITS,
     Numbered,
     known_site,
-    last_number,
+    number_at,
     numbered,
 )
 
@@ -74,10 +75,11 @@ def _level(place: str, values: Sequence[str], layer_place: str | None) -> Level:
     if hooks and layer_place is None:
         return Level(place=place, template=f"{{{place}}}", hook=True)
     splits: list[Numbered] = []
+    which = _which_number(place, values) if place == layer_place else -1
     for value in values:
         split = numbered(value)
         if place == layer_place and (split is None or split.word != "layer"):
-            split = last_number(value)
+            split = number_at(value, which)
         elif layer_place is not None and place != layer_place:
             split = None
         if split is None or not (split.word == "layer" or place == layer_place):
@@ -91,6 +93,29 @@ def _level(place: str, values: Sequence[str], layer_place: str | None) -> Level:
         role = "site" if known_site(values[0]) else ""
         return Level(place=place, template=_literal(values[0]), constant=values[0], role=role)
     return Level(place=place, template=f"{{{place}}}", texts=tuple(values), role=_role(values))
+
+
+def _which_number(place: str, values: Sequence[str]) -> int:
+    """Return which of the numbers in some names is the layer: the last one that differs.
+
+    `acts_13_Llama-2-7b` and `acts_14_Llama-2-7b` differ in their first number alone.
+
+    Raises:
+        UsageError: each name holds several numbers, and the same ones.
+    """
+    numbers = [re.findall(r"\d+", value) for value in values]
+    if len({len(each) for each in numbers}) > 1:
+        return -1
+    different = [at for at, each in enumerate(zip(*numbers, strict=True)) if len(set(each)) > 1]
+    if different:
+        return different[-1]
+    split = numbered(values[0])
+    if len(numbers[0]) > 1 and (split is None or split.word != "layer"):
+        raise UsageError(
+            f"--layer-from {place}: {values[0]} holds several numbers, and no other name tells "
+            f"which of them is the layer; say it with --layer, such as --layer {numbers[0][0]}"
+        )
+    return -1
 
 
 def _sided(level: Level) -> Level:
@@ -131,13 +156,14 @@ def _layered(place: str, splits: Sequence[Numbered]) -> Level | None:
             constant=head,
             role="site" if head and known_site(head) else "",
         )
-    tails = {_tail(prefix) for prefix in prefixes}
-    if len(suffixes) == 1 and len(tails) == 1 and "" not in tails:
-        (tail,), (suffix,) = tails, suffixes
-        heads = tuple(split.prefix[: -len(tail)] for split in splits)
-        if all(heads):
-            template = f"{{{place}}}{_literal(tail)}{number}{_literal(suffix)}"
-            return Level(place=place, template=template, layer=True, texts=heads, role=_role(heads))
+    for tail_of in (_tail, _mark):
+        tails = {tail_of(prefix) for prefix in prefixes}
+        if len(suffixes) == 1 and len(tails) == 1 and "" not in tails:
+            (tail,), (suffix,) = tails, suffixes
+            heads = tuple(split.prefix[: -len(tail)] for split in splits)
+            if all(heads):
+                text = f"{{{place}}}{_literal(tail)}{number}{_literal(suffix)}"
+                return Level(place=place, template=text, layer=True, texts=heads, role=_role(heads))
     if len(prefixes) == 1 and all(suffix[:1] in ("_", "-", ".") for suffix in suffixes):
         (prefix,), marks = prefixes, {suffix[0] for suffix in suffixes}
         rests = tuple(split.suffix[1:] for split in splits)
@@ -150,6 +176,10 @@ def _layered(place: str, splits: Sequence[Numbered]) -> Level | None:
 def _tail(prefix: str) -> str:
     found = _TAIL.search(prefix)
     return found[0] if found else ""
+
+
+def _mark(prefix: str) -> str:
+    return prefix[len(prefix.rstrip("_-. ")) :]
 
 
 def _role(texts: Sequence[str]) -> str:

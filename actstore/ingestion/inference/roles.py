@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -89,8 +90,9 @@ class Roles:
         if where is not None:
             self._layer_said(where)
             return
+        said = self.hints.example_from.place if self.hints.example_from is not None else ""
         for variable in self.variables:
-            if variable.segment.word == "layer" and not self.layer:
+            if variable.segment.word == "layer" and not self.layer and variable.place != said:
                 self._take_layer(variable, "found", "by its name")
         level = next((each for each in self.levels if each.layer), None)
         if level is not None and not self.layer:
@@ -125,7 +127,9 @@ class Roles:
         variable.name = "layer"
         self.layer = "{key.layer}"
         self.used.add(variable.place)
-        if variable.segment.source != "name":
+        if variable.segment.source in ("list", "tuple"):
+            self.count = self._usual_length()
+        elif variable.segment.source != "name":
             self.count = len(variable.values) if self._complete(variable) else None
         self.say("layer", variable.place, how, why, option)
 
@@ -138,6 +142,13 @@ class Roles:
         return len(self.variables) == 1 and all(
             values == variable.values for values in found.values()
         )
+
+    def _usual_length(self) -> int | None:
+        """Return how many places most samples have: in others these would be other layers."""
+        if len(self.variables) > 1:
+            return None
+        lengths = Counter(Counter(leaf.sample for leaf in self.leaves).values())
+        return max(lengths, key=lambda length: (lengths[length], length))
 
     def whole_numbers(self, rows: frozenset[int]) -> None:
         """Give numbers that no word explains to the layer or the example."""

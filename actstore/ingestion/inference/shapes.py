@@ -291,7 +291,7 @@ def _alone(
     if examples and axis < examples[0]:
         return "layer", "tokens"
     if few and (count > 1 or examples):
-        return "layer", "tokens"
+        return "layer", "tokens or examples" if not examples else "tokens"
     return "token", "layers"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from actstore.ingestion.inference.words import (
     TOKEN_IDS,
     is_other_tensor,
     known_site,
+    layer_and_example,
     numbered,
 )
 from actstore.ingestion.source_file import Entry, evenly
@@ -38,6 +40,7 @@ _BYTES: Final = 256 << 20
 _DEPTH: Final = 6
 _FREE: Final = 2
 """Names that mean nothing here, from so many on, name examples."""
+_MINUS: Final = re.compile(r"(?:^|[_./ \-])-(?:\d+(?:[_./].*)?)?$")
 _KNOWN_NAMES: Final = frozenset(
     {
         *PLAIN,
@@ -62,6 +65,8 @@ class Segment(NamedTuple):
     """What the name says is counted: ``layer``, ``example`` or nothing."""
     source: str = "name"
     """``name``, ``whole`` (a number as key), ``list``, ``tuple`` or ``free``."""
+    joint: str = "."
+    """What stands before it, unless it is the first."""
 
 
 class Leaf(NamedTuple):
@@ -260,7 +265,19 @@ def _no_activation(leaf: Leaf) -> str | None:
         return f"{list(shape)}: by its name no activations"
     if 0 in shape:
         return f"{list(shape)} holds no values"
+    if _from_the_end(leaf):
+        return (
+            "a number below 0 counts from the end, and does not tell which layer that is; save "
+            "the tensors under the layers' own numbers, from 0"
+        )
     return f"{list(shape)}: single numbers, no vectors" if shape[-1] == 1 else None
+
+
+def _from_the_end(leaf: Leaf) -> bool:
+    """Say whether a key counts as Python does: `-1`, or `layer_-1`."""
+    return any(_MINUS.search(segment.prefix) for segment in leaf.segments) or any(
+        isinstance(value, int) and value < 0 for value in leaf.values
+    )
 
 
 def _leaves(
@@ -277,23 +294,33 @@ def _leaves(
     if depth > _DEPTH:
         return
     if isinstance(node, dict):
-        steps = [(_segment(name), name, value) for name, value in node.items()]
+        steps = [(_segments(name), name, value) for name, value in node.items()]
     elif isinstance(node, list | tuple):
         source = "list" if isinstance(node, list) else "tuple"
         steps = [
-            ((Segment("", True, "", "", source), at), at, value) for at, value in enumerate(node)
+            ([(Segment("", True, "", "", source), at)], at, value) for at, value in enumerate(node)
         ]
     else:
         return
-    for (segment, inside), name, value in steps:
+    for parts, name, value in steps:
         yield from _leaves(
             value,
-            (*segments, segment),
-            (*values, inside) if segment.varies else values,
+            (*segments, *(segment for segment, _ in parts)),
+            (*values, *(inside for segment, inside in parts if segment.varies)),
             f"{key}.{name}" if key else str(name),
             sample,
             depth + 1,
         )
+
+
+def _segments(name: Any) -> list[tuple[Segment, Any]]:
+    """Return the steps of one key: two where it names a layer and an example, else one."""
+    cut = layer_and_example(name) if isinstance(name, str) else None
+    if cut is None:
+        return [_segment(name)]
+    first, joint, second = cut
+    segment, inside = _segment(second)
+    return [_segment(first), (segment._replace(joint=joint), inside)]
 
 
 def _segment(name: Any) -> tuple[Segment, Any]:
@@ -339,9 +366,20 @@ def _freed(leaf: Leaf, at: int | None) -> Leaf:
 
 def form(segments: Sequence[Segment]) -> str:
     """Return a key's form for people: ``acts.layer_{…}``."""
-    return ".".join(
-        f"{segment.prefix}{{…}}{segment.suffix}" if segment.varies else segment.prefix
-        for segment in segments
+    return joined(
+        segments,
+        [
+            f"{segment.prefix}{{…}}{segment.suffix}" if segment.varies else segment.prefix
+            for segment in segments
+        ],
+    )
+
+
+def joined(segments: Sequence[Segment], texts: Sequence[str]) -> str:
+    """Return texts that stand for the steps of a key, put together as these are."""
+    parts = zip(segments, texts, strict=True)
+    return "".join(
+        f"{segment.joint if at else ''}{text}" for at, (segment, text) in enumerate(parts)
     )
 
 

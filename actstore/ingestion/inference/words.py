@@ -13,7 +13,7 @@ _LAYER: Final = re.compile(
     r"(?P<number>\d+)(?![A-Za-z0-9])"
 )
 _EXAMPLE: Final = re.compile(
-    r"(?<![A-Za-z0-9])(?i:prompts?|examples?|samples?|items?|questions?|q|idx|id|docs?|texts?|"
+    r"(?<![A-Za-z0-9])(?i:prompts?|examples?|ex|samples?|items?|questions?|q|idx|id|docs?|texts?|"
     r"batch(?:es)?|seq|sequences?|rows?|pairs?|data)[._\-]?(?P<number>\d+)(?![A-Za-z0-9])"
 )
 _OTHER_TENSORS: Final = re.compile(
@@ -174,12 +174,30 @@ def numbered(name: str) -> Numbered | None:
     return last if plain and last.prefix != "arr_" else None
 
 
+def layer_and_example(name: str) -> tuple[str, str, str] | None:
+    """Cut a name that counts both: `layers.3.mlp/ex_17` is `layers.3.mlp`, `/` and `ex_17`."""
+    layer, example = (list(pattern.finditer(name)) for pattern in (_LAYER, _EXAMPLE))
+    if not layer or not example:
+        return None
+    before = example[0].end() <= layer[-1].start()
+    at = example[0].end() if before else example[-1].start()
+    behind = layer[-1].end() <= at
+    left, right = (name[:at], name[at + 1 :]) if before else (name[: at - 1], name[at:])
+    joint = name[at] if before else name[at - 1]
+    return (left, joint, right) if (before or behind) and left and right else None
+
+
 def last_number(name: str) -> Numbered | None:
     """Split a name around its last number, whatever that counts."""
+    return number_at(name, -1)
+
+
+def number_at(name: str, which: int) -> Numbered | None:
+    """Split a name around one of its numbers, -1 for the last; None where it has none."""
     found = list(re.finditer(r"\d+", name))
     if not found:
         return None
-    start, end = found[-1].span()
+    start, end = found[which].span()
     return Numbered(name[:start], name[start:end], name[end:], "")
 
 

@@ -213,9 +213,9 @@ class GenericReader(Reader):
             _settle_site(values.base, constants, {})
             yield Piece(values.base, grid.tensor.numpy().reshape(1, -1), constants)
             return
+        scope.rows = grid.rows.get("example", 1)  # of all: the file's lists are as long
         if options.first_k is not None:
             grid = axes.limited(grid, "example", options.first_k)
-        scope.rows = grid.rows.get("example", 1)
         mask = _mask(spec.mask, scope, grid)
         for block in axes.blocks(grid, pool=options.pool, mask=mask):
             if len(block.vectors):

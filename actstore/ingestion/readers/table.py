@@ -1,7 +1,8 @@
 """Reads tables with a vector column: Parquet files, Hugging Face data sets, other stores' shards.
 
 Columns that bear the schema's names are taken as they are; the vector column's name tells
-site and layer where it is a hook name (``blocks.3.hook_resid_post``, as SAELens writes).
+site and layer where it is a hook name (``blocks.3.hook_resid_post``, as SAELens writes), and
+the layer alone where it is ``layer_3`` or ``L3``.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _TOKENS = ("token_ids", "input_ids", "tokens")
 _OWN = frozenset({"norm", "run_id"})
 """Columns that the store fills in by itself."""
 _MOST_ROWS = 2048
+_LAYER_ALONE = re.compile(r"(?:layers?[_.]?|L)(\d+)")
 _SHARD = re.compile(r"-(\d+)-of-(\d+)")
 
 
@@ -186,6 +188,11 @@ class _Rows:
                 self._context.notes.say(f"--pool {pool} changes nothing: one vector per row")
             return _batch(vectors.values, constants, varying)
         counts = vectors.counts.tolist()
+        if self._tokens is None and len(counts) > 1 and {*counts} == {counts[0]}:
+            self._context.notes.say(
+                f"column {column.name!r}: {counts[0]} vectors in every row, taken for tokens; "
+                "where they are layers, save each as a column of its own: layer_0, layer_1, …"
+            )
         if pool is not None:
             constants |= {"pooling": pool, "position": None}
             varying.pop("position", None)
@@ -208,7 +215,10 @@ class _Rows:
         known = self._metadata
         constants: dict[str, Any] = {}
         name = "" if column.name == schema.VECTOR else column.name
+        alone = _LAYER_ALONE.fullmatch(name)
         site, layer = schema.canonical_site(name) if name else ("unknown", None)
+        if alone is not None:  # as in files of matrices, the name of a layer is no site
+            site, layer = "unknown", int(alone[1])
         constants.update({} if "site" in known else {"site": site})
         constants.update({} if "layer" in known else {"layer": layer})
         constants.update({} if "pooling" in known else {"pooling": "unknown"})

@@ -9,8 +9,9 @@ import pytest
 
 import actstore
 from actstore.analysis import statistics
+from actstore.errors import MixedVectorsError
 from actstore.storage.compaction import compact
-from tests.querying import stores
+from tests.querying import places, stores
 
 
 def test_each_layer_is_described(tmp_path: Path) -> None:
@@ -100,3 +101,11 @@ def test_compaction_changes_nothing(tmp_path: Path) -> None:
     with actstore.open(tmp_path) as store:
         assert len(store.select().snapshot.shards) == 1
         assert statistics.describe(store.select()) == before
+
+
+def test_the_advice_groups_by_all_that_differs(tmp_path: Path) -> None:
+    places.write(tmp_path, places.places(site=("mlp_out", "resid_post"), layer=range(3)))
+    with actstore.open(tmp_path) as store:
+        with pytest.raises(MixedVectorsError, match=r"--by label,site,layer\)"):
+            statistics.describe(store.select(), ("label",))
+        assert statistics.describe(store.select(), ("label", "site", "layer"))

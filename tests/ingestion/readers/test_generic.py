@@ -362,3 +362,15 @@ def test_a_row_that_a_joined_table_lacks_is_counted(tmp_path: Path) -> None:
     summary = ingest(tmp_path / "in", tmp_path / "s", model=MODEL, recipe=recipe)
     reason = summary.refused[0].reason
     assert "example_id, which every row needs, in 1 of 6 rows, the first of them number 5" in reason
+
+
+def test_the_first_examples_of_a_matrix_keep_their_own_values(tmp_path: Path) -> None:
+    values = matrix(5)
+    known: dict[str, Any] = {"example_id": list("vwxyz"), "label": [0, 1, 1, 0, 1]}
+    np.savez(tmp_path / "a.npz", acts=values, **known)
+    torch.save({"hidden": torch.from_numpy(values)[:, None], **known}, tmp_path / "b.pt")
+    for name in ("a.npz", "b.pt"):
+        store = tmp_path / f"{name}.store"
+        ingest(tmp_path / name, store, model=MODEL, layer=3, first_k=2, yes=True)
+        assert columns(store, "example_id", "label") == [("v", "0"), ("w", "1")]
+        assert_vectors(store, values[:2])

@@ -270,3 +270,31 @@ on = { uid = "{column.example_id}" }
         ("a", "org/model-7", "right", None, "last"),
         ("b", "org/model-7", "wrong", "3", "last"),
     ]
+
+
+def test_a_column_called_like_a_layer_is_no_site(tmp_path: Path) -> None:
+    values = {name: matrix(3, seed=seed) for seed, name in enumerate(("layer_4", "L12"))}
+    table = pa.table({name: vector_column(each) for name, each in values.items()})
+    pq.write_table(table, tmp_path / "acts.parquet")
+    ingest(tmp_path / "acts.parquet", tmp_path / "store", model=MODEL)
+    assert (
+        found(tmp_path / "store", "site", "layer") == [("unknown", 4)] * 3 + [("unknown", 12)] * 3
+    )
+    assert vectors(tmp_path / "store").tobytes() == b"".join(v.tobytes() for v in values.values())
+
+
+def test_as_many_vectors_in_every_row_are_said_to_be_taken_for_tokens(tmp_path: Path) -> None:
+    states = [[[float(row), layer, 0.5] for layer in range(4)] for row in range(3)]
+    datasets.Dataset.from_dict({"hidden_states": states}).save_to_disk(tmp_path / "a")
+    (note,) = ingest(tmp_path / "a", tmp_path / "s", model=MODEL).notes
+    assert "4 vectors in every row, taken for tokens; where they are layers" in note
+    columns = {f"layer_{at}": [row[at] for row in states] for at in range(4)}
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "b")
+    ingest(tmp_path / "b", tmp_path / "t", model=MODEL)
+    for row in stored_rows(tmp_path / "t"):
+        assert row["layer"] == row["activation"][1]
+    datasets.Dataset.from_dict(
+        {"hidden_states": states, "input_ids": [[1, 2, 3, 4]] * 3}
+    ).save_to_disk(tmp_path / "c")
+    notes = ingest(tmp_path / "c", tmp_path / "u", model=MODEL).notes
+    assert not any("taken for tokens" in note for note in notes)
