@@ -21,6 +21,8 @@ METRICS: tuple[str, ...] = get_args(Metric)
 
 # Float32 values per block: one MiB, so that widening, product and sum meet in the cache.
 _BLOCK = 1 << 18
+_FEW_ROWS = 32
+"""Rows that are added up in float32: in float64 all of them would take three times as long."""
 # Shorter runs than this are gathered together instead of one by one.
 _RUN = 8
 
@@ -109,15 +111,26 @@ def single(stored: np.ndarray, buffer: np.ndarray) -> np.ndarray:
 def mean(snapshot: Snapshot, rows: np.ndarray, width: int) -> np.ndarray:
     """Return the mean vector of ``rows`` (int64 ``[n]``, n > 0), float32 ``[width]``.
 
-    Sums are in float64: thousands of narrow rows make a block, and in float32 their sum would
-    lose what a group's mean differs by.
+    Sums are in float64, but for those of a few rows: thousands of narrow rows make a block, and
+    in float32 their sum would lose what a group's mean differs by.
     """
     most = max(1, _BLOCK // max(1, width))
     buffer = np.empty((min(most, len(rows)), width), np.float32)
     total = np.zeros(width)
     for _, _, stored in blocks(snapshot, rows, most):
-        total += single(stored, buffer).sum(axis=0, dtype=np.float64)
+        total += _sum(single(stored, buffer))
     return (total / len(rows)).astype(np.float32)
+
+
+def _sum(rows: np.ndarray) -> np.ndarray:
+    """Return the sum of float32 rows, float64 ``[width]``."""
+    whole = len(rows) // _FEW_ROWS * _FEW_ROWS
+    with np.errstate(over="ignore", invalid="ignore"):
+        few = rows[:whole].reshape(-1, _FEW_ROWS, rows.shape[1]).sum(axis=1)
+        total = few.sum(axis=0, dtype=np.float64)
+        total += rows[whole:].sum(axis=0, dtype=np.float64)
+    # Where a few rows exceed float32, all of them together need not.
+    return total if np.isfinite(total).all() else rows.sum(axis=0, dtype=np.float64)
 
 
 def lists(snapshot: Snapshot, rows: np.ndarray) -> pa.ListArray:

@@ -45,3 +45,12 @@ def test_the_mean_of_many_narrow_rows_keeps_what_float32_holds(tmp_path: Path) -
     stores.add(tmp_path / "s", matrix)
     found = vector_math.mean(open_snapshot(tmp_path / "s"), np.arange(len(matrix)), 8)
     assert found == pytest.approx(matrix.mean(axis=0, dtype=np.float64), rel=1e-7)
+
+
+def test_the_mean_of_rows_whose_sum_float32_cannot_hold(tmp_path: Path) -> None:
+    matrix = np.full((64, 4), 3e38, np.float32)
+    stores.add(tmp_path / "s", matrix)
+    assert (
+        vector_math.mean(open_snapshot(tmp_path / "s"), np.arange(64), 4).tolist()
+        == [np.float32(3e38)] * 4
+    )
