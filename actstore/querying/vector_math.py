@@ -127,10 +127,12 @@ def _sum(rows: np.ndarray) -> np.ndarray:
     whole = len(rows) // _FEW_ROWS * _FEW_ROWS
     with np.errstate(over="ignore", invalid="ignore"):
         few = rows[:whole].reshape(-1, _FEW_ROWS, rows.shape[1]).sum(axis=1)
-        total = few.sum(axis=0, dtype=np.float64)
+        total: np.ndarray = few.sum(axis=0, dtype=np.float64)
         total += rows[whole:].sum(axis=0, dtype=np.float64)
     # Where a few rows exceed float32, all of them together need not.
-    return total if np.isfinite(total).all() else rows.sum(axis=0, dtype=np.float64)
+    if not np.isfinite(total).all():
+        rows.sum(axis=0, dtype=np.float64, out=total)
+    return total
 
 
 def lists(snapshot: Snapshot, rows: np.ndarray) -> pa.ListArray:

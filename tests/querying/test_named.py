@@ -54,7 +54,7 @@ def test_shipped_queries_answer(tmp_path: Path, name: str) -> None:
 def test_examples_of_one_id_in_several_splits_are_several(tmp_path: Path) -> None:
     questions = [f"what is {n}?" for n in range(12)]
     for seed, (split, mode) in enumerate((("train", "tqa"), ("test", "tqa"), ("test", "vqa"))):
-        places = {"split": [split] * 12, "mode": [mode] * 12, "question": questions}
+        places: dict[str, Any] = {"split": [split] * 12, "mode": [mode] * 12, "question": questions}
         stores.add(tmp_path / "s", stores.vectors(12, 6, "float32", seed), **places)
     with open_store(tmp_path / "s") as store:
         (layer,) = store.named("layers").to_arrow_table().to_pylist()
