@@ -26,7 +26,7 @@ from benchmarks.measure import Outcome
 SIZES = (10, 100, 1_000, 10_000, 100_000)
 _WRITES = (10, 100, 1_000)
 WIDTH = 64
-_APPENDS = 7
+APPENDS = 7
 _POINT = 9
 
 Costs = dict[str, float]
@@ -87,7 +87,7 @@ def _costs_of_shards(path: Path, size: int) -> Costs:
     found["memory of both"] = memory() - before
     vector = np.ones((1, WIDTH), np.float16)
     seconds, sizes = [], []
-    for number in range(_APPENDS):
+    for number in range(APPENDS):
         start = time.perf_counter()
         store.write(
             {"blocks.0.hook_resid_post": vector}, {"example_id": [f"more {number}"]}, model=MODEL
