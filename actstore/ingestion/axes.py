@@ -202,7 +202,8 @@ def _row(grid: Grid, row: int) -> Tensor:
 def pooled(slab: np.ndarray, pool: Pool, mask: np.ndarray | None = None) -> np.ndarray:
     """Pool ``[rows, tokens, width]`` over its tokens to ``[rows, width]``.
 
-    ``mask`` is ``[rows, tokens]``, with at least one True per row.
+    ``mask`` is ``[rows, tokens]``, with at least one True per row. Means are summed in float64:
+    in float32 those of thousands of tokens would be off in the fifth digit.
     """
     rows = np.arange(len(slab))
     if mask is None:
@@ -210,7 +211,7 @@ def pooled(slab: np.ndarray, pool: Pool, mask: np.ndarray | None = None) -> np.n
             return slab[:, 0 if pool == "first" else -1]
         if pool == "max":
             return np.asarray(slab.max(axis=1))
-        return np.asarray(slab.mean(axis=1, dtype=np.float32))
+        return np.asarray(slab.mean(axis=1, dtype=np.float64), np.float32)
     if pool == "first":
         return np.asarray(slab[rows, mask.argmax(axis=1)])
     if pool == "last":
@@ -219,5 +220,5 @@ def pooled(slab: np.ndarray, pool: Pool, mask: np.ndarray | None = None) -> np.n
     if pool == "max":
         lowest = np.array(-np.inf, dtype=slab.dtype)
         return np.asarray(np.where(kept, slab, lowest).max(axis=1))
-    total = np.where(kept, slab, 0).sum(axis=1, dtype=np.float32)
-    return np.asarray(total / mask.sum(axis=1, dtype=np.float32)[:, None])
+    total = np.where(kept, slab, 0).sum(axis=1, dtype=np.float64)
+    return np.asarray(total / mask.sum(axis=1)[:, None], np.float32)

@@ -131,7 +131,7 @@ def write(
         model: hub id or path of the model, unless ``metadata`` has it.
         dataset: data set of the examples.
         pool: how tokens become one vector, as ``REGION.POOL`` or ``POOL``, with ``last``,
-            ``first``, ``mean`` (in float32), ``max`` or ``tokens`` (every token a row, the
+            ``first``, ``mean`` (summed in float64), ``max`` or ``tokens`` (every token a row, the
             default). Of ``[examples, width]`` it says how that was done; ``unknown`` otherwise.
         mask: 0/1, ``[examples, tokens]`` or a list per example: tokens with 0 are padding,
             are left out and not counted in positions. Needed where examples differ in length.

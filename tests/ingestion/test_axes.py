@@ -115,6 +115,15 @@ def test_the_mean_is_accumulated_in_float32() -> None:
     assert np.array_equal(pooled(values, "mean"), np.full((1, 2), values[0, 0, 0], np.float32))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_mean_of_thousands_of_tokens_keeps_its_digits(masked: bool) -> None:
+    drawn = np.random.default_rng(0).standard_normal((2, 3000, 4))
+    slab = (1000.3 + 0.01 * drawn).astype(np.float32)
+    found = pooled(slab, "mean", np.ones((2, 3000), bool) if masked else None)
+    assert found.dtype == np.float32
+    assert found == pytest.approx(slab.mean(axis=1, dtype=np.float64), rel=1e-7)
+
+
 def test_a_row_without_tokens_cannot_be_pooled() -> None:
     grid = Grid(tensor(2, 3, 4), {"example": 2}, 3, 4)
     mask = np.array([[True, True, True], [False, False, False]])
