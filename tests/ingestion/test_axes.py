@@ -110,7 +110,7 @@ def test_pooling(pool: Any, masked: bool) -> None:
     assert counts == kept.sum(axis=1).tolist()
 
 
-def test_the_mean_is_accumulated_in_float32() -> None:
+def test_the_mean_is_not_accumulated_in_float16() -> None:
     values = np.full((1, 4096, 2), 60000, np.float16)
     assert np.array_equal(pooled(values, "mean"), np.full((1, 2), values[0, 0, 0], np.float32))
 
