@@ -180,3 +180,10 @@ def test_the_module_runs_too() -> None:
         [sys.executable, "-m", "actstore", "--help"], capture_output=True, text=True, check=True
     )
     assert finished.stdout.startswith("Usage: actstore ")
+
+
+def test_without_a_command_it_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([]) == Exit.USAGE
+    shown = capsys.readouterr().err
+    assert shown.startswith("Usage: actstore")
+    assert "\n  ingest " in shown
