@@ -225,9 +225,10 @@ def _check_stores(files: Iterable[SourceFile]) -> None:
         manifest = latest(Path(root))
         if manifest.labels or not shards <= {shard.path for shard in manifest.shards}:
             raise UsageError(
-                f"{root} is a store, and its files hold rows or labels that commit "
-                f"{manifest.number} has no more; `actstore sync` copies a store, and `actstore "
-                "export STORE FOLDER --to parquet` writes its rows as files to ingest"
+                f"{root} is a store, and its Parquet files alone are not what commit "
+                f"{manifest.number} holds: files of earlier commits lie among them, or labels "
+                "beside them; `actstore sync` copies a store, and `actstore export STORE FOLDER "
+                "--to parquet` writes its rows as files to ingest"
             )
 
 
