@@ -214,10 +214,10 @@ def _check_stores(files: Iterable[SourceFile]) -> None:
     mark = f"/{layout.ACTIVATIONS}/"
     found: dict[str, set[str]] = {}
     for file in files:
-        name = file.path.as_posix()
-        if name.endswith(".parquet") and mark in name:
-            root, _, inside = name.rpartition(mark)
-            found.setdefault(root, set()).add(f"{layout.ACTIVATIONS}/{inside}")
+        if file.relative.endswith(".parquet"):
+            root, marked, inside = file.path.as_posix().rpartition(mark)
+            if marked:
+                found.setdefault(root, set()).add(f"{layout.ACTIVATIONS}/{inside}")
     for root, shards in found.items():
         of_commits = Path(root, layout.MANIFESTS)
         if not of_commits.is_dir() or not all(map(fetching.is_here, of_commits.iterdir())):
