@@ -136,6 +136,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
             "Interrupted",
             Exit.INTERRUPTED,
         )
+    except click.exceptions.NoArgsIsHelpError as problem:
+        problem.show()
+        return problem.exit_code
     except click.ClickException as problem:
         return failed(_with_hint(problem), "UsageError", problem.exit_code)
     except errors.ActstoreError as problem:

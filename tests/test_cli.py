@@ -64,8 +64,9 @@ def test_a_command_line_without_a_command_shows_the_help(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert cli.run([]) == Exit.USAGE
-    captured = capsys.readouterr()
-    assert "Usage: actstore" in captured.out + captured.err
+    shown = capsys.readouterr().err
+    assert shown.startswith("Usage: actstore")
+    assert "\n  ingest " in shown
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -23,11 +24,12 @@ from actstore.commands.options import (
 )
 from actstore.commands.progress import bar
 from actstore.commands.row_options import layers_option, sites_option, where_options
-from actstore.errors import NoRemoteStoreError
+from actstore.errors import NoRemoteStoreError, UsageError
 from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.hub.pull import Pulled, PullOptions
+    from actstore.ingestion.inference import FolderMapping
     from actstore.ingestion.options import IngestOptions
 
 
@@ -148,15 +150,24 @@ def command(
 def _adopt(
     source: str, folder: Path, revision: str | None, other: IngestOptions, as_json: bool
 ) -> int:
-    """Make a store of what is none."""
+    """Make a store of what is none.
+
+    Raises:
+        UsageError: something about it would be guessed, which only `ingest` has options for.
+    """
     from actstore.ingestion.ingest import ingest
     from actstore.remote.address import parse
 
     address = parse(source)
     address = dataclasses.replace(address, revision=revision or address.revision)
+
+    def refuse(mapping: FolderMapping) -> NoReturn:
+        command = f"actstore ingest {shlex.quote(str(address))} --store {shlex.quote(str(folder))}"
+        raise UsageError(f"{mapping.problem()}: these are options of `{command}`")
+
     with bar("ingesting") as report:
         other["progress"] = lambda done: report(done.bytes, done.rows, done.bytes_total)
-        summary = ingest(str(address), folder, **other)
+        summary = ingest(str(address), folder, confirm=refuse, **other)
     if as_json:
         output.print_json(summary.as_dict())
     else:

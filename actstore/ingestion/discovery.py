@@ -19,6 +19,8 @@ from actstore.ingestion.sidecars import Sidecars
 from actstore.ingestion.source_file import Entry, SourceFile, evenly
 from actstore.ingestion.template import Match, recognisable
 from actstore.ingestion.walking import readable, walk
+from actstore.storage import layout
+from actstore.storage.manifest import latest
 
 _SAMPLES = 7
 _SAMPLE_BYTES = 128 << 20
@@ -216,7 +218,35 @@ def discover(
         found = _discovered(
             entries, sources, recipe, recipes, options, hints, links, gate or Gate()
         )
+    _check_stores(found.files)
     return replace(found, links=tuple(links))
+
+
+def _check_stores(files: Iterable[SourceFile]) -> None:
+    """Refuse the shards of a store that say something else than the store does.
+
+    Raises:
+        UsageError: rows were dropped since, or labels changed; says how to take the store's.
+    """
+    mark = f"/{layout.ACTIVATIONS}/"
+    found: dict[str, set[str]] = {}
+    for file in files:
+        if file.relative.endswith(".parquet"):
+            root, marked, inside = file.path.as_posix().rpartition(mark)
+            if marked:
+                found.setdefault(root, set()).add(f"{layout.ACTIVATIONS}/{inside}")
+    for root, shards in found.items():
+        of_commits = Path(root, layout.MANIFESTS)
+        if not of_commits.is_dir() or not all(map(fetching.is_here, of_commits.iterdir())):
+            continue
+        manifest = latest(Path(root))
+        if manifest.labels or not shards <= {shard.path for shard in manifest.shards}:
+            raise UsageError(
+                f"{root} is a store, and its Parquet files alone are not what commit "
+                f"{manifest.number} holds: files of earlier commits lie among them, or labels "
+                "beside them; `actstore sync` copies a store, and `actstore export STORE FOLDER "
+                "--to parquet` writes its rows as files to ingest"
+            )
 
 
 def _title(sources: Sequence[Path]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,20 @@ def test_a_data_set_that_is_no_store_is_ingested(
     assert found.table()["label"].to_pylist() == list("abcde")
     assert run("pull", "bob/plain", tmp_path / "q", "--layers", 3) == 1
     assert "holds no store" in capsys.readouterr().err
+
+
+def test_what_only_ingest_can_be_told_is_told_to_it(
+    here: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vectors = {layer: np.full((3, 8), layer, np.float32) for layer in (1, 2)}
+    here.create("bob/raw", {"hiddens.pkl": pickle.dumps(vectors)})
+    store = tmp_path / "p"
+    assert run("pull", "bob/raw", store, "--model", "gpt2") == 2
+    command = f"actstore ingest hf://datasets/bob/raw --store {store}"
+    assert f"these are options of `{command}`" in capsys.readouterr().err
+    words = ("--model", "gpt2", "--layer-from", "key1", "--example-from", "axis0")
+    assert run(*command.split()[1:], *words) == 0
+    assert actstore.open(store).select(layer=2).numpy().tolist() == vectors[2].tolist()
 
 
 def test_reading_commands_take_an_address(

@@ -14,6 +14,7 @@ from actstore.ingestion.inference.words import (
     POOLINGS,
     SPLITS,
     Numbered,
+    counting_examples,
     known_site,
     number_at,
     numbered,
@@ -98,22 +99,27 @@ def _level(place: str, values: Sequence[str], layer_place: str | None) -> Level:
 def _which_number(place: str, values: Sequence[str]) -> int:
     """Return which of the numbers in some names is the layer: the last one that differs.
 
-    `acts_13_Llama-2-7b` and `acts_14_Llama-2-7b` differ in their first number alone.
+    `acts_13_Llama-2-7b` and `acts_14_Llama-2-7b` differ in their first number alone, and what
+    counts examples by name, as in `acts_13_ex_7`, is none.
 
     Raises:
-        UsageError: each name holds several numbers, and the same ones.
+        UsageError: names hold several numbers, and nothing tells which is the layer.
     """
     numbers = [re.findall(r"\d+", value) for value in values]
-    if len({len(each) for each in numbers}) > 1:
-        return -1
-    different = [at for at, each in enumerate(zip(*numbers, strict=True)) if len(set(each)) > 1]
-    if different:
-        return different[-1]
-    split = numbered(values[0])
-    if len(numbers[0]) > 1 and (split is None or split.word != "layer"):
+    if len({len(each) for each in numbers}) == 1:
+        different = [at for at, each in enumerate(zip(*numbers, strict=True)) if len(set(each)) > 1]
+        layers = [at for at in different if at not in counting_examples(values[0])]
+        if different:
+            return (layers or different)[-1]
+        named = numbered(values[0])
+        sure = len(numbers[0]) < 2 or (named is not None and named.word == "layer")
+    else:
+        sure = all(value[-1:].isdecimal() for value in values)
+    if not sure:
+        several = max(zip(numbers, values, strict=True), key=lambda each: len(each[0]))
         raise UsageError(
-            f"--layer-from {place}: {values[0]} holds several numbers, and no other name tells "
-            f"which of them is the layer; say it with --layer, such as --layer {numbers[0][0]}"
+            f"--layer-from {place}: {several[1]} holds several numbers, and no other name tells "
+            f"which of them is the layer; say it with --layer, such as --layer {several[0][0]}"
         )
     return -1
 

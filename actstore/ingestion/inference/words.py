@@ -192,6 +192,12 @@ def last_number(name: str) -> Numbered | None:
     return number_at(name, -1)
 
 
+def counting_examples(name: str) -> set[int]:
+    """Return which of a name's numbers count examples by name: in `acts_3_ex_7` the second."""
+    starts = {found.start("number") for found in _EXAMPLE.finditer(name)}
+    return {at for at, found in enumerate(re.finditer(r"\d+", name)) if found.start() in starts}
+
+
 def number_at(name: str, which: int) -> Numbered | None:
     """Split a name around one of its numbers, -1 for the last; None where it has none."""
     found = list(re.finditer(r"\d+", name))

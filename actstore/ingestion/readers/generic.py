@@ -49,6 +49,11 @@ class GenericReader(Reader):
         self._plans = [plan.make(recipe, spec, context.options) for spec in recipe.tensors]
         self._taken = plan.file_keys(recipe, self._plans)
         self._matcher = Matcher(recipe.name, self._plans, context.options.first_k)
+        self._mapped = {
+            column: key
+            for column, key in context.options.map.items()
+            if column != schema.VECTOR and "{" not in key
+        }
 
     def fits(self, document: Any) -> bool:
         """Say whether every tensor that one kind of file needs is there, in a known rank."""
@@ -109,6 +114,12 @@ class GenericReader(Reader):
         self, file: SourceFile, document: Any, entry: str | int | None
     ) -> Iterator[RowBatch]:
         self.check_required(document)
+        for column, key in self._mapped.items():
+            if not documents.has(document, key):
+                what = "files" if entry is None else "entries"
+                self.context.notes.count(
+                    f"{what} without {key!r}, so that --map {column}={key} gives nothing"
+                )
         found = self._matcher.found(file.pattern.name, document)
         whole = documents.has_whole_keys(document)
         scope = FileScope(file, document, {}, self.context, entry)

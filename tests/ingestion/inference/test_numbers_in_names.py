@@ -48,6 +48,23 @@ def test_of_several_numbers_that_never_differ_none_is_taken(tmp_path: Path) -> N
     assert ingest(tmp_path / "f", tmp_path / "s", model=MODEL, layer=13, **said).layers == (13,)
 
 
+def test_the_number_of_an_example_is_not_that_of_the_layer(tmp_path: Path) -> None:
+    for layer in (9, 13):
+        for number in (1, 2):
+            vector = torch.full((WIDTH,), float(layer))
+            torch.save(vector, tmp_path / f"acts_{layer}_ex_{number}.pt")
+    summary = ingest(tmp_path, tmp_path / "s", model=MODEL, layer_from="name")
+    assert summary.layers == (9, 13)
+    assert all(row["activation"][0] == row["layer"] for row in stored_rows(tmp_path / "s"))
+
+
+def test_names_of_unlike_numbers_tell_no_layer(tmp_path: Path) -> None:
+    for name in ("acts_13_Llama-2-7b", "acts_14_gpt2-xl"):
+        torch.save(draw(5, WIDTH), tmp_path / f"{name}.pt")
+    with pytest.raises(UsageError, match=r"acts_13_Llama-2-7b holds several numbers"):
+        ingest(tmp_path, tmp_path / "s", model=MODEL, layer_from="name", example_from="axis0")
+
+
 @pytest.mark.parametrize("key", [-1, "-1", "layer_-1", "blocks.-1"])
 def test_layers_counted_from_the_end_are_refused(tmp_path: Path, key: int | str) -> None:
     (tmp_path / "f.pkl").write_bytes(pickle.dumps({key: np.ones((3, WIDTH), np.float32)}))

@@ -374,3 +374,12 @@ def test_the_first_examples_of_a_matrix_keep_their_own_values(tmp_path: Path) ->
         ingest(tmp_path / name, store, model=MODEL, layer=3, first_k=2, yes=True)
         assert columns(store, "example_id", "label") == [("v", "0"), ("w", "1")]
         assert_vectors(store, values[:2])
+
+
+def test_a_mapped_name_that_is_not_there_is_said(tmp_path: Path) -> None:
+    for layer in (3, 4):
+        np.savez(tmp_path / f"layer_{layer}.npz", acts=matrix(2), y=[0, 1])
+    wrong = ingest(tmp_path, tmp_path / "s", model=MODEL, map={"label": "z"}, dry_run=True)
+    assert any("without 'z', so that --map label=z gives nothing: 2" in n for n in wrong.notes)
+    right = ingest(tmp_path, tmp_path / "s", model=MODEL, map={"label": "y"})
+    assert not any("gives nothing" in note for note in right.notes)

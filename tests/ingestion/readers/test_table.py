@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import actstore
+from actstore import cli
 from actstore.errors import UsageError
 from actstore.ingestion.run import ingest
 from tests.ingestion.storing import stored_rows
@@ -137,6 +139,23 @@ def test_another_store_comes_in_unchanged(tmp_path: Path) -> None:
         for name in set(row) - {"run_id", "activation", "shard"}:
             assert row[name] == copy[name], name
         assert row["activation"].tobytes() == copy["activation"].tobytes()
+
+
+@pytest.mark.parametrize("change", ["drop", "label"])
+def test_a_store_that_has_changed_does_not_come_in_as_it_was(tmp_path: Path, change: str) -> None:
+    amber.write_samples(tmp_path / "samples", samples=3, layers=2)
+    ingest(tmp_path / "samples", tmp_path / "first", model=MODEL)
+    words = ["drop", "layer = 0", "--yes"] if change == "drop" else ["label", "--set", "'good'"]
+    assert cli.run([words[0], str(tmp_path / "first"), *words[1:]]) == 0
+    for source in (tmp_path / "first", tmp_path / "first" / "activations", tmp_path):
+        with pytest.raises(UsageError, match=r"first is a store.*--to parquet"):
+            ingest(source, tmp_path / "second", recipe="parquet")
+    with actstore.open(tmp_path / "first") as store:
+        store.export("parquet", tmp_path / "rows")
+    ingest(tmp_path / "rows", tmp_path / "second")
+    with actstore.open(tmp_path / "first") as one, actstore.open(tmp_path / "second") as other:
+        told = "SELECT layer, label, count(*) FROM activations GROUP BY ALL ORDER BY ALL"
+        assert one.sql(told).fetchall() == other.sql(told).fetchall()
 
 
 @pytest.mark.parametrize("splits", [False, True])
