@@ -44,10 +44,11 @@ class PullMemory:
     revision: str | None = None
     """Of the last pull."""
     made: dict[str, str] = field(default_factory=dict)
-    """Shards that a pull made of rows of the repository, or took because all their rows met a
-    condition: path and piece."""
+    """Shards that a pull made of rows of the repository: path and piece."""
     covered: frozenset[str] = frozenset()
     """Pieces of which the store had every row from elsewhere."""
+    taken: frozenset[str] = frozenset()
+    """Shards of the repository that came as they are, because all their rows met a condition."""
 
 
 def recall(manifest: Manifest, run_id: str) -> PullMemory:
@@ -61,6 +62,7 @@ def recall(manifest: Manifest, run_id: str) -> PullMemory:
                     revision=str(settings["revision"]),
                     made={str(path): str(key) for path, key in settings["made"].items()},
                     covered=frozenset(map(str, settings["covered"])),
+                    taken=frozenset(map(str, settings.get("taken", ()))),
                 )
             except (KeyError, TypeError, ValueError, AttributeError):
                 break
@@ -108,6 +110,7 @@ def pull_diff(
     for origin in origins:
         places |= {path: origin.replaced.get(path, path) for path in origin.shards}
     asked = {e.path for e in local.shards if any(choice.covers(e) for choice in choices)}
+    asked |= memory.taken & live
     removed = {
         path for path, at in places.items() if path in asked and at is not None and at not in paths
     }
@@ -231,6 +234,7 @@ class Merger:
                     revision=self.run.settings["revision"],
                     made=made,
                     covered=covered,
+                    taken=self._taken(base, memory, todo, fresh),
                 )
                 duplicates = sum(item.dropped for item in fresh)
                 if not fresh and not todo.removed and remembered == memory and base.number:
@@ -304,8 +308,7 @@ class Merger:
         live = {entry.path for entry in base.shards} - todo.removed
         made = {path: key for path, key in memory.made.items() if path in live}
         for item in fresh:
-            whole = any(choice.covers(item.piece.entry) for choice in self.choices)
-            if item.entry.rows and (item.entry.path != item.piece.key or not whole):
+            if item.entry.rows and item.entry.path != item.piece.key:
                 made[item.entry.path] = item.piece.key
         return made
 
@@ -315,6 +318,19 @@ class Merger:
         wanted = {piece.key for piece in self.wanted}
         before = memory.covered & wanted if not todo.removed else frozenset()
         return before | {item.piece.key for item in fresh if not item.entry.rows}
+
+    def _taken(
+        self, base: Manifest, memory: PullMemory, todo: PullDiff, fresh: Sequence[_NewShard]
+    ) -> frozenset[str]:
+        """Return the shards that only conditions chose, each all of one of the repository's."""
+        live = {entry.path for entry in base.shards} - todo.removed
+        return (memory.taken & live) | {
+            item.entry.path
+            for item in fresh
+            if item.entry.rows
+            and item.entry.path == item.piece.key
+            and not any(choice.covers(item.entry) for choice in self.choices)
+        }
 
     def _to_place(self, live: Sequence[_NewShard], staging: Path) -> dict[str, Path]:
         """Link files into the staging folder: a failed attempt leaves what was fetched."""
@@ -353,6 +369,7 @@ class Merger:
                 "parts": [choice.as_dict() for choice in remembered.choices],
                 "made": dict(sorted(remembered.made.items())),
                 "covered": sorted(remembered.covered),
+                "taken": sorted(remembered.taken),
             },
         )
         own = [known for known in base.runs if known.run_id != run.run_id]
