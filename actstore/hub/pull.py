@@ -320,10 +320,11 @@ class _Pull:
                 continue
             for path in known.shards:
                 at = known.replaced.get(path, path)
-                # What nobody asked for is left as it is: the next pull, or push, knows of it.
-                waits = known.revision == revision and path in live
-                held = path in live if at is None else at in there
-                if path not in gone and (held or waits):
+                # What nobody asked for is left as it is: the next pull, or push, knows of it. What
+                # stands for a shard on another branch may be less than all its rows on this one.
+                here = known.revision == revision and path in live
+                held = at in there and (at == path or known.revision == revision)
+                if path not in gone and (held or here):
                     shards.add(path)
                     if at != path:
                         replaced[path] = at

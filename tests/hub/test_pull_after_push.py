@@ -10,7 +10,7 @@ import pytest
 from actstore.errors import RemoteChangedError
 from actstore.querying.changes import Drop
 from tests.hub.pulling import assert_whole, of, pull_from, several
-from tests.hub.pushing import push_to, relabel
+from tests.hub.pushing import push_to, relabel, remote_content
 from tests.hub_server import Hub
 from tests.storage.stores import batch, content, write
 
@@ -115,3 +115,17 @@ def test_dropped_rows_stay_dropped_when_others_change_the_layer(
     pull_from(hub, folder)
     dropped = [key for key in of(content(store), layer=1) if key[3] in ("e1", "e2")]
     assert content(folder) == {k: v for k, v in content(store).items() if k not in dropped}
+
+
+def test_what_others_hold_on_a_branch_is_not_taken_to_be_on_main(
+    hub: Hub, store: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    pull_from(hub, copy)
+    for root in (copy, store):
+        Drop(root, "layer = 1 AND example_id = 'e1'").apply()
+        push_to(hub, root, revision="side")  # the second time each row is there from the other
+    before = content(store)
+    pull_from(hub, store)
+    push_to(hub, store)
+    assert remote_content(hub, tmp_path / "there") == content(store) == before
