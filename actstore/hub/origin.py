@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actstore.storage import layout
+from actstore.errors import BucketError
+from actstore.storage import backing, layout
 
 _FORMAT = "actstore-remote"
 _VERSION = 1
@@ -77,6 +78,9 @@ def save(root: Path, origin: Origin) -> None:
     document: dict[str, Any] = {"format": _FORMAT, "version": _VERSION}
     for name in Origin.__dataclass_fields__:
         document[name] = getattr(origin, name)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, BucketError):
         path.parent.mkdir(exist_ok=True)
         layout.replace_durably(path, json.dumps(document, indent=1).encode())
+        behind = backing.of(root)
+        if behind is not None:
+            behind.replace(f"{layout.REMOTES}/{path.name}")

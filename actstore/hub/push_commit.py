@@ -242,6 +242,8 @@ class Drafter:
         known = None
         if state.manifest is not None:
             known = origin.load(self.root, self.repository, self.branch, self.client.endpoint)
+            if known is not None and self._met_since(known):
+                known = None
         lost = self._lost(state, remote)
         remote = _without(remote, lost)
         if known is not None:
@@ -268,6 +270,20 @@ class Drafter:
         self._last = diff, fresh
         _check_counts([*diff.kept, *(item.entry for item in fresh if item.entry.rows)])
         return self._last
+
+    def _met_since(self, known: Origin) -> bool:
+        """Say whether a pull came after what is remembered: into a copy that was synced back."""
+        place = {
+            "repository": known.repository,
+            "revision": known.revision,
+            "endpoint": known.endpoint,
+        }
+        numbers = [
+            run.settings.get("number")
+            for run in self.local.runs
+            if run.kind == "pull" and place.items() <= run.settings.items()
+        ]
+        return any(isinstance(number, int) and number > known.number for number in numbers)
 
     def _lost(self, state: State, remote: Manifest) -> set[str]:
         """Return the shards whose files are gone up there, all of which the store can bring back.

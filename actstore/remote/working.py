@@ -56,7 +56,8 @@ def working(
         place: a folder, or an address in a bucket.
         there: whether nothing can be done where there is no store yet.
         at: number of an earlier commit to have in the folder too.
-        history: have the manifests of all commits in the folder.
+        history: have the manifests of all commits in the folder, and what the store remembers of
+            repositories that it was pushed to.
         dry: whether nothing will be written, so that nobody asks whether it could be.
 
     Raises:
@@ -79,6 +80,7 @@ def working(
             behind.keep(bucket_commits.read_commit(behind.bucket, at))
         if history:
             behind.keep_history()
+            behind.keep_remotes()
         yield behind.root
         behind.keep_reports()
 
@@ -188,6 +190,15 @@ class BucketBacking:
             others = set(bucket_commits.numbers(self.bucket)).difference(here)
             list(pool.map(fetch, sorted(others)))
 
+    def keep_remotes(self) -> None:
+        """Put what the store remembers of repositories into the folder."""
+        for each in self.bucket.objects(layout.REMOTES):
+            name = each.path.removeprefix(f"{layout.REMOTES}/")
+            data = self.bucket.read(each.path) if "/" not in name else None
+            if data is not None:
+                (self.root / layout.REMOTES).mkdir(exist_ok=True)
+                (self.root / layout.REMOTES / name).write_bytes(data)
+
     def keep_as_it_is(self) -> int:
         """Put all manifests and segments into the folder, damaged ones too; say how many."""
         names = [each.path for each in self.bucket.objects(layout.MANIFESTS)]
@@ -253,7 +264,8 @@ class BucketBacking:
 
     def replace(self, path: str) -> None:
         self.bucket.put(path, self.root / path)
-        if not layout.is_segment(path):  # which manifests are read with
+        # Manifests are read with segments, and what is remembered is read again.
+        if not layout.is_segment(path) and not path.startswith(f"{layout.REMOTES}/"):
             (self.root / path).unlink()
 
     def put_aside(self, path: str, name: str, instead: bytes) -> None:
