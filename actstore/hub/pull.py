@@ -228,7 +228,16 @@ class _Pull:
         base = manifests.latest(self.root)
         memory = recall(base, run.run_id)
         origins = self._origins(memory.revision)
-        todo: PullDiff = pull_diff(base, self.wanted, self.held.manifest, memory, origins)
+        choices = together([self.choice, *memory.choices])
+        todo: PullDiff = pull_diff(
+            base,
+            self.wanted,
+            self.held.manifest,
+            memory,
+            origins,
+            choices=choices,
+            revision=run.settings["revision"],
+        )
         arrival = Fetch(
             self.client,
             self.held.repository,
@@ -245,7 +254,7 @@ class _Pull:
             run=run,
             there=self.held.manifest,
             wanted=self.wanted,
-            choices=together([self.choice, *memory.choices]),
+            choices=choices,
             origins=origins,
             folder=self.work,
         )
@@ -311,7 +320,9 @@ class _Pull:
                 continue
             for path in known.shards:
                 at = known.replaced.get(path, path)
-                if path not in gone and (at in there if at is not None else path in live):
+                # What nobody asked for is left as it is: the next pull, or push, knows of it.
+                waits = known.revision == revision and path in live
+                if path not in gone and (waits or (at in there if at is not None else path in live)):
                     shards.add(path)
                     if at != path:
                         replaced[path] = at

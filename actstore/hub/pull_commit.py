@@ -10,7 +10,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ class PullMemory:
     revision: str | None = None
     """Of the last pull."""
     made: dict[str, str] = field(default_factory=dict)
-    """Shards that a pull made of rows of the repository: path and piece."""
+    """Shards that a pull made of rows of the repository, or took because all their rows met a
+    condition: path and piece."""
     covered: frozenset[str] = frozenset()
     """Pieces of which the store had every row from elsewhere."""
 
@@ -81,11 +82,15 @@ def pull_diff(
     there: Manifest,
     memory: PullMemory,
     origins: Sequence[Origin],
+    *,
+    choices: Sequence[PullChoice],
+    revision: str,
 ) -> PullDiff:
     """Compare a store with what it is to hold of a repository.
 
     A shard never changes under its name, so equal paths hold equal rows. A shard that was
-    shared and has since gone from the store was compacted: its rows are in others.
+    shared and has since gone from the store was compacted: its rows are in others. What was
+    shared by a push and nobody has asked for stays, as nothing would come in its place.
 
     Args:
         local: the store's commit.
@@ -93,6 +98,8 @@ def pull_diff(
         there: what the repository holds.
         memory: of earlier pulls.
         origins: of the branches that the store has met: the one pulled, the last one pulled.
+        choices: what this pull and earlier ones asked for.
+        revision: the branch pulled.
     """
     live = {entry.path for entry in local.shards}
     paths = {entry.path for entry in there.shards}
@@ -100,20 +107,48 @@ def pull_diff(
     places: dict[str, str | None] = {}  # of every shared shard its path in the repository
     for origin in origins:
         places |= {path: origin.replaced.get(path, path) for path in origin.shards}
+    asked = {e.path for e in local.shards if any(choice.covers(e) for choice in choices)}
     removed = {
-        path for path, at in places.items() if path in live and at is not None and at not in paths
+        path for path, at in places.items() if path in asked and at is not None and at not in paths
     }
     removed |= {
         path
         for path, key in memory.made.items()
         if path in live and key not in keys_wanted and key not in paths
     }
-    present = {path for path in live if path in paths} | {at for at in places.values() if at}
+    elsewhere = _elsewhere(local, there, removed, origins, revision)
+    present = {path for path in live if path in paths}
+    present |= {at for at in places.values() if at} - elsewhere
     present |= {key for path, key in memory.made.items() if path in live}
     if not removed:  # otherwise the rows may be among those that go
         present |= memory.covered
     missing = tuple(piece for piece in wanted if piece.key not in present)
     return PullDiff(missing=missing, removed=frozenset(removed))
+
+
+def _elsewhere(
+    local: Manifest,
+    there: Manifest,
+    removed: Collection[str],
+    origins: Sequence[Origin],
+    revision: str,
+) -> set[str]:
+    """Return the shards of the repository whose rows may only be in shards that go.
+
+    A push to another branch took them over, with labels in them or otherwise: the store shared
+    them with the branch that is pulled, and with the other one what became of them.
+    """
+    mine = next((origin for origin in origins if origin.revision == revision), None)
+    others = [origin for origin in origins if origin.revision != revision]
+    if mine is None or not others:
+        return set()
+    only_there = {path for origin in others for path in origin.shards} - set(mine.shards)
+    live = {entry.path: entry for entry in local.shards}
+    touched = {live[path].partition for path in only_there.intersection(removed)}
+    gone = set(mine.shards) - live.keys()
+    gone.difference_update(*(origin.shards for origin in others))
+    at = {mine.replaced.get(path, path) for path in gone}
+    return {entry.path for entry in there.shards if entry.path in at and entry.partition in touched}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +191,15 @@ class Merger:
         for _ in range(_ATTEMPTS):
             base = manifests.latest(self.root)
             memory = recall(base, self.run.run_id)
-            todo = pull_diff(base, self.wanted, self.there, memory, self.origins)
+            todo = pull_diff(
+                base,
+                self.wanted,
+                self.there,
+                memory,
+                self.origins,
+                choices=self.choices,
+                revision=self.run.settings["revision"],
+            )
             known = {item[0].key: item for item in arrived}
             if not {piece.key for piece in todo.missing} <= known.keys():
                 break
@@ -222,15 +265,17 @@ class Merger:
     ) -> list[_NewShard]:
         """Return the shards that come new, without rows that the store has from elsewhere."""
         shared = {entry.path for entry in self.there.shards}
-        own = [
-            entry
-            for entry in base.shards
-            if entry.path not in todo.removed and entry.path not in shared
-        ]
+        own = [entry for entry in base.shards if entry.path not in todo.removed]
         found = []
         transaction = layout.new_transaction()
         for number, (piece, entry, file) in enumerate(chosen):
-            others = [(e, self.root / e.path) for e in own if e.partition == entry.partition]
+            # Whole shards of a repository never meet; chosen rows may be here in theirs.
+            others = [
+                (e, self.root / e.path)
+                for e in own
+                if e.partition == entry.partition
+                and (piece.rows is not None or e.path not in shared)
+            ]
             kept, source = entry, file
             if others:
                 kept, source = less(entry, file, others, self._direction, workspace)
@@ -259,7 +304,8 @@ class Merger:
         live = {entry.path for entry in base.shards} - todo.removed
         made = {path: key for path, key in memory.made.items() if path in live}
         for item in fresh:
-            if item.entry.rows and item.entry.path != item.piece.key:
+            whole = any(choice.covers(item.piece.entry) for choice in self.choices)
+            if item.entry.rows and (item.entry.path != item.piece.key or not whole):
                 made[item.entry.path] = item.piece.key
         return made
 

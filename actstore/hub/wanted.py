@@ -33,6 +33,23 @@ class PullChoice:
         """Whether it leaves nothing out."""
         return self == PullChoice()
 
+    def covers(self, entry: ShardEntry) -> bool:
+        """Say whether all rows of a shard's model, site and layer are meant."""
+        site, layer = entry.site, entry.layer
+        return (
+            self.where is None
+            and (not self.models or entry.model in self.models)
+            and (not self.layers or layer in self.layers)
+            and (
+                not self.sites
+                or site in self.sites
+                or any(
+                    schema.canonical_site(name) in ((site, None), (site, layer))
+                    for name in self.sites
+                )
+            )
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return what was chosen, ready for JSON."""
         chosen = {"layers": self.layers, "models": self.models, "sites": self.sites}
