@@ -269,8 +269,9 @@ def _texts(subject: Subject, captured: Captured) -> Iterator[_CheckedText]:
     engine, prompter = subject.engine, subject.prompter
     if not any(pool.region in _GENERATED for pool in engine.pools):
         return
-    special = prompter.tokenizer.all_special_ids if "special" in engine.exclude else []
-    images = set(prompter.known_ids["image_ids"])
+    known = prompter.known_ids
+    special = known["special_ids"] if "special" in engine.exclude else []
+    images = set(known["image_ids"])
     for row in range(len(subject.examples)):
         response = captured.responses[row][: int(captured.pooled.response_tokens[row])]
         if images & set(response):
