@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from actstore.capturing.forward.hooks import Tap
+from actstore.capturing.forward.hooks import Tap, arguments
 from actstore.capturing.forward.pooling import Pool, PooledBatch
 from actstore.capturing.forward.stopping import Stops, going_on, response_of, watched
 from actstore.capturing.prompts.encode import PAD, ROLES
@@ -115,6 +115,7 @@ class Listener:
         self._locate: Locate | None = None
         self._answer: Answer | None = None
         self._open: ModelCall | None = None
+        self._held = 0
         self._calls: list[ModelCall] = []
         self._patched = False
 
@@ -222,9 +223,11 @@ class Listener:
         if not self._listening or self._inside is not None:
             return
         self._inside = module
-        ids = kwargs.get("input_ids", args[0] if args else None)
+        kwargs = arguments(module, args, kwargs)
+        ids = kwargs.get("input_ids")
         if self._open is not None and self._goes_on(ids, kwargs):
             if isinstance(ids, torch.Tensor):
+                self._held += ids.shape[1]
                 self._open.steps.append(ids[:, -1])
                 mask = kwargs.get("attention_mask")
                 whole = isinstance(mask, torch.Tensor) and mask.ndim == 2 and len(mask) == len(ids)
@@ -258,15 +261,15 @@ class Listener:
         if generating is not None:
             return generating["call"] is self._open
         assert self._open is not None
-        cache = kwargs.get("past_key_values", kwargs.get("cache_params"))
-        if cache is None or not isinstance(ids, torch.Tensor) or ids.shape[1] != 1:
+        if _cache(kwargs) is None or not isinstance(ids, torch.Tensor) or ids.shape[1] != 1:
             return False
-        length = getattr(cache, "get_seq_length", None)
-        return len(ids) == self._open.batch and (length is None or length() > 0)
+        # A cache that holds anything else is another text's, such as a copy of a common beginning.
+        return len(ids) == self._open.batch and _cached(kwargs) in (None, self._held)
 
     def _begin(self, ids: torch.Tensor, kwargs: dict[str, Any]) -> None:
         generating = self._generating
         prompt = ids.detach().cpu().numpy()
+        self._held = (_cached(kwargs) or 0) + ids.shape[1]
         real = self._mask(ids, kwargs)
         image = np.isin(prompt, self._image) & real
         kinds = kwargs.get("mm_token_type_ids")
@@ -313,7 +316,13 @@ class Listener:
         if self._generating is not None:
             given.append(self._generating["kwargs"].get("attention_mask"))
         for mask in given:
-            if isinstance(mask, torch.Tensor) and mask.shape == ids.shape:
+            if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
+                continue
+            if mask.shape != ids.shape:  # it begins with what the cache holds
+                held = _cached(kwargs)
+                start = mask.shape[1] - ids.shape[1] if held is None else held
+                mask = mask[:, max(0, start) : max(0, start) + ids.shape[1]]
+            if mask.shape == ids.shape:
                 return np.asarray(mask.cpu().numpy().astype(bool))
         return np.ones(tuple(ids.shape), bool)
 
@@ -323,6 +332,22 @@ class Listener:
         configs = [kwargs.get("generation_config"), own]
         values = [kwargs.get(name), *(getattr(each, name, None) for each in configs if each)]
         return frozenset(_numbers(next((each for each in values if each is not None), None)))
+
+
+def _cache(kwargs: dict[str, Any]) -> Any:
+    return kwargs.get("past_key_values", kwargs.get("cache_params"))
+
+
+def _cached(kwargs: dict[str, Any]) -> int | None:
+    """Return how many tokens a call's cache holds; None if it does not say."""
+    cache = _cache(kwargs)
+    length = getattr(cache, "get_seq_length", None)
+    if length is None:
+        return 0 if cache is None else None
+    try:
+        return int(length())
+    except ValueError:  # of recurrent models: their caches hold no tokens
+        return None
 
 
 def _check_single(kwargs: dict[str, Any], own: Any) -> None:

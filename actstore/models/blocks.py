@@ -33,6 +33,7 @@ from actstore.models.block_parts import (
     several_mixers,
     several_mlps,
 )
+from actstore.models.interventions import refuse_learned_prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,11 @@ def find(model: nn.Module, *, blocks: str | None = None) -> Anatomy:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside what torch.compile, PEFT and data parallelism put around it."""
+    """Return the model inside what torch.compile, PEFT and data parallelism put around it.
+
+    Raises:
+        ModelError: what PEFT put around it are learned prompts, which are not inside.
+    """
     while True:
         inner = getattr(model, "_orig_mod", None)  # torch.compile
         if not isinstance(inner, nn.Module) and isinstance(
@@ -146,6 +151,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         ):
             inner = model.module
         if not isinstance(inner, nn.Module) and hasattr(model, "peft_config"):
+            refuse_learned_prompts(model)
             inner = _asked(model, "get_base_model")
         if not isinstance(inner, nn.Module) or inner is model:
             return model

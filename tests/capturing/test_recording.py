@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,50 @@ def test_a_padded_batch(model: Any, tmp_path: Path, side: str) -> None:
         for each, vector in zip(found, expected, strict=True):
             np.testing.assert_allclose(each["activation"], vector, rtol=1e-4, atol=1e-5)
             assert (each["label"], each["split"]) == (label, "train")
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["positional", "after-a-cache"])
+def test_pads_are_told_wherever_the_mask_stands(model: Any, tmp_path: Path, shared: bool) -> None:
+    before = [1, 40, 41] if shared else []
+    prompts = [[20, 21], [30, 31, 32, 33]]
+    ids, mask = torch.zeros((2, 4), dtype=torch.long), torch.zeros((2, 4), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)], mask[row, : len(prompt)] = torch.tensor(prompt), 1
+    pools = "prompt.last,prompt.mean"
+    with (
+        torch.no_grad(),
+        actstore.record(model, tmp_path / "s", layers=1, pool=pools, model_name=NAME) as rec,
+    ):
+        if shared:  # a beginning that all texts have in common is read once
+            beginning = torch.tensor([before] * 2)
+            cache = model(beginning, use_cache=True).past_key_values
+            with rec.example(["a", "b"]):
+                whole = torch.cat([torch.ones_like(beginning), mask], dim=1)
+                model(ids, attention_mask=whole, past_key_values=cache)
+        else:
+            with rec.example(["a", "b"]):
+                model(ids, mask)
+    for name, prompt in zip("ab", prompts, strict=True):
+        states = block_outputs(model, torch.tensor(before + prompt))[1][len(before) :]
+        last, mean = rows(tmp_path / "s", example_id=name)
+        np.testing.assert_allclose(last["activation"], states[-1], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(mean["activation"], states.mean(axis=0), rtol=1e-4, atol=1e-5)
+        assert mean["token_count"] == len(prompt)
+
+
+def test_one_token_after_a_copy_of_a_cache_is_a_call_of_its_own(model: Any, tmp_path: Path) -> None:
+    question, answers = [1, 20, 21, 22], [30, 31]
+    with (
+        torch.no_grad(),
+        actstore.record(model, tmp_path / "s", layers=1, model_name=NAME) as rec,
+    ):
+        cache = model(torch.tensor([question]), use_cache=True).past_key_values
+        with rec.example("a"):
+            for answer in answers:
+                model(torch.tensor([[answer]]), past_key_values=copy.deepcopy(cache))
+    for row, answer in zip(rows(tmp_path / "s"), answers, strict=True):
+        states = block_outputs(model, torch.tensor([*question, answer]))[1]
+        np.testing.assert_allclose(row["activation"], states[-1], rtol=1e-4, atol=1e-5)
 
 
 def test_a_generation(model: Any, tokenizer: Any, tmp_path: Path) -> None:

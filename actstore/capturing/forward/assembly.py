@@ -163,8 +163,8 @@ class _BatchTexts:
             return None
         mask = (self.masks["answer"] & ~self.excluded)[:, self.plan.width :].T[..., None]
         if mean:
-            summed: np.ndarray = np.where(mask, kept.every, 0).sum(axis=0, dtype=np.float32)
-            return summed
+            summed = np.where(mask, kept.every, 0).sum(axis=0, dtype=np.float64)
+            return np.asarray(summed, np.float32)
         highest: np.ndarray = np.where(mask, kept.every, -np.inf).max(axis=0).astype(np.float32)
         return highest
 

@@ -153,10 +153,8 @@ class Engine:
             excluded(batch, self.exclude),
             eos_ids=generation.eos_ids if generation else frozenset(),
             stops=stops,
-            special_ids=(
-                frozenset(self.prompter.tokenizer.all_special_ids)
-                if "special" in self.exclude
-                else frozenset()
+            special_ids=frozenset(
+                self.prompter.known_ids["special_ids"] if "special" in self.exclude else ()
             ),
         )
         ids = batch.inputs["input_ids"].numpy()

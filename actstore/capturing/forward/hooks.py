@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -196,7 +197,8 @@ class Tap(Attached):
         plan = self._plan
         if plan is None or self._open is not None:
             return
-        ids = kwargs.get("input_ids", args[0] if args else None)
+        kwargs = arguments(module, args, kwargs)
+        ids = kwargs.get("input_ids")
         fed = ids if isinstance(ids, torch.Tensor) else kwargs.get("inputs_embeds")
         if not isinstance(fed, torch.Tensor) or fed.ndim < 2:
             raise HookError(
@@ -362,6 +364,12 @@ class Tap(Attached):
                 return
             for group in self._groups:
                 group.add(self._alive, self._averaged[-1], self._counts)
+
+
+def arguments(module: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
+    """Return what a module is called with, each under its name: a mask may come without one."""
+    names = inspect.signature(module.forward).parameters if len(args) > 1 else ("input_ids",)
+    return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def _state(value: Any) -> torch.Tensor | None:

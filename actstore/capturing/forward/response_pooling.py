@@ -48,7 +48,7 @@ class ResponseStates(NamedTuple):
     """What is kept of one hook's response states, or of several hooks' (first axis)."""
 
     sums: torch.Tensor | None
-    """Float32 ``[hooks, B, width]``."""
+    """Float64 ``[hooks, B, width]``; float32 where the device has no float64."""
     maxima: torch.Tensor | None
     """``[hooks, B, width]``."""
     tail: torch.Tensor | None
@@ -75,7 +75,9 @@ class Responses:
         shape = (hooks, batch, width)
         self.stage = torch.zeros(shape, dtype=dtype, device=device)
         """Where the hooks put this step's states."""
-        self._sums = torch.zeros(shape, device=device) if wanted.mean else None
+        # Token by token, thousands of them: in float32 what is lost each time would add up.
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        self._sums = torch.zeros(shape, dtype=wide, device=device) if wanted.mean else None
         self._maxima = (
             torch.full(shape, -torch.inf, dtype=dtype, device=device) if wanted.max else None
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -57,6 +58,34 @@ def image_paths(example: Example) -> list[Path]:
     given = [each.get("path") if isinstance(each, Mapping) else each for each in example.pictures]
     texts = [os.fspath(each) for each in given if isinstance(each, str | os.PathLike)]
     return [Path(str(text)) for text in texts]
+
+
+def image_digests(example: Example) -> list[str]:
+    """Return a hash of each image, wherever it lies; of one that is not there its name."""
+    return [_digest(picture, example) for picture in example.pictures]
+
+
+def _digest(picture: Any, example: Example) -> str:
+    try:
+        name, content = _content(picture, example)
+    except ExampleError:  # a Pillow image, or nothing that could be captured
+        name, content = type(picture).__name__, None
+    if isinstance(content, io.BytesIO):
+        return hashlib.sha256(content.getbuffer()).hexdigest()
+    if content is not None:
+        try:
+            if content.is_file():  # opening a pipe would wait for whoever writes to it
+                with content.open("rb") as file:
+                    return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            pass
+        return Path(name).name
+    size = getattr(picture, "size", "")
+    try:
+        seen = hashlib.sha256(picture.tobytes()).hexdigest()
+    except (AttributeError, OSError, ValueError, SyntaxError):
+        seen = ""
+    return f"{name} {getattr(picture, 'mode', '')} {size} {seen}"
 
 
 @contextmanager

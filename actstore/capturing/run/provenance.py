@@ -21,6 +21,7 @@ from torch import nn
 from actstore.errors import UsageError
 from actstore.models.blocks import PATTERN, Anatomy, HookPoint, adds_residual
 from actstore.models.identity import weights_digest
+from actstore.models.interventions import interventions
 from actstore.storage.manifest import Run, now
 
 KIND = "capture"
@@ -79,7 +80,10 @@ def without_folders(name: str) -> str:
 
 
 def describe_model(anatomy: Anatomy) -> dict[str, Any]:
-    """Return what the model is: class, hashes of configuration and weights, type, attention."""
+    """Return what the model is: class, hashes of configuration and weights, type, attention.
+
+    Where there are any, also hooks that others put on it, and the adapters that are on.
+    """
     model = anatomy.model
     config: Any = getattr(model, "config", None)
     return {
@@ -92,6 +96,7 @@ def describe_model(anatomy: Anatomy) -> dict[str, Any]:
         "quantization": type(getattr(config, "quantization_config", None)).__name__
         if getattr(config, "quantization_config", None) is not None
         else None,
+        **interventions(model),
     }
 
 

@@ -61,7 +61,7 @@ def settings_of(
         "hooks": provenance.hook_paths(points),
         **provenance.head_shapes(points),
         # With these, means without special tokens can be made of stored tokens later.
-        "special_ids": sorted(parts.prompter.tokenizer.all_special_ids),
+        "special_ids": parts.prompter.known_ids["special_ids"],
         "fingerprint": provenance.fingerprint(values),
         "continues": provenance.fingerprint(continues),
         "values": values,

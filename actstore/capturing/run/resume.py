@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actstore.capturing.prompts.example import Example
+from actstore.capturing.prompts.images import image_digests
 from actstore.capturing.run import provenance
 from actstore.errors import MixedRunError
 from actstore.storage import manifest as manifests
@@ -27,22 +28,13 @@ class Chain:
     def add(self, example: Example) -> None:
         """Take in one more example: its key, and what the model is asked."""
         asked = (example.question, example.answer, example.system, example.messages)
-        pictures = [_picture(each) for each in example.pictures]
-        self._digest.update(repr((str(example.key), asked, pictures)).encode())
+        self._digest.update(repr((str(example.key), asked, image_digests(example))).encode())
         self.count += 1
 
     @property
     def digest(self) -> str:
         """The hash so far."""
         return self._digest.hexdigest()
-
-
-def _picture(picture: Any) -> str:
-    if isinstance(picture, str | Path):
-        return Path(picture).name
-    if isinstance(picture, bytes):
-        return hashlib.sha256(picture).hexdigest()
-    return f"{type(picture).__name__} {getattr(picture, 'size', '')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -245,7 +245,9 @@ def _check_lengths(subject: Subject, captured: Captured, generation: Generation)
         ended = len(after) > 0 and int(after[0]) in generation.eos_ids
         expected = said if ended else max(0, said - 1)
         kept = int(captured.pooled.response_tokens[row])
-        if kept != expected:
+        # Where pads are end tokens, one after a text that stops is what fills the row up.
+        stopped = ended and generation.stops_at_text and kept == max(0, said - 1)
+        if kept != expected and not stopped:
             raise subject.fail(
                 f"{kept} tokens of the response of {name} were kept, where {expected} went through "
                 "the model: tokens were dropped, or others taken in"
@@ -269,8 +271,9 @@ def _texts(subject: Subject, captured: Captured) -> Iterator[_CheckedText]:
     engine, prompter = subject.engine, subject.prompter
     if not any(pool.region in _GENERATED for pool in engine.pools):
         return
-    special = prompter.tokenizer.all_special_ids if "special" in engine.exclude else []
-    images = set(prompter.known_ids["image_ids"])
+    known = prompter.known_ids
+    special = known["special_ids"] if "special" in engine.exclude else []
+    images = set(known["image_ids"])
     for row in range(len(subject.examples)):
         response = captured.responses[row][: int(captured.pooled.response_tokens[row])]
         if images & set(response):

@@ -88,10 +88,8 @@ class ServingEngine:
             batch.regions,
             excluded(batch, self.exclude),
             prompts,
-            special_ids=(
-                frozenset(self.prompter.tokenizer.all_special_ids)
-                if "special" in self.exclude
-                else frozenset()
+            special_ids=frozenset(
+                self.prompter.known_ids["special_ids"] if "special" in self.exclude else ()
             ),
         )
         try:

@@ -172,6 +172,33 @@ def test_the_answer_found_in_a_response_is_pooled() -> None:
             )
 
 
+def test_special_tokens_without_a_name_are_left_out_of_responses_too() -> None:
+    tokenizer = families.tokenizer()
+    tokenizer.add_tokens(["<|reserved|>"], special_tokens=True)
+    special = tokenizer.convert_tokens_to_ids("<|reserved|>")
+    assert special not in tokenizer.all_special_ids
+    others = [number for number in range(families.VOCAB) if number not in (special, 20, 21)]
+    with engine(
+        pools="response.mean,response.tokens",
+        tokenizer=tokenizer,
+        exclude=frozenset({"special"}),
+        max_new_tokens=12,
+        generation={"suppress_tokens": others, "min_new_tokens": 12, "do_sample": True},
+    ) as running:
+        captured = running.run(EXAMPLES, PLACES)
+    mean, tokens = (Pool("response", word) for word in ("mean", "tokens"))
+    rows = captured.pooled.rows[tokens]
+    assert rows.column is not None
+    said = captured.ids[rows.example, rows.column] != special
+    assert not said.all()
+    for at, example in enumerate(captured.pooled.rows[mean].example):
+        kept = said & (rows.example == example)
+        assert captured.pooled.rows[mean].token_count[at] == kept.sum()
+        for vectors in captured.pooled.vectors.values():
+            expected = vectors[tokens][kept].mean(axis=0)
+            np.testing.assert_allclose(vectors[mean][at], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_model_in_training_is_in_training_afterwards() -> None:
     model = families.build("gpt2")
     model.config.resid_pdrop = 0.5

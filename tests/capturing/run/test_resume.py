@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import actstore
 from actstore.capturing.prompts.example import Example
@@ -304,3 +305,38 @@ def test_the_chain_tells_apart_what_is_asked() -> None:
     assert len({digest(), digest(one), digest(one, two), digest(two, one)}) == 4
     assert digest(one) != digest(Example(id="1", question="b"))
     assert digest(one) == digest(Example(id="1", question="a", label="x"))
+
+
+def test_the_chain_tells_apart_what_is_shown(tmp_path: Path) -> None:
+    def digest(image: Any, images: Path | None = None) -> str:
+        chain = Chain()
+        chain.add(Example(id="1", question="a", image=image, images=images))
+        return chain.digest
+
+    one, other = (Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
+    for name, image in (("one", one), ("other", other)):
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / "a.png")
+    assert digest(one) == digest(one.copy()) != digest(other)
+    first, second = digest("a.png", tmp_path / "one"), digest("a.png", tmp_path / "other")
+    assert first != second
+    assert digest("a.png", tmp_path) == digest("b/a.png", tmp_path) not in (first, second)
+    content = (tmp_path / "one" / "a.png").read_bytes()
+    for same in (str(tmp_path / "one" / "a.png"), content, {"bytes": content, "path": "b.png"}):
+        assert digest(same) == first
+    assert digest({"bytes": b"", "path": "a.png"}, tmp_path / "other") == second
+
+
+def test_another_picture_under_a_stored_id_is_not_answered_by_the_first(tmp_path: Path) -> None:
+    seeing, processor = families.build_vlm("llava")
+
+    def asked(color: str) -> Any:
+        example = {"id": 1, "question": "what is 3", "image": Image.new("RGB", (32, 32), color)}
+        return actstore.capture(
+            seeing, processor, [example], store=tmp_path / "s", model_name="m", layers="last"
+        )
+
+    asked("red")
+    assert asked("red").rows == 0
+    with pytest.raises(ConflictError, match="different vector"):
+        asked("blue")

@@ -21,7 +21,8 @@ from actstore.errors import SelfCheckError
 from actstore.models import blocks
 from actstore.models.blocks import HookPoint, find, points
 from actstore.storage.snapshot import open_snapshot
-from tests.capturing import families, odd_families, sabotage
+from tests.capturing import families, odd_families, sabotage, tokenizers
+from tests.ingestion.storing import stored_rows
 
 EXAMPLES = [
     Example(id=str(number), question="which is larger " + "1 2 3 " * number)
@@ -257,3 +258,30 @@ def test_the_numbers_are_kept_with_the_run_and_nothing_is_stored_when_it_fails(
     snapshot.close()
     assert run.settings["self_check"] == summary.self_check
     assert run.settings["self_check"]["tolerance"]["between batches"] == 1e-3
+
+
+def test_pads_that_are_end_tokens_after_a_text_that_stops_are_no_end(tmp_path: Path) -> None:
+    tokenizer = tokenizers.tokenizer()
+    model = families.build("llama")
+    model.resize_token_embeddings(len(tokenizer))
+    families.enliven(model, 0)
+    model.generation_config.pad_token_id = model.generation_config.eos_token_id
+    asked = [
+        {"id": n, "question": word}
+        for n, word in enumerate(("Hi", "Why?", "Where is it?", "No", "Is it?"))
+    ]
+
+    def captured(name: str, **more: Any) -> list[tuple[str, int]]:
+        options: Any = {"max_new_tokens": 6, "generation": {"min_new_tokens": 1, **more}}
+        options |= {"model_name": "m", "layers": 0, "pool": "response.tokens"}
+        actstore.capture(model, tokenizer, asked, store=tmp_path / name, **options)
+        rows = stored_rows(tmp_path / name)
+        return [(row["example_id"], row["token_id"]) for row in rows]
+
+    free = captured("free")
+    firsts = {example: token for example, token in reversed(free)}
+    texts = {example: tokenizer.decode([token]) for example, token in firsts.items()}
+    example, stop = next(each for each in texts.items() if each[1].isascii() and each[1].strip())
+    stopped = captured("stopped", stop_strings=[stop])
+    assert stopped
+    assert set(stopped) <= {row for row in free if row[0] != example}
