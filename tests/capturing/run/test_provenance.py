@@ -72,6 +72,20 @@ def test_weights_on_disk_have_no_digest() -> None:
     assert weights_digest(families.build("llama").to("meta")) is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+def test_weights_edited_in_place_are_other_weights(dtype: torch.dtype) -> None:
+    model: Any = torch.nn.Module()
+    drawn = torch.randn(300, 200, generator=torch.Generator().manual_seed(0)).to(dtype)
+    model.up = torch.nn.Parameter(drawn.clone(), requires_grad=False)
+    before = weights_digest(model)
+    assert before is not None
+    kept = model.up.data.view(torch.uint8)[:, 77].clone()
+    model.up.data.view(torch.uint8)[:, 77] = 0  # an ablated direction
+    assert weights_digest(model) != before
+    model.up.data.view(torch.uint8)[:, 77] = kept
+    assert weights_digest(model) == before
+
+
 def test_hook_paths_are_told_once_per_site() -> None:
     anatomy = find(families.build("llama"))
     found = provenance.hook_paths(points(anatomy, ["mlp_in", "embeddings", "final_norm"], [0, 2]))
