@@ -80,7 +80,7 @@ def _costs_of_shards(path: Path, size: int) -> Costs:
         store = actstore.open(path)
     with timed(found, "select"):
         store.select(layer=size // 2).numpy()
-    duckdb.sql("SELECT 1").fetchall()  # DuckDB itself; through the store it would read metadata
+    duckdb.execute("SELECT 1").fetchall()  # DuckDB itself; through the store it would read metadata
     before = memory()
     for name in ("first SQL, metadata left by the writer", "second SQL"):
         with timed(found, name):

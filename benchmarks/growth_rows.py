@@ -98,7 +98,7 @@ def _first(path: Path, size: int) -> Costs:
     found: Costs = {}
     with timed(found, "open"):
         store = actstore.open(path)
-    duckdb.sql("SELECT 1").fetchall()  # DuckDB itself; through the store it would read metadata
+    duckdb.execute("SELECT 1").fetchall()  # DuckDB itself; through the store it would read metadata
     before = memory()
     with timed(found, "first SQL"):
         counted = store.sql(_GROUPED).fetchall()
