@@ -14,7 +14,8 @@ from actstore.capturing.prompts.example import Example, ExampleKey
 from actstore.capturing.run import provenance
 from actstore.capturing.run.capture import capture
 from actstore.errors import NotInStoreError, UsageError
-from actstore.models.blocks import PATTERN, unwrap
+from actstore.models.blocks import PATTERN
+from actstore.models.wrappers import unwrap
 from actstore.storage.manifest import Run
 from actstore.storage.scratch import scratch
 from actstore.storage.snapshot import Snapshot, open_snapshot

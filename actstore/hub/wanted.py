@@ -35,18 +35,14 @@ class PullChoice:
 
     def covers(self, entry: ShardEntry) -> bool:
         """Say whether all rows of a shard's model, site and layer are meant."""
-        site, layer = entry.site, entry.layer
         return (
             self.where is None
             and (not self.models or entry.model in self.models)
-            and (not self.layers or layer in self.layers)
+            and (not self.layers or entry.layer in self.layers)
             and (
                 not self.sites
-                or site in self.sites
-                or any(
-                    schema.canonical_site(name) in ((site, None), (site, layer))
-                    for name in self.sites
-                )
+                or entry.site in self.sites
+                or any(filters.at_site(entry, *schema.canonical_site(name)) for name in self.sites)
             )
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from actstore import schema
 from actstore.errors import SidecarError, UsageError
-from actstore.ingestion.sidecars import SidecarTable, read_records
+from actstore.ingestion.sidecar_table import SidecarTable, read_records
 from actstore.ingestion.values import text
 from actstore.storage.rows import RowBatch
 

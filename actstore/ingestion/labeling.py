@@ -13,7 +13,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.errors import NotInStoreError, SidecarError, UsageError
-from actstore.ingestion.sidecars import SidecarTable, read_records
+from actstore.ingestion.sidecar_table import SidecarTable, read_records
 from actstore.querying import filters
 from actstore.querying.info import EXAMPLE
 from actstore.querying.metadata import Metadata

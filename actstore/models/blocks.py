@@ -33,7 +33,7 @@ from actstore.models.block_parts import (
     several_mixers,
     several_mlps,
 )
-from actstore.models.interventions import refuse_learned_prompts
+from actstore.models.wrappers import asked, unwrap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,31 +131,11 @@ def find(model: nn.Module, *, blocks: str | None = None) -> Anatomy:
         decoder=holder,
         blocks=found,
         blocks_path=path,
-        embeddings=_asked(model, "get_input_embeddings"),
+        embeddings=asked(model, "get_input_embeddings"),
         final_norm=norm,
         final_norm_path=norm_path,
-        head=_asked(model, "get_output_embeddings"),
+        head=asked(model, "get_output_embeddings"),
     )
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside what torch.compile, PEFT and data parallelism put around it.
-
-    Raises:
-        ModelError: what PEFT put around it are learned prompts, which are not inside.
-    """
-    while True:
-        inner = getattr(model, "_orig_mod", None)  # torch.compile
-        if not isinstance(inner, nn.Module) and isinstance(
-            model, nn.DataParallel | nn.parallel.DistributedDataParallel
-        ):
-            inner = model.module
-        if not isinstance(inner, nn.Module) and hasattr(model, "peft_config"):
-            refuse_learned_prompts(model)
-            inner = _asked(model, "get_base_model")
-        if not isinstance(inner, nn.Module) or inner is model:
-            return model
-        model = inner
 
 
 def parse_layers(spec: str | int | Sequence[int], count: int) -> list[int]:
@@ -354,15 +334,6 @@ def _has_matrix(module: nn.Module) -> bool:
     return weight is not None and getattr(weight, "ndim", 0) == 2
 
 
-def _asked(model: nn.Module, method: str) -> nn.Module | None:
-    """Call a getter of transformers that some models refuse to answer."""
-    try:
-        found = getattr(model, method)()
-    except (AttributeError, NotImplementedError, TypeError):
-        return None
-    return found if isinstance(found, nn.Module) else None
-
-
 def _base(model: nn.Module, blocks_path: str) -> nn.Module:
     found = getattr(model, "base_model", None)
     if isinstance(found, nn.Module) and found is not model:
@@ -378,7 +349,7 @@ def _decoder(model: nn.Module) -> nn.Module:
     """Follow ``get_decoder`` as far as it leads: BLIP-2 answers with a whole causal model."""
     decoder = model
     for _ in range(8):
-        inner = _asked(decoder, "get_decoder")
+        inner = asked(decoder, "get_decoder")
         if inner is None or inner is decoder or not any(_lists(inner)):
             break
         decoder = inner

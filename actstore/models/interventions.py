@@ -15,8 +15,6 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from actstore.errors import ModelError
-
 _OWN = ("torch", "transformers", "accelerate", "peft")
 """Whose hooks move tensors about or look at them: they belong to how a model runs."""
 _CAPTURE = "actstore.capturing."
@@ -48,21 +46,6 @@ def interventions(model: nn.Module) -> dict[str, Any]:
         on = {how: _digest(repr(paths).encode()) for how, paths in adapters.items()}
         found["adapters"] = [f"{how} in {paths}" for how, paths in sorted(on.items())]
     return found
-
-
-def refuse_learned_prompts(model: nn.Module) -> None:
-    """Refuse what PEFT puts before the text, around a model: inside it nothing is to be seen.
-
-    Raises:
-        ModelError: names the kind.
-    """
-    config: Any = getattr(model, "active_peft_config", None)
-    if getattr(config, "is_prompt_learning", False):
-        raise ModelError(
-            f"{type(model).__name__} has learned prompts ({type(config).__name__}): they are put "
-            "before the text around the model, not inside it, and states without them are those of "
-            "the model as it was; give its base model (get_base_model()) if these are meant"
-        )
 
 
 def _others(hooks: Mapping[int, Any]) -> Iterator[Any]:

@@ -204,7 +204,7 @@ def _shards(snapshot: Snapshot, wanted: Mapping[str, Values]) -> np.ndarray:
         candidates = [snapshot.shards[number] for number in chosen]
         if column == "site":
             pairs = [_site(candidates, value) for value in wanted[column]]
-            chosen = [n for n in chosen if any(_at_site(snapshot.shards[n], *p) for p in pairs)]
+            chosen = [n for n in chosen if any(at_site(snapshot.shards[n], *p) for p in pairs)]
             continue
         present = {getattr(shard, column) for shard in candidates}
         for value in wanted[column]:
@@ -230,12 +230,13 @@ def _site(candidates: list[ShardEntry], name: str | None) -> tuple[str, int | No
     if name in present:
         return name, None
     site, layer = schema.canonical_site(name)
-    if not any(_at_site(shard, site, layer) for shard in candidates):
+    if not any(at_site(shard, site, layer) for shard in candidates):
         raise NotInStoreError(_absent("site", name, present, "the store"))
     return site, layer
 
 
-def _at_site(shard: ShardEntry, site: str, layer: int | None) -> bool:
+def at_site(shard: ShardEntry, site: str, layer: int | None) -> bool:
+    """Say whether a shard is of a site, and of the layer if the site's name has one."""
     return shard.site == site and (layer is None or shard.layer == layer)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from actstore.errors import PathError
 from actstore.ingestion.run import ingest
-from actstore.ingestion.sidecars import read_records
+from actstore.ingestion.sidecar_table import read_records
 from actstore.storage.rows import RowBatch
 from actstore.storage.writer import StoreWriter
 from tests.ingestion.storing import stored_rows

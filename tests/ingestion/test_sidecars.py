@@ -14,7 +14,8 @@ from actstore.errors import PathError, SidecarError, UsageError
 from actstore.ingestion import recipes
 from actstore.ingestion.discovery import assign
 from actstore.ingestion.recipe import Recipe
-from actstore.ingestion.sidecars import Sidecars, SidecarTable, read_records
+from actstore.ingestion.sidecar_table import SidecarTable, read_records
+from actstore.ingestion.sidecars import Sidecars
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.walking import walk
 

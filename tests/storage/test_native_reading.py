@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from actstore import paths
-from actstore.ingestion import sidecars
+from actstore.ingestion import sidecar_table
 from actstore.storage import manifest as manifests
 from actstore.storage import shard_columns
 from actstore.storage.archive import write_archived
@@ -58,7 +58,7 @@ def labels(root: Path) -> pa.Table:
 
 
 def sidecar(root: Path) -> list[Any]:
-    return sidecars._read_parquet(root.parent / "t.parquet", [root.parent])
+    return sidecar_table._read_parquet(root.parent / "t.parquet", [root.parent])
 
 
 def compressed(root: Path) -> np.ndarray:

@@ -23,7 +23,7 @@ import pytest
 from actstore import resources
 from actstore.capturing.prompts import capture_recipes
 from actstore.errors import ActstoreError
-from actstore.ingestion import containers, recipes, sidecars
+from actstore.ingestion import containers, recipes, sidecar_table
 from actstore.ingestion.containers.parquet import TableSource
 from actstore.ingestion.containers.sniffing import sniff
 from actstore.ingestion.tensor import Tensor
@@ -161,7 +161,7 @@ def lines(path: Path) -> None:
 
 
 def read_records(path: Path) -> None:
-    sidecars.read_records(path)
+    sidecar_table.read_records(path)
 
 
 def store(root: Path) -> Path:

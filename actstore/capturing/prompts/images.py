@@ -6,8 +6,10 @@ import hashlib
 import io
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +76,9 @@ def _digest(picture: Any, example: Example) -> str:
         return hashlib.sha256(content.getbuffer()).hexdigest()
     if content is not None:
         try:
-            if content.is_file():  # opening a pipe would wait for whoever writes to it
-                with content.open("rb") as file:
-                    return hashlib.file_digest(file, "sha256").hexdigest()
+            state = content.stat()
+            if stat.S_ISREG(state.st_mode):  # opening a pipe would wait for whoever writes to it
+                return _file_digest(content, state.st_size, state.st_mtime_ns, state.st_ino)
         except OSError:
             pass
         return Path(name).name
@@ -86,6 +88,13 @@ def _digest(picture: Any, example: Example) -> str:
     except (AttributeError, OSError, ValueError, SyntaxError):
         seen = ""
     return f"{name} {getattr(picture, 'mode', '')} {size} {seen}"
+
+
+@lru_cache(maxsize=1 << 16)  # pieces and runs of examples are told by their images each
+def _file_digest(path: Path, *state: int) -> str:
+    """Return the hash of a file that is in some state: size, time and inode."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

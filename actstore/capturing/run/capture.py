@@ -16,7 +16,7 @@ from actstore.capturing.run.session import Session
 from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
 from actstore.errors import UsageError
 from actstore.models import gguf
-from actstore.models.blocks import unwrap
+from actstore.models.wrappers import unwrap
 from actstore.remote.bucket_address import is_bucket
 from actstore.remote.working import working
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from actstore import paths, schema
 from actstore.errors import PathError, SidecarError
 from actstore.ingestion.inference.words import COLUMNS
-from actstore.ingestion.sidecars import Record, read_records
+from actstore.ingestion.sidecar_table import Record, read_records
 from actstore.ingestion.source_file import Entry
 
 _SUFFIXES: Final = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")

@@ -12,7 +12,7 @@ from actstore.ingestion.axes import Grid, interpret
 from actstore.ingestion.documents import to_json
 from actstore.ingestion.readers import Arrangement, Reader, reader
 from actstore.ingestion.readers.assembly import batches, constants
-from actstore.ingestion.sidecars import Record
+from actstore.ingestion.sidecar_table import Record
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.tensor import Tensor
 from actstore.storage.rows import RowBatch

@@ -16,7 +16,7 @@ from actstore.ingestion.axes import interpret
 from actstore.ingestion.documents import to_json
 from actstore.ingestion.readers import Reader, reader
 from actstore.ingestion.readers.assembly import batches, constants
-from actstore.ingestion.sidecars import Record
+from actstore.ingestion.sidecar_table import Record
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.tensor import Tensor
 from actstore.storage.rows import RowBatch

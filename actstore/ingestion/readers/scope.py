@@ -10,7 +10,7 @@ from actstore.errors import RecipeError
 from actstore.ingestion import documents
 from actstore.ingestion.expression import Index, Reference
 from actstore.ingestion.recipe import ColumnSource
-from actstore.ingestion.sidecars import Record
+from actstore.ingestion.sidecar_table import Record
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.template import part_value
 from actstore.ingestion.tensor import Tensor

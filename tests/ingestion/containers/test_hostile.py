@@ -18,7 +18,7 @@ import torch
 from actstore.errors import IngestError, SidecarError, UnsafeFileError, UsageError
 from actstore.ingestion import containers, contract, recipes
 from actstore.ingestion.containers.torch import check_legacy
-from actstore.ingestion.sidecars import read_records
+from actstore.ingestion.sidecar_table import read_records
 
 LIMIT = 64 << 20
 

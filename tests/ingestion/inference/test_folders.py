@@ -236,18 +236,6 @@ def test_guesses_can_be_asked_about(tmp_path: Path) -> None:
     assert "guessed, and confirmed by asked: example = axis0" in summary.notes
 
 
-@pytest.mark.parametrize(
-    ("tokens", "said"), [((4, 4), "4 long in all 2; it"), ((3, 5), "3 to 5 long; it")]
-)
-def test_a_guess_says_how_long_an_axis_is(
-    tmp_path: Path, tokens: tuple[int, int], said: str
-) -> None:
-    for number, length in enumerate(tokens):
-        torch.save(draw(length, WIDTH), tmp_path / f"prompt_{number}.pt")
-    with pytest.raises(UsageError, match=rf"axis0 .*{said} could be"):
-        ingest(tmp_path, tmp_path / "s", model=MODEL)
-
-
 def test_an_option_takes_the_place_of_a_guess(tmp_path: Path) -> None:
     write("bare matrices", tmp_path / "f")
     ingest(tmp_path / "f", tmp_path / "rows", model=MODEL, example_from="axis0")
@@ -403,19 +391,6 @@ def test_weights_in_safetensors_are_no_activations(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(RecipeError, match=r"by its name no activations.*--recipe safetensors"):
         ingest(tmp_path, tmp_path / "s", model=MODEL)
-
-
-def test_layers_in_front_of_sites(tmp_path: Path) -> None:
-    places = [(layer, site) for layer in (2, 10) for site in ("attn_out", "mlp_out")]
-    matrices = {place: draw(3, WIDTH) for place in places}
-    for (layer, site), matrix in matrices.items():
-        torch.save(matrix, tmp_path / f"layer_{layer}_{site}.pt")
-    ingest(tmp_path, tmp_path / "s", model=MODEL, example_from="axis0")
-    rows = stored_rows(tmp_path / "s")
-    assert {(row["layer"], row["site"]) for row in rows} == {*places}
-    for row in rows:
-        vector = matrices[row["layer"], row["site"]][row["example_index"]]
-        assert row["activation"].tobytes() == vector.numpy().tobytes()
 
 
 def test_layers_behind_the_tokens(tmp_path: Path) -> None:

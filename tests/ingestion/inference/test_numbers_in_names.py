@@ -119,3 +119,16 @@ def test_archives_are_to_be_unpacked(tmp_path: Path) -> None:
 def test_the_recipe_of_two_numbers_in_a_key_is_its_own(tmp_path: Path) -> None:
     torch.save({"layer_1/prompt_2": draw(WIDTH)}, tmp_path / "p.pt")
     assert 'key = "layer_{layer:int}/prompt_{example:int}"' in recipe_of(tmp_path).recipe.text
+
+
+def test_layers_in_front_of_sites(tmp_path: Path) -> None:
+    places = [(layer, site) for layer in (2, 10) for site in ("attn_out", "mlp_out")]
+    matrices = {place: draw(3, WIDTH) for place in places}
+    for (layer, site), matrix in matrices.items():
+        torch.save(matrix, tmp_path / f"layer_{layer}_{site}.pt")
+    ingest(tmp_path, tmp_path / "s", model=MODEL, example_from="axis0")
+    rows = stored_rows(tmp_path / "s")
+    assert {(row["layer"], row["site"]) for row in rows} == {*places}
+    for row in rows:
+        vector = matrices[row["layer"], row["site"]][row["example_index"]]
+        assert row["activation"].tobytes() == vector.numpy().tobytes()

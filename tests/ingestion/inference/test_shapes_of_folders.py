@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from actstore.errors import UsageError
 from actstore.ingestion.folder import recipe_of
 from actstore.ingestion.run import ingest
 from tests.ingestion.storing import Row, stored_rows
+from tests.layouts.drawing import WIDTH, draw
 from tests.layouts.folders import SHAPES
 
 MODEL = "org/model"
@@ -91,3 +93,15 @@ def test_a_folder_is_read_and_its_recipe_gives_the_same_rows(tmp_path: Path, nam
     assert again.mapping is not None
     assert not again.mapping.guesses  # a recipe is what the user says
     assert bits(tmp_path / "again") == bits(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"), [((4, 4), "4 long in all 2; it"), ((3, 5), "3 to 5 long; it")]
+)
+def test_a_guess_says_how_long_an_axis_is(
+    tmp_path: Path, tokens: tuple[int, int], said: str
+) -> None:
+    for number, length in enumerate(tokens):
+        torch.save(draw(length, WIDTH), tmp_path / f"prompt_{number}.pt")
+    with pytest.raises(UsageError, match=rf"axis0 .*{said} could be"):
+        ingest(tmp_path, tmp_path / "s", model=MODEL)
