@@ -192,19 +192,23 @@ def _different(parts: list[np.ndarray]) -> int:
 
 
 def _own_columns(snapshot: Snapshot) -> Iterator[OwnColumn]:
-    """Count the values of each field of ``extra``: the file's own statistics know them."""
+    """Count the values of each field of ``extra``: the file's own statistics know most of them."""
     import pyarrow.parquet as pq
 
     types = snapshot.own_columns
     if not types:
         return
     path = snapshot.own_columns_file()
-    with reading(path, derived=True):
-        footer = pq.read_metadata(path)
+    with reading(path, derived=True), pq.ParquetFile(path) as file:
+        footer = file.metadata
+        doubles = file.read([name for name, kind in types.items() if str(kind) == "double"])
     for name, kind in types.items():
-        at = footer.schema.names.index(name)
-        groups = (footer.row_group(group).column(at) for group in range(footer.num_row_groups))
-        nulls = sum(group.statistics.null_count for group in groups)
+        if str(kind) == "double":  # of which the file has no statistics
+            nulls = doubles[name].null_count
+        else:
+            at = footer.schema.names.index(name)
+            groups = (footer.row_group(group).column(at) for group in range(footer.num_row_groups))
+            nulls = sum(group.statistics.null_count for group in groups)
         yield OwnColumn(name=name, type=str(kind), rows=snapshot.rows - nulls)
 
 

@@ -8,7 +8,7 @@ import secrets
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from isal import isal_zlib
 
@@ -16,6 +16,9 @@ from actstore.storage import layout, pages
 from actstore.storage.disk_errors import named
 from actstore.storage.lease import Lease, alone
 from actstore.storage.remembered import Remembered
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _SEAL = struct.Struct("<8sI")
 _MAGIC = b"ACTSEAL1"
@@ -78,6 +81,16 @@ def _put(draft: Path, path: Path) -> bool:
     except OSError:  # this file system knows no links
         draft.replace(path)
     return True
+
+
+def with_statistics(columns: pa.Schema) -> list[str]:
+    """Return the columns whose least and largest value a derived file states.
+
+    Of floats it does not: Parquet leaves NaN out, and DuckDB takes its word that there is none.
+    """
+    import pyarrow.types as types
+
+    return [field.name for field in columns if not types.is_floating(field.type)]
 
 
 def discard(path: Path) -> bool:

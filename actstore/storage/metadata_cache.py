@@ -28,6 +28,8 @@ GROUP_ROWS = 8_192
 """Rows per row group, DuckDB's unit of parallel work: small, since each row may bring a vector."""
 _KEPT = 3
 _KEY = b"actstore:metadata"
+_FORM = "without statistics of floats"
+"""Part of a file's name: those that earlier versions made otherwise are not taken for it."""
 _AHEAD = 32
 _TOGETHER = 1_024
 _SMALL_ROWS = 1_024
@@ -138,7 +140,7 @@ def _make(draft: Path, folder: Path, files: StoreFiles, manifest: Manifest) -> N
 
 
 def _file_name(manifest: Manifest) -> str:
-    parts = [*map(_identity, manifest.shards), *map(_identity, manifest.labels)]
+    parts = [_FORM, *map(_identity, manifest.shards), *map(_identity, manifest.labels)]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     return f"metadata-{digest}.parquet"
 
@@ -219,6 +221,7 @@ def _write(
         draft,
         arrow_schema,
         compression="snappy",
+        write_statistics=derived.with_statistics(arrow_schema),
         use_dictionary=[name for name in arrow_schema.names if name not in ("row_id", "norm")],
         column_encoding={"row_id": "DELTA_BINARY_PACKED"},
     ) as writer:

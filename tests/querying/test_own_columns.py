@@ -17,6 +17,7 @@ from actstore.errors import NotInStoreError, SqlError, UsageError
 from actstore.ingestion.labeling import label_by_expression
 from actstore.querying import quoting
 from actstore.storage import own_columns
+from tests.querying import stores
 from tests.torture.effort import examples
 
 FIELDS: dict[str, list[Any]] = {
@@ -102,6 +103,15 @@ def test_selections_tables_and_frames_have_them(store: actstore.Store) -> None:
         ("extra.group", "string", 3),
         ("extra.difficulty", "int64", 3),
     ]
+
+
+def test_numbers_that_are_none_are_found(tmp_path: Path) -> None:
+    texts = ['{"x": 1.5}', '{"x": NaN}', '{"x": -1}', None]
+    stores.add(tmp_path / "s", np.eye(4, 3, dtype=np.float32), extra=texts)
+    store = actstore.open(tmp_path / "s")
+    assert [(own.name, own.rows) for own in store.info().extra] == [("extra.x", 3)]
+    assert store.select("isnan(extra.x)").rows.tolist() == [1]
+    assert store.select("NOT extra.x <= 2").rows.tolist() == [1]
 
 
 def test_labels_are_set_by_them(store: actstore.Store) -> None:

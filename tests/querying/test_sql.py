@@ -336,6 +336,16 @@ def test_relations_end_with_their_database(tmp_path: Path, matrices: list[np.nda
         database.close()
 
 
+@pytest.mark.parametrize("condition", ["isnan(norm)", "norm > 100", "NOT norm <= 100"])
+def test_norms_that_are_no_numbers_are_found(tmp_path: Path, condition: str) -> None:
+    stores.add(tmp_path / "s", np.array([[3, 4], [np.nan, 0], [0, 0]], np.float32))
+    database = Database(open_snapshot(tmp_path / "s"))
+    query = f"SELECT row_id FROM activations WHERE {condition}"
+    assert database.table(query)["row_id"].to_pylist() == [1]
+    assert np.isnan(database.table("SELECT max(norm) FROM activations")[0][0].as_py())
+    database.close()
+
+
 def test_an_empty_result_and_a_vector_of_one(tmp_path: Path) -> None:
     stores.add(tmp_path / "s", np.ones((1, 1), np.float32))
     database = Database(open_snapshot(tmp_path / "s"))
