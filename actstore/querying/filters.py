@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -306,17 +307,22 @@ def _check_present(database: Database, column: str, values: Values) -> None:
     parameters: dict[str, Any] = {}
     condition = _condition(column, values, parameters)
     text = f"SELECT DISTINCT {quoting.name(column)} FROM activations WHERE {condition}"
-    found = set(database.table(text, parameters or None).column(0).to_pylist())
+    found = set(map(_one_nan, database.table(text, parameters or None).column(0).to_pylist()))
     if column == "norm":
         return  # float32 against float: equality is for SQL to say
     for value in values:
-        if value not in found:
+        if _one_nan(value) not in found:
             listing = database.table(
                 f"SELECT {quoting.name(column)} FROM activations GROUP BY 1 "
                 f"ORDER BY count(*) DESC, 1 LIMIT {_LISTED + 1}"
             )
             present = set(listing.column(0).to_pylist())
             raise NotInStoreError(_absent(column, value, present, "the store"))
+
+
+def _one_nan(value: Any) -> Any:
+    """Return the value; of NaN, which equals nothing, always the same one, as sets compare it."""
+    return value if value == value else math.nan
 
 
 def _absent(column: str, value: Any, present: set[Any], where: str) -> str:

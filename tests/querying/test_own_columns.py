@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,9 @@ def test_numbers_that_are_none_are_found(tmp_path: Path) -> None:
     assert [(own.name, own.rows) for own in store.info().extra] == [("extra.x", 3)]
     assert store.select("isnan(extra.x)").rows.tolist() == [1]
     assert store.select("NOT extra.x <= 2").rows.tolist() == [1]
+    assert store.select({"extra.x": [1.5, math.nan]}).rows.tolist() == [0, 1]
+    with pytest.raises(NotInStoreError, match=r"2\.5 is not in the store"):
+        store.select({"extra.x": [2.5, math.nan]})
 
 
 def test_labels_are_set_by_them(store: actstore.Store) -> None:
