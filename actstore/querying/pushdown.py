@@ -106,7 +106,7 @@ class _Rewriter:
             and table["table_name"].lower() == VIEW
             and not table["column_name_alias"]
         }
-        alone = len(tables) == 1
+        alone = next(iter(views)) if views and len(tables) == 1 else None
         renamed = any(item["alias"].lower() == schema.VECTOR for item in node["select_list"])
         if not views or renamed:
             return
@@ -148,7 +148,7 @@ class _Rewriter:
             self._connection, {**self._document, "statements": [statement]}
         ).removeprefix("SELECT ")
 
-    def _expressions(self, value: Any, views: set[str], alone: bool) -> None:
+    def _expressions(self, value: Any, views: set[str], alone: str | None) -> None:
         """Replace below ``value``, but not where names can mean something else.
 
         Nested queries see other tables, and a lambda's parameter hides a column.
@@ -164,24 +164,24 @@ class _Rewriter:
             if value.get("class") == "FUNCTION":
                 self._call(value, views, alone)
 
-    def _call(self, call: Node, views: set[str], alone: bool) -> None:
+    def _call(self, call: Node, views: set[str], alone: str | None) -> None:
         name = call["function_name"].lower()
         if call["schema"] or call["filter"] or call["distinct"] or call["order_bys"]["orders"]:
             return
         arguments = [argument["expression"] for argument in call["arguments"]]
         stored = [_is_stored(argument, views, alone) for argument in arguments]
         if name == "norm" and stored == [True]:
-            column = {**_sibling(arguments[0], "norm"), "alias": call["alias"]}
+            column = {**_sibling(arguments[0], "norm", alone), "alias": call["alias"]}
             call.clear()
             call.update(column)
         elif name == _MEAN and stored == [True]:
-            _replace(call, _MEAN_ON_ROWS, [_sibling(arguments[0], "row_id")])
+            _replace(call, _MEAN_ON_ROWS, [_sibling(arguments[0], "row_id", alone)])
         elif name in _ON_ROWS and sorted(stored) == [False, True]:
             vector, query = arguments if stored[0] else reversed(arguments)
             if not _is_constant(query):
                 return
             function, over_handle, names = _ON_ROWS[name]
-            columns = [_sibling(vector, column) for column in names]
+            columns = [_sibling(vector, column, alone) for column in names]
             parameter = _parameter(query)
             if parameter is None or not parameter.isidentifier():
                 _replace(call, function, [*columns, query])
@@ -206,13 +206,13 @@ def _parameter(node: Node) -> str | None:
     return str(node["identifier"]) if node.get("class") == "PARAMETER" else None
 
 
-def _is_stored(expression: Node, views: set[str], alone: bool) -> bool:
+def _is_stored(expression: Node, views: set[str], alone: str | None) -> bool:
     if expression.get("class") != "COLUMN_REF":
         return False
     *table, column = [part.lower() for part in expression["column_names"]]
     if column != schema.VECTOR or len(table) > 1:
         return False
-    return table[0] in views if table else alone
+    return table[0] in views if table else alone is not None
 
 
 def _is_constant(expression: Node) -> bool:
@@ -228,9 +228,14 @@ def _is_constant(expression: Node) -> bool:
     return all(_is_constant(child) for child in _children(expression))
 
 
-def _sibling(column: Node, name: str) -> Node:
-    """Return a reference to another column of the same table."""
-    return {**column, "alias": "", "column_names": [*column["column_names"][:-1], name]}
+def _sibling(column: Node, name: str, alone: str | None) -> Node:
+    """Return a reference to another column of the same table.
+
+    By the table's name: bare, an alias in the select list would come before it in ORDER BY
+    and HAVING.
+    """
+    table = column["column_names"][:-1] or [alone]
+    return {**column, "alias": "", "column_names": [*table, name]}
 
 
 def _children(node: Node) -> Iterator[Node]:

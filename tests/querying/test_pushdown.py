@@ -51,6 +51,12 @@ PUSHED = [
     "SELECT dot(activation, $q) FROM activations WHERE layer = 1 ORDER BY 1",
     "SELECT layer, count(*) FROM activations WHERE norm(activation) > 2 GROUP BY layer "
     "HAVING max(dot(activation, $q)) > 0 ORDER BY layer",
+    # An alias of a column that the rewritten call takes instead of the vector.
+    "SELECT row_id AS r, -row_id AS norm FROM activations ORDER BY norm(activation)",
+    "SELECT row_id AS r, -row_id AS norm FROM activations t GROUP BY ALL "
+    "HAVING cosine(activation, $q) > 0 ORDER BY r",
+    "SELECT DISTINCT ON (norm(activation)) label, 0 AS norm FROM activations "
+    "WHERE row_id < 2 ORDER BY norm(activation)",
 ]
 
 LEFT_ALONE = [
