@@ -12,15 +12,17 @@ WITH one AS (
       AND ($pooling::VARCHAR IS NULL OR pooling = $pooling::VARCHAR)
       AND ($region::VARCHAR IS NULL OR region = $region::VARCHAR)
     ORDER BY row_id LIMIT 1
+), scored AS (
+    SELECT row_id, example_id, mode, variant, position, pooling, region, label,
+           cosine(activation, (
+               SELECT activation FROM activations WHERE row_id = (SELECT row_id FROM one)
+           )) AS cosine
+    FROM activations
+    WHERE layer = $layer::INTEGER AND site = $site::VARCHAR
+      AND model = (SELECT model FROM one)
+      AND pooling = (SELECT pooling FROM one)
+      AND region IS NOT DISTINCT FROM (SELECT region FROM one)
 )
-SELECT row_id, example_id, mode, variant, position, pooling, region, label,
-       cosine(activation, (
-           SELECT activation FROM activations WHERE row_id = (SELECT row_id FROM one)
-       )) AS cosine
-FROM activations
-WHERE layer = $layer::INTEGER AND site = $site::VARCHAR
-  AND model = (SELECT model FROM one)
-  AND pooling = (SELECT pooling FROM one)
-  AND region IS NOT DISTINCT FROM (SELECT region FROM one)
-ORDER BY cosine DESC, row_id
+FROM scored
+ORDER BY isnan(cosine), cosine DESC, row_id
 LIMIT $k::INTEGER

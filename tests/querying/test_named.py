@@ -91,6 +91,26 @@ def test_no_figure_mixes_poolings_or_models(tmp_path: Path) -> None:
         assert sorted(set(right["model"].to_pylist())) == ["a", "b"]
 
 
+def test_rows_without_a_score_do_not_come_first(tmp_path: Path) -> None:
+    matrix = np.array([[0, 0], [3, 4], [np.nan, 0], [4, 3], [0, 0], [0, 1.0004]], np.float32)
+    stores.add(tmp_path / "s", matrix)
+    stores.add(tmp_path / "s", matrix[1:4], layer=1)
+    with open_store(tmp_path / "s") as store:
+        close = store.named("cosine-to-example", {"example": "e1", "layer": 0, "k": 3})
+        assert close.to_arrow_table()["row_id"].to_pylist() == [1, 3, 5]
+        # The median of layer 0, of five norms that are numbers, is 1.0004.
+        worst = store.named("outliers", {"k": 4}).to_arrow_table()
+        assert worst["row_id"].to_pylist() == [1, 3, 5, 6]
+        assert worst["times_median"].to_pylist() == pytest.approx([4.998, 4.998, 1, 1])
+
+
+def test_outliers_that_round_alike_come_in_their_order(tmp_path: Path) -> None:
+    stores.add(tmp_path / "s", np.array([[1, 0], [1.0001, 0], [1.0004, 0]], np.float32))
+    with open_store(tmp_path / "s") as store:
+        worst = store.named("outliers", {"k": 2}).to_arrow_table()
+    assert worst["row_id"].to_pylist() == [2, 1]
+
+
 def test_every_shipped_query_tells_what_it_is_for() -> None:
     for query in named.available():
         assert query.title.endswith(".")
