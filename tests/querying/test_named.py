@@ -111,6 +111,17 @@ def test_outliers_that_round_alike_come_in_their_order(tmp_path: Path) -> None:
     assert worst["row_id"].to_pylist() == [2, 1]
 
 
+def test_an_example_of_two_labels_is_one_example(tmp_path: Path) -> None:
+    for layer, labels in enumerate((["yes", "yes", "no", "no"], ["yes", "no", "no", None])):
+        matrix = stores.vectors(4, 2, "float32", layer)
+        stores.add(tmp_path / "s", matrix, layer=layer, label=labels, task=["maze"] * 4)
+    with open_store(tmp_path / "s") as store:
+        for label in ("yes", "no"):
+            (row,) = store.named("accuracy-by-task", {"label": label}).to_arrow_table().to_pylist()
+            hits = store.info().label_examples[label]
+            assert (row["examples"], row["hits"], row["accuracy"]) == (4, hits, hits / 4)
+
+
 def test_every_shipped_query_tells_what_it_is_for() -> None:
     for query in named.available():
         assert query.title.endswith(".")
