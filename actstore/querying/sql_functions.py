@@ -77,7 +77,8 @@ class VectorFunctions:
         from duckdb.func import FunctionNullHandling, PythonUDFType
 
         def add(name: str, function: Callable[..., Any], types: list[Any], result: str) -> None:
-            scored = name.startswith("scored")  # may be null where nothing that goes in is
+            # What may be null where nothing that goes in is: a mean of nulls, for one.
+            special = name.startswith(("scored", "mean"))
             connection.create_function(
                 name,
                 function,
@@ -85,7 +86,7 @@ class VectorFunctions:
                 result,
                 type=PythonUDFType.ARROW,
                 null_handling=FunctionNullHandling.SPECIAL
-                if scored
+                if special
                 else FunctionNullHandling.DEFAULT,
                 side_effects=False,
             )
@@ -223,12 +224,13 @@ class VectorFunctions:
         return pa.array(result, mask=null if null.any() else None)
 
     def _mean_of_rows(self, lists: pa.ChunkedArray) -> pa.Array:
-        """Mean stored vector of each list of rows."""
+        """Mean stored vector of each list of rows, those that are null left out; null of none."""
         results: list[np.ndarray | None] = []
         for chunk in lists.chunks:
-            rows = chunk.values.to_numpy(zero_copy_only=False)
+            known = chunk.values.is_valid().to_numpy(zero_copy_only=False)
+            rows = chunk.values.fill_null(0).to_numpy()
             for start, stop in itertools.pairwise(chunk.offsets.to_numpy().tolist()):
-                chosen = np.sort(rows[start:stop])
+                chosen = np.sort(rows[start:stop][known[start:stop]])
                 width = np.unique(self._widths_of(chosen))
                 if len(width) > 1:
                     raise UsageError(
@@ -241,7 +243,7 @@ class VectorFunctions:
         return _vectors(results, self.widths[0] if len(self.widths) == 1 else None)
 
     def _mean_of_vectors(self, lists: pa.ChunkedArray) -> pa.Array:
-        """Mean of each list of vectors."""
+        """Mean of each list of vectors, those that are null left out; null of none."""
         results: list[np.ndarray | None] = []
         for chunk in lists.chunks:
             for start, stop in itertools.pairwise(chunk.offsets.to_numpy().tolist()):

@@ -51,6 +51,8 @@ PUSHED = [
     "SELECT dot(activation, $q) FROM activations WHERE layer = 1 ORDER BY 1",
     "SELECT layer, count(*) FROM activations WHERE norm(activation) > 2 GROUP BY layer "
     "HAVING max(dot(activation, $q)) > 0 ORDER BY layer",
+    "SELECT g, vector_mean(a.activation) FROM range(4) t(g) LEFT JOIN activations a ON a.layer = g "
+    "GROUP BY g ORDER BY g",
     # An alias of a column that the rewritten call takes instead of the vector.
     "SELECT row_id AS r, -row_id AS norm FROM activations ORDER BY norm(activation)",
     "SELECT row_id AS r, -row_id AS norm FROM activations t GROUP BY ALL "
