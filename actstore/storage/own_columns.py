@@ -225,14 +225,14 @@ def _flat(value: dict[str, Any], prefix: str, depth: int) -> Iterator[tuple[str,
         if isinstance(inner, dict) and inner and depth < _DEPTH:
             yield from _flat(inner, f"{prefix}{name}.", depth + 1)
         else:
-            yield prefix + name, inner
+            yield _whole(prefix + name), inner
 
 
 def _typed(length: int, places: list[int], values: list[Any]) -> pa.Array:
     import pyarrow as pa
 
     kind = _kind(values)
-    if kind is None:
+    if kind is None or kind == pa.string():
         values = [_text(value) for value in values]
     elif kind == pa.float64():
         values = [None if value is None else float(value) for value in values]
@@ -261,6 +261,11 @@ def _is_exact(value: Any) -> bool:
 
 
 def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    if value is None:
+        return None
+    return _whole(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _whole(text: str) -> str:
+    """Return a text with stray halves of characters, which no file can hold, as their escapes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -118,6 +118,19 @@ def test_numbers_that_are_none_are_found(tmp_path: Path) -> None:
         store.select({"extra.x": [2.5, math.nan]})
 
 
+@pytest.mark.parametrize("rows", [2, 1500])  # read by Python, and by Arrow if that can
+def test_half_a_character_is_its_escape(tmp_path: Path, rows: int) -> None:
+    texts = [f'{{"n": {row}, "x": "ü"}}' for row in range(rows)]
+    texts[-1] = '{"x": "cut \\ud83d", "\\ud83d": ["\\ud83d"], "y": "\\ud83d\\ude00"}'
+    stores.add(tmp_path / "s", np.ones((rows, 2), np.float32), extra=texts)
+    store = actstore.open(tmp_path / "s")
+    last = store.sql(
+        'SELECT extra.x, extra.y, "extra.\\ud83d" FROM activations ORDER BY row_id DESC'
+    )
+    assert last.limit(1).fetchall() == [("cut \\ud83d", "😀", '["\\ud83d"]')]
+    assert store.frame().collect()["extra.x"][0] == "ü"
+
+
 def test_labels_are_set_by_them(store: actstore.Store) -> None:
     label_by_expression(store.path, "'group ' || extra.group", where="extra.difficulty IS NOT NULL")
     store.refresh()
