@@ -99,14 +99,18 @@ def _safetensors(selection: SelectedRows, draft: Path, columns: Sequence[str] | 
 
 
 def _npz(selection: SelectedRows, draft: Path, columns: Sequence[str] | None) -> None:
+    import pyarrow.types as types
+
     with zipfile.ZipFile(draft, "w", allowZip64=True) as archive:
         _member(archive, schema.VECTOR, selection.numpy(mixed=True), zipfile.ZIP_STORED)
         for name, column in _each(_columns(selection, columns)):
+            truth = types.is_boolean(column.type)
+            text = not truth and not _is_number(column)
             if column.null_count:
                 nulls = column.is_null().to_numpy()
                 _member(archive, f"{name}_null", nulls, zipfile.ZIP_DEFLATED)
-                column = column.fill_null(0 if _is_number(column) else "")
-            values = column.to_numpy() if _is_number(column) else np.array(column.to_pylist(), "U")
+                column = column.fill_null("" if text else False if truth else 0)
+            values = np.array(column.to_pylist(), "U") if text else column.to_numpy()
             # NumPy gives each text the space of the longest; that compresses well.
             _member(archive, name, values, zipfile.ZIP_DEFLATED)
 

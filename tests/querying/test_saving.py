@@ -64,6 +64,19 @@ def test_npz_opens_without_pickle(tmp_path: Path, selection: Selection) -> None:
         assert file["task"][0] == "grid"
 
 
+def test_truths_of_an_npz_are_truths(tmp_path: Path) -> None:
+    extra = ['{"sure": true, "known": false}', '{"known": true}', '{"sure": false, "known": false}']
+    stores.add(tmp_path / "s", stores.vectors(3, 2, "float32", 0), extra=extra)
+    columns = ["extra.known", "extra.sure"]
+    with (
+        open_store(tmp_path / "s") as store,
+        np.load(store.select().save(tmp_path / "x.npz", columns)) as file,
+    ):
+        assert file["extra.known"].tolist() == [False, True, False]
+        assert file["extra.sure"].tolist() == [True, False, False]
+        assert file["extra.sure_null"].tolist() == [False, True, False]
+
+
 def test_torch_opens_with_weights_only(tmp_path: Path, selection: Selection) -> None:
     import torch
 
