@@ -211,7 +211,8 @@ def cell(value: object, limit: int | None = CELL) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple) and value and isinstance(value[0], float):
-        head = ", ".join(f"{item:.4g}" for item in value[:VECTOR_HEAD])
+        items = value[:VECTOR_HEAD]
+        head = ", ".join("NULL" if item is None else f"{item:.4g}" for item in items)
         return f"[{head}, … {len(value):,}]" if len(value) > VECTOR_HEAD else f"[{head}]"
     text = value if isinstance(value, str) else str(value)
     # A line break or an escape code inside a value would tear the table apart.

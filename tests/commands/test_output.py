@@ -55,6 +55,7 @@ def test_a_column_that_is_whole_is_never_cut(
 def test_a_vector_is_shortened_and_says_its_length() -> None:
     assert output.cell([0.5, -1.25, 3.0, 4.0]) == "[0.5, -1.25, 3, … 4]"
     assert output.cell([0.5, 1.0]) == "[0.5, 1]"
+    assert output.cell([0.5, None, 2.0, 4.0]) == "[0.5, NULL, 2, … 4]"
 
 
 def test_a_cell_stays_on_one_line_and_harmless() -> None:
