@@ -77,7 +77,8 @@ class PartitionDifference:
     widths: tuple[int, int] | None
     """Widths, where they differ; then all vectors do."""
     types: tuple[str, str] | None
-    """Stored types, where they differ; equal values are equal all the same."""
+    """Stored types of the first row of both where they differ; equal values are equal all the
+    same."""
     max_abs: float | None
     max_relative: float | None
     min_cosine: float | None
@@ -209,8 +210,7 @@ def _partition(
     columns: dict[str, int] = {}
     apart = _Apart()
     both = a[1][at_a], b[1][at_b]
-    kinds = [_kind(side) for side in (a, b)]
-    widths = (kinds[0][0], kinds[1][0])
+    widths = (_width(a), _width(b))
     for start in range(0, len(at_a), _ROWS):
         part = slice(start, start + _ROWS)
         pair = (a[0], both[0][part]), (b[0], both[1][part])
@@ -229,7 +229,7 @@ def _partition(
         only_b=len(b[1]) - len(at_b),
         vectors=len(at_a) if differ else apart.rows,
         widths=widths if differ else None,
-        types=(kinds[0][1], kinds[1][1]) if len(at_a) and kinds[0][1] != kinds[1][1] else None,
+        types=_types((a[0], both[0]), (b[0], both[1])),
         max_abs=apart.max_abs,
         max_relative=apart.max_relative,
         min_cosine=apart.min_cosine,
@@ -237,8 +237,23 @@ def _partition(
     )
 
 
-def _kind(side: Side) -> tuple[int, str]:
-    return side[0].snapshot.shape(side[1][:1]) if len(side[1]) else (0, "")
+def _width(side: Side) -> int:
+    return side[0].snapshot.shape(side[1][:1])[0] if len(side[1]) else 0
+
+
+def _types(a: Side, b: Side) -> tuple[str, str] | None:
+    """Return the stored types of the first pair of rows that differs in them."""
+    one, other = (_types_of(side) for side in (a, b))
+    differ = np.flatnonzero(one != other)
+    return (str(one[differ[0]]), str(other[differ[0]])) if len(differ) else None
+
+
+def _types_of(side: Side) -> np.ndarray:
+    """Return the stored type of each row, text ``[rows]``."""
+    snapshot = side[0].snapshot
+    shards = np.searchsorted(snapshot.offsets, side[1], "right") - 1
+    found: np.ndarray = np.array([shard.dtype for shard in snapshot.shards], "U")[shards]
+    return found
 
 
 def _hashes(side: Side) -> np.ndarray:

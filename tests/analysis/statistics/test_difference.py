@@ -44,6 +44,27 @@ def test_equal_values_of_another_type_are_equal(tmp_path: Path) -> None:
     assert found.partitions[0].types == ("float16", "float32")
 
 
+def test_types_are_those_of_the_same_row(tmp_path: Path) -> None:
+    halves, singles = (stores.vectors(3, 8, dtype, 0) for dtype in ("float16", "float32"))
+    parts = [(halves, [f"h{n}" for n in range(3)]), (singles, [f"s{n}" for n in range(3)])]
+    for name, order in (("a", parts), ("b", parts[::-1])):
+        for matrix, ids in order:
+            stores.add(tmp_path / name, matrix, example_id=ids)
+    found = held(tmp_path / "a", tmp_path / "b")
+    assert found.equal
+    assert found.partitions[0].types is None
+    with actstore.open(tmp_path / "a") as store, actstore.open(tmp_path / "b") as other:
+        other.drop("example_id LIKE 's%'")
+        other.write(
+            {("resid_post", 0): singles.astype(np.float16)},
+            {"example_id": parts[1][1]},
+            model=stores.MODEL,
+            pool="last",
+        )
+        (one,) = diff(store.select(), other.select()).partitions
+    assert one.types == ("float32", "float16")
+
+
 def test_what_only_one_has(tmp_path: Path) -> None:
     stores.layered(tmp_path / "a", layers=3)
     stores.layered(tmp_path / "b", layers=2)
