@@ -92,10 +92,9 @@ def histogram(
     largest, nonfinite = 0, 0
     for number in chosen:
         places = np.flatnonzero(of_layer == number)
-        here = selection.take(places)
-        part = sampling.draw(here, rows).selection
+        part, _, shown = sampling.draw(selection.take(places), rows)
         largest = max(largest, len(part))
-        codes = found.codes[places[np.searchsorted(here.rows, part.rows)]]
+        codes = found.codes[places[shown]]
         bins = _ROW_BINS if not whole else _BINS if len(chosen) == 1 else _PANEL_BINS
         counts.append(_count(part, measure, codes, len(found.names), bins))
         nonfinite += _nonfinite(counts[-1], part, measure)

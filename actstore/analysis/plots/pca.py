@@ -68,9 +68,8 @@ def pca(
             axes.remove()
         for number, axes in zip(chosen, panels, strict=False):
             places = np.flatnonzero(of_layer == number)
-            here = selection.take(places)
-            part = sampling.draw(here, rows).selection
-            codes = found.codes[places[np.searchsorted(here.rows, part.rows)]]
+            part, _, shown = sampling.draw(selection.take(places), rows)
+            codes = found.codes[places[shown]]
             vectors = part.numpy()
             largest = max(largest, len(part))
             if len(chosen) > 1:

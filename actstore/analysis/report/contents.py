@@ -286,9 +286,8 @@ def _place(selection: SelectedRows, by: str, key: dict[str, Any], curve: Curve |
 def _panel(
     selection: SelectedRows, places: np.ndarray, classes: ClassCodes, layer: int | None
 ) -> Panel | None:
-    here = selection.take(places)
-    drawn = sampling.draw(here, POINTS)
-    codes = classes.codes[places[np.searchsorted(here.rows, drawn.selection.rows)]]
+    drawn = sampling.draw(selection.take(places), POINTS)
+    codes = classes.codes[places[drawn.places]]
     vectors = drawn.selection.numpy()
     if not np.isfinite(vectors).all(axis=1).any():
         return None

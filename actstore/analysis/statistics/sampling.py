@@ -20,15 +20,18 @@ class Sample(NamedTuple):
     selection: SelectedRows
     note: str
     """Such as ``2,000 of 31,124 rows, drawn with seed 0``; ``31,124 rows`` when that is all."""
+    places: np.ndarray
+    """Where they stand in the selection that they were drawn from, int64, ascending."""
 
 
 def draw(selection: SelectedRows, most: int, *, seed: int = 0) -> Sample:
     """Return at most ``most`` rows, all equally likely to be among them."""
     total = len(selection)
     if total <= most:
-        return Sample(selection, counted(total))
+        return Sample(selection, counted(total), np.arange(total))
     places = np.sort(np.random.default_rng(seed).choice(total, most, replace=False))
-    return Sample(selection.take(places), f"{most:,} of {total:,} rows, drawn with seed {seed}")
+    note = f"{most:,} of {total:,} rows, drawn with seed {seed}"
+    return Sample(selection.take(places), note, places)
 
 
 def layers_of(selection: SelectedRows) -> np.ndarray:

@@ -79,10 +79,8 @@ def by_layer(
     results = []
     for number in np.unique(layers).tolist():
         places = np.flatnonzero(layers == number)
-        part = sampling.draw(kept.take(places), most).selection
-        # The drawn rows' labels: positions of their row numbers among all.
-        rows = np.searchsorted(kept.rows[places], part.rows)
-        one = _layer(part, np.isin(texts[places][rows], found.positive))
+        drawn = sampling.draw(kept.take(places), most)
+        one = _layer(drawn.selection, np.isin(texts[places][drawn.places], found.positive))
         if one is not None:
             results.append(one._replace(layer=names[number]))
     if not results:

@@ -287,6 +287,19 @@ def test_a_histogram_of_one_number_per_row(tmp_path: Path, of: str) -> None:
     assert axes.get_xlabel() == ("L2 norm" if of == "norm" else "along the direction")
 
 
+def test_rows_in_another_order_keep_their_classes(tmp_path: Path) -> None:
+    with actstore.open(make(tmp_path, layers=(0,), labels=("yes", "no", "no"))) as store:
+        rows = store.select()
+        halves = rows[[*range(20, 40), *range(20)]]
+        points, same = (plots.pca(each).axes[0].collections for each in (rows, halves))
+        steps, alike = (plots.histogram(each, of="norm").axes[0].patches for each in (rows, halves))
+    assert [len(one.get_offsets()) for one in same] == [len(one.get_offsets()) for one in points]
+    for one, other in zip(steps, alike, strict=True):
+        assert isinstance(one, StepPatch)
+        assert isinstance(other, StepPatch)
+        assert np.array_equal(one.get_data().values, other.get_data().values)
+
+
 def test_what_a_histogram_cannot_be_of(tmp_path: Path) -> None:
     with actstore.open(make(tmp_path)) as store:
         rows = store.select()

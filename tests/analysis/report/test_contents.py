@@ -56,6 +56,14 @@ def test_rows_and_dimensions_that_stand_out(tmp_path: Path) -> None:
     assert place.dimensions[0].layers == [0]
 
 
+def test_rows_in_another_order_keep_their_labels(tmp_path: Path) -> None:
+    with actstore.open(make(tmp_path, layers=(0,))) as store:
+        rows = store.select()[::-1]
+        (place,) = report.collect(rows).places
+    names = [place.classes.names[code] for code in place.panels[0].codes]
+    assert names == rows.table(["label"])["label"].to_pylist()
+
+
 def test_many_labels_take_the_two_most_frequent(tmp_path: Path) -> None:
     with actstore.open(make(tmp_path, labels=("a", "b", "c", "a", "b"))) as store:
         (place,) = report.collect(store.select()).places

@@ -110,6 +110,14 @@ def test_a_sample_keeps_rows_and_labels_together(tmp_path: Path) -> None:
     assert found.auroc.value > 0.99
 
 
+@pytest.mark.parametrize("most", [100, 1000])
+def test_rows_in_another_order_keep_their_labels(tmp_path: Path, most: int) -> None:
+    with actstore.open(labelled(tmp_path, (40,), rows=400, width=20)) as store:
+        halves = store.select()[[*range(201, 400), *range(201)]]
+        (found,) = separation.by_layer(halves, most=most).layers
+    assert found.auroc.value > 0.99
+
+
 def test_scale_means_nothing(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = ["b" if number % 2 else "a" for number in range(60)]
