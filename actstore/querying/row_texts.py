@@ -55,8 +55,8 @@ def _by_sql(selection: SelectedRows, expression: str) -> np.ndarray:
         raise SqlError("the expression is empty: name a column, extra.FIELD, or write SQL")
     if not len(selection):
         return np.empty(0, object)
-    rows = selection.rows
-    first, last = int(rows.min()), int(rows.max())
+    rows = np.unique(selection.rows)
+    first, last = int(rows[0]), int(rows[-1])
     only = f"row_id BETWEEN {first} AND {last}"
     parameters: dict[str, Any] | None = None
     if last - first + 1 > len(rows):
@@ -83,13 +83,13 @@ def _by_sql(selection: SelectedRows, expression: str) -> np.ndarray:
             f"{expression!r} gives other values each time it runs: use an expression whose values "
             "stay the same"
         )
-    if table.num_columns != 2 or len(table) != len(np.unique(rows)):
+    if table.num_columns != 2 or len(table) != len(rows):
         raise SqlError(
-            f"{expression!r} gives {len(table):,} values for {len(np.unique(rows)):,} rows: one "
-            "for each row is needed"
+            f"{expression!r} gives {len(table):,} values for {len(rows):,} rows: one for each row "
+            "is needed"
         )
     places = table["row_id"].to_numpy()
     values = table["value"].to_numpy(zero_copy_only=False).astype(object)
     order = np.argsort(places)
-    found: np.ndarray = values[order[np.searchsorted(places[order], rows)]]
+    found: np.ndarray = values[order[np.searchsorted(places[order], selection.rows)]]
     return found
