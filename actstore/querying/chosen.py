@@ -98,7 +98,8 @@ class ChosenRows:
             self._snapshot,
             self._metadata,
             rows,
-            shards=self._shards,
+            # Nothing of some rows is of their width and type, not of all that there could be.
+            shards=self._shards if len(rows) else self._touched(),
             description=f"part of {self._description or 'all'}",
             listed=self.listed,
         )

@@ -11,6 +11,7 @@ from actstore import schema
 from actstore.api.store import Store
 from actstore.api.store import open as open_store
 from actstore.errors import MixedVectorsError, NotInStoreError, UsageError
+from actstore.querying import portions
 from tests.querying import stores
 
 
@@ -152,6 +153,18 @@ def test_an_empty_selection_knows_its_width(store: Store) -> None:
     assert selection.tensor("float32").shape == (0, 8)
     assert selection.table().num_rows == 0
     assert list(selection.batches(4)) == []
+
+
+def test_nothing_of_some_rows_has_their_width_and_type(tmp_path: Path) -> None:
+    stores.add(tmp_path / "s", stores.vectors(3, 4, "float16", 0), model="a")
+    stores.add(tmp_path / "s", stores.vectors(3, 4, "float32", 0), model="b")
+    stores.add(tmp_path / "s", stores.vectors(3, 6, "float16", 0), model="c")
+    with open_store(tmp_path / "s") as store:
+        rows = store.select("model = 'a'")
+        assert rows.head(0).shape == (0, 4)
+        assert rows.head(0).dtype == "float16"
+        assert rows.schema == rows.to_arrow().schema
+        assert len(portions.portions(rows, None)) == 1
 
 
 def test_mixed_widths_are_no_matrix(tmp_path: Path) -> None:
