@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from actstore.querying.selected import SelectedRows
+    from actstore.schema import VectorType
 
 BYTES = 64 << 20
 """Vector bytes of a portion, about."""
@@ -30,13 +31,22 @@ class Portion(NamedTuple):
     rows: np.ndarray
     """Int64."""
     columns: tuple[str, ...] | None
+    dtype: VectorType
+    """Of the vectors of all portions: halves are widened where others are not."""
     size: int
     """Bytes of the vectors."""
 
     def table(self) -> pa.Table:
         """Read the rows, vectors last, as ``Selection.to_arrow`` has them."""
+        import pyarrow as pa
+
         with open_reader(self.store, self.commit) as reader:
-            return tables.to_arrow(reader.rows_at(self.rows), self.columns, vectors=True)
+            table = tables.to_arrow(reader.rows_at(self.rows), self.columns, vectors=True)
+        last = table.num_columns - 1
+        field = table.field(last)
+        value = pa.field("element", pa.from_numpy_dtype(np.dtype(self.dtype)), nullable=False)
+        wanted = field.with_type(pa.list_(value, field.type.list_size))
+        return table.set_column(last, wanted, table.column(last).cast(wanted.type))
 
 
 def portions(
@@ -66,6 +76,7 @@ def portions(
             commit=rows.snapshot.manifest.number,
             rows=rows.rows[start : start + step],
             columns=None if columns is None else tuple(columns),
+            dtype=rows.dtype,
             size=len(rows.rows[start : start + step]) * width,
         )
         for start in range(0, max(1, len(rows)), step)

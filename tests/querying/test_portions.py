@@ -51,6 +51,16 @@ def test_a_portion_reads_its_commit_wherever_it_is_read(
     assert part.table().equals(expected)
 
 
+def test_portions_of_two_types_are_all_of_the_wider(store: Path) -> None:
+    with StoreWriter(store, run=Run(run_id="q", kind="ingest", started_at="")) as writer:
+        writer.add(batch(0, 10, layer=7, dtype="float32"))
+        writer.commit(operation="ingest", message="")
+    chosen = actstore.open(store).select(layer=[1, 7])
+    found = portions.portions(chosen, ["row_id"], size=300)
+    assert len(found) > 2
+    assert pa.concat_tables([part.table() for part in found]).equals(chosen.to_arrow(["row_id"]))
+
+
 def test_no_rows_are_one_empty_portion(store: Path) -> None:
     (part,) = portions.portions(actstore.open(store).select(layer=1).head(0), None)
     assert part.table().num_rows == 0
