@@ -181,8 +181,8 @@ class Database:
                 handles = {
                     name: self._functions.handle(vector_math.as_query(parameters[vector]))
                     for name, vector in faster.handles.items()
-                    # NULL, or a list as text: DuckDB knows what to make of them.
-                    if parameters[vector] is not None and not isinstance(parameters[vector], str)
+                    # NULL, alone or within, or a list as text: DuckDB knows what to make of them.
+                    if not _has_null(parameters[vector]) and not isinstance(parameters[vector], str)
                 }
                 left = {name: parameters[name] for name in faster.parameters - handles.keys()}
                 values = {**_plain(left), **handles}
@@ -277,6 +277,10 @@ class Database:
             f"only statements that read are allowed ({_READING}), got {kind}; "
             "--allow-external (allow_external=True) takes others"
         )
+
+
+def _has_null(value: Any) -> bool:
+    return value is None or (isinstance(value, list | tuple) and None in value)
 
 
 def _plain(parameters: Parameters | None) -> Any:

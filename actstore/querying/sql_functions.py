@@ -158,6 +158,8 @@ class VectorFunctions:
 
         numbers = []
         for chunk in vectors.chunks:
+            if chunk.flatten().null_count:  # which would become NaN
+                raise UsageError("a query vector has a NULL among its values: give it numbers")
             values = chunk.values.to_numpy(zero_copy_only=False)
             bounds = chunk.offsets.to_numpy()
             for start, stop in itertools.pairwise(bounds.tolist()):

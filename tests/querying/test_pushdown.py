@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actstore.errors import SqlError
 from actstore.querying import pushdown
 from actstore.querying.sql import Database
 from actstore.storage.snapshot import open_snapshot
@@ -132,6 +133,13 @@ def test_what_cannot_be_bound_rewritten_runs_as_it_stands(database: Database) ->
     assert rewritten(database, query) is not None
     fast, plain = both(database, query)
     assert fast["d"].to_pylist() == pytest.approx(plain["d"].to_pylist(), rel=1e-4)
+
+
+@pytest.mark.parametrize("query", ["$v", "[1, 2, 3, 4, 5, 6, 7, NULL]"])
+def test_a_null_within_a_query_vector_is_no_number(database: Database, query: str) -> None:
+    parameters = {"v": [1, 2, 3, 4, 5, 6, 7, None]} if query == "$v" else None
+    with pytest.raises(SqlError, match="NULL"):
+        database.table(f"SELECT cosine(activation, {query}) FROM activations", parameters)
 
 
 def test_zero_vectors_have_no_cosine_either_way(tmp_path: Path) -> None:
