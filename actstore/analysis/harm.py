@@ -7,7 +7,8 @@ the rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ class PlaceHarm:
     greatest_error: float
     """The largest difference of a value."""
     cosine: float
-    """Mean cosine of a vector and what is left of it."""
+    """Mean cosine of a vector, zeros left out, and what is left of it; 0 where nothing is."""
     lowest_cosine: float
     score: str | None = None
     """What ``before`` and ``after`` are: ``AUROC``, ``macro AUROC`` or ``R2``; None without."""
@@ -168,8 +169,14 @@ def check(harm: Harm, most: float, *, asked: bool) -> None:
 
 def becomes(snapshot: Snapshot, to: Target) -> Snapshot:
     """Return the same commit with its vectors as they would be read back."""
-    files = _BecomingFiles(snapshot.root, snapshot.files.check, to)
-    return Snapshot(files, snapshot.manifest)
+    changing = {entry.path: entry for entry in converting.changing(snapshot.shards, to)}
+    files = _BecomingFiles(snapshot.root, snapshot.files.check, to, changing)
+    # As float32, which int8 is handed out as: float16, though stored so now, would round again.
+    shards = tuple(
+        dataclasses.replace(entry, dtype="float32") if entry.path in changing else entry
+        for entry in snapshot.shards
+    )
+    return Snapshot(files, dataclasses.replace(snapshot.manifest, shards=shards))
 
 
 def _order(place: ActivationPlace) -> tuple[Any, ...]:
@@ -201,8 +208,8 @@ def _errors(snapshot: Snapshot, becoming: Snapshot, rows: np.ndarray) -> _Errors
         total += float(np.vecdot(was, was).sum())
         greatest = max(greatest, float(np.abs(gap).max()))
         lengths = np.sqrt(np.vecdot(was, was) * np.vecdot(now, now))
-        pointing = lengths > 0
-        cosine = np.minimum(np.vecdot(was, now)[pointing] / lengths[pointing], 1.0)
+        along = np.divide(np.vecdot(was, now), lengths, out=np.zeros(len(was)), where=lengths > 0)
+        cosine = np.minimum(along[was.any(axis=1)], 1.0)
         cosines += float(cosine.sum())
         counted += len(cosine)
         lowest = min(lowest, float(cosine.min(initial=1.0)))
@@ -254,13 +261,17 @@ def _probed(
 class _BecomingFiles(LocalFiles):
     """The files of a store, read as they would be after a conversion."""
 
-    def __init__(self, root: Path, check: Check, to: Target) -> None:
+    def __init__(
+        self, root: Path, check: Check, to: Target, changing: Mapping[str, ShardEntry]
+    ) -> None:
         super().__init__(root, check)
-        self._to = to
+        self._to: Target = to
+        self._changing = changing
 
     def open_shard(self, entry: ShardEntry) -> ShardReader:
-        found = super().open_shard(entry)
-        return _Becoming(found, self._to) if converting.changing([entry], self._to) else found
+        if entry.path not in self._changing:
+            return super().open_shard(entry)
+        return _Becoming(super().open_shard(self._changing[entry.path]), self._to)
 
 
 class _Becoming:
