@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,6 +40,7 @@ _TELLING = (
     "run_id",
 )
 """Columns in which two pieces differ."""
+_LAYER = re.compile(r"(?<![^/])layer_(\d+)(?=(?:_activations\.pt)?$)")
 
 
 class RowRange(NamedTuple):
@@ -78,6 +80,15 @@ class RowRange(NamedTuple):
     def key(self) -> str:
         """The key within that file."""
         return (self.source or "").partition("#")[2]
+
+    def with_layer(self, name: str) -> str:
+        """Return a path or key with ``layer_N`` in it as the row has it, renamed or not."""
+
+        def named(found: re.Match[str]) -> str:
+            same = self.layer is None or int(found[1]) == self.layer
+            return found[0] if same else f"layer_{self.layer}"
+
+        return _LAYER.sub(named, name)
 
 
 @dataclass(kw_only=True)

@@ -83,7 +83,9 @@ def _files(context: ExportContext) -> dict[str, ByClass]:
                 f"example {piece.example_id} is stored token by token; these files hold one "
                 "vector per example: choose rows with --where \"pooling = 'mean'\""
             )
-        path = piece.path if known else f"layer_{piece.layer}_activations.pt"
+        path = f"layer_{piece.layer}_activations.pt"
+        if known:
+            path = piece.with_layer(piece.path)
         found.setdefault(path, {}).setdefault(name, []).append(piece)
     if not found:
         raise ExportError(

@@ -73,7 +73,8 @@ def _questions(context: ExportContext) -> dict[str, dict[str, list[RowRange]]]:
                 "tokens or the last one: choose rows with --where \"pooling = 'last'\""
             )
         if known:
-            path, key = _ENDING.sub("", piece.path) + ".pt", piece.key.removeprefix("activations.")
+            path = _ENDING.sub("", piece.path) + ".pt"
+            key = piece.with_layer(piece.key.removeprefix("activations."))
         else:
             path, key = f"{file_name(piece.example_id)}.pt", _key(piece)
         layers = found.setdefault(path, {})
