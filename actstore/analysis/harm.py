@@ -23,7 +23,7 @@ from actstore.analysis.probes.splits import ProbeSettings
 from actstore.errors import HarmError, MissingExtraError, TooFewRowsError, UsageError
 from actstore.querying import vector_math
 from actstore.querying.reader import StoreReader
-from actstore.storage import converting
+from actstore.storage import converting, narrowing
 from actstore.storage.checksums import Check
 from actstore.storage.converting import Target
 from actstore.storage.files import LocalFiles
@@ -75,6 +75,7 @@ class Harm:
     bytes_before: int
     """Of all vectors."""
     bytes_after: int
+    """Of all vectors, with the scales of those that become int8."""
     notes: tuple[str, ...]
     """Why there is no probe, where there is none."""
 
@@ -115,10 +116,14 @@ def measure(
     becoming = becomes(snapshot, to)
     codes, places = place_rows.places_of(selection.table(list(PLACE_COLUMNS)))
     measured: list[tuple[ActivationPlace, int, _Errors]] = []
+    staying = np.zeros(len(snapshot.shards), np.int64)
     done = 0
     for number, place in sorted(enumerate(places), key=lambda each: _order(each[1])):
         rows = np.flatnonzero(codes == number)
-        measured.append((place, len(rows), _errors(snapshot, becoming, rows)))
+        errors, stay = _errors(snapshot, becoming, rows, to)
+        measured.append((place, len(rows), errors))
+        shards = np.searchsorted(snapshot.offsets, stay, "right") - 1
+        staying += np.bincount(shards, minlength=len(staying))
         done += len(rows) * 4 * snapshot.shape(rows[:1])[0]
         if progress:
             progress(done)
@@ -132,7 +137,10 @@ def measure(
         to=to,
         places=tuple(found),
         bytes_before=sum(entry.vector_bytes for entry in snapshot.shards),
-        bytes_after=sum(converting.bytes_after(entry, to) for entry in snapshot.shards),
+        bytes_after=sum(
+            converting.bytes_after(entry, to, staying=stay)
+            for entry, stay in zip(snapshot.shards, staying.tolist(), strict=True)
+        ),
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -191,12 +199,18 @@ class _Errors(NamedTuple):
     lowest_cosine: float
 
 
-def _errors(snapshot: Snapshot, becoming: Snapshot, rows: np.ndarray) -> _Errors:
+def _errors(
+    snapshot: Snapshot, becoming: Snapshot, rows: np.ndarray, to: Target
+) -> tuple[_Errors, np.ndarray]:
+    """Return what rows of one width lose, and those of them that the type cannot hold."""
     width = snapshot.shape(rows[:1])[0]
     squares = total = greatest = cosines = 0.0
     lowest = 1.0
     counted = 0
+    staying = [rows[:0]]
     for block in vector_math.blocks(snapshot, rows, max(1, _BLOCK // width)):
+        held = narrowing.fits(block.vectors, converting.narrow_of(to))
+        staying.append(rows[block.start : block.stop][~held])
         was = block.vectors.astype(np.float64)
         now = becoming.gather(rows[block.start : block.stop]).astype(np.float64)
         finite = np.isfinite(was).all(axis=1)
@@ -213,12 +227,13 @@ def _errors(snapshot: Snapshot, becoming: Snapshot, rows: np.ndarray) -> _Errors
         cosines += float(cosine.sum())
         counted += len(cosine)
         lowest = min(lowest, float(cosine.min(initial=1.0)))
-    return _Errors(
+    errors = _Errors(
         float(np.sqrt(squares / total)) if total else 0.0,
         greatest,
         cosines / counted if counted else 1.0,
         lowest,
     )
+    return errors, np.concatenate(staying)
 
 
 def _scores(

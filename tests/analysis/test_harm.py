@@ -102,6 +102,18 @@ def test_halves_are_measured_as_int8_hands_them_out(tmp_path: Path) -> None:
     )
 
 
+def test_rows_that_stay_are_counted_in_the_bytes(tmp_path: Path) -> None:
+    vectors, _ = signal(0, 1.0)
+    vectors[:50, 0] = 1e6
+    root = stored(tmp_path / "s", vectors)
+    with open_reader(root) as store:
+        found = harm.measure(store, "compact16")
+        converting.convert(store.select().snapshot, "compact16")
+    with open_reader(root) as store:
+        shards = store.select().snapshot.shards
+    assert found.bytes_after == sum(each.vector_bytes for each in shards) == 170 * 2 * WIDTH
+
+
 def test_rounding_noise_moves_a_probe_as_much_as_noise_of_its_size_may(tmp_path: Path) -> None:
     """int8 of Gaussian rows: errors of about 1 % of a value, AUROCs that hardly move."""
     changes = []
