@@ -7,7 +7,8 @@ the rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from actstore.analysis.probes.splits import ProbeSettings
 from actstore.errors import HarmError, MissingExtraError, TooFewRowsError, UsageError
 from actstore.querying import vector_math
 from actstore.querying.reader import StoreReader
-from actstore.storage import converting
+from actstore.storage import converting, narrowing
 from actstore.storage.checksums import Check
 from actstore.storage.converting import Target
 from actstore.storage.files import LocalFiles
@@ -45,7 +46,7 @@ class PlaceHarm:
     greatest_error: float
     """The largest difference of a value."""
     cosine: float
-    """Mean cosine of a vector and what is left of it."""
+    """Mean cosine of a vector, zeros left out, and what is left of it; 0 where nothing is."""
     lowest_cosine: float
     score: str | None = None
     """What ``before`` and ``after`` are: ``AUROC``, ``macro AUROC`` or ``R2``; None without."""
@@ -74,6 +75,7 @@ class Harm:
     bytes_before: int
     """Of all vectors."""
     bytes_after: int
+    """Of all vectors, with the scales of those that become int8."""
     notes: tuple[str, ...]
     """Why there is no probe, where there is none."""
 
@@ -114,10 +116,14 @@ def measure(
     becoming = becomes(snapshot, to)
     codes, places = place_rows.places_of(selection.table(list(PLACE_COLUMNS)))
     measured: list[tuple[ActivationPlace, int, _Errors]] = []
+    staying = np.zeros(len(snapshot.shards), np.int64)
     done = 0
     for number, place in sorted(enumerate(places), key=lambda each: _order(each[1])):
         rows = np.flatnonzero(codes == number)
-        measured.append((place, len(rows), _errors(snapshot, becoming, rows)))
+        errors, stay = _errors(snapshot, becoming, rows, to)
+        measured.append((place, len(rows), errors))
+        shards = np.searchsorted(snapshot.offsets, stay, "right") - 1
+        staying += np.bincount(shards, minlength=len(staying))
         done += len(rows) * 4 * snapshot.shape(rows[:1])[0]
         if progress:
             progress(done)
@@ -131,7 +137,10 @@ def measure(
         to=to,
         places=tuple(found),
         bytes_before=sum(entry.vector_bytes for entry in snapshot.shards),
-        bytes_after=sum(converting.bytes_after(entry, to) for entry in snapshot.shards),
+        bytes_after=sum(
+            converting.bytes_after(entry, to, staying=stay)
+            for entry, stay in zip(snapshot.shards, staying.tolist(), strict=True)
+        ),
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -168,8 +177,14 @@ def check(harm: Harm, most: float, *, asked: bool) -> None:
 
 def becomes(snapshot: Snapshot, to: Target) -> Snapshot:
     """Return the same commit with its vectors as they would be read back."""
-    files = _BecomingFiles(snapshot.root, snapshot.files.check, to)
-    return Snapshot(files, snapshot.manifest)
+    changing = {entry.path: entry for entry in converting.changing(snapshot.shards, to)}
+    files = _BecomingFiles(snapshot.root, snapshot.files.check, to, changing)
+    # As float32, which int8 is handed out as: float16, though stored so now, would round again.
+    shards = tuple(
+        dataclasses.replace(entry, dtype="float32") if entry.path in changing else entry
+        for entry in snapshot.shards
+    )
+    return Snapshot(files, dataclasses.replace(snapshot.manifest, shards=shards))
 
 
 def _order(place: ActivationPlace) -> tuple[Any, ...]:
@@ -184,12 +199,18 @@ class _Errors(NamedTuple):
     lowest_cosine: float
 
 
-def _errors(snapshot: Snapshot, becoming: Snapshot, rows: np.ndarray) -> _Errors:
+def _errors(
+    snapshot: Snapshot, becoming: Snapshot, rows: np.ndarray, to: Target
+) -> tuple[_Errors, np.ndarray]:
+    """Return what rows of one width lose, and those of them that the type cannot hold."""
     width = snapshot.shape(rows[:1])[0]
     squares = total = greatest = cosines = 0.0
     lowest = 1.0
     counted = 0
+    staying = [rows[:0]]
     for block in vector_math.blocks(snapshot, rows, max(1, _BLOCK // width)):
+        held = narrowing.fits(block.vectors, converting.narrow_of(to))
+        staying.append(rows[block.start : block.stop][~held])
         was = block.vectors.astype(np.float64)
         now = becoming.gather(rows[block.start : block.stop]).astype(np.float64)
         finite = np.isfinite(was).all(axis=1)
@@ -201,17 +222,18 @@ def _errors(snapshot: Snapshot, becoming: Snapshot, rows: np.ndarray) -> _Errors
         total += float(np.vecdot(was, was).sum())
         greatest = max(greatest, float(np.abs(gap).max()))
         lengths = np.sqrt(np.vecdot(was, was) * np.vecdot(now, now))
-        pointing = lengths > 0
-        cosine = np.minimum(np.vecdot(was, now)[pointing] / lengths[pointing], 1.0)
+        along = np.divide(np.vecdot(was, now), lengths, out=np.zeros(len(was)), where=lengths > 0)
+        cosine = np.minimum(along[was.any(axis=1)], 1.0)
         cosines += float(cosine.sum())
         counted += len(cosine)
         lowest = min(lowest, float(cosine.min(initial=1.0)))
-    return _Errors(
+    errors = _Errors(
         float(np.sqrt(squares / total)) if total else 0.0,
         greatest,
         cosines / counted if counted else 1.0,
         lowest,
     )
+    return errors, np.concatenate(staying)
 
 
 def _scores(
@@ -254,13 +276,17 @@ def _probed(
 class _BecomingFiles(LocalFiles):
     """The files of a store, read as they would be after a conversion."""
 
-    def __init__(self, root: Path, check: Check, to: Target) -> None:
+    def __init__(
+        self, root: Path, check: Check, to: Target, changing: Mapping[str, ShardEntry]
+    ) -> None:
         super().__init__(root, check)
-        self._to = to
+        self._to: Target = to
+        self._changing = changing
 
     def open_shard(self, entry: ShardEntry) -> ShardReader:
-        found = super().open_shard(entry)
-        return _Becoming(found, self._to) if converting.changing([entry], self._to) else found
+        if entry.path not in self._changing:
+            return super().open_shard(entry)
+        return _Becoming(super().open_shard(self._changing[entry.path]), self._to)
 
 
 class _Becoming:

@@ -36,9 +36,10 @@ def command(store: str | Path, source: str | None, dry_run: bool, yes: bool, as_
 
     A damaged or missing file is replaced by one with the same SHA-256. Where the manifest of
     the latest commit is damaged the store goes on from the last sound one, with all rows that
-    only the damaged one had: what it dropped, renamed or labelled is to be done again. Where only
-    segments of it are, it goes on from what is sound of it. What would be done is shown first.
-    What cannot be repaired is named, and makes the exit code 4.
+    only the damaged one had: what it dropped, renamed, replaced or labelled is to be done again.
+    Where only segments of it are, it goes on from what is sound of it. What would be done is shown
+    first. What cannot be repaired is named, and so are renamed rows, which may be there twice:
+    the exit code is 4 then.
 
     \b
     Examples:
@@ -72,9 +73,10 @@ def command(store: str | Path, source: str | None, dry_run: bool, yes: bool, as_
                 "base": found.base,
                 "salvaged": None if found.salvaged is None else found.salvaged.number,
                 "aside": [one._asdict() for one in found.aside],
-                "shards": [entry.path for entry in found.shards],
+                "shards": list(found.taken),
                 "files": [entry.path for entry in found.files],
                 "superseded": list(found.superseded),
+                "renamed": list(found.renamed),
                 "left": [one._asdict() for one in found.left],
             }
         )
@@ -84,7 +86,7 @@ def command(store: str | Path, source: str | None, dry_run: bool, yes: bool, as_
         click.echo(f"nothing to repair: commit {found.base} is sound, {counted(rows, 'row')}")
     else:
         _tell(store, found)
-    return Exit.DAMAGED if found.left else Exit.DONE
+    return Exit.DAMAGED if found.left or found.renamed else Exit.DONE
 
 
 def _show(repair: Repair) -> None:
@@ -94,8 +96,9 @@ def _show(repair: Repair) -> None:
     if repair.aside:
         begun = f"goes on from {_beginning(repair)}" if _beginning(repair) else ""
         click.echo(begun or "begins a new history")
-    for shard in repair.shards:
-        click.echo(f"takes in {shard.path}: {counted(shard.rows, 'row')} that no sound commit has")
+    for path, rows in repair.taken.items():
+        click.echo(f"takes in {path}: {counted(rows, 'row')} that no sound commit has")
+    _name_renamed(repair)
     for path in repair.superseded:
         click.echo(f"leaves {path}, whose rows are in other shards")
     for file in repair.files:
@@ -120,10 +123,20 @@ def _tell(store: str | Path, repair: Repair) -> None:
     if repair.commit is not None:
         click.echo(
             f"commit {repair.commit}: {_beginning(repair) or 'no earlier one'}, and "
-            f"{counted(sum(shard.rows for shard in repair.shards), 'row')} of "
-            f"{counted(len(repair.shards), 'shard')} that no sound commit named"
+            f"{counted(sum(repair.taken.values()), 'row')} of "
+            f"{counted(len(repair.taken), 'shard')} that no sound commit named"
         )
+    _name_renamed(repair)
     for one in repair.left:
         click.echo(f"not repaired: {one.path}: {one.reason}")
     if repair.left:
         click.echo(f"{store} is damaged still; a copy elsewhere may help: actstore repair --from")
+
+
+def _name_renamed(repair: Repair) -> None:
+    """Name shards whose rows may be there twice."""
+    for path in repair.renamed:
+        click.echo(
+            f"twice, if a renaming made it: {path} has the vectors of other rows under its own "
+            "names; drop one of the two"
+        )

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from actstore.errors import ExportError
-from actstore.exporting.export_context import ExportContext, RowRange, as_extra, differing
+from actstore.exporting.export_context import (
+    ORIGIN,
+    PLACE,
+    ExportContext,
+    RowRange,
+    as_extra,
+    check_alike,
+    differing,
+)
 from actstore.exporting.planned_files import (
     File,
     Matrices,
@@ -49,6 +57,13 @@ def _samples(context: ExportContext) -> dict[str, dict[int, RowRange]]:
     pieces = context.pieces
     known = context.known(pieces)
     numbers = {} if known else _numbers(pieces)
+
+    def sample(piece: RowRange) -> str:
+        return piece.path if known else f"sample_{numbers[piece.example_id]:04d}.pt"
+
+    check_alike(pieces, (*PLACE, *ORIGIN, "example_index"), sample)
+    if not known:
+        check_alike(pieces, PLACE, lambda piece: "samples")
     found: dict[str, dict[int, RowRange]] = {}
     for piece in pieces:
         if piece.first is not None:
@@ -61,7 +76,7 @@ def _samples(context: ExportContext) -> dict[str, dict[int, RowRange]]:
                 f"example {piece.example_id} has a vector of an unknown layer; leave it out "
                 "with --where 'layer IS NOT NULL'"
             )
-        name = piece.path if known else f"sample_{numbers[piece.example_id]:04d}.pt"
+        name = sample(piece)
         layers = found.setdefault(name, {})
         if piece.layer in layers:
             raise ExportError(

@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 
 from actstore.errors import ExportError
-from actstore.exporting.export_context import ExportContext, RowRange, joined
+from actstore.exporting.export_context import (
+    ORIGIN,
+    ExportContext,
+    RowRange,
+    check_alike,
+    joined,
+)
 from actstore.exporting.planned_files import File, Matrices, TextFile, json_text, listed
 from actstore.exporting.tensors import save, tensor
 
@@ -77,6 +83,8 @@ def _captures(context: ExportContext) -> dict[str, CaptureFolder]:
     models = sorted({piece.model for piece in pieces})
     if len(models) > 1 and not known:
         raise ExportError(f"rows of several models ({listed(models)}): choose one with --model")
+    if not known:
+        check_alike(pieces, ORIGIN, lambda piece: f"sample {piece.example_id}")
     wanted = None if layers is None else {layers} if isinstance(layers, int) else set(layers)
     numbers: dict[str, int] = {}
     captures: dict[str, CaptureFolder] = {}

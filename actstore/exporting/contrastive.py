@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from actstore.errors import ExportError
-from actstore.exporting.export_context import ExportContext, RowRange, differing, joined
+from actstore.exporting.export_context import (
+    ORIGIN,
+    ExportContext,
+    RowRange,
+    check_alike,
+    differing,
+    joined,
+)
 from actstore.exporting.planned_files import File, Matrices, TextFile, json_text, listed
 from actstore.exporting.tensors import save, shape_of, tensor
 
@@ -85,6 +92,9 @@ def _order(item: tuple[tuple[int, str], Any]) -> tuple[int, int]:
 def _caches(context: ExportContext) -> list[CacheFolder]:
     pieces = context.pieces
     known = context.known(pieces)
+    if not known:
+        check_alike(pieces, ("model", "site"), lambda piece: "layers")
+        check_alike(pieces, ORIGIN, _example)
     numbers: dict[tuple[str, ...], dict[str, int]] = {}
     caches: dict[str, CacheFolder] = {}
     for piece in pieces:
@@ -121,6 +131,11 @@ def _caches(context: ExportContext) -> list[CacheFolder]:
         place = cache.tensors.setdefault((piece.layer, side), {})
         place.setdefault(int(index or 0), []).append(piece)
     return list(caches.values())
+
+
+def _example(piece: RowRange) -> str:
+    side = f", {piece.variant}" if piece.variant in _SIDES else ""
+    return f"example {piece.example_id}{side}"
 
 
 def _check(cache: CacheFolder) -> None:

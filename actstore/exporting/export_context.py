@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,6 +40,11 @@ _TELLING = (
     "run_id",
 )
 """Columns in which two pieces differ."""
+PLACE = ("model", "site", "pooling")
+"""Of rows that files without a word of it hold."""
+ORIGIN = ("dataset", "split", "mode", "variant")
+"""What tells examples of one id apart."""
+_LAYER = re.compile(r"(?<![^/])layer_(\d+)(?=(?:_activations\.pt)?$)")
 
 
 class RowRange(NamedTuple):
@@ -54,6 +60,7 @@ class RowRange(NamedTuple):
     """Position of its first token, None where the vector is no token."""
     model: str
     dataset: str | None
+    split: str | None
     example_id: str
     example_index: int | None
     mode: str | None
@@ -78,6 +85,15 @@ class RowRange(NamedTuple):
     def key(self) -> str:
         """The key within that file."""
         return (self.source or "").partition("#")[2]
+
+    def with_layer(self, name: str) -> str:
+        """Return a path or key with ``layer_N`` in it as the row has it, renamed or not."""
+
+        def named(found: re.Match[str]) -> str:
+            same = self.layer is None or int(found[1]) == self.layer
+            return found[0] if same else f"layer_{self.layer}"
+
+        return _LAYER.sub(named, name)
 
 
 @dataclass(kw_only=True)
@@ -218,10 +234,46 @@ def joined(pieces: Sequence[RowRange], what: str) -> np.ndarray:
     return np.concatenate([each.rows for each in ordered])
 
 
-def differing(pieces: Sequence[RowRange]) -> str:
+def check_alike(
+    pieces: Iterable[RowRange], names: Sequence[str], group: Callable[[RowRange], str]
+) -> None:
+    """Refuse rows that would stand together in files that do not say where they differ.
+
+    Args:
+        pieces: the rows.
+        names: columns in which those of one group must agree.
+        group: says what a piece becomes a part of.
+
+    Raises:
+        ExportError: some do not.
+    """
+    firsts: dict[str, RowRange] = {}
+    for each in pieces:
+        whole = group(each)
+        first = firsts.setdefault(whole, each)
+        if any(getattr(first, name) != getattr(each, name) for name in names):
+            raise ExportError(
+                f"{whole}: rows that differ in {differing([first, each], names)}, and these files "
+                "do not say which is which; choose one with --model, --sites or --where"
+            )
+
+
+def differing(
+    pieces: Sequence[RowRange],
+    names: Sequence[str] = (
+        "model",
+        "site",
+        "layer",
+        "dataset",
+        "mode",
+        "variant",
+        "pooling",
+        "run_id",
+    ),
+) -> str:
     """Name the columns in which some pieces differ, with their values."""
     found = []
-    for name in ("model", "site", "layer", "dataset", "mode", "variant", "pooling", "run_id"):
+    for name in names:
         values = list(dict.fromkeys(str(getattr(each, name)) for each in pieces))
         if len(values) > 1:
             found.append(f"{name} ({listed(values)})")

@@ -12,7 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore.errors import ExportError
-from actstore.exporting.export_context import ExportContext, RowRange
+from actstore.exporting.export_context import (
+    PLACE,
+    ExportContext,
+    RowRange,
+    check_alike,
+)
 from actstore.exporting.planned_files import File, Matrices, TextFile, json_lines, json_text, listed
 from actstore.exporting.tensors import save, tensor
 
@@ -83,13 +88,18 @@ def _files(context: ExportContext) -> dict[str, ByClass]:
                 f"example {piece.example_id} is stored token by token; these files hold one "
                 "vector per example: choose rows with --where \"pooling = 'mean'\""
             )
-        path = piece.path if known else f"layer_{piece.layer}_activations.pt"
+        path = f"layer_{piece.layer}_activations.pt"
+        if known:
+            path = piece.with_layer(piece.path)
         found.setdefault(path, {}).setdefault(name, []).append(piece)
     if not found:
         raise ExportError(
             "no row is labelled 'faithful' or 'unfaithful', and these files hold a tensor of "
             "each; set labels with `actstore label STORE --set`"
         )
+    if not known:
+        chosen = [each for classes in found.values() for some in classes.values() for each in some]
+        check_alike(chosen, PLACE, lambda piece: "layers")
     return found
 
 
@@ -98,12 +108,6 @@ def _ordered(context: ExportContext, path: str, classes: ByClass) -> ByClass:
         if name not in classes:
             raise ExportError(
                 f"{path}: no {name} row; these files hold both classes: choose rows of both"
-            )
-        places = {(each.model, each.site, each.pooling) for each in classes[name]}
-        if not context.known(classes[name]) and len(places) > 1:
-            raise ExportError(
-                f"{path}: rows of {listed(sorted('/'.join(place) for place in places))}; "
-                "choose one with --model, --sites or --where"
             )
     return {
         name: sorted(classes[name], key=lambda piece: (_row(context, piece), piece.row))
@@ -121,20 +125,21 @@ def _row(context: ExportContext, piece: RowRange) -> int:
 def _check_layers(files: Mapping[str, ByClass]) -> None:
     (first, classes), *others = files.items()
     for name in CLASSES:
-        wanted = [(each.example_id, each.variant) for each in classes[name]]
+        wanted = [_identity(each) for each in classes[name]]
         for path, other in others:
-            found = [(each.example_id, each.variant) for each in other[name]]
+            found = [_identity(each) for each in other[name]]
             if found != wanted:
-                missing = [
-                    each
-                    for each, _ in (*wanted, *found)
-                    if ((each in dict(wanted)) != (each in dict(found)))
-                ]
+                theirs, ours = ({each[0] for each in some} for some in (found, wanted))
+                missing = [each for each, *_ in (*wanted, *found) if each in theirs ^ ours]
+                why = listed(missing) if missing else "of other data sets, or in another order"
                 raise ExportError(
-                    f"{path} and {first} hold different {name} examples "
-                    f"({listed(missing) if missing else 'in another order'}), but their rows "
+                    f"{path} and {first} hold different {name} examples ({why}), but their rows "
                     "are told apart by their number alone; choose whole layers with --layers"
                 )
+
+
+def _identity(piece: RowRange) -> tuple[str | None, ...]:
+    return piece.example_id, piece.variant, piece.dataset, piece.split, piece.mode
 
 
 def _file(context: ExportContext, group: FileGroup, path: str, classes: ByClass) -> Matrices:

@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 
 from actstore.errors import ExportError
-from actstore.exporting.export_context import ExportContext, RowRange, joined
+from actstore.exporting.export_context import (
+    ORIGIN,
+    ExportContext,
+    RowRange,
+    check_alike,
+    joined,
+)
 from actstore.exporting.planned_files import (
     File,
     Matrices,
@@ -72,10 +78,8 @@ def _questions(context: ExportContext) -> dict[str, dict[str, list[RowRange]]]:
                 f"example {piece.example_id} is pooled by {piece.pooling}; these files hold "
                 "tokens or the last one: choose rows with --where \"pooling = 'last'\""
             )
-        if known:
-            path, key = _ENDING.sub("", piece.path) + ".pt", piece.key.removeprefix("activations.")
-        else:
-            path, key = f"{file_name(piece.example_id)}.pt", _key(piece)
+        path = _path(piece, known)
+        key = piece.with_layer(piece.key.removeprefix("activations.")) if known else _key(piece)
         layers = found.setdefault(path, {})
         other = next(iter(layers.values()))[0].example_id if layers else piece.example_id
         if other != piece.example_id:
@@ -83,13 +87,14 @@ def _questions(context: ExportContext) -> dict[str, dict[str, list[RowRange]]]:
                 f"examples {other!r} and {piece.example_id!r} would both become {path}; choose "
                 "one with --where"
             )
-        if key in layers and layers[key][0].model != piece.model:
-            raise ExportError(
-                f"{path}: rows of {layers[key][0].model} and of {piece.model}; choose one "
-                "with --model"
-            )
         layers.setdefault(key, []).append(piece)
+    check_alike(pieces, ("model", *ORIGIN, "example_index"), lambda piece: _path(piece, known))
     return found
+
+
+def _path(piece: RowRange, known: bool) -> str:
+    stem = _ENDING.sub("", piece.path) if known else file_name(piece.example_id)
+    return f"{stem}.pt"
 
 
 def _key(piece: RowRange) -> str:

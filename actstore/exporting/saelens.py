@@ -96,7 +96,14 @@ def _contexts(
     for hook, pieces in hooks.items():
         examples: dict[tuple[Any, ...], list[RowRange]] = {}
         for each in pieces:
-            key = (each.dataset, each.mode, each.example_id, each.example_index, each.variant)
+            key = (
+                each.dataset,
+                each.split,
+                each.example_id,
+                each.example_index,
+                each.mode,
+                each.variant,
+            )
             examples.setdefault(key, []).append(each)
         wholes[hook] = {
             key: joined(own, f"{hook}, example {key[2]}") for key, own in examples.items()

@@ -15,6 +15,8 @@ METADATA = "metadata"
 """Name of the config that leaves the vectors out."""
 OWN = "own-columns"
 """Name of the config that leaves them out too, and has the fields of ``extra`` as columns."""
+_DEFAULT = "default"
+"""What `datasets` takes for the default by its name alone."""
 OWN_FILE = "own-columns.parquet"
 """Its file, at the top of a repository."""
 
@@ -36,10 +38,10 @@ class Config(NamedTuple):
 def configs(manifest: Manifest) -> list[Config]:
     """Return all configs: the models' (the default first), `metadata`, then the layers'."""
     taken = {METADATA, OWN}
-    found = [
-        Config(_free(name, taken), tuple(entries), whole_model=True)
-        for name, entries in _models(manifest)
-    ]
+    found = []
+    for name, entries in _models(manifest):
+        found.append(Config(_free(name, taken), tuple(entries), whole_model=True))
+        taken.add(_DEFAULT)  # the first one is, whatever it is called
     found.append(Config(METADATA, manifest.shards, columns=schema.metadata_names()))
     layers: dict[str, list[ShardEntry]] = {}
     for entry in manifest.shards:

@@ -43,12 +43,19 @@ def changing(shards: Sequence[ShardEntry], to: Target) -> list[ShardEntry]:
     return [entry for entry in shards if ITEM_BYTES[entry.dtype] > size]
 
 
-def bytes_after(entry: ShardEntry, to: Target) -> int:
-    """Return the bytes of a shard's vectors after a conversion, where the type holds each row."""
+def bytes_after(entry: ShardEntry, to: Target, *, staying: int = 0) -> int:
+    """Return the bytes of a shard's vectors after a conversion.
+
+    Args:
+        entry: the shard.
+        to: the type.
+        staying: how many rows stay in theirs, since the type cannot hold them.
+    """
     if not changing([entry], to):
         return entry.vector_bytes
     scale = 4 if to == "int8" else 0
-    return entry.rows * (entry.width * ITEM_BYTES[narrowing.HELD[narrow_of(to)]] + scale)
+    smaller = entry.width * ITEM_BYTES[narrowing.HELD[narrow_of(to)]] + scale
+    return (entry.rows - staying) * smaller + staying * entry.row_bytes
 
 
 def narrow_of(to: Target) -> Narrow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -18,13 +18,16 @@ from actstore.storage import backing, card, key_hashes, layout, pruning, shard_c
 from actstore.storage import manifest as manifests
 from actstore.storage.described import describe
 from actstore.storage.disk_errors import is_of_this_process, writing
+from actstore.storage.dropping import without
 from actstore.storage.manifest import EMPTY, LabelEntry, Manifest, ShardEntry
+from actstore.storage.partition import StoredRows
 from actstore.storage.segments import SegmentEntry
 from actstore.storage.soundness import Named
 from actstore.storage.staging import Staging
 from actstore.wording import counted
 
 _ASIDE = ".damaged"
+_NONE = np.empty(0, np.int64)
 
 
 class Copies(Protocol):
@@ -58,12 +61,16 @@ class Repair:
     """Damaged manifests of later commits, which are put aside."""
     shards: tuple[ShardEntry, ...] = ()
     """Shards that only those can have named, described from themselves."""
+    parts: tuple[StoredRows, ...] = ()
+    """Likewise, with the rows of each that other shards have: the others are written anew."""
     files: tuple[ShardEntry | LabelEntry | SegmentEntry, ...] = ()
     """Damaged or missing files of which there is a sound copy."""
     salvaged: Manifest | None = None
     """What is sound of the latest of those damaged ones, where only segments of it are not."""
     superseded: tuple[str, ...] = ()
     """Other shards that no sound commit names: their rows are in those that stay."""
+    renamed: tuple[str, ...] = ()
+    """Those taken whose rows may be those of others under other keys: they are there twice then."""
     left: tuple[Left, ...] = ()
     """What cannot be repaired."""
     more: bool = False
@@ -75,6 +82,12 @@ class Repair:
     def nothing(self) -> bool:
         """Whether there is nothing to do."""
         return not (self.aside or self.files)
+
+    @property
+    def taken(self) -> dict[str, int]:
+        """Rows that are taken from shards that no sound commit names, by the shards' paths."""
+        whole = {entry.path: entry.rows for entry in self.shards}
+        return whole | {entry.path: entry.rows - len(rows) for entry, rows in self.parts}
 
 
 def survey(
@@ -132,30 +145,19 @@ def survey(
         else:
             where = "" if copies is None else f", and {copies.name} has no sound copy of it"
             left.append(Left(path, reason + where))
-    shards: list[ShardEntry] = []
-    superseded: list[str] = []
+    found = Repair(base=base.number, aside=aside, files=tuple(files), salvaged=rest)
     if aside:
         # Shards of damaged segments may be named by earlier commits too, and are taken again.
         named = [*sound] if rest is None else []
-        shards, superseded, others = _unnamed(
-            root, going_on, {path for one in (going_on, *named) for path in one.files}, broken
-        )
-        left += others
+        paths = {path for one in (going_on, *named) for path in one.files}
+        found = _with_unnamed(found, root, going_on, paths, broken)
     if rest is not None:
         expected = manifests.load(root, rest.number, lazily=True).rows
-        got = rest.rows + sum(entry.rows for entry in shards)
+        got = rest.rows + sum(found.taken.values())
         if got != expected:
             name = layout.manifest_path(root, rest.number).relative_to(root).as_posix()
             left.append(Left(name, f"it had {counted(expected, 'row')}, {got:,} are there"))
-    return Repair(
-        base=base.number,
-        aside=aside,
-        shards=tuple(shards),
-        files=tuple(files),
-        salvaged=rest,
-        superseded=tuple(superseded),
-        left=tuple(left),
-    )
+    return dataclasses.replace(found, left=(*left, *found.left))
 
 
 def _damaged_segments(root: Path, numbers: Sequence[int]) -> list[SegmentEntry]:
@@ -179,20 +181,23 @@ def _salvaged(root: Path, base: Manifest) -> Manifest | None:
     return None
 
 
-def _unnamed(
-    root: Path, base: Manifest, named: Collection[str], broken: Sequence[tuple[str, str]]
-) -> tuple[list[ShardEntry], list[str], list[Left]]:
-    """Return the shards that no sound commit names: with new rows, with known ones, and broken."""
+def _with_unnamed(
+    found: Repair,
+    root: Path,
+    base: Manifest,
+    named: Collection[str],
+    broken: Sequence[tuple[str, str]],
+) -> Repair:
+    """Return a repair with the shards that no sound commit names: with new rows, and without."""
     damaged = {path for path, _ in broken}
-    names = list(schema.key_names())
+    sound = [entry for entry in base.shards if entry.path not in damaged]
     known: dict[tuple[object, ...], list[np.ndarray]] = {}
     taken: list[ShardEntry] = []
+    parts: list[StoredRows] = []
     superseded: list[str] = []
     left: list[Left] = []
-    for entry in base.shards:
-        if entry.path not in damaged:
-            hashes = key_hashes.hash_table(shard_columns.read_columns(root, entry, names))
-            known.setdefault(entry.partition, []).append(hashes)
+    for entry in sound:
+        known.setdefault(entry.partition, []).append(_keys(root, entry))
     # The later of two that hold the same rows first: it is what became of the earlier one.
     behind = backing.of(root)
     stored = pruning.stored_files(root) if behind is None else behind.stored_files()
@@ -209,14 +214,48 @@ def _unnamed(
         except CorruptStoreError as error:
             left.append(Left(path, str(error)))
             continue
-        hashes = key_hashes.hash_table(shard_columns.read_columns(root, entry, names))
+        hashes = _keys(root, entry)
         held = known.setdefault(entry.partition, [])
-        if any(np.isin(hashes, some).any() for some in held):
+        there = np.isin(hashes, np.concatenate([hashes[:0], *held]))
+        if there.all():
             superseded.append(path)
             continue
         held.append(hashes)
-        taken.append(entry)
-    return taken, superseded, left
+        if there.any():
+            parts.append(StoredRows(entry, np.flatnonzero(there)))
+        else:
+            taken.append(entry)
+    renamed = _renamed(root, sound, [*(StoredRows(each, _NONE) for each in taken), *parts])
+    return dataclasses.replace(
+        found,
+        shards=tuple(taken),
+        parts=tuple(parts),
+        superseded=tuple(superseded),
+        renamed=tuple(renamed),
+        left=tuple(left),
+    )
+
+
+def _keys(root: Path, entry: ShardEntry) -> np.ndarray:
+    names = list(schema.key_names())
+    return key_hashes.hash_table(shard_columns.read_columns(root, entry, names))
+
+
+def _renamed(root: Path, sound: Sequence[ShardEntry], taken: Sequence[StoredRows]) -> Iterator[str]:
+    """Yield the shards taken whose rows others may have under other keys, as a renaming leaves
+    them: each is of the same run as a row there, and its vector is as long."""
+    known = {row for entry in sound for row in _lengths(root, entry)} if taken else set()
+    for entry, there in taken:
+        rows = _lengths(root, entry)
+        new = {rows[row] for row in np.delete(np.arange(entry.rows), there).tolist()}
+        if new <= known:
+            yield entry.path
+        known |= new
+
+
+def _lengths(root: Path, entry: ShardEntry) -> list[tuple[str, float]]:
+    table = shard_columns.read_columns(root, entry, ["run_id", "norm"])
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
 def apply(root: Path, repair: Repair, copies: Copies | None = None) -> Repair:
@@ -246,28 +285,33 @@ def apply(root: Path, repair: Repair, copies: Copies | None = None) -> Repair:
                 if behind is not None:
                     behind.replace(entry.path)
             if repair.aside:
-                commit = _commit(root, repair, staging.folder)
+                commit = _commit(root, repair, staging)
         finally:
             staging.close()
     card.refresh(root)
     return dataclasses.replace(repair, commit=commit)
 
 
-def _commit(root: Path, repair: Repair, folder: Path) -> int:
+def _commit(root: Path, repair: Repair, staging: Staging) -> int:
     sound = manifests.load(root, repair.base) if repair.base else EMPTY
     base = sound if repair.salvaged is None else repair.salvaged
+    new = without(root, EMPTY, repair.parts, staging.folder)
+    parts = [entry for made in new.made.values() for entry in made]
     made = base.next(
         operation="repair",
         message=f"{len(repair.aside)} damaged commits put aside",
-        shards=(*base.shards, *repair.shards),
+        shards=(*base.shards, *repair.shards, *parts),
     )
     later = [number for number in manifests.numbers(root) if number > repair.base]
     made = dataclasses.replace(made, number=later[-1] + 1)
     overtaken = len(later) != len(repair.aside)
+    if parts and not overtaken:
+        staging.place(dict(new.files))
     behind = backing.of(root)
     if behind is None:
-        if overtaken or not manifests.publish(root, made, folder):
+        if overtaken or not manifests.publish(root, made, staging.folder):
             raise _overtaken(root)
+        staging.done()
         for one in repair.aside:
             path = root / one.path
             os.replace(path, path.with_name(path.name + _ASIDE))
@@ -277,8 +321,9 @@ def _commit(root: Path, repair: Repair, folder: Path) -> int:
         operation="repair", message="in the place of a damaged commit", shards=sound.shards
     )
     made = dataclasses.replace(made, parent=instead.parent, parent_sha256=instead.parent_sha256)
-    if overtaken or not behind.publish(made, (), folder):
+    if overtaken or not behind.publish(made, staging.placed, staging.folder):
         raise _overtaken(root)
+    staging.done()
     for one in repair.aside:
         number = int((root / one.path).stem)
         content = dataclasses.replace(instead, number=number).encode()

@@ -31,6 +31,8 @@ KINDS: tuple[Kind, ...] = ("norm", "mean-norm")
 _BLOCK_BYTES = 8 << 20
 _PIECE = 1 << 16
 """Values shifted and scaled at a time: they stay in the processor's cache."""
+_LARGEST = float(np.finfo(np.float32).max)
+"""Vectors are scaled in float32."""
 _KEPT = 64
 """Results kept in a store's cache folder."""
 
@@ -45,7 +47,7 @@ class Normalisation:
 
     def __post_init__(self) -> None:
         finite = self.mean is None or bool(np.isfinite(self.mean).all())
-        if not (finite and np.isfinite(self.scale) and self.scale > 0):
+        if not (finite and 0 < self.scale <= _LARGEST):
             raise UsageError(
                 f"a normalisation needs a finite mean and a scale above 0, got scale={self.scale}"
             )
@@ -135,10 +137,10 @@ def _compute(snapshot: Snapshot, rows: np.ndarray, kind: Kind, name: str) -> Nor
             f"{name} holds vectors that are not finite, so they have no mean norm: leave them out "
             'by a condition such as "isfinite(norm)"'
         )
-    if not average:
+    if average * _LARGEST < np.sqrt(width):
         raise AnalysisError(
             f"the {len(rows)} vectors of {name} are all "
-            f"{'zero' if mean is None else 'the same'}, so no factor gives them a norm"
+            f"{'zero' if mean is None else 'the same'}, or nearly, so no factor gives them a norm"
         )
     return Normalisation(mean=mean, scale=float(np.sqrt(width) / average))
 

@@ -11,6 +11,7 @@ from actstore.analysis import harm
 from actstore.errors import HarmError
 from actstore.ingestion.memory import write
 from actstore.querying.reader import open_reader
+from actstore.storage import converting
 
 ROWS, WIDTH = 120, 16
 
@@ -70,6 +71,47 @@ def test_a_signal_below_the_step_is_lost_and_reported(tmp_path: Path) -> None:
     with pytest.raises(HarmError, match=r"layer 1 of resid_post .* nothing was converted"):
         harm.check(found, 0.005, asked=False)
     harm.check(found, 0.6, asked=True)
+
+
+def test_vectors_that_become_zero_have_lost_their_direction(tmp_path: Path) -> None:
+    """Below 2^-25 nothing is left in float16: beside larger rows only the cosine can tell."""
+    vectors, _ = signal(0, 1.0)
+    vectors[:30] *= 1e-9
+    vectors[30:40] = 0
+    with open_reader(stored(tmp_path / "s", vectors)) as store:
+        (place,) = harm.measure(store, "compact16").places
+    assert place.lowest_cosine == 0
+    assert place.cosine == pytest.approx(80 / 110, abs=1e-6)
+    assert place.relative_error < 1e-3
+
+
+def test_halves_are_measured_as_int8_hands_them_out(tmp_path: Path) -> None:
+    """As float32: what is left of a half, rounded to a half again, is another number."""
+    vectors = np.random.default_rng(0).standard_normal((40, WIDTH)).astype(np.float16)
+    root = stored(tmp_path / "s", vectors)
+    with open_reader(root) as store:
+        found = harm.measure(store, "int8")
+        converting.convert(store.select().snapshot, "int8")
+    with open_reader(root) as store:
+        left = store.select().numpy().astype(np.float64)
+    gap = vectors.astype(np.float64) - left
+    (place,) = found.places
+    assert place.greatest_error == np.abs(gap).max()
+    assert place.relative_error == pytest.approx(
+        np.linalg.norm(gap) / np.linalg.norm(vectors.astype(np.float64)), rel=1e-12
+    )
+
+
+def test_rows_that_stay_are_counted_in_the_bytes(tmp_path: Path) -> None:
+    vectors, _ = signal(0, 1.0)
+    vectors[:50, 0] = 1e6
+    root = stored(tmp_path / "s", vectors)
+    with open_reader(root) as store:
+        found = harm.measure(store, "compact16")
+        converting.convert(store.select().snapshot, "compact16")
+    with open_reader(root) as store:
+        shards = store.select().snapshot.shards
+    assert found.bytes_after == sum(each.vector_bytes for each in shards) == 170 * 2 * WIDTH
 
 
 def test_rounding_noise_moves_a_probe_as_much_as_noise_of_its_size_may(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from actstore.storage import manifest as manifests
 from actstore.storage.labels import set_labels
 from actstore.storage.repairing import survey
 from actstore.storage.snapshot import open_snapshot
+from actstore.storage.writer import StoreWriter
 from tests.commands.conftest import Command
-from tests.storage.stores import assert_sound, batch, content, write
+from tests.storage.stores import RUN, assert_sound, batch, content, expected, write
 from tests.storage.undoing import files_of, flip
 
 
@@ -110,6 +111,44 @@ def test_shards_that_took_the_place_of_others_are_left(
     assert done.code == 0
     assert done.out.count(", whose rows are in other shards") == 2
     assert content(root) == whole
+    assert_sound(root)
+
+
+def test_new_rows_beside_others_that_were_replaced_are_taken(
+    actstore: Command, two: tuple[Path, Path]
+) -> None:
+    """One shard has both: the others are those of the last sound commit, and stay as they were."""
+    root, _ = two
+    whole, new = content(root), expected(batch(5, 3))
+    with StoreWriter(root, run=RUN, replace=True) as writer:
+        writer.add(batch(3, 2, seed=1))
+        writer.add(batch(5, 3))
+        writer.commit(operation="ingest", message="")
+    flip(layout.manifest_path(root, 3))
+    shown = actstore("repair", root, "--dry-run")
+    assert ": 3 rows that no sound commit has\n" in shown.out
+    done = actstore("repair", root, "--yes")
+    assert done.code == 4  # the labels of the shard that was written anew
+    assert "and 3 rows of 1 shard that no sound commit named" in done.out
+    assert content(root) == {**whole, **new}
+    assert_sound(root)
+
+
+def test_renamed_rows_are_named_where_they_are_there_twice(
+    actstore: Command, two: tuple[Path, Path]
+) -> None:
+    root, _ = two
+    whole = content(root)
+    assert actstore("rename", root, "--set", "variant='v'", "layer = 9", "--yes").code == 0
+    both = {**whole, **content(root)}
+    new = next(e.path for e in manifests.latest(root).shards if e.layer == 9)
+    flip(layout.manifest_path(root, 3))
+    done = actstore("repair", root, "--yes")
+    assert done.code == 4
+    assert f"twice, if a renaming made it: {new} has the vectors of other rows" in done.out
+    assert {key: row[:2] for key, row in content(root).items()} == {
+        key: row[:2] for key, row in both.items()
+    }
     assert_sound(root)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+import actstore
 from actstore.errors import ExportError
 from actstore.ingestion.run import ingest
-from tests.exporting.trips import assert_same_files, export, round_trip
+from tests.exporting.trips import assert_same_files, assert_same_rows, export, round_trip
 from tests.layouts import faithfulness
 
 MODEL = {"model": faithfulness.MODEL}
@@ -120,3 +121,16 @@ def test_labels_of_another_origin_make_the_classes(tmp_path: Path) -> None:
     assert cache["faithful"].numpy().tobytes() == matrix[[0, 3]].tobytes()
     assert cache["unfaithful"].numpy().tobytes() == matrix[[1]].tobytes()
     assert any("left out" in note for note in done.notes)
+
+
+def test_layers_that_were_renamed_are_in_files_of_their_new_numbers(tmp_path: Path) -> None:
+    """The second writer says it in the file too."""
+    model = faithfulness.MODEL
+    faithfulness.write_v2(tmp_path / "project")
+    ingest(tmp_path / "project", tmp_path / "store", recipe="faithfulness", model=model)
+    with actstore.open(tmp_path / "store") as store:
+        store.rename("layer = layer + 100")
+    export(tmp_path / "store", "faithfulness", tmp_path / "out")
+    again = ingest(tmp_path / "out", tmp_path / "again", recipe="faithfulness", model=model)
+    assert not again.refused
+    assert_same_rows(tmp_path / "store", tmp_path / "again", changed=("source",))

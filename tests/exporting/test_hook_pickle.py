@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import actstore
 from actstore.errors import ExportError
 from actstore.ingestion.run import ingest
 from tests.exporting.trips import assert_same_files, assert_same_rows, export, load, round_trip
@@ -139,3 +140,13 @@ def test_names_too_long_for_a_file(tmp_path: Path) -> None:
     add(tmp_path / "two", vectors(2, 8, "float16", 1), example_id=[f"{name}a", f"{name}b"])
     with pytest.raises(ExportError, match="would both become"):
         export(tmp_path / "two", "hook-pickle", tmp_path / "out 2")
+
+
+def test_layers_that_were_renamed_have_their_new_numbers(tmp_path: Path) -> None:
+    hook_pickle.write_torch(tmp_path / "source")
+    ingest(tmp_path / "source", tmp_path / "store", recipe="hook-pickle")
+    with actstore.open(tmp_path / "store") as store:
+        store.rename("layer = layer + 1", "site = 'resid_post'")
+    export(tmp_path / "store", "hook-pickle", tmp_path / "out")
+    assert not ingest(tmp_path / "out", tmp_path / "again", recipe="hook-pickle").refused
+    assert_same_rows(tmp_path / "store", tmp_path / "again", changed=("source",))

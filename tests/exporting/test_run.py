@@ -128,3 +128,23 @@ def test_the_state_before_a_change_can_be_exported(tmp_path: Path) -> None:
     layered(tmp_path / "store", layers=2)
     with actstore.open(tmp_path / "store", at=1) as opened:
         assert opened.export("npz", tmp_path / "out").files == 2
+
+
+@pytest.mark.parametrize("name", ["model", "dataset", "split"])
+@pytest.mark.parametrize("to", ["amber", "contrastive", "faithfulness", "hook-pickle"])
+def test_layers_of_several_origins_are_not_put_together(to: str, name: str, tmp_path: Path) -> None:
+    """Rows of one id, of two models or data sets, each with layers that the other lacks."""
+    for layer, value in ((12, "one"), (16, "two")):
+        batch = RowBatch(
+            vectors=np.ones((2, 4), np.float32),
+            constants={"model": "m", "site": "resid_post", "pooling": "last", "layer": layer}
+            | {name: value},
+            columns={"example_id": ["a", "b"], "label": ["faithful", "unfaithful"]},
+        )
+        with StoreWriter(tmp_path / "s", run=Run(run_id="r", kind="test", started_at="")) as writer:
+            writer.add(batch)
+            writer.commit(operation="test", message="")
+    export(tmp_path / "s", to, tmp_path / "out", layers=12)
+    told = rf"{name} \(one, two\)|hold different faithful examples \(of other data sets"
+    with pytest.raises(ExportError, match=told):
+        export(tmp_path / "s", to, tmp_path / "both")

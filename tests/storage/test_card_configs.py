@@ -51,6 +51,13 @@ def test_models_first_then_metadata_then_layers() -> None:
     assert others[1]["columns"] == list(schema.metadata_names())
 
 
+def test_a_model_called_default_is_no_second_default() -> None:
+    """`datasets` refuses a folder with a config of that name and another that is the default."""
+    assert names(commit(entry("a", model="default"), entry("b", model="m")))[:2] == ["default", "m"]
+    later = commit(entry("a", model="m"), entry("b", model="default"))
+    assert names(later)[:2] == ["m", "default_2"]
+
+
 def test_types_and_widths_are_never_in_one_config() -> None:
     """`datasets` takes the first file's type and casts the others down without a word."""
     manifest = commit(

@@ -113,9 +113,15 @@ def test_what_has_no_norm(tmp_path: Path) -> None:
     stores.add(tmp_path / "t", infinite)
     with actstore.open(tmp_path / "t") as store, pytest.raises(AnalysisError, match="not finite"):
         store.select().normalisation("norm")
+    # 1e39 is a factor for them, and no float32: batches would be infinite.
+    stores.add(tmp_path / "u", np.full((5, 4), 1e-39, np.float32))
+    with actstore.open(tmp_path / "u") as store, pytest.raises(AnalysisError, match="or nearly"):
+        store.select().normalisation("norm")
 
 
-@pytest.mark.parametrize(("mean", "scale"), [(None, 0.0), (None, float("nan")), ([np.nan], 1.0)])
+@pytest.mark.parametrize(
+    ("mean", "scale"), [(None, 0.0), (None, float("nan")), (None, 1e39), ([np.nan], 1.0)]
+)
 def test_a_normalisation_has_a_scale(mean: list[float] | None, scale: float) -> None:
     with pytest.raises(UsageError, match="scale above 0"):
         Normalisation(mean=None if mean is None else np.array(mean, np.float32), scale=scale)
