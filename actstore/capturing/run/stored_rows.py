@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 
 from actstore.capturing.forward.pooling import Pool, SiteLayer
 from actstore.capturing.prompts.example import Example, ExampleKey
+from actstore.capturing.run.tables import fields_in
 from actstore.errors import ConflictError
 from actstore.querying.reader import opened
 from actstore.storage.manifest import Run
@@ -341,8 +341,8 @@ def covers(run: Run, place: SiteLayer, pool: Pool) -> bool:
 
 
 def _stored_prompt(question: str | None, extra: str | None) -> str:
-    further: dict[str, Any] = json.loads(extra) if extra else {}
-    return _prompt(question, further.get("system"), further.get("answer"))
+    fields = fields_in(json.loads(extra)) if extra else {}
+    return _prompt(question, fields.get("system"), fields.get("answer"))
 
 
 def _numbered(table: pa.Table, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
