@@ -23,6 +23,7 @@ from actstore.capturing.run.background_writer import Sink, WindowRows
 from actstore.capturing.run.tables import StorageType, settle_values, tabulate
 from actstore.errors import StoreError, UsageError
 from actstore.models import blocks as anatomy_of
+from actstore.models.interventions import hooks_around
 from actstore.remote.working import working
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
@@ -125,6 +126,7 @@ class Recorder:
                 name: value
                 for name, value in {
                     **provenance.describe_model(self._anatomy),
+                    "hooks_around": hooks_around(model, self._anatomy.model) or None,
                     **provenance.describe_device(self._anatomy.model),
                     **provenance.corrected_sites(self._anatomy, points),
                     "model": identity.name,

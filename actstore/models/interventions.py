@@ -48,6 +48,22 @@ def interventions(model: nn.Module) -> dict[str, Any]:
     return found
 
 
+def hooks_around(given: nn.Module, run: nn.Module) -> list[str]:
+    """Return, told likewise, the hooks that change what a module is given, if all of it is called.
+
+    Args:
+        given: a model with whatever stands around it.
+        run: the module inside that is called instead.
+    """
+    place = next((path for path, module in given.named_modules() if module is run), "")
+    above = [place[:at] for at, mark in enumerate(place) if mark == "."]
+    return [
+        f"{path or type(given).__name__} before: {_told(hook)}"
+        for path in (["", *above] if place else [])
+        for hook in _others(given.get_submodule(path)._forward_pre_hooks)
+    ]
+
+
 def _others(hooks: Mapping[int, Any]) -> Iterator[Any]:
     for hook in hooks.values():
         home = str(getattr(_function(hook), "__module__", ""))
