@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 _OWN = ("torch", "transformers", "accelerate", "peft")
 """Whose hooks move tensors about or look at them: they belong to how a model runs."""
-_CAPTURE = "actstore.capturing."
+_CAPTURE = ("actstore.capturing.", "actstore.models.wrappers")
 _DEPTH = 3
 _PASSED_OVER = (nn.Module, type, ModuleType, RemovableHandle, list, dict, set)
 """What is told by its kind alone: hooks that only look on collect in lists and dicts."""
