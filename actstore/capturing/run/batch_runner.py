@@ -95,7 +95,7 @@ class Runner:
 
     def groups(self, window: Window) -> list[list[int]]:
         """Return the window's batches as places in it, the longest examples first."""
-        room = [length + self._room for length in window.lengths]
+        room = self._lengths(window)
         return form(
             room,
             batch_size=self.batch_size,
@@ -105,7 +105,11 @@ class Runner:
 
     def comparable(self, window: Window) -> list[int]:
         """Return the places in a window of the examples that can be compared in one batch."""
-        return self._measured(window).together(window.lengths, self._kinds(window))
+        return self._measured(window).together(self._lengths(window), self._kinds(window))
+
+    def _lengths(self, window: Window) -> list[int]:
+        """Return how long each example's text may become."""
+        return [length + self._room for length in window.lengths]
 
     def _kinds(self, window: Window) -> list[bool]:
         return [self.engine.prompter.kind(example) for example in window.examples]
