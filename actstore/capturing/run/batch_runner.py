@@ -104,8 +104,13 @@ class Runner:
         )
 
     def comparable(self, window: Window) -> list[int]:
-        """Return the places in a window of the examples that can be compared in one batch."""
-        return self._measured(window).together(self._lengths(window), self._kinds(window))
+        """Return the places in a window of the examples that can be compared in one batch.
+
+        Those with images, if there are any: no batch has some with and some without.
+        """
+        kinds = self._kinds(window)
+        places = self._measured(window).together(self._lengths(window), kinds)
+        return [at for at in places if kinds[at]] or places
 
     def _lengths(self, window: Window) -> list[int]:
         """Return how long each example's text may become."""
