@@ -27,8 +27,9 @@ _NUMBERS = (bool, int, float, complex, str, bytes, torch.Tensor, np.ndarray, np.
 def interventions(model: nn.Module) -> dict[str, Any]:
     """Return, as ``interventions`` and ``adapters``, what the weights do not say of the values.
 
-    Nothing where there is none: settings of other models are what they were. A hook is told by its
-    place, its code and the numbers and tensors it holds.
+    Nothing where there is none: settings of other models are what they were. A hook, or what was
+    put in place of a module's own ``forward``, is told by its place, its code and the numbers and
+    tensors it holds.
     """
     hooks: list[str] = []
     adapters: dict[str, list[str]] = {}
@@ -38,6 +39,8 @@ def interventions(model: nn.Module) -> dict[str, Any]:
             ("after", module._forward_hooks),
         ):
             hooks += [f"{path or 'model'} {kind}: {_told(each)}" for each in _others(found)]
+        own = {0: module.__dict__["forward"]} if "forward" in module.__dict__ else {}
+        hooks += [f"{path or 'model'} in place: {_told(each)}" for each in _others(own)]
         told = _adapters_of(module)
         if told is not None:
             adapters.setdefault(told, []).append(path)
@@ -114,6 +117,8 @@ def _held(value: Any, depth: int) -> bytes:
 
 
 def _of_object(value: Any, run: Any, depth: int) -> bytes:
+    if isinstance(value, nn.Module):  # its weights are told apart, and its mode does not matter
+        return b""
     own = getattr(value, "__dict__", {})
     code = getattr(run, "__code__", None)
     seen = _written(code) if code is not None else set()

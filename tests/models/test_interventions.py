@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,34 @@ def test_hooks_are_told_apart_by_what_they_hold(make: Any) -> None:
     assert told(1.0) == told(1.0) != {}
     assert told(1.0) != told(2.0)
     assert told(torch.ones(2)) == told(torch.ones(2)) != told(torch.zeros(2))
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_a_forward_that_was_put_in_place_of_a_modules_own_is_told(
+    bound: bool, tmp_path: Path
+) -> None:
+    model, store = families.build("llama"), tmp_path / "s"
+    plain = vectors(model, store)
+    block = model.model.layers[0].mlp
+    original = block.forward
+
+    def put(amount: float) -> None:
+        def forward(module: Any, states: Any) -> Any:
+            return original(states) + amount
+
+        block.forward = MethodType(forward, block) if bound else partial(forward, None)
+
+    put(2.0)
+    with pytest.raises(MixedRunError, match=r"model\.layers\.0\.mlp in place"):
+        vectors(model, store)
+    assert np.abs(vectors(model, store, dataset="other") - plain).max() > 0.01
+    model.train()
+    vectors(model, store, dataset="other")
+    put(3.0)
+    with pytest.raises(MixedRunError, match=r"model\.layers\.0\.mlp in place"):
+        vectors(model, store, dataset="other")
+    del block.forward
+    np.testing.assert_array_equal(vectors(model, store), plain)
 
 
 class Counting:
