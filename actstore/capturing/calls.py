@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from actstore.capturing.forward.hooks import Tap, arguments
+from actstore.capturing.forward.masks import cache_of, held_by, left_out, real_tokens
 from actstore.capturing.forward.pooling import Pool, PooledBatch
 from actstore.capturing.forward.stopping import Stops, going_on, response_of, watched
 from actstore.capturing.prompts.encode import PAD, ROLES
@@ -47,9 +48,9 @@ class ModelCall:
     steps: list[torch.Tensor] = field(default_factory=list)
     """Ids fed after the prompt, ``[B]`` each."""
     masked: list[torch.Tensor] = field(default_factory=list)
-    """Rows that the attention mask left out of each step, bool ``[B]``."""
-    sequences: np.ndarray | None = None
-    """What ``generate`` returned, int64 ``[B, T + N]``."""
+    """Rows that the attention mask left out of each step of somebody's own loop, bool ``[B]``."""
+    generated: np.ndarray | None = None
+    """What ``generate`` returned after its input, int64 ``[B, N]``."""
     pooled: PooledBatch | None = None
 
     @property
@@ -60,9 +61,8 @@ class ModelCall:
     @property
     def ids(self) -> np.ndarray:
         """Prompt and response, int64 ``[B, T + N]``."""
-        width = self.prompt.shape[1]
-        if self.sequences is not None and self.sequences.shape[1] > width:
-            return np.concatenate([self.prompt, self.sequences[:, width:]], axis=1)
+        if self.generated is not None and self.generated.shape[1]:
+            return np.concatenate([self.prompt, self.generated], axis=1)
         if not self.steps:
             return self.prompt
         fed = torch.stack(self.steps, dim=1).cpu().numpy()
@@ -212,7 +212,10 @@ class Listener:
             if call is not None:
                 sequences = getattr(found, "sequences", found)
                 if isinstance(sequences, torch.Tensor) and len(sequences) == call.batch:
-                    call.sequences = sequences.cpu().numpy()
+                    # With a cache of its beginning the model runs on the rest of it alone.
+                    given = kwargs.get("input_ids", kwargs.get("inputs", next(iter(args), None)))
+                    whole = given if isinstance(given, torch.Tensor) else call.prompt
+                    call.generated = sequences[:, whole.shape[1] :].cpu().numpy()
             return found
 
         # Not setattr(): a function among the model's own attributes hides the method.
@@ -229,13 +232,8 @@ class Listener:
             if isinstance(ids, torch.Tensor):
                 self._held += ids.shape[1]
                 self._open.steps.append(ids[:, -1])
-                mask = kwargs.get("attention_mask")
-                whole = isinstance(mask, torch.Tensor) and mask.ndim == 2 and len(mask) == len(ids)
-                self._open.masked.append(
-                    mask[:, -1].to(ids.device) == 0
-                    if whole
-                    else torch.zeros_like(ids[:, -1]).bool()
-                )
+                if not self._open.generates:
+                    self._open.masked.append(left_out(kwargs, ids))
             return
         self._complete()
         if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or ids.is_floating_point():
@@ -261,15 +259,15 @@ class Listener:
         if generating is not None:
             return generating["call"] is self._open
         assert self._open is not None
-        if _cache(kwargs) is None or not isinstance(ids, torch.Tensor) or ids.shape[1] != 1:
+        if cache_of(kwargs) is None or not isinstance(ids, torch.Tensor) or ids.shape[1] != 1:
             return False
         # A cache that holds anything else is another text's, such as a copy of a common beginning.
-        return len(ids) == self._open.batch and _cached(kwargs) in (None, self._held)
+        return len(ids) == self._open.batch and held_by(cache_of(kwargs)) in (None, self._held)
 
     def _begin(self, ids: torch.Tensor, kwargs: dict[str, Any]) -> None:
         generating = self._generating
         prompt = ids.detach().cpu().numpy()
-        self._held = (_cached(kwargs) or 0) + ids.shape[1]
+        self._held = (held_by(cache_of(kwargs)) or 0) + ids.shape[1]
         real = self._mask(ids, kwargs)
         image = np.isin(prompt, self._image) & real
         kinds = kwargs.get("mm_token_type_ids")
@@ -312,19 +310,14 @@ class Listener:
             generating["call"] = call
 
     def _mask(self, ids: torch.Tensor, kwargs: dict[str, Any]) -> np.ndarray:
-        given = [kwargs.get("attention_mask")]
-        if self._generating is not None:
-            given.append(self._generating["kwargs"].get("attention_mask"))
-        for mask in given:
-            if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
-                continue
-            if mask.shape != ids.shape:  # it begins with what the cache holds
-                held = _cached(kwargs)
-                start = mask.shape[1] - ids.shape[1] if held is None else held
-                mask = mask[:, max(0, start) : max(0, start) + ids.shape[1]]
-            if mask.shape == ids.shape:
-                return np.asarray(mask.cpu().numpy().astype(bool))
-        return np.ones(tuple(ids.shape), bool)
+        """Return which tokens are no padding: as the call says, or the ``generate`` around it."""
+        masks = [kwargs.get("attention_mask")]
+        if self._generating is not None:  # which may have made something else of it
+            masks.insert(0, self._generating["kwargs"].get("attention_mask"))
+        held = held_by(cache_of(kwargs))
+        found = (real_tokens(mask, ids, held) for mask in masks)
+        real = next((each for each in found if each is not None), None)
+        return np.ones(tuple(ids.shape), bool) if real is None else real.cpu().numpy()
 
     def _numbers(self, name: str, kwargs: dict[str, Any]) -> frozenset[int]:
         """Return the ids that a generation setting has, of the call or of the model."""
@@ -332,22 +325,6 @@ class Listener:
         configs = [kwargs.get("generation_config"), own]
         values = [kwargs.get(name), *(getattr(each, name, None) for each in configs if each)]
         return frozenset(_numbers(next((each for each in values if each is not None), None)))
-
-
-def _cache(kwargs: dict[str, Any]) -> Any:
-    return kwargs.get("past_key_values", kwargs.get("cache_params"))
-
-
-def _cached(kwargs: dict[str, Any]) -> int | None:
-    """Return how many tokens a call's cache holds; None if it does not say."""
-    cache = _cache(kwargs)
-    length = getattr(cache, "get_seq_length", None)
-    if length is None:
-        return 0 if cache is None else None
-    try:
-        return int(length())
-    except ValueError:  # of recurrent models: their caches hold no tokens
-        return None
 
 
 def _check_single(kwargs: dict[str, Any], own: Any) -> None:

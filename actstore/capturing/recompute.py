@@ -13,6 +13,7 @@ import numpy as np
 from actstore.capturing.prompts.example import Example, ExampleKey
 from actstore.capturing.run import provenance
 from actstore.capturing.run.capture import capture
+from actstore.capturing.run.tables import NOT_ASKED, fields_in
 from actstore.errors import NotInStoreError, UsageError
 from actstore.models.blocks import PATTERN
 from actstore.models.wrappers import unwrap
@@ -28,8 +29,6 @@ STORED_HALF = 2e-3
 _KEY = ("example_id", "example_index", "split", "mode", "variant")
 _PLACE = ("site", "layer", "pooling", "region", "position")
 _OWN = ("max_new_tokens", "max_length", "return_dict_in_generate", "disable_compile")
-_DESCRIBED = ("choices", "answer", "system")
-"""Fields of an example that stand in ``extra``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,7 +297,8 @@ def _example(row: Mapping[str, Any], sees: bool) -> Example:
             "questions with --data"
         )
     extra = json.loads(row["extra"]) if row["extra"] else {}
-    further = {name: extra.pop(name) for name in _DESCRIBED if name in extra}
+    further = fields_in(extra)
+    extra = {name: each for name, each in extra.items() if name not in (*further, NOT_ASKED)}
     choices = further.pop("choices", None)
     return Example(
         id=row["example_id"],

@@ -23,6 +23,8 @@ from actstore.capturing.run.background_writer import Sink, WindowRows
 from actstore.capturing.run.tables import StorageType, settle_values, tabulate
 from actstore.errors import StoreError, UsageError
 from actstore.models import blocks as anatomy_of
+from actstore.models.interventions import hooks_around
+from actstore.models.wrappers import uncompiled
 from actstore.remote.working import working
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
@@ -93,6 +95,7 @@ class Recorder:
         chosen: RecordSettings,
     ) -> None:
         sites, processor, grade = chosen.sites, chosen.processor, chosen.grade
+        self._model = model
         self._anatomy = anatomy_of.find(model, blocks=chosen.blocks)
         self._pools = parse_pools(chosen.pool)
         self._exclude = parse_exclude(chosen.exclude)
@@ -125,6 +128,7 @@ class Recorder:
                 name: value
                 for name, value in {
                     **provenance.describe_model(self._anatomy),
+                    "hooks_around": hooks_around(model, self._anatomy.model) or None,
                     **provenance.describe_device(self._anatomy.model),
                     **provenance.corrected_sites(self._anatomy, points),
                     "model": identity.name,
@@ -176,6 +180,7 @@ class Recorder:
         try:
             self._sink = Sink(self._writer)
             self._sink.__enter__()
+            self._folder.enter_context(uncompiled(self._model, lambda: self._inside))
             self._listener.__enter__()
         except BaseException:
             self._writer.close()
@@ -232,8 +237,8 @@ class Recorder:
             UsageError: the recording has not begun or another block is open.
             ExampleError: no id, or a value of the wrong kind.
             HookError: the call has another number of rows than there are ids, hooks could
-                not follow it (beams, chunked prefill, assisted decoding), or the first call
-                shows that a site is not what its block adds to the residual stream.
+                not follow it (beams, chunked prefill, assisted decoding, compiled code), or the
+                first call shows that a site is not what its block adds to the residual stream.
             ConflictError: an earlier example is stored already with another vector.
         """
         if self._sink is None:

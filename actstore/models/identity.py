@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -23,19 +25,26 @@ def weights_digest(model: nn.Module) -> str | None:
     digest = hashlib.sha256()
     samples: list[torch.Tensor] = []
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.device.type == "meta":
+        for name, weight in chain(model.named_parameters(), _kept_buffers(model)):
+            if weight.device.type == "meta":
                 return None
-            digest.update(f"{name}{list(parameter.shape)}".encode())
-            data = parameter.detach()
-            if not parameter.numel() or not data.is_contiguous():
+            digest.update(f"{name}{list(weight.shape)}".encode())
+            if not weight.numel():
                 continue
-            flat = data.view(-1)
+            flat = weight.detach().reshape(-1)
             samples.append(flat[:: max(1, len(flat) // _SAMPLED)][:_SAMPLED].float().cpu())
             digest.update(_checksum(flat))
     if samples:
         digest.update(torch.cat(samples).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _kept_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield what a checkpoint holds beside parameters: routers' biases, packed weights."""
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(path, recurse=False):
+            if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
+                yield name, buffer
 
 
 def checkpoint_digest(folder: Path) -> str | None:

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 _OWN = ("torch", "transformers", "accelerate", "peft")
 """Whose hooks move tensors about or look at them: they belong to how a model runs."""
-_CAPTURE = "actstore.capturing."
+_CAPTURE = ("actstore.capturing.", "actstore.models.wrappers")
 _DEPTH = 3
 _PASSED_OVER = (nn.Module, type, ModuleType, RemovableHandle, list, dict, set)
 """What is told by its kind alone: hooks that only look on collect in lists and dicts."""
@@ -27,8 +27,9 @@ _NUMBERS = (bool, int, float, complex, str, bytes, torch.Tensor, np.ndarray, np.
 def interventions(model: nn.Module) -> dict[str, Any]:
     """Return, as ``interventions`` and ``adapters``, what the weights do not say of the values.
 
-    Nothing where there is none: settings of other models are what they were. A hook is told by its
-    place, its code and the numbers and tensors it holds.
+    Nothing where there is none: settings of other models are what they were. A hook, or what was
+    put in place of a module's own ``forward``, is told by its place, its code and the numbers and
+    tensors it holds.
     """
     hooks: list[str] = []
     adapters: dict[str, list[str]] = {}
@@ -38,6 +39,8 @@ def interventions(model: nn.Module) -> dict[str, Any]:
             ("after", module._forward_hooks),
         ):
             hooks += [f"{path or 'model'} {kind}: {_told(each)}" for each in _others(found)]
+        own = {0: module.__dict__["forward"]} if "forward" in module.__dict__ else {}
+        hooks += [f"{path or 'model'} in place: {_told(each)}" for each in _others(own)]
         told = _adapters_of(module)
         if told is not None:
             adapters.setdefault(told, []).append(path)
@@ -46,6 +49,22 @@ def interventions(model: nn.Module) -> dict[str, Any]:
         on = {how: _digest(repr(paths).encode()) for how, paths in adapters.items()}
         found["adapters"] = [f"{how} in {paths}" for how, paths in sorted(on.items())]
     return found
+
+
+def hooks_around(given: nn.Module, run: nn.Module) -> list[str]:
+    """Return, told likewise, the hooks that change what a module is given, if all of it is called.
+
+    Args:
+        given: a model with whatever stands around it.
+        run: the module inside that is called instead.
+    """
+    place = next((path for path, module in given.named_modules() if module is run), "")
+    above = [place[:at] for at, mark in enumerate(place) if mark == "."]
+    return [
+        f"{path or type(given).__name__} before: {_told(hook)}"
+        for path in (["", *above] if place else [])
+        for hook in _others(given.get_submodule(path)._forward_pre_hooks)
+    ]
 
 
 def _others(hooks: Mapping[int, Any]) -> Iterator[Any]:
@@ -98,6 +117,8 @@ def _held(value: Any, depth: int) -> bytes:
 
 
 def _of_object(value: Any, run: Any, depth: int) -> bytes:
+    if isinstance(value, nn.Module):  # its weights are told apart, and its mode does not matter
+        return b""
     own = getattr(value, "__dict__", {})
     code = getattr(run, "__code__", None)
     seen = _written(code) if code is not None else set()

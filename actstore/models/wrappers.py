@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
-from actstore.errors import ModelError
+from actstore.errors import HookError, ModelError
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -27,6 +29,33 @@ def unwrap(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module) or inner is model:
             return model
         model = inner
+
+
+@contextmanager
+def uncompiled(model: nn.Module, when: Callable[[], bool]) -> Iterator[None]:
+    """Within the block, refuse calls of what torch.compile made of a model, while ``when`` says so.
+
+    Code that was compiled before leaves out the hooks that are on the model inside; later code
+    compiles them along.
+
+    Raises:
+        HookError: of such a call; says what to call instead.
+    """
+
+    def refuse(module: nn.Module, args: Any) -> None:
+        if when():
+            raise HookError(
+                f"the compiled {type(unwrap(module)).__name__} was called, whose code may leave "
+                "hooks out in silence: call the model that was compiled (its _orig_mod)"
+            )
+
+    compiled = [each for each in model.modules() if type(each).__name__ == "OptimizedModule"]
+    handles = [each.register_forward_pre_hook(refuse) for each in compiled]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def asked(model: nn.Module, method: str) -> nn.Module | None:

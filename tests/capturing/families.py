@@ -209,16 +209,21 @@ def depth(name: str) -> int:
 
 
 def build(
-    name: str, seed: int = 0, *, dtype: torch.dtype = torch.float32, attn: str | None = None
+    name: str,
+    seed: int = 0,
+    *,
+    dtype: torch.dtype = torch.float32,
+    attn: str | None = None,
+    **further: Any,
 ) -> Any:
-    """Return a causal model of the family, in evaluation mode.
+    """Return a causal model of the family, in evaluation mode; ``further`` are settings of it.
 
     Weights are several times larger than at a usual start, so that attention and experts do
     something, and one token does not simply repeat for ever in generation.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    settings = {**_SETTINGS[name], "vocab_size": VOCAB, "tie_word_embeddings": False}
+    settings = {**_SETTINGS[name], "vocab_size": VOCAB, "tie_word_embeddings": False, **further}
     kind = "gemma3_text" if name == "gemma3" else name
     config = AutoConfig.for_model(
         kind, **settings, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS

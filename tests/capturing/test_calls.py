@@ -17,6 +17,7 @@ from actstore.capturing.prompts.example import from_dict
 from actstore.errors import HookError
 from actstore.models.blocks import find, points
 from tests.capturing import families
+from tests.capturing.comparing import padded, positions
 from tests.capturing.pictures import picture
 from tests.ingestion.storing import stored_rows
 
@@ -130,3 +131,54 @@ def test_bos_behind_an_image_is_bos(tmp_path: Path) -> None:
     (at,) = np.flatnonzero(batch.inputs["input_ids"][0].numpy() == families.BOS)
     assert at > 0
     assert batch.roles[0, at] == ROLES.index("bos")
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_pads_are_told_from_a_mask_of_four_dimensions(side: str) -> None:
+    model = families.build("mistral")
+    prompts = [[1, 20, 21], [1, 30, 31, 32, 33]]
+    ids, mask = padded(prompts, side)
+    seen = mask[:, None] & torch.ones(5, 5, dtype=torch.bool).tril()
+    added = torch.zeros(2, 1, 5, 5).masked_fill(~seen[:, None], torch.finfo(torch.float32).min)
+    with listener(model, "prompt.mean,prompt.last") as heard, torch.no_grad():
+        heard.listen()
+        model(ids, attention_mask=added, position_ids=positions(mask))
+        for prompt in prompts:
+            model(torch.tensor([prompt]))
+        together, *alone = heard.finish()
+    assert together.real.tolist() == mask.tolist()
+    assert together.pooled is not None
+    for pool, vectors in together.pooled.vectors["resid_post", 0].items():
+        expected = [call.pooled.vectors["resid_post", 0][pool] for call in alone if call.pooled]
+        np.testing.assert_allclose(vectors, np.concatenate(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_pads_are_told_where_generate_makes_the_mask_itself() -> None:
+    model = families.build("gemma3")
+    ids, mask = padded([[1, 20, 21], [1, 30, 31, 32, 33]], "left")
+    with listener(model) as heard:
+        heard.listen()  # its mask comes of the pads, and one of four dimensions of the cache
+        model.generate(ids, cache_implementation="static", **NEW)
+        (call,) = heard.finish()
+    assert call.real.tolist() == mask.tolist()
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["all of it again", "the rest"])
+def test_an_answer_after_a_cache_of_the_beginning(whole: bool) -> None:
+    model = families.build("llama")
+    beginning, rest = torch.tensor([[1, 40, 41]]), torch.tensor([[20, 21]])
+    both = torch.cat([beginning, rest], dim=1)
+    expected = model.generate(both, attention_mask=torch.ones_like(both), **NEW)[0, 5:].tolist()
+    with listener(model, "response.tokens") as heard, torch.no_grad():
+        cache = model(beginning, use_cache=True).past_key_values
+        heard.listen()
+        model.generate(
+            both if whole else rest,
+            attention_mask=torch.ones_like(both),
+            past_key_values=cache,
+            **NEW,
+        )
+        (call,) = heard.finish()
+    assert call.prompt.tolist() == rest.tolist()
+    assert call.responses == [expected]
+    assert call.ids.tolist() == [[20, 21, *expected]]

@@ -39,9 +39,11 @@ def tokenizer() -> Any:
     return families.tokenizer()
 
 
-def captured(model: Any, tokenizer: Any, store: Path, **options: Any) -> Path:
+def captured(
+    model: Any, tokenizer: Any, store: Path, *, examples: Any = QUESTIONS, **options: Any
+) -> Path:
     actstore.capture(
-        model, tokenizer, QUESTIONS, store=store, model_name=NAME, self_check=False, **options
+        model, tokenizer, examples, store=store, model_name=NAME, self_check=False, **options
     )
     return store
 
@@ -58,12 +60,16 @@ def again(store: Path, model: Any, tokenizer: Any, count: int = 12, **options: A
     "options",
     [
         {"pool": "prompt.last,prompt.mean,question.last,prompt.tokens", "batch_size": 3},
+        {
+            "pool": "prompt.last",
+            "examples": [{**each, "extra": {"answer": ["5"]}} for each in QUESTIONS],
+        },
         {"pool": "prompt.last,response.mean,all.max", "max_new_tokens": 5, "batch_size": "auto"},
         {"sites": "embeddings,mlp_out,final_norm", "chat_template": False, "system": None},
         {"storage_dtype": "float16", "system": "be brief", "exclude": ["bos", "special"]},
         {"storage_dtype": "int8"},
     ],
-    ids=["prompt", "response", "sites", "half", "int8"],
+    ids=["prompt", "column", "response", "sites", "half", "int8"],
 )
 def test_what_was_captured_is_found_again(
     model: Any, tokenizer: Any, tmp_path: Path, options: dict[str, Any]

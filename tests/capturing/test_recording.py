@@ -469,3 +469,15 @@ def test_models_that_cannot_be_recorded(model: Any, tmp_path: Path) -> None:
         actstore.record(torch.nn.Linear(2, 2), tmp_path / "s", model_name=NAME)
     with pytest.raises(UsageError, match="layer 9 does not exist"):
         actstore.record(model, tmp_path / "s", layers=9, model_name=NAME)
+
+
+def test_compiled_code_is_refused_in_a_block_alone(model: Any, tmp_path: Path) -> None:
+    compiled: Any = torch.compile(model, backend="eager")
+    ids = torch.tensor([[1, 20, 21]])
+    with torch.no_grad(), actstore.record(compiled, tmp_path / "s", model_name=NAME) as rec:
+        compiled(ids)
+        with pytest.raises(HookError, match="compiled LlamaForCausalLM"), rec.example("a"):
+            compiled(ids)
+        with rec.example("b"):
+            compiled.generate(ids, **{"max_new_tokens": 2, "min_new_tokens": 2})
+    assert {row["example_id"] for row in stored_rows(tmp_path / "s")} == {"b"}

@@ -52,5 +52,27 @@ def test_loaded_weights_are_told_apart_by_value_name_and_size() -> None:
     assert digest(one=one.clone(), two=nothing) == found[0]
 
 
+def test_weights_that_lie_another_way_round_are_told_apart() -> None:
+    one = torch.arange(600.0).reshape(30, 20)
+    found = weights_digest(nn.ParameterDict({"one": one.T}))
+    assert found == weights_digest(nn.ParameterDict({"one": one.T.contiguous()}))
+    assert found != weights_digest(nn.ParameterDict({"one": 2 * one.T}))
+
+
+def test_what_a_checkpoint_holds_beside_parameters_is_told_apart() -> None:
+    """Biases of routers, and packed weights, are buffers."""
+
+    def digest(bias: float, scratch: float) -> str | None:
+        model = nn.Sequential(nn.Linear(1, 1))
+        for parameter in model.parameters():
+            nn.init.ones_(parameter)
+        model[0].register_buffer("route", torch.full((2,), bias))
+        model[0].register_buffer("scratch", torch.full((2,), scratch), persistent=False)
+        return weights_digest(model)
+
+    assert digest(1, 1) == digest(1, 2)
+    assert digest(1, 1) != digest(2, 1)
+
+
 def test_weights_that_are_not_here_have_no_digest() -> None:
     assert weights_digest(nn.Linear(2, 3, device="meta")) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import actstore
 from actstore.errors import MixedRunError, ModelError
 from actstore.models.blocks import find
 from actstore.models.interventions import interventions
+from actstore.storage import manifest
 from tests.capturing import families
 
 
@@ -97,6 +98,34 @@ def test_hooks_are_told_apart_by_what_they_hold(make: Any) -> None:
     assert told(torch.ones(2)) == told(torch.ones(2)) != told(torch.zeros(2))
 
 
+@pytest.mark.parametrize("bound", [True, False])
+def test_a_forward_that_was_put_in_place_of_a_modules_own_is_told(
+    bound: bool, tmp_path: Path
+) -> None:
+    model, store = families.build("llama"), tmp_path / "s"
+    plain = vectors(model, store)
+    block = model.model.layers[0].mlp
+    original = block.forward
+
+    def put(amount: float) -> None:
+        def forward(module: Any, states: Any) -> Any:
+            return original(states) + amount
+
+        block.forward = MethodType(forward, block) if bound else partial(forward, None)
+
+    put(2.0)
+    with pytest.raises(MixedRunError, match=r"model\.layers\.0\.mlp in place"):
+        vectors(model, store)
+    assert np.abs(vectors(model, store, dataset="other") - plain).max() > 0.01
+    model.train()
+    vectors(model, store, dataset="other")
+    put(3.0)
+    with pytest.raises(MixedRunError, match=r"model\.layers\.0\.mlp in place"):
+        vectors(model, store, dataset="other")
+    del block.forward
+    np.testing.assert_array_equal(vectors(model, store), plain)
+
+
 class Counting:
     def __init__(self, model: Any) -> None:
         self.count, self.seen = 0, list[Any]()
@@ -149,3 +178,58 @@ def test_learned_prompts_around_a_model_are_refused() -> None:
 
     with pytest.raises(ModelError, match=r"Prompted has learned prompts .*get_base_model\(\)"):
         find(Prompted())
+
+
+class Wrapped(nn.Module):
+    """As `torch.compile` and PEFT wrap a model."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._orig_mod = model
+        self.forward = model.forward
+
+
+def other_tokens(module: Any, args: Any, kwargs: Any) -> Any:
+    return args, {**kwargs, "input_ids": torch.full_like(kwargs["input_ids"], 20)}
+
+
+@pytest.mark.parametrize(
+    ("place", "new", "refused"),
+    [
+        ("wrapper", 0, "around its LlamaModel .Wrapped before: other_tokens"),
+        ("wrapper", 2, "around its LlamaForCausalLM .Wrapped before: other_tokens"),
+        ("model", 0, "around its LlamaModel ._orig_mod before: other_tokens"),
+        ("model", 2, None),
+        ("base", 0, None),
+    ],
+)
+def test_hooks_that_a_capture_would_leave_out_are_refused(
+    place: str, new: int, refused: str | None, tmp_path: Path
+) -> None:
+    model = families.build("llama")
+    wrapper = Wrapped(model)
+    options = {"max_new_tokens": new, "self_check": False}
+    plain = vectors(wrapper, tmp_path / "plain", **options)
+    hooked = {"wrapper": wrapper, "model": model, "base": model.model}[place]
+    handle = hooked.register_forward_pre_hook(other_tokens, with_kwargs=True)
+    if refused is None:
+        assert np.abs(vectors(wrapper, tmp_path / "s", **options) - plain).max() > 0.1
+    else:
+        with pytest.raises(ModelError, match=refused):
+            vectors(wrapper, tmp_path / "s", **options)
+    handle.remove()
+    np.testing.assert_array_equal(vectors(wrapper, tmp_path / "plain", **options), plain)
+
+
+def test_a_recording_writes_down_the_hooks_around_a_model(tmp_path: Path) -> None:
+    wrapper = Wrapped(families.build("llama"))
+    wrapper.register_forward_pre_hook(other_tokens, with_kwargs=True)
+    with (
+        torch.no_grad(),
+        actstore.record(wrapper, tmp_path / "s", layers=0, model_name="m") as recorder,
+        recorder.example("a"),
+    ):
+        wrapper(input_ids=torch.tensor([[1, 2, 3]]))
+    (run,) = manifest.load(tmp_path / "s").runs
+    (told,) = run.settings["hooks_around"]
+    assert told.startswith("Wrapped before: other_tokens")

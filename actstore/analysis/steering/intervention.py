@@ -40,12 +40,14 @@ def steering(
 
     Raises:
         MismatchError: the states have another width.
+        HookError: of a call of a compiled model, where nothing might be added: call that inside.
         ModelError: the model's blocks are not found.
         UsageError: there is no such layer, or the vector is not one finite vector.
     """
     import torch
 
     from actstore.models.blocks import find, parse_layers, points
+    from actstore.models.wrappers import uncompiled
 
     anatomy = find(model, blocks=blocks)
     (number,) = parse_layers(layer, len(anatomy.blocks))
@@ -87,6 +89,7 @@ def steering(
     else:
         hook = point.module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
     try:
-        yield
+        with uncompiled(model, lambda: True):
+            yield
     finally:
         hook.remove()

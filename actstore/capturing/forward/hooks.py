@@ -12,6 +12,7 @@ from torch import nn
 
 from actstore.capturing.forward.assembly import Fed, assemble
 from actstore.capturing.forward.attached import Attached
+from actstore.capturing.forward.masks import left_out
 from actstore.capturing.forward.patterns import Patterns
 from actstore.capturing.forward.pooling import Pool, PooledBatch
 from actstore.capturing.forward.prompt_pooling import PromptPlan, PromptStates
@@ -213,7 +214,7 @@ class Tap(Attached):
         self._fired = [0] * len(self.points)
         self._left = len(self.points)
         if self._step > 0:
-            self._count(plan, fed, kwargs.get("attention_mask"))
+            self._count(plan, fed, kwargs)
 
     def _check_call(self, plan: PromptPlan, batch: int, width: int) -> None:
         step = self._step + 1
@@ -233,7 +234,7 @@ class Tap(Attached):
                 f"{plan.width + step} without a cache): assisted decoding cannot be captured"
             )
 
-    def _count(self, plan: PromptPlan, fed: torch.Tensor, mask: Any) -> None:
+    def _count(self, plan: PromptPlan, fed: torch.Tensor, kwargs: Mapping[str, Any]) -> None:
         """Tell which examples go on: a token counts as long as its row is not over."""
         if fed.ndim != 2:
             raise HookError(f"decode step {self._step} was fed embeddings, not token ids")
@@ -248,9 +249,7 @@ class Tap(Attached):
             # is fed only because other rows go on.
             self._alive = ~self._told.over.to(ids.device)
         else:
-            masked = torch.zeros_like(self._alive)
-            if isinstance(mask, torch.Tensor) and mask.ndim == 2 and len(mask) == plan.batch:
-                masked = mask[:, -1].to(ids.device) == 0
+            masked = left_out(kwargs, fed)
             if self._pads:
                 self._fed.append(ids)
                 self._masked.append(masked)

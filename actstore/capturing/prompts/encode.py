@@ -94,7 +94,7 @@ class Prompter:
             UsageError: template options without a template.
         """
         self.tokenizer: Any = getattr(processor, "tokenizer", processor)
-        self._processor: Any = processor
+        self.processor: Any = processor
         self.sees = self.tokenizer is not processor
         """Whether the model takes images."""
         self._renderer = Renderer(
@@ -121,7 +121,7 @@ class Prompter:
         return self._renderer.settings | {
             "tokenizer": type(tokenizer).__name__,
             "vocabulary": len(tokenizer),
-            "processor": type(self._processor).__name__ if self.sees else None,
+            "processor": type(self.processor).__name__ if self.sees else None,
         }
 
     @property
@@ -270,11 +270,11 @@ class Prompter:
         if not sizes:
             return 0
         try:
-            counted = self._processor._get_num_multimodal_tokens(image_sizes=sizes)
+            counted = self.processor._get_num_multimodal_tokens(image_sizes=sizes)
             return int(sum(counted["num_image_tokens"]))
         except Exception:  # not every processor can say; lengths only sort and size batches
-            each = getattr(self._processor, "image_seq_len", None) or IMAGE_TOKENS
-            tool = getattr(self._processor, "image_processor", None)
+            each = getattr(self.processor, "image_seq_len", None) or IMAGE_TOKENS
+            tool = getattr(self.processor, "image_processor", None)
             parts = _SPLIT if getattr(tool, "do_image_splitting", False) else 1
             return int(each) * parts * len(sizes)
 
@@ -324,7 +324,7 @@ class Prompter:
             located = self._fast
             try:
                 extra = {"return_offsets_mapping": True, "return_text_replacement_offsets": True}
-                found = self._processor(**options, **(extra if located else {}))
+                found = self.processor(**options, **(extra if located else {}))
             except (TypeError, ValueError) as problem:
                 others = f" and {len(examples) - 1} more" if len(examples) > 1 else ""
                 raise ExampleError(

@@ -40,6 +40,15 @@ class Rendered(NamedTuple):
     """Whether a chat template wrote it, special tokens included."""
 
 
+class _Around(NamedTuple):
+    """What a template writes around the texts of a conversation."""
+
+    parts: list[str]
+    """Before, between and after the texts."""
+    order: list[int]
+    """Which of the texts stands between them."""
+
+
 class Renderer:
     """Renders prompts with one chat template, or as they are."""
 
@@ -80,7 +89,7 @@ class Renderer:
             raise UsageError(
                 f"template options {', '.join(self._options)}: no chat template is in use"
             )
-        self._shapes: dict[Any, list[str]] = {}
+        self._shapes: dict[Any, _Around | None] = {}
         self._injected: dict[Any, Span | None] = {}
         if self.template is not None:
             self._look_at_options()
@@ -238,12 +247,11 @@ class Renderer:
     ) -> list[tuple[int, int, str]]:
         """Return where each message's texts stand in the prompt."""
         said = [(_ROLES.get(turn["role"], "user"), piece) for turn, piece in _pieces(turns)]
-        around = self._around(turns, example)
-        if around is not None and len(around) == len(said) + 1:
-            for variant in (str, str.strip):
-                texts = [variant(piece) for _, piece in said]
-                if _joined(around, texts) == text:
-                    return _laid_out(around, texts, [role for role, _ in said])
+        fixed = self._around(turns, example)
+        if fixed is not None:
+            spans = _laid_out(fixed, said, text)
+            if spans is not None:
+                return spans
         # The template treats these texts in a way of its own: look for them in order.
         spans, at = [], 0
         for role, piece in said:
@@ -253,8 +261,8 @@ class Renderer:
                 spans.append((start, at, role))
         return spans
 
-    def _around(self, turns: list[dict[str, Any]], example: Example) -> list[str] | None:
-        """Return what the template writes before, between and after the texts."""
+    def _around(self, turns: list[dict[str, Any]], example: Example) -> _Around | None:
+        """Return what the template writes before, between and after the texts, and their order."""
         shape = _shape(turns)
         if shape not in self._shapes:
             try:
@@ -262,10 +270,10 @@ class Renderer:
             except ExampleError:
                 marked = ""
             parts = _MARKED.split(marked)
-            numbers = [int(number) for number in parts[1::2]]
-            expected = list(range(len(list(_pieces(turns)))))
-            self._shapes[shape] = parts[0::2] if numbers == expected else []
-        return self._shapes[shape] or None
+            order = [int(number) for number in parts[1::2]]
+            each_once = sorted(order) == list(range(len(_pieces(turns))))
+            self._shapes[shape] = _Around(parts[0::2], order) if each_once else None
+        return self._shapes[shape]
 
     def _default_system(
         self, turns: list[dict[str, Any]], text: str, example: Example
@@ -278,15 +286,15 @@ class Renderer:
             asked = [{"role": "system", "content": content}, *turns]
             plain, with_system = self._around(turns, example), self._around(asked, example)
             span = None
-            if plain and with_system:
-                before, after = with_system[0], with_system[1]
-                start, end = len(before), len(plain[0]) - len(after)
-                if start < end and plain[0].startswith(before) and plain[0].endswith(after):
+            if plain and with_system and with_system.order[0] == 0:
+                (before, after, *_), first = with_system.parts, plain.parts[0]
+                start, end = len(before), len(first) - len(after)
+                if start < end and first.startswith(before) and first.endswith(after):
                     span = (start, end)
             self._injected[shape] = span
         span = self._injected[shape]
         plain = self._around(turns, example)
-        if span is None or not plain or not text.startswith(plain[0]):
+        if span is None or not plain or not text.startswith(plain.parts[0]):
             return []
         return [(*span, "system")]
 
@@ -422,17 +430,27 @@ def _shape(turns: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
     )
 
 
-def _joined(around: Sequence[str], texts: Sequence[str]) -> str:
-    pairs = zip(around, [*texts, ""], strict=True)
-    return "".join(fixed + said for fixed, said in pairs)
-
-
 def _laid_out(
-    around: Sequence[str], texts: Sequence[str], roles: Sequence[str]
-) -> list[tuple[int, int, str]]:
-    spans, at = [], 0
-    for fixed, said, role in zip(around, texts, roles, strict=False):
-        start = at + len(fixed)
-        at = start + len(said)
-        spans.append((start, at, role))
-    return spans
+    around: _Around, said: Sequence[tuple[str, str]], text: str
+) -> list[tuple[int, int, str]] | None:
+    """Return where texts stand, given as ``(role, text)``, by what stands between them.
+
+    A template may strip a text, or leave a part of it out (thoughts): what it made of it is its
+    own. None where the prompt is not laid out so.
+    """
+    if not text.startswith(around.parts[0]):
+        return None
+    spans, at = [], len(around.parts[0])
+    for number, after in zip(around.order, around.parts[1:], strict=True):
+        role, whole = said[number]
+        for variant in (whole, whole.strip(), whole.lstrip(), whole.rstrip()):
+            if text.startswith(variant + after, at):
+                end = at + len(variant)
+                break
+        else:
+            end = text.find(after, at) if after else -1
+        if end < 0:
+            return None
+        spans.append((at, end, role))
+        at = end + len(after)
+    return spans if at == len(text) else None

@@ -95,7 +95,7 @@ class Runner:
 
     def groups(self, window: Window) -> list[list[int]]:
         """Return the window's batches as places in it, the longest examples first."""
-        room = [length + self._room for length in window.lengths]
+        room = self._lengths(window)
         return form(
             room,
             batch_size=self.batch_size,
@@ -104,8 +104,17 @@ class Runner:
         )
 
     def comparable(self, window: Window) -> list[int]:
-        """Return the places in a window of the examples that can be compared in one batch."""
-        return self._measured(window).together(window.lengths, self._kinds(window))
+        """Return the places in a window of the examples that can be compared in one batch.
+
+        Those with images, if there are any: no batch has some with and some without.
+        """
+        kinds = self._kinds(window)
+        places = self._measured(window).together(self._lengths(window), kinds)
+        return [at for at in places if kinds[at]] or places
+
+    def _lengths(self, window: Window) -> list[int]:
+        """Return how long each example's text may become."""
+        return [length + self._room for length in window.lengths]
 
     def _kinds(self, window: Window) -> list[bool]:
         return [self.engine.prompter.kind(example) for example in window.examples]

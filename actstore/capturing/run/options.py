@@ -260,6 +260,8 @@ class Source:
         """Which of the examples are read; None: all."""
         self.keys: list[ExampleKey] = []
         """The examples that were read since the beginning, in their order."""
+        self.told: list[tuple[str | None, str | None]] = []
+        """Label and oracle of each of these, as it came."""
         try:
             self._length: int | None = len(examples)  # type: ignore[arg-type]  # or it raises
         except TypeError:
@@ -280,18 +282,20 @@ class Source:
 
     def read(self) -> Iterator[Example]:
         """Yield the examples from the first on."""
-        self.keys = keys = []
+        self.keys, self.told = keys, told = [], []
         examples = self._all() if self.part is None else _of(self._chosen(self.part))
         for example in examples:
             keys.append(example.key)
+            told.append((example.label, example.oracle))
             yield example
 
     def pieces(self) -> Iterator[Piece]:
         """Yield the pieces of :attr:`part`, from the first on."""
         assert self.part is not None
-        self.keys = keys = []
+        self.keys, self.told = keys, told = [], []
         for piece in self._chosen(self.part):
             keys += [example.key for example in piece.examples]
+            told += [(example.label, example.oracle) for example in piece.examples]
             yield piece
 
     def _all(self) -> Iterator[Example]:

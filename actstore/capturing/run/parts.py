@@ -20,6 +20,7 @@ from actstore.capturing.selfcheck.batch_check import shortened
 from actstore.errors import ModelError, UsageError
 from actstore.models.blocks import PATTERN, Anatomy, HookPoint, find, parse_layers, points
 from actstore.models.identity import checkpoint_digest
+from actstore.models.interventions import hooks_around
 
 if TYPE_CHECKING:
     from actstore.capturing.serving.engine import ServingEngine
@@ -58,12 +59,23 @@ class Parts:
 
 
 def local(model: Any, processor: Any, options: CaptureSettings) -> Parts:
-    """Return the parts for a model of transformers in this process."""
+    """Return the parts for a model of transformers in this process.
+
+    Raises:
+        ModelError: hooks are on what stands around it, and would be left out in silence.
+    """
     anatomy = find(model, blocks=options.blocks)
     prompter = _prompter(anatomy.model, processor, options)
     generation = generations.settle(
         anatomy.model, prompter.pad_id, options.max_new_tokens, options.generation or {}
     )
+    run = anatomy.base if generation is None else anatomy.model
+    left_out = hooks_around(model, run)
+    if left_out:
+        raise ModelError(
+            f"{type(model).__name__} has hooks on what stands around its {type(run).__name__} "
+            f"({', '.join(left_out)}), which a capture runs alone: put them on that, or remove them"
+        )
     options.check(generates=generation is not None)
     layers, found = _places(anatomy, options)
     if options.has_patterns:

@@ -115,6 +115,16 @@ def describe_tokenizer(tokenizer: Any) -> str | None:
     return _digest(document)
 
 
+def describe_processor(processor: Any) -> str | None:
+    """Return a hash of how pictures are prepared (sizes, means …); None if it cannot be had."""
+    try:
+        document = json.loads(processor.to_json_string())
+    except Exception:  # a processor of somebody's own
+        return None
+    images = type(getattr(processor, "image_processor", None)).__name__  # Pillow's or torchvision's
+    return _digest([images, _without(document)])
+
+
 def describe_device(model: nn.Module) -> dict[str, Any]:
     """Return what the model runs on."""
     found: dict[str, Any] = {}

@@ -15,6 +15,7 @@ from actstore.capturing.run.missing import missing_of
 from actstore.capturing.run.options import CaptureSettings, Source
 from actstore.capturing.run.provenance import Identity
 from actstore.capturing.run.resume import refuse_other_patterns
+from actstore.capturing.run.retold import retold
 from actstore.capturing.run.stored_rows import StoredRows
 from actstore.capturing.run.summary import CaptureSummary
 from actstore.errors import NotInStoreError, UsageError
@@ -90,7 +91,10 @@ def recall(
         seconds=round(time.monotonic() - began, 3),
         self_check=None,
         estimate=None,
-        notes=("everything is stored already: no model was needed",),
+        notes=(
+            "everything is stored already: no model was needed",
+            *retold(source, stored, graded=options.grade is not None),
+        ),
         asked=asked_of(
             store,
             model=identity.name,

@@ -77,6 +77,8 @@ def _values(parts: Parts, identity: Identity, options: CaptureSettings) -> dict[
     found = provenance.describe_model(parts.anatomy)
     found |= parts.prompter.settings
     found["tokenizer_sha256"] = provenance.describe_tokenizer(parts.prompter.tokenizer)
+    if parts.prompter.sees:
+        found["processor_sha256"] = provenance.describe_processor(parts.prompter.processor)
     found["exclude"] = sorted(options.excluded)
     found["generation"] = generation.settings if generation else None
     found["seed"] = options.seed if generation and generation.samples else None

@@ -27,6 +27,7 @@ from actstore.capturing.run.pieces import begun_by, done_of, finished, windows_o
 from actstore.capturing.run.provenance import Identity
 from actstore.capturing.run.record import settings_of
 from actstore.capturing.run.resume import Chain, Earlier, look
+from actstore.capturing.run.retold import retold
 from actstore.capturing.run.stored_rows import StoredRows
 from actstore.capturing.run.summary import CaptureProgress, CaptureSummary, Refused, later_notes
 from actstore.capturing.run.tables import settle_values, tabulate
@@ -85,6 +86,7 @@ class Session:
         self._width = estimates.total_width(self.points, state_width(self.anatomy.model))
         self._complete: frozenset[Any] = frozenset()
         self._stored: StoredRows | None = None
+        self._there: StoredRows | None = None
         self._notes: list[str] = list(notes)
         self._refused: list[Refused] = []
         self._runner = Runner(
@@ -208,7 +210,7 @@ class Session:
         rest = self.source.read()
         if not self.options.resume:
             return Earlier(), rest
-        stored = StoredRows(
+        stored = self._there = StoredRows(
             self.store, self.identity.name, self.options.dataset, earlier.equal_runs
         )
         if earlier.run is not None and stored.lost(earlier.run):
@@ -280,7 +282,7 @@ class Session:
             return frozenset()
         stored = StoredRows(root, self.identity.name, self.options.dataset, runs).read()
         self._complete = stored.complete(self.places, self.options.pools)
-        self._stored = stored
+        self._stored = self._there = stored
         return finished(runs, stored, self.places, self.options.pools)
 
     @property
@@ -446,6 +448,7 @@ class Session:
         runner = self._runner
         notes = [*self._notes, *self.prompter.notes]
         notes += later_notes(runner.padding, runner.budget, self._empty)
+        notes += retold(self.source, self._there, graded=self.options.grade is not None)
         if sink is not None and self._examples and not sink.written and not sink.present:
             notes.append("no example had anything to store: its regions are empty")
         resumed = self._skipped_first > 0

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +15,13 @@ import pyarrow.compute as pc
 
 from actstore.capturing.forward.pooling import Pool, SiteLayer
 from actstore.capturing.prompts.example import Example, ExampleKey
+from actstore.capturing.run.tables import fields_in
 from actstore.errors import ConflictError
 from actstore.querying.reader import opened
 from actstore.storage.manifest import Run
 
-_KEYS = ("example_id", "example_index", "split", "mode", "variant")
+KEYS = ("example_id", "example_index", "split", "mode", "variant")
+_TOLD = ("label", "oracle")
 _PLACES = ("site", "layer", "region", "pooling")
 _Place = tuple[str, int | None, str | None, str]
 """Site, layer, region and pooling, as the columns have them."""
@@ -57,6 +58,8 @@ class _Found:
     """Of single tokens; -1 for the others."""
     keys: list[ExampleKey]
     prompts: list[str]
+    told: list[tuple[str | None, str | None]]
+    """Label and oracle of each example, as its first row has them."""
     places: list[_Place]
 
 
@@ -132,6 +135,10 @@ class StoredRows:
     def prompt(self, key: ExampleKey) -> str | None:
         """Return a hash of what the example with this key was asked; None if it has no row."""
         return self._prompts.get(key)
+
+    def told(self, key: ExampleKey) -> tuple[str | None, str | None] | None:
+        """Return label and oracle of the example with this key; None if it has no row."""
+        return self._told.get(key)
 
     def answers(self, example: Example) -> bool:
         """Say whether the rows of the example's key are of this very prompt.
@@ -255,6 +262,10 @@ class StoredRows:
         return dict(zip(self._found.keys, self._found.prompts, strict=True))
 
     @cached_property
+    def _told(self) -> Mapping[ExampleKey, tuple[str | None, str | None]]:
+        return dict(zip(self._found.keys, self._found.told, strict=True))
+
+    @cached_property
     def _by_place(self) -> Mapping[_Place, frozenset[ExampleKey]]:
         found = self._found
         return {
@@ -278,12 +289,13 @@ class StoredRows:
     @cached_property
     def _found(self) -> _Found:
         table = self._read()
-        examples, first = _numbered(table, _KEYS)
-        named = table.select([*_KEYS, "question", "extra"]).take(first)
-        keys = zip(*(named.column(name).to_pylist() for name in _KEYS), strict=True)
+        examples, first = _numbered(table, KEYS)
+        named = table.select([*KEYS, *_TOLD, "question", "extra"]).take(first)
+        keys = zip(*(named.column(name).to_pylist() for name in KEYS), strict=True)
         asked = zip(
             named.column("question").to_pylist(), named.column("extra").to_pylist(), strict=True
         )
+        told = zip(*(named.column(name).to_pylist() for name in _TOLD), strict=True)
         places, of_place = _numbered(table, _PLACES)
         where = table.select(_PLACES).take(of_place)
         run = [self._numbers[each] for each in table.column("run_id").to_pylist()]
@@ -296,12 +308,13 @@ class StoredRows:
             position=position,
             keys=[ExampleKey(*each) for each in keys],
             prompts=[_stored_prompt(question, extra) for question, extra in asked],
+            told=[(label, oracle) for label, oracle in told],
             places=list(zip(*(where.column(name).to_pylist() for name in _PLACES), strict=True)),
         )
 
     def _read(self) -> pa.Table:
         """Return the columns that are needed here, of the rows of the runs."""
-        names = [*_KEYS, *_PLACES, "run_id", "position", "question", "extra", "row_id"]
+        names = [*KEYS, *_TOLD, *_PLACES, "run_id", "position", "question", "extra", "row_id"]
         parts: list[pa.RecordBatch] = []
         if not self._runs:
             return _empty(names)
@@ -341,8 +354,8 @@ def covers(run: Run, place: SiteLayer, pool: Pool) -> bool:
 
 
 def _stored_prompt(question: str | None, extra: str | None) -> str:
-    further: dict[str, Any] = json.loads(extra) if extra else {}
-    return _prompt(question, further.get("system"), further.get("answer"))
+    fields = fields_in(json.loads(extra)) if extra else {}
+    return _prompt(question, fields.get("system"), fields.get("answer"))
 
 
 def _numbered(table: pa.Table, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

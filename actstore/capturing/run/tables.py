@@ -19,6 +19,10 @@ from actstore.storage.rows import RowBatch
 
 StorageType = Literal["float16", "float32", "compact16", "int8"]
 _GENERATED = "generated"
+_FIELDS = ("choices", "answer", "system")
+"""Fields of an example that stand in ``extra``."""
+NOT_ASKED = "not_asked"
+"""What lists in ``extra`` which of these are columns of the source's own, and no such field."""
 
 
 class AlreadyStored(Protocol):
@@ -181,18 +185,30 @@ def _role(batch: Captured, row: int, column: int) -> str | None:
 
 def describe(example: Example, prediction: str | None, label: str | None) -> dict[str, Any]:
     """Return the columns of the schema that an example and its answer fill."""
-    further = {
+    fields = {
         "choices": list(example.choices) if example.choices is not None else None,
         "answer": example.answer,
         "system": example.system,
     }
-    extra = {**example.extra, **{name: each for name, each in further.items() if each is not None}}
+    own = [name for name, value in fields.items() if value is None and name in example.extra]
+    extra = {
+        **example.extra,
+        **{name: value for name, value in fields.items() if value is not None},
+        **({NOT_ASKED: own} if own else {}),
+    }
     return {
         **grading.columns(example, prediction),
         "label": label,
         "source": example.source,
         "extra": json.dumps(extra, ensure_ascii=False, default=_plain) if extra else None,
     }
+
+
+def fields_in(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an example that stand in the ``extra`` of its rows."""
+    own = extra.get(NOT_ASKED)
+    own = own if isinstance(own, list) else []
+    return {name: extra[name] for name in _FIELDS if name in extra and name not in own}
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class Padding:
 
     def together(self, lengths: Sequence[int], kinds: Sequence[Hashable]) -> list[int]:
         """Return the places of the most examples whose states may be compared in one batch."""
-        if self.fits != 0 or not lengths:
+        if self.fits is None or not lengths:
             return list(range(len(lengths)))
         found = self.alike(lengths, kinds)
         ((most, _),) = Counter(found).most_common(1)
@@ -85,7 +85,7 @@ def measure(engine: Engine, example: Example) -> Padding:
     most = context_length(anatomy.model)
     room = _PADS if most is None else most - plain.tokens - _STEPS
     if room < 1:
-        return Padding(fits=_counted(engine))
+        return Padding(fits=_common(engine))
     probe = Engine(
         anatomy,
         prompter,
@@ -112,21 +112,26 @@ def measure(engine: Engine, example: Example) -> Padding:
     for part in (errors[: plain.tokens], errors[plain.tokens :]):
         if len(part) and (part > tolerated).mean() > share:
             return Padding(error=error, fits=0)
-    return Padding(error=error, fits=_counted(engine))
+    return Padding(error=error, fits=_common(engine))
 
 
-def _counted(engine: Engine) -> int | None:
-    """Return the length up to which positions that count pads make no difference.
+def _common(engine: Engine) -> int | None:
+    """Return the length up to which examples of several lengths make no difference to each other.
 
     Llama 4's temperature of attention goes by the column, pads included, and changes every
-    ``floor_scale`` columns: too far on for a measurement.
+    ``floor_scale`` columns: too far on for a measurement. Long RoPE turns the positions of a whole
+    batch another way once its longest text is beyond the length that the model was first made for.
     """
     config: Any = getattr(engine.anatomy.model, "config", None)
     text = config.get_text_config(decoder=True) if config is not None else None
-    if engine.padding_side == "right" or not getattr(text, "attn_temperature_tuning", None):
-        return None
-    scale = getattr(text, "floor_scale", None)
-    return int(scale) - 1 if scale else None
+    found: list[int] = []
+    if engine.padding_side == "left" and getattr(text, "attn_temperature_tuning", None):
+        found += [int(scale) - 1 for scale in [getattr(text, "floor_scale", None)] if scale]
+    ropes = getattr(text, "rope_parameters", None) or {}
+    for rope in (ropes, *ropes.values()):  # of all layers, or by their kind
+        if isinstance(rope, Mapping) and rope.get("rope_type") == "longrope":
+            found += filter(None, [rope.get("original_max_position_embeddings")])
+    return min(found, default=None)
 
 
 def _short(generation: Generation | None) -> Generation | None:

@@ -18,6 +18,7 @@ from actstore.capturing.run.asked import asked_of, equal_runs
 from actstore.capturing.run.options import CaptureSettings, Source
 from actstore.capturing.run.pieces import Piece, finished
 from actstore.capturing.run.provenance import differences
+from actstore.capturing.run.retold import retold
 from actstore.capturing.run.stored_rows import StoredRows, prompt_of
 from actstore.capturing.run.summary import CaptureProgress, CaptureSummary
 from actstore.capturing.workers.worker import Ready, State, Work, Worker
@@ -126,6 +127,7 @@ class _Driver:
         self._make: Any = ray.remote(Worker)
         self._ready: Ready | None = None
         self._skipped = 0
+        self._there: StoredRows | None = None
         self._rows_before = 0
         self._lost_examples = 0
         self._summaries: list[CaptureSummary] = []
@@ -292,6 +294,7 @@ class _Driver:
             if self._settings.resume and runs:
                 done = finished(runs, stored, ready.places, self._settings.pools)
                 complete = stored.complete(ready.places, self._settings.pools)
+                self._there = stored
             for piece in self._source.pieces():
                 if piece.digest() in done or all(
                     example.key in complete and stored.prompt(example.key) == prompt_of(example)
@@ -363,6 +366,7 @@ class _Driver:
                 )
         found, skipped = self._summaries, self._skipped
         notes = list(dict.fromkeys(note for summary in found for note in summary.notes))
+        notes += retold(self._source, self._there, graded=self._settings.grade is not None)
         if self._replaced:
             notes.append(
                 f"{counted(self._replaced, 'worker')} lost and replaced: what these computed and "

@@ -1,5 +1,6 @@
 """A steering vector is added where it should be, and is gone afterwards."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from torch import nn
 
 import actstore
-from actstore.errors import MismatchError, ModelError, UsageError
+from actstore.errors import HookError, MismatchError, ModelError, UsageError
+from tests.capturing import families
 
 
 def llama() -> Any:
@@ -169,3 +171,21 @@ def test_hidden_states_that_a_model_collects_itself_are_steered_too() -> None:
             inside = model(IDS, output_hidden_states=True).hidden_states
     assert torch.equal(before[1], inside[1])
     torch.testing.assert_close(inside[2], before[2] + 2.5 * VECTOR)
+
+
+def test_compiled_code_that_would_leave_the_vector_out_is_refused(tmp_path: Path) -> None:
+    model = families.build("llama")
+    compiled: Any = torch.compile(model, backend="eager")
+    ids = torch.tensor([[1, 20, 21]])
+    with torch.no_grad():
+        plain = compiled(ids).logits
+        with actstore.steering(compiled, torch.ones(families.WIDTH), layer=0, scale=8.0):
+            with pytest.raises(HookError, match="compiled LlamaForCausalLM was called"):
+                compiled(ids)
+            assert (model(ids).logits - plain).abs().max() > 0.1
+            example = {"id": 1, "question": "what is 3 ?"}
+            done = actstore.capture(
+                compiled, families.tokenizer(), [example], store=tmp_path / "s", model_name="m"
+            )
+        assert done.examples == 1
+        assert torch.equal(compiled(ids).logits, plain)

@@ -189,6 +189,42 @@ def test_texts_that_a_template_changes_are_looked_for() -> None:
     assert said(rendered) == [("user", "1 7")]
 
 
+SYSTEM_LAST = (
+    "{{ bos_token }}{%- set first = messages[0] -%}"
+    "{%- for m in messages if m['role'] != 'system' -%}"
+    "{%- if m['role'] == 'user' -%}{{ '[INST] ' }}"
+    "{%- if loop.last and first['role'] == 'system' -%}{{ first['content'] + '\n\n' }}{%- endif -%}"
+    "{{ m['content'] + '[/INST]' }}"
+    "{%- else -%}{{ ' ' + m['content'] | trim + '</s>' }}{%- endif -%}{%- endfor -%}"
+)
+"""As Mistral's: the system prompt stands before the last question, and only answers are trimmed."""
+
+THOUGHTS = CHATML.replace("+ m['content']", "+ m['content'].split('</think>')[-1]")
+"""As Qwen 3's and DeepSeek R1's: thoughts of earlier turns are left out."""
+
+
+@pytest.mark.parametrize("word", ["I", "N", "user", "s", "Be", " I \n"])
+def test_texts_that_stand_in_another_order_or_are_cut_are_told_by_what_stands_around(
+    word: str,
+) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": word},
+        {"role": "assistant", "content": f"<think>{word} {word}</think>{word.strip()}"},
+        {"role": "user", "content": word},
+    ]
+    for template in (SYSTEM_LAST, THOUGHTS):
+        asked = Renderer(tokenizer(template)).render(Example(id="a", messages=tuple(turns)))
+        around = Renderer(tokenizer(template)).render(
+            Example(id="a", messages=(*turns[:-1], {"role": "user", "content": "?" * 9}))
+        )
+        assert [role for role, _ in said(asked)].count("user") == 2
+        assert ("system", "Be brief.") in said(asked)
+        assert cut(asked, "question") == word
+        assert asked.question is not None
+        assert asked.question[0] == around.text.index("?" * 9)
+
+
 def test_images_need_a_model_that_sees() -> None:
     for template in (CHATML, None):
         renderer = Renderer(tokenizer(template))

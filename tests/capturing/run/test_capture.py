@@ -17,6 +17,7 @@ from actstore.capturing.forward.engine import Engine
 from actstore.errors import DiskSpaceError, ExampleError, ModelError, UsageError
 from actstore.storage.snapshot import open_snapshot
 from tests.capturing import families
+from tests.capturing.pictures import picture
 
 QUESTIONS: list[dict[str, Any]] = [
     {
@@ -390,3 +391,12 @@ def test_the_model_is_left_as_it_was(tmp_path: Path, model: Any) -> None:
     for module in model.modules():
         assert not [hook for hook in module._forward_hooks.values() if "actstore" in repr(hook)]
         assert not module._forward_pre_hooks
+
+
+def test_questions_with_and_without_images_are_captured_together(tmp_path: Path) -> None:
+    model, processor = families.build_vlm("internvl")  # whose processor takes no such batch
+    plain = {"id": "plain", "question": "what is 1 ?"}
+    examples = [plain, {**plain, "id": "seen", "image": picture(tmp_path, "sky.png")}]
+    done = actstore.capture(model, processor, examples, store=tmp_path / "s", model_name="m")
+    assert (done.examples, done.refused) == (2, ())
+    assert done.self_check is not None

@@ -11,11 +11,13 @@ import torch
 
 import actstore
 from actstore.capturing.run import provenance
-from actstore.errors import UsageError
+from actstore.capturing.run.summary import CaptureSummary
+from actstore.errors import MixedRunError, UsageError
 from actstore.models.blocks import find, points
 from actstore.models.identity import weights_digest
 from actstore.storage import manifest
 from tests.capturing import families
+from tests.capturing.pictures import picture
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,35 @@ def test_a_tokenizer_is_the_same_however_it_padded_last() -> None:
     tokenizer(["a b", "a"], padding=True, truncation=True, max_length=4)
     assert provenance.describe_tokenizer(tokenizer) == before
     assert provenance.describe_tokenizer(families.tokenizer(bos=False)) != before
+
+
+def test_a_processor_is_told_by_how_it_prepares_pictures() -> None:
+    def described(**settings: Any) -> str | None:
+        _, processor = families.build_vlm("qwen2_vl")
+        for name, value in settings.items():
+            setattr(processor.image_processor, name, value)
+        return provenance.describe_processor(processor)
+
+    found = [described(), described(image_mean=[0.1, 0.2, 0.9]), described(do_rescale=False)]
+    assert None not in found
+    assert len(set(found)) == 3
+    assert described() == found[0]
+    assert provenance.describe_processor(families.tokenizer()) is None
+
+
+def test_pictures_prepared_in_another_way_are_not_answered_from_the_store(tmp_path: Path) -> None:
+    model, processor = families.build_vlm("qwen2_vl")
+    examples = [{"id": 1, "question": "what is 1 ?", "image": picture(tmp_path, "sky.png")}]
+
+    def captured() -> CaptureSummary:
+        store = tmp_path / "store"
+        return actstore.capture(model, processor, examples, store=store, model_name="m", layers="0")
+
+    assert captured().examples == 1
+    assert captured().skipped == 1
+    processor.image_processor.image_mean = [0.1, 0.2, 0.9]
+    with pytest.raises(MixedRunError, match="processor_sha256"):
+        captured()
 
 
 def test_weights_on_disk_have_no_digest() -> None:

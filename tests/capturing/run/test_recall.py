@@ -345,3 +345,23 @@ def test_the_result_reads_well_and_is_a_frame(tmp_path: Path, model: Any) -> Non
     assert "a dry run, 16 rows to come" in repr(dry)
     with pytest.raises(UsageError, match="dry_run"):
         dry.selection()
+
+
+def test_a_column_that_is_called_answer_is_no_answer_that_was_appended(
+    model: Any, tmp_path: Path
+) -> None:
+    """`--answer` is what appends one; else the column is the source's own: often the right one."""
+    beside = [{**each, "extra": {"answer": "1 2"}} for each in QUESTIONS]
+    appended = [{**each, "answer": "1 2"} for each in QUESTIONS]
+    first = capture(model, tmp_path / "s", beside)
+    again = capture(model, tmp_path / "s", beside[::-1])
+    assert (first.examples, again.examples, again.skipped) == (8, 0, 8)
+    with pytest.raises(ConflictError, match="asked something else"):
+        capture(model, tmp_path / "s", appended)
+    kept = first.selection().table(["extra"])["extra"].to_pylist()
+    assert all('"answer": "1 2"' in each for each in kept)
+    second = capture(model, tmp_path / "t", appended)
+    assert capture(model, tmp_path / "t", appended[::-1]).skipped == 8
+    assert not np.allclose(alone(tmp_path / "t", second), alone(tmp_path / "s", first))
+    with pytest.raises(ConflictError, match="asked something else"):
+        capture(model, tmp_path / "t", beside)

@@ -225,3 +225,37 @@ def test_long_prompts_of_llama_4_share_no_pads() -> None:
         layer.self_attn.floor_scale = 4
     assert pad_leaks.measure(engine(model, "left"), EXAMPLE).fits == 0
     assert np.isfinite(pad_leaks.measure(engine(model, "left"), EXAMPLE).error)
+
+
+@pytest.mark.parametrize("new", [0, 3])
+@pytest.mark.parametrize("check", [True, False])
+def test_texts_beyond_the_switch_of_long_rope_do_not_turn_those_beside_them(
+    tmp_path: Path, new: int, check: bool
+) -> None:
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [3.0] * 4,
+        "original_max_position_embeddings": 16,
+    }
+    model = families.build("llama", rope_parameters=rope)
+    counts = (3, 4, 5, 6, 20, 30)
+    questions = [{"id": str(n), "question": "what is" + " 7" * n} for n in counts]
+    given: dict[str, Any] = {"max_new_tokens": new, "self_check": check, "chat_template": False}
+    vectors = {}
+    for size in (1, 4):
+        done = actstore.capture(
+            model,
+            families.tokenizer(),
+            questions,
+            store=tmp_path / str(size),
+            model_name="tiny",
+            layers="last",
+            pool="all.mean",
+            batch_size=size,
+            **given,
+        )
+        assert done.refused == ()
+        vectors[size] = done.selection().numpy()
+    assert references.distances(vectors[4], vectors[1]).max() < 1e-5

@@ -98,6 +98,18 @@ def test_a_piece_that_is_long_on_its_way_is_captured(tmp_path: Path) -> None:
     assert told["rows"] == assert_as_alone(tmp_path)
 
 
+def test_what_stored_examples_come_with_now_is_told(tmp_path: Path) -> None:
+    clusters.study(tmp_path, 70)
+    capture(tmp_path, families.build("llama"), "ray")
+    asked = (tmp_path / "q.jsonl").read_text().replace('"oracle": "a"', '"oracle": "b"')
+    (tmp_path / "r.jsonl").write_text(asked)
+    with clusters.start(tmp_path, workers=1, data="r.jsonl") as driver:
+        told = clusters.result(driver)
+    assert (told["examples"], told["skipped"]) == (0, 70)
+    (note,) = [each for each in told["notes"] if "than in the store" in each]
+    assert note.startswith("another oracle than in the store came with 70 examples (id ")
+
+
 @long
 def test_a_node_is_lost(tmp_path: Path) -> None:
     examples = 640
