@@ -27,7 +27,7 @@ _LARGE = 1e12
 """Beyond it products of two values come near what float32 holds."""
 _ROUNDING = 1e-6
 """Size of a difference against that of the means, below which it is rounding."""
-_KEY = ("dataset", "split", "example_id", "mode", "variant")
+_KEY = ("dataset", "split", "example_id", "example_index", "mode", "variant")
 
 
 class Examples(NamedTuple):
