@@ -30,7 +30,7 @@ SITES = ("embeddings", "resid_pre", "resid_mid", "resid_post", "final_norm")
 """Where a state of the residual stream is taken, in the order in which it passes."""
 POOLINGS = ("last", "first", "none")
 """Poolings that leave a token's state as it is."""
-EXAMPLE = ("dataset", "split", "example_id", "mode", "variant")
+EXAMPLE = ("dataset", "split", "example_id", "example_index", "mode", "variant")
 """Columns that together name an example."""
 TOP = 5
 _ROWS = 4096
@@ -47,6 +47,7 @@ class LensState:
     dataset: str | None
     split: str | None
     example_id: str
+    example_index: int | None
     mode: str | None
     variant: str | None
     position: int | None
@@ -62,7 +63,7 @@ class LensState:
     """1 where it is the likeliest."""
 
     @property
-    def example(self) -> tuple[str | None, ...]:
+    def example(self) -> tuple[str | int | None, ...]:
         """What tells its example from all others; the columns are :data:`EXAMPLE`."""
         return tuple(getattr(self, name) for name in EXAMPLE)
 
@@ -101,6 +102,7 @@ class LensReading:
             "layer": pl.Int32,
             "site": pl.String,
             **dict.fromkeys(EXAMPLE, pl.String),
+            "example_index": pl.Int64,
             "position": pl.Int32,
             "token": pl.String,
             "top": pl.List(pl.String),

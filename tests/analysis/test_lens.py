@@ -127,19 +127,28 @@ def test_tokens_are_read_at_each_position(tmp_path: Path) -> None:
     assert "example a of 2, the last 2 of 10 positions" in cut.caption
 
 
-def test_versions_of_one_example_are_columns_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("column", "values"), [("variant", ["q1", "q2", "q1"]), ("example_index", [1, 2, 1])]
+)
+def test_versions_of_one_example_are_columns_of_their_own(
+    tmp_path: Path, column: str, values: list[object]
+) -> None:
+    loaded = build("llama")
+    given: dict[str, Any] = {column: values}
     stores.add(
         tmp_path,
         stores.vectors(3, families.WIDTH, "float32", 0),
         model="org/tiny",
         example_id=["a", "a", "b"],
-        variant=["q1", "q2", "q1"],
+        **given,
     )
     with actstore.open(tmp_path) as store:
-        figure = plots.lens(store.select(), build("llama"))
+        figure = plots.lens(store.select(), loaded)
+        frame = lens.read(store.select(), loaded).to_polars()
     names = [text.get_text() for text in figure.axes[0].get_xticklabels()]
-    assert names == ["a q1", "a q2", "b q1"]
+    assert names == [f"a {values[0]}", f"a {values[1]}", f"b {values[2]}"]
     assert len(figure.hover_texts["lens"]) == 3
+    assert frame[column].to_list() == values
 
 
 def test_a_frame_and_dictionaries(tmp_path: Path) -> None:

@@ -206,11 +206,11 @@ def _ranked(
     return names + ([_shown(target)] if target is not None else []), "likeliest tokens", cells
 
 
-def _column(state: LensState, of_tokens: bool) -> tuple[int, tuple[str | None, ...]]:
+def _column(state: LensState, of_tokens: bool) -> tuple[int, tuple[str | int | None, ...]]:
     return (state.position or 0, ()) if of_tokens else (0, state.example)
 
 
-def _names(examples: Sequence[tuple[str | None, ...]]) -> list[str]:
+def _names(examples: Sequence[tuple[str | int | None, ...]]) -> list[str]:
     """Return what examples are called: their id, and what else tells some of them apart."""
     told = [
         at

@@ -26,7 +26,8 @@ from actstore.analysis.probes.number_results import FEWEST
 from actstore.analysis.statistics import agreement, metrics
 from actstore.analysis.statistics.folds import Fold
 from actstore.analysis.statistics.metrics import IntervalEstimate
-from actstore.errors import NotInStoreError, UsageError
+from actstore.errors import NotInStoreError, QueryError, UsageError
+from actstore.querying.metadata import ROW_ID
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -291,7 +292,7 @@ def _sides(
     known = np.flatnonzero(truth | np.isin(texts, meant[1]))
     if not len(known):
         return _Held(named)
-    groups = example_groups.groups_of(selection.take(known)).groups
+    groups = _groups(saved, selection.take(known))
     everything = [Fold(np.empty(0, np.int64), np.arange(len(known)))]
     right = (scores[known] > 0) == truth[known]
     accuracy = metrics.accuracy_interval(right, groups, everything)
@@ -307,14 +308,28 @@ def _sides(
 
 
 def _numbers(
-    _: SavedProbe, selection: SelectedRows, scores: np.ndarray, truth: np.ndarray | None
+    saved: SavedProbe, selection: SelectedRows, scores: np.ndarray, truth: np.ndarray | None
 ) -> _Held:
     if truth is None:
         return _Held()
     known = np.flatnonzero(np.isfinite(truth))
-    groups = example_groups.groups_of(selection.take(known)).groups
+    groups = _groups(saved, selection.take(known))
     if len(np.unique(groups)) < FEWEST or len(np.unique(truth[known])) < 2:
         return _Held()
     everything = [Fold(np.empty(0, np.int64), np.arange(len(known)))]
     where = scores[known], truth[known], groups, everything
     return _Held(r2=agreement.r2_interval(*where), spearman=agreement.spearman_interval(*where))
+
+
+def _groups(saved: SavedProbe, selection: SelectedRows) -> np.ndarray:
+    """Return what counts as one in an interval: what the probe's making kept together.
+
+    By example and question where nothing was named, or where the rows do not have it.
+    """
+    named = str(saved.lineage.get("group_by") or example_groups.DEFAULT)
+    if named not in (example_groups.DEFAULT, example_groups.EXAMPLE, ROW_ID):
+        try:
+            return example_groups.groups_of(selection, named).groups
+        except QueryError:
+            pass
+    return example_groups.groups_of(selection).groups

@@ -17,10 +17,10 @@ each end of the interval is where the value just lies within its own reach, on t
 as in Wilson's interval for a share.
 
 Where the classes are separated wholly and DeLong's variance is zero, the interval is Newcombe's
-(2006, method 5). Accuracies have Wilson intervals with the number of rows that the same variance
-amounts to. A few groups of many rows say little about how groups vary (of one group, the
-contributions add up to nothing): the interval is then at least as wide as that of one row for
-each group.
+(2006, method 5), and it is at least that where a class has fewer than ten groups. Accuracies have
+Wilson intervals with the number of rows that the same variance amounts to. A few groups of many
+rows say little about how groups vary (of one group, the contributions add up to nothing): the
+interval is then at least as wide as that of one row for each group.
 """
 
 from __future__ import annotations
@@ -121,7 +121,19 @@ def influence(
         value, share = _placements(scores[fold.test], positive[fold.test], groups[fold.test])
         areas.append(value)
         rows[fold.test] += share / len(folds)
-    return Influence(float(np.mean(areas)), rows)
+    area, count = float(np.mean(areas)), len(folds)
+    for fold, value in zip(folds, areas, strict=True):
+        sides = [fold.test[positive[fold.test] == side] for side in (True, False)]
+        lone = [own for own in sides if len(np.unique(groups[own])) == 1]
+        if not lone:
+            continue
+        # A class's only group is its own mean: how groups of it vary shows between folds. Of one
+        # in all nothing shows, and it may be as far from the truth as it is from chance.
+        apart = (value - area) / math.sqrt(count * (count - 1)) if count > 1 else value - 0.5
+        own = np.concatenate(lone)
+        _, codes, sizes = np.unique(groups[own], return_inverse=True, return_counts=True)
+        rows[own] += apart / math.sqrt(len(sizes)) / sizes[codes]
+    return Influence(area, rows)
 
 
 def auroc_interval(
@@ -209,10 +221,13 @@ def _auroc_interval(
         bound(area, outer, lambda value: abs(logit - _logit(value)) < reach * factor.root(value))
         for outer in (0.0, 1.0)
     )
-    if _repeated(groups, tested) and any(
-        _groups(groups, positive == side, fold.test) < _FEW_IN_FOLD
-        for fold in folds
-        for side in (True, False)
+    if min(sides) < _FEW or (
+        _repeated(groups, tested)
+        and any(
+            _groups(groups, positive == side, fold.test) < _FEW_IN_FOLD
+            for fold in folds
+            for side in (True, False)
+        )
     ):
         low, high = min(low, widest[0]), max(high, widest[1])
     return IntervalEstimate(area, low, high)

@@ -27,7 +27,7 @@ _LARGE = 1e12
 """Beyond it products of two values come near what float32 holds."""
 _ROUNDING = 1e-6
 """Size of a difference against that of the means, below which it is rounding."""
-_KEY = ("dataset", "split", "example_id", "mode", "variant")
+_KEY = ("dataset", "split", "example_id", "example_index", "mode", "variant")
 
 
 class Examples(NamedTuple):
@@ -58,7 +58,7 @@ class HeldOutSeparation(NamedTuple):
     """Figures of one layer's direction on examples that it was not made of."""
 
     separation: float | None
-    """Distance of the class means along it in standard deviations (Cohen's d)."""
+    """Distance of the class means along it in standard deviations (Cohen's d), within folds."""
     auroc: IntervalEstimate
     shuffled: np.ndarray
     """AUROC of each shuffle, float64 ``[shuffles]``; NaN where a class was missing."""
@@ -200,8 +200,11 @@ def _scores(means: np.ndarray, labels: np.ndarray, divisions: Sequence[Fold]) ->
         direction = np.nan_to_num(towards - away)
         size = np.linalg.norm(direction, axis=0)
         around = np.linalg.norm(np.nan_to_num(towards), axis=0)
-        # Of two means that are the same, only what rounding makes of them is left.
-        direction[:, size <= _ROUNDING * around] = 0
+        # Of two means that are the same, only what rounding makes of them is left. Others have
+        # length 1, so that distances in all folds have one unit.
+        told = size > _ROUNDING * around
+        direction[:, told] /= size[told]
+        direction[:, ~told] = 0
         scores[fold.test] = centred[fold.test] @ direction
     return scores
 
@@ -209,13 +212,12 @@ def _scores(means: np.ndarray, labels: np.ndarray, divisions: Sequence[Fold]) ->
 def _separation(
     scores: np.ndarray, positive: np.ndarray, divisions: Sequence[Fold]
 ) -> float | None:
-    distances = []
+    distances, squares, freedom = [], 0.0, 0
     for fold in divisions:
         first = scores[fold.test][positive[fold.test]]
         second = scores[fold.test][~positive[fold.test]]
-        freedom = len(first) + len(second) - 2
-        if freedom > 0:
-            pooled = (first.var() * len(first) + second.var() * len(second)) / freedom
-            if pooled > 0:
-                distances.append((first.mean() - second.mean()) / np.sqrt(pooled))
-    return float(np.mean(distances)) if distances else None
+        distances.append(first.mean() - second.mean())
+        squares += first.var() * len(first) + second.var() * len(second)
+        freedom += len(first) + len(second) - 2
+    # Deviations of single folds of few examples come near zero, and a mean of parts of them far.
+    return float(np.mean(distances) / np.sqrt(squares / freedom)) if squares > 0 else None

@@ -25,6 +25,7 @@ def state(layer: int, example: str, *top: str) -> LensState:
         split=None,
         example_id=example,
         mode=None,
+        example_index=None,
         variant=None,
         position=None,
         token=None,

@@ -1,6 +1,8 @@
 """Saved probes score the rows they were made for, and no others."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,6 +41,36 @@ def test_scores_tell_the_classes_of_new_rows(tmp_path: Path, probes: Path) -> No
         assert table.num_rows == 80
         assert table["score"].to_pylist()[:40] == found[0].scores.tolist()
         assert table["row_id"].to_pylist() == list(range(80))
+
+
+def test_intervals_count_what_the_probe_kept_together(tmp_path: Path) -> None:
+    cities = np.repeat(np.arange(20), 8)
+    labels = ["yes" if city % 2 else "no" for city in cities]
+    for first, name in enumerate(("train", "new", "bare")):
+        draw = np.random.default_rng(first)
+        matrix = draw.standard_normal((160, 8)) + draw.standard_normal((20, 8))[cities]
+        named = [json.dumps({"city": f"{name} {city}"}) for city in cities]
+        columns: dict[str, Any] = {} if name == "bare" else {"extra": named}
+        labelled.add(
+            tmp_path / name, matrix.astype(np.float32), labels, first=1000 * first, **columns
+        )
+    widths = []
+    for group_by in ("extra.city", None):
+        with actstore.open(tmp_path / "train") as store:
+            report = probing.probe(
+                store, group_by=group_by, settings=ProbeSettings(permutations=0, seed=1)
+            )
+        probe_files.save(report, tmp_path / str(group_by))
+        for name in ("new", "bare"):
+            with actstore.open(tmp_path / name) as store:
+                (one,) = scoring.score(store, tmp_path / str(group_by))
+            assert one.auroc is not None
+            assert one.accuracy is not None
+            widths.append([each.high - each.low for each in (one.auroc, one.accuracy)])
+    cities_counted, bare, *others = np.array(widths)
+    assert (cities_counted > 1.5 * others[0]).all()
+    # Where the rows do not have what was named, it is as if nothing had been.
+    np.testing.assert_allclose(bare, others[1])
 
 
 def test_rows_without_labels_are_scored_too(tmp_path: Path, probes: Path) -> None:

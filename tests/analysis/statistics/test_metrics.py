@@ -1,5 +1,7 @@
 """AUROC as scikit-learn has it, and intervals that hold what they say."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -70,6 +72,40 @@ def test_rows_of_one_group_count_as_one() -> None:
     naive = metrics.auroc_interval(many, sides, np.arange(160), whole(160))
     assert grouped.high - grouped.low == pytest.approx(single.high - single.low, rel=0.05)
     assert naive.high - naive.low < 0.6 * (single.high - single.low)
+
+
+@pytest.mark.parametrize(
+    ("positives", "others", "parts", "shift"),
+    [(5, 95, 5, 0.0), (5, 95, 5, 1.0), (8, 92, 5, 1.0), (3, 60, 3, 1.0), (5, 95, 1, 1.0)],
+)
+def test_intervals_know_of_what_is_the_only_one_of_its_class_in_a_fold(
+    positives: int, others: int, parts: int, shift: float
+) -> None:
+    draw = np.random.default_rng(6)
+    positive = np.arange(positives + others) < positives
+    every = np.arange(len(positive))
+    truth = NormalDist().cdf(shift / np.sqrt(2))
+    held = apart = 0
+    for run in range(150):
+        divided = folds.grouped(positive, every, parts, run) if parts > 1 else whole(len(every))
+        one, two = draw.standard_normal((2, len(positive))) + shift * positive
+        found = metrics.auroc_interval(one, positive, every, divided, 1)
+        held += found.low <= truth <= found.high
+        difference = metrics.auroc_difference(one, two, positive, every, divided, 1)
+        apart += not difference.low <= 0 <= difference.high
+    assert held >= 0.92 * 150
+    assert apart <= 0.15 * 150
+
+
+def test_nothing_is_told_by_the_only_row_of_a_class() -> None:
+    draw = np.random.default_rng(7)
+    positive = np.arange(50) == 0
+    for _ in range(20):
+        one, two = draw.standard_normal((2, 50))
+        found = metrics.auroc_interval(one, positive, np.arange(50), whole(50))
+        assert found.low < 0.5 < found.high
+        difference = metrics.auroc_difference(one, two, positive, np.arange(50), whole(50))
+        assert difference.low < 0 < difference.high
 
 
 def test_whole_separation_is_not_taken_for_certainty() -> None:
@@ -212,19 +248,27 @@ def delongs(
 
 
 @pytest.mark.parametrize(
-    ("positives", "copies", "wider"), [(4, 3, False), (2, 1, False), (2, 3, True)]
+    ("positives", "parted", "copies", "wider"),
+    [
+        (4, 3, 1, False),
+        (4, 3, 3, False),
+        (2, 5, 1, False),
+        (2, 5, 3, True),
+        (2, 4, 1, True),
+        (8, 1, 1, True),
+    ],
 )
-def test_few_groups_of_several_rows_and_nothing_else_widen_delongs_interval(
-    positives: int, copies: int, wider: bool
+def test_few_groups_and_nothing_else_widen_delongs_interval(
+    positives: int, parted: int, copies: int, wider: bool
 ) -> None:
     # The positives tie with half the negatives: DeLong's error is far below the one that two
     # distributions of that AUROC would have.
     size = 6 * positives
-    groups = np.repeat(np.arange(3 * size), copies)
+    groups = np.repeat(np.arange(parted * size), copies)
     place = groups % size
     positive = place < positives
     scores = np.where(positive | (place % 2 == 0), 1.0, 0.0)
-    parts = [groups // size == number for number in range(3)]
+    parts = [groups // size == number for number in range(parted)]
     folds = [Fold(np.flatnonzero(~part), np.flatnonzero(part)) for part in parts]
     found = metrics.auroc_interval(scores, positive, groups, folds)
     low, high = delongs(scores, positive, groups, folds)

@@ -117,3 +117,20 @@ def test_huge_and_shifted_values_give_the_same_figures() -> None:
     for one in (huge, moved):
         assert one is not None
         assert one.auroc.value == pytest.approx(plain.auroc.value, abs=1e-3)
+
+
+def test_few_examples_do_not_put_the_classes_further_apart_than_they_are() -> None:
+    draw = np.random.default_rng(8)
+    distances = []
+    for run in range(60):
+        positive = draw.permutation(np.arange(16) % 2 == 0)
+        found = examples(positive, np.arange(16), range(16))
+        plan = held_out.plan([found], run, 1)
+        assert plan is not None
+        matrix = draw.standard_normal((16, 1)) + np.where(positive, 1, -1)[:, None]
+        held = held_out.measure(matrix.astype(np.float32), found, plan)
+        assert held is not None
+        assert held.separation is not None
+        distances.append(held.separation)
+    assert np.mean(distances) == pytest.approx(2, rel=0.2)
+    assert max(distances) < 12

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +74,19 @@ def test_an_example_counts_once_whatever_its_tokens(tmp_path: Path) -> None:
     with actstore.open(tmp_path / "s") as store:
         (made,) = vectors.steer(store, positive="yes").vectors
     np.testing.assert_allclose(made.vector, [2 - 0.5, -0.5])
+
+
+def test_answers_to_one_question_are_examples_of_their_own(tmp_path: Path) -> None:
+    matrix = np.array([[0, 0], [4, 0], [4, 0], [4, 0], [0, 0], [1, 1]], np.float32)
+    labels = ["yes", "yes", "yes", "yes", "no", "no"]
+    ids = ["a", "b", "b", "b", "c", "d"]
+    numbered: dict[str, Any] = {"example_index": [0, 0, 1, 2, 0, 0]}
+    named: dict[str, Any] = {"variant": list("abcdef")}
+    for layer, columns in enumerate((numbered, named)):
+        labelled.add(tmp_path / "s", matrix, labels, layer=layer, example_id=ids, **columns)
+    with actstore.open(tmp_path / "s") as store:
+        for made in vectors.steer(store, positive="yes").vectors:
+            np.testing.assert_allclose(made.vector, [3 - 0.5, -0.5])
 
 
 def test_rows_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
