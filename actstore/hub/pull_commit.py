@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from actstore import schema
-from actstore.errors import CommitError
+from actstore.errors import CommitError, RemoteStoreError
+from actstore.hub.diff import same_rows
 from actstore.hub.fetch import Fetched
 from actstore.hub.origin import Origin
 from actstore.hub.overlap import Direction, less
@@ -90,9 +91,10 @@ def pull_diff(
 ) -> PullDiff:
     """Compare a store with what it is to hold of a repository.
 
-    A shard never changes under its name, so equal paths hold equal rows. A shard that was
-    shared and has since gone from the store was compacted: its rows are in others. What was
-    shared by a push and nobody has asked for stays, as nothing would come in its place.
+    A shard never changes under its name, so equal paths hold equal rows; the hashes must say so
+    too, unless one is archived. A shard that was shared and has since gone from the store was
+    compacted: its rows are in others. What was shared by a push and nobody has asked for stays,
+    as nothing would come in its place.
 
     Args:
         local: the store's commit.
@@ -102,15 +104,25 @@ def pull_diff(
         origins: of the branches that the store has met: the one pulled, the last one pulled.
         choices: what this pull and earlier ones asked for.
         revision: the branch pulled.
+
+    Raises:
+        RemoteStoreError: a shard of that name is another one in the store.
     """
-    live = {entry.path for entry in local.shards}
+    live = {entry.path: entry for entry in local.shards}
+    for piece in wanted:
+        if piece.key in live and not same_rows(live[piece.key], piece.entry):
+            raise RemoteStoreError(
+                f"the repository holds another file as {piece.key} than this store, which has it "
+                "from elsewhere or from before: one of the two was changed by hand; nothing was "
+                "pulled: pull into another folder"
+            )
     paths = {entry.path for entry in there.shards}
     keys_wanted = {piece.key for piece in wanted}
     places: dict[str, str | None] = {}  # of every shared shard its path in the repository
     for origin in origins:
         places |= {path: origin.replaced.get(path, path) for path in origin.shards}
     asked = {e.path for e in local.shards if any(choice.covers(e) for choice in choices)}
-    asked |= memory.taken & live
+    asked |= memory.taken & live.keys()
     removed = {
         path for path, at in places.items() if path in asked and at is not None and at not in paths
     }
