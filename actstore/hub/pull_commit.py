@@ -47,7 +47,8 @@ class PullMemory:
     made: dict[str, str] = field(default_factory=dict)
     """Shards that a pull made of rows of the repository: path and piece."""
     covered: frozenset[str] = frozenset()
-    """Pieces of which the store had every row from elsewhere."""
+    """Pieces whose rows are the store's own: it had them from elsewhere, or has since compacted,
+    renamed or dropped what came."""
     taken: frozenset[str] = frozenset()
     """Shards of the repository that came as they are, because all their rows met a condition."""
 
@@ -58,11 +59,14 @@ def recall(manifest: Manifest, run_id: str) -> PullMemory:
         if run.run_id == run_id and run.kind == "pull":
             try:
                 settings = run.settings
+                made = {str(path): str(key) for path, key in settings["made"].items()}
+                here = {entry.path for entry in manifest.shards}
+                gone = {key for path, key in made.items() if path not in here}
                 return PullMemory(
                     choices=tuple(PullChoice.from_dict(each) for each in settings["parts"]),
                     revision=str(settings["revision"]),
-                    made={str(path): str(key) for path, key in settings["made"].items()},
-                    covered=frozenset(map(str, settings["covered"])),
+                    made={path: key for path, key in made.items() if path in here},
+                    covered=frozenset({*map(str, settings["covered"]), *gone}),
                     taken=frozenset(map(str, settings.get("taken", ()))),
                 )
             except (KeyError, TypeError, ValueError, AttributeError):
@@ -127,16 +131,15 @@ def pull_diff(
         path for path, at in places.items() if path in asked and at is not None and at not in paths
     }
     removed |= {
-        path
-        for path, key in memory.made.items()
-        if path in live and key not in keys_wanted and key not in paths
+        path for path, key in memory.made.items() if key not in keys_wanted and key not in paths
     }
     elsewhere = _elsewhere(local, there, removed, origins, revision)
     present = {path for path in live if path in paths}
     present |= {at for at in places.values() if at} - elsewhere
-    present |= {key for path, key in memory.made.items() if path in live}
-    if not removed:  # otherwise the rows may be among those that go
-        present |= memory.covered
+    present |= {*memory.made.values()}
+    touched = {live[path].partition for path in removed}
+    # Of these places the rows may be among those that go.
+    present |= memory.covered - {p.key for p in wanted if p.entry.partition in touched}
     missing = tuple(piece for piece in wanted if piece.key not in present)
     return PullDiff(missing=missing, removed=frozenset(removed))
 
@@ -240,7 +243,7 @@ class Merger:
             with writing(self.root):
                 fresh = self._fresh(base, todo, chosen, workspace)
                 made = self._made(base, memory, todo, fresh)
-                covered = self._covered(memory, todo, fresh)
+                covered = self._covered(memory, fresh)
                 remembered = PullMemory(
                     choices=self.choices,
                     revision=self.run.settings["revision"],
@@ -324,12 +327,9 @@ class Merger:
                 made[item.entry.path] = item.piece.key
         return made
 
-    def _covered(
-        self, memory: PullMemory, todo: PullDiff, fresh: Sequence[_NewShard]
-    ) -> frozenset[str]:
-        wanted = {piece.key for piece in self.wanted}
-        before = memory.covered & wanted if not todo.removed else frozenset()
-        return before | {item.piece.key for item in fresh if not item.entry.rows}
+    def _covered(self, memory: PullMemory, fresh: Sequence[_NewShard]) -> frozenset[str]:
+        wanted = {piece.key for piece in self.wanted} - {item.piece.key for item in fresh}
+        return memory.covered & wanted | {i.piece.key for i in fresh if not i.entry.rows}
 
     def _taken(
         self, base: Manifest, memory: PullMemory, todo: PullDiff, fresh: Sequence[_NewShard]
