@@ -10,6 +10,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,12 +137,35 @@ def pull_diff(
     elsewhere = _elsewhere(local, there, removed, origins, revision)
     present = {path for path in live if path in paths}
     present |= {at for at in places.values() if at} - elsewhere
-    present |= {*memory.made.values()}
+    made: Counter[str] = Counter()
+    for path, key in memory.made.items():
+        made[key] += live[path].rows
     touched = {live[path].partition for path in removed}
-    # Of these places the rows may be among those that go.
-    present |= memory.covered - {p.key for p in wanted if p.entry.partition in touched}
+    # Rows that were left out, as the store had them, may be among those that go.
+    safe = {p.key for p in wanted if made[p.key] == p.size or p.entry.partition not in touched}
+    present |= safe & (made.keys() | memory.covered)
     missing = tuple(piece for piece in wanted if piece.key not in present)
     return PullDiff(missing=missing, removed=frozenset(removed))
+
+
+def had_whole(
+    local: Manifest, there: Manifest, origins: Sequence[Origin], revision: str
+) -> frozenset[str]:
+    """Return the shards of a repository all of whose rows are the store's, or were.
+
+    Args:
+        local: the store's commit.
+        there: what the repository holds.
+        origins: as for :func:`pull_diff`. Of several branches nobody can say it here, beyond
+            what the store has now.
+        revision: the branch pulled.
+    """
+    live = {entry.path: entry for entry in local.shards}
+    found = {e.path for e in there.shards if e.path in live and same_rows(live[e.path], e)}
+    if len(origins) == 1 or all(origin.revision != revision for origin in origins):
+        for origin in origins:
+            found |= {at for path in origin.shards if (at := origin.replaced.get(path, path))}
+    return frozenset(found)
 
 
 def _elsewhere(

@@ -176,3 +176,25 @@ def test_what_came_by_a_condition_and_was_compacted_is_not_fetched_again(
     left = content(copy)
     assert pull_from(hub, copy, where=where).fetched == 0
     assert content(copy) == left
+
+
+def test_what_was_pushed_and_dropped_does_not_come_back_by_a_condition(
+    hub: Hub, store: Path
+) -> None:
+    renamed(store, {"variant": "v"}, example_id="e1")
+    drop(store, example_id="e2")
+    left = content(store)
+    pull_from(hub, store, where="example_id IN ('e1', 'e2', 'e3')")
+    assert content(store) == left
+
+
+def test_a_row_that_was_left_out_of_a_pull_comes_when_the_stores_own_goes(
+    hub: Hub, store: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    write(other, batch(0, 2, layer=1, label="ok"), batch(7, 1, layer=1))  # e0 and e1 are there
+    push_to(hub, other, revision="side")
+    pull_from(hub, other, revision="side")
+    assert {key[3] for key in of(content(other), layer=1)} == {*(f"e{n}" for n in range(6)), "e7"}
+    pull_from(hub, other)  # of main, to which nobody has brought e7
+    assert content(other) == content(store)
