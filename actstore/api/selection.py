@@ -311,7 +311,7 @@ class Selection(SelectedRows):
         self,
         label: str = "label",
         *,
-        positive: str | Sequence[str] | None = None,
+        positive: str | float | Sequence[str | float] | None = None,
         groups: str | None = None,
         dtype: str | None = "float32",
         mixed: bool = False,
@@ -322,7 +322,8 @@ class Selection(SelectedRows):
 
         Args:
             label: the column that holds the labels, ``extra.NAME`` too.
-            positive: value, or values, for which ``y`` is 1; the labels themselves when missing.
+            positive: value, or values, for which ``y`` is 1, compared as text, so that True is
+                the label ``true``; the labels themselves when missing.
             groups: column or SQL expression whose equal values belong together. By default
                 rows that share their example or their question do.
             dtype: of ``X``; None for the stored type.
@@ -331,6 +332,7 @@ class Selection(SelectedRows):
         Raises:
             TooFewRowsError: no row has a label.
             NotInStoreError: there is no such column or value.
+            UsageError: ``positive`` names no value, or what no column holds.
             MixedVectorsError: the vectors differ in where they were taken, or in width.
         """
         from actstore.analysis.examples import learning

@@ -239,9 +239,17 @@ row_format_options = together(
 
 
 def outside_stores(ctx: click.Context, param: click.Parameter, target: Path | None) -> Path | None:
-    """Refuse to write into a store's folder: what no commit names does not belong there."""
+    """Refuse to write into a store's folder: what no commit names does not belong there.
+
+    So is ``-``, which elsewhere means standard output and would be a file of that name.
+    """
     from actstore.storage.layout import store_around
 
+    if target is not None and str(target) == "-":
+        raise click.BadParameter(
+            "'-' does not stand for standard output here: name a file or folder; what a command "
+            "prints without this option can be sent on by the shell, as in: … > FILE"
+        )
     around = None if target is None else store_around(target)
     if around is not None:
         raise click.BadParameter(

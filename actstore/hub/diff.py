@@ -74,7 +74,7 @@ def push_diff(
         held = there.get(at)
         if held is None or (archive and held.pages and at == entry.path):
             missing.append(entry)
-        elif at == entry.path and not _same_rows(entry, held):
+        elif at == entry.path and not same_rows(entry, held):
             raise RemoteChangedError(
                 f"the repository holds another file as {entry.path} than this store: it was "
                 "changed by hand; restore it from the repository's history, then push again"
@@ -107,7 +107,7 @@ def in_order(
     return in_row_order((*diff.kept, *sent))
 
 
-def _same_rows(left: ShardEntry, right: ShardEntry) -> bool:
+def same_rows(left: ShardEntry, right: ShardEntry) -> bool:
     """Say whether two entries of one path can be the same rows, one of them perhaps archived."""
     kind = (left.partition, left.width, left.dtype, left.rows)
     other = (right.partition, right.width, right.dtype, right.rows)

@@ -18,7 +18,7 @@ from actstore.errors import ActstoreError, CommitError, UsageError
 from actstore.hub import origin
 from actstore.hub.fetch import Fetch
 from actstore.hub.origin import Origin
-from actstore.hub.pull_commit import Merged, Merger, PullDiff, pull_diff, recall
+from actstore.hub.pull_commit import Merged, Merger, PullDiff, had_whole, pull_diff, recall
 from actstore.hub.wanted import PullChoice, WantedShard, together, wanted_shards
 from actstore.remote import cache as caches
 from actstore.remote import resolve
@@ -148,7 +148,7 @@ def pull(
     files = RemoteFiles(HubSource(client, address, held), cache or caches.default())
     remote = Snapshot(files, held.manifest)
     # Nothing is made before it is known that the repository holds what is asked for.
-    wanted = wanted_shards(remote, choice, _earlier(root, client, address))
+    wanted = _wanted(remote, choice, root, client, address)
     prepare(root)
     with _alone(root) as work, writing(root):
         return _Pull(
@@ -182,11 +182,25 @@ def run_id(client: Client, address: Address) -> str:
     return f"pull-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
-def _earlier(root: Path, client: Client, address: Address) -> tuple[PullChoice, ...]:
-    """Return what earlier pulls from the repository asked for."""
+def _wanted(
+    remote: Snapshot, choice: PullChoice, root: Path, client: Client, address: Address
+) -> list[WantedShard]:
+    """Return what is asked for now and was by earlier pulls from the repository."""
     if not manifests.numbers(root):
-        return ()
-    return recall(manifests.load(root), run_id(client, address)).choices
+        return wanted_shards(remote, choice, ())
+    base = manifests.load(root)
+    memory = recall(base, run_id(client, address))
+    revision = address.revision or MAIN
+    origins = _origins(root, client, address, memory.revision)
+    held = had_whole(base, remote.manifest, origins, revision)
+    return wanted_shards(remote, choice, memory.choices, held)
+
+
+def _origins(root: Path, client: Client, address: Address, last: str | None) -> list[Origin]:
+    """Return what the store remembers of a branch, and of the one last pulled."""
+    names = dict.fromkeys([last or MAIN, address.revision or MAIN])
+    known = (origin.load(root, address.repository, name, client.endpoint) for name in names)
+    return [found for found in known if found is not None]
 
 
 @contextlib.contextmanager
@@ -227,7 +241,7 @@ class _Pull:
         run = self._describe()
         base = manifests.latest(self.root)
         memory = recall(base, run.run_id)
-        origins = self._origins(memory.revision)
+        origins = _origins(self.root, self.client, self.address, memory.revision)
         choices = together([self.choice, *memory.choices])
         todo: PullDiff = pull_diff(
             base,
@@ -297,15 +311,6 @@ class _Pull:
             },
             versions={"actstore": packages.version("actstore")},
         )
-
-    def _origins(self, last: str | None) -> list[Origin]:
-        """Return what the store remembers of this branch, and of the one last pulled."""
-        names = dict.fromkeys([last or MAIN, self.address.revision or MAIN])
-        known = (
-            origin.load(self.root, self.held.repository, name, self.client.endpoint)
-            for name in names
-        )
-        return [found for found in known if found is not None]
 
     def _remember(self, merged: Merged, before: set[str], text: str) -> None:
         """Write down what store and repository now have in common."""

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from actstore import schema
-from actstore.errors import CommitError
+from actstore.errors import CommitError, RemoteStoreError
+from actstore.hub.diff import same_rows
 from actstore.hub.fetch import Fetched
 from actstore.hub.origin import Origin
 from actstore.hub.overlap import Direction, less
@@ -46,7 +48,8 @@ class PullMemory:
     made: dict[str, str] = field(default_factory=dict)
     """Shards that a pull made of rows of the repository: path and piece."""
     covered: frozenset[str] = frozenset()
-    """Pieces of which the store had every row from elsewhere."""
+    """Pieces whose rows are the store's own: it had them from elsewhere, or has since compacted,
+    renamed or dropped what came."""
     taken: frozenset[str] = frozenset()
     """Shards of the repository that came as they are, because all their rows met a condition."""
 
@@ -57,11 +60,14 @@ def recall(manifest: Manifest, run_id: str) -> PullMemory:
         if run.run_id == run_id and run.kind == "pull":
             try:
                 settings = run.settings
+                made = {str(path): str(key) for path, key in settings["made"].items()}
+                here = {entry.path for entry in manifest.shards}
+                gone = {key for path, key in made.items() if path not in here}
                 return PullMemory(
                     choices=tuple(PullChoice.from_dict(each) for each in settings["parts"]),
                     revision=str(settings["revision"]),
-                    made={str(path): str(key) for path, key in settings["made"].items()},
-                    covered=frozenset(map(str, settings["covered"])),
+                    made={path: key for path, key in made.items() if path in here},
+                    covered=frozenset({*map(str, settings["covered"]), *gone}),
                     taken=frozenset(map(str, settings.get("taken", ()))),
                 )
             except (KeyError, TypeError, ValueError, AttributeError):
@@ -90,9 +96,10 @@ def pull_diff(
 ) -> PullDiff:
     """Compare a store with what it is to hold of a repository.
 
-    A shard never changes under its name, so equal paths hold equal rows. A shard that was
-    shared and has since gone from the store was compacted: its rows are in others. What was
-    shared by a push and nobody has asked for stays, as nothing would come in its place.
+    A shard never changes under its name, so equal paths hold equal rows; the hashes must say so
+    too, unless one is archived. A shard that was shared and has since gone from the store was
+    compacted: its rows are in others. What was shared by a push and nobody has asked for stays,
+    as nothing would come in its place.
 
     Args:
         local: the store's commit.
@@ -102,31 +109,63 @@ def pull_diff(
         origins: of the branches that the store has met: the one pulled, the last one pulled.
         choices: what this pull and earlier ones asked for.
         revision: the branch pulled.
+
+    Raises:
+        RemoteStoreError: a shard of that name is another one in the store.
     """
-    live = {entry.path for entry in local.shards}
+    live = {entry.path: entry for entry in local.shards}
+    for piece in wanted:
+        if piece.key in live and not same_rows(live[piece.key], piece.entry):
+            raise RemoteStoreError(
+                f"the repository holds another file as {piece.key} than this store, which has it "
+                "from elsewhere or from before: one of the two was changed by hand; nothing was "
+                "pulled: pull into another folder"
+            )
     paths = {entry.path for entry in there.shards}
     keys_wanted = {piece.key for piece in wanted}
     places: dict[str, str | None] = {}  # of every shared shard its path in the repository
     for origin in origins:
         places |= {path: origin.replaced.get(path, path) for path in origin.shards}
     asked = {e.path for e in local.shards if any(choice.covers(e) for choice in choices)}
-    asked |= memory.taken & live
+    asked |= memory.taken & live.keys()
     removed = {
         path for path, at in places.items() if path in asked and at is not None and at not in paths
     }
     removed |= {
-        path
-        for path, key in memory.made.items()
-        if path in live and key not in keys_wanted and key not in paths
+        path for path, key in memory.made.items() if key not in keys_wanted and key not in paths
     }
     elsewhere = _elsewhere(local, there, removed, origins, revision)
     present = {path for path in live if path in paths}
     present |= {at for at in places.values() if at} - elsewhere
-    present |= {key for path, key in memory.made.items() if path in live}
-    if not removed:  # otherwise the rows may be among those that go
-        present |= memory.covered
+    made: Counter[str] = Counter()
+    for path, key in memory.made.items():
+        made[key] += live[path].rows
+    touched = {live[path].partition for path in removed}
+    # Rows that were left out, as the store had them, may be among those that go.
+    safe = {p.key for p in wanted if made[p.key] == p.size or p.entry.partition not in touched}
+    present |= safe & (made.keys() | memory.covered)
     missing = tuple(piece for piece in wanted if piece.key not in present)
     return PullDiff(missing=missing, removed=frozenset(removed))
+
+
+def had_whole(
+    local: Manifest, there: Manifest, origins: Sequence[Origin], revision: str
+) -> frozenset[str]:
+    """Return the shards of a repository all of whose rows are the store's, or were.
+
+    Args:
+        local: the store's commit.
+        there: what the repository holds.
+        origins: as for :func:`pull_diff`. Of several branches nobody can say it here, beyond
+            what the store has now.
+        revision: the branch pulled.
+    """
+    live = {entry.path: entry for entry in local.shards}
+    found = {e.path for e in there.shards if e.path in live and same_rows(live[e.path], e)}
+    if len(origins) == 1 or all(origin.revision != revision for origin in origins):
+        for origin in origins:
+            found |= {at for path in origin.shards if (at := origin.replaced.get(path, path))}
+    return frozenset(found)
 
 
 def _elsewhere(
@@ -228,7 +267,7 @@ class Merger:
             with writing(self.root):
                 fresh = self._fresh(base, todo, chosen, workspace)
                 made = self._made(base, memory, todo, fresh)
-                covered = self._covered(memory, todo, fresh)
+                covered = self._covered(memory, fresh)
                 remembered = PullMemory(
                     choices=self.choices,
                     revision=self.run.settings["revision"],
@@ -312,12 +351,9 @@ class Merger:
                 made[item.entry.path] = item.piece.key
         return made
 
-    def _covered(
-        self, memory: PullMemory, todo: PullDiff, fresh: Sequence[_NewShard]
-    ) -> frozenset[str]:
-        wanted = {piece.key for piece in self.wanted}
-        before = memory.covered & wanted if not todo.removed else frozenset()
-        return before | {item.piece.key for item in fresh if not item.entry.rows}
+    def _covered(self, memory: PullMemory, fresh: Sequence[_NewShard]) -> frozenset[str]:
+        wanted = {piece.key for piece in self.wanted} - {item.piece.key for item in fresh}
+        return memory.covered & wanted | {i.piece.key for i in fresh if not i.entry.rows}
 
     def _taken(
         self, base: Manifest, memory: PullMemory, todo: PullDiff, fresh: Sequence[_NewShard]

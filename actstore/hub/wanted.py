@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -82,15 +82,30 @@ class WantedShard(NamedTuple):
     rows: np.ndarray | None
     """Row numbers in the repository, int64 and ascending; None: the shard as it is."""
 
+    @property
+    def size(self) -> int:
+        """How many rows it has."""
+        return self.entry.rows if self.rows is None else len(self.rows)
+
 
 def wanted_shards(
-    snapshot: Snapshot, new: PullChoice, earlier: Sequence[PullChoice]
+    snapshot: Snapshot,
+    new: PullChoice,
+    earlier: Sequence[PullChoice],
+    held: Collection[str] = (),
 ) -> list[WantedShard]:
     """Return what makes up ``new`` and the ``earlier`` choices, in row order.
 
     Shards of which all rows are wanted are taken as they are; of the others the wanted rows
-    of one model, site and layer become one piece. So does a shard whose labels stand beside
-    it.
+    of one model, site and layer become one piece, without those of ``held`` shards. So does a
+    shard whose labels stand beside it.
+
+    Args:
+        snapshot: what the repository holds.
+        new: what is asked for.
+        earlier: what was asked for before.
+        held: shards of which the store has had every row: what is missing of them was renamed
+            or dropped there.
 
     Raises:
         NotInStoreError: ``new`` names what is not there. An earlier choice may: it has gone.
@@ -129,6 +144,8 @@ def wanted_shards(
     groups: dict[tuple[Any, ...], list[int]] = {}
     for number in sorted(by_shard):
         entry = snapshot.shards[number]
+        if entry.path in held:
+            continue
         kind = (*entry.partition, entry.width, entry.dtype)
         groups.setdefault(kind, []).append(number)
     for numbers in groups.values():

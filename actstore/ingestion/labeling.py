@@ -14,6 +14,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import NotInStoreError, SidecarError, UsageError
 from actstore.ingestion.sidecar_table import SidecarTable, read_records
+from actstore.ingestion.values import text
 from actstore.querying import filters
 from actstore.querying.info import EXAMPLE
 from actstore.querying.metadata import Metadata
@@ -149,7 +150,8 @@ def label_by_table(
         on: schema columns to join by; ``example_id=pair_id`` joins the schema's
             ``example_id`` with the table's ``pair_id``. Values are compared as text.
         column: the table's column that holds the label; an empty or null value takes the
-            label away. Entries may repeat as long as their labels agree.
+            label away, any other is stored as text, as an ingest would: true as ``true``.
+            Entries may repeat as long as their labels agree.
         where: SQL condition; rows that do not meet it keep their label.
         message: what the log says.
 
@@ -220,8 +222,8 @@ def _pairs(on: Sequence[str]) -> list[tuple[str, str]]:
     if not on:
         raise UsageError("labels from a table need a column to join by, such as example_id")
     pairs = []
-    for text in on:
-        ours, _, theirs = text.partition("=")
+    for pair in on:
+        ours, _, theirs = pair.partition("=")
         if ours not in schema.metadata_names():
             raise UsageError(
                 f"cannot join by {ours!r}: no such column; the schema has "
@@ -236,7 +238,7 @@ def _condition(where: str | None) -> str:
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None or value == "" else str(value)
+    return None if value is None or value == "" else text(value)
 
 
 def _evaluate(

@@ -8,12 +8,13 @@ from typing import NamedTuple, Protocol
 
 from actstore import paths
 from actstore.errors import BucketFileError, DamageError, TransferError
-from actstore.remote import bucket_commits, resolve
+from actstore.remote import bucket_commits, meetings, resolve
 from actstore.remote.address import is_address, parse
 from actstore.remote.bucket import Bucket
 from actstore.remote.bucket_address import is_bucket, parse_bucket
 from actstore.remote.client import Client
 from actstore.remote.download import download
+from actstore.remote.meetings import Meetings
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
 from actstore.storage.disk_errors import content_of
@@ -60,6 +61,9 @@ class CopySource(Protocol):
 
     def card(self) -> bytes | None:
         """Return README.md; None where there is none."""
+
+    def meetings(self) -> Meetings:
+        """Return what it remembers of repositories."""
 
     def close(self) -> None:
         """Give everything back."""
@@ -108,6 +112,9 @@ class _FromFolder:
         path = self._root / layout.CARD
         return content_of(path) if path.is_file() else None
 
+    def meetings(self) -> Meetings:
+        return meetings.in_folder(self._root)
+
     def close(self) -> None:
         self._lease.release()
 
@@ -151,6 +158,9 @@ class _FromBucket:
     def card(self) -> bytes | None:
         return self._bucket.read(layout.CARD, most=64 << 20)
 
+    def meetings(self) -> Meetings:
+        return meetings.in_bucket(self._bucket)
+
     def close(self) -> None:
         pass
 
@@ -190,6 +200,9 @@ class _FromHub:
 
     def card(self) -> bytes | None:
         return None
+
+    def meetings(self) -> Meetings:
+        return {}
 
     def close(self) -> None:
         pass

@@ -13,13 +13,14 @@ from typing import Protocol
 
 from actstore import paths
 from actstore.errors import CommitError, CorruptStoreError, UsageError
-from actstore.remote import bucket_commits
+from actstore.remote import bucket_commits, meetings
 from actstore.remote.address import is_address
 from actstore.remote.bucket import Bucket
 from actstore.remote.bucket_address import is_bucket, parse_bucket
 from actstore.remote.bucket_commits import StoredCommit, manifest_name
 from actstore.remote.bucket_pruning import GRACE
 from actstore.remote.copy_sources import Commit
+from actstore.remote.meetings import Meetings
 from actstore.storage import card, layout, turns
 from actstore.storage import manifest as manifests
 from actstore.storage.disk_errors import content_of, writing
@@ -61,6 +62,12 @@ class CopyTarget(Protocol):
 
     def finish(self, text: bytes | None) -> None:
         """Bring the card up to date; ``text`` is the source's."""
+
+    def meetings(self) -> Meetings:
+        """Return what it remembers of repositories."""
+
+    def remember(self, carried: Meetings) -> None:
+        """Let it remember this too."""
 
 
 @contextlib.contextmanager
@@ -181,6 +188,16 @@ class _ToFolder:
             layout.replace_durably(self._root / layout.CARD, text)
         card.refresh(self._root)
 
+    def meetings(self) -> Meetings:
+        return meetings.in_folder(self._root)
+
+    def remember(self, carried: Meetings) -> None:
+        folder = self._root / layout.REMOTES
+        with writing(self._root):
+            folder.mkdir(exist_ok=True)
+            for name, data in carried.items():
+                layout.replace_durably(folder / name, data)
+
 
 class _ToBucket:
     def __init__(self, bucket: Bucket, drafts: Path) -> None:
@@ -221,6 +238,13 @@ class _ToBucket:
     def finish(self, text: bytes | None) -> None:
         if text is not None and text != self._bucket.read(layout.CARD, most=64 << 20):
             self._bucket.put(layout.CARD, text)
+
+    def meetings(self) -> Meetings:
+        return meetings.in_bucket(self._bucket)
+
+    def remember(self, carried: Meetings) -> None:
+        for name, data in carried.items():
+            self._bucket.put(f"{layout.REMOTES}/{name}", data)
 
 
 def _sync_folders(folder: Path, root: Path) -> None:

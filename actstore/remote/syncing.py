@@ -12,6 +12,7 @@ from pathlib import Path
 from actstore.errors import CorruptStoreError, DivergedError, UsageError
 from actstore.remote.copy_sources import Commit, CopySource, copy_source
 from actstore.remote.copy_targets import CopyTarget, copy_target
+from actstore.remote.meetings import to_carry
 from actstore.storage import layout
 from actstore.storage.soundness import Named
 from actstore.storage.threads import Pool
@@ -60,7 +61,8 @@ def sync(
     that has a store already gets every commit that came since; an empty one the newest alone,
     unless ``snapshots`` asks for the older ones too. Files come first and are checked against
     their SHA-256 on the way, commits after them in their order: at whatever instant it ends,
-    the target is a whole store, and the same call goes on from there.
+    the target is a whole store, and the same call goes on from there. What the source remembers
+    of repositories goes along, so that a push out of the target knows what was there before.
 
     Args:
         source: a folder, an address in a bucket, or one on the Hub.
@@ -86,6 +88,9 @@ def sync(
         if not dry_run:
             copying.run()
             other.finish(one.card())
+            pulled = any(each.manifest.operation == "pull" for each in commits)
+            if known := one.meetings():
+                other.remember(to_carry(known, other.meetings(), pulled=pulled))
         return Synced(
             source=one.name,
             target=other.name,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from actstore import paths
 from actstore.errors import ActstoreError, BucketFileError
-from actstore.remote import bucket_commits
+from actstore.remote import bucket_commits, meetings
 from actstore.remote import cache as caches
 from actstore.remote.bucket import Bucket
 from actstore.remote.bucket_address import is_bucket, parse_bucket
@@ -192,12 +192,9 @@ class BucketBacking:
 
     def keep_remotes(self) -> None:
         """Put what the store remembers of repositories into the folder."""
-        for each in self.bucket.objects(layout.REMOTES):
-            name = each.path.removeprefix(f"{layout.REMOTES}/")
-            data = self.bucket.read(each.path) if "/" not in name else None
-            if data is not None:
-                (self.root / layout.REMOTES).mkdir(exist_ok=True)
-                (self.root / layout.REMOTES / name).write_bytes(data)
+        for name, data in meetings.in_bucket(self.bucket).items():
+            (self.root / layout.REMOTES).mkdir(exist_ok=True)
+            (self.root / layout.REMOTES / name).write_bytes(data)
 
     def keep_as_it_is(self) -> int:
         """Put all manifests and segments into the folder, damaged ones too; say how many."""

@@ -143,12 +143,13 @@ class Replacement:
     def _renamed(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         made: dict[str, str] = {}
         covered = set(settings.get("covered", ()))
+        types = {shard.path: shard.dtype for shard in self.base.shards}
         for path, piece in settings["made"].items():
             if path not in self.made:
                 made[path] = piece
-            elif self.made[path]:
+            elif any(new.dtype != types[path] for new in self.made[path]):
                 made |= {new.path: piece for new in self.made[path]}
-            else:
+            else:  # renamed or dropped: the store's own rows, which no later pull takes back
                 covered.add(piece)
         return {**settings, "made": dict(sorted(made.items())), "covered": sorted(covered)}
 

@@ -143,6 +143,31 @@ def test_xy_is_ready_for_scikit_learn(store: actstore.Store) -> None:
     assert rows.xy(dtype=None).X.dtype == np.float16
 
 
+def test_xy_knows_classes_by_their_text() -> None:
+    store = actstore.open("memory://classes-by-text", create=True)
+    examples = {
+        "example_id": list("abcd"),
+        "label": [True, False, True, False],
+        "flag": [False, False, True, True],
+        "number": [1, 2, 1, 0],
+    }
+    store.write({("resid_post", 7): np.eye(4, dtype=np.float32)}, examples, model="m")
+    rows = store.select()
+    truths: list[bool | str | list[bool]] = [True, "true", [True]]
+    for positive in truths:
+        assert rows.xy(positive=positive).y.tolist() == [1, 0, 1, 0]
+        assert rows.xy("extra.flag", positive=positive).y.tolist() == [0, 0, 1, 1]
+    numbers: list[float | str | list[int]] = [1, 1.0, "1", [1]]
+    for number in numbers:
+        assert rows.xy("extra.number", positive=number).y.tolist() == [1, 0, 1, 0]
+    with pytest.raises(NotInStoreError, match="no row here has label '1'; there are 'false'"):
+        rows.xy(positive=1)
+    with pytest.raises(UsageError, match="positive names no class"):
+        rows.xy(positive=[])
+    with pytest.raises(UsageError, match="a class is named by its text"):
+        rows.xy(positive=[None])  # type: ignore[list-item]
+
+
 def test_a_split_keeps_groups_together(store: actstore.Store) -> None:
     rows = store.select()
     for by, column in ((None, "question"), ("extra.pair", "extra.pair"), ("task", "task")):

@@ -57,6 +57,12 @@ OUTPUTS = (
     "report runs.store -o {}",
     "plot runs.store --kind norms -o {}",
     "probe runs.store --label label -o {}",
+    "nearest runs.store --vector [1] -o {}",
+    "score runs.store --probe acts -o {}",
+    "steer runs.store --label label -o {}",
+    "validate runs.store --vectors acts --label label -o {}",
+    "view runs.store -o {}",
+    "convert runs.store --to float16 -o {}",
 )
 ADDRESSES = ("s3://bucket/x", "file:///tmp/x", "http://host/x.toml", "memory://x.toml")
 
@@ -120,6 +126,11 @@ def test_no_store_has_such_an_address(actstore: Command, here: Path, place: str)
 def test_the_hub_is_no_place_to_write_to(actstore: Command, here: Path, place: str) -> None:
     for command in (*NEW_STORES, *OUTPUTS):
         assert "on this machine" in told(actstore, here, command, place), command
+
+
+def test_a_dash_is_no_file(actstore: Command, here: Path) -> None:
+    for command in OUTPUTS:
+        assert "does not stand for standard output" in told(actstore, here, command, "-"), command
 
 
 @pytest.mark.parametrize("place", ["pipe", "null", "dangling", "n" * 300, "t.csv/x", "a\0b"])

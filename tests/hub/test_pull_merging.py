@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actstore.errors import (
-    SnapshotNotFoundError,
-)
+from actstore.errors import ConflictError, RemoteStoreError, SnapshotNotFoundError
 from actstore.hub.fetch import Fetch
+from actstore.storage import layout
 from actstore.storage import manifest as manifests
 from actstore.storage.compaction import compact
 from actstore.storage.labels import set_labels
@@ -294,3 +293,35 @@ def test_runs_of_the_repository_are_kept_and_foreign_memories_are_not(
     assert content(tmp_path / "q").keys() > content(store).keys()
     runs = {run.run_id for run in assert_whole(tmp_path / "q").runs}
     assert {"run", "capture"} <= runs
+
+
+def test_another_file_under_a_name_that_the_store_has_is_noticed(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(layout, "new_transaction", lambda: "0123456789ab01234567")
+        for seed, name in enumerate(("one", "two")):
+            write(tmp_path / name, batch(0, 4, layer=0, seed=seed), batch(0, 4, layer=1))
+            push_to(hub, tmp_path / name, f"alice/{name}")
+    folder = tmp_path / "p"
+    pull_from(hub, folder, "alice/one")
+    before = manifests.load(folder)
+    for choice in ({}, {"layers": [0]}):
+        with pytest.raises(RemoteStoreError, match="holds another file as activations/"):
+            pull_from(hub, folder, "alice/two", **choice)
+    assert manifests.load(folder) == before
+    with pytest.raises(ConflictError, match="different vector"):
+        pull_from(hub, folder, "alice/two", where="layer = 0 AND example_id = 'e1'")
+    pull_from(hub, folder, "alice/two", layers=[1])  # the very same file
+    assert content(folder) == content(tmp_path / "one")
+
+
+def test_an_archived_copy_of_what_the_store_has_is_the_same(
+    hub: Hub, store: Path, tmp_path: Path
+) -> None:
+    push_to(hub, store)
+    push_to(hub, store, "alice/archived", archive=True)
+    folder = tmp_path / "p"
+    pull_from(hub, folder)
+    assert pull_from(hub, folder, "alice/archived").fetched == 0
+    assert content(folder) == content(store)

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import actstore
 from actstore.storage import manifest as manifests
 from actstore.storage import pruning
+from actstore.storage.compaction import compact
 from actstore.storage.dropping import drop_rows
 from actstore.storage.going_back import go_back
 from actstore.storage.renaming import NewValues, Renaming
@@ -25,6 +27,12 @@ pytestmark = pytest.mark.usefixtures("lfs", "quick_retries")
 
 def drop(root: Path, **wanted: object) -> None:
     drop_rows(open_snapshot(root), rows_of(root, **wanted))
+
+
+def renamed(root: Path, columns: dict[str, str], **wanted: object) -> None:
+    rows = rows_of(root, **wanted)
+    values = NewValues(rows=rows, columns={name: [to] * len(rows) for name, to in columns.items()})
+    Renaming(open_snapshot(root), values).commit("renamed")
 
 
 @pytest.fixture
@@ -126,3 +134,67 @@ def test_going_back_from_a_pull_stays_so(hub: Hub, store: Path, tmp_path: Path) 
     pull_from(hub, copy)
     assert np.isin(list(range(1, number + 1)), manifests.numbers(copy)).all()
     assert content(copy) == own
+
+
+@pytest.mark.parametrize("what", ["rows", "labels"])
+def test_renamed_rows_of_a_choice_stay_when_others_change_the_layer(
+    hub: Hub, store: Path, tmp_path: Path, what: str
+) -> None:
+    copy = tmp_path / "copy"
+    where = "layer = 1 AND example_id IN ('e0', 'e1', 'e7')"
+    pull_from(hub, copy, where=where)
+    renamed(copy, {"question": "mine?"}, example_id="e0")
+    renamed(copy, {"variant": "v"}, example_id="e1")
+    before = actstore.open(copy).select().table(["example_id", "variant", "question"])
+    number = manifests.latest(copy).number
+    assert pull_from(hub, copy, where=where).fetched == 0
+    assert manifests.latest(copy).number == number
+    if what == "rows":
+        write(store, batch(6, 2, layer=1))
+    else:
+        relabel(store, [6], "changed")  # e0 of layer 1
+    push_to(hub, store)
+    pull_from(hub, copy, where=where)
+    assert_whole(copy)
+    after = actstore.open(copy).select().table(["example_id", "variant", "question"]).to_pylist()
+    for row in before.to_pylist():
+        assert after.count(row) == 1
+    more = [row["example_id"] for row in after if row not in before.to_pylist()]
+    assert more == (["e1", "e7"] if what == "rows" else ["e1"])
+
+
+def test_what_came_by_a_condition_and_was_compacted_is_not_fetched_again(
+    hub: Hub, store: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    where = "layer = 1 AND example_id IN ('e0', 'e1')"
+    pull_from(hub, copy, where=where)
+    write(copy, batch(9, 2, layer=1))
+    compact(copy)
+    assert len(manifests.latest(copy).shards) == 1
+    drop(copy, example_id="e1")
+    left = content(copy)
+    assert pull_from(hub, copy, where=where).fetched == 0
+    assert content(copy) == left
+
+
+def test_what_was_pushed_and_dropped_does_not_come_back_by_a_condition(
+    hub: Hub, store: Path
+) -> None:
+    renamed(store, {"variant": "v"}, example_id="e1")
+    drop(store, example_id="e2")
+    left = content(store)
+    pull_from(hub, store, where="example_id IN ('e1', 'e2', 'e3')")
+    assert content(store) == left
+
+
+def test_a_row_that_was_left_out_of_a_pull_comes_when_the_stores_own_goes(
+    hub: Hub, store: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    write(other, batch(0, 2, layer=1, label="ok"), batch(7, 1, layer=1))  # e0 and e1 are there
+    push_to(hub, other, revision="side")
+    pull_from(hub, other, revision="side")
+    assert {key[3] for key in of(content(other), layer=1)} == {*(f"e{n}" for n in range(6)), "e7"}
+    pull_from(hub, other)  # of main, to which nobody has brought e7
+    assert content(other) == content(store)

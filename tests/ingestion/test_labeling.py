@@ -76,6 +76,18 @@ def test_labels_survive_compaction_and_are_in_the_shards_then(store: Path) -> No
     assert labels(store) == ["tqa", "vqa"] * 3
 
 
+@pytest.mark.parametrize("value", [True, False, 1, 1.5, [1, 2]])
+def test_a_value_becomes_the_label_that_sql_makes_of_it(
+    store: Path, tmp_path: Path, value: object
+) -> None:
+    table = tmp_path / "labels.jsonl"
+    table.write_text(json.dumps({"example_id": "1", "label": value}))
+    labeling.label_by_table(store, table, on=["example_id"])
+    found = labels(store)[0]
+    assert labeling.label_by_expression(store, str(value), where="example_id = '1'").changed == 0
+    assert found == json.dumps(value)
+
+
 def test_a_csv_joins_by_two_columns_as_text(store: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text("example_id,mode,label\n1,tqa,yes\n003,vqa,no\n9,tqa,lost\n")
@@ -99,7 +111,7 @@ def test_other_formats_and_other_column_names(store: Path, tmp_path: Path, suffi
 
         pq.write_table(pa.Table.from_pylist(records), table)
     labeling.label_by_table(store, table, on=["example_id=pair_id"], column="is_faithful")
-    assert labels(store) == ["True", "True", "False", "False", None, None]
+    assert labels(store) == ["true", "true", "false", "false", None, None]
 
 
 def test_contradicting_lines_are_refused(store: Path, tmp_path: Path) -> None:

@@ -67,3 +67,67 @@ def test_what_others_dropped_is_not_brought_back(hub: Hub, bucket: str, tmp_path
     put_rows(place, 7, 1)
     push_bucket(hub, place)
     assert "e7" in labels(hub, tmp_path / "found")
+
+
+def rows(hub: Hub, folder: Path) -> list[tuple[str, str | None, str | None]]:
+    """Example, variant and label of the repository's rows."""
+    pull_from(hub, folder)
+    with actstore.open(folder) as store:
+        table = store.select().table(["example_id", "variant", "label"])
+    return sorted(tuple(row.values()) for row in table.to_pylist())
+
+
+@pytest.mark.parametrize("ways", ["folder", "bucket", "bucket and back"])
+def test_a_synced_copy_pushes_what_changed_since_the_last_push(
+    hub: Hub, bucket: str, tmp_path: Path, ways: str
+) -> None:
+    first = tmp_path / "first"
+    put_rows(first, 0, 4)
+    push_to(hub, first)
+    with actstore.open(first) as store:
+        store.drop("example_id = 'e0'")
+        store.rename({"variant": "v"}, "example_id = 'e1'")
+        store.label("'late'", "example_id = 'e2'")
+    copy = str(tmp_path / "copy") if ways == "folder" else f"{bucket}/copy"
+    sync(first, copy)  # the newest commit alone, which no longer names what was pushed
+    if ways == "bucket and back":
+        sync(copy, tmp_path / "back")
+        copy = str(tmp_path / "back")
+    push_bucket(hub, copy)
+    expected = [("e1", "v", None), ("e2", None, "late"), ("e3", None, None)]
+    assert rows(hub, tmp_path / "found") == expected
+    sync(copy, first)
+    assert push_to(hub, first).commit is None
+
+
+def test_a_sync_does_not_make_a_copy_forget_a_push_of_its_own(
+    hub: Hub, bucket: str, tmp_path: Path
+) -> None:
+    first, copy = tmp_path / "first", f"{bucket}/copy"
+    put_rows(first, 0, 2)
+    push_to(hub, first)
+    put_rows(first, 2, 2, layer=1)
+    sync(first, copy)
+    push_bucket(hub, copy)
+    put_rows(first, 4, 2, layer=2)
+    sync(first, copy)
+    with actstore.open(copy) as store:
+        store.drop("example_id = 'e3'")
+    push_bucket(hub, copy)
+    assert [row[0] for row in rows(hub, tmp_path / "found")] == ["e0", "e1", "e2", "e4", "e5"]
+
+
+def test_a_copy_that_is_brought_to_an_earlier_state_removes_nothing_up_there(
+    hub: Hub, bucket: str, tmp_path: Path
+) -> None:
+    first, copy = tmp_path / "first", f"{bucket}/copy"
+    put_rows(first, 0, 2)
+    push_to(hub, first)
+    put_rows(first, 2, 2, layer=1)
+    push_to(hub, first)
+    sync(first, copy)
+    pull_from(hub, first, at=1)
+    put_rows(first, 4, 1)
+    sync(first, copy)
+    push_bucket(hub, copy)
+    assert [row[0] for row in rows(hub, tmp_path / "found")] == ["e0", "e1", "e2", "e3", "e4"]

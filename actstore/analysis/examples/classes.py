@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from actstore.errors import NotInStoreError, TooFewRowsError, UsageError
 
 _LISTED = 12
@@ -29,8 +31,8 @@ class Classes:
 def find(
     column: str,
     values: Iterable[object],
-    positive: str | Sequence[str] | None = None,
-    negative: str | Sequence[str] | None = None,
+    positive: str | float | Sequence[str | float] | None = None,
+    negative: str | float | Sequence[str | float] | None = None,
     *,
     option: str = "--label",
 ) -> Classes:
@@ -52,7 +54,7 @@ def find(
         UsageError: more than two values and none is named, or one is in both classes.
     """
     counts = _counted(values)
-    wanted, others = _listed(positive), _listed(negative)
+    wanted, others = listed(positive), listed(negative)
     both = set(wanted) & set(others)
     if both:
         raise UsageError(f"{sorted(both)[0]!r} is named as positive and as negative")
@@ -138,10 +140,25 @@ def text(value: object) -> str:
     return str(pa.scalar(value).cast("string").as_py())
 
 
-def _listed(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    if value is None:
+def listed(names: object) -> tuple[str, ...]:
+    """Return the classes that a caller names, one or several, by their texts; None names none.
+
+    Raises:
+        UsageError: one of them is no value that a column can hold.
+    """
+    if names is None:
         return ()
-    return (value,) if isinstance(value, str) else tuple(value)
+    if isinstance(names, Iterable) and not isinstance(names, str | bytes):
+        found = list(names)
+    else:
+        found = [names]
+    for name in found:
+        if not isinstance(name, str | bool | int | float | np.generic):
+            raise UsageError(
+                f"a class is named by its text, number or truth value, or by a list of these, "
+                f"got {name!r}"
+            )
+    return tuple(text(name) for name in found)
 
 
 def _two_at_least(column: str, counts: Counter[str], option: str) -> None:

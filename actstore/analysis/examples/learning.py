@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
+from actstore.analysis.examples import classes
 from actstore.analysis.examples.example_groups import groups_of
 from actstore.errors import NotInStoreError, TooFewRowsError, UsageError
 
@@ -31,7 +32,7 @@ class XY(NamedTuple):
 def xy(
     rows: SelectedRows,
     label: str,
-    positive: str | Sequence[str] | None,
+    positive: str | float | Sequence[str | float] | None,
     groups: str | None,
     *,
     dtype: str | None,
@@ -45,13 +46,15 @@ def xy(
     kept = rows.take(labelled)
     y = column.take(labelled).to_numpy(zero_copy_only=False)
     if positive is not None:
-        wanted = [positive] if isinstance(positive, str) else list(positive)
-        present = set(y.tolist())
+        wanted = classes.listed(positive)
+        if not wanted:
+            raise UsageError("positive names no class: give a value, or leave it out")
+        named = {value: classes.text(value) for value in set(y.tolist())}
         for value in wanted:
-            if value not in present:
-                there = ", ".join(map(repr, sorted(present, key=str)[:_LISTED]))
+            if value not in named.values():
+                there = ", ".join(map(repr, sorted(named, key=str)[:_LISTED]))
                 raise NotInStoreError(f"no row here has {label} {value!r}; there are {there}")
-        y = np.isin(y, wanted).astype(np.int64)
+        y = np.array([named[value] in wanted for value in y.tolist()], np.int64)
     X = kept.numpy(mixed=mixed)
     if dtype is not None:
         X = X.astype(dtype, copy=False)

@@ -34,6 +34,9 @@ def _look(path: Path) -> tuple[str | None, str]:
             last = file.read(1)
     except OSError as error:
         return None, f"not readable ({error.strerror})"
+    # First: the length that it begins with may be any bytes, those of a pickle or zip among them.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") + 8 <= size:
+        return "safetensors", "a safetensors file"
     if head.startswith(b"PK"):
         return _look_into_zip(path)
     if head.startswith(b"\x1f\x8b"):
@@ -54,8 +57,6 @@ def _look_at_bytes(head: bytes, size: int, last: bytes) -> tuple[str | None, str
         return "huggingface", "an Arrow file"
     if head[0] == 0x80 and len(head) > 1 and head[1] <= 5:
         return "pickle", "a plain pickle"
-    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") + 8 <= size:
-        return "safetensors", "a safetensors file"
     if head.startswith(b"version https://git-lfs"):
         return None, "a Git LFS pointer; fetch the file itself with `git lfs pull`"
     if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from actstore.errors import RecipeError
+from actstore.errors import LayoutError, RecipeError
 from actstore.ingestion import documents
 from actstore.ingestion.expression import Index, Reference
 from actstore.ingestion.recipe import ColumnSource
@@ -15,6 +15,7 @@ from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.template import part_value
 from actstore.ingestion.tensor import Tensor
 from actstore.ingestion.values import convert, text
+from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.ingestion.readers import Context
@@ -92,7 +93,11 @@ class FileScope:
         self._columns = columns
 
     def value(self, ref: Reference) -> Any:
-        """Return the value of a reference, or None."""
+        """Return the value of a reference, or None.
+
+        Raises:
+            LayoutError: a list that should hold a value for each row is of another length.
+        """
         root = ref.root
         if root == "path":
             return part_value(self._file.parts, ref.rest)
@@ -142,10 +147,17 @@ class FileScope:
         values = self._list(ref.rest)
         if not isinstance(values, list):
             return values
-        if ref.index is Index.ROW:
-            return _at(values, self.row)
-        if ref.index is Index.AUTO:
-            return _at(values, self.row) if len(values) == self.rows else values
+        if ref.index is not Index.TOKEN:
+            if len(values) == self.rows:
+                return _at(values, self.row)
+            plain = not any(isinstance(value, (dict, list, tuple)) for value in values)
+            if ref.index is Index.ROW or (plain and self.rows > 1):
+                raise LayoutError(
+                    f"{ref.rest} holds {counted(len(values), 'value')} for "
+                    f"{counted(self.rows, 'row')}, and nothing says which belongs to which: one "
+                    "for each row is needed, or a single value that is no list"
+                )
+            return values
         # One row of tokens per example, or the tokens of the only example.
         if values and isinstance(values[0], list):
             inner = values[0] if len(values) == 1 else _at(values, self.row)

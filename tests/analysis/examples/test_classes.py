@@ -18,6 +18,8 @@ def test_named_classes_take_all_others_as_the_other_one() -> None:
     both = classes.find("label", values, ["a", "c"], "b")
     assert both.names == ("a or c", "b")
     assert classes.find("label", values, "a", "c").negative == ("c",)
+    assert classes.find("extra.right", [True, False], False).positive == ("false",)
+    assert classes.find("extra.number", [1, 2.0, 3], [1, 2]).positive == ("1", "2")
 
 
 def test_what_cannot_be_told_apart_is_refused() -> None:

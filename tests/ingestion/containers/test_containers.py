@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import pickle
 import subprocess
 import sys
@@ -52,6 +53,14 @@ def test_sniffs_every_kind(tmp_path: Path) -> None:
     assert describe(tmp_path / "gzip") == "gzip, and inside it a plain pickle"
     assert describe(tmp_path / "json") == "probably JSON"
     assert describe(tmp_path / "nowhere").startswith("not readable")
+
+
+@pytest.mark.parametrize("length", [0x80, 0x180, 0x580, 0x4B50])
+def test_a_safetensors_file_of_any_length_of_header(tmp_path: Path, length: int) -> None:
+    described = json.dumps({"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}})
+    header = described.encode().ljust(length)
+    (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    assert sniff(tmp_path / "a") == "safetensors"
 
 
 def test_torchscript_is_named(tmp_path: Path) -> None:

@@ -383,3 +383,36 @@ def test_a_mapped_name_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert any("without 'z', so that --map label=z gives nothing: 2" in n for n in wrong.notes)
     right = ingest(tmp_path, tmp_path / "s", model=MODEL, map={"label": "y"})
     assert not any("gives nothing" in note for note in right.notes)
+
+
+@pytest.mark.parametrize("values", [["a", "b"], ["a"], [], list("abcdefg"), torch.tensor([0, 1])])
+def test_a_list_of_another_length_than_the_rows_is_refused(tmp_path: Path, values: Any) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    torch.save({"acts": torch.ones(5, 4), "y": values}, folder / "layer_3.pt")
+    counted = "1 value" if len(values) == 1 else f"{len(values)} values"
+    for where in ("y", "{file.y[row]}"):
+        summary = ingest(
+            folder, tmp_path / "s", model=MODEL, site="mlp_out", map={"label": where}, yes=True
+        )
+        assert summary.rows_written == 0
+        assert f"y holds {counted} for 5 rows" in summary.refused[0].reason
+
+
+def test_a_list_that_all_rows_share_is_kept_whole(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "Why?"}]
+    torch.save({"acts": torch.ones(5, 4), "chat": chat, "tags": ["a", "b"]}, tmp_path / "a.pt")
+    torch.save({"acts": torch.ones(1, 4), "tags": ["a", "b"]}, tmp_path / "b.pt")
+    for name, where in (("a.pt", "chat"), ("a.pt", "{file.tags}"), ("b.pt", "tags")):
+        store = tmp_path / f"{name}-{len(where)}.store"
+        ingest(
+            tmp_path / name,
+            store,
+            model=MODEL,
+            site="mlp_out",
+            layer=3,
+            map={"question": where},
+            yes=True,
+        )
+        shared = chat if where == "chat" else ["a", "b"]
+        assert all(json.loads(text) == shared for (text,) in columns(store, "question"))
