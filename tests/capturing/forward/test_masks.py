@@ -73,7 +73,7 @@ def test_masks_that_people_write(side: str) -> None:
 
 def test_texts_that_see_everything_are_no_padding() -> None:
     every = torch.ones(1, 1, WIDTH, WIDTH, dtype=torch.bool)
-    packed = torch.block_diag(torch.ones(2, 2), torch.ones(3, 3)).bool().tril()[None, None]
+    packed = torch.block_diag(torch.ones(2, 2), torch.ones(3, 3)).bool().tril()[None, None]  # type: ignore[no-untyped-call]
     for mask in (every, packed):
         found = real_tokens(mask, IDS, 0)
         assert found is not None
