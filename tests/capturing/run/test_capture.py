@@ -397,6 +397,6 @@ def test_questions_with_and_without_images_are_captured_together(tmp_path: Path)
     model, processor = families.build_vlm("internvl")  # whose processor takes no such batch
     plain = {"id": "plain", "question": "what is 1 ?"}
     examples = [plain, {**plain, "id": "seen", "image": picture(tmp_path, "sky.png")}]
-    done = actstore.capture(model, processor, examples, store=tmp_path / "s", model_name="m")
+    done = actstore.capture(model, processor, examples, store=tmp_path / "s", model_name="m")  # type: ignore[arg-type]
     assert (done.examples, done.refused) == (2, ())
     assert done.self_check is not None
