@@ -100,13 +100,19 @@ def test_a_synced_copy_pushes_what_changed_since_the_last_push(
     assert push_to(hub, first).commit is None
 
 
-def test_a_sync_does_not_make_a_copy_forget_a_push_of_its_own(
-    hub: Hub, bucket: str, tmp_path: Path
-) -> None:
-    first, copy = tmp_path / "first", f"{bucket}/copy"
+def pushed_and_more(hub: Hub, tmp_path: Path) -> Path:
+    """Return a store that was pushed, and has got a layer since."""
+    first = tmp_path / "first"
     put_rows(first, 0, 2)
     push_to(hub, first)
     put_rows(first, 2, 2, layer=1)
+    return first
+
+
+def test_a_sync_does_not_make_a_copy_forget_a_push_of_its_own(
+    hub: Hub, bucket: str, tmp_path: Path
+) -> None:
+    first, copy = pushed_and_more(hub, tmp_path), f"{bucket}/copy"
     sync(first, copy)
     push_bucket(hub, copy)
     put_rows(first, 4, 2, layer=2)
@@ -120,10 +126,7 @@ def test_a_sync_does_not_make_a_copy_forget_a_push_of_its_own(
 def test_a_copy_that_is_brought_to_an_earlier_state_removes_nothing_up_there(
     hub: Hub, bucket: str, tmp_path: Path
 ) -> None:
-    first, copy = tmp_path / "first", f"{bucket}/copy"
-    put_rows(first, 0, 2)
-    push_to(hub, first)
-    put_rows(first, 2, 2, layer=1)
+    first, copy = pushed_and_more(hub, tmp_path), f"{bucket}/copy"
     push_to(hub, first)
     sync(first, copy)
     pull_from(hub, first, at=1)
