@@ -181,7 +181,12 @@ def _choose(snapshot: Snapshot, runs: Sequence[str], count: int, seed: int) -> l
         groups = np.searchsorted(bounds, chosen, "right") - 1
         for group in np.unique(groups).tolist():
             table = file.read_row_group(group)
-            rows += table.take(chosen[groups == group] - bounds[group]).to_pylist()
+            numbers = chosen[groups == group]
+            found = table.take(numbers - bounds[group]).to_pylist()
+            rows += [
+                {**row, "row_id": number}
+                for row, number in zip(found, numbers.tolist(), strict=True)
+            ]
     return rows
 
 

@@ -259,7 +259,8 @@ def _counts(snapshot: Snapshot) -> list[Count]:
     from actstore.ingestion.contract import Count
 
     with snapshot.opened_metadata() as file:
-        table = file.read(columns=["shard", "dataset", "label"])
+        table = file.read(columns=["dataset", "label"])
+    table = table.append_column("shard", [snapshot.shard_numbers()])
     groups = table.group_by(["shard", "dataset", "label"]).aggregate([([], "count_all")])
     counts = []
     for row in groups.to_pylist():

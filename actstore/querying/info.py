@@ -264,14 +264,14 @@ def _counted(snapshot: Snapshot) -> Iterator[tuple[int, PoolingRegion, int]]:
     """Yield the number of each shard, each of its pools and the rows that have it."""
     names = ["pooling", "region"]
     with snapshot.opened_metadata(dictionaries=names) as file:
-        table = file.read([*names, "shard"])
+        table = file.read(names)
     pooling, region = (table[name].unify_dictionaries().combine_chunks() for name in names)
     poolings = pooling.dictionary.to_pylist()
     regions = [*region.dictionary.to_pylist(), None]
     regional = region.indices.fill_null(len(regions) - 1).to_numpy().astype(np.int64)
     pools = pooling.indices.to_numpy().astype(np.int64) * len(regions) + regional
     most = len(poolings) * len(regions)
-    values, rows = np.unique(table["shard"].to_numpy() * most + pools, return_counts=True)
+    values, rows = np.unique(snapshot.shard_numbers() * most + pools, return_counts=True)
     for value, count in zip(values.tolist(), rows.tolist(), strict=True):
         number, pool = divmod(value, most)
         pooled, over = divmod(pool, len(regions))

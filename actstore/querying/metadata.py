@@ -105,15 +105,27 @@ class Metadata:
         if names == [ROW_ID]:
             return pa.table([pa.array(rows)], pa.schema([self._field(ROW_ID)]))
         groups = np.searchsorted(self._starts, rows, "right") - 1
-        needed = np.unique(groups)
         own = [name for name in names if name.startswith(own_columns.PREFIX)]
         for name in own:
             self.type_of(name)
         file = self._own_file if own else self._file
+        found = self._stored(file, rows, groups, [name for name in names if name != ROW_ID])
+        if ROW_ID in names:
+            found = found.append_column(self._field(ROW_ID), pa.array(rows))
+        return found.select(names)
+
+    def _stored(
+        self, file: pq.ParquetFile, rows: np.ndarray, groups: np.ndarray, names: list[str]
+    ) -> pa.Table:
+        """Return columns of the file; ``groups`` are the row groups of the rows."""
+        import pyarrow as pa
+
+        needed = np.unique(groups)
         sizes = np.diff(self._starts)[needed]
         if len(rows) * _SPARSE < sizes.sum():
             return self._scattered(file, rows, groups, names)
-        table = file.read_row_groups(needed.tolist(), columns=names).select(names)
+        table = file.read_row_groups(needed.tolist(), columns=names)
+        table = table.select(names).replace_schema_metadata(None)  # the file's notes
         before = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         places = rows - self._starts[groups] + before[np.searchsorted(needed, groups)]
         first, last = int(places[0]), int(places[-1])
@@ -146,6 +158,7 @@ class Metadata:
             found = self._kept.pop(key, None)
             if found is None:
                 found = file.read_row_group(group, columns=names).select(names)
+                found = found.replace_schema_metadata(None)
             self._kept[key] = found  # the last one is the one asked for last
             while len(self._kept) > 1 and sum(t.nbytes for t in self._kept.values()) > _KEPT_BYTES:
                 self._kept.popitem(last=False)

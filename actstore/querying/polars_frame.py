@@ -85,7 +85,9 @@ class _FrameSource:
         names = self.schema.names() if with_columns is None else with_columns
         asked = set() if predicate is None else set(predicate.meta.root_names())
         path = self._file()
-        rows = pl.scan_parquet(path)
+        rows = pl.scan_parquet(path, row_index_name=ROW_ID).with_columns(
+            pl.col(ROW_ID).cast(pl.Int64)
+        )
         if n_rows is not None:
             rows = rows.head(n_rows)
         late = predicate if schema.VECTOR in asked else None

@@ -231,17 +231,17 @@ class Database:
             connection.execute("SET scheduler_process_partial = true")
             self._functions.register(connection)
             columns = [
-                f"vector_at(row_id) AS {column.name}"
+                f"vector_at(file_row_number) AS {column.name}"
                 if column.name == schema.VECTOR
                 else column.name
                 for column in schema.columns()
             ]
             own = self._snapshot.own_columns if self._own else {}
-            columns += ["row_id", *map(quoting.name, own)]
+            columns += ["file_row_number AS row_id", *map(quoting.name, own)]
             source = quoting.text(str(metadata))
             connection.execute(
                 f"CREATE VIEW {pushdown.VIEW} AS SELECT {', '.join(columns)} "
-                f"FROM read_parquet({source})"
+                f"FROM read_parquet({source}, file_row_number = true)"
             )
             if not self._allow_external:
                 connection.execute(f"SET allowed_paths = [{source}]")

@@ -102,8 +102,7 @@ def _write(metadata: Path, draft: Path) -> None:
                 target,
                 compression="snappy",
                 write_statistics=derived.with_statistics(target),
-                use_dictionary=[n for n in target.names if n not in ("row_id", "norm")],
-                column_encoding={"row_id": "DELTA_BINARY_PACKED"},
+                use_dictionary=[name for name in target.names if name != "norm"],
             ) as writer,
         ):
             first = 0

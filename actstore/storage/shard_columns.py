@@ -6,7 +6,7 @@ holds something of Python's when the interpreter ends takes the whole process do
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,15 +133,28 @@ def merged(tables: Iterable[pa.Table]) -> dict[str, dict[int, Any]]:
     return found
 
 
-def with_labels(table: pa.Table, changes: dict[int, Any]) -> pa.Table:
-    """Return ``table`` with the label of the given rows replaced."""
-    import pyarrow as pa
+def check_labelled(changes: Mapping[int, Any], rows: int) -> None:
+    """Check that a shard has the rows that are given labels.
 
-    if min(changes) < 0 or max(changes) >= table.num_rows:
+    Raises:
+        CorruptStoreError: it has not.
+    """
+    if min(changes) < 0 or max(changes) >= rows:
         raise CorruptStoreError(
-            f"a label file speaks of row {max(changes)} of a shard that has {table.num_rows}: "
+            f"a label file speaks of row {max(changes)} of a shard that has {rows}: "
             "restore both from a copy"
         )
+
+
+def with_labels(table: pa.Table, changes: Mapping[int, Any]) -> pa.Table:
+    """Return ``table`` with the label of the given rows replaced.
+
+    Raises:
+        CorruptStoreError: it has no such rows.
+    """
+    import pyarrow as pa
+
+    check_labelled(changes, table.num_rows)
     labels = table["label"].to_pylist()
     for row, label in changes.items():
         labels[row] = label

@@ -137,6 +137,10 @@ class Snapshot:
         np.cumsum([shard.rows for shard in self.shards], out=found[1:])
         return found
 
+    def shard_numbers(self) -> np.ndarray:
+        """Return which of :attr:`shards` each row is in, int64 ``[rows]``."""
+        return np.repeat(np.arange(len(self.shards)), np.diff(self.offsets))
+
     @property
     def name(self) -> str:
         """What messages call the store: its path or its address."""
@@ -182,9 +186,8 @@ class Snapshot:
     def metadata_file(self) -> Path:
         """Return a Parquet file with one row per row of the store, in row order.
 
-        It holds every column but the vector, with labels as they stand now, and ``row_id``
-        (int64) and ``shard`` (int32, index into :attr:`shards`). It is made on first use
-        and kept in the store's cache folder.
+        It holds every column but the vector, with labels as they stand now. It is made on first
+        use and kept in the store's cache folder.
         """
         found = self._metadata
         if found is None or not derived.is_sound(found.path):

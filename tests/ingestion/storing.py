@@ -20,8 +20,9 @@ def stored_rows(store: Path) -> list[Row]:
     """Return every row of a store in its order, ``activation`` as a NumPy vector."""
     snapshot = open_snapshot(store)
     rows: list[Row] = pq.read_table(snapshot.metadata_file()).to_pylist()
-    for row in rows:
-        row["activation"] = snapshot.gather(np.array([row["row_id"]]))[0]
+    for number, row in enumerate(rows):
+        row["row_id"] = number
+        row["activation"] = snapshot.gather(np.array([number]))[0]
     snapshot.close()
     return rows
 

@@ -106,7 +106,7 @@ def content(source: Path | Snapshot, at: int | None = None) -> Content:
     """Return every row of a commit, having checked that it is whole and no key comes twice."""
     snapshot = source if isinstance(source, Snapshot) else open_snapshot(source, at)
     table = pq.read_table(snapshot.metadata_file())
-    assert table["row_id"].to_pylist() == list(range(snapshot.rows))
+    assert len(table) == snapshot.rows
     keys = list(zip(*(table[name].to_pylist() for name in schema.key_names()), strict=True))
     labels = table["label"].to_pylist()
     found: Content = {}

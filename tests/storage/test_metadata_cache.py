@@ -7,11 +7,12 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from actstore import schema
 from actstore.errors import CorruptStoreError, DamageError, StoreError
-from actstore.storage import layout, metadata_cache, shard_columns
+from actstore.storage import layout, metadata_cache, metadata_file, row_groups, shard_columns
 from actstore.storage.compaction import compact
 from actstore.storage.files import temporary_folder
 from actstore.storage.labels import set_labels
@@ -46,7 +47,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_has_every_column_in_row_order(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata_cache, "GROUP_ROWS", 3)
+    monkeypatch.setattr(metadata_file, "GROUP_ROWS", 3)
     snapshot = open_snapshot(store)
     path = snapshot.metadata_file()
     assert path.parent == store / ".cache"
@@ -54,9 +55,8 @@ def test_it_has_every_column_in_row_order(store: Path, monkeypatch: pytest.Monke
         groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         table = file.read()
     assert groups == [3, 3, 2]
-    assert table.column_names == [*schema.metadata_names(), "row_id", "shard"]
-    assert table["row_id"].to_pylist() == list(range(8))
-    assert table["shard"].to_pylist() == [0] * 5 + [1] * 3
+    assert table.column_names == list(schema.metadata_names())
+    assert snapshot.shard_numbers().tolist() == [0] * 5 + [1] * 3
     assert table["layer"].to_pylist() == [3] * 5 + [None] * 3
     assert table["run_id"].to_pylist() == ["run"] * 8
     norms = np.linalg.norm(batch(0, 5).vectors.astype(np.float64), axis=1)
@@ -81,7 +81,7 @@ def test_any_history_gives_what_is_made_from_nothing(steps: list[Step], group: i
     """The file is made from an older one where that helps, whichever is there."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda descriptor: None)
-        patch.setattr(metadata_cache, "GROUP_ROWS", group)
+        patch.setattr(metadata_file, "GROUP_ROWS", group)
         root = Path(folder) / "s"
         write(root, batch(0, 4, layer=5))
         known = expected(batch(0, 4, layer=5))
@@ -287,3 +287,61 @@ def test_rows_that_another_writer_has_brought_are_not_left_twice(
     left = pq.read_table(open_snapshot(root).metadata_file())
     shutil.rmtree(root / layout.CACHE)
     assert left.equals(pq.read_table(open_snapshot(root).metadata_file()), check_metadata=True)
+
+
+def _groups(root: Path) -> list[int]:
+    with pq.ParquetFile(open_snapshot(root).metadata_file()) as file:
+        return [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)]
+
+
+def _encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Return what will hold the rows and columns of each table that is encoded from now on."""
+    found: list[tuple[int, int]] = []
+    encode = row_groups._encoded
+
+    def counted(table: pa.Table, options: Mapping[str, Any]) -> memoryview:
+        if table.num_rows:
+            found.append((table.num_rows, table.num_columns))
+        return encode(table, options)
+
+    monkeypatch.setattr(row_groups, "_encoded", counted)
+    return found
+
+
+def test_a_change_costs_what_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only row groups that have other rows are written again; of other labels, one column."""
+    monkeypatch.setattr(metadata_file, "GROUP_ROWS", 10)
+    root = tmp_path / "s"
+    write(root, batch(0, 100, layer=1), batch(0, 60, layer=2))
+    assert _groups(root) == [10] * 16
+    encoded = _encoded(monkeypatch)
+    columns = len(schema.metadata_names())
+    write(root, batch(500, 1, layer=1))
+    assert _groups(root) == [10] * 10 + [11] + [10] * 5
+    assert encoded == [(11, columns)]
+    encoded.clear()
+    set_labels(open_snapshot(root), np.array([3, 25, 26]), ["x", None, "y"], message="")
+    assert _groups(root) == [10] * 10 + [11] + [10] * 5
+    assert encoded == [(10, 1), (10, 1)]
+    encoded.clear()
+    write(root, batch(500, 2, layer=2))
+    write(root, batch(600, 2, layer=2))
+    assert _groups(root) == [10] * 10 + [11] + [10] * 5 + [4]
+    assert encoded == [(4, columns)]
+    found = content(root)
+    shutil.rmtree(root / layout.CACHE)
+    assert content(root) == found
+
+
+def test_what_is_dead_does_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata_file, "GROUP_ROWS", 10)
+    root = tmp_path / "s"
+    write(root, batch(0, 100, layer=1))
+    sizes = []
+    for step in range(60):
+        set_labels(open_snapshot(root), np.arange(0, 100, 3), [f"{step}"] * 34, message="")
+        sizes.append(open_snapshot(root).metadata_file().stat().st_size)
+    assert max(sizes) < 4 * sizes[0]
+    assert sorted(sizes) != sizes  # it was written anew, and once again shorter
+    labels = [f"{label}" for _, _, label in content(root).values()]
+    assert labels[::3] == ["59"] * 34

@@ -71,7 +71,7 @@ def test_a_whole_shard_keeps_its_pages_byte_for_byte(
     assert new.path.startswith("activations/org--other/resid_post/layer_004/")
     assert_sound(store)
     after = pq.read_table(open_snapshot(store).metadata_file())
-    for name in set(after.column_names) - {"model", "dataset", "question", "row_id", "shard"}:
+    for name in set(after.column_names) - {"model", "dataset", "question"}:
         assert after[name].to_pylist() == everything[name].to_pylist(), name
     assert card_files(store)["metadata"] == live_files(store)
     assert content(store, at=6) == before

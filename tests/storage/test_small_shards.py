@@ -14,7 +14,7 @@ import pytest
 
 from actstore import schema
 from actstore.errors import CorruptStoreError, DamageError
-from actstore.storage import checks, metadata_cache, shard_columns, small_shards
+from actstore.storage import checks, metadata_file, shard_columns, small_shards
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.remembered import Remembered
@@ -123,18 +123,20 @@ def test_a_forked_process_waits_for_no_threads_of_its_parent(store: Path) -> Non
 
 def test_runs_follow_an_older_file_and_stay_short(store: Path) -> None:
     entries = [dataclasses.replace(shards(store)[0], sha256=f"{n:064}") for n in range(9)]
-    names = [metadata_cache._identity(entry) for entry in entries]
-    places = {names[0]: 0, names[1]: 1, names[2]: 3, names[5]: 4, names[8]: 5}
-    found = metadata_cache._runs(entries, places, near=True)
-    assert [(run.place, [entries.index(each) for each in run.shards]) for run in found] == [
-        (0, [0, 1]),
-        (3, [2]),
-        (None, [3, 4]),
-        (4, [5]),
-        (None, [6, 7]),
-        (5, [8]),
+    names = [metadata_file.identity(entry) for entry in entries]
+    rows = entries[0].rows
+    places = {names[at]: rows * place for at, place in ((0, 0), (1, 1), (2, 3), (5, 4), (8, 5))}
+    found = metadata_file._stretches(entries, places, near=True)
+    old, new = metadata_file._Old, metadata_file._New
+    assert list(found) == [
+        old(0, 2 * rows),
+        old(3 * rows, 4 * rows),
+        new(entries[3:5]),
+        old(4 * rows, 5 * rows),
+        new(entries[6:8]),
+        old(5 * rows, 6 * rows),
     ]
-    alone = metadata_cache._runs(entries, {}, near=False)
-    assert [len(run.shards) for run in alone] == [1] * 9
+    alone = metadata_file._stretches(entries, {}, near=False)
+    assert list(alone) == [new([entry]) for entry in entries]
     large = [dataclasses.replace(each, rows=2_000) for each in entries]
-    assert [len(run.shards) for run in metadata_cache._runs(large, {}, near=True)] == [1] * 9
+    assert list(metadata_file._stretches(large, {}, near=True)) == [new([entry]) for entry in large]

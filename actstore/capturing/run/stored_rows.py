@@ -314,8 +314,9 @@ class StoredRows:
 
     def _read(self) -> pa.Table:
         """Return the columns that are needed here, of the rows of the runs."""
-        names = [*KEYS, *_TOLD, *_PLACES, "run_id", "position", "question", "extra", "row_id"]
-        parts: list[pa.RecordBatch] = []
+        names = [*KEYS, *_TOLD, *_PLACES, "run_id", "position", "question", "extra"]
+        parts: list[pa.Table] = []
+        first = 0
         if not self._runs:
             return _empty(names)
         snapshot = opened(self._store, self._at)[0]
@@ -323,10 +324,14 @@ class StoredRows:
             if any(shard.model == self._model for shard in snapshot.manifest.shards):
                 with snapshot.opened_metadata() as file:
                     for batch in file.iter_batches(columns=[*names, "model", "dataset"]):
-                        parts.append(batch.filter(self._wanted(batch)).select(names))
+                        table = pa.table(batch).select(names)
+                        ids = np.arange(first, first + len(batch))
+                        table = table.append_column("row_id", pa.array(ids))
+                        parts.append(table.filter(self._wanted(batch)))
+                        first += len(batch)
         finally:
             snapshot.close()
-        return pa.Table.from_batches(parts) if parts else _empty(names)
+        return pa.concat_tables(parts) if parts else _empty(names)
 
     def _wanted(self, batch: pa.RecordBatch) -> pa.Array:
         dataset = batch.column("dataset")
@@ -381,9 +386,5 @@ def _empty(names: Sequence[str]) -> pa.Table:
     from actstore import schema
 
     types = schema.metadata_schema()
-    return pa.table(
-        {
-            name: pa.array([], pa.int64() if name == "row_id" else types.field(name).type)
-            for name in names
-        }
-    )
+    found = {name: pa.array([], types.field(name).type) for name in names}
+    return pa.table({**found, "row_id": pa.array([], pa.int64())})
