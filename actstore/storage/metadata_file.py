@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice, pairwise
@@ -15,8 +16,8 @@ from actstore import schema
 from actstore.storage import derived, shard_columns
 from actstore.storage.files import StoreFiles
 from actstore.storage.manifest import LabelEntry, Manifest, ShardEntry
-from actstore.storage.row_groups import RowGroup, RowGroups, RowGroupWriter
-from actstore.storage.threads import give_up
+from actstore.storage.row_groups import Encoded, RowGroup, RowGroups, RowGroupWriter
+from actstore.storage.threads import Task, give_up, pool, submit, workers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -160,28 +161,33 @@ def write(draft: Path, files: StoreFiles, manifest: Manifest, older: Older | Non
         use_dictionary=[name for name in columns.names if name != "norm"],
     ) as writer:
         groups = _Groups(writer)
-        for piece, table in _with_tables(plan, files, older, labels):
-            if isinstance(piece, _Kept):
-                assert older is not None
-                changes = labels.fresh_within(*older.rows_of(piece.number))
-                groups.keep(older.groups[piece.number], table, changes)
-            else:
-                assert table is not None
-                groups.take(table)
-        groups.flush()
+        try:
+            for piece, table in _with_tables(plan, files, older, labels):
+                if isinstance(piece, _Kept):
+                    assert older is not None
+                    changes = labels.fresh_within(*older.rows_of(piece.number))
+                    groups.keep(older.groups[piece.number], table, changes)
+                else:
+                    assert table is not None
+                    groups.take(table)
+            done = groups.all()
+        finally:
+            groups.give_up()
         origin = {
             "shards": [(identity(entry), entry.rows) for entry in manifest.shards],
             "labels": [identity(entry) for entry in manifest.labels],
         }
-        writer.finish(groups.done, {_ORIGIN: json.dumps(origin).encode()})
+        writer.finish(done, {_ORIGIN: json.dumps(origin).encode()})
 
 
 class _Groups:
     """Row groups in the making."""
 
     def __init__(self, writer: RowGroupWriter) -> None:
-        self.done: list[RowGroup] = []
+        self._done: list[RowGroup] = []
         self._writer = writer
+        self._coming: deque[Task[Encoded]] = deque()
+        """Row groups that threads encode, which come behind those that are done."""
         self._waiting: list[pa.Table] = []
         self._rows = 0
 
@@ -198,23 +204,39 @@ class _Groups:
 
     def keep(self, group: RowGroup, labels: pa.Table | None, changes: Mapping[int, Any]) -> None:
         """Let a row group of the older file be the next; ``labels``, with changes, are new."""
-        self.flush()
+        self._flush()
         if labels is not None:
             group = self._writer.with_column(group, shard_columns.with_labels(labels, changes))
-        self.done.append(group)
+        self._done.append(group)
 
-    def flush(self) -> None:
+    def all(self) -> list[RowGroup]:
+        """Return the row groups of all rows, in order."""
+        self._flush()
+        return self._done
+
+    def give_up(self) -> None:
+        """Leave no thread at work."""
+        give_up(self._coming)
+
+    def _flush(self) -> None:
         """Write what waits, as one row group or as two halves."""
         if 2 * self._rows > 3 * GROUP_ROWS:
             self._write((self._rows + 1) // 2)
         if self._rows:
             self._write(self._rows)
+        self._take_in(0)
+
+    def _take_in(self, most: int) -> None:
+        while len(self._coming) > most:
+            self._done.append(self._writer.add(self._coming[0].result()))
+            self._coming.popleft()
 
     def _write(self, rows: int) -> None:
         import pyarrow as pa
 
         joined = pa.concat_tables(self._waiting)
-        self.done.append(self._writer.add(joined.slice(0, rows)))
+        self._coming.append(submit(pool, self._writer.encoded, joined.slice(0, rows)))
+        self._take_in(2 * workers())
         self._rows -= rows
         self._waiting = [joined.slice(rows)] if self._rows else []
 

@@ -46,6 +46,15 @@ class RowGroup(NamedTuple):
     """What the footer says of it."""
 
 
+class Encoded(NamedTuple):
+    """Rows as Parquet has them, in no file yet."""
+
+    rows: int
+    columns: memoryview
+    group: Struct
+    """Their description as if they stood at a file's beginning."""
+
+
 class RowGroups:
     """The row groups of a file that a :class:`RowGroupWriter` wrote.
 
@@ -147,15 +156,21 @@ class RowGroupWriter:
     ) -> None:
         self._file.close()
 
-    def add(self, table: pa.Table) -> RowGroup:
-        """Write rows as one row group, to be named by :meth:`finish`."""
-        group = self._written(table)
-        chunks = group[_COLUMNS].value.items
-        size = sum(_of(chunk, "size") for chunk in chunks)
+    def encoded(self, table: pa.Table) -> Encoded:
+        """Return rows as :meth:`add` takes them; several threads may do so at a time."""
+        file = _encoded(table, self._options)
+        footer = column_chunks.footer_of(file)
+        (group,) = thrift.partly(footer, _WANTED)[_GROUPS].value.items
         # Where its columns begin says nothing, once one of them may lie elsewhere.
         for number in (_OFFSET, _ORDINAL):
             group.pop(number, None)
-        return RowGroup(table.num_rows, size, thrift.encode(group))
+        end = len(file) - len(footer) - _LENGTH_BYTES - len(pages.MAGIC)
+        return Encoded(table.num_rows, file[len(pages.MAGIC) : end], group)
+
+    def add(self, encoded: Encoded) -> RowGroup:
+        """Write a row group, to be named by :meth:`finish`."""
+        size = sum(_of(chunk, "size") for chunk in self._placed(encoded))
+        return RowGroup(encoded.rows, size, thrift.encode(encoded.group))
 
     def with_column(self, group: RowGroup, column: pa.Table) -> RowGroup:
         """Write one column of a row group anew, and return the group as it is with that.
@@ -168,7 +183,7 @@ class RowGroupWriter:
         found = thrift.partly(group.description, {_COLUMNS: {}})
         chunks = found[_COLUMNS].value.items
         old: Struct = {_DETAILS: thrift.struct(thrift.partly(chunks[place][_DETAILS].value, {}))}
-        (new,) = self._written(column)[_COLUMNS].value.items
+        (new,) = self._placed(self.encoded(column))
         chunks[place] = new
         more = _of(new, "size") - _of(old, "size")
         unpacked = _of(new, "unpacked") - _of(old, "unpacked")
@@ -177,26 +192,21 @@ class RowGroupWriter:
             found[_SIZE] = thrift.i64(found[_SIZE].value + more)
         return RowGroup(group.rows, group.size + more, thrift.encode(found))
 
-    def _written(self, table: pa.Table) -> Struct:
-        """Write columns of one row group; return its description by Arrow, with their places."""
-        file = _encoded(table, self._options)
-        footer = column_chunks.footer_of(file)
-        group: Struct
-        (group,) = thrift.partly(footer, _WANTED)[_GROUPS].value.items
-        first = len(pages.MAGIC)
-        for chunk in group[_COLUMNS].value.items:
+    def _placed(self, encoded: Encoded) -> list[Struct]:
+        """Write columns; return their descriptions, which say where they are."""
+        chunks: list[Struct] = encoded.group[_COLUMNS].value.items
+        for chunk in chunks:
             chunk[_PLACE] = thrift.i64(0)
             details: Struct = chunk[_DETAILS].value
             for name in ("data", "dictionary"):
                 number = _OF_DETAILS[name]
                 if number in details:
-                    moved = details[number].value + self._end - first
-                    details[number] = thrift.i64(moved)
-        columns = file[first : len(file) - len(footer) - _LENGTH_BYTES - len(pages.MAGIC)]
+                    place = details[number].value + self._end - len(pages.MAGIC)
+                    details[number] = thrift.i64(place)
         with named(self._path):
-            self._file.write(columns)
-        self._end += len(columns)
-        return group
+            self._file.write(encoded.columns)
+        self._end += len(encoded.columns)
+        return chunks
 
     def finish(self, groups: Sequence[RowGroup], notes: Mapping[bytes, bytes]) -> None:
         """Write the footer.

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from _thread import start_new_thread
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache, partial
 from queue import Empty, SimpleQueue
 from threading import Lock
@@ -244,7 +244,7 @@ def in_parallel(
         give_up(tasks)
 
 
-def give_up(tasks: Sequence[Task[Result]]) -> None:
+def give_up(tasks: Collection[Task[Result]]) -> None:
     """Cancel what no thread has begun, and wait for what one has."""
     for task in tasks:
         task.cancel()

@@ -38,7 +38,7 @@ def _writer(path: Path, kept: RowGroups | None = None) -> RowGroupWriter:
 def older(tmp_path: Path) -> Iterator[RowGroups]:
     path = tmp_path / "older.parquet"
     with _writer(path) as writer:
-        groups = [writer.add(_rows(first, 100)) for first in (0, 100, 200)]
+        groups = [writer.add(writer.encoded(_rows(first, 100))) for first in (0, 100, 200)]
         writer.finish(groups, {b"said": b"by us"})
     derived.seal(path)
     found = RowGroups(path)
@@ -54,6 +54,7 @@ def _assert_all_read(path: Path, expected: pa.Table, groups: list[int]) -> None:
     assert sizes == groups
     with duckdb.connect() as database:
         found = database.execute(f"SELECT * FROM read_parquet('{path}')").to_arrow_table()
+        assert found is not None
         assert found.cast(_COLUMNS).equals(expected)
         for number in (0, 150, 299, 1_000):  # the statistics are those of the rows
             asked = f"SELECT count(*) FROM read_parquet('{path}') WHERE id = {number}"
@@ -75,7 +76,8 @@ def test_kept_groups_in_another_order_with_new_ones_between(
 ) -> None:
     path = tmp_path / "newer.parquet"
     with _writer(path, older) as writer:
-        groups = [older[2], writer.add(_rows(1_000, 7)), older[0], writer.add(_rows(2_000, 1))]
+        seven, one = (writer.encoded(_rows(first, n)) for first, n in ((1_000, 7), (2_000, 1)))
+        groups = [older[2], writer.add(seven), older[0], writer.add(one)]
         writer.finish(groups, {})
     expected = pa.concat_tables([_rows(200, 100), _rows(1_000, 7), _rows(0, 100), _rows(2_000, 1)])
     _assert_all_read(path, expected, [100, 7, 100, 1])
