@@ -104,7 +104,7 @@ class Partition:
             if rows >= _ROWS_AT_ONCE or entry is unknown[-1]:
                 for each, keys in zip(waiting, _keys_of(self._root, waiting), strict=True):
                     found[each.sha256] = keys
-                    if each.rows <= _ROWS_AT_ONCE:
+                    if _weight(keys) <= _KNOWN_BYTES:  # it would push out all others for nothing
                         _known.put(each.sha256, keys)
                 waiting, rows = [], 0
         self.width = entries[-1].width

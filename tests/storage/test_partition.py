@@ -139,7 +139,7 @@ def test_shards_that_were_read_once_are_known(tmp_path: Path) -> None:
     assert both.label_differs(RowAddress(1, 0), "seen") is False
 
 
-def test_keys_of_few_rows_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_kept_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Shards of one row are mostly what Python needs for each.
     known: Remembered[str, partitions._Keys] = Remembered(2 * (600 + 24), partitions._weight)
     monkeypatch.setattr(partitions, "_known", known)
@@ -148,6 +148,17 @@ def test_keys_of_few_rows_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for entry in entries:
         Partition(tmp_path, [entry]).close()
     assert [known.get(entry.sha256) is not None for entry in entries] == [0, 0, 1, 1]
-    monkeypatch.setattr(partitions, "_ROWS_AT_ONCE", 0)
+    monkeypatch.setattr(partitions, "_KNOWN_BYTES", 0)
     Partition(tmp_path, [entries[0]]).close()
-    assert known.get(entries[0].sha256) is None
+    assert known.get(entries[0].sha256) is None  # nor were others pushed out for it
+    assert known.get(entries[3].sha256) is not None
+
+
+def test_keys_of_large_shards_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each row that is appended to a layer of a million reads the keys of them all."""
+    monkeypatch.setattr(partitions, "_ROWS_AT_ONCE", 3)
+    write(tmp_path, batch(0, 10))
+    entries = list(open_snapshot(tmp_path).shards)
+    Partition(tmp_path, entries).close()
+    monkeypatch.setattr(partitions, "_keys_of", None)
+    assert len(find(Partition(tmp_path, entries), batch(0, 10))) == 10
