@@ -32,6 +32,8 @@ _PAST_THE_MAP = 512 << 10
 _SPAN = 16 << 20
 """Bytes of these that one thread reads at a time."""
 _FIRST_PIECES = (8 << 10, 8 << 10, 32 << 10)
+_BEGINNING = 64 << 10
+"""Bytes before the first vectors that are read with them, though nobody needs them."""
 _UNITS = 8
 """Parts that a row is copied in at most."""
 _PROBE = 8
@@ -279,6 +281,9 @@ def _read(place: tuple[Path, str], data: memoryview, start: int) -> None:
     descriptor = os.open(root / path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         done = 0
+        if start <= _BEGINNING:
+            # What is read from a file's first byte on is taken for reading in order at once.
+            os.preadv(descriptor, [bytearray(start)], 0)
         # Small pieces first: then the system takes this for reading in order, and reads ahead in
         # large pages while these are copied. Asked for all at once it does neither.
         for size in (*_FIRST_PIECES, len(data)):

@@ -165,6 +165,30 @@ def test_what_is_read_for_the_first_time_is_what_the_map_holds(
         snapshot.close()
 
 
+def test_what_lies_near_a_files_beginning_is_read_from_its_first_byte_on(
+    tmp_path: Path, rows_of_blocks: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the system reads ahead from the start, and not from where it has seen a pattern."""
+    places: list[int] = []
+    read = os.preadv
+
+    def noted(descriptor: int, buffers: Any, offset: int) -> int:
+        places.append(offset)
+        return read(descriptor, buffers, offset)
+
+    monkeypatch.setattr(mapping.os, "preadv", noted)
+    monkeypatch.setattr(mapping, "_SPAN", 1 << 24)
+    snapshot = open_snapshot(tmp_path / "s")
+    (first, _), (second, _), _ = snapshot.shards[0].pages
+    assert first <= mapping._BEGINNING < second + 8 * 4096
+    for start, stop, expected in ((0, 6, [0, first]), (18, 20, [second + 8 * 4096])):
+        places.clear()
+        found = snapshot.gather(np.arange(start, stop))
+        assert found.tobytes() == rows_of_blocks[start:stop].tobytes()
+        assert places[: len(expected)] == expected
+    snapshot.close()
+
+
 def test_a_flipped_bit_is_found_when_it_is_read_for_the_first_time(
     tmp_path: Path, rows_of_blocks: np.ndarray
 ) -> None:
