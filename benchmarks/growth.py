@@ -29,6 +29,7 @@ _WRITES = (10, 100, 1_000)
 WIDTH = 64
 APPENDS = 7
 _POINT = 9
+_GROUPED = "SELECT label, count(*) FROM activations GROUP BY label"
 
 Costs = dict[str, float]
 """Seconds, or megabytes, by what was done."""
@@ -45,7 +46,7 @@ def run(corpus: Corpus, shards: int | None = None) -> list[Outcome]:
     outcomes: list[Outcome] = []
     curves: dict[int, Costs] = {}
     for size in (size for size in SIZES if size <= most):
-        curves[size] = alone(_costs_of_shards, corpus.folder / f"growth-{size}", size)
+        curves[size] = _costs_of_shards(corpus.folder / f"growth-{size}", size)
         for what, value in curves[size].items():
             outcomes.append(_outcome(f"{what}, {size:,} shards", value))
     rows: dict[int, Costs] = {}
@@ -72,22 +73,49 @@ def alone(work: Callable[[Path, int], Costs], path: Path, size: int) -> Costs:
 
 
 def _costs_of_shards(path: Path, size: int) -> Costs:
-    found: Costs = {}
+    """Build a store of so many shards and use it, each time in a process that knows nothing."""
+    steps = (_build, _ask, _change, _ask_without_metadata, _verify)
     shutil.rmtree(path, ignore_errors=True)
+    found: Costs = {}
+    for step in steps:
+        found |= alone(step, path, size)
+    shutil.rmtree(path)
+    return found
+
+
+def _build(path: Path, size: int) -> Costs:
+    found: Costs = {}
     with timed(found, "build"):
         build(path, size)
+    return found
+
+
+def _ask(path: Path, size: int) -> Costs:
+    found: Costs = {}
     with timed(found, "open"):
         store = actstore.open(path)
     with timed(found, "select"):
         store.select(layer=size // 2).numpy()
-    duckdb.execute("SELECT 1").fetchall()  # DuckDB itself; through the store it would read metadata
+    _load_duckdb()
     before = memory()
     for name in ("first SQL, metadata left by the writer", "second SQL"):
         with timed(found, name):
-            store.sql("SELECT label, count(*) FROM activations GROUP BY label").fetchall()
+            store.sql(_GROUPED).fetchall()
     found["memory of both"] = memory() - before
+    store.close()
+    return found
+
+
+def _load_duckdb() -> None:
+    duckdb.execute("SELECT 1").fetchall()  # through the store it would read metadata
+
+
+def _change(path: Path, size: int) -> Costs:
+    found: Costs = {}
     vector = np.ones((1, WIDTH), np.float16)
     seconds, sizes = [], []
+    store = actstore.open(path)
+    _load_duckdb()
     for number in range(APPENDS):
         start = time.perf_counter()
         store.write(
@@ -98,20 +126,31 @@ def _costs_of_shards(path: Path, size: int) -> Costs:
     found["append of one row"] = float(np.median(seconds))
     found["bytes of the manifest of an append"] = float(np.median(sizes))
     with timed(found, "SQL after appends"):
-        store.sql("SELECT label, count(*) FROM activations GROUP BY label").fetchall()
+        store.sql(_GROUPED).fetchall()
     with timed(found, "label"):
         store.label("'yes'", where="example_id = 'more 0'")
     store.close()
     with timed(found, "compact"):
         compact(path)
     shutil.rmtree(path / layout.CACHE)
-    with actstore.open(path) as again, timed(found, "SQL, metadata read from every shard"):
-        again.sql("SELECT label, count(*) FROM activations GROUP BY label").fetchall()
+    return found
+
+
+def _ask_without_metadata(path: Path, size: int) -> Costs:
+    found: Costs = {}
+    with actstore.open(path) as store:
+        _load_duckdb()
+        with timed(found, "first SQL, metadata read from every shard"):
+            store.sql(_GROUPED).fetchall()
+    return found
+
+
+def _verify(path: Path, size: int) -> Costs:
+    found: Costs = {}
     snapshot = open_snapshot(path)
     with timed(found, "verify"):
         assert not verify(snapshot)
     snapshot.close()
-    shutil.rmtree(path)
     return found
 
 
