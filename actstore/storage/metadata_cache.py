@@ -14,7 +14,7 @@ from actstore.storage.derived import Derived
 from actstore.storage.files import LocalFiles, StoreFiles
 from actstore.storage.lease import pin
 from actstore.storage.manifest import Manifest, ShardEntry
-from actstore.storage.metadata_file import Older, identity
+from actstore.storage.older_metadata import Older, identity
 
 if TYPE_CHECKING:
     import pyarrow as pa

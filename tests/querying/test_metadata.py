@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actstore.querying.metadata import Metadata
-from actstore.storage import metadata_file as stored
+from actstore.storage import older_metadata as stored
 from actstore.storage.snapshot import open_snapshot
 from tests.querying import stores
 

@@ -176,7 +176,7 @@ def test_what_lies_near_a_files_beginning_is_read_from_its_first_byte_on(
         places.append(offset)
         return read(descriptor, buffers, offset)
 
-    monkeypatch.setattr(mapping.os, "preadv", noted)
+    monkeypatch.setattr("os.preadv", noted)
     monkeypatch.setattr(mapping, "_SPAN", 1 << 24)
     snapshot = open_snapshot(tmp_path / "s")
     (first, _), (second, _), _ = snapshot.shards[0].pages

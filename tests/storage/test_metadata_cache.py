@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from actstore import schema
 from actstore.errors import CorruptStoreError, DamageError, StoreError
-from actstore.storage import layout, metadata_cache, metadata_file, row_groups, shard_columns
+from actstore.storage import layout, metadata_cache, older_metadata, row_groups, shard_columns
 from actstore.storage.compaction import compact
 from actstore.storage.files import temporary_folder
 from actstore.storage.labels import set_labels
@@ -47,7 +47,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_has_every_column_in_row_order(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata_file, "GROUP_ROWS", 3)
+    monkeypatch.setattr(older_metadata, "GROUP_ROWS", 3)
     snapshot = open_snapshot(store)
     path = snapshot.metadata_file()
     assert path.parent == store / ".cache"
@@ -81,7 +81,7 @@ def test_any_history_gives_what_is_made_from_nothing(steps: list[Step], group: i
     """The file is made from an older one where that helps, whichever is there."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda descriptor: None)
-        patch.setattr(metadata_file, "GROUP_ROWS", group)
+        patch.setattr(older_metadata, "GROUP_ROWS", group)
         root = Path(folder) / "s"
         write(root, batch(0, 4, layer=5))
         known = expected(batch(0, 4, layer=5))
@@ -310,7 +310,7 @@ def _encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 def test_a_change_costs_what_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only row groups that have other rows are written again; of other labels, one column."""
-    monkeypatch.setattr(metadata_file, "GROUP_ROWS", 10)
+    monkeypatch.setattr(older_metadata, "GROUP_ROWS", 10)
     root = tmp_path / "s"
     write(root, batch(0, 100, layer=1), batch(0, 60, layer=2))
     assert _groups(root) == [10] * 16
@@ -334,7 +334,7 @@ def test_a_change_costs_what_changes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_is_dead_does_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata_file, "GROUP_ROWS", 10)
+    monkeypatch.setattr(older_metadata, "GROUP_ROWS", 10)
     root = tmp_path / "s"
     write(root, batch(0, 100, layer=1))
     sizes = []

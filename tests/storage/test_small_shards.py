@@ -14,7 +14,7 @@ import pytest
 
 from actstore import schema
 from actstore.errors import CorruptStoreError, DamageError
-from actstore.storage import checks, metadata_file, shard_columns, small_shards
+from actstore.storage import checks, older_metadata, shard_columns, small_shards
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.remembered import Remembered
@@ -123,11 +123,11 @@ def test_a_forked_process_waits_for_no_threads_of_its_parent(store: Path) -> Non
 
 def test_runs_follow_an_older_file_and_stay_short(store: Path) -> None:
     entries = [dataclasses.replace(shards(store)[0], sha256=f"{n:064}") for n in range(9)]
-    names = [metadata_file.identity(entry) for entry in entries]
+    names = [older_metadata.identity(entry) for entry in entries]
     rows = entries[0].rows
     places = {names[at]: rows * place for at, place in ((0, 0), (1, 1), (2, 3), (5, 4), (8, 5))}
-    found = metadata_file._stretches(entries, places, near=True)
-    old, new = metadata_file._Old, metadata_file._New
+    found = older_metadata._stretches(entries, places, near=True)
+    old, new = older_metadata.Old, older_metadata.New
     assert list(found) == [
         old(0, 2 * rows),
         old(3 * rows, 4 * rows),
@@ -136,7 +136,9 @@ def test_runs_follow_an_older_file_and_stay_short(store: Path) -> None:
         new(entries[6:8]),
         old(5 * rows, 6 * rows),
     ]
-    alone = metadata_file._stretches(entries, {}, near=False)
+    alone = older_metadata._stretches(entries, {}, near=False)
     assert list(alone) == [new([entry]) for entry in entries]
     large = [dataclasses.replace(each, rows=2_000) for each in entries]
-    assert list(metadata_file._stretches(large, {}, near=True)) == [new([entry]) for entry in large]
+    assert list(older_metadata._stretches(large, {}, near=True)) == [
+        new([entry]) for entry in large
+    ]
