@@ -53,9 +53,10 @@ def _assert_all_read(path: Path, expected: pa.Table, groups: list[int]) -> None:
         assert file.read().equals(expected)
     assert sizes == groups
     with duckdb.connect() as database:
-        found = database.execute(f"SELECT * FROM read_parquet('{path}')").to_arrow_table()
-        assert found is not None
-        assert found.cast(_COLUMNS).equals(expected)
+        relation = database.sql(f"SELECT * FROM read_parquet('{path}')")
+        assert relation is not None
+        assert relation.to_arrow_table().cast(_COLUMNS).equals(expected)
+        del relation
         for number in (0, 150, 299, 1_000):  # the statistics are those of the rows
             asked = f"SELECT count(*) FROM read_parquet('{path}') WHERE id = {number}"
             count = expected["id"].to_pylist().count(number)
