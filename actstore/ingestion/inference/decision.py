@@ -289,14 +289,16 @@ class Decision(Joins):
     def _side_columns(self, level: Level) -> None:
         """Take the class in a file's name for its side of an example, and for its label."""
         self.columns.setdefault("variant", "{path.side}")
-        role = "variant" if any(self._holds(name) for name in COLUMNS["label"]) else "label"
+        role = (
+            "variant" if any(self._holds(name, "label") for name in COLUMNS["label"]) else "label"
+        )
         self.columns.setdefault(role, "{path.side}")
         why = f"{' or '.join(level.sides)} in the file's name; it could belong to the name"
         self.say(role, level.place, "guessed", why, "--example-from")
 
     def _own_id(self) -> str | None:
         """Return the name under which each sample itself names its examples."""
-        return next((name for name in COLUMNS["example_id"] if self._holds(name)), None)
+        return next((n for n in COLUMNS["example_id"] if self._holds(n, "example_id")), None)
 
     def _one_each(self, name: str) -> bool:
         """Say whether the samples hold one value there, not one per row."""
@@ -353,7 +355,7 @@ class Decision(Joins):
         for column, names in COLUMNS.items():
             if column in ("layer", "example_id") or column in self.columns:
                 continue
-            name = next((name for name in names if self._holds(name)), None)
+            name = next((name for name in names if self._holds(name, column)), None)
             if name is not None:
                 self.columns[column] = f"{{file.{name}[*]}}"
                 self.say(column, f"{name} in the file", "found", "by its name")
@@ -363,12 +365,19 @@ class Decision(Joins):
                 self.columns["token_id"] = f"{{file.{name}[token]}}"
                 self.say("token_id", f"{name} in the file", "found", "by its name")
 
-    def _holds(self, name: str) -> bool:
-        """Say whether every sample holds one plain value there, or one per row."""
+    def _holds(self, name: str, column: str) -> bool:
+        """Say whether samples hold one plain value there, or one per row, where they hold any.
+
+        Labels and ids are meant for the rows however many they are: read, they are refused.
+        """
         counts = {leaf.sample: self._example_count(leaf) for leaf in self.leaves}
-        values = [self.value(self.group.samples[number], name) for number in counts]
+        values = [(self.value(self.group.samples[at], name), rows) for at, rows in counts.items()]
+        values = [(value, rows) for value, rows in values if value is not None]
+        any_length = column in ("label", "example_id") and self.example_axis() is not None
+        numbers = column == "label"
         return bool(values) and all(
-            _fits_rows(value, rows) for value, rows in zip(values, counts.values(), strict=True)
+            _fits_rows(value, None if any_length else rows, numbers=numbers)
+            for value, rows in values
         )
 
     def _example_count(self, leaf: Leaf) -> int:
@@ -425,13 +434,17 @@ def _names_in(segment: Segment) -> list[str]:
     return [name for name in around if re.search(r"[A-Za-z]{2}", name)]
 
 
-def _fits_rows(value: Any, rows: int) -> bool:
+def _fits_rows(value: Any, rows: int | None, *, numbers: bool) -> bool:
+    """Say whether a value is plain, or a list of that many; with ``numbers`` of any numbers."""
+    plain = (str, int, bool, float) if numbers else (str, int, bool)
     if isinstance(value, Tensor):
-        plain = not value.dtype.startswith(("float", "bfloat"))
-        return plain and (value.ndim == 0 or value.shape == (rows,))
+        fits = numbers or not value.dtype.startswith(("float", "bfloat"))
+        return fits and (value.ndim == 0 or (value.ndim == 1 and rows in (None, len(value))))
     if isinstance(value, list | tuple):
-        return len(value) == rows and all(isinstance(each, str | int | bool) for each in value)
-    return isinstance(value, str | int | bool)
+        return rows in (None, len(value)) and all(
+            each is None or isinstance(each, plain) for each in value
+        )
+    return isinstance(value, plain)
 
 
 def _literal(text: str) -> str:

@@ -63,22 +63,22 @@ def evidence(sample: Sample) -> Evidence:
         shape[0]
         for name, value in document.items()
         if name not in (*TOKEN_IDS, *MASKS, "loss_mask", "position_ids")
-        and len(shape := _shape(value)) == 1
+        and len(shape := _shape(value, numbers=str(name).lower() in COLUMNS["label"])) == 1
         and (_is_words(value) or str(name).lower() in COLUMNS["label"] + COLUMNS["example_id"])
     }
     return Evidence(tokens, frozenset(counts))
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    """Return the shape of whole numbers or texts; empty where it is no list of them."""
+def _shape(value: Any, *, numbers: bool = False) -> tuple[int, ...]:
+    """Return the shape of whole (or any) numbers or texts; empty where it is no list of them."""
     if isinstance(value, Tensor):
-        return () if value.dtype.startswith(("float", "bfloat")) else value.shape
+        return () if not numbers and value.dtype.startswith(("float", "bfloat")) else value.shape
     if isinstance(value, list | tuple) and value:
         first = value[0]
         if all(isinstance(row, list | tuple) for row in value):
             lengths = {len(row) for row in value}
             return (len(value), lengths.pop()) if len(lengths) == 1 else ()
-        return (len(value),) if isinstance(first, int | str) else ()
+        return (len(value),) if isinstance(first, int | str) or numbers else ()
     return ()
 
 

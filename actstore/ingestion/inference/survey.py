@@ -250,6 +250,8 @@ def _describe(group: Group) -> None:
         for leaf in _leaves(sample.document, (), (), "", number, 0):
             if not leaf.tensor.dtype.startswith(("float", "bfloat")) or not leaf.tensor.ndim:
                 continue
+            if leaf.tensor.ndim == 1 and leaf.key.lower() in COLUMNS["label"]:
+                continue  # one number for each row
             reason = _no_activation(leaf)
             if reason is not None:
                 group.left_out[form(leaf.segments) or "the tensor"] = reason
