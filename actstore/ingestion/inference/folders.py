@@ -93,7 +93,8 @@ def infer(entries: Sequence[Entry], hints: Hints, title: str) -> Inferred:
             why = "as long as no axis, and no column holds the examples' names"
             left_out.append((sheet.path, f"{len(sheet.records)} rows: {why}"))
     left_out += known.problems.items()
-    return _put_together(_in_order(files), each, title, left_out)
+    notes = [f"{path} was not read as a table: {why}" for path, why in known.problems.items()]
+    return _put_together(_in_order(files), each, title, left_out, notes)
 
 
 def _in_order(files: Sequence[FileReading]) -> list[FileReading]:
@@ -303,6 +304,7 @@ def _put_together(
     each: str | None,
     title: str,
     left_out: Sequence[tuple[str, str]],
+    notes: Sequence[str],
 ) -> Inferred:
     readings = [reading for file in files for reading in file.tensors]
     sidecar: dict[str, Any] | None = None
@@ -325,7 +327,7 @@ def _put_together(
         assignments=unique(each for reading in readings for each in reading.said),
         left_out=tuple(dict.fromkeys(left_out)),
     )
-    text = recipe_text(title, files, mapping, each=each, sidecar=sidecar, extra=extra)
+    text = recipe_text(title, files, mapping, each=each, sidecar=sidecar, extra=extra, notes=notes)
     return Inferred(
         recipe=replace(recipes.parse(text), text=text),
         mapping=mapping,

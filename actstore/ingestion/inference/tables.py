@@ -113,7 +113,8 @@ class Shelf:
             except (PathError, SidecarError) as error:
                 if isinstance(error.__cause__, OSError):  # nobody knows what it would have joined
                     raise
-                self.problems[path] = str(error).removeprefix(f"{entry.path}: ")
+                if not path.lower().endswith(".json") and entry.size:  # these may be anything
+                    self.problems[path] = str(error).removeprefix(f"{entry.path}: ")
         return self._read[path]
 
     def read(self) -> list[Sheet]:

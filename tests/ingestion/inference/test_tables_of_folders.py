@@ -137,6 +137,16 @@ def test_one_table_for_each_of_several_files_is_a_guess(tmp_path: Path) -> None:
         ingest(tmp_path, tmp_path / "s", model=MODEL, example_from="axis0")
 
 
+def test_a_table_that_cannot_be_read_is_named_with_its_reason(tmp_path: Path) -> None:
+    write_acts(tmp_path / "in" / "acts.pt", 2)
+    (tmp_path / "in" / "labels.csv").write_text("label,prompt\nx,one, or two\ny,three\n")
+    (tmp_path / "in" / "config.json").write_text("{")
+    summary = ingest(tmp_path / "in", tmp_path / "s", model=MODEL, yes=True)
+    (note,) = [note for note in summary.notes if "labels.csv" in note]
+    assert "labels.csv was not read as a table: line 2 has 3 values for 2 columns" in note
+    assert not any("config.json" in note for note in summary.notes)
+
+
 def test_a_file_that_was_not_looked_into_is_held_against_its_own_table(tmp_path: Path) -> None:
     for at in range(40):
         name = f"f{at:02d}"
