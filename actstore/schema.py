@@ -155,3 +155,13 @@ def check_choice(column: str, value: str | None) -> None:
     words = document()[listed]
     if value is not None and value not in words:
         raise UsageError(f"{column} {value!r} is unknown: use one of {', '.join(words)}")
+
+
+def is_no_label(value: object) -> bool:
+    """Say whether a value stands for a label that is missing: null, NaN, or an empty text.
+
+    ``nan`` as a text is one too: what writes tables as text leaves it for NaN.
+    """
+    if isinstance(value, str):
+        return value.strip().lower() in ("", "nan")
+    return value is None or bool(value != value)

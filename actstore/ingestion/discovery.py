@@ -18,7 +18,7 @@ from actstore.ingestion.recipe import FilePattern, Recipe
 from actstore.ingestion.sidecars import Sidecars
 from actstore.ingestion.source_file import Entry, SourceFile, evenly
 from actstore.ingestion.template import Match, recognisable
-from actstore.ingestion.walking import readable, walk
+from actstore.ingestion.walking import Passed, readable, walk
 from actstore.storage import layout
 from actstore.storage.manifest import latest
 
@@ -44,6 +44,8 @@ class Discovery:
     """Which part of a path or key became what; None where a Python reader decides."""
     links: tuple[str, ...] = ()
     """Links that were not followed, each with where it leads, pipes and devices."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """Folders that could not be listed, and files that could not be looked at, and why."""
 
 
 def assign(recipe: Recipe, entries: Sequence[Entry]) -> tuple[list[SourceFile], list[Entry]]:
@@ -205,11 +207,13 @@ def discover(
         UsageError: a source does not exist or holds no file.
         RecipeError: no file fits the recipe; or no recipe, or more than one, fits.
     """
-    links: list[str] = []
-    entries = walk(sources, links)
+    passed = Passed()
+    entries, links = walk(sources, passed), passed.links
     where = ", ".join(str(source) for source in sources)
     if not entries:
-        raise UsageError(f"{where}: holds no file (hidden ones are left out){_unfollowed(links)}")
+        unlisted = "".join(f"; {path}: {why}" for path, why in passed.refused[:3])
+        why = f"(hidden ones are left out){_unfollowed(links)}{unlisted}"
+        raise UsageError(f"{where}: holds no file {why}")
     hints = hints or Hints()
     said = hints.layer_from is not None or hints.example_from is not None
     if undescribed or (said and recipe is None):
@@ -219,7 +223,7 @@ def discover(
             entries, sources, recipe, recipes, options, hints, links, gate or Gate()
         )
     _check_stores(found.files)
-    return replace(found, links=tuple(links))
+    return replace(found, links=tuple(links), refused=tuple(passed.refused))
 
 
 def _check_stores(files: Iterable[SourceFile]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from actstore import schema
 from actstore.errors import SidecarError, UsageError
 from actstore.ingestion.sidecar_table import SidecarTable, read_records
-from actstore.ingestion.values import text
+from actstore.ingestion.values import label
 from actstore.storage.rows import RowBatch
 
 
@@ -78,5 +78,4 @@ class Labels:
         if None in values.values():
             return None
         record = self._table.find(values)
-        label = record.get("label") if record is not None else None
-        return text(label) if label not in (None, "") else None
+        return label(record.get("label")) if record is not None else None

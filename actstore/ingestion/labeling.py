@@ -14,7 +14,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import NotInStoreError, SidecarError, UsageError
 from actstore.ingestion.sidecar_table import SidecarTable, read_records
-from actstore.ingestion.values import text
+from actstore.ingestion.values import label as label_text
 from actstore.querying import filters
 from actstore.querying.info import EXAMPLE
 from actstore.querying.metadata import Metadata
@@ -60,7 +60,7 @@ def label_by_expression(
         store: folder of the store.
         expression: DuckDB SQL over the columns of ``activations``, such as
             ``CASE WHEN contains(lower(prediction), lower(oracle)) THEN 'correct' END``;
-            its value is stored as text, NULL takes the label away.
+            its value is stored as text; NULL, NaN and an empty text take the label away.
         where: SQL condition; rows that do not meet it keep their label.
         message: what the log says.
 
@@ -70,6 +70,7 @@ def label_by_expression(
     """
     snapshot = open_snapshot(store)
     rows, old, new = _evaluate(snapshot, _label_query(expression, where))
+    new = [label_text(label) for label in new]
     return _apply(snapshot, rows, old, new, message or f"label set to {expression}")
 
 
@@ -84,8 +85,8 @@ def label_by_function(
 
     Args:
         store: folder of the store.
-        function: given all metadata columns of a row as a dict; returns its label, None to
-            take it away.
+        function: given all metadata columns of a row as a dict; returns its label, None or an
+            empty text to take it away.
         where: SQL condition; rows that do not meet it keep their label.
         message: what the log says.
 
@@ -110,7 +111,7 @@ def label_by_function(
                     f"a label is text or None, and {row['example_id']} (row {row['row_id']}) got "
                     f"{label!r}: return str(…) of it"
                 )
-            new.append(label)
+            new.append(label_text(label))
     name = getattr(function, "__name__", type(function).__name__)
     rows, old = table["row_id"].to_pylist(), table["label"].to_pylist()
     return _apply(snapshot, rows, old, new, message or f"label set by {name}")
@@ -149,7 +150,7 @@ def label_by_table(
         table: file with one entry per example (or whatever ``on`` identifies).
         on: schema columns to join by; ``example_id=pair_id`` joins the schema's
             ``example_id`` with the table's ``pair_id``. Values are compared as text.
-        column: the table's column that holds the label; an empty or null value takes the
+        column: the table's column that holds the label; an empty value, null or NaN takes the
             label away, any other is stored as text, as an ingest would: true as ``true``.
             Entries may repeat as long as their labels agree.
         where: SQL condition; rows that do not meet it keep their label.
@@ -199,7 +200,7 @@ def label_by_table(
         if record is not None and column in record:
             rows.append(row)
             old.append(label)
-            new.append(_text(record[column]))
+            new.append(label_text(record[column]))
             used.add(id(record))
     left = [
         ", ".join(str(record.get(theirs)) for _, theirs in pairs)
@@ -235,10 +236,6 @@ def _pairs(on: Sequence[str]) -> list[tuple[str, str]]:
 
 def _condition(where: str | None) -> str:
     return f" WHERE {filters.checked(where)}" if where else ""
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None or value == "" else text(value)
 
 
 def _evaluate(

@@ -99,6 +99,8 @@ class SidecarSpec:
     """Table column: the value that must equal it, all of them."""
     row: Expression | None = None
     """Row number to take, where the join is by position."""
+    complete: bool = True
+    """Whether such a table has a row for every example, and no further ones; checked."""
     many: str = "error"
     """Several rows for one key: ``error``, ``first``, ``last`` or ``skip`` (none of them)."""
     merge: bool = False

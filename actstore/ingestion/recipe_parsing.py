@@ -52,7 +52,7 @@ COLUMN = ["from", "map", "pattern", "default"]
 EXTRA = ["keep", "drop", "add"]
 SIDECARS = [
     *("name", "paths", "format", "records", "class_column"),
-    *("on", "row", "many", "merge", "required"),
+    *("on", "row", "complete", "many", "merge", "required"),
 ]
 _FORMATS = ("csv", "jsonl", "json", "parquet", "folder")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -335,6 +335,7 @@ def _sidecar(table: _Table) -> SidecarSpec:
         class_column=table.text("class_column", default=None),
         on={name: on.expression(name) for name in on.content},
         row=table.expression("row") if "row" in table.content else None,
+        complete=table.flag("complete", True),
         many=table.text("many", default="error", choices=("error", "first", "last", "skip")),
         merge=table.flag("merge", False),
         required=table.flag("required", False),

@@ -331,13 +331,14 @@ class _Ingest:
 
     def _done(self, outcome: Outcome, arranged: Arranged, context: Context) -> _Done:
         """Say what came of all files."""
-        refused = [*arranged.refused, *outcome.refused]
+        found = self.reading.found
+        unseen = [Refusal(path, reason) for path, reason in found.refused]
+        refused = [*unseen, *arranged.refused, *outcome.refused]
         unmatched = list(arranged.unmatched)
         if outcome.read:
             unmatched += [refusal.path for refusal in outcome.foreign]
         else:  # nothing but foreign files: the user should learn why
             refused += outcome.foreign
-        found = self.reading.found
         unmatched = without_sidecars(unmatched, found, context.sidecars)
         strays = damaged(found)
         named = {refusal.path for refusal in strays}

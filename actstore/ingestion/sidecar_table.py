@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -14,6 +15,7 @@ from actstore import paths as gateway
 from actstore.errors import ActstoreError, SidecarError
 from actstore.ingestion import fetching
 from actstore.ingestion.recipe import SidecarSpec
+from actstore.wording import counted
 
 Record = Mapping[str, Any]
 
@@ -84,9 +86,10 @@ def read_records(
 ) -> list[Record]:
     """Read the rows of a csv, jsonl, json or parquet file.
 
-    CSV values stay text. JSON is a list of objects, an object that holds the list under
-    ``spec.records``, or (``records = "*"``) an object of several lists, whose key becomes
-    the column ``spec.class_column``.
+    CSV values stay text; columns are parted by commas, or where the first line has none by ``;``
+    or tabs. Text is UTF-8, or UTF-16 with its mark. JSON is a list of objects, an object that holds
+    the list under ``spec.records``, or (``records = "*"``) an object of several lists, whose key
+    becomes the column ``spec.class_column``.
 
     Args:
         path: of the file.
@@ -109,9 +112,9 @@ def read_records(
         if kind == "parquet":
             records = _read_parquet(path, within)
         else:
-            text = gateway.read_text(path, within, encoding="utf-8-sig")
+            text = _decoded(gateway.read_bytes(path, within), path)
             if kind == "csv":
-                records = _read_csv(text)
+                records = list(_read_csv(text, path))
             elif kind == "jsonl":
                 records = list(_read_jsonl(text, path))
             else:
@@ -120,15 +123,61 @@ def read_records(
         raise
     except OSError as error:
         raise SidecarError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, csv.Error, RecursionError) as error:  # of json, and no UTF-8
+    except (ValueError, csv.Error, RecursionError) as error:  # of json and csv
         raise SidecarError(f"{path}: cannot be read as {kind}: {error}") from error
     if not records:
         raise SidecarError(f"{path}: holds no rows")
     return records
 
 
-def _read_csv(text: str) -> list[Record]:
-    return list(csv.DictReader(io.StringIO(text, newline="")))
+def _decoded(data: bytes, path: Path) -> str:
+    """Return the text of a file in UTF-8, or in UTF-16 where its first bytes say so.
+
+    Raises:
+        SidecarError: it is of another encoding.
+    """
+    encoding = "utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise SidecarError(
+            f"{path}: line {line} holds bytes that are no UTF-8; save the table as UTF-8"
+        ) from error
+    if "\0" in text:
+        raise SidecarError(
+            f"{path}: holds NUL characters, as UTF-16 read as UTF-8 does; save the table as UTF-8"
+        )
+    # As text files are read: every line ends in \n.
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _read_csv(text: str, path: Path) -> Iterator[Record]:
+    """Yield the rows of a table whose columns are parted by commas, or by ``;`` or tabs.
+
+    Raises:
+        SidecarError: a row has more or fewer values than there are columns.
+        csv.Error: quotes do not fit.
+    """
+    first = text.lstrip("\n").partition("\n")[0]
+    mark = next((each for each in ",;\t" if each in first), ",")
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    names = [name.strip() for name in next((row for row in rows if row), [])]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise SidecarError(f"{path}: two columns are called {twice[0]!r}; rename one of them")
+    last = rows.line_num
+    for row in rows:
+        line, last = last + 1, rows.line_num
+        if not row:
+            continue
+        if len(row) != len(names):
+            raise SidecarError(
+                f"{path}: line {line} has {counted(len(row), 'value')} for "
+                f"{counted(len(names), 'column')}; put texts that hold {mark!r} or line ends in "
+                "double quotes"
+            )
+        yield dict(zip(names, row, strict=True))
 
 
 def _read_jsonl(text: str, path: Path) -> Iterator[Record]:

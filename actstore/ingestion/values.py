@@ -23,16 +23,31 @@ def column_types() -> dict[str, str]:
 def convert(column: str, value: Any) -> Any:
     """Return ``value`` as the type of ``column``; None stays None.
 
+    NaN is None in columns of text.
+
     Raises:
         LayoutError: a whole number was expected and the value is none, or too large.
     """
     if value is None:
         return None
+    if column == "label":
+        return label(value)
     if column_types()[column] == "string":
+        if isinstance(value, float) and value != value:
+            return None  # NaN is how a table without types says nothing
         return value if type(value) is str else text(value)
     if type(value) is int and -(2**31) <= value < 2**31:
         return value
     return _number(column, value)
+
+
+def label(value: Any) -> str | None:
+    """Return a label as text, None for one that is missing: NaN, or an empty text."""
+    if isinstance(value, Tensor) and not value.ndim:
+        value = value.item()
+    if value is None or (isinstance(value, (str, float)) and schema.is_no_label(value)):
+        return None
+    return text(value)
 
 
 def text(value: Any) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,19 +35,29 @@ def readable(name: str) -> str:
     return _SURROGATE.sub("\ufffd", name)
 
 
-def walk(sources: Sequence[Path], links: list[str] | None = None) -> list[Entry]:
+@dataclass(slots=True)
+class Passed:
+    """What a walk has passed by."""
+
+    links: list[str] = field(default_factory=list)
+    """Links that were not followed, each with where it leads, pipes and devices."""
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    """Folders that could not be listed, and files that could not be looked at, and why."""
+
+
+def walk(sources: Sequence[Path], passed: Passed | None = None) -> list[Entry]:
     """Return every file of the sources in natural order.
 
     Hidden files and folders are left out, and links that lead out of their source or
-    nowhere; ``links`` takes these, each with where it leads. A file costs some 200 bytes:
-    there may be millions.
+    nowhere; ``passed`` takes these, and folders that may not be listed. A file costs some 200
+    bytes: there may be millions.
 
     Raises:
         UsageError: a source does not exist, or is neither a folder nor a file.
     """
     # Not resolve(): a source that is itself a link keeps the name that it was given.
     places = [(given, Path(os.path.abspath(paths.local(given)))) for given in sources]
-    found = [_files_of(given, place, [] if links is None else links) for given, place in places]
+    found = [_files_of(given, place, passed or Passed()) for given, place in places]
     if len(found) == 1:
         return list(found[0])
     known: set[str] = set()
@@ -57,7 +68,7 @@ def walk(sources: Sequence[Path], links: list[str] | None = None) -> list[Entry]
     return list(heapq.merge(*once, key=lambda entry: [_place(each) for each in entry.path.parts]))
 
 
-def _files_of(given: Path, source: Path, links: list[str]) -> Iterable[Entry]:
+def _files_of(given: Path, source: Path, passed: Passed) -> Iterable[Entry]:
     kind = paths.kind_of(source)
     if kind is None:
         gone = "is a link to something that is not there" if source.is_symlink() else ""
@@ -65,7 +76,7 @@ def _files_of(given: Path, source: Path, links: list[str]) -> Iterable[Entry]:
     if kind not in ("a file", "a folder"):
         raise UsageError(f"{given}: is {kind}; a source is a folder or a file")
     if kind == "a folder":
-        return _below(source, links)
+        return _below(source, passed)
     size = source.stat().st_size
     name = source.name
     return [Entry(root=source.parent, tail=name, relative=readable(name), size=size)]
@@ -84,11 +95,11 @@ def _place(name: str) -> tuple[_Natural, str]:
     return natural(name), name
 
 
-def _below(source: Path, links: list[str]) -> Iterator[Entry]:
+def _below(source: Path, passed: Passed) -> Iterator[Entry]:
     real = Path(os.path.realpath(source))
     seen: set[str] = set()
     # A stack, and no recursion: folders may be nested deeper than Python's calls.
-    folders = [("", iter(_listed(source, "", real, seen, links)))]
+    folders = [("", iter(_listed(source, "", real, seen, passed)))]
     while folders:
         above, names = folders[-1]
         each = next(names, None)
@@ -97,12 +108,12 @@ def _below(source: Path, links: list[str]) -> Iterator[Entry]:
             continue
         tail = f"{above}{each.name}"
         if each.is_folder:
-            folders.append((f"{tail}/", iter(_listed(source, tail, real, seen, links))))
-        elif (entry := _entry(source, tail, each, real, links)) is not None:
+            folders.append((f"{tail}/", iter(_listed(source, tail, real, seen, passed))))
+        elif (entry := _entry(source, tail, each, real, passed)) is not None:
             yield entry
 
 
-def _listed(source: Path, tail: str, real: Path, seen: set[str], links: list[str]) -> list[_Named]:
+def _listed(source: Path, tail: str, real: Path, seen: set[str], passed: Passed) -> list[_Named]:
     """Return what is in a folder, but for what is hidden, in natural order."""
     folder = source / tail
     # A link back to a folder above would go round forever.
@@ -110,7 +121,7 @@ def _listed(source: Path, tail: str, real: Path, seen: set[str], links: list[str
     if here in seen:
         return []
     if not Path(here).is_relative_to(real):
-        links.append(_leading(folder, source))
+        passed.links.append(_leading(folder, source))
         return []
     seen.add(here)
     try:
@@ -120,7 +131,8 @@ def _listed(source: Path, tail: str, real: Path, seen: set[str], links: list[str
                 for each in there
                 if not each.name.startswith(".")
             ]
-    except OSError:  # nobody may look into it
+    except OSError as error:
+        passed.refused.append((readable(tail) or ".", f"cannot be listed: {_why(error)}"))
         return []
     return sorted(found, key=lambda each: _place(each.name))
 
@@ -132,24 +144,33 @@ def _is_folder(each: os.DirEntry[str]) -> bool:
         return False
 
 
-def _entry(source: Path, tail: str, named: _Named, real: Path, links: list[str]) -> Entry | None:
+def _entry(source: Path, tail: str, named: _Named, real: Path, passed: Passed) -> Entry | None:
     path = source / tail
     if named.is_link and not Path(os.path.realpath(path)).is_relative_to(real):
-        links.append(_leading(path, source))
+        passed.links.append(_leading(path, source))
         return None
     relative = readable(tail)
     try:
         status = path.stat()
-    except OSError:  # a link to nowhere
-        links.append(_leading(path, source))
+    except OSError as error:
+        if named.is_link:  # to nowhere
+            passed.links.append(_leading(path, source))
+        else:
+            passed.refused.append((relative, f"cannot be looked at: {_why(error)}"))
         return None
     # Opening any other kind could wait for ever, as a FIFO does.
     if not stat.S_ISREG(status.st_mode):
-        links.append(f"{relative}, which is {paths.kind_of(path)}")
+        passed.links.append(f"{relative}, which is {paths.kind_of(path)}")
         return None
     if relative == tail:
         relative = tail  # one text for both
     return Entry(root=source, tail=tail, relative=relative, size=status.st_size)
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "no permission to look into the folder"
+    return error.strerror or str(error)
 
 
 def _leading(link: Path, source: Path) -> str:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from actstore.errors import RecipeError, UsageError
+from actstore.errors import RecipeError, RefusedError, UsageError
 from actstore.ingestion import recipes
 from actstore.ingestion.discovery import assign, cache_names, discover
 from actstore.ingestion.recipe import Recipe
 from actstore.ingestion.run import ingest
 from actstore.ingestion.source_file import evenly
-from actstore.ingestion.walking import natural, walk
+from actstore.ingestion.walking import Passed, natural, walk
 from tests.layouts import amber, spatialeval
 
 
@@ -242,9 +243,9 @@ def test_links_that_are_not_followed_are_named(tmp_path: Path) -> None:
     (source / "activations").symlink_to(tmp_path / "far")
     (source / "gone").symlink_to(tmp_path / "nowhere")
     (source / "loop").symlink_to(source)
-    links: list[str] = []
-    walk([source], links)
-    assert sorted(links) == [
+    passed = Passed()
+    walk([source], passed)
+    assert sorted(passed.links) == [
         "activations -> …/far",
         "gone -> …/nowhere, which does not exist",
     ]
@@ -280,3 +281,33 @@ def test_no_recipe_fits_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"junk")
     with pytest.raises(RecipeError, match=r"no recipe fits.* a\.pt: is not a torch file"):
         discover([tmp_path], recipe=None, recipes=recipes.known().values())
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+def test_a_folder_that_may_not_be_listed_is_refused_by_name(tmp_path: Path, mode: int) -> None:
+    for name in ("a", "b/inner", "c"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        np.save(tmp_path / "in" / name / "layer_3.npy", np.ones((2, 4), np.float32))
+    for folder in (*tmp_path.parents, tmp_path):
+        if folder.stat().st_uid == os.getuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o011)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s").chmod(0o777)
+    closed = tmp_path / "in" / "b" / "inner"
+    closed.chmod(mode)
+    own = os.geteuid()
+    options: dict[str, Any] = {"model": "m", "site": "resid_post", "recipe": "numpy"}
+    try:
+        os.seteuid(65534 if own == 0 else own)  # root may list anything
+        with pytest.raises(UsageError, match=r"holds no file .*no permission"):
+            ingest(closed, tmp_path / "s" / "closed", **options)
+        summary = ingest(tmp_path / "in", tmp_path / "s" / "all", **options)
+        with pytest.raises(RefusedError, match="b/inner"):
+            ingest(tmp_path / "in", tmp_path / "s" / "strict", strict=True, **options)
+    finally:
+        os.seteuid(own)
+        closed.chmod(0o755)
+    (refused,) = summary.refused
+    named = "b/inner" if mode == 0 else "b/inner/layer_3.npy"
+    assert (refused.path, "no permission to look into" in refused.reason) == (named, True)
+    assert summary.rows_written == 4

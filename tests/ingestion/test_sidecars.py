@@ -64,6 +64,37 @@ def test_csv_values_stay_text(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_csv_of_other_programs(tmp_path: Path, mark: str, encoding: str) -> None:
+    other = ";" if mark == "," else ","
+    text = f'id{mark} note\n\n1{mark}"a{mark}b"\n2{mark}0{other}5 é\n'
+    bom = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "a.csv").write_bytes(f"{bom}{text}".encode(encoding))
+    assert read_records(tmp_path / "a.csv") == [
+        {"id": "1", "note": f"a{mark}b"},
+        {"id": "2", "note": f"0{other}5 é"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b'id,q\n1,"a\nb"\n2,yes, or no\n', "line 4 has 3 values for 2 columns"),
+        (b"id,q\n1,two\nlines\n", "line 3 has 1 value for 2 columns"),
+        (b"id;q\n1;a;b\n", "texts that hold ';'"),
+        (b'id,q\n1,"open\n2,b\n', "unexpected end of data"),
+        (b"id,label,label\n1,a,b\n", "two columns are called 'label'"),
+        (b"id,q\n1,caf\xe9\n", "line 2 holds bytes that are no UTF-8"),
+        ("id,q\n1,a\n".encode("utf-16-le"), "NUL characters, as UTF-16"),
+    ],
+)
+def test_csv_whose_columns_would_be_shifted(tmp_path: Path, data: bytes, reason: str) -> None:
+    (tmp_path / "a.csv").write_bytes(data)
+    with pytest.raises(SidecarError, match=reason):
+        read_records(tmp_path / "a.csv")
+
+
 def test_jsonl_lines_end_at_newlines_only(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"id": 1, "t": "a\u2028b"}\n\n{"id": 2}')
     assert read_records(path) == [{"id": 1, "t": "a\u2028b"}, {"id": 2}]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from actstore.errors import NotInStoreError, TooFewRowsError, UsageError
+from actstore.schema import is_no_label
 
 _LISTED = 12
 
@@ -43,7 +44,7 @@ def find(
 
     Args:
         column: name of the column, for messages.
-        values: its values, one per row; None does not count.
+        values: its values, one per row; null, NaN and an empty text do not count.
         positive: value or values of the positive class.
         negative: the same for the negative class.
         option: what names the column on the command line, for messages.
@@ -85,7 +86,7 @@ def several(column: str, values: Iterable[object], *, option: str = "--label") -
 
     Args:
         column: name of the column, for messages.
-        values: its values, one per row; None does not count.
+        values: its values, one per row; null, NaN and an empty text do not count.
         option: what names the column on the command line, for messages.
 
     Raises:
@@ -106,11 +107,11 @@ def alike(
 
     Args:
         wanted: the classes.
-        values: of a column; None does not count.
+        values: of a column; null, NaN and an empty text do not count.
         others: classes that are held against these: what means one of them, or may mean either
             (``harmless`` beside ``harm``), is none of these.
     """
-    known = sorted({text(value) for value in values if value is not None})
+    known = sorted({text(value) for value in values if not is_no_label(value)})
     equal = tuple(value for value in known if value in wanted)
     if equal:
         return equal
@@ -126,7 +127,7 @@ def _begin_alike(value: str, names: Sequence[str]) -> bool:
 def _counted(values: Iterable[object]) -> Counter[str]:
     """Return how often each value occurs, by its text."""
     found: Counter[str] = Counter()
-    for value, count in Counter(value for value in values if value is not None).items():
+    for value, count in Counter(value for value in values if not is_no_label(value)).items():
         found[text(value)] += count
     return found
 

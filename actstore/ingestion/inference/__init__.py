@@ -1,9 +1,9 @@
 """Finds the recipe of a folder that nobody described: from its paths, its keys and its shapes.
 
 ``survey`` opens a few files and sorts their tensors by the form of their keys; ``paths`` and
-``tables`` say what stands around them; ``roles``, ``shapes`` and ``decision`` decide what became
-layer, site, example and token, and what of that is only a guess; ``writing`` writes the recipe,
-which the generic reader then follows like any other.
+``tables`` say what stands around them; ``roles``, ``shapes``, ``joining`` and ``decision`` decide
+what became layer, site, example and token, and what of that is only a guess; ``writing`` writes the
+recipe, which the generic reader then follows like any other.
 """
 
 from __future__ import annotations

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from actstore.errors import UsageError
 from actstore.ingestion.inference.hints import Where
+from actstore.ingestion.inference.joining import Joined, Joins
 from actstore.ingestion.inference.mapping import Assignment, How
 from actstore.ingestion.inference.paths import Level
-from actstore.ingestion.inference.roles import HOOK, Columns, Roles, Variable, axis_of
+from actstore.ingestion.inference.roles import HOOK, Columns, Variable, axis_of
 from actstore.ingestion.inference.shapes import Around, Reading, read_axes
 from actstore.ingestion.inference.survey import Leaf, Segment, form, joined
 from actstore.ingestion.inference.tables import Table, columns_of
@@ -24,7 +25,6 @@ from actstore.ingestion.inference.words import (
     POOLINGS,
     TOKEN_IDS,
     known_site,
-    last_number,
 )
 from actstore.ingestion.tensor import Tensor
 
@@ -47,26 +47,27 @@ class TensorReading:
     site: str = ""
     """The schema's site or a free name; empty where it stands in the path or nowhere."""
     said: list[Assignment] = field(default_factory=list)
-    joined: dict[str, tuple[Table, str | None]] = field(default_factory=dict)
-    """Expression of the row number or id: the table, and its column of ids."""
+    joined: Joined = field(default_factory=dict)
 
 
-class Decision(Roles):
+class Decision(Joins):
     """Decides for one kind of tensors in one group of files."""
 
     def decide(self) -> TensorReading | str:
         """Return the reading, or why the tensors cannot become rows."""
         self.layer_by_name()
         self.example_by_name()
-        rows = frozenset(table.rows for table in self.tables)
         layer_from, example_from = self.hints.layer_from, self.hints.example_from
-        self.whole_numbers(rows)
+        self.whole_numbers(frozenset(rows for table in self.tables for rows in table.lengths))
         around = Around(
             layer=bool(self.layer)
             or self.hints.layer
             or known_site(self.leaves[0].key) is not None,
             example=self.is_example(),
-            rows=rows,
+            rows=self._rows(self.tables),
+            own_rows=self._rows([table for table in self.tables if table.own])
+            if example_from is None
+            else (),
             sure=self.sure(),
             example_axis=axis_of(example_from),
             layer_axis=axis_of(layer_from),
@@ -206,7 +207,13 @@ class Decision(Roles):
         }
         return True
 
-    def _examples(self, axes: Sequence[str]) -> dict[str, tuple[Table, str | None]]:
+    def _rows(self, tables: Sequence[Table]) -> list[frozenset[int]]:
+        """Return how many rows tables have for each sample."""
+        files = [sample.file.relative for sample in self.group.samples]
+        lengths = [[table.rows(file) for table in tables] for file in files]
+        return [frozenset(rows for rows in each if rows is not None) for each in lengths]
+
+    def _examples(self, axes: Sequence[str]) -> Joined:
         """Fill in the example's id, and join the table of rows that fits."""
         position = ""
         if "example" in axes:
@@ -216,17 +223,18 @@ class Decision(Roles):
         level = self.file_level()
         has_layer_path = any(level.layer or level.hook for level in self.levels)
         if isinstance(self.example, Variable):
-            identity, ids = "{key.example}", self.example.values
+            identity, ids = "{key.example}", self._ids_in_keys(self.example)
         elif self.example == "entry":
-            identity, ids = "{entry}", {sample.entry for sample in self.group.samples}
+            identity = "{entry}"
+            ids = [(sample.file.relative, str(sample.entry)) for sample in self.group.samples]
             if len(self.group.entries) > 1:
                 identity = "{stem}:{entry}"
         elif isinstance(self.example, Level):
             identity, ids = self._of_level(self.example)
         elif level is not None and level.sides and position:
-            identity, ids = "{stem}", set()  # both sides count their rows from 0
+            identity, ids = "{stem}", []  # both sides count their rows from 0
         elif level is not None:
-            identity, ids = f"{{path.{level.place}}}", set(level.texts)
+            identity, ids = f"{{path.{level.place}}}", self._ids_in_paths(level)
             if not position:
                 self.say("example", level.place, "found", "what tells the files apart")
             elif has_layer_path:
@@ -234,7 +242,7 @@ class Decision(Roles):
                 self.say("variant", level.place, "found", "what tells the files of a layer apart")
                 identity = ""
         else:
-            identity, ids = ("" if position and has_layer_path else "{stem}"), set()
+            identity, ids = ("" if position and has_layer_path else "{stem}"), []
             if not position:
                 self.say("example", "name", "found", "the file's name")
         if isinstance(self.example, Variable | str) and self.file_each() and level is not None:
@@ -242,7 +250,7 @@ class Decision(Roles):
             self.columns.setdefault("variant", whole)
             self.say("variant", level.place, "found", "what tells the files apart")
         self._path_columns()
-        joined = self._joined(position, identity, ids)
+        joined = self.joined(position, identity, ids)
         default = ":".join(part for part in (identity, position) if part)
         if own is not None and position and self._one_each(own):
             self.columns["example_id"] = {"from": f"{{file.{own}}}:{position}", "default": default}
@@ -254,12 +262,19 @@ class Decision(Roles):
             self.columns["example_id"] = default
         return joined
 
-    def _of_level(self, level: Level) -> tuple[str, set[Any]]:
-        if level.texts:
-            return f"{{path.{level.place}}}", set(level.texts)
-        if level.place == "name":
-            return "{stem}", set()
-        return f"{{path.{level.place}}}", {level.constant}
+    def _of_level(self, level: Level) -> tuple[str, list[tuple[str, str]]]:
+        if not level.texts and level.place == "name":
+            return "{stem}", []
+        return f"{{path.{level.place}}}", self._ids_in_paths(level)
+
+    def _ids_in_paths(self, level: Level) -> list[tuple[str, str]]:
+        files = [entry.relative for entry in self.group.entries]
+        return list(zip(files, level.texts or [level.constant] * len(files), strict=True))
+
+    def _ids_in_keys(self, example: Variable) -> list[tuple[str, str]]:
+        files = [sample.file.relative for sample in self.group.samples]
+        at = self.variables.index(example)
+        return [(files[leaf.sample], str(leaf.values[at])) for leaf in self.leaves]
 
     def _path_columns(self) -> None:
         for level in self.levels:
@@ -274,78 +289,21 @@ class Decision(Roles):
     def _side_columns(self, level: Level) -> None:
         """Take the class in a file's name for its side of an example, and for its label."""
         self.columns.setdefault("variant", "{path.side}")
-        role = "variant" if any(self._holds(name) for name in COLUMNS["label"]) else "label"
+        role = (
+            "variant" if any(self._holds(name, "label") for name in COLUMNS["label"]) else "label"
+        )
         self.columns.setdefault(role, "{path.side}")
         why = f"{' or '.join(level.sides)} in the file's name; it could belong to the name"
         self.say(role, level.place, "guessed", why, "--example-from")
 
     def _own_id(self) -> str | None:
         """Return the name under which each sample itself names its examples."""
-        return next((name for name in COLUMNS["example_id"] if self._holds(name)), None)
+        return next((n for n in COLUMNS["example_id"] if self._holds(n, "example_id")), None)
 
     def _one_each(self, name: str) -> bool:
         """Say whether the samples hold one value there, not one per row."""
         values = [self.value(sample, name) for sample in self.group.samples]
         return all(not isinstance(value, list | tuple | Tensor) for value in values)
-
-    def _joined(
-        self, position: str, identity: str, ids: set[Any]
-    ) -> dict[str, tuple[Table, str | None]]:
-        number = position
-        if not number and isinstance(self.example, Variable):
-            first = _counted(self.example.values)
-            if first is not None:
-                number = "{key.example-1}" if first else "{key.example}"
-        if not number and self.example == "entry" and len(self.group.entries) == 1:
-            number = "{entry}"
-        fitting = [
-            table for table in self.tables if number and table.rows in self._row_counts(position)
-        ]
-        if len(fitting) == 1:
-            self.say("table", fitting[0].path, "found", f"its {fitting[0].rows} rows in order")
-            return {number: (fitting[0], None)}
-        if len(fitting) > 1:
-            names = ", ".join(table.path for table in fitting)
-            why = f"{fitting[0].rows} rows in order, as {names} have"
-            self.say("table", fitting[0].path, "guessed", why)
-            return {number: (fitting[0], None)}
-        for table in self.tables:
-            column = table.id_column(ids) if ids and identity and not position else None
-            if column is not None:
-                self.say("table", table.path, "found", f"its column {column} holds the examples")
-                return {"{column.example_id}": (table, column)}
-        return {} if position or self.example is not None else self._joined_by_file_number()
-
-    def _joined_by_file_number(self) -> dict[str, tuple[Table, str | None]]:
-        """Take the number in the files' names for that of a row, where these are as many."""
-        level = self.file_level()
-        found = [last_number(text) for text in dict.fromkeys(level.texts)] if level else []
-        numbers = {int(each.number) for each in found if each is not None and not each.suffix}
-        tables = [table for table in self.tables if table.rows == len(found)]
-        first = _counted(numbers)
-        if level is None or first is None or len(numbers) != len(found) or not tables:
-            return {}
-        self.columns["example_index"] = {
-            "from": f"{{path.{level.place}}}",
-            "pattern": r"(\d+)$",
-        }
-        why = f"its rows by the files' numbers, from {first}; they could be in another order"
-        self.say("table", tables[0].path, "guessed", why)
-        row = "{column.example_index-1}" if first else "{column.example_index}"
-        return {row: (tables[0], None)}
-
-    def _row_counts(self, position: str) -> set[int]:
-        """Return how many examples the files hold, each."""
-        if position:
-            axis = next(
-                int(each.place[4:])
-                for each in self.said
-                if each.role == "example" and each.place.startswith("axis")
-            )
-            return {leaf.tensor.shape[axis] for leaf in self.leaves}
-        if isinstance(self.example, Variable):
-            return {len(self.example.values)}
-        return self.group.entry_counts if self.example == "entry" else set()
 
     def _pooling(self, axes: Sequence[str]) -> None:
         words = [name.lower() for segment in self.leaves[0].segments for name in _names_in(segment)]
@@ -397,7 +355,7 @@ class Decision(Roles):
         for column, names in COLUMNS.items():
             if column in ("layer", "example_id") or column in self.columns:
                 continue
-            name = next((name for name in names if self._holds(name)), None)
+            name = next((name for name in names if self._holds(name, column)), None)
             if name is not None:
                 self.columns[column] = f"{{file.{name}[*]}}"
                 self.say(column, f"{name} in the file", "found", "by its name")
@@ -407,19 +365,24 @@ class Decision(Roles):
                 self.columns["token_id"] = f"{{file.{name}[token]}}"
                 self.say("token_id", f"{name} in the file", "found", "by its name")
 
-    def _holds(self, name: str) -> bool:
-        """Say whether every sample holds one plain value there, or one per row."""
+    def _holds(self, name: str, column: str) -> bool:
+        """Say whether samples hold one plain value there, or one per row, where they hold any.
+
+        Labels and ids are meant for the rows however many they are: read, they are refused.
+        """
         counts = {leaf.sample: self._example_count(leaf) for leaf in self.leaves}
-        values = [self.value(self.group.samples[number], name) for number in counts]
+        values = [(self.value(self.group.samples[at], name), rows) for at, rows in counts.items()]
+        values = [(value, rows) for value, rows in values if value is not None]
+        any_length = column in ("label", "example_id") and self.example_axis() is not None
+        numbers = column == "label"
         return bool(values) and all(
-            _fits_rows(value, rows) for value, rows in zip(values, counts.values(), strict=True)
+            _fits_rows(value, None if any_length else rows, numbers=numbers)
+            for value, rows in values
         )
 
     def _example_count(self, leaf: Leaf) -> int:
-        for each in self.said:
-            if each.role == "example" and each.place.startswith("axis"):
-                return leaf.tensor.shape[int(each.place[4:])]
-        return 1
+        axis = self.example_axis()
+        return 1 if axis is None else leaf.tensor.shape[axis]
 
     def _tokens_at(self, name: str) -> bool:
         values = [self.value(sample, name) for sample in self.group.samples]
@@ -452,15 +415,7 @@ class Decision(Roles):
         return joined(self.leaves[0].segments, steps)
 
 
-def _counted(values: set[Any]) -> int | None:
-    """Return 0 or 1 where some numbers count without a gap from there, else None."""
-    for first in (0, 1):
-        if values == set(range(first, first + len(values))):
-            return first
-    return None
-
-
-def _id_in_rows(joined: Mapping[str, tuple[Table, str | None]]) -> str | None:
+def _id_in_rows(joined: Joined) -> str | None:
     """Return the column that names the rows of a table that is joined by their order."""
     for table, column in joined.values():
         if column is None:
@@ -479,13 +434,17 @@ def _names_in(segment: Segment) -> list[str]:
     return [name for name in around if re.search(r"[A-Za-z]{2}", name)]
 
 
-def _fits_rows(value: Any, rows: int) -> bool:
+def _fits_rows(value: Any, rows: int | None, *, numbers: bool) -> bool:
+    """Say whether a value is plain, or a list of that many; with ``numbers`` of any numbers."""
+    plain = (str, int, bool, float) if numbers else (str, int, bool)
     if isinstance(value, Tensor):
-        plain = not value.dtype.startswith(("float", "bfloat"))
-        return plain and (value.ndim == 0 or value.shape == (rows,))
+        fits = numbers or not value.dtype.startswith(("float", "bfloat"))
+        return fits and (value.ndim == 0 or (value.ndim == 1 and rows in (None, len(value))))
     if isinstance(value, list | tuple):
-        return len(value) == rows and all(isinstance(each, str | int | bool) for each in value)
-    return isinstance(value, str | int | bool)
+        return rows in (None, len(value)) and all(
+            each is None or isinstance(each, plain) for each in value
+        )
+    return isinstance(value, plain)
 
 
 def _literal(text: str) -> str:

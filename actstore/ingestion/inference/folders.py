@@ -14,7 +14,7 @@ from actstore.ingestion import recipes
 from actstore.ingestion.inference.decision import Decision, TensorReading
 from actstore.ingestion.inference.hints import Hints
 from actstore.ingestion.inference.mapping import Assignment, FolderMapping, unique
-from actstore.ingestion.inference.paths import Level, levels
+from actstore.ingestion.inference.paths import Level, levels, shortened
 from actstore.ingestion.inference.shapes import evidence
 from actstore.ingestion.inference.survey import (
     Group,
@@ -26,7 +26,7 @@ from actstore.ingestion.inference.survey import (
     suffix_of,
     survey,
 )
-from actstore.ingestion.inference.tables import Table, columns_of, tables
+from actstore.ingestion.inference.tables import Shelf, columns_of, shelf, tables
 from actstore.ingestion.inference.words import known_site
 from actstore.ingestion.inference.writing import FileReading, recipe_text
 from actstore.ingestion.recipe import Recipe
@@ -68,7 +68,7 @@ def infer(entries: Sequence[Entry], hints: Hints, title: str) -> Inferred:
     if not useful:
         raise RecipeError(_nothing(groups, left_out))
     each = useful[0].each
-    found_tables = tables(_near(entries, useful))
+    known = shelf(_near(entries, useful))
     files: list[FileReading] = []
     _check_places(useful, hints)
     for group in useful:
@@ -76,22 +76,25 @@ def infer(entries: Sequence[Entry], hints: Hints, title: str) -> Inferred:
             name = f"{group.entries[0].relative} and others like it"
             left_out.append((name, "holds its examples otherwise; ingest it on its own"))
             continue
-        reading = _read_group(group, found_tables, hints, left_out)
+        reading = _read_group(group, known, hints, left_out)
         if reading is not None:
             files.append(reading)
     if not files:
         raise RecipeError(_nothing(groups, left_out))
     used = {
-        table.path
+        member
         for file in files
         for reading in file.tensors
         for table, _ in reading.joined.values()
+        for member in table.members
     }
-    for table in found_tables:
-        if table.path not in used:
+    for sheet in known.read():
+        if sheet.path not in used:
             why = "as long as no axis, and no column holds the examples' names"
-            left_out.append((table.path, f"{table.rows} rows: {why}"))
-    return _put_together(_in_order(files), each, title, left_out)
+            left_out.append((sheet.path, f"{len(sheet.records)} rows: {why}"))
+    left_out += known.problems.items()
+    notes = [f"{path} was not read as a table: {why}" for path, why in known.problems.items()]
+    return _put_together(_in_order(files), each, title, left_out, notes)
 
 
 def _in_order(files: Sequence[FileReading]) -> list[FileReading]:
@@ -171,12 +174,22 @@ def _check_places(groups: Sequence[Group], hints: Hints) -> None:
 
 
 def _read_group(
-    group: Group, found_tables: Sequence[Table], hints: Hints, left_out: list[tuple[str, str]]
+    group: Group, known: Shelf, hints: Hints, left_out: list[tuple[str, str]]
 ) -> FileReading | None:
     layer_place = hints.layer_from.place if hints.layer_from is not None else None
-    names = {stem_of(entry, group.suffix) for entry in group.entries}
-    in_a_table = any(table.id_column(names) for table in found_tables)
-    above = levels(group, layer_place, sides=hints.example_from is None and not in_a_table)
+    above = levels(group, layer_place)
+    found_tables = tables(known, group, above)
+    if not any(table.own for table in found_tables):
+        shorter = [shortened(above[0]), *above[1:]]
+        of_these = tables(known, group, shorter) if shorter != above else []
+        if any(table.own for table in of_these):
+            above, found_tables = shorter, of_these
+    stems = [(entry.relative, stem_of(entry, group.suffix)) for entry in group.entries]
+    in_tables = any("{path.name}" in path for table in found_tables for path in table.paths) or any(
+        table.id_column(stems) for table in found_tables
+    )
+    if hints.example_from is None and not in_tables:
+        above = levels(group, layer_place, sides=True)
     seen = [evidence(sample) for sample in group.samples]
     readings: list[TensorReading] = []
     for segments, leaves in _worthwhile(group, left_out).items():
@@ -263,7 +276,8 @@ def _tell_apart(readings: Sequence[TensorReading], hints: Hints) -> None:
 
 def _highest(above: Sequence[Level], readings: Sequence[TensorReading]) -> int:
     """Return the number of the highest level of the path that means something."""
-    used = repr([reading.columns for reading in readings])
+    tables_of = [table.paths for each in readings for table, _ in each.joined.values()]
+    used = repr([[reading.columns for reading in readings], tables_of])
     highest = 0
     for number, level in enumerate(above):
         if level.layer or level.hook or f"path.{level.place}" in used:
@@ -290,6 +304,7 @@ def _put_together(
     each: str | None,
     title: str,
     left_out: Sequence[tuple[str, str]],
+    notes: Sequence[str],
 ) -> Inferred:
     readings = [reading for file in files for reading in file.tensors]
     sidecar: dict[str, Any] | None = None
@@ -297,12 +312,12 @@ def _put_together(
     joined = [(number, *table) for reading in readings for number, table in reading.joined.items()]
     if joined:
         number, table, column = joined[0]
-        sidecar = {"name": "rows", "paths": [table.path]}
+        sidecar = {"name": "rows", "paths": list(table.paths)}
         sidecar |= {"row": number} if column is None else {"on": {column: number}}
         known = columns_of(table.columns)
         known = {name: under for name, under in known.items() if under != column}
         for reading in readings:
-            for name, under in known.items():
+            for name, under in known.items() if reading.joined else ():
                 if name != "example_id":
                     reading.columns.setdefault(name, f"{{sidecar.rows.{under}}}")
         taken = {*known.values(), column}
@@ -312,7 +327,7 @@ def _put_together(
         assignments=unique(each for reading in readings for each in reading.said),
         left_out=tuple(dict.fromkeys(left_out)),
     )
-    text = recipe_text(title, files, mapping, each=each, sidecar=sidecar, extra=extra)
+    text = recipe_text(title, files, mapping, each=each, sidecar=sidecar, extra=extra, notes=notes)
     return Inferred(
         recipe=replace(recipes.parse(text), text=text),
         mapping=mapping,

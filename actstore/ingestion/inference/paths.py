@@ -23,6 +23,7 @@ from actstore.ingestion.inference.words import (
 _TAIL = re.compile(r"[^A-Za-z0-9]*[A-Za-z]*[^A-Za-z0-9]*$")
 _BEHIND = re.compile(r"(?P<name>.+)(?P<mark>[_\-.])(?P<side>[^\W\d_]+)")
 _BEFORE = re.compile(r"(?P<side>[^\W\d_]+)(?P<mark>[_\-.])(?P<name>.+)")
+_HEAD = re.compile(r".*[\W_]")
 _BATCH = re.compile(r"(?i)(?:.*[_\-.])?(?:batch|shard|part|chunk|split)(?:es|s)?[_\-.]?\d*")
 
 
@@ -147,6 +148,27 @@ def _sided(level: Level) -> Level:
                 sides=sides,
             )
     return level
+
+
+def shortened(level: Level) -> Level:
+    """Take off what all names begin and end with: `train_acts`, `test_acts`: `train`, `test`."""
+    names = sorted(set(level.texts))
+    if len(names) < 2 or level.template != f"{{{level.place}}}" or level.role:
+        return level
+    head, tail = _beginning(names), _beginning([name[::-1] for name in names])[::-1]
+    texts = tuple(text[len(head) : len(text) - len(tail)] for text in level.texts)
+    if not all(texts) or any(len(name) <= len(head) + len(tail) for name in names):
+        return level
+    template = f"{_literal(head)}{{{level.place}}}{_literal(tail)}"
+    return replace(level, template=template, texts=texts, role=_role(texts))
+
+
+def _beginning(names: Sequence[str]) -> str:
+    """Return what all names begin with, up to its last mark."""
+    least, most = min(names), max(names)
+    shared = next((at for at, char in enumerate(least) if char != most[at : at + 1]), len(least))
+    found = _HEAD.match(least[:shared])
+    return found[0] if found else ""
 
 
 def _layered(place: str, splits: Sequence[Numbered]) -> Level | None:

@@ -31,8 +31,10 @@ class Around:
     """Whether the layer is known from elsewhere."""
     example: bool
     """Whether each tensor belongs to one example, by its path or key."""
-    rows: frozenset[int]
-    """Lengths of the tables beside the files."""
+    rows: Sequence[frozenset[int]]
+    """Lengths of the tables beside the file of each sample."""
+    own_rows: Sequence[frozenset[int]]
+    """Likewise, of those that are of this file or its folder alone."""
     sure: bool
     """Whether the user said where the examples are, and nothing before was guessed."""
     example_axis: int | None
@@ -61,22 +63,22 @@ def evidence(sample: Sample) -> Evidence:
         shape[0]
         for name, value in document.items()
         if name not in (*TOKEN_IDS, *MASKS, "loss_mask", "position_ids")
-        and len(shape := _shape(value)) == 1
+        and len(shape := _shape(value, numbers=str(name).lower() in COLUMNS["label"])) == 1
         and (_is_words(value) or str(name).lower() in COLUMNS["label"] + COLUMNS["example_id"])
     }
     return Evidence(tokens, frozenset(counts))
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    """Return the shape of whole numbers or texts; empty where it is no list of them."""
+def _shape(value: Any, *, numbers: bool = False) -> tuple[int, ...]:
+    """Return the shape of whole (or any) numbers or texts; empty where it is no list of them."""
     if isinstance(value, Tensor):
-        return () if value.dtype.startswith(("float", "bfloat")) else value.shape
+        return () if not numbers and value.dtype.startswith(("float", "bfloat")) else value.shape
     if isinstance(value, list | tuple) and value:
         first = value[0]
         if all(isinstance(row, list | tuple) for row in value):
             lengths = {len(row) for row in value}
             return (len(value), lengths.pop()) if len(lengths) == 1 else ()
-        return (len(value),) if isinstance(first, int | str) else ()
+        return (len(value),) if isinstance(first, int | str) or numbers else ()
     return ()
 
 
@@ -196,13 +198,16 @@ def _by_rows(
     def counted(shape: tuple[int, ...], axis: int, leaf: Leaf) -> bool:
         found = seen[leaf.sample]
         lists = {found.tokens[0]} if found.tokens and len(found.tokens) == 2 else set()
-        return shape[axis] in (found.rows or lists - {1} or around.rows)
+        return shape[axis] in (found.rows or lists - {1} or around.rows[leaf.sample])
 
     fitting = [
         axis for axis in free if all(counted(leaf.tensor.shape, axis, leaf) for leaf in leaves)
     ]
     lists = any(each.rows or (each.tokens and len(each.tokens) == 2) for each in seen)
-    if not fitting or (around.example and not lists):
+    if not fitting:
+        return
+    if around.example and not lists:
+        _by_own_tables(fitting[0], leaves, around, readings, known)
         return
     inside = all(seen[leaf.sample].rows or seen[leaf.sample].tokens for leaf in leaves)
     what = "as long as the lists in the file" if inside else "as long as the table of rows"
@@ -210,6 +215,25 @@ def _by_rows(
         what += f", and so is axis{fitting[1]}"
     readings[fitting[0]] = Reading("example", len(fitting) > 1, what)
     known.example = True
+
+
+def _by_own_tables(
+    axis: int,
+    leaves: Sequence[Leaf],
+    around: Around,
+    readings: dict[int, Reading],
+    known: _Known,
+) -> None:
+    """Take an axis for the examples where each file, or folder, has a table of that length."""
+    lengths = {leaf.tensor.shape[axis] for leaf in leaves}
+    if around.own_rows and all(
+        leaf.tensor.shape[axis] in around.own_rows[leaf.sample] for leaf in leaves
+    ):
+        why = "as long as the table of each"
+        if guessed := len(lengths) == 1:
+            why += ", all of one length; it could be tokens"
+        readings[axis] = Reading("example", guessed, why)
+        known.example = True
 
 
 def _by_custom(

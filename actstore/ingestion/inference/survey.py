@@ -98,8 +98,8 @@ class Group:
     entries: list[Entry]
     container: str = ""
     each: str | None = None
-    entry_counts: set[int] = field(default_factory=set)
-    """How many entries the files hold, where they hold one per example."""
+    entry_counts: dict[str, int] = field(default_factory=dict)
+    """How many entries each file holds that was opened, where they hold one per example."""
     empty: list[Entry] = field(default_factory=list)
     """Files without vectors."""
     samples: list[Sample] = field(default_factory=list)
@@ -175,7 +175,7 @@ def _open(group: Group) -> None:
     group.each = wheres.pop() if len(wheres) == 1 else None
     for entry, document in documents:
         if group.each is not None:
-            group.entry_counts.add(len(_held(document, group.each)))
+            group.entry_counts[entry.relative] = len(_held(document, group.each))
         group.samples += [Sample(entry, part, name) for name, part in _parts(document, group.each)]
 
 
@@ -250,6 +250,8 @@ def _describe(group: Group) -> None:
         for leaf in _leaves(sample.document, (), (), "", number, 0):
             if not leaf.tensor.dtype.startswith(("float", "bfloat")) or not leaf.tensor.ndim:
                 continue
+            if leaf.tensor.ndim == 1 and leaf.key.lower() in COLUMNS["label"]:
+                continue  # one number for each row
             reason = _no_activation(leaf)
             if reason is not None:
                 group.left_out[form(leaf.segments) or "the tensor"] = reason

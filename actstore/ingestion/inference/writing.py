@@ -30,6 +30,7 @@ def recipe_text(
     each: str | None,
     sidecar: Mapping[str, Any] | None,
     extra: Mapping[str, str],
+    notes: Sequence[str],
 ) -> str:
     """Return the recipe of some files."""
     lines = [
@@ -77,6 +78,8 @@ def recipe_text(
         lines += ["", "[extra.add]", *(f"{_value(name)} = {_value(extra[name])}" for name in extra)]
     if sidecar is not None:
         lines += ["", "[[sidecars]]", *(f"{name} = {_value(sidecar[name])}" for name in sidecar)]
+    for note in notes:
+        lines += ["", "[[notes]]", f"text = {_value(note)}"]
     return "\n".join(lines) + "\n"
 
 

@@ -201,6 +201,7 @@ class GenericReader(Reader):
         spec, constants = each.spec, values.constants
         scope.key, scope.key_text, scope.tensor = found.parts, found.key, tensor
         scope.row, scope.rows, scope.token, scope.axis = 0, 1, None, {}
+        scope.examples = 1
         grid = axes.interpret(tensor, spec.axes, squeeze=spec.squeeze)
         if spec.count is not None and grid.rows.get("layer", spec.count) != spec.count:
             raise LayoutError(
@@ -224,7 +225,8 @@ class GenericReader(Reader):
             _settle_site(values.base, constants, {})
             yield Piece(values.base, grid.tensor.numpy().reshape(1, -1), constants)
             return
-        scope.rows = grid.rows.get("example", 1)  # of all: the file's lists are as long
+        # Of all, under --first-k too: the file's lists and tables are as long.
+        scope.rows = scope.examples = grid.rows.get("example", 1)
         if options.first_k is not None:
             grid = axes.limited(grid, "example", options.first_k)
         mask = _mask(spec.mask, scope, grid)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from actstore.errors import LayoutError, RecipeError
+from actstore.errors import LayoutError, RecipeError, SidecarError
 from actstore.ingestion import documents
 from actstore.ingestion.expression import Index, Reference
-from actstore.ingestion.recipe import ColumnSource
-from actstore.ingestion.sidecar_table import Record
+from actstore.ingestion.recipe import ColumnSource, SidecarSpec
+from actstore.ingestion.sidecar_table import Record, SidecarTable
 from actstore.ingestion.source_file import SourceFile
 from actstore.ingestion.template import part_value
 from actstore.ingestion.tensor import Tensor
@@ -19,6 +19,9 @@ from actstore.wording import counted
 
 if TYPE_CHECKING:
     from actstore.ingestion.readers import Context
+
+_ROW_OF_EXAMPLES = ("{row}", "{axis.example}")
+"""Expressions of a table's row that go through the examples of one tensor."""
 
 
 def column_value(name: str, source: ColumnSource, scope: FileScope) -> Any:
@@ -53,6 +56,7 @@ class FileScope:
         "_lists",
         "axis",
         "entry",
+        "examples",
         "key",
         "key_text",
         "row",
@@ -84,6 +88,8 @@ class FileScope:
         self.row: int | None = None
         self.rows = 1
         """Rows of the tensor at hand."""
+        self.examples: int | None = None
+        """Examples among which ``row`` counts; None where that is not known."""
         self.axis: Mapping[str, int] = {}
         """Axis: index of the row along it."""
         self.token: int | None = None
@@ -208,7 +214,8 @@ class FileScope:
             number = spec.row.evaluate(self)
             if number is None:
                 return None
-            record = table.at(int(number))
+            at = self._row_of(spec, table, number)
+            record = table.at(at)
             self._context.sidecars.asked(name, (self._file.relative, number), record is not None)
             return record
         wanted = {column: each.evaluate(self) for column, each in spec.on.items()}
@@ -217,6 +224,31 @@ class FileScope:
         record = table.find(wanted)
         self._context.sidecars.asked(name, tuple(wanted.values()), record is not None)
         return record
+
+    def _row_of(self, spec: SidecarSpec, table: SidecarTable, number: Any) -> int:
+        """Return the row of a table that is joined by position.
+
+        Raises:
+            SidecarError: it has fewer or more rows than that takes.
+        """
+        source = spec.row.source if spec.row is not None else None
+        try:
+            at: int = convert("example_index", number)
+        except LayoutError as error:
+            raise SidecarError(
+                f"sidecar {spec.name}: row = {source} is {number!r}; expected a whole number"
+            ) from error
+        in_order = source in _ROW_OF_EXAMPLES and self.examples is not None
+        fits = self.examples == len(table) if in_order else 0 <= at < len(table)
+        if fits or not spec.complete:
+            return at
+        needed = counted(self.examples or 0, "example") if in_order else f"row {at}, from 0"
+        raise SidecarError(
+            f"sidecar {spec.name}: {table.path.name} has {counted(len(table), 'row')} for {needed},"
+            " and is joined by their order, which would shift them; repair the table, or say "
+            "complete = false in the recipe's [[sidecars]] where its first rows are those of the "
+            "first examples all the same"
+        )
 
 
 def _at(values: list[Any], index: int | None) -> Any:

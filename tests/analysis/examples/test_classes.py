@@ -22,6 +22,14 @@ def test_named_classes_take_all_others_as_the_other_one() -> None:
     assert classes.find("extra.number", [1, 2.0, 3], [1, 2]).positive == ("1", "2")
 
 
+def test_what_stands_for_a_missing_value_is_no_class() -> None:
+    values = ["a", "", "b", "nan", float("nan"), " "]
+    assert classes.find("label", values).negative == ("a",)
+    assert classes.find("label", values, "a").negative == ("b",)
+    assert classes.several("extra.n", [1.0, float("nan"), 2.0]) == ("1", "2")
+    assert classes.alike(["n"], ["nan", "no", ""]) == ("no",)
+
+
 def test_what_cannot_be_told_apart_is_refused() -> None:
     with pytest.raises(TooFewRowsError, match=r"a \(2\)"):
         classes.find("label", ["a", "a", None])

@@ -314,7 +314,7 @@ def test_what_no_column_takes_goes_to_extra(tmp_path: Path) -> None:
 
 def test_a_table_that_is_needed_and_missing_refuses_the_file(tmp_path: Path) -> None:
     torch.save({"v": torch.ones(2, 3)}, tmp_path / "a.pt")
-    recipe = parse(REST + "required = true")
+    recipe = parse(REST + "required = true\ncomplete = false")
     summary = ingest(tmp_path, tmp_path / "store", recipe=recipe)
     assert "sidecar answers is missing" in summary.refused[0].reason
     (tmp_path / "answers.csv").write_text("verdict\ngood\n")
@@ -352,7 +352,7 @@ def test_a_row_that_a_joined_table_lacks_is_counted(tmp_path: Path) -> None:
         container = "numpy"
         files = [{ path = "layer_{layer:int}.npy" }]
         tensors = [{ axes = [["example", "hidden"]] }]
-        sidecars = [{ name = "rows", paths = ["rows.csv"], row = "{row}" }]
+        sidecars = [{ name = "rows", paths = ["rows.csv"], row = "{row}", complete = false }]
         [columns]
         example_id = "{sidecar.rows.id}"
         layer = "{path.layer}"
@@ -416,3 +416,35 @@ def test_a_list_that_all_rows_share_is_kept_whole(tmp_path: Path) -> None:
         )
         shared = chat if where == "chat" else ["a", "b"]
         assert all(json.loads(text) == shared for (text,) in columns(store, "question"))
+
+
+@pytest.mark.parametrize(("examples", "rows"), [(3, 2), (2, 3), (1, 2)])
+def test_a_table_of_another_length_than_the_examples_is_not_joined_in_part(
+    tmp_path: Path, examples: int, rows: int
+) -> None:
+    torch.save({"v": torch.rand(examples, 3)}, tmp_path / "a.pt")
+    (tmp_path / "answers.csv").write_text("verdict\n" + "good\nbad\nodd\n"[: 5 * rows - 1] + "\n")
+    summary = ingest(tmp_path, tmp_path / "store", recipe=parse(REST))
+    (refused,) = summary.refused
+    said = f"answers.csv has {rows} rows for {examples} example"
+    assert said in refused.reason, refused.reason
+    ingest(tmp_path, tmp_path / "part", recipe=parse(REST + "complete = false\n"))
+    labels = ["good", "bad", "odd"][:rows] + [None] * 3
+    assert columns(tmp_path / "part", "label") == [(each,) for each in labels[:examples]]
+
+
+def test_a_row_that_a_table_does_not_have_is_refused_as_is_one_that_is_no_number(
+    tmp_path: Path,
+) -> None:
+    by_name = REST.replace('row = "{row}"', 'row = "{path.key}"')
+    for name in ("0", "1", "7", "1.5", "x"):
+        torch.save({"v": torch.rand(3)}, tmp_path / f"{name}.pt")
+    (tmp_path / "answers.csv").write_text("verdict\ngood\nbad\n")
+    summary = ingest(tmp_path, tmp_path / "store", recipe=parse(by_name))
+    assert columns(tmp_path / "store", "label") == [("good",), ("bad",)]
+    reasons = {each.path: each.reason for each in summary.refused}
+    assert reasons.keys() == {"1.5.pt", "7.pt", "x.pt"}
+    assert "2 rows for row 7, from 0" in reasons["7.pt"]
+    assert "row = {path.key} is 'x'; expected a whole number" in reasons["x.pt"]
+    first_k = ingest(tmp_path / "0.pt", tmp_path / "s", recipe=parse(REST), first_k=1)
+    assert "2 rows for 1 example" in first_k.refused[0].reason
