@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import ConflictError, CorruptStoreError, RemoteStoreError
 from actstore.hub.label_folding import Folded
+from actstore.hub.origin import Key
 from actstore.remote.client import Client
 from actstore.remote.download import download
 from actstore.remote.state import State
@@ -46,6 +47,7 @@ def less(
     others: Sequence[tuple[ShardEntry, Path]],
     direction: Direction,
     folder: Path,
+    gone: Collection[Key] = (),
 ) -> tuple[ShardEntry, Path]:
     """Return a shard without the rows that others hold, bit for bit, and its file.
 
@@ -57,6 +59,7 @@ def less(
         others: shards of the same model, site and layer, and their files.
         direction: for messages.
         folder: where the new file goes, and links to the others.
+        gone: rows to leave out although nobody holds them.
 
     Raises:
         ConflictError: one of them holds a row with a different vector, or vectors of another
@@ -70,7 +73,7 @@ def less(
         link.unlink(missing_ok=True)
         link.symlink_to(source.resolve())
     try:
-        kept = without_rows_of(folder, entry, [other for other, _ in others], folder)
+        kept = without_rows_of(folder, entry, [other for other, _ in others], folder, gone)
     except ConflictError as error:  # it says "another writer", which here is the other side
         raise ConflictError(
             f"{direction.holder} holds this row with a different vector: {error.row}; "
