@@ -19,7 +19,7 @@ from actstore.hub import origin
 from actstore.hub.fetch import Fetch
 from actstore.hub.origin import Key, Origin
 from actstore.hub.pull_commit import Merged, Merger
-from actstore.hub.pull_diff import PullDiff, had_whole, pull_diff, recall
+from actstore.hub.pull_diff import PullDiff, had_whole, last_met, pull_diff, recall
 from actstore.hub.row_merge import CommonRows, partition_of
 from actstore.hub.wanted import PullChoice, WantedShard, together, wanted_shards
 from actstore.remote import cache as caches
@@ -200,7 +200,7 @@ def _wanted(
     memory = recall(base, run_id(client, address))
     revision = address.revision or MAIN
     origins = _origins(root, client, address, memory.revision)
-    held = had_whole(base, remote.manifest, origins, revision)
+    held = had_whole(base, remote.manifest, last_met(origins, memory, revision))
     return wanted_shards(remote, choice, memory.choices, held)
 
 

@@ -124,23 +124,19 @@ def pull_diff(
     return PullDiff(missing=missing, removed=frozenset(removed))
 
 
-def had_whole(
-    local: Manifest, there: Manifest, origins: Sequence[Origin], revision: str
-) -> frozenset[str]:
+def had_whole(local: Manifest, there: Manifest, met: Origin | None) -> frozenset[str]:
     """Return the shards of a repository all of whose rows are the store's, or were.
 
     Args:
         local: the store's commit.
         there: what the repository holds.
-        origins: as for :func:`pull_diff`. Of several branches nobody can say it here, beyond
-            what the store has now.
-        revision: the branch pulled.
+        met: what the two had in common when the store was last taken to one of its branches. What
+            it shares with others only went when it was taken here, and comes back.
     """
     live = {entry.path: entry for entry in local.shards}
     found = {e.path for e in there.shards if e.path in live and same_rows(live[e.path], e)}
-    if len(origins) == 1 or all(origin.revision != revision for origin in origins):
-        for origin in origins:
-            found |= {at for path in origin.shards if (at := origin.replaced.get(path, path))}
+    if met is not None:
+        found |= {at for path in met.shards if (at := met.replaced.get(path, path))}
     return frozenset(found)
 
 

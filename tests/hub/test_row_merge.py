@@ -128,6 +128,17 @@ def test_a_choice_of_rows_leaves_dropped_ones_out_and_a_push_waits(
     assert remote_content(hub, tmp_path / "after") == content(store)
 
 
+def test_a_choice_of_rows_of_another_branch_brings_no_dropped_row_back(
+    hub: Hub, store: Path
+) -> None:
+    push_to(hub, store, revision="side")
+    pull_from(hub, store, revision="side", where="example_id = 'e4'")
+    drop(store, example_id="e1")
+    left = content(store)
+    pull_from(hub, store, where="example_id IN ('e1', 'e2')")  # the first one of main
+    assert content(store) == left
+
+
 def test_an_earlier_state_does_not_make_a_store_forget_what_it_dropped(
     hub: Hub, store: Path, copy: Path, tmp_path: Path
 ) -> None:
