@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,11 @@ class Origin:
     the branch may hold."""
     card: str = ""
     """README.md of the repository, whose owner's part the store's card had too."""
+
+
+def run_id(endpoint: str, repository: str) -> str:
+    """Return the name of the run that stands for pulls from a repository, in its manifest."""
+    return f"pull-{hashlib.sha256(f'{endpoint} {repository}'.encode()).hexdigest()[:12]}"
 
 
 def path_of(root: Path, repository: str, revision: str) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -184,12 +183,6 @@ def _address(source: str | Address, revision: str | None) -> Address:
     return dataclasses.replace(address, revision=revision or address.revision)
 
 
-def run_id(client: Client, address: Address) -> str:
-    """Return the name of the run that stands for pulls from a repository, in its manifest."""
-    name = f"{client.endpoint} {address.repository}"
-    return f"pull-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-
-
 def _wanted(
     remote: Snapshot, choice: PullChoice, root: Path, client: Client, address: Address
 ) -> list[WantedShard]:
@@ -197,7 +190,7 @@ def _wanted(
     if not manifests.numbers(root):
         return wanted_shards(remote, choice, ())
     base = manifests.load(root)
-    memory = recall(base, run_id(client, address))
+    memory = recall(base, origin.run_id(client.endpoint, address.repository))
     revision = address.revision or MAIN
     origins = _origins(root, client, address, memory.revision)
     held = had_whole(base, remote.manifest, last_met(origins, memory, revision))
@@ -311,7 +304,7 @@ class _Pull:
 
     def _describe(self) -> Run:
         return Run(
-            run_id=run_id(self.client, self.address),
+            run_id=origin.run_id(self.client.endpoint, self.address.repository),
             kind="pull",
             started_at=now(),
             settings={
@@ -330,7 +323,9 @@ class _Pull:
         live = {entry.path: entry for entry in merged.manifest.shards}
         gone = before - live.keys()
         there = {entry.path: entry for entry in self.held.manifest.shards}
-        memory = recall(merged.manifest, run_id(self.client, self.address))
+        memory = recall(
+            merged.manifest, origin.run_id(self.client.endpoint, self.address.repository)
+        )
         shards = (live.keys() & there.keys()) | merged.adopted
         replaced: dict[str, str | None] = {}
         since: dict[str, str] = {}

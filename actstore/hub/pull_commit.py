@@ -125,8 +125,12 @@ class Merger:
     ) -> Merged | None:
         with Transaction(self.root, base, cards=False) as change:  # the pull writes the card
             with writing(self.root):
-                fresh = self._fresh(base, todo, rows, chosen, workspace)
                 own = dropping.without(self.root, base, rows.given_up, change.folder)
+                staying = [
+                    ShardFile(entry, own.files.get(entry.path, self.root / entry.path))
+                    for entry in _kept(base, todo, own)
+                ]
+                fresh = self._fresh(staying, rows, chosen, workspace)
                 gone = todo.removed | own.made.keys()
                 remembered = PullMemory(
                     choices=self.choices,
@@ -153,11 +157,7 @@ class Merger:
                     )
                 live = [item for item in fresh if item.entry.rows]
                 files = {**own.files, **self._to_place(live, change.folder)}
-                kept = _kept(base, todo, own)
-                places = [
-                    *(ShardFile(item.entry, item.file) for item in live),
-                    *(ShardFile(e, own.files.get(e.path, self.root / e.path)) for e in kept),
-                ]
+                places = [*(ShardFile(item.entry, item.file) for item in live), *staying]
                 overlay = carried_labels.overlay_of(labels, places, change.folder)
                 relabelled = overlay.rows if overlay is not None else 0
                 if rows.labels:
@@ -166,6 +166,7 @@ class Merger:
                 if overlay is not None:
                     files[overlay.path] = change.folder / OVERLAY
             beside = own.labels if overlay is None else (*own.labels, overlay)
+            kept = [entry for entry, _ in staying]
             following = self._following(base, kept, live, beside, remembered)
             done = change.commit(
                 files, lambda latest: following if latest.number == base.number else None
@@ -184,22 +185,20 @@ class Merger:
 
     def _fresh(
         self,
-        base: Manifest,
-        todo: PullDiff,
+        staying: Sequence[ShardFile],
         rows: RowMerge,
         chosen: Sequence[Fetched],
         workspace: Path,
     ) -> list[_NewShard]:
         """Return the shards that come new, without rows that the store has from elsewhere."""
         shared = {entry.path for entry in self.remote.manifest.shards}
-        own = [entry for entry in base.shards if entry.path not in todo.removed]
         found = []
         transaction = layout.new_transaction()
         for number, (piece, entry, file) in enumerate(chosen):
             # Whole shards of a repository never meet; chosen rows may be here in theirs.
             others = [
-                (e, self.root / e.path)
-                for e in own
+                (e, at)
+                for e, at in staying
                 if e.partition == entry.partition
                 and (piece.rows is not None or e.path not in shared)
             ]

@@ -18,6 +18,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import ActstoreError, RemoteStoreError, RevisionError
 from actstore.hub.origin import Key, Origin
+from actstore.hub.pull_diff import recall
 from actstore.hub.wanted import PullChoice, WantedShard
 from actstore.remote import resolve
 from actstore.remote.address import Address
@@ -34,10 +35,14 @@ from actstore.storage.snapshot import Snapshot
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    Common = tuple[ShardEntry, pa.Table]
+    """A shard, and the metadata of its rows."""
+
 Partition = tuple[str, str, "int | None"]
 Labels = dict[Key, Any]
 """The label of each row, by its key."""
-_COLUMNS = [*schema.key_names(), "label"]
+Rows = dict[Key, dict[str, Any]]
+"""What rows have beside their keys, by these."""
 _IN_KEY = [schema.key_names().index(name) for name in ("model", "site", "layer")]
 
 
@@ -50,9 +55,9 @@ class RowMerge:
     shared: frozenset[Key] = frozenset()
     """Rows that both had, of the shards that both have replaced."""
     given_up: tuple[StoredRows, ...] = ()
-    """Rows of the store's own shards that it had from the repository, which gave them up."""
+    """Rows of the store's own shards that go: the repository gave them up, or has them renamed."""
     labels: Labels = field(default_factory=dict)
-    """What the repository made of labels that are in the store as they were."""
+    """Labels to set: what the repository made of those that are in the store as they were."""
     settled: frozenset[str] = frozenset()
     """Shards, by their names in the store, of which nothing is left to be brought together."""
     left: frozenset[str] = frozenset()
@@ -74,29 +79,16 @@ class CommonRows:
         self._client = client
         self._repository = repository
         self._cache = cache
-        self._known: dict[str, tuple[ShardEntry, pa.Table] | None] = {}
+        self._known: dict[str, Common | None] = {}
         self._commits: dict[str, tuple[RemoteFiles, dict[str, ShardEntry]] | None] = {}
 
-    def of(self, path: str, origin: Origin) -> tuple[ShardEntry, pa.Table] | None:
-        """Return a shard, its keys and its labels; None where neither side has it any more."""
+    def of(self, path: str, origin: Origin) -> Common | None:
+        """Return a shard and its metadata; None where neither side has it any more."""
         if path not in self._known:
-            self._known[path] = self._here(path) or self._there(path, origin)
+            self._known[path] = of_store(self._root, path) or self._there(path, origin)
         return self._known[path]
 
-    def _here(self, path: str) -> tuple[ShardEntry, pa.Table] | None:
-        if not (self._root / path).exists():
-            return None
-        for number in reversed(manifests.numbers(self._root)):
-            try:
-                entries = manifests.load(self._root, number).shards
-                entry = next((each for each in entries if each.path == path), None)
-                if entry is not None:
-                    return entry, shard_columns.read_columns(self._root, entry, _COLUMNS)
-            except ActstoreError:  # damaged, or just pruned: the repository has it too
-                return None
-        return None
-
-    def _there(self, path: str, origin: Origin) -> tuple[ShardEntry, pa.Table] | None:
+    def _there(self, path: str, origin: Origin) -> Common | None:
         commit = origin.since.get(path, origin.commit)
         if commit not in self._commits:
             self._commits[commit] = self._open(commit)
@@ -105,7 +97,7 @@ class CommonRows:
         if opened is None or at not in opened[1]:
             return None
         files, entries = opened
-        return entries[at], files.columns(entries[at], _COLUMNS)
+        return entries[at], files.columns(entries[at], list(schema.metadata_names()))
 
     def _open(self, commit: str) -> tuple[RemoteFiles, dict[str, ShardEntry]] | None:
         address = Address(repository=self._repository, revision=commit)
@@ -115,6 +107,29 @@ class CommonRows:
             return None
         files = RemoteFiles(HubSource(self._client, address, held), self._cache)
         return files, {entry.path: entry for entry in held.manifest.shards}
+
+
+def of_store(root: Path, path: str, piece_of: str | None = None) -> Common | None:
+    """Return a shard of any commit of a store; None where it is gone.
+
+    Args:
+        root: the store.
+        path: of the shard.
+        piece_of: name of a pull's run: only a shard that it made of a repository's rows is meant.
+    """
+    if not (root / path).exists():
+        return None
+    for number in reversed(manifests.numbers(root)):
+        try:
+            commit = manifests.load(root, number)
+            entry = next((each for each in commit.shards if each.path == path), None)
+            if entry is not None and piece_of and path not in recall(commit, piece_of).made:
+                return None
+            if entry is not None:
+                return entry, shard_columns.read_columns(root, entry, list(schema.metadata_names()))
+        except ActstoreError:  # damaged, or just pruned
+            return None
+    return None
 
 
 def row_merge(
@@ -143,19 +158,20 @@ def row_merge(
         common: reads what both had.
     """
     settled: set[str] = set()
-    shared: defaultdict[Partition, Labels] = defaultdict(dict)
+    shared: defaultdict[Partition, Rows] = defaultdict(dict)
     whole: set[Partition] = set()
     replaced = _replaced(local, remote.manifest, origin)
-    for path in replaced:
+    for path, at in replaced.items():
         found = common.of(path, origin) if origin is not None else None
         if found is None:
             settled.add(path)
             continue
         entry, table = found
-        shared[entry.partition] |= _labels(table)
+        shared[entry.partition] |= rows_of(table)
         if any(choice.covers(entry) for choice in choices):
-            settled.add(path)
             whole.add(entry.partition)
+            if at is not None:  # what became of rows in others' shards goes up with a push
+                settled.add(path)
     partitions = shared.keys() | {partition_of(key) for key in dropped}
     if not partitions:
         return RowMerge(settled=frozenset(settled))
@@ -170,19 +186,25 @@ def row_merge(
         for entry in local.shards:
             if entry.partition != partition:
                 continue
-            table = shard_columns.read_columns(root, entry, _COLUMNS)
-            labels = _labels(_with_labels(table, overlays.get(entry.path)))
-            here |= labels.keys()
+            table = shard_columns.read_columns(root, entry, list(schema.metadata_names()))
+            own = rows_of(table, overlays.get(entry.path))
+            here |= own.keys()
             if entry.path in removed:
                 continue
-            changed |= {
-                key: held[key]
-                for key, label in labels.items()
-                if key in both and key in held and held[key] != both[key] == label
-            }
-            rows = [row for row, key in enumerate(labels) if key in both and key not in held]
-            if rows and partition in whole:
-                given_up.append(StoredRows(entry, np.array(rows, np.int64)))
+            going = []
+            for row, (key, now) in enumerate(own.items()):
+                if key not in both:
+                    continue
+                if key not in held:
+                    going += [row] if partition in whole else []
+                elif _changed(both[key], held[key]) and not _changed(both[key], now):
+                    going.append(row)  # it comes as it is there
+                    if now["label"] != both[key]["label"]:
+                        changed[key] = now["label"]
+                elif now["label"] == both[key]["label"] != held[key]["label"]:
+                    changed[key] = held[key]["label"]
+            if going:
+                given_up.append(StoredRows(entry, np.array(going, np.int64)))
         gone = (gone | both.keys()) - here
     return RowMerge(
         dropped=frozenset(gone),
@@ -194,14 +216,17 @@ def row_merge(
     )
 
 
-def _replaced(local: Manifest, there: Manifest, origin: Origin | None) -> list[str]:
-    """Return the shards that both had and neither names any more."""
+def _replaced(local: Manifest, there: Manifest, origin: Origin | None) -> dict[str, str | None]:
+    """Return the shards that both had and neither names any more, and their paths up there.
+
+    Rows that are among others' shards up there are named by none.
+    """
     if origin is None:
-        return []
+        return {}
     live = {entry.path for entry in local.shards}
-    held = {None, *(entry.path for entry in there.shards)}  # None: among others' rows
-    places = ((path, origin.replaced.get(path, path)) for path in origin.shards)
-    return [path for path, at in places if path not in live and at not in held]
+    held = {entry.path for entry in there.shards}
+    places = {path: origin.replaced.get(path, path) for path in origin.shards if path not in live}
+    return {path: at for path, at in places.items() if at not in held}
 
 
 def partition_of(key: Key) -> Partition:
@@ -215,15 +240,19 @@ def keys_of(table: pa.Table) -> Iterator[Key]:
     return zip(*(table[name].to_pylist() for name in schema.key_names()), strict=True)
 
 
-def _labels(table: pa.Table) -> Labels:
-    return dict(zip(keys_of(table), table["label"].to_pylist(), strict=True))
+def rows_of(table: pa.Table, labels: dict[int, Any] | None = None) -> Rows:
+    """Return what each row of a table has beside its key, with labels that were set since."""
+    table = shard_columns.with_labels(table, labels) if labels else table
+    beside = [name for name in table.column_names if name not in schema.key_names()]
+    return dict(zip(keys_of(table), table.select(beside).to_pylist(), strict=True))
 
 
-def _with_labels(table: pa.Table, labels: dict[int, Any] | None) -> pa.Table:
-    return shard_columns.with_labels(table, labels) if labels else table
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Say whether a row has other metadata, its label left aside."""
+    return any(value != after[name] for name, value in before.items() if name != "label")
 
 
-def _there(remote: Snapshot, wanted: Sequence[WantedShard], partition: Partition) -> Labels:
+def _there(remote: Snapshot, wanted: Sequence[WantedShard], partition: Partition) -> Rows:
     """Return the rows of a partition that are wanted of the repository."""
     overlays = shard_columns.merged(map(remote.files.labels, remote.manifest.labels))
     rows: defaultdict[int, list[np.ndarray]] = defaultdict(list)
@@ -237,10 +266,10 @@ def _there(remote: Snapshot, wanted: Sequence[WantedShard], partition: Partition
         numbers = np.searchsorted(remote.offsets, piece.rows, "right") - 1
         for number in np.unique(numbers).tolist():
             rows[number].append(piece.rows[numbers == number] - remote.offsets[number])
-    found: Labels = {}
+    found: Rows = {}
     for number, chosen in rows.items():
         entry = remote.shards[number]
-        table = remote.files.columns(entry, _COLUMNS)
-        table = _with_labels(table, overlays.get(entry.path))
-        found |= _labels(table.take(np.concatenate(chosen)))
+        table = remote.files.columns(entry, list(schema.metadata_names()))
+        cells = list(rows_of(table, overlays.get(entry.path)).items())
+        found |= dict(cells[row] for row in np.concatenate(chosen).tolist())
     return found

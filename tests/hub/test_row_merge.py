@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import actstore
 from actstore.errors import RemoteChangedError
 from actstore.storage import pruning
 from actstore.storage.compaction import compact
 from actstore.storage.dropping import drop_rows
+from actstore.storage.renaming import NewValues, Renaming
 from actstore.storage.snapshot import open_snapshot
 from tests.hub.pulling import assert_whole, of, pull_from
 from tests.hub.pushing import push_to, relabel, remote_content
@@ -28,6 +30,12 @@ def drop(root: Path, **wanted: object) -> None:
 def label(root: Path, text: str, *examples: str) -> None:
     rows = np.concatenate([rows_of(root, example_id=name) for name in examples])
     relabel(root, rows.tolist(), text)
+
+
+def rename(root: Path, column: str, value: str, **wanted: object) -> None:
+    rows = rows_of(root, **wanted)
+    values = NewValues(rows=rows, columns={column: [value] * len(rows)})
+    Renaming(open_snapshot(root), values).commit("renamed")
 
 
 def labels(rows: Content, layer: int = 0) -> dict[str, object]:
@@ -108,6 +116,34 @@ def test_labels_of_others_reach_a_compacted_store(hub: Hub, store: Path, copy: P
     }
     assert labels(content(copy)) == mine
     assert len(of(content(copy), layer=0)) == 7
+
+
+def test_other_metadata_of_others_reaches_a_compacted_store(
+    hub: Hub, store: Path, copy: Path, tmp_path: Path
+) -> None:
+    write(copy, batch(7, 2, layer=0))
+    compact(copy)
+    rename(store, "question", "Which?", example_id="e1")
+    rename(store, "question", "Theirs?", example_id="e2")
+    rename(store, "variant", "v", example_id="e3")
+    push_to(hub, store)
+    rename(copy, "question", "Mine?", example_id="e2")
+    label(copy, "mine", "e1")
+    pull_from(hub, copy)
+    push_to(hub, copy)
+    for root in (copy, tmp_path / "copy again"):
+        if root != copy:
+            pull_from(hub, root)
+        assert_whole(root)
+        rows = actstore.open(root).select(layer=0).table(["example_id", "variant", "question"])
+        found = {(r["example_id"], r["variant"]): r["question"] for r in rows.to_pylist()}
+        assert found == {
+            **{(name, None): "What is it?" for name in ("e0", "e4", "e7", "e8")},
+            ("e1", None): "Which?",
+            ("e2", None): "Mine?",
+            ("e3", "v"): "What is it?",
+        }
+        assert labels(content(root))["e1"] == "mine"
 
 
 def test_a_choice_of_rows_leaves_dropped_ones_out_and_a_push_waits(
