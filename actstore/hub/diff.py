@@ -56,6 +56,13 @@ def push_diff(
     replaced = origin.replaced if origin is not None else {}
     common = set(origin.shards) if origin is not None else once_local & there.keys()
     _refuse_replaced(repository, common, replaced, there, remote)
+    if origin is not None and origin.dropped:
+        raise RemoteChangedError(
+            f"{len(origin.dropped):,} rows were dropped here before this store was taken to an "
+            f"earlier state of {repository} or to another branch, and {origin.revision} may hold "
+            "them yet. Nothing was pushed; bring the two together first with: actstore pull "
+            f"{repository} STORE --revision {origin.revision}, then push again"
+        )
     chosen_paths = {entry.path for entry in chosen}
     live = {entry.path for entry in local.shards}
     # Of a choice only what is being pushed may take the place of what was there; a store that

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from actstore.errors import BucketError
 from actstore.storage import backing, layout
 
+Key = tuple[Any, ...]
+"""A row's, in the order of :func:`schema.key_names`."""
 _FORMAT = "actstore-remote"
 _VERSION = 1
 
@@ -35,8 +38,19 @@ class Origin:
     """Paths of the store's own shards whose rows the repository held."""
     replaced: dict[str, str | None] = field(default_factory=dict)
     """Where the repository holds a shard's rows under another path; None: among others' shards."""
+    since: dict[str, str] = field(default_factory=dict)
+    """Shards that the repository no longer holds, and its last commit known to hold them: what
+    became of them there has not been asked for yet."""
+    dropped: tuple[Key, ...] = ()
+    """Rows that the store gave up before it was taken to another state of the repository, and that
+    the branch may hold."""
     card: str = ""
     """README.md of the repository, whose owner's part the store's card had too."""
+
+
+def run_id(endpoint: str, repository: str) -> str:
+    """Return the name of the run that stands for pulls from a repository, in its manifest."""
+    return f"pull-{hashlib.sha256(f'{endpoint} {repository}'.encode()).hexdigest()[:12]}"
 
 
 def path_of(root: Path, repository: str, revision: str) -> Path:
@@ -53,6 +67,7 @@ def load(root: Path, repository: str, revision: str, endpoint: str) -> Origin | 
         if document.pop("format") != _FORMAT or document.pop("version") > _VERSION:
             return None
         document["shards"] = tuple(document["shards"])
+        document["dropped"] = tuple(map(tuple, document.get("dropped", ())))
         found = Origin(**document)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import ConflictError, CorruptStoreError, RemoteStoreError
 from actstore.hub.label_folding import Folded
+from actstore.hub.origin import Key
 from actstore.remote.client import Client
 from actstore.remote.download import download
 from actstore.remote.state import State
@@ -20,7 +21,7 @@ from actstore.storage import key_hashes, layout, shard_columns, soundness
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.rebase import without_rows_of
 
-_FETCHED = "fetched"
+FETCHED = "fetched"
 _KEPT = "kept"
 
 
@@ -46,6 +47,7 @@ def less(
     others: Sequence[tuple[ShardEntry, Path]],
     direction: Direction,
     folder: Path,
+    gone: Collection[Key] = (),
 ) -> tuple[ShardEntry, Path]:
     """Return a shard without the rows that others hold, bit for bit, and its file.
 
@@ -57,6 +59,7 @@ def less(
         others: shards of the same model, site and layer, and their files.
         direction: for messages.
         folder: where the new file goes, and links to the others.
+        gone: rows to leave out although nobody holds them.
 
     Raises:
         ConflictError: one of them holds a row with a different vector, or vectors of another
@@ -70,7 +73,7 @@ def less(
         link.unlink(missing_ok=True)
         link.symlink_to(source.resolve())
     try:
-        kept = without_rows_of(folder, entry, [other for other, _ in others], folder)
+        kept = without_rows_of(folder, entry, [other for other, _ in others], folder, gone)
     except ConflictError as error:  # it says "another writer", which here is the other side
         raise ConflictError(
             f"{direction.holder} holds this row with a different vector: {error.row}; "
@@ -124,7 +127,8 @@ def leave_out(
         state: the repository.
         store: what is pushed.
         missing: shards of the store that the repository lacks.
-        theirs: shards of the repository that came from elsewhere.
+        theirs: shards of the repository that came from elsewhere; of those that were written anew
+            the files are in ``folder``.
         folder: temporary folder, for shards that are fetched or rewritten.
 
     Raises:
@@ -143,6 +147,7 @@ def leave_out(
     found = []
     hashes: dict[str, np.ndarray] = {}
     remote = state.remote_files(client)
+    there = {entry.path for entry in state.manifest.shards} if state.manifest else set()
     names = list(schema.key_names())
     transaction = layout.new_transaction()
     for number, entry in enumerate(missing):
@@ -151,14 +156,19 @@ def leave_out(
         check_widths(entry, others, direction)
         for other in others:
             if other.path not in hashes:
-                hashes[other.path] = key_hashes.hash_table(remote.columns(other, names))
+                table = (
+                    shard_columns.read_columns(folder / FETCHED, other, names)
+                    if other.path not in there
+                    else remote.columns(other, names)
+                )
+                hashes[other.path] = key_hashes.hash_table(table)
         if others:
             own = key_hashes.hash_table(shard_columns.read_columns(source, entry, names))
             others = [other for other in others if np.isin(hashes[other.path], own).any()]
         if not others:
             found.append(Fresh(entry, entry, source))
             continue
-        held = [(other, _fetch(client, state, other, folder / _FETCHED)) for other in others]
+        held = [(other, fetch(client, state, other, folder / FETCHED)) for other in others]
         try:
             with soundness.fetched(source, entry):
                 made, file = less(entry, source / entry.path, held, direction, folder / _KEPT)
@@ -180,7 +190,7 @@ def leave_out(
     return found
 
 
-def _fetch(client: Client, state: State, entry: ShardEntry, folder: Path) -> Path:
+def fetch(client: Client, state: State, entry: ShardEntry, folder: Path) -> Path:
     target = folder / entry.path
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)

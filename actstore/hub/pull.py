@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +16,10 @@ from typing import TypedDict, Unpack
 from actstore.errors import ActstoreError, CommitError, UsageError
 from actstore.hub import origin
 from actstore.hub.fetch import Fetch
-from actstore.hub.origin import Origin
-from actstore.hub.pull_commit import Merged, Merger, PullDiff, had_whole, pull_diff, recall
+from actstore.hub.origin import Key, Origin
+from actstore.hub.pull_commit import Merged, Merger
+from actstore.hub.pull_diff import PullDiff, had_whole, last_met, pull_diff, recall
+from actstore.hub.row_merge import CommonRows, partition_of
 from actstore.hub.wanted import PullChoice, WantedShard, together, wanted_shards
 from actstore.remote import cache as caches
 from actstore.remote import resolve
@@ -145,7 +146,11 @@ def pull(
         where=asked.where,
     )
     held = resolve.look_up(client, address, asked.at)
-    files = RemoteFiles(HubSource(client, address, held), cache or caches.default())
+    older = asked.at is not None and held.commit != client.head(
+        address.repository, address.revision
+    )
+    cache = cache or caches.default()
+    files = RemoteFiles(HubSource(client, address, held), cache)
     remote = Snapshot(files, held.manifest)
     # Nothing is made before it is known that the repository holds what is asked for.
     wanted = _wanted(remote, choice, root, client, address)
@@ -157,7 +162,9 @@ def pull(
             root=root,
             choice=choice,
             held=held,
+            older=older,
             remote=remote,
+            cache=cache,
             wanted=wanted,
             work=work,
             progress=progress,
@@ -176,12 +183,6 @@ def _address(source: str | Address, revision: str | None) -> Address:
     return dataclasses.replace(address, revision=revision or address.revision)
 
 
-def run_id(client: Client, address: Address) -> str:
-    """Return the name of the run that stands for pulls from a repository, in its manifest."""
-    name = f"{client.endpoint} {address.repository}"
-    return f"pull-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-
-
 def _wanted(
     remote: Snapshot, choice: PullChoice, root: Path, client: Client, address: Address
 ) -> list[WantedShard]:
@@ -189,10 +190,10 @@ def _wanted(
     if not manifests.numbers(root):
         return wanted_shards(remote, choice, ())
     base = manifests.load(root)
-    memory = recall(base, run_id(client, address))
+    memory = recall(base, origin.run_id(client.endpoint, address.repository))
     revision = address.revision or MAIN
     origins = _origins(root, client, address, memory.revision)
-    held = had_whole(base, remote.manifest, origins, revision)
+    held = had_whole(base, remote.manifest, last_met(origins, memory, revision))
     return wanted_shards(remote, choice, memory.choices, held)
 
 
@@ -232,7 +233,10 @@ class _Pull:
     root: Path
     choice: PullChoice
     held: ResolvedStore
+    older: bool
+    """Whether that is an earlier state of the revision."""
     remote: Snapshot
+    cache: RangeCache
     wanted: list[WantedShard]
     work: Path
     progress: Callable[[int, int], None] | None
@@ -266,7 +270,8 @@ class _Pull:
         merger = Merger(
             root=self.root,
             run=run,
-            there=self.held.manifest,
+            remote=self.remote,
+            common=CommonRows(self.root, self.client, self.held.repository, self.cache),
             wanted=self.wanted,
             choices=choices,
             origins=origins,
@@ -299,7 +304,7 @@ class _Pull:
 
     def _describe(self) -> Run:
         return Run(
-            run_id=run_id(self.client, self.address),
+            run_id=origin.run_id(self.client.endpoint, self.address.repository),
             kind="pull",
             started_at=now(),
             settings={
@@ -318,30 +323,45 @@ class _Pull:
         live = {entry.path: entry for entry in merged.manifest.shards}
         gone = before - live.keys()
         there = {entry.path: entry for entry in self.held.manifest.shards}
-        shards = live.keys() & there.keys()
+        memory = recall(
+            merged.manifest, origin.run_id(self.client.endpoint, self.address.repository)
+        )
+        shards = (live.keys() & there.keys()) | merged.adopted
         replaced: dict[str, str | None] = {}
+        since: dict[str, str] = {}
+        dropped: set[Key] = set()
         for known in origin.all_of(self.root):
             if (known.repository, known.endpoint) != (self.held.repository, self.client.endpoint):
                 continue
+            same = known.revision == revision
             for path in known.shards:
                 at = known.replaced.get(path, path)
                 # What nobody asked for is left as it is: the next pull, or push, knows of it. What
                 # stands for a shard on another branch may be less than all its rows on this one.
-                here = known.revision == revision and path in live
-                held = at in there and (at == path or known.revision == revision)
+                here = same and (path in live or path in merged.rows.left)
+                held = at in there and (at == path or same)
                 if path not in gone and (held or here):
                     shards.add(path)
                     if at != path:
                         replaced[path] = at
-            if known.revision != revision and gone & set(known.shards):
+                    if same and at is not None and at not in there:
+                        since[path] = known.since.get(path, known.commit)
+            if same:
+                dropped |= self._still_dropped(known, merged, memory.choices)
+                continue
+            forgotten = gone | merged.rows.settled
+            given_up = merged.rows.dropped if merged.rows.settled & set(known.shards) else ()
+            if forgotten & set(known.shards) or given_up:
                 # Or a push to that branch would take them for removed on purpose.
-                kept = tuple(path for path in known.shards if path not in gone)
-                origin.save(self.root, dataclasses.replace(known, shards=kept))
-        made = recall(merged.manifest, run_id(self.client, self.address)).made
-        for path, key in made.items():
+                kept = tuple(path for path in known.shards if path not in forgotten)
+                rows = tuple(dict.fromkeys((*known.dropped, *given_up)))
+                origin.save(self.root, dataclasses.replace(known, shards=kept, dropped=rows))
+        for path, key in memory.made.items():
             shards.add(path)
             whole = key in there and there[key].rows == live[path].rows
             replaced[path] = key if whole else None
+        if self.older:
+            dropped |= merged.rows.dropped
         origin.save(
             self.root,
             Origin(
@@ -352,9 +372,27 @@ class _Pull:
                 number=self.held.manifest.number,
                 shards=tuple(sorted(shards)),
                 replaced=replaced,
+                since=since,
+                dropped=tuple(sorted(dropped, key=str)),
                 card=text,
             ),
         )
+
+    def _still_dropped(
+        self, known: Origin, merged: Merged, choices: Sequence[PullChoice]
+    ) -> set[Key]:
+        """Return rows that the store gave up and of which nobody knows yet what the branch did."""
+        asked = {
+            entry.partition
+            for entry in self.remote.shards
+            if any(choice.covers(entry) for choice in choices)
+        }
+        there = {entry.partition for entry in self.remote.shards}
+        return {
+            key
+            for key in merged.rows.dropped.intersection(known.dropped)
+            if self.older or partition_of(key) in there - asked
+        }
 
     def _remote_card(self) -> str:
         """Return the repository's README.md; empty when there is none, or one beyond reason."""

@@ -10,187 +10,29 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from actstore import schema
-from actstore.errors import CommitError, RemoteStoreError
-from actstore.hub.diff import same_rows
+from actstore.errors import CommitError
+from actstore.hub import carried_labels
+from actstore.hub.carried_labels import OVERLAY, ShardFile
 from actstore.hub.fetch import Fetched
-from actstore.hub.origin import Origin
+from actstore.hub.origin import Key, Origin
 from actstore.hub.overlap import Direction, less
+from actstore.hub.pull_diff import PullDiff, PullMemory, last_met, pull_diff, recall
+from actstore.hub.row_merge import CommonRows, RowMerge, keys_of, row_merge
 from actstore.hub.wanted import PullChoice, WantedShard
-from actstore.storage import layout, shard_columns
+from actstore.storage import dropping, layout, shard_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.disk_errors import writing
-from actstore.storage.file_hashes import sha256_of
-from actstore.storage.labels import write_overlay
 from actstore.storage.manifest import LabelEntry, Manifest, Run, ShardEntry
+from actstore.storage.rewriting import Replacement
+from actstore.storage.snapshot import Snapshot
 from actstore.storage.transaction import Transaction
 
 _ATTEMPTS = 5
-_OVERLAY = "labels.parquet"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PullMemory:
-    """What a store's manifest remembers of the pulls from one repository."""
-
-    choices: tuple[PullChoice, ...] = ()
-    """What was asked for so far."""
-    revision: str | None = None
-    """Of the last pull."""
-    made: dict[str, str] = field(default_factory=dict)
-    """Shards that a pull made of rows of the repository: path and piece."""
-    covered: frozenset[str] = frozenset()
-    """Pieces whose rows are the store's own: it had them from elsewhere, or has since compacted,
-    renamed or dropped what came."""
-    taken: frozenset[str] = frozenset()
-    """Shards of the repository that came as they are, because all their rows met a condition."""
-
-
-def recall(manifest: Manifest, run_id: str) -> PullMemory:
-    """Return what a manifest remembers; nothing where the run is not there or not ours."""
-    for run in manifest.runs:
-        if run.run_id == run_id and run.kind == "pull":
-            try:
-                settings = run.settings
-                made = {str(path): str(key) for path, key in settings["made"].items()}
-                here = {entry.path for entry in manifest.shards}
-                gone = {key for path, key in made.items() if path not in here}
-                return PullMemory(
-                    choices=tuple(PullChoice.from_dict(each) for each in settings["parts"]),
-                    revision=str(settings["revision"]),
-                    made={path: key for path, key in made.items() if path in here},
-                    covered=frozenset({*map(str, settings["covered"]), *gone}),
-                    taken=frozenset(map(str, settings.get("taken", ()))),
-                )
-            except (KeyError, TypeError, ValueError, AttributeError):
-                break
-    return PullMemory()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PullDiff:
-    """What a pull has to fetch and to remove."""
-
-    missing: tuple[WantedShard, ...]
-    removed: frozenset[str]
-    """Shards of the store that the repository no longer holds."""
-
-
-def pull_diff(
-    local: Manifest,
-    wanted: Sequence[WantedShard],
-    there: Manifest,
-    memory: PullMemory,
-    origins: Sequence[Origin],
-    *,
-    choices: Sequence[PullChoice],
-    revision: str,
-) -> PullDiff:
-    """Compare a store with what it is to hold of a repository.
-
-    A shard never changes under its name, so equal paths hold equal rows; the hashes must say so
-    too, unless one is archived. A shard that was shared and has since gone from the store was
-    compacted: its rows are in others. What was shared by a push and nobody has asked for stays,
-    as nothing would come in its place.
-
-    Args:
-        local: the store's commit.
-        wanted: pieces of the repository that the store is to hold.
-        there: what the repository holds.
-        memory: of earlier pulls.
-        origins: of the branches that the store has met: the one pulled, the last one pulled.
-        choices: what this pull and earlier ones asked for.
-        revision: the branch pulled.
-
-    Raises:
-        RemoteStoreError: a shard of that name is another one in the store.
-    """
-    live = {entry.path: entry for entry in local.shards}
-    for piece in wanted:
-        if piece.key in live and not same_rows(live[piece.key], piece.entry):
-            raise RemoteStoreError(
-                f"the repository holds another file as {piece.key} than this store, which has it "
-                "from elsewhere or from before: one of the two was changed by hand; nothing was "
-                "pulled: pull into another folder"
-            )
-    paths = {entry.path for entry in there.shards}
-    keys_wanted = {piece.key for piece in wanted}
-    places: dict[str, str | None] = {}  # of every shared shard its path in the repository
-    for origin in origins:
-        places |= {path: origin.replaced.get(path, path) for path in origin.shards}
-    asked = {e.path for e in local.shards if any(choice.covers(e) for choice in choices)}
-    asked |= memory.taken & live.keys()
-    removed = {
-        path for path, at in places.items() if path in asked and at is not None and at not in paths
-    }
-    removed |= {
-        path for path, key in memory.made.items() if key not in keys_wanted and key not in paths
-    }
-    elsewhere = _elsewhere(local, there, removed, origins, revision)
-    present = {path for path in live if path in paths}
-    present |= {at for at in places.values() if at} - elsewhere
-    made: Counter[str] = Counter()
-    for path, key in memory.made.items():
-        made[key] += live[path].rows
-    touched = {live[path].partition for path in removed}
-    # Rows that were left out, as the store had them, may be among those that go.
-    safe = {p.key for p in wanted if made[p.key] == p.size or p.entry.partition not in touched}
-    present |= safe & (made.keys() | memory.covered)
-    missing = tuple(piece for piece in wanted if piece.key not in present)
-    return PullDiff(missing=missing, removed=frozenset(removed))
-
-
-def had_whole(
-    local: Manifest, there: Manifest, origins: Sequence[Origin], revision: str
-) -> frozenset[str]:
-    """Return the shards of a repository all of whose rows are the store's, or were.
-
-    Args:
-        local: the store's commit.
-        there: what the repository holds.
-        origins: as for :func:`pull_diff`. Of several branches nobody can say it here, beyond
-            what the store has now.
-        revision: the branch pulled.
-    """
-    live = {entry.path: entry for entry in local.shards}
-    found = {e.path for e in there.shards if e.path in live and same_rows(live[e.path], e)}
-    if len(origins) == 1 or all(origin.revision != revision for origin in origins):
-        for origin in origins:
-            found |= {at for path in origin.shards if (at := origin.replaced.get(path, path))}
-    return frozenset(found)
-
-
-def _elsewhere(
-    local: Manifest,
-    there: Manifest,
-    removed: Collection[str],
-    origins: Sequence[Origin],
-    revision: str,
-) -> set[str]:
-    """Return the shards of the repository whose rows may only be in shards that go.
-
-    A push to another branch took them over, with labels in them or otherwise: the store shared
-    them with the branch that is pulled, and with the other one what became of them.
-    """
-    mine = next((origin for origin in origins if origin.revision == revision), None)
-    others = [origin for origin in origins if origin.revision != revision]
-    if mine is None or not others:
-        return set()
-    only_there = {path for origin in others for path in origin.shards} - set(mine.shards)
-    live = {entry.path: entry for entry in local.shards}
-    touched = {live[path].partition for path in only_there.intersection(removed)}
-    gone = set(mine.shards) - live.keys()
-    gone.difference_update(*(origin.shards for origin in others))
-    at = {mine.replaced.get(path, path) for path in gone}
-    return {entry.path for entry in there.shards if entry.path in at and entry.partition in touched}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +48,11 @@ class Merged:
     """Rows that the store had from elsewhere, bit for bit."""
     relabelled: int
     """Labels set in this store that were carried over to rows that came anew."""
+    rows: RowMerge
+    """What was brought together row by row."""
+    adopted: frozenset[str] = frozenset()
+    """Shards of the repository all of whose rows the store has, or has given up: not as they are
+    there."""
 
 
 @dataclass(kw_only=True)
@@ -215,8 +62,9 @@ class Merger:
     root: Path
     run: Run
     """Of this pull; its settings get what is to be remembered."""
-    there: Manifest
+    remote: Snapshot
     """What the repository holds."""
+    common: CommonRows
     wanted: Sequence[WantedShard]
     choices: tuple[PullChoice, ...]
     origins: Sequence[Origin]
@@ -236,7 +84,7 @@ class Merger:
             todo = pull_diff(
                 base,
                 self.wanted,
-                self.there,
+                self.remote.manifest,
                 memory,
                 self.origins,
                 choices=self.choices,
@@ -246,8 +94,19 @@ class Merger:
             if not {piece.key for piece in todo.missing} <= known.keys():
                 break
             chosen = [known[piece.key] for piece in todo.missing]
+            rows = row_merge(
+                self.root,
+                base,
+                self.remote,
+                self.wanted,
+                todo.removed,
+                origin=last_met(self.origins, memory, self.run.settings["revision"]),
+                dropped={key for origin in self.origins for key in origin.dropped},
+                choices=self.choices,
+                common=self.common,
+            )
             with tempfile.TemporaryDirectory(dir=self.folder, prefix="merge-") as workspace:
-                merged = self._attempt(base, memory, todo, chosen, Path(workspace))
+                merged = self._attempt(base, memory, todo, rows, chosen, Path(workspace))
             if merged is not None:
                 return merged
         raise CommitError(
@@ -260,32 +119,55 @@ class Merger:
         base: Manifest,
         memory: PullMemory,
         todo: PullDiff,
+        rows: RowMerge,
         chosen: Sequence[Fetched],
         workspace: Path,
     ) -> Merged | None:
         with Transaction(self.root, base, cards=False) as change:  # the pull writes the card
             with writing(self.root):
-                fresh = self._fresh(base, todo, chosen, workspace)
-                made = self._made(base, memory, todo, fresh)
-                covered = self._covered(memory, fresh)
+                own = dropping.without(self.root, base, rows.given_up, change.folder)
+                staying = [
+                    ShardFile(entry, own.files.get(entry.path, self.root / entry.path))
+                    for entry in _kept(base, todo, own)
+                ]
+                fresh = self._fresh(staying, rows, chosen, workspace)
+                gone = todo.removed | own.made.keys()
                 remembered = PullMemory(
                     choices=self.choices,
                     revision=self.run.settings["revision"],
-                    made=made,
-                    covered=covered,
-                    taken=self._taken(base, memory, todo, fresh),
+                    made=self._made(base, memory, gone, fresh),
+                    covered=self._covered(memory, own, fresh),
+                    taken=self._taken(base, memory, gone, fresh),
                 )
+                adopted = frozenset(item.piece.key for item in fresh if item.adopted)
                 duplicates = sum(item.dropped for item in fresh)
-                if not fresh and not todo.removed and remembered == memory and base.number:
+                labels = carried_labels.set_here(self.root, base, todo.removed)
+                if (
+                    not (fresh or todo.removed or own.made or rows.labels)
+                    and remembered == memory
+                    and base.number
+                ):
                     return Merged(
-                        manifest=base, changed=False, removed=0, duplicates=0, relabelled=0
+                        manifest=base,
+                        changed=False,
+                        removed=0,
+                        duplicates=0,
+                        relabelled=0,
+                        rows=rows,
                     )
                 live = [item for item in fresh if item.entry.rows]
-                files = self._to_place(live, change.folder)
-                overlay, relabelled = self._carried_labels(base, todo, live, change.folder)
+                files = {**own.files, **self._to_place(live, change.folder)}
+                places = [*(ShardFile(item.entry, item.file) for item in live), *staying]
+                overlay = carried_labels.overlay_of(labels, places, change.folder)
+                relabelled = overlay.rows if overlay is not None else 0
+                if rows.labels:
+                    both = {**rows.labels, **labels}
+                    overlay = carried_labels.overlay_of(both, places, change.folder)
                 if overlay is not None:
-                    files[overlay.path] = change.folder / _OVERLAY
-            following = self._following(base, todo, live, overlay, remembered)
+                    files[overlay.path] = change.folder / OVERLAY
+            beside = own.labels if overlay is None else (*own.labels, overlay)
+            kept = [entry for entry, _ in staying]
+            following = self._following(base, kept, live, beside, remembered)
             done = change.commit(
                 files, lambda latest: following if latest.number == base.number else None
             )
@@ -297,37 +179,43 @@ class Merger:
             removed=len(todo.removed),
             duplicates=duplicates,
             relabelled=relabelled,
+            rows=rows,
+            adopted=adopted,
         )
 
     def _fresh(
         self,
-        base: Manifest,
-        todo: PullDiff,
+        staying: Sequence[ShardFile],
+        rows: RowMerge,
         chosen: Sequence[Fetched],
         workspace: Path,
     ) -> list[_NewShard]:
         """Return the shards that come new, without rows that the store has from elsewhere."""
-        shared = {entry.path for entry in self.there.shards}
-        own = [entry for entry in base.shards if entry.path not in todo.removed]
+        shared = {entry.path for entry in self.remote.manifest.shards}
         found = []
         transaction = layout.new_transaction()
         for number, (piece, entry, file) in enumerate(chosen):
             # Whole shards of a repository never meet; chosen rows may be here in theirs.
             others = [
-                (e, self.root / e.path)
-                for e in own
+                (e, at)
+                for e, at in staying
                 if e.partition == entry.partition
                 and (piece.rows is not None or e.path not in shared)
             ]
-            kept, source = entry, file
-            if others:
-                kept, source = less(entry, file, others, self._direction, workspace)
+            kept, source, adopted = entry, file, False
+            keys = _keys(entry, file) if rows.shared or rows.dropped else frozenset()
+            given_up = rows.dropped & keys
+            if others or given_up:
+                kept, source = less(entry, file, others, self._direction, workspace, given_up)
+                adopted = piece.rows is None and bool(given_up or rows.shared & keys)
             target = self.root / kept.path
             taken = target != source and target.exists()
             if kept.rows and (kept.rows < entry.rows or taken):
                 # Other rows need another name, and so does a file that is not the one there.
                 kept = dataclasses.replace(kept, path=kept.named(transaction, number))
-            found.append(_NewShard(piece, kept, source, entry.rows - kept.rows))
+            left_out = entry.rows - kept.rows
+            adopted = adopted and bool(left_out)
+            found.append(_NewShard(piece, kept, source, left_out - len(given_up), adopted))
         return found
 
     @property
@@ -341,25 +229,37 @@ class Merger:
         )
 
     def _made(
-        self, base: Manifest, memory: PullMemory, todo: PullDiff, fresh: Sequence[_NewShard]
+        self,
+        base: Manifest,
+        memory: PullMemory,
+        gone: Collection[str],
+        fresh: Sequence[_NewShard],
     ) -> dict[str, str]:
         """Return the shards that are not the repository's own, and the pieces they are."""
-        live = {entry.path for entry in base.shards} - todo.removed
+        live = {entry.path for entry in base.shards}.difference(gone)
         made = {path: key for path, key in memory.made.items() if path in live}
         for item in fresh:
-            if item.entry.rows and item.entry.path != item.piece.key:
+            if item.entry.rows and item.entry.path != item.piece.key and not item.adopted:
                 made[item.entry.path] = item.piece.key
         return made
 
-    def _covered(self, memory: PullMemory, fresh: Sequence[_NewShard]) -> frozenset[str]:
+    def _covered(
+        self, memory: PullMemory, own: Replacement, fresh: Sequence[_NewShard]
+    ) -> frozenset[str]:
         wanted = {piece.key for piece in self.wanted} - {item.piece.key for item in fresh}
-        return memory.covered & wanted | {i.piece.key for i in fresh if not i.entry.rows}
+        covered = memory.covered | {key for path, key in memory.made.items() if path in own.made}
+        come = {i.piece.key for i in fresh if i.adopted or not i.entry.rows}
+        return covered & wanted | come
 
     def _taken(
-        self, base: Manifest, memory: PullMemory, todo: PullDiff, fresh: Sequence[_NewShard]
+        self,
+        base: Manifest,
+        memory: PullMemory,
+        gone: Collection[str],
+        fresh: Sequence[_NewShard],
     ) -> frozenset[str]:
         """Return the shards that only conditions chose, each all of one of the repository's."""
-        live = {entry.path for entry in base.shards} - todo.removed
+        live = {entry.path for entry in base.shards}.difference(gone)
         return (memory.taken & live) | {
             item.entry.path
             for item in fresh
@@ -385,16 +285,15 @@ class Merger:
     def _following(
         self,
         base: Manifest,
-        todo: PullDiff,
+        kept: Sequence[ShardEntry],
         live: Sequence[_NewShard],
-        overlay: LabelEntry | None,
+        labels: tuple[LabelEntry, ...],
         remembered: PullMemory,
     ) -> Manifest:
-        order = {entry.path: number for number, entry in enumerate(self.there.shards)}
+        order = {entry.path: number for number, entry in enumerate(self.remote.manifest.shards)}
         places = dict(order)
         by_key = {piece.key: order[piece.entry.path] for piece in self.wanted}
         places |= {path: by_key[k] for path, k in remembered.made.items() if k in by_key}
-        kept = [entry for entry in base.shards if entry.path not in todo.removed]
         together_ = [*kept, *(item.entry for item in live)]
         # What came from the repository first and in its order, so that row numbers agree.
         together_.sort(key=lambda entry: places.get(entry.path, len(order)))
@@ -410,67 +309,31 @@ class Merger:
         )
         own = [known for known in base.runs if known.run_id != run.run_id]
         ids = {known.run_id for known in (*own, run)}
-        theirs = [known for known in self.there.runs if known.run_id not in ids]
+        theirs = [known for known in self.remote.manifest.runs if known.run_id not in ids]
         return base.next(
             operation="pull",
             message=f"pull {self.run.settings['repository']} at {self.run.settings['commit'][:8]}",
             shards=tuple(together_),
-            labels=base.labels if overlay is None else (*base.labels, overlay),
+            labels=labels,
             runs=(*own, *theirs, run),
         )
 
-    def _carried_labels(
-        self, base: Manifest, todo: PullDiff, live: Sequence[_NewShard], staging: Path
-    ) -> tuple[LabelEntry | None, int]:
-        """Give labels that were set in this store to the same rows in what takes their place.
 
-        A label counts as set here when it differs from the one in the shard that goes: that
-        is what both sides had when they last met.
-        """
-        overlays = shard_columns.overlays(self.root, base.labels) if todo.removed else {}
-        columns = [*schema.key_names(), "label"]
-        labels: dict[tuple[Any, ...], Any] = {}
-        partitions = set()
-        for entry in base.shards:
-            changes = overlays.get(entry.path)
-            if entry.path not in todo.removed or not changes:
-                continue
-            table = shard_columns.read_columns(self.root, entry, columns)
-            rows = sorted(changes)
-            cells = table.take(rows).to_pydict()
-            key_columns = (cells[name] for name in schema.key_names())
-            for row, key in zip(rows, zip(*key_columns, strict=True), strict=True):
-                if changes[row] != table["label"][row].as_py():
-                    labels[key] = changes[row]
-                    partitions.add(entry.partition)
-        if not labels:
-            return None, 0
-        names: list[str] = []
-        codes: list[int] = []
-        at: list[int] = []
-        texts: list[str | None] = []
-        files = {item.entry.path: item.file for item in live}
-        for entry in (*(item.entry for item in live), *base.shards):
-            if entry.partition not in partitions or entry.path in todo.removed:
-                continue
-            source = files.get(entry.path, self.root / entry.path)
-            table = shard_columns.read_columns(
-                source.parent, dataclasses.replace(entry, path=source.name), columns[:-1]
-            )
-            cells = (table[name].to_pylist() for name in schema.key_names())
-            for row, key in enumerate(zip(*cells, strict=True)):
-                if key in labels:
-                    codes.append(len(names))
-                    at.append(row)
-                    texts.append(labels.pop(key))
-            names.append(entry.path)
-        if not texts:
-            return None, 0
-        draft = staging / _OVERLAY
-        write_overlay(draft, names, np.array(codes), np.array(at), texts)
-        digest, size = sha256_of(draft)
-        path = f"{layout.LABELS}/{layout.new_transaction()}.parquet"
-        return LabelEntry(path=path, rows=len(texts), bytes=size, sha256=digest), len(texts)
+def _kept(base: Manifest, todo: PullDiff, own: Replacement) -> list[ShardEntry]:
+    """Return the store's shards that stay, or what takes their place."""
+    return [
+        new
+        for entry in base.shards
+        if entry.path not in todo.removed
+        for new in own.made.get(entry.path, (entry,))
+    ]
+
+
+def _keys(entry: ShardEntry, file: Path) -> frozenset[Key]:
+    placed = dataclasses.replace(entry, path=file.name)
+    return frozenset(
+        keys_of(shard_columns.read_columns(file.parent, placed, list(schema.key_names())))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,3 +345,5 @@ class _NewShard:
     file: Path
     dropped: int
     """Rows of the piece that the store has from elsewhere."""
+    adopted: bool
+    """Whether some of its rows were left out because the store had them of what this replaces."""

@@ -19,6 +19,7 @@ from actstore.hub.label_folding import Folded
 from actstore.hub.origin import Origin
 from actstore.hub.overlap import Fresh, leave_out
 from actstore.hub.own_table import OwnTable, make
+from actstore.hub.row_changes import rewritten, row_changes
 from actstore.hub.upload import Uploads
 from actstore.remote.client import Client
 from actstore.remote.state import State, manifest_name
@@ -120,6 +121,7 @@ class Drafter:
     uploads: Uploads
     folder: Path
     """Temporary folder."""
+    _compared: PushDiff | None = None
     _last: tuple[PushDiff, list[Fresh]] | None = None
     _origin: Origin | None = None
 
@@ -259,12 +261,19 @@ class Drafter:
             once_local=self._once_local,
             archive=self.archive,
         )
-        if self._last is not None and self._last[0] == diff:
+        if self._last is not None and self._compared == diff:
             return self._last
+        self._compared = diff
+        fresh: list[Fresh] = []
         if diff.theirs:
-            fresh = leave_out(
-                self.client, state, self.folded, diff.missing, diff.theirs, self.folder
-            )
+            changes = row_changes(self.folded, known, self.chosen)
+            anew = rewritten(self.client, state, known, diff.theirs, changes, self.folder)
+            fresh = [item for items in anew.values() for item in items]
+            theirs = tuple(e for e in diff.theirs if e.path not in anew)
+            theirs += tuple(item.entry for item in fresh)
+            kept = tuple(e for e in diff.kept if e.path not in anew)
+            diff = dataclasses.replace(diff, kept=kept, theirs=theirs)
+            fresh += leave_out(self.client, state, self.folded, diff.missing, theirs, self.folder)
         else:
             fresh = [Fresh(entry, entry, self.folded.folder(entry)) for entry in diff.missing]
         self._last = diff, fresh

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +19,15 @@ from actstore.storage.shard import ShardWriter
 
 
 def without_rows_of(
-    root: Path, entry: ShardEntry, rivals: list[ShardEntry], staging: Path
+    root: Path,
+    entry: ShardEntry,
+    rivals: list[ShardEntry],
+    staging: Path,
+    gone: Collection[tuple[Any, ...]] = (),
 ) -> ShardEntry:
     """Return ``entry``, a placed and uncommitted shard, less the rows that ``rivals`` hold.
+
+    Rows whose keys are ``gone`` are left out too, whatever their vectors.
 
     When rows are left out the file is replaced; when none remain it is removed and the
     entry has zero rows.
@@ -33,6 +41,9 @@ def without_rows_of(
     own_hashes = key_hashes.hash_table(own_keys)
     reader = open_shard(root, entry)
     drop = np.zeros(entry.rows, bool)
+    if gone:
+        keys = zip(*(own_keys[name].to_pylist() for name in names), strict=True)
+        drop |= np.array([key in gone for key in keys], bool)
     for rival in rivals:
         if rival.width != entry.width:
             raise LayoutError(
