@@ -24,7 +24,10 @@ NAMES = (
     *("memory", "size", "metadata_sql", "open_many", "cli_start", "hub_bytes", "probes"),
     *("batches", "capture", "study"),
 )
-BY_NAME = ("coverage", "coverage_numbers", "growth", "growth_bucket", "growth_rows", "many_writers")
+BY_NAME = (
+    *("coverage", "coverage_groups", "coverage_numbers"),
+    *("growth", "growth_bucket", "growth_rows", "many_writers"),
+)
 """What takes long, simulations and large stores, and runs only where it is named."""
 
 
@@ -102,6 +105,7 @@ def _run(names: Sequence[str], folder: Path, options: argparse.Namespace) -> lis
     quick = options.quick
     settings = {
         "coverage": {"simulations": options.simulations},
+        "coverage_groups": {"simulations": options.simulations},
         "coverage_numbers": {"simulations": options.simulations},
         "growth": {"shards": options.shards},
         "growth_bucket": {"shards": options.shards},

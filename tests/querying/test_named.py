@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from actstore import resources
+from actstore.analysis.examples import example_groups
 from actstore.api.store import open as open_store
 from actstore.errors import UsageError
 from actstore.querying import named
@@ -63,6 +64,39 @@ def test_examples_of_one_id_in_several_splits_are_several(tmp_path: Path) -> Non
         assert {row["label"]: row["examples"] for row in counts} == store.info().label_examples
         asked = store.named("duplicates").to_arrow_table().to_pylist()
         assert {row["question"]: row["examples"] for row in asked} == dict.fromkeys(questions, 2)
+
+
+def test_a_question_is_one_in_whatever_split_or_data_set_it_is_asked(tmp_path: Path) -> None:
+    def add(seed: int, questions: list[str], **place: str) -> None:
+        columns = {name: [value] * len(questions) for name, value in place.items()}
+        matrix = stores.vectors(len(questions), 6, "float32", seed)
+        stores.add(tmp_path / "s", matrix, question=questions, **columns)
+
+    add(0, ["why?", "how?", " \n"], dataset="maze", split="train", mode="tqa")
+    add(1, ["why?", "how?", " \n"], dataset="maze", split="train", mode="vqa")
+    add(2, ["why?"], dataset="grid", split="test")
+    add(3, ["why?", "who?", "who?"], dataset="maze", split="test")
+    with open_store(tmp_path / "s") as store:
+        found = store.named("duplicates").to_arrow_table().to_pylist()
+        groups = example_groups.groups_of(store.select())
+    assert found == [
+        {
+            "question": "why?",
+            "examples": 3,
+            "datasets": ["grid", "maze"],
+            "splits": ["test", "train"],
+            "first_examples": ["grid/test/e0", "maze/test/e0", "maze/train/e0"],
+        },
+        {
+            "question": "who?",
+            "examples": 2,
+            "datasets": ["maze"],
+            "splits": ["test"],
+            "first_examples": ["maze/test/e1", "maze/test/e2"],
+        },
+    ]
+    # As many groups as probes keep together: one for each question, and one of no question.
+    assert groups.count == 4
 
 
 def test_no_figure_mixes_poolings_or_models(tmp_path: Path) -> None:

@@ -212,6 +212,35 @@ def own_rows(
     return None if made_of is None else shared(selection, made_of, grouped_by)
 
 
+def kept_together(
+    lineage: Mapping[str, Any], selection: SelectedRows, told: list[str]
+) -> str | None:
+    """Return by what rows count as one in an interval: what ``--group-by`` named in the making.
+
+    None, which is by example and question, where nothing was named or the rows lack it.
+
+    Args:
+        lineage: what the file of a vector or probe says of its origin.
+        selection: the rows that it is held against.
+        told: takes what was named and is not there.
+    """
+    named = str(lineage.get("group_by") or example_groups.DEFAULT)
+    # The number of a row means nothing in another store.
+    if named in (example_groups.DEFAULT, example_groups.EXAMPLE, ROW_ID):
+        return None
+    try:
+        texts = columns.texts(selection, named)
+    except QueryError:
+        texts = np.empty(0, object)
+    if all(text is None for text in texts.tolist()):
+        told.append(
+            f"made with --group-by {named}, which no row here has: intervals count rows that share "
+            "their example or question as one"
+        )
+        return None
+    return named
+
+
 def _recovered(
     store: StoreReader, lineage: Mapping[str, Any], place: ActivationPlace | None
 ) -> np.ndarray | None:

@@ -24,7 +24,7 @@ from actstore.analysis.probes.splits import REFITS, Job, ProbeSettings
 from actstore.analysis.probes.words_baseline import WordsFit
 from actstore.analysis.statistics import metrics
 from actstore.analysis.statistics.agreement import R2Difference
-from actstore.analysis.statistics.metrics import AurocDifference
+from actstore.analysis.statistics.auroc_difference import AurocDifference, auroc_difference
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def judge(
     beyond = [
         None
         if told is None
-        else metrics.auroc_difference(
+        else auroc_difference(
             each.scores, told.scores, job.positive, job.groups, job.divisions, width
         )
         for job, each, told, width in zip(jobs, evaluated, words, widths, strict=True)
@@ -167,8 +167,14 @@ def beyond_words(
     shares = np.zeros((most, len(known)))
     for number, each in enumerate(known):
         shares[: len(each.shares), number] = each.shares
-    values = np.array([each.value for each in known])
-    chances = iter(p_values.differences(values, shares, seed).tolist())
+    found = p_values.differences(
+        np.array([each.value for each in known]),
+        shares,
+        np.array([each.error for each in known]),
+        min(each.freedom for each in known),
+        seed,
+    )
+    chances = iter(found.tolist())
     return [None if each is None else next(chances) for each in beyond]
 
 

@@ -56,21 +56,29 @@ def chance(areas: np.ndarray, alike: bool) -> Chance:
     )
 
 
-def differences(values: np.ndarray, influences: np.ndarray, seed: int) -> np.ndarray:
+def differences(
+    values: np.ndarray, influences: np.ndarray, errors: np.ndarray, freedom: float, seed: int
+) -> np.ndarray:
     """Return family-wise p-values of differences that should be above 0.
 
     How far the largest of the places' differences goes by chance is drawn from their
-    influences, groups being multiplied by the same normal numbers in all places.
+    influences, groups being multiplied by the same normal numbers in all places. Errors that
+    are known from few groups are too small in all places at once: each draw is divided by
+    one error of that kind, which makes it a multivariate Student's t.
 
     Args:
         values: of each place, float64 ``[places]``.
         influences: what each group adds to the error of each, float64 ``[groups, places]``.
+        errors: the standard error of each, float64 ``[places]``.
+        freedom: degrees of freedom of these.
         seed: of the draws.
     """
-    errors = np.sqrt(np.square(influences).sum(0))
+    spreads = np.sqrt(np.square(influences).sum(0))
+    generator = np.random.default_rng([seed, 2])
+    draws = generator.standard_normal((_DRAWS, len(influences)))
+    draws /= np.sqrt(generator.chisquare(freedom, _DRAWS) / freedom)[:, None]
+    largest = (draws @ (influences / np.where(spreads > 0, spreads, 1))).max(1)
     steady = np.where(errors > 0, errors, 1)
-    draws = np.random.default_rng([seed, 2]).standard_normal((_DRAWS, len(influences)))
-    largest = (draws @ (influences / steady)).max(1)
     own = np.where(errors > 0, values / steady, np.where(values > 0, np.inf, -np.inf))
     found: np.ndarray = (1 + (largest[:, None] >= own).sum(0)) / (1 + _DRAWS)
     return found

@@ -26,8 +26,7 @@ from actstore.analysis.probes.number_results import FEWEST
 from actstore.analysis.statistics import agreement, metrics
 from actstore.analysis.statistics.folds import Fold
 from actstore.analysis.statistics.metrics import IntervalEstimate
-from actstore.errors import NotInStoreError, QueryError, UsageError
-from actstore.querying.metadata import ROW_ID
+from actstore.errors import NotInStoreError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +64,8 @@ class Scored:
     lacking: int = 0
     """Examples left out since they lack one of several layers."""
     notes: tuple[str, ...] = ()
-    """Labels that were taken for the probe's classes though they are called otherwise."""
+    """Labels that were taken for the probe's classes though they are called otherwise, and what
+    the making kept together and these rows do not have."""
 
     @property
     def rows(self) -> np.ndarray:
@@ -292,19 +292,20 @@ def _sides(
     known = np.flatnonzero(truth | np.isin(texts, meant[1]))
     if not len(known):
         return _Held(named)
-    groups = _groups(saved, selection.take(known))
+    notes: list[str] = []
+    groups = _groups(saved, selection.take(known), notes)
     everything = [Fold(np.empty(0, np.int64), np.arange(len(known)))]
     right = (scores[known] > 0) == truth[known]
     accuracy = metrics.accuracy_interval(right, groups, everything)
     auroc = None
     if 0 < int(truth[known].sum()) < len(known):
         auroc = metrics.auroc_interval(scores[known], truth[known], groups, everything)
-    notes = tuple(
+    notes += [
         f"{' or '.join(found)} is taken for the probe's {name}"
         for found, wanted, name in zip(meant, (positive, negative), names, strict=True)
         if not {*found} <= {*wanted}
-    )
-    return _Held(named, auroc, accuracy, notes=notes)
+    ]
+    return _Held(named, auroc, accuracy, notes=tuple(notes))
 
 
 def _numbers(
@@ -313,23 +314,20 @@ def _numbers(
     if truth is None:
         return _Held()
     known = np.flatnonzero(np.isfinite(truth))
-    groups = _groups(saved, selection.take(known))
+    notes: list[str] = []
+    groups = _groups(saved, selection.take(known), notes)
     if len(np.unique(groups)) < FEWEST or len(np.unique(truth[known])) < 2:
         return _Held()
     everything = [Fold(np.empty(0, np.int64), np.arange(len(known)))]
     where = scores[known], truth[known], groups, everything
-    return _Held(r2=agreement.r2_interval(*where), spearman=agreement.spearman_interval(*where))
+    return _Held(
+        r2=agreement.r2_interval(*where),
+        spearman=agreement.spearman_interval(*where),
+        notes=tuple(notes),
+    )
 
 
-def _groups(saved: SavedProbe, selection: SelectedRows) -> np.ndarray:
-    """Return what counts as one in an interval: what the probe's making kept together.
-
-    By example and question where nothing was named, or where the rows do not have it.
-    """
-    named = str(saved.lineage.get("group_by") or example_groups.DEFAULT)
-    if named not in (example_groups.DEFAULT, example_groups.EXAMPLE, ROW_ID):
-        try:
-            return example_groups.groups_of(selection, named).groups
-        except QueryError:
-            pass
-    return example_groups.groups_of(selection).groups
+def _groups(saved: SavedProbe, selection: SelectedRows, notes: list[str]) -> np.ndarray:
+    """Return what counts as one in an interval: what the probe's making kept together."""
+    named = lineages.kept_together(saved.lineage, selection, notes)
+    return example_groups.groups_of(selection, named).groups

@@ -36,7 +36,8 @@ from actstore.analysis.probes.run_plan import RunPlan
 from actstore.analysis.probes.splits import Job, ProbeSettings
 from actstore.analysis.probes.words_baseline import WordsFit
 from actstore.analysis.statistics import metrics
-from actstore.analysis.statistics.metrics import AurocDifference, IntervalEstimate
+from actstore.analysis.statistics.auroc_difference import AurocDifference, macro_auroc_difference
+from actstore.analysis.statistics.metrics import IntervalEstimate
 from actstore.analysis.statistics.shuffling import Shuffled
 
 if TYPE_CHECKING:
@@ -173,9 +174,7 @@ def _judge(
                 np.mean(choosing, axis=0) if len(choosing) == len(each) else None,
             )
         )
-        beyond.append(
-            None if told is None else metrics.macro_auroc_difference(scores, told.scores, *where)
-        )
+        beyond.append(None if told is None else macro_auroc_difference(scores, told.scores, *where))
     areas = [[one.areas for one in each if one.areas is not None] for each in evaluated]
     permuted = judging.shuffled_figures(
         [np.mean(each, axis=0) if each else None for each in areas],

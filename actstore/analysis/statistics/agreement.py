@@ -143,6 +143,10 @@ class R2Difference(NamedTuple):
     high: float
     shares: np.ndarray
     """What each group adds to its error, float64 ``[groups]`` by the groups' numbers."""
+    error: float
+    """Its standard error."""
+    freedom: float
+    """Degrees of freedom of that error."""
 
 
 def r2_difference(
@@ -166,9 +170,11 @@ def r2_difference(
     one, two = _r2(predicted, truth, folds), _r2(other, truth, folds)
     factor = Dependence.of(folds, groups, width, None)
     root = max(_root(factor, each.value, _LEARNT) for each in (one, two))
-    apart = one.rows - two.rows
-    value, reach = one.value - two.value, _reach(apart, groups, folds) * root
-    return R2Difference(value, value - reach, value + reach, np.bincount(groups, apart) * root)
+    apart = (one.rows - two.rows) * root
+    value, reach = one.value - two.value, _reach(apart, groups, folds)
+    freedom = _count(groups, folds) - 1
+    shares, error = np.bincount(groups, apart), reach / _multiple(freedom)
+    return R2Difference(value, value - reach, value + reach, shares, error, freedom)
 
 
 class _Influence(NamedTuple):
@@ -221,14 +227,18 @@ def _above(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _reach(rows: np.ndarray, groups: np.ndarray, folds: Sequence[Fold]) -> float:
-    from scipy.stats import t
-
     tested = np.concatenate([fold.test for fold in folds])
     _, codes = np.unique(groups[tested], return_inverse=True)
     sums = np.bincount(codes, rows[tested])
     number = len(sums)
     variance = float(np.square(sums).sum()) * number / (number - 1)
-    return float(t.ppf(0.5 + LEVEL / 2, number - 1)) * math.sqrt(variance)
+    return _multiple(number - 1) * math.sqrt(variance)
+
+
+def _multiple(freedom: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + LEVEL / 2, freedom))
 
 
 def _count(groups: np.ndarray, folds: Sequence[Fold]) -> int:

@@ -20,7 +20,8 @@ Where the classes are separated wholly and DeLong's variance is zero, the interv
 (2006, method 5), and it is at least that where a class has fewer than ten groups. Accuracies have
 Wilson intervals with the number of rows that the same variance amounts to. A few groups of many
 rows say little about how groups vary (of one group, the contributions add up to nothing): the
-interval is then at least as wide as that of one row for each group.
+interval is then at least as wide as that of one row for each group. Where groups have several rows
+it is Student's, with as many degrees of freedom as groups leave.
 """
 
 from __future__ import annotations
@@ -35,14 +36,15 @@ import numpy as np
 from actstore.analysis.statistics.folds import Fold
 
 LEVEL = 0.95
-_Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
-_FEW_IN_FOLD, _FEW = 3, 10
+NORMAL = NormalDist().inv_cdf(0.5 + LEVEL / 2)
+"""Standard errors that an interval reaches where these are known well."""
+_FEW_IN_FOLD, FEW = 3, 10
 """Groups of a class in one fold, and in all, below which their variance is not relied on."""
 _PLENTY = 5
 """Groups for each dimension from which on training is no longer misled much."""
 _LINE = 0.8
 """Part of what training adds to the variance of an AUROC that it adds to an accuracy's."""
-_NOTHING = 1e-20
+NOTHING = 1e-20
 """Variances below it are what rounding leaves of zero."""
 
 
@@ -155,7 +157,7 @@ def auroc_interval(
     """
     found = influence(scores, positive, groups, folds)
     factor = Dependence.of(folds, groups, width, positive)
-    return _auroc_interval(found, positive, groups, folds, factor)
+    return interval_of(found, positive, groups, folds, factor)
 
 
 def macro_influence(
@@ -196,123 +198,53 @@ def macro_auroc_interval(
         folds: each with all classes among its tested rows.
         width: dimensions that the probes had.
     """
-    found, rare = macro_influence(scores, codes, groups, folds), _rarest(codes)
+    found, rare = macro_influence(scores, codes, groups, folds), rarest(codes)
     factor = Dependence.of(folds, groups, width, rare)
-    return _auroc_interval(found, rare, groups, folds, factor)
+    return interval_of(found, rare, groups, folds, factor)
 
 
-def _auroc_interval(
+def interval_of(
     found: Influence,
     positive: np.ndarray,
     groups: np.ndarray,
     folds: Sequence[Fold],
     factor: Dependence,
 ) -> IntervalEstimate:
+    """Return the interval of an AUROC whose rows' parts in its error are known.
+
+    Args:
+        found: both.
+        positive: bool ``[rows]``; of several classes which rows are of the rarest.
+        groups: int64 ``[rows]``.
+        folds: as :func:`influence` had them.
+        factor: how much more the folds vary together.
+    """
     area, shares = found
     tested = np.concatenate([fold.test for fold in folds])
     variance = _clustered(shares[tested], groups[tested])
-    sides = [_groups(groups, positive == side, tested) for side in (True, False)]
+    sides = [group_count(groups, positive == side, tested) for side in (True, False)]
     widest = _newcombe(area, sides[0], sides[1], factor)
-    if area in (0.0, 1.0) or variance <= _NOTHING:
+    if area in (0.0, 1.0) or variance <= NOTHING:
         return IntervalEstimate(area, *widest)
     logit = math.log(area / (1 - area))
-    reach = _Z * math.sqrt(variance) / (area * (1 - area))
+    times = NORMAL
+    if _repeated(groups, tested):
+        times = multiple(freedom(shares, positive, groups, [fold.test for fold in folds]))
+    reach = times * math.sqrt(variance) / (area * (1 - area))
     low, high = (
         bound(area, outer, lambda value: abs(logit - _logit(value)) < reach * factor.root(value))
         for outer in (0.0, 1.0)
     )
-    if min(sides) < _FEW or (
+    if min(sides) < FEW or (
         _repeated(groups, tested)
         and any(
-            _groups(groups, positive == side, fold.test) < _FEW_IN_FOLD
+            group_count(groups, positive == side, fold.test) < _FEW_IN_FOLD
             for fold in folds
             for side in (True, False)
         )
     ):
         low, high = min(low, widest[0]), max(high, widest[1])
     return IntervalEstimate(area, low, high)
-
-
-class AurocDifference(NamedTuple):
-    """How much larger one AUROC is than another on the same rows."""
-
-    value: float
-    low: float
-    high: float
-    shares: np.ndarray
-    """What each group adds to its error, float64 ``[groups]`` by the groups' numbers."""
-
-
-def auroc_difference(
-    scores: np.ndarray,
-    other: np.ndarray,
-    positive: np.ndarray,
-    groups: np.ndarray,
-    folds: Sequence[Fold],
-    width: int | None = None,
-) -> AurocDifference:
-    """Return the difference of two AUROCs with its interval, paired by row and group.
-
-    Args:
-        scores: float ``[rows]``; of each row, by the probe that did not see it.
-        other: those that they are compared with.
-        positive: bool ``[rows]``.
-        groups: int64 ``[rows]``.
-        folds: of both.
-        width: dimensions that the probes had.
-    """
-    one = influence(scores, positive, groups, folds)
-    two = influence(other, positive, groups, folds)
-    return _difference(one, two, positive, groups, folds, width)
-
-
-def macro_auroc_difference(
-    scores: np.ndarray,
-    other: np.ndarray,
-    codes: np.ndarray,
-    groups: np.ndarray,
-    folds: Sequence[Fold],
-    width: int | None = None,
-) -> AurocDifference:
-    """Return the difference of two macro AUROCs, as :func:`auroc_difference` does.
-
-    Args:
-        scores: float ``[rows, classes]``; of each row, by probes that did not see it.
-        other: those that they are compared with.
-        codes: class of each row, int64 ``[rows]``.
-        groups: int64 ``[rows]``.
-        folds: of both.
-        width: dimensions that the probes had.
-    """
-    one = macro_influence(scores, codes, groups, folds)
-    two = macro_influence(other, codes, groups, folds)
-    return _difference(one, two, _rarest(codes), groups, folds, width)
-
-
-def _difference(
-    one: Influence,
-    two: Influence,
-    positive: np.ndarray,
-    groups: np.ndarray,
-    folds: Sequence[Fold],
-    width: int | None,
-) -> AurocDifference:
-    factor = Dependence.of(folds, groups, width, positive)
-    # Of two factors the larger one: what both have in common is not known.
-    root = max(factor.root(one.area), factor.root(two.area))
-    shares = np.bincount(groups, one.rows - two.rows) * root
-    value = one.area - two.area
-    reach = _Z * math.sqrt(float(np.square(shares).sum()))
-    low, high = value - reach, value + reach
-    certain = [float(np.square(each.rows).sum()) <= _NOTHING for each in (one, two)]
-    if any(certain):
-        # Wholly separated classes are not certain, and scores that are all one have no error.
-        first = _auroc_interval(one, positive, groups, folds, factor)
-        second = _auroc_interval(two, positive, groups, folds, factor)
-        if two.area == 0.5 and certain[1]:
-            second = IntervalEstimate(0.5, 0.5, 0.5)
-        low, high = min(low, first.low - second.high), max(high, first.high - second.low)
-    return AurocDifference(value, low, high, shares)
 
 
 def accuracy_interval(
@@ -336,30 +268,83 @@ def accuracy_interval(
     tested = np.concatenate([fold.test for fold in folds])
     hits = right[tested].astype(float)
     share = float(hits.mean())
-    rare = None if labels is None else labels if labels.dtype == bool else _rarest(labels)
+    rare = None if labels is None else labels if labels.dtype == bool else rarest(labels)
     factor = Dependence.of(folds, groups, width, rare)
     apart = hits - share
     if labels is not None:
         for label in np.unique(labels):
             side = labels == label
             own = side[tested]
-            size = _groups(groups, side, tested)
+            size = group_count(groups, side, tested)
             if size > 1:
                 apart[own] = (hits[own] - hits[own].mean()) * math.sqrt(size / (size - 1))
     variance = _clustered(apart / len(hits), groups[tested])
     there = len(np.unique(groups[tested]))
-    number = float(there)
-    if variance > _NOTHING:
+    number, times = float(there), NORMAL
+    if variance > NOTHING:
         number = share * (1 - share) / variance
-    if there < _FEW and _repeated(groups, tested):
+        if _repeated(groups, tested):
+            classes = np.zeros(len(right), bool) if labels is None else labels
+            shares = np.zeros(len(right))
+            shares[tested] = apart
+            times = multiple(freedom(shares, classes, groups, [tested]))
+    if there < FEW and _repeated(groups, tested):
         number = min(number, there)
 
     def near(value: float) -> bool:
-        error = _Z * factor.root(value, _LINE) * math.sqrt(value * (1 - value) / number)
+        error = times * factor.root(value, _LINE) * math.sqrt(value * (1 - value) / number)
         return abs(value - share) < error
 
     # Wilson's interval, whose ends are where a value's own error just reaches the share.
     return IntervalEstimate(share, bound(share, 0.0, near), bound(share, 1.0, near))
+
+
+def freedom(
+    shares: np.ndarray, classes: np.ndarray, groups: np.ndarray, parts: Sequence[np.ndarray]
+) -> float:
+    """Return the degrees of freedom of the variance of groups' sums, 1 at least.
+
+    Welch's and Satterthwaite's: each class of each part varies about a mean of its own, and has
+    its groups less one. Where groups have rows of several classes, there are no more than a part's
+    groups less one. What is the only group of its class in a part varies about the mean of parts.
+
+    Args:
+        shares: what each row adds to the error, float ``[rows]``.
+        classes: class of each row, bool or int64 ``[rows]``.
+        groups: int64 ``[rows]``.
+        parts: positions of the rows of each part.
+    """
+    variance = spread = alone = 0.0
+    most = single = 0
+    for part in parts:
+        most += max(len(np.unique(groups[part])) - 1, 1)
+        single += lone(groups, classes, part)
+        for label in np.unique(classes[part]):
+            rows = part[classes[part] == label]
+            names, codes = np.unique(groups[rows], return_inverse=True)
+            own = float(np.square(np.bincount(codes, shares[rows])).sum())
+            variance += own
+            if len(names) > 1:
+                spread += own**2 / (len(names) - 1)
+            else:
+                alone += own
+    spread += alone**2 / max(single - 1, 1)
+    found = variance**2 / spread if spread > 0 else most
+    return min(max(found, 1.0), float(most))
+
+
+def lone(groups: np.ndarray, classes: np.ndarray, rows: np.ndarray) -> bool:
+    """Return whether some class has one group only among some rows."""
+    return any(
+        group_count(groups, classes == label, rows) == 1 for label in np.unique(classes[rows])
+    )
+
+
+def multiple(freedom: float) -> float:
+    """Return how many standard errors an interval reaches: Student's, as they are estimated."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + LEVEL / 2, freedom))
 
 
 class Dependence(NamedTuple):
@@ -387,7 +372,9 @@ class Dependence(NamedTuple):
         trained = float(np.mean([len(np.unique(groups[fold.train])) for fold in folds]))
         if positive is not None:
             one, other = (
-                float(np.mean([_groups(groups, positive == side, fold.train) for fold in folds]))
+                float(
+                    np.mean([group_count(groups, positive == side, fold.train) for fold in folds])
+                )
                 for side in (True, False)
             )
             trained = min(trained, 4 * one * other / max(one + other, 1))
@@ -432,14 +419,21 @@ def _placements(
     return value, share
 
 
-def _rarest(codes: np.ndarray) -> np.ndarray:
+def rarest(codes: np.ndarray) -> np.ndarray:
     """Return which rows are of the class that has the fewest."""
     names, counts = np.unique(codes, return_counts=True)
     found: np.ndarray = codes == names[counts.argmin()]
     return found
 
 
-def _groups(groups: np.ndarray, side: np.ndarray, rows: np.ndarray) -> int:
+def group_count(groups: np.ndarray, side: np.ndarray, rows: np.ndarray) -> int:
+    """Return how many groups some rows of one class are of.
+
+    Args:
+        groups: int64 ``[rows]``.
+        side: which rows are of the class, bool ``[rows]``.
+        rows: positions of those that are meant.
+    """
     return len(np.unique(groups[rows][side[rows]]))
 
 
@@ -462,7 +456,9 @@ def _newcombe(
     def near(value: float) -> bool:
         spread = value * (1 - value) / (positives * negatives)
         bracket = 1 + steady * (1 - value) / (2 - value) + steady * value / (1 + value)
-        return abs(area - value) < _Z * factor.root(value) * math.sqrt(max(spread * bracket, 0.0))
+        return abs(area - value) < NORMAL * factor.root(value) * math.sqrt(
+            max(spread * bracket, 0.0)
+        )
 
     return bound(area, 0.0, near), bound(area, 1.0, near)
 

@@ -88,7 +88,8 @@ def validate(
         negative: the same for those that should score low.
         label: column with the classes.
         choice: which rows; its layers choose among the vectors.
-        group_by: which rows belong together where the interval counts groups, as for probes.
+        group_by: which rows belong together where the interval counts groups, as for probes;
+            what the vectors' making kept together when missing, where the rows have it.
         in_sample: keep the rows that the vectors were made of; the figures then flatter,
             and everything that shows them says so.
         other_pooling: project rows of another pooling or region than the vectors'.
@@ -114,6 +115,8 @@ def validate(
     if positive is None and negative is None and loaded[0].lineage:
         positive = _positive(loaded[0], label, values, notes)
     sides = classes.find(label, values, positive, negative)
+    if group_by is None:
+        group_by = lineages.kept_together(loaded[0].lineage, selection, notes)
     by_place = place_rows.by_place(selection, sides, group_by, notes)
     layers = []
     for one in loaded:

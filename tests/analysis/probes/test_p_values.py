@@ -67,9 +67,11 @@ def test_differences_of_many_cells_are_held_against_their_largest() -> None:
     for number in range(200):
         influences = 0.1 * (draw.standard_normal((60, 8)) + draw.standard_normal((60, 1)))
         values = influences.sum(0)
-        small.append(p_values.differences(values, influences, number).min())
+        errors = np.sqrt(np.square(influences).sum(0))
+        small.append(p_values.differences(values, influences, errors, 59, number).min())
     assert 0.01 < np.mean(np.array(small) <= 0.05) < 0.1
-    clear = p_values.differences(np.array([3.0, 0.0]), np.full((60, 2), 0.05), 0)
+    errors = np.full(2, 0.05 * np.sqrt(60))
+    clear = p_values.differences(np.array([3.0, 0.0]), np.full((60, 2), 0.05), errors, 59, 0)
     assert clear[0] < 0.01 < clear[1]
 
 

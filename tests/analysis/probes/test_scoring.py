@@ -67,6 +67,9 @@ def test_intervals_count_what_the_probe_kept_together(tmp_path: Path) -> None:
             assert one.auroc is not None
             assert one.accuracy is not None
             widths.append([each.high - each.low for each in (one.auroc, one.accuracy)])
+            assert any("extra.city" in note for note in one.notes) == (
+                group_by is not None and name == "bare"
+            )
     cities_counted, bare, *others = np.array(widths)
     assert (cities_counted > 1.5 * others[0]).all()
     # Where the rows do not have what was named, it is as if nothing had been.

@@ -85,6 +85,41 @@ def test_tokens_of_an_example_are_averaged(tmp_path: Path) -> None:
     assert one.auroc.value == 1
 
 
+def test_intervals_count_what_the_vectors_making_kept_together(tmp_path: Path) -> None:
+    cities = np.repeat(np.arange(20), 8)
+    kinds = ["yes" if city % 2 else "no" for city in cities]
+    held = {"extra.city": 0, None: 0}
+    for run in range(30):
+        root = tmp_path / str(run)
+        for first, name in enumerate(("train", "new", "bare")):
+            draw = np.random.default_rng([run, first])
+            matrix = draw.standard_normal((160, 4)) + 2 * draw.standard_normal((20, 4))[cities]
+            named = [json.dumps({"city": f"{name} {city}"}) for city in cities]
+            columns: dict[str, Any] = {} if name == "bare" else {"extra": named}
+            if name != "bare" or run == 0:
+                where = {"first": 1000 * first, **columns}
+                labelled.add(root / name, matrix.astype(np.float32), kinds, **where)
+        for group_by in held:
+            with actstore.open(root / "train") as store:
+                made = vectors.steer(store, positive="yes", group_by=group_by)
+            vector_files.save(made, root / str(group_by))
+            with actstore.open(root / "new") as store:
+                found = validation.validate(store, root / str(group_by))
+                again = validation.validate(store, root / str(group_by), group_by="extra.city")
+            (one,) = found.layers
+            held[group_by] += one.auroc.low <= 0.5 <= one.auroc.high
+            assert (one == again.layers[0]) == (group_by is not None)
+            assert found.notes == []
+    # Vectors of noise on noise: half of it is the city's.
+    assert held["extra.city"] >= 26
+    assert held[None] <= 22
+    with actstore.open(tmp_path / "0/bare") as store:
+        bare = validation.validate(store, tmp_path / "0/extra.city")
+        default = validation.validate(store, tmp_path / "0/None")
+    assert bare.layers[0].auroc == default.layers[0].auroc
+    assert any("extra.city" in note and "no row here has" in note for note in bare.notes)
+
+
 def test_vectors_of_another_model_site_layer_or_width_are_refused(made: Path) -> None:
     matrix = np.random.default_rng(0).standard_normal((6, 24)).astype(np.float32)
     labels = ["deployment", "testing"] * 3
