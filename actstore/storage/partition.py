@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from actstore import schema
 from actstore.storage import comparing, key_hashes, quantised, shard_columns, small_shards
 from actstore.storage.manifest import ShardEntry
 from actstore.storage.mapping import ShardReader, open_shard
+from actstore.storage.pending_rows import PendingRows
 from actstore.storage.remembered import Remembered
 from actstore.storage.shard import ShardWriter
 
@@ -82,8 +83,8 @@ class Partition:
         self._labels: list[np.ndarray] = []
         self._order: list[np.ndarray] = []
         self._readers: dict[str, ShardReader] = {}
-        self._pending: dict[ShardWriter, dict[int, int]] = {}
-        """By hash the row in each shard that is being written; a hash is in one of them."""
+        self._pending: dict[ShardWriter, PendingRows] = {}
+        """The rows of each shard that is being written; a hash is in one of them."""
         self._twins: dict[int, list[RowAddress]] = {}
         """Pending rows of other keys and the same hash."""
         self.width: int | None = None
@@ -133,7 +134,8 @@ class Partition:
         twins = [
             value for value, found in self._twins.items() for twin in found if twin.shard is writer
         ]
-        values = np.array([*self._pending.get(writer, ()), *twins], np.uint64)
+        pending, _ = self._pending.get(writer, PendingRows()).arrays()
+        values = np.concatenate([pending, np.array(twins, np.uint64)])
         for entry, known in zip(self._entries, self._hashes, strict=True):
             if isinstance(entry, ShardEntry) and entry.path in paths and len(known):
                 at = np.minimum(np.searchsorted(known, values), len(known) - 1)
@@ -144,35 +146,36 @@ class Partition:
     def expect(self, writer: ShardWriter, values: Sequence[int]) -> None:
         """Take note of the hashes of rows that are about to be appended to ``writer``."""
         self.width = writer.width
-        if self._is_pending(values):  # they were found to be of other keys
-            for value in values:
-                place = self._pending_place(value)
-                if place is not None:
-                    self._twins.setdefault(value, []).append(place)
-                    del self._pending[self._writer(place)][value]
-        pending = self._pending.setdefault(writer, {})
-        pending.update(zip(values, count(writer.rows), strict=False))
-
-    def _is_pending(self, values: Sequence[int]) -> bool:
-        """Say whether some of these hashes are those of pending rows."""
-        return not all(rows.keys().isdisjoint(values) for rows in self._pending.values())
+        hashes = np.array(values, np.uint64)
+        for other, rows in self._pending.items():
+            found = rows.find(hashes, values)  # they were found to be of other keys
+            for position, row in found.items():
+                self._twins.setdefault(values[position], []).append(RowAddress(other, row))
+            if found:
+                rows.discard([values[position] for position in found])
+        self._pending.setdefault(writer, PendingRows()).put(values, writer.rows)
 
     def _pending_place(self, value: int) -> RowAddress | None:
         for writer, rows in self._pending.items():
-            if value in rows:
-                return RowAddress(writer, rows[value])
+            row = rows.get(value)
+            if row is not None:
+                return RowAddress(writer, row)
         return None
 
     def forget(self, values: Sequence[int]) -> None:
         """Take back what :meth:`expect` noted."""
-        for value in values:
-            for rows in self._pending.values():
-                rows.pop(value, None)
-            if value in self._twins:
-                twin = self._twins[value].pop()
-                self._pending[self._writer(twin)][value] = twin.row
-                if not self._twins[value]:
-                    del self._twins[value]
+        for rows in self._pending.values():
+            rows.discard(values)
+        # The latest row of a hash is pending, those before it are twins.
+        shared = Counter(value for value in values if value in self._twins)
+        for value, times in shared.items():
+            twins = self._twins.pop(value)
+            left = twins[: max(0, len(twins) + 1 - times)]
+            if left:
+                latest = left.pop()
+                self._pending[self._writer(latest)].put([value], latest.row)
+            if left:
+                self._twins[value] = left
         if not any(self._pending.values()) and not self._entries:
             self.width = None
 
@@ -181,7 +184,7 @@ class Partition:
 
         Where nothing is committed, the writer itself holds on to what tells its rows' vectors.
         """
-        pending = self._pending.pop(writer, {})
+        pending = self._pending.pop(writer, PendingRows())
         twins = [
             (value, twin.row)
             for value, found in self._twins.items()
@@ -191,8 +194,9 @@ class Partition:
         for found in self._twins.values():
             found[:] = [twin for twin in found if twin.shard is not writer]
         self._twins = {value: found for value, found in self._twins.items() if found}
-        hashes = np.array([*pending.keys(), *(value for value, _ in twins)], np.uint64)
-        rows = np.array([*pending.values(), *(row for _, row in twins)], np.int64)
+        hashes, rows = pending.arrays()
+        hashes = np.append(hashes, np.array([value for value, _ in twins], np.uint64))
+        rows = np.append(rows, np.array([row for _, row in twins], np.int64))
         order = np.argsort(hashes, kind="stable")
         self._entries.append(entry)
         self._hashes.append(hashes[order])
@@ -210,19 +214,16 @@ class Partition:
             values: their hashes, as Python numbers.
         """
         found: dict[int, RowAddress] = {}
+        wanted = hashes if len(rows) == len(hashes) else hashes[rows]
         if self._entries:
-            wanted = hashes if len(rows) == len(hashes) else hashes[rows]
             for number, (known, order) in enumerate(zip(self._hashes, self._order, strict=True)):
                 at = np.searchsorted(known, wanted)
                 inside = np.flatnonzero(at < len(known))
                 for position in inside[known[at[inside]] == wanted[inside]].tolist():
                     found[position] = RowAddress(number, int(order[at[position]]))
         for writer, pending in self._pending.items():
-            if not pending.keys().isdisjoint(values):
-                for position, value in enumerate(values):
-                    row = pending.get(value)
-                    if row is not None:
-                        found[position] = RowAddress(writer, row)
+            for position, row in pending.find(wanted, values).items():
+                found[position] = RowAddress(writer, row)
         return found
 
     def others(self, value: int, place: RowAddress) -> list[RowAddress]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actstore.storage import key_hashes
+from actstore.storage import key_hashes, pending_rows
 from actstore.storage import partition as partitions
 from actstore.storage.floats import same_bits
 from actstore.storage.metadata_table import Fragment
@@ -162,3 +162,33 @@ def test_keys_of_large_shards_are_kept(tmp_path: Path, monkeypatch: pytest.Monke
     Partition(tmp_path, entries).close()
     monkeypatch.setattr(partitions, "_keys_of", None)
     assert len(find(Partition(tmp_path, entries), batch(0, 10))) == 10
+
+
+@pytest.mark.parametrize("few", [1, 1 << 16])
+def test_what_was_forgotten_uncovers_the_rows_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """Of rows that share a hash the latest is pending; each taken back brings up the one before."""
+    monkeypatch.setattr(pending_rows, "_FEW", few)
+    one, other = (ShardWriter(tmp_path / name, width=8, dtype="float16") for name in "ab")
+    partition = Partition(tmp_path, [])
+    hashes = np.array([5, 7], np.uint64)
+
+    def places(value: int) -> list[tuple[ShardWriter | int, int]]:
+        found = partition.find(np.array([value], np.uint64), [0], [value])
+        return [*found.values(), *(partition.others(value, found[0]) if found else [])]
+
+    fragment = Fragment({}, {}, range(2))
+    for writer in (one, other, one):
+        partition.expect(writer, hashes.tolist())
+        writer.append(np.zeros((2, 8), np.float16), fragment)
+    assert places(5) == [(one, 2), (one, 0), (other, 0)]
+    assert places(7) == [(one, 3), (one, 1), (other, 1)]
+    partition.forget([5, 7, 5])
+    assert places(5) == [(one, 0)]
+    assert places(7) == [(other, 1), (one, 1)]
+    partition.forget([5, 7, 7])
+    assert places(5) == places(7) == []
+    assert partition.width is None
+    for writer in (one, other):
+        writer.abort()
