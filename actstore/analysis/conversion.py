@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 from actstore.analysis.harm import Harm
 from actstore.errors import CommitError
 from actstore.querying.reader import StoreReader
-from actstore.storage import converting, layout
+from actstore.storage import converting, layout, strict_json
 
 
 class Converted(NamedTuple):
@@ -48,7 +47,7 @@ def convert(
     )
     root = snapshot.root if out is None else out
     relative = f"{layout.REPORTS}/{run.run_id}.json"
-    text = json.dumps({**harm.as_dict(), "max_harm": max_harm}, indent=1, ensure_ascii=False)
+    text = strict_json.dumps({**harm.as_dict(), "max_harm": max_harm}, indent=1)
     try:
         (root / layout.REPORTS).mkdir(parents=True, exist_ok=True)
         layout.write_durably(root / relative, f"{text}\n".encode())

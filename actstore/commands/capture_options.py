@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from actstore.commands.options import LocalPath, Spelled, bundle, pairs, seed_option, words
+from actstore.commands.options import LocalPath, Number, Spelled, bundle, pairs, seed_option, words
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -300,7 +300,7 @@ given_options = bundle(
     ),
     click.option(
         "--gpus-per-worker",
-        type=click.FloatRange(min=0),
+        type=Number(min=0),
         metavar="G",
         help="GPUs of each worker of ray or slurm; by default none.",
     ),

@@ -10,7 +10,7 @@ import click
 
 from actstore.commands import output
 from actstore.commands.confirming import tell_held
-from actstore.commands.options import bucket_store_argument, format_options
+from actstore.commands.options import Number, bucket_store_argument, format_options
 from actstore.commands.progress import bar
 from actstore.remote.bucket_address import is_bucket, parse_bucket
 from actstore.wording import counted
@@ -40,7 +40,7 @@ from actstore.wording import counted
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     metavar="HOURS",
     help="With --prune in a bucket, where nobody can see who reads: leave alone what was still "
     "needed, or written, within the last HOURS; 24 unless given.",

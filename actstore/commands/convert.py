@@ -9,7 +9,7 @@ import click
 
 from actstore.commands import output
 from actstore.commands.confirming import dry_run_option
-from actstore.commands.options import bucket_store_argument, format_options, output_option
+from actstore.commands.options import Number, bucket_store_argument, format_options, output_option
 from actstore.commands.progress import bar
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ MAX_HARM = 0.005
 @output_option("Write another store there; without it the store gets a new commit.", folder=True)
 @click.option(
     "--max-harm",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     metavar="X",
     help=f"The most that the AUROC of a probe may fall; {MAX_HARM} unless given. Given, the "
     "conversion is refused too where no probe can be trained.",

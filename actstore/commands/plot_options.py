@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,10 @@ def _numbers(ctx: click.Context, param: click.Parameter, text: str | None) -> An
     if text is None:
         return None
     try:
-        return tuple(float(word) for word in text.split(",") if word.strip())
+        numbers = tuple(float(word) for word in text.split(",") if word.strip())
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError
+        return numbers
     except ValueError:
         raise click.BadParameter(
             f"{text!r} are no numbers: give them as --doses=-4,-2,2,4"

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from actstore.commands import output
-from actstore.commands.options import bucket_store_argument, format_options
+from actstore.commands.options import Number, bucket_store_argument, format_options
 from actstore.commands.progress import bar
 from actstore.commands.row_options import Rows, pool_option, row_options
 from actstore.wording import counted
@@ -34,7 +34,7 @@ from actstore.wording import counted
 )
 @click.option(
     "--sink-factor",
-    type=float,
+    type=Number(min=0, min_open=True),
     default=10.0,
     show_default=True,
     metavar="K",

@@ -13,6 +13,7 @@ from actstore.commands import output, progress
 from actstore.commands.cells import interval
 from actstore.commands.opening import open_store, skip_damaged_option
 from actstore.commands.options import (
+    Number,
     at_option,
     bundle,
     format_options,
@@ -51,7 +52,7 @@ settings_options = bundle(
     ),
     click.option(
         "--strength",
-        type=float,
+        type=Number(min=0, min_open=True),
         help="Inverse of the L2 penalty: scikit-learn's C, and 1 / alpha of ridge and mlp. 1 by "
         "default; of numbers what the training rows of each fold choose.",
     ),

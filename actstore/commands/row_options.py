@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FILTERS = ("model", "dataset", "split", "task", "mode", "variant", "label", "region")
 """Text columns that rows are filtered by with an option of the same name."""
+_MOST_LAYERS = 10_000
 _WHERE = "actstore.where"
 
 
@@ -46,6 +47,10 @@ def layer_numbers(text: str | None) -> list[int | None] | None:
         elif int(span[2]) < int(span[1]):
             raise click.BadParameter(
                 f"{word!r} is no layer: it ends before it starts; give them as 0-31"
+            )
+        elif int(span[2]) - int(span[1]) >= _MOST_LAYERS:
+            raise click.BadParameter(
+                f"{word!r} are more layers than any model has: give them as 0-31, or all"
             )
         else:
             found += range(int(span[1]), int(span[2]) + 1)

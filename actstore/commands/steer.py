@@ -12,6 +12,7 @@ from actstore.commands import output
 from actstore.commands.cells import interval, layer_cell
 from actstore.commands.opening import open_store, skip_damaged_option
 from actstore.commands.options import (
+    Number,
     at_option,
     bundle,
     format_options,
@@ -72,7 +73,7 @@ application_options = bundle(
     ),
     click.option(
         "--scale",
-        type=float,
+        type=Number(),
         default=1.0,
         show_default=True,
         help="Factor of the vector; 1 is the difference of the means, negative steers away.",

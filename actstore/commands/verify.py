@@ -13,6 +13,7 @@ from actstore.commands import output
 from actstore.commands.exit_codes import Exit
 from actstore.commands.options import (
     LocalPath,
+    Number,
     at_option,
     bucket_store_argument,
     bundle,
@@ -91,7 +92,7 @@ again_options = bundle(
     click.option("--device", metavar="NAME", help="With --recompute: cpu, cuda, cuda:1 …."),
     click.option(
         "--tolerance",
-        type=float,
+        type=Number(min=0),
         metavar="X",
         help="Largest difference allowed, relative to the vector's norm; by default 1e-4 for "
         "models in "

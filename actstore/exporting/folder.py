@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 from actstore import paths
 from actstore.errors import ExportError
-from actstore.storage import unfinished
+from actstore.storage import strict_json, unfinished
 
 MARK = ".actstore-export.json"
 """Says what an exported folder holds, and that it may be replaced."""
@@ -84,7 +83,7 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
 
 def mark(folder: Path, content: dict[str, Any]) -> None:
     """Write what the folder holds."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True)
+    text = strict_json.dumps(content, indent=2, sort_keys=True)
     (folder / MARK).write_text(text + "\n", encoding="utf-8")
 
 

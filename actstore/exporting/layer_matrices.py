@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +12,7 @@ from actstore import schema
 from actstore.exporting.export_context import ExportContext
 from actstore.exporting.planned_files import Gather, Stream, file_name, folder_name
 from actstore.querying.metadata import ROW_ID
+from actstore.storage import strict_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -107,6 +107,6 @@ def sidecar(context: ExportContext, matrix: LayerMatrix) -> Stream:
         with path.open("w", encoding="utf-8", newline="") as file:
             for batch in table.to_batches(max_chunksize=10_000):
                 for row in batch.to_pylist():
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    file.write(strict_json.dumps(row) + "\n")
 
     return Stream(f"{matrix.stem}.metadata.{context.metadata}", 0, write)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actstore.errors import ExportError
+from actstore.storage import strict_json
 
 Gather = Callable[[np.ndarray], np.ndarray]
 """Returns the vectors of some row numbers, ``[rows, width]`` as stored."""
@@ -94,12 +94,12 @@ def folder_name(identifier: str | None) -> str:
 
 def json_text(value: Any, indent: int | None = 2) -> str:
     """Return JSON as the originals write it."""
-    return json.dumps(value, indent=indent, ensure_ascii=False)
+    return strict_json.dumps(value, indent=indent)
 
 
 def json_lines(values: Sequence[Any]) -> str:
     """Return one JSON object per line."""
-    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+    return "".join(strict_json.dumps(value) + "\n" for value in values)
 
 
 def listed(values: Sequence[Any], limit: int = 5) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 from actstore.ingestion.tensor import Tensor
+from actstore.storage import strict_json
 
 # A file may nest without end; no layout goes deeper than a handful.
 _DEPTH = 32
@@ -204,9 +204,9 @@ class _Walk:
 
 
 def _dumped(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return strict_json.dumps(value)
 
 
 def to_json(values: dict[str, Any]) -> str | None:
     """Return values as one line of JSON, or None where there are none."""
-    return json.dumps(values, ensure_ascii=False, default=str) if values else None
+    return strict_json.dumps(values, default=str) if values else None

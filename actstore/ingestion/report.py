@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from actstore.errors import CommitError
 from actstore.ingestion import gate
 from actstore.ingestion.inference import FolderMapping
 from actstore.ingestion.source_file import Entry, SourceFile
-from actstore.storage import layout
+from actstore.storage import layout, strict_json
 from actstore.storage.rows import Added, RowBatch
 
 
@@ -255,7 +254,7 @@ def write(root: Path, run_id: str, document: Mapping[str, Any], *, unmatched: Se
     """
     relative = f"{layout.REPORTS}/{run_id}.json"
     full = {**document, "unmatched": list(unmatched), "report": relative}
-    text = json.dumps(full, indent=1, ensure_ascii=False, default=str) + "\n"
+    text = strict_json.dumps(full, indent=1, default=str) + "\n"
     try:
         (root / layout.REPORTS).mkdir(parents=True, exist_ok=True)
         layout.write_durably(root / relative, text.encode("utf-8", "surrogateescape"))

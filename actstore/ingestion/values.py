@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from functools import cache
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from actstore import schema
 from actstore.errors import LayoutError
 from actstore.ingestion.tensor import Tensor
+from actstore.storage import strict_json
 
 _LIMITS = {"int32": 2**31, "int64": 2**63}
 
@@ -58,9 +58,9 @@ def text(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, Tensor):
         value = value.tolist()
-        return text(value) if not isinstance(value, list) else json.dumps(value)
+        return text(value) if not isinstance(value, list) else strict_json.dumps(value)
     if isinstance(value, (dict, list, tuple)):
-        return json.dumps(value, ensure_ascii=False, default=str)
+        return strict_json.dumps(value, default=str)
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return str(value)

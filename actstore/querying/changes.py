@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actstore import schema
-from actstore.errors import CorruptStoreError, SqlError, UsageError
-from actstore.querying import filters, quoting
+from actstore.errors import CorruptStoreError, UsageError
+from actstore.querying import assigned
+from actstore.querying.assigned import Assignments as Assignments
 from actstore.querying.reader import StoreReader, opened
-from actstore.querying.sql import Database
 from actstore.storage import (
     backing,
     dropping,
     going_back,
     pruning,
-    renaming,
     shard_columns,
     soundness,
 )
@@ -37,10 +34,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Progress = Callable[[int], None]
-Assignments = str | Sequence[str] | Mapping[str, Any]
-"""``column = SQL expression``, one or several; or a mapping of columns to plain values."""
 _GROUP = ("model", "site", "layer", "label")
-_TYPES = {"string": "VARCHAR", "int32": "INTEGER", "int64": "BIGINT", "float32": "FLOAT"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,10 +243,10 @@ class Rename:
     """
 
     def __init__(self, store: Path, set: Assignments, where: str | None = None) -> None:
-        expressions = _expressions(set)
+        expressions = assigned.expressions(set)
         snapshot = open_snapshot(store)
         with _naming_damage(snapshot), StoreReader(snapshot) as reader:
-            rows, old, new = _values(snapshot, where, expressions)
+            rows, old, new = assigned.values(snapshot, where, expressions)
             differs = np.zeros(len(rows), bool)
             for name in expressions:
                 pairs = zip(old[name], new[name], strict=True)
@@ -389,99 +383,6 @@ def _in_order(groups: Iterable[RowGroup]) -> tuple[RowGroup, ...]:
         return group.model, group.site, layer is None, layer or 0, label is None, label or ""
 
     return tuple(sorted(groups, key=order))
-
-
-def _expressions(given: Assignments) -> dict[str, str]:
-    """Return what each column is set to, as SQL."""
-    if isinstance(given, Mapping):
-        found = {name: _literal(value) for name, value in given.items()}
-    else:
-        found = {}
-        for text in [given] if isinstance(given, str) else given:
-            name, equals, expression = text.partition("=")
-            name, expression = name.strip().strip('"'), expression.strip()
-            if not equals or not name or not expression or expression.startswith("="):
-                raise UsageError(
-                    f"{text!r} sets nothing: write COLUMN=SQL, such as \"site='resid_post'\""
-                )
-            if name in found:
-                raise UsageError(f"{name} is set twice")
-            found[name] = expression
-    if not found:
-        raise UsageError("say what to set, such as \"site='resid_post'\"")
-    for name in found:
-        renaming.check_column(name)
-    return found
-
-
-def _literal(value: Any) -> str:
-    if value is None:
-        return "NULL"
-    return quoting.text(value) if isinstance(value, str) else str(value)
-
-
-def _values(
-    snapshot: Snapshot, where: str | None, expressions: Mapping[str, str]
-) -> tuple[np.ndarray, dict[str, list[Any]], dict[str, list[Any]]]:
-    """Return the rows that fit, int64, with their old and new values by column.
-
-    All by one query: asked twice, a condition such as ``random() < 0.5`` means other rows.
-    """
-    types = {column.name: column.type for column in schema.columns()}
-    # The line break ends a comment, so that the parenthesis is always closed.
-    cells = [
-        f"CAST(({expression}\n) AS {_TYPES[types[name]]})"
-        for name, expression in expressions.items()
-    ]
-    condition = "" if where is None else f" WHERE {filters.checked(where)}"
-    query = f"SELECT row_id, {', '.join([*expressions, *cells])} FROM activations{condition}"
-    database = Database(snapshot)
-    try:
-        for name, expression in expressions.items():
-            # In parentheses, as below, several would be one row of values.
-            if database.table(f"SELECT {expression}\n FROM activations LIMIT 0").num_columns != 1:
-                raise UsageError(
-                    f"{name} = {expression} is not one SQL expression: give --set once for each "
-                    "column"
-                )
-        table = database.table(f"{query} ORDER BY row_id")
-    except SqlError as error:
-        raise SqlError(f"{error} (text stands in single quotes: \"site='resid_post'\")") from error
-    finally:
-        database.close()
-    rows, *columns = table.columns
-    columns = [column.to_pylist() for column in columns]
-    names = list(expressions)
-    old = dict(zip(names, columns[: len(names)], strict=True))
-    new = dict(zip(names, columns[len(names) :], strict=True))
-    if "site" in new:
-        new["site"] = _canonical(new["site"])
-    for text in {*new.get("extra", ())} - {None}:
-        _check_extra(text)
-    return rows.to_numpy(), old, new
-
-
-def _canonical(sites: Sequence[str | None]) -> list[str | None]:
-    """Return sites in the schema's words."""
-    known: dict[str | None, str | None] = {None: None, "": ""}
-    for site in sites:
-        if site and site not in known:
-            known[site], layer = schema.canonical_site(site)
-            if layer is not None and site not in schema.document()["sites"]:
-                raise UsageError(
-                    f"{site} is {known[site]} of layer {layer}: set site='{known[site]}' and "
-                    f"layer={layer}"
-                )
-    return [known[site] for site in sites]
-
-
-def _check_extra(text: str) -> None:
-    try:
-        fits = isinstance(json.loads(text), dict)
-    except ValueError:
-        fits = False
-    if not fits:
-        raise UsageError(f"extra must hold a JSON object, got {text[:60]!r}")
 
 
 def _changes(

@@ -13,7 +13,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import UsageError
 from actstore.querying import mixture
-from actstore.storage import unfinished
+from actstore.storage import strict_json, unfinished
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,7 +88,7 @@ def _safetensors(selection: SelectedRows, draft: Path, columns: Sequence[str] | 
             tensors[name] = np.ascontiguousarray(column.to_numpy())
         else:
             lists[name] = column.to_pylist()
-    text = json.dumps(lists, ensure_ascii=False)
+    text = strict_json.dumps(lists)
     if len(text.encode()) > _HEADER_BYTES:
         sizes = sorted(lists, key=lambda name: -len(json.dumps(lists[name])))
         raise UsageError(

@@ -368,3 +368,31 @@ def test_pages_use_the_words_that_help_shows() -> None:
     for page in [root / "README.md", *root.glob("docs/*.md")]:
         for line in page.read_text(encoding="utf-8").splitlines():
             assert not old.search(line), f"{page.name}: {line}"
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_number_is_finite(name: str) -> None:
+    for param in parsed(name).params:
+        if isinstance(param.type, click.types.FloatParamType):
+            for text in ("nan", "inf", "-inf"):
+                with pytest.raises(click.BadParameter):
+                    param.type(text, param, None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("select", "--layers", "1-99999999999"),
+        ("plot", "--kind", "dose", "--target", "x", "--doses", "1,nan", "-o", "x.png"),
+        ("rename", "--set", "layer=1.5", "--yes"),
+        ("rename", "--set", "layer='2.5'", "--yes"),
+        ("probe", "--strength", "0"),
+        ("probe", "--folds", "2.5"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_wrong_options(
+    actstore: Command, store: Path, words: tuple[str, ...]
+) -> None:
+    command, *options = words
+    done = actstore(command, store, *options)
+    assert (done.code, done.out, done.err.count("\n")) == (Exit.USAGE, "", 1), done.err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -14,7 +13,7 @@ from actstore.capturing.forward.engine import Captured
 from actstore.capturing.forward.pooling import Pool, SiteLayer
 from actstore.capturing.prompts.encode import PAD, ROLES
 from actstore.capturing.prompts.example import Example, ExampleKey
-from actstore.storage import floats
+from actstore.storage import floats, strict_json
 from actstore.storage.rows import RowBatch
 
 StorageType = Literal["float16", "float32", "compact16", "int8"]
@@ -200,7 +199,7 @@ def describe(example: Example, prediction: str | None, label: str | None) -> dic
         **grading.columns(example, prediction),
         "label": label,
         "source": example.source,
-        "extra": json.dumps(extra, ensure_ascii=False, default=_plain) if extra else None,
+        "extra": strict_json.dumps(extra, default=_plain) if extra else None,
     }
 
 
