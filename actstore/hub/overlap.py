@@ -150,7 +150,8 @@ def leave_out(
     there = {entry.path for entry in state.manifest.shards} if state.manifest else set()
     names = list(schema.key_names())
     transaction = layout.new_transaction()
-    for number, entry in enumerate(missing):
+    named: set[str] = set()
+    for entry in missing:
         source = store.folder(entry)
         others = [other for other in theirs if other.partition == entry.partition]
         check_widths(entry, others, direction)
@@ -184,7 +185,8 @@ def leave_out(
             continue
         if made.rows:
             # Other rows, so another name: equal paths hold equal rows.
-            made = dataclasses.replace(made, path=made.named(transaction, number))
+            made = dataclasses.replace(made, path=made.named_anew(transaction, named))
+            named.add(made.path)
             file.rename(folder / _KEPT / made.path)
         found.append(Fresh(entry, made, folder / _KEPT))
     return found

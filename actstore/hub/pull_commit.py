@@ -194,7 +194,8 @@ class Merger:
         shared = {entry.path for entry in self.remote.manifest.shards}
         found = []
         transaction = layout.new_transaction()
-        for number, (piece, entry, file) in enumerate(chosen):
+        named: set[str] = set()
+        for piece, entry, file in chosen:
             # Whole shards of a repository never meet; chosen rows may be here in theirs.
             others = [
                 (e, at)
@@ -212,7 +213,8 @@ class Merger:
             taken = target != source and target.exists()
             if kept.rows and (kept.rows < entry.rows or taken):
                 # Other rows need another name, and so does a file that is not the one there.
-                kept = dataclasses.replace(kept, path=kept.named(transaction, number))
+                kept = dataclasses.replace(kept, path=kept.named_anew(transaction, named))
+                named.add(kept.path)
             left_out = entry.rows - kept.rows
             adopted = adopted and bool(left_out)
             found.append(_NewShard(piece, kept, source, left_out - len(given_up), adopted))

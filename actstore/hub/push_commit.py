@@ -311,12 +311,21 @@ class Drafter:
 
     @cached_property
     def _once_local(self) -> frozenset[str]:
-        """Paths of all shards that any commit of the store names."""
-        found = {entry.path for entry in self.local.shards}
+        """Paths of all shards that any commit of the store names, and no pull has taken away.
+
+        Those a pull of another state of some repository took: nobody here has given them up.
+        """
+        found: set[str] = set()
+        before: set[str] = set()
         for number in manifests.numbers(self.root):
             with contextlib.suppress(ActstoreError):  # an old one may be damaged or just pruned
-                found |= {entry.path for entry in manifests.load(self.root, number).shards}
-        return frozenset(found)
+                commit = manifests.load(self.root, number)
+                now = {entry.path for entry in commit.shards}
+                if commit.operation == "pull":
+                    found -= before - now
+                found |= now
+                before = now
+        return frozenset(found | {entry.path for entry in self.local.shards})
 
     def _manifest(self, state: State, shards: tuple[ShardEntry, ...]) -> Manifest:
         held, local = state.manifest, self.local

@@ -152,9 +152,12 @@ def _models(manifest: Manifest) -> list[tuple[str, list[ShardEntry]]]:
     ]
 
 
-def _age(entry: ShardEntry) -> tuple[int, str]:
-    """Order by when rows came: compaction must not change which config bears which name."""
-    return entry.since, entry.path.rpartition("/")[2].partition("-")[2]
+def _age(entry: ShardEntry) -> tuple[int, int, str]:
+    """Order by when rows came: what is written anew must not change which config bears a name.
+
+    A shard that takes another's place keeps the commit and the number, but not the transaction.
+    """
+    return entry.since, entry.number, entry.path.rpartition("/")[2].partition("-")[2]
 
 
 class _Files:

@@ -203,7 +203,7 @@ def rewrite(
             written = _write_together(root, run, overlays, draft)
         entry = dataclasses.replace(
             run[0],
-            path=run[0].named(transaction, number),
+            path=run[0].named_anew(transaction, files),
             **written._asdict(),
             since=min(entry.since for entry in run),
         )

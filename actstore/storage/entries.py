@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -20,6 +20,9 @@ _UNFOLDING = 1 << 17
 _UPWARDS = frozenset({"", ".", ".."})
 _OURS = re.compile(r"(f16|f32|i8)x[0-9]+-[0-9a-f]{20}-[0-9]{5,}\.parquet")
 """Files that this program has named: they lie in the folder of what they hold."""
+_NUMBER = re.compile(r"-([0-9]{5,})\.parquet$")
+_NEXT = 100_000
+"""What is added to a shard's number where another one has it."""
 
 ITEM_BYTES = {"float16": 2, "float32": 4, "int8": 1}
 """Bytes of one value of each stored type."""
@@ -103,6 +106,27 @@ class ShardEntry:
             transaction=transaction,
             number=number,
         )
+
+    @property
+    def number(self) -> int:
+        """Which of the shards of its transaction it is; 0 where this program has not named it."""
+        found = _NUMBER.search(self.path)
+        return int(found[1]) if found else 0
+
+    def named_anew(self, transaction: str, taken: Container[str] = ()) -> str:
+        """Return the path of a shard that takes this one's place, with its number.
+
+        Which config of the card bears a model's name goes by numbers, and must not change because
+        rows were written anew.
+
+        Args:
+            transaction: that writes it.
+            taken: paths that other shards of the transaction have.
+        """
+        number = self.number
+        while (path := self.named(transaction, number)) in taken:
+            number += _NEXT
+        return path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ def join(
         except (CorruptStoreError, ReadError):
             continue
         if made_one is not None:
-            entry = dataclasses.replace(made_one, path=made_one.named(transaction, number))
+            entry = dataclasses.replace(made_one, path=made_one.named_anew(transaction, files))
             gone += run
             made.append(entry)
             files[entry.path] = draft

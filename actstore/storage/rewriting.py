@@ -198,7 +198,7 @@ def replace(
                     dtype=dtype or entry.dtype,
                     **written._asdict(),
                 )
-                new = dataclasses.replace(new, path=new.named(transaction, number))
+                new = dataclasses.replace(new, path=new.named_anew(transaction, files))
                 entries.append(new)
                 files[new.path] = draft
                 done += new.vector_bytes

@@ -216,3 +216,15 @@ def test_what_was_dropped_before_an_earlier_state_was_looked_at_does_not_go_up_a
     assert found == content(store)
     assert found.keys() == {key for key in left if key[3] != "e3"}
     assert labels(found)["e2"] == "graded"
+
+
+def test_a_push_to_a_new_branch_from_an_earlier_state_removes_nothing(
+    hub: Hub, store: Path, copy: Path, tmp_path: Path
+) -> None:
+    write(copy, batch(7, 3, layer=0, label="later"))
+    push_to(hub, copy)
+    before = content(copy)
+    pull_from(hub, copy, at=1)
+    assert content(copy) == content(store)
+    push_to(hub, copy, revision="side")
+    assert remote_content(hub, tmp_path / "side", "side") == before

@@ -15,10 +15,13 @@ from actstore.storage import card
 from actstore.storage import manifest as manifests
 from actstore.storage.card_configs import as_yaml, configs
 from actstore.storage.compaction import compact, prune
+from actstore.storage.dropping import drop_rows
+from actstore.storage.labels import set_labels
 from actstore.storage.manifest import EMPTY, Manifest
 from actstore.storage.snapshot import open_snapshot
 from tests.storage.stores import batch, card_files, live_files, write
 from tests.storage.test_manifest import entry
+from tests.storage.undoing import rows_of
 
 
 def commit(*shards: manifests.ShardEntry) -> Manifest:
@@ -179,6 +182,33 @@ def test_compaction_renames_no_config(tmp_path: Path) -> None:
     compact(root)
     assert before.items() <= rows().items() | {("metadata", before["metadata"])}
     assert [shard.since for shard in manifests.latest(root).shards] == [2, 7, 3, 1, 2, 4]
+
+
+def test_rows_written_anew_rename_no_config(tmp_path: Path) -> None:
+    """Two models and two widths of one commit: the first of each keeps its name."""
+    write(
+        tmp_path,
+        *(batch(0, 4, layer=layer, model="z/first", site="b") for layer in range(2)),
+        batch(0, 4, layer=0, model="z/first", site="a", width=5),
+        batch(0, 4, layer=0, model="a/second"),
+    )
+
+    def names() -> dict[str, set[tuple[str, int, int | None]]]:
+        found = configs(manifests.load(tmp_path))
+        kinds = {c.name: {(e.model, e.width, e.layer) for e in c.entries} for c in found}
+        assert next(iter(kinds)) == "z--first"  # what `load_dataset` reads where none is named
+        return kinds
+
+    before = names()
+    assert before["z--first"] == {("z/first", 8, 0), ("z/first", 8, 1)}
+    drop_rows(open_snapshot(tmp_path), rows_of(tmp_path, model="z/first", example_id="e1"))
+    assert names() == before
+    drop_rows(open_snapshot(tmp_path), rows_of(tmp_path, example_id="e2"))
+    assert names() == before
+    rows = rows_of(tmp_path, model="z/first", layer=0, example_id="e3")
+    set_labels(open_snapshot(tmp_path), rows, ["new"] * len(rows), message="")
+    compact(tmp_path)
+    assert names() == before
 
 
 def test_load_dataset_reads_each_config(tmp_path: Path) -> None:
