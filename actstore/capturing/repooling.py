@@ -301,8 +301,9 @@ class _Worker:
     def _picked(self, tokens: Tokens, pool: Pool, chosen: _RegionTokens) -> Iterator[RowBatch]:
         if not len(chosen.at):
             return
-        ends = np.append(chosen.starts[1:], len(chosen.at)) - 1
-        at = chosen.at[chosen.starts if pool.pool == "first" else ends]
+        ends = np.append(chosen.starts[1:], len(chosen.at))
+        sizes = (ends - chosen.starts).tolist()
+        at = chosen.at[chosen.starts if pool.pool == "first" else ends - 1]
         width, dtype = self._snapshot.shape(tokens.row[at])
         step = max(1, _BATCH_BYTES // (width * np.dtype(dtype).itemsize))
         for start in range(0, len(at), step):
@@ -314,7 +315,8 @@ class _Worker:
                 "token_role": [
                     ROLES[code] if code >= 0 else None for code in tokens.role[part].tolist()
                 ],
-                "token_count": [1] * len(part),
+                # As of a capture: the tokens of the region that one was picked of.
+                "token_count": sizes[start : start + step],
             }
             vectors = self._snapshot.gather(tokens.row[part])
             yield self._batch(tokens, pool, tokens.group[part], vectors, columns)

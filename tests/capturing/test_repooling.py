@@ -129,7 +129,9 @@ def test_single_tokens_keep_their_bits_and_place(tmp_path: Path, dtype: str) -> 
         row = places[place]
         assert row["activation"].tobytes() == whole[position].tobytes()
         assert row["activation"].dtype == dtype
-        assert (row["token_id"], row["token_count"]) == (100 + position, 1)
+        # Its region's tokens, as in the rows of a capture.
+        tokens = {"prompt": PROMPT, "all": PROMPT + 3, "response": 3}.get(place[0], 1)
+        assert (row["token_id"], row["token_count"]) == (100 + position, tokens)
 
 
 def test_float16_tokens_have_means_in_float32(tmp_path: Path) -> None:
@@ -186,6 +188,12 @@ def test_a_capture_and_its_tokens_pooled_later_agree(tmp_path: Path, exclude: st
     )
     made = repool(tmp_path / "s", pools, exclude=exclude)
     assert (made.rows_written, made.rows_present) == (0, 10 * 7 * 2 - sum(done.empty.values()) * 2)
+    repool(tmp_path / "s", pools, exclude=exclude, variant="later")
+    where = ("example_id", "layer", "region", "pooling", "token_count")
+    counts: dict[str | None, set[tuple[object, ...]]] = {None: set(), "later": set()}
+    for row in pooled(tmp_path / "s"):
+        counts[row["variant"]].add(tuple(row[name] for name in where))
+    assert counts["later"] == counts[None]
 
 
 def test_a_token_stored_for_two_regions_counts_once(tmp_path: Path) -> None:
@@ -248,8 +256,8 @@ def test_roles_alone_tell_prompt_from_response(tmp_path: Path) -> None:
     repool(tmp_path / "s", "prompt.last,response.last,all.mean", exclude="none")
     rows = pooled(tmp_path / "s", example_id="e0")
     assert {(row["region"], row["token_id"], row["token_count"]) for row in rows} == {
-        ("prompt", 105, 1),
-        ("response", 108, 1),
+        ("prompt", 105, 6),
+        ("response", 108, 3),
         ("all", None, 9),
     }
 

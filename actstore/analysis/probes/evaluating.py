@@ -185,10 +185,10 @@ class _Trained(NamedTuple):
     model: np.ndarray | Perceptron
     """To be kept, in terms of dimensions."""
     intercept: float
-    choosing: np.ndarray | None
-    """By what each fold's layer is chosen, where one is to be chosen."""
     converged: bool
     """Whether all regressions did, those of the divisions and that of the probe to keep."""
+    choosing: np.ndarray | None = None
+    """By what each fold's layer is chosen, where one is to be chosen."""
 
 
 def _train(
@@ -216,8 +216,10 @@ def _train(
             crossed = cv_solver.CrossValidation(
                 vectors, standards[-1], standards[:-1], divisions, ratios
             )
-            return [_together(job, setting, crossed) for job in jobs]
-    return _one_by_one(jobs, setting, vectors, standards)
+            trained = [_together(job, setting, crossed) for job in jobs]
+            return _with_choice(trained, jobs, setting, vectors, standards, crossed.whole)
+    trained = _one_by_one(jobs, setting, vectors, standards)
+    return _with_choice(trained, jobs, setting, vectors, standards, None)
 
 
 def _together(job: Job, setting: ProbeSettings, crossed: CrossValidation) -> _Trained:
@@ -235,9 +237,8 @@ def _together(job: Job, setting: ProbeSettings, crossed: CrossValidation) -> _Tr
             data = crossed.fold(number)
             shuffled[division.test] = _fit_shuffled(job, data, labels[division.train], setting)
     weights = crossed.whole.primal(model.weights[:, 0])
-    choosing = _choosing(job, setting, crossed.whole) if job.choose else None
     converged = converged and model.converged
-    return _Trained(scores, shuffled, weights, float(model.intercepts[0]), choosing, converged)
+    return _Trained(scores, shuffled, weights, float(model.intercepts[0]), converged)
 
 
 def _one_by_one(
@@ -253,7 +254,6 @@ def _one_by_one(
     shuffled = [None if each is None else np.zeros(each.shape, np.float32) for each in labels]
     converged = [True] * len(jobs)
     kept: list[_Fitted] = []
-    data = None
     for division, standard in zip(divisions, standards, strict=False):
         data = TrainTest.of(vectors, division.train, division.test, standard)
         kept = []
@@ -271,48 +271,77 @@ def _one_by_one(
         every = np.arange(count)
         data = TrainTest.of(vectors, every, every[:0], standards[-1])
         kept = [_fit(data, job.positive, setting) for job in jobs]
-    assert data is not None
     return [
         _Trained(
             scores[number],
             shuffled[number],
             fitted.model,
             fitted.intercept,
-            _choosing(job, setting, data) if job.choose else None,
             converged[number] and fitted.converged,
         )
-        for number, (job, fitted) in enumerate(zip(jobs, kept, strict=True))
+        for number, fitted in enumerate(kept)
     ]
 
 
-def _choosing(job: Job, setting: ProbeSettings, data: TrainTest) -> np.ndarray | None:
-    """Return by what the layer of each fold is chosen; None where that cannot be told.
+def _with_choice(
+    trained: list[_Trained],
+    jobs: Sequence[Job],
+    setting: ProbeSettings,
+    vectors: np.ndarray,
+    standards: Sequence[Standard],
+    products: TrainTest | None,
+) -> list[_Trained]:
+    """Add by what the layer of each fold is chosen, where one is to be chosen and that can be told.
 
     Args:
-        job: the place.
+        trained: what came of each class's probes.
+        jobs: the classes of one place.
         setting: method and penalty.
-        data: all rows of a cross-validation, or the training rows of one division.
+        vectors: float32 or float64 ``[rows, width]``.
+        standards: the last is of all rows of a cross-validation, or of the training rows of one
+            division.
+        products: of all rows, where they are known.
     """
-    if setting.method == "mlp":
-        return None
-    how = setting.method, setting.inverse
-    if len(job.divisions) > 1:
-        if len(job.divisions) < nested_choice.FEWEST or not job.shared:
-            return None
-        assigned = np.empty(len(job.positive), np.int64)
-        for number, division in enumerate(job.divisions):
-            assigned[division.test] = number
-        return nested_choice.crossed(data, job.positive, assigned, *how)
-    train = job.divisions[0].train
-    positive = job.positive[train]
-    try:
-        inner = folds.grouped(positive, job.groups[train], setting.folds, setting.seed)
-    except TooFewRowsError:
-        return None
-    assigned = np.empty(len(train), np.int64)
-    for number, division in enumerate(inner):
+    first = jobs[0]
+    if not first.choose or setting.method == "mlp":
+        return trained
+    if len(first.divisions) > 1:
+        if len(first.divisions) < nested_choice.FEWEST or not first.shared:
+            return trained
+        rows, assigned = np.arange(len(vectors)), _assigned(first.divisions, len(vectors))
+        left = nested_choice.pairs(assigned)
+    else:
+        rows = first.divisions[0].train
+        labels = first.positive if first.codes is None else first.codes
+        names = [str(code) for code in range(int(labels.max()) + 1)]
+        try:
+            inner = folds.grouped(
+                labels[rows], first.groups[rows], setting.folds, setting.seed, names
+            )
+        except TooFewRowsError:
+            return trained
+        assigned = _assigned(inner, len(rows))
+        left = [(fold,) for fold in range(len(inner))]
+    own = vectors if len(rows) == len(vectors) else vectors[rows]
+    outside = nested_choice.LeftOut(own, assigned, left, standards[-1], products)
+    found = []
+    for one, job in zip(trained, jobs, strict=True):
+        job.check()
+        how = job.positive[rows], setting.method, setting.inverse
+        if len(first.divisions) > 1:
+            choosing = nested_choice.crossed(outside, left, *how)
+        else:
+            choosing = np.array([np.mean(outside.areas(*how))])
+        found.append(one._replace(choosing=choosing))
+    return found
+
+
+def _assigned(divisions: Sequence[Fold], count: int) -> np.ndarray:
+    """Return in which fold each row is tested, int64 ``[rows]``."""
+    assigned = np.empty(count, np.int64)
+    for number, division in enumerate(divisions):
         assigned[division.test] = number
-    return np.array([nested_choice.within(data, positive, assigned, *how)])
+    return assigned
 
 
 class _Fitted(NamedTuple):

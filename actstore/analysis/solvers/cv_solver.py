@@ -60,6 +60,7 @@ class CrossValidation:
         standards: what each fold is standardised on.
         divisions: the folds.
         ratios: of :func:`variance_ratios`, none above :data:`LARGEST_RATIO`.
+        products: of all rows, where they are known already.
     """
 
     def __init__(
@@ -69,11 +70,12 @@ class CrossValidation:
         standards: Sequence[Standard],
         divisions: Sequence[Fold],
         ratios: np.ndarray,
+        products: TrainTest | None = None,
     ) -> None:
         self._vectors, self._standard = vectors, whole
         self._divisions = divisions
         every = np.arange(len(vectors))
-        self.whole = TrainTest.of(vectors, every, every[:0], whole)
+        self.whole = products or TrainTest.of(vectors, every, every[:0], whole)
         """All rows, for the probe that is kept."""
         self._centres = np.column_stack(
             [(each.mean - whole.mean) / whole.scale for each in standards]
@@ -99,16 +101,29 @@ class CrossValidation:
         Returns:
             The scores, and whether all regressions converged.
         """
-        converged = True
-        if method == "mean-difference":
-            found = self._mean_difference(positive)
-        else:
-            ends = self._regressions(positive, method, strength, start)
-            found, converged = ends.scores, bool(ends.converged.all())
+        found, converged = self._columns(positive, method, strength, start)
         scores = np.empty(len(positive))
         for number, division in enumerate(self._divisions):
             scores[division.test] = found[division.test, number]
         return scores, converged
+
+    def columns(self, positive: np.ndarray, method: Method, strength: float) -> np.ndarray:
+        """Return the score of each row by each fold's probe, float64 ``[rows, folds]``.
+
+        Args:
+            positive: bool ``[rows]``.
+            method: ``ridge`` or ``mean-difference``, which need not begin anywhere.
+            strength: inverse of the penalty.
+        """
+        return self._columns(positive, method, strength, np.zeros(len(positive)))[0]
+
+    def _columns(
+        self, positive: np.ndarray, method: Method, strength: float, start: np.ndarray
+    ) -> tuple[np.ndarray, bool]:
+        if method == "mean-difference":
+            return self._mean_difference(positive), True
+        ends = self._regressions(positive, method, strength, start)
+        return ends.scores, bool(ends.converged.all())
 
     def fold(self, number: int) -> TrainTest:
         """Return a fold's products, near those of its own scales, cheap for many labels.

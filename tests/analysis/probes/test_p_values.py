@@ -4,12 +4,14 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from sklearn.preprocessing import StandardScaler
 
 from actstore.analysis.examples.place_rows import ActivationPlace
 from actstore.analysis.probes import nested_choice, p_values
 from actstore.analysis.probes.p_values import Candidate
 from actstore.analysis.solvers import linear
 from actstore.analysis.solvers.linear import Method, TrainTest
+from actstore.analysis.solvers.standardise import standards_of
 from actstore.analysis.statistics import folds, metrics
 from actstore.analysis.statistics.metrics import IntervalEstimate
 
@@ -77,40 +79,46 @@ def test_differences_of_many_cells_are_held_against_their_largest() -> None:
 
 @pytest.mark.parametrize("method", ["logistic", "ridge", "mean-difference"])
 @pytest.mark.parametrize("width", [6, 90])
-def test_what_chooses_is_a_probe_trained_without_both_folds(method: Method, width: int) -> None:
+@pytest.mark.parametrize("far", [1.0, 30.0, 1e9])
+def test_what_chooses_is_a_probe_trained_and_standardised_without_both_folds(
+    method: Method, width: int, far: float
+) -> None:
     draw = np.random.default_rng(4)
     positive = draw.random(60) < 0.4
     vectors = (draw.standard_normal((60, width)) + 0.6 * positive[:, None]).astype(np.float32)
     assigned = np.arange(60) % 5
-    every = np.arange(60)
-    data = TrainTest.of(vectors, every, every[:0])
-    assert data.dual == (width > 60)
-    found = nested_choice.crossed(data, positive, assigned, method, 1.0)
+    # Rows of one fold are far out in some dimensions: the scale of all rows is not the others'.
+    vectors[np.ix_(assigned == 2, np.arange(0, width, 3))] *= far
+    (whole,) = standards_of(vectors, [np.arange(60)])
+    left = nested_choice.pairs(assigned)
+    assert left == [(0, 1), (0, 4), (1, 2), (2, 3), (3, 4)]
+    rows = nested_choice.LeftOut(vectors, assigned, left, whole)
+    found = nested_choice.crossed(rows, left, positive, method, 1.0)
     for fold in range(5):
         areas = []
         for other in ((fold - 1) % 5, (fold + 1) % 5):
             train, test = ~np.isin(assigned, (fold, other)), assigned == other
-            rows = vectors[train].astype(float)
+            scale = StandardScaler().fit(vectors[train])
+            own = scale.transform(vectors[train].astype(float))
             side = positive[train]
             if method == "mean-difference":
-                weights = rows[side].mean(0) - rows[~side].mean(0)
+                weights = own[side].mean(0) - own[~side].mean(0)
             else:
-                centred = rows - rows.mean(0)
                 targets = np.where(side, 1, -1) - np.where(side, 1, -1).mean()
                 penalty = 4.0 if method == "logistic" else 1.0
-                weights = np.linalg.solve(
-                    centred.T @ centred + penalty * np.eye(width), centred.T @ targets
-                )
-            areas.append(float(metrics.auroc(vectors[test] @ weights, positive[test])))
-        assert found[fold] == pytest.approx(np.mean(areas), abs=0.011)
+                weights = np.linalg.solve(own.T @ own + penalty * np.eye(width), own.T @ targets)
+            told = scale.transform(vectors[test].astype(float)) @ weights
+            areas.append(float(metrics.auroc(told, positive[test])))
+        assert found[fold] == pytest.approx(np.mean(areas), abs=1e-9)
 
 
 def test_where_one_class_is_all_there_is_to_learn_from_nothing_is_told_apart() -> None:
-    vectors = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
-    every = np.arange(8)
-    data = TrainTest.of(vectors, every, every[:0])
-    positive = np.isin(every, (0, 2))
-    assert nested_choice.within(data, positive, np.repeat([0, 1], 4), "ridge", 1.0) == 0.5
+    positive = np.isin(np.arange(8), (0, 2))
+    for width in (3, 30):
+        vectors = np.random.default_rng(0).standard_normal((8, width)).astype(np.float32)
+        (whole,) = standards_of(vectors, [np.arange(8)])
+        rows = nested_choice.LeftOut(vectors, np.repeat([0, 1], 4), [(0,), (1,)], whole)
+        assert rows.areas(positive, "ridge", 1.0) == [[0.5], [0.5]]
 
 
 def chosen(seed: int, layers: int, rows: int = 40, width: int = 8) -> tuple[float, float, float]:
@@ -133,9 +141,10 @@ def chosen(seed: int, layers: int, rows: int = 40, width: int = 8) -> tuple[floa
             scores[test] = data.scores(model.weights)[:, 0]
             own.append(float(metrics.auroc(scores[test], positive[test])))
         areas.append(own)
-        choosing = nested_choice.crossed(
-            TrainTest.of(vectors, every, every[:0]), positive, assigned, "mean-difference", 1.0
-        )
+        (whole,) = standards_of(vectors, [every])
+        left = nested_choice.pairs(assigned)
+        outside = nested_choice.LeftOut(vectors, assigned, left, whole)
+        choosing = nested_choice.crossed(outside, left, positive, "mean-difference", 1.0)
         value = float(np.mean(own))
         tested.append(
             Candidate(
