@@ -27,7 +27,8 @@ def _assert_same(found: PendingRows, known: dict[int, int]) -> None:
     at = found.find(np.array(everything, np.uint64), everything)
     assert {everything[position]: row for position, row in at.items()} == known
     hashes, rows = found.arrays()
-    assert (hashes.dtype, rows.dtype) == (np.uint64, np.int64)
+    assert hashes.dtype == np.dtype(np.uint64)
+    assert rows.dtype == np.dtype(np.int64)
     assert dict(zip(hashes.tolist(), rows.tolist(), strict=True)) == known
     assert len(hashes) == len(known)
 
