@@ -34,7 +34,8 @@ def run(corpus: Corpus) -> list[Outcome]:
         return found.get_column("activation").to_numpy().astype(np.float16, copy=False)
 
     def duckdb_query() -> np.ndarray:
-        found: Any = connection.execute(query).to_arrow_table()
+        # Not of a result, of which the rows are copied once more.
+        found: Any = connection.sql(query).to_arrow_table()
         return matrix_of(found["activation"], corpus.width)
 
     def lance_filter() -> np.ndarray:
