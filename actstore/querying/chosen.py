@@ -116,6 +116,10 @@ class ChosenRows:
         """
         return self._metadata.read(self.rows, columns)
 
+    def norms(self) -> np.ndarray:
+        """Return the stored norms of the rows' vectors, float32 ``[rows]``."""
+        return self._metadata.norms(self.rows)
+
     @property
     def shards(self) -> list[ShardEntry]:
         """The shards that the rows lie in; of no rows, those they could have lain in."""
@@ -146,8 +150,4 @@ class ChosenRows:
         """Return the shards the rows lie in; of none, those they could have lain in."""
         if not len(self):
             return self._shards
-        if self._ascending():  # as selections are: far fewer searches
-            bounds = np.searchsorted(self.rows, self._snapshot.offsets)
-            return np.flatnonzero(np.diff(bounds))
-        numbers = np.searchsorted(self._snapshot.offsets, self.rows, "right") - 1
-        return np.flatnonzero(np.bincount(numbers))
+        return self._snapshot.involved(self.rows)

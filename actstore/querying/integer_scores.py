@@ -85,8 +85,8 @@ def _are_whole(snapshot: Snapshot, rows: np.ndarray, query: np.ndarray) -> bool:
         return False
     if not np.isfinite(query).all():
         return False
-    shards = np.unique(np.searchsorted(snapshot.offsets, rows, "right") - 1)
-    return all(snapshot.shards[number].dtype == "int8" for number in shards.tolist())
+    involved = snapshot.involved(rows).tolist()
+    return all(snapshot.shards[number].dtype == "int8" for number in involved)
 
 
 def _stored(snapshot: Snapshot, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

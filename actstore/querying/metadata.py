@@ -121,6 +121,23 @@ class Metadata:
             return table.slice(first, len(places))
         return table.take(pa.array(places))
 
+    def norms(self, rows: np.ndarray) -> np.ndarray:
+        """Return the norms of ``rows`` (int64, any order), float32; kept as row groups are."""
+        if not len(rows):
+            return np.empty(0, np.float32)
+        groups = np.searchsorted(self._starts, (rows.min(), rows.max()), "right") - 1
+        first, last = groups.tolist()
+        start = int(self._starts[first])
+        if int(self._starts[last + 1]) - start > _SPARSE * len(rows):
+            found: np.ndarray = self.read(rows, ["norm"])["norm"].to_numpy()
+            return found
+        parts = [self._group(self._file, group, ["norm"]) for group in range(first, last + 1)]
+        together = np.concatenate([part["norm"].to_numpy() for part in parts])
+        at = int(rows[0]) - start
+        run = rows[-1] - rows[0] == len(rows) - 1 and bool((rows[1:] > rows[:-1]).all())
+        chosen: np.ndarray = together[at : at + len(rows)] if run else together[rows - start]
+        return chosen
+
     def _scattered(
         self, file: pq.ParquetFile, rows: np.ndarray, groups: np.ndarray, names: list[str]
     ) -> pa.Table:

@@ -66,10 +66,9 @@ def nearest(
     if index:
         best = approximate.search(fitting, matrix, k, metric, omitted)
     else:
-        norms = None  # stored ones spare reading each vector twice
-        if metric == "cosine" or len(matrix) > 1:
-            norms = fitting.table(["norm"])["norm"].to_numpy()
-        best = ranking.search(fitting.snapshot, fitting.rows, matrix, k, metric, omitted, norms)
+        best = ranking.search(
+            fitting.snapshot, fitting.rows, matrix, k, metric, omitted, fitting.norms()
+        )
     found = [Best(np.empty(0, np.int64), np.empty(0, np.float32)), *best]
     places = np.concatenate([each.places for each in found])
     table = fitting.take(places).table(columns)
@@ -97,17 +96,19 @@ def searched(selection: SelectedRows, width: int, k: int, metric: str, mixed: bo
 
 
 def _of_width(snapshot: Snapshot, rows: np.ndarray, width: int) -> np.ndarray:
-    widths = np.array([shard.width for shard in snapshot.shards], np.int64)
     if not len(rows):
         return rows
-    of_rows = widths[np.searchsorted(snapshot.offsets, rows, "right") - 1]
-    fitting = of_rows == width
-    if not fitting.any():
-        have = ", ".join(map(str, np.unique(of_rows).tolist()))
+    widths = {number: snapshot.shards[number].width for number in snapshot.involved(rows).tolist()}
+    have = sorted(set(widths.values()))
+    if have == [width]:
+        return rows
+    if width not in have:
         raise NotInStoreError(
-            f"the query vector has {width} values, the rows to search have {have}"
+            f"the query vector has {width} values, the rows to search have "
+            f"{', '.join(map(str, have))}"
         )
-    return rows if fitting.all() else rows[fitting]
+    fitting = [number for number, of_shard in widths.items() if of_shard == width]
+    return rows[np.isin(np.searchsorted(snapshot.offsets, rows, "right") - 1, fitting)]
 
 
 def several(example: str, found: SelectedRows) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from threading import Lock
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from actstore.querying import scoring, vector_math
+from actstore.querying import rough_scores, vector_math
+from actstore.querying.rough_scores import Keys
 from actstore.querying.scoring import Query
 from actstore.querying.vector_math import Metric
 from actstore.storage import floats
@@ -17,18 +17,15 @@ from actstore.storage.threads import share
 if TYPE_CHECKING:
     from actstore.storage.snapshot import Snapshot
 
-TOLERANCE = 4e-6
-"""Error of rough scores, in lengths of row times query: twenty times what random rows show."""
-_ONE_BY_ONE = 3
-"""As many queries are scored one after the other: the kernels read rows at memory's speed, while
-a product of matrices first makes them float32."""
-_WIDENED = 1 << 20
-_SCORES = 1 << 20
-"""Rough scores that a thread holds at a time, of all queries together: 8 MiB."""
 _READ = 1 << 22
-"""Values that a thread reads at a time, for all queries."""
+"""Values that are read at a time, for all queries."""
 _GATHERED = 1 << 20
 """Float64 values at a time."""
+_NORMED = 1 << 21
+_KEYS = 1 << 17
+"""Keys that a thread looks at a time: a MiB of them."""
+_SAMPLE = 2_048
+"""Rows that the first limit is taken from: nearly as good a one as all rows give."""
 
 
 class Best(NamedTuple):
@@ -51,9 +48,9 @@ def search(
 ) -> list[Best]:
     """Return the ``k`` best of some rows for each query.
 
-    All rows are scored in float32 or better, those that may be among the best again in
-    float64. The result is that of float64 for all rows, scores rounded to float32 and equal
-    ones in the order of rows, as long as rough scores err by no more than ``TOLERANCE``.
+    All rows are scored roughly, those that may be among the best again in float64. The result is
+    that of float64 for all rows, scores rounded to float32 and equal ones in the order of rows:
+    a row is left out only where no error of its rough score could bring it among the best.
 
     Args:
         snapshot: where the vectors are.
@@ -65,45 +62,98 @@ def search(
         norms: stored norms of the rows, float32 ``[n]``; computed when missing.
     """
     made = [Query(query) for query in queries]
-    # One infinite value makes a distance infinity less infinity where products are of matrices.
-    together = np.isfinite(queries).all(axis=1)
-    if np.count_nonzero(together) <= _ONE_BY_ONE:
-        together[:] = False
-    found: dict[int, np.ndarray] = {}
-    for number in np.flatnonzero(~together).tolist():
-        left = int(left_out[number])
-        found[number] = _alone(snapshot, rows, made[number], k, metric, left, norms)
-    if together.any():
-        numbers = np.flatnonzero(together).tolist()
-        several = [made[number] for number in numbers]
-        places = _at_once(snapshot, rows, several, k, metric, left_out[together], norms)
-        found.update(zip(numbers, places, strict=True))
-    places = [found[number] for number in range(len(made))]
+    if not len(rows):
+        return [Best(rows, np.empty(0, np.float32)) for _ in made]
+    if norms is None:
+        norms = _norms(snapshot, rows)
+    asked = _Asked(snapshot, k, metric)
+    everything = np.arange(len(rows))
+    places = [everything] * len(made)
+    finite = np.isfinite(queries).all(axis=1)
+    numbers = np.flatnonzero(finite).tolist()
+    if numbers:
+        found = asked.candidates(rows, [made[n] for n in numbers], left_out[finite], norms)
+        for number, some in zip(numbers, found, strict=True):
+            places[number] = some
+    many = [number for number, some in enumerate(places) if len(some) > _enough(k)]
+    if many:
+        together = np.unique(np.concatenate([places[number] for number in many]))
+        found = asked.candidates(
+            rows[together],
+            [made[number] for number in many],
+            left_out[many],
+            norms[together],
+            double=True,
+        )
+        for number, some in zip(many, found, strict=True):
+            places[number] = together[some]
     read = _reader(snapshot, rows, places)
-    return [
-        exact(read, chosen, query.vector, k, metric)
-        for query, chosen in zip(made, places, strict=True)
-    ]
+    best: dict[int, Best] = {}
+
+    def decide(number: int) -> None:
+        some = places[number][rows[places[number]] != left_out[number]]
+        best[number] = exact(read, some, queries[number], k, metric)
+
+    for number in range(len(made)):
+        decide(number)
+    return [best[number] for number in range(len(made))]
 
 
-def _alone(
-    snapshot: Snapshot,
-    rows: np.ndarray,
-    query: Query,
-    k: int,
-    metric: Metric,
-    left_out: int,
-    norms: np.ndarray | None,
-) -> np.ndarray:
-    """Return one query's candidates among all rows."""
-    found = scoring.scores(snapshot, rows, query, metric, norms, shared=True)
-    keys = found.astype(np.float64)
-    keys = keys**2 if metric == "l2" else -keys
-    keys[rows == left_out] = np.nan
-    mine = _Candidates(1, k)
-    mine.margins[:] = _margin_of(snapshot, rows, query, metric, keys, k)
-    mine.add(np.arange(len(rows)), keys[None])
-    return mine.places()[0]
+class _Asked(NamedTuple):
+    """What is asked of all queries alike."""
+
+    snapshot: Snapshot
+    k: int
+    metric: Metric
+
+    def candidates(
+        self,
+        rows: np.ndarray,
+        queries: Sequence[Query],
+        left_out: np.ndarray,
+        norms: np.ndarray,
+        *,
+        double: bool = False,
+    ) -> list[np.ndarray]:
+        """Return, for each query, the positions of rows that may be among its best, ascending."""
+        omitted = [
+            (number, place)
+            for number, row in enumerate(left_out.tolist())
+            if row >= 0
+            for place in np.flatnonzero(rows == row).tolist()
+        ]
+        most = float(np.finfo(np.float32).max)
+        mine = _Candidates(len(queries), self.k, most**2 if self.metric == "l2" else most)
+        step = max(1, _KEYS // len(queries))
+        for part in rough_scores.scan(
+            self.snapshot, rows, queries, self.metric, norms, double=double
+        ):
+
+            def offer(start: int, part: rough_scores.Part = part) -> None:
+                stop = min(start + step, part.stop)
+                found = part.of(slice(start - part.start, stop - part.start))
+                for number, place in omitted:
+                    if start <= place < stop:
+                        found.keys[number, place - start] = np.nan
+                mine.add(start, found)
+
+            offer(part.start)  # which tells the others how good a row must be
+            share(offer, range(part.start + step, part.stop, step))
+            mine.prune()
+        return mine.places()
+
+
+def _enough(k: int) -> int:
+    """Return how many candidates are read without asking again which of them are needed."""
+    return 4 * k + 64
+
+
+def _norms(snapshot: Snapshot, rows: np.ndarray) -> np.ndarray:
+    width, _ = snapshot.shape(rows)
+    found = np.empty(len(rows), np.float32)
+    for start, stop, vectors in vector_math.blocks(snapshot, rows, max(1, _NORMED // width)):
+        floats.norms(vectors, out=found[start:stop])
+    return found
 
 
 def _reader(
@@ -129,7 +179,7 @@ def exact(
     """Return the best of some places in a list of rows by float64; rows without a score are none.
 
     Args:
-        read: gives the vectors of places.
+        read: gives the vectors of places, as a matrix of their own.
         places: positions in the list, int64, ascending.
         query: float32 ``[width]``.
         k: how many.
@@ -141,7 +191,7 @@ def exact(
     step = max(1, _GATHERED // len(query))
     with np.errstate(all="ignore"):  # overflow and 0/0 show as infinity and NaN
         for start in range(0, len(places), step):
-            vectors = read(places[start : start + step]).astype(np.float64)
+            vectors = _double(read(places[start : start + step]))
             part = scores[start : start + step]
             if metric == "l2":
                 vectors -= towards
@@ -158,141 +208,65 @@ def exact(
 
 
 class _Candidates:
-    """Rows that may be among the ``k`` with the smallest keys for each of several queries."""
+    """Rows that may be among the ``k`` with the smallest keys, for each of several queries.
 
-    def __init__(self, queries: int, k: int) -> None:
+    Args:
+        queries: how many.
+        k: how many rows.
+        most: key beyond which scores are the same infinity once they are float32.
+    """
+
+    def __init__(self, queries: int, k: int, most: float) -> None:
         self._k = k
+        self._most = most * (1 - 1e-6)
         self._limits = np.full(queries, np.inf)
-        self.margins = np.zeros(queries)
-        """By how much a key may be larger than its query's k-th best one; they may only grow."""
-        nothing = np.empty(0, np.int64)
-        self._held = [(nothing, nothing, np.empty(0))]
-        self._count = 0
-        self._pruned_at = queries * (4 * k + 64)
-        self._begun = False
+        nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0)
+        self._held = [nothing]
 
-    def add(self, places: np.ndarray, keys: np.ndarray) -> None:
-        """Take in rows: their positions, and keys ``[queries, rows]``; NaN is no score."""
-        if not self._begun and keys.shape[1] > self._k:
-            self._begun = True  # the k-th best of some is no better than that of all
-            some = np.partition(keys, self._k - 1, axis=1)[:, self._k - 1]
-            self._limits = np.fmin(self._limits, some)
-        numbers, at = np.nonzero(keys <= self._bounds()[:, None])
-        self._held.append((numbers, places[at], keys[numbers, at]))
-        self._count += len(numbers)
-        if self._count > self._pruned_at:
-            self._prune()
+    def add(self, start: int, found: Keys) -> None:
+        """Take in consecutive rows: the position of the first, and the keys of all.
+
+        For several threads once one has been through.
+        """
+        keys, errors = found
+        if keys.shape[1] > self._k and (self._limits == np.inf).any():
+            # The k-th best of some is no better than that of all.
+            some = slice(max(_SAMPLE, 2 * self._k))
+            highest = keys[:, some] + np.broadcast_to(errors, keys.shape)[:, some]
+            self._lower(np.partition(highest, self._k - 1, axis=1)[:, self._k - 1])
+        lowest = keys - errors
+        numbers, at = np.nonzero(lowest <= self._limits[:, None])
+        low = lowest[numbers, at]
+        high = keys[numbers, at] + np.broadcast_to(errors, keys.shape)[numbers, at]
+        self._held.append((numbers, start + at, low, high))
+
+    def prune(self) -> None:
+        """Let go of rows that others have outdone; by one thread."""
+        numbers, places, lowest, highest = map(np.concatenate, zip(*self._held, strict=True))
+        order = np.lexsort((highest, numbers))
+        starts = np.searchsorted(numbers[order], np.arange(len(self._limits) + 1))
+        enough = np.diff(starts) >= self._k
+        limits = np.full(len(self._limits), np.inf)
+        limits[enough] = highest[order[starts[:-1][enough] + self._k - 1]]
+        self._lower(limits)
+        keep = lowest <= self._limits[numbers]
+        self._held = [(numbers[keep], places[keep], lowest[keep], highest[keep])]
 
     def places(self) -> list[np.ndarray]:
         """Return the positions of the rows that are left for each query, ascending."""
-        self._prune()
-        numbers, places, _ = self._held[0]
+        numbers, places, *_ = self._held[0]
         order = np.lexsort((places, numbers))
         ends = np.searchsorted(numbers[order], np.arange(1, len(self._limits)))
         return np.split(places[order], ends)
 
-    def _bounds(self) -> np.ndarray:
-        """Return up to which key a row may be among each query's best ones."""
-        with np.errstate(invalid="ignore"):
-            found: np.ndarray = self._limits + self.margins
-        # Products with an infinite query are infinite either way, and so is their margin.
-        found[np.isnan(found)] = np.inf
-        return found
-
-    def _prune(self) -> None:
-        numbers, places, keys = map(np.concatenate, zip(*self._held, strict=True))
-        order = np.lexsort((keys, numbers))
-        starts = np.searchsorted(numbers[order], np.arange(len(self._limits) + 1))
-        enough = np.diff(starts) > self._k
-        last = starts[:-1][enough] + self._k - 1  # of the k best
-        self._limits[enough] = keys[order[last]]
-        keep = keys <= self._bounds()[numbers]
-        self._held = [(numbers[keep], places[keep], keys[keep])]
-        self._count = int(np.count_nonzero(keep))
-        self._pruned_at = 2 * self._count + len(self._limits) * (4 * self._k + 64)
+    def _lower(self, limits: np.ndarray) -> None:
+        """Learn that each query has ``k`` rows of keys no larger; NaN and infinity say nothing."""
+        known = limits < self._most
+        self._limits[known] = np.minimum(self._limits, np.maximum(limits, -self._most))[known]
 
 
-def _margin_of(
-    snapshot: Snapshot, rows: np.ndarray, query: Query, metric: Metric, keys: np.ndarray, k: int
-) -> float:
-    """Return by how much the keys of one query's best rows may be wrong."""
-    if metric == "cosine":
-        return 2 * TOLERANCE
-    usable = np.flatnonzero(~np.isnan(keys))
-    if len(usable) <= k:
-        return 0.0
-    best = usable[np.argpartition(keys[usable], k - 1)[:k]]
-    if metric == "l2":
-        return float(4 * TOLERANCE * keys[best].max())
-    lengths = floats.norms(snapshot.gather(rows[best[: _GATHERED // len(query) + 1]]))
-    return 2 * TOLERANCE * query.size * _largest(lengths)
-
-
-def _at_once(
-    snapshot: Snapshot,
-    rows: np.ndarray,
-    queries: list[Query],
-    k: int,
-    metric: Metric,
-    left_out: np.ndarray,
-    norms: np.ndarray | None,
-) -> list[np.ndarray]:
-    """Return each query's candidates among all rows, by products of matrices."""
-    width = len(queries[0])
-    matrix = np.stack([query.unit if metric == "cosine" else query.vector for query in queries])
-    sizes = np.array([query.size for query in queries])
-    candidates = _Candidates(len(queries), k)
-    step = max(1, _WIDENED // width)
-    most = max(1, min(_SCORES // len(queries), _READ // width))
-    spare: list[np.ndarray] = []
-    lock = Lock()
-    largest = 0.0
-
-    def offer(span: tuple[int, int]) -> None:
-        nonlocal largest
-        start, stop = span
-        stored = vector_math.read(snapshot, rows[start:stop])
-        buffer = spare.pop() if spare else np.empty((step, width), np.float32)
-        with np.errstate(all="ignore"):
-            lengths = floats.norms(stored) if norms is None else norms[start:stop]
-            lengths = lengths.astype(np.float64)
-            keys = np.empty((len(queries), len(stored)))
-            for first in range(0, len(stored), step):
-                part = stored[first : first + step]
-                keys[:, first : first + step] = matrix @ vector_math.single(part, buffer).T
-            lost = np.isfinite(lengths) & ~np.isfinite(keys).all(axis=0)
-            if lost.any():  # to overflow
-                keys[:, lost] = matrix.astype(np.float64) @ stored[lost].astype(np.float64).T
-            if metric == "l2":
-                keys *= -2
-                keys += lengths**2 + sizes[:, None] ** 2
-                beyond = ~np.isfinite(lengths)
-                keys[:, beyond] = lengths[beyond]  # not infinity less infinity
-            else:
-                np.negative(keys, out=keys)
-                if metric == "cosine":
-                    keys /= lengths
-        spare.append(buffer)
-        keys[left_out[:, None] == rows[start:stop]] = np.nan
-        with lock:
-            largest = max(largest, _largest(lengths))
-            candidates.margins = 2 * TOLERANCE * _scale(metric, sizes, largest)
-            candidates.add(np.arange(start, stop), keys)
-
-    for first, last in snapshot.portions(rows):
-        spans = vector_math.spans(snapshot, rows[first:last], most)
-        # While one thread makes halves wider, another's product has the processors.
-        share(offer, [(first + start, first + stop) for start, stop in spans])
-    return candidates.places()
-
-
-def _scale(metric: Metric, sizes: np.ndarray, largest: float) -> np.ndarray:
-    if metric == "cosine":
-        return np.ones(len(sizes))
-    with np.errstate(over="ignore"):
-        scale: np.ndarray = (sizes + largest) ** 2 if metric == "l2" else sizes * largest
-    return scale
-
-
-def _largest(lengths: np.ndarray) -> float:
-    return float(lengths[np.isfinite(lengths)].max(initial=0))
+def _double(vectors: np.ndarray) -> np.ndarray:
+    if vectors.dtype == np.float16:
+        vectors = floats.widen(vectors, quiet=True)
+    wide: np.ndarray = vectors.astype(np.float64)
+    return wide

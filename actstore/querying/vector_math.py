@@ -92,11 +92,23 @@ def _seams(snapshot: Snapshot, start: int, stop: int) -> list[int]:
     return found
 
 
-def read(snapshot: Snapshot, rows: np.ndarray) -> np.ndarray:
-    """Return the vectors of some rows as stored, a view of the map where they are one run."""
+def ascend(rows: np.ndarray) -> bool:
+    """Say whether each row number is larger than the one before."""
+    return bool((rows[1:] > rows[:-1]).all())
+
+
+def read(snapshot: Snapshot, rows: np.ndarray, *, ascending: bool = False) -> np.ndarray:
+    """Return the vectors of some rows as stored, a view of the map where they are one run.
+
+    Args:
+        snapshot: where the vectors are.
+        rows: int64, at least one.
+        ascending: whether it is known that they ascend: where many threads read, each look at all
+            numbers would make the others wait for the interpreter.
+    """
     first, last = int(rows[0]), int(rows[-1])
     view = None
-    if last - first == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
+    if last - first == len(rows) - 1 and (ascending or ascend(rows)):
         view = snapshot.view(first, last + 1)
     return snapshot.gather(rows) if view is None else view
 

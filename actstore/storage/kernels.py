@@ -17,6 +17,13 @@ _PART = 11
 """Bits of a value that one part of a query holds."""
 _PARTS = 3
 """Parts of a float32 at most: 24 bits."""
+_PACK = 16
+"""Vectors that the kernel takes at once: of so many, rows and vectors meet in the nearest caches;
+of 128, it takes twice as long for each."""
+_LANES = 4
+"""Values that any SIMD adds up side by side at least."""
+_ROUNDING = 2.0**-24
+"""By how much a float32 is rounded at most, of its own size."""
 
 
 @cache
@@ -67,6 +74,70 @@ def halves(vector: np.ndarray) -> Halves | None:
     shifts = -exponent - _PART * np.arange(len(parts))
     packed = numkong.dots_pack(np.stack(parts)) if len(parts) > 1 else None
     return Halves(parts[0], packed, np.ldexp(1.0, shifts))
+
+
+class HalvesOfMany(NamedTuple):
+    """Vectors rounded to float16, each at a scale of its own: a product costs as little as can be.
+
+    What a product of a row with a vector is wrong by is at most the row's length times
+    :attr:`errors`.
+    """
+
+    packs: list[Any]
+    """The vectors as the kernel takes them, :data:`_PACK` at a time."""
+    weights: np.ndarray
+    """What each one's products are multiplied by, float64 ``[vectors]``."""
+    errors: np.ndarray
+    """Length of what rounding took off, and what float32 sums may lose, float64 ``[vectors]``."""
+
+
+def halves_of_many(vectors: np.ndarray) -> HalvesOfMany | None:
+    """Return rounded vectors; None without kernels.
+
+    Args:
+        vectors: float32 ``[vectors, width]``, all finite.
+    """
+    numkong = library()
+    if numkong is None:
+        return None
+    wide = vectors.astype(np.float64)
+    exponents = _SCALED - np.frexp(np.abs(wide).max(axis=1))[1]
+    rounded = np.ldexp(wide, exponents[:, None]).astype(np.float16)
+    rest = wide - np.ldexp(rounded.astype(np.float64), -exponents[:, None])
+    lost = sum_error(vectors.shape[1]) * np.linalg.norm(wide, axis=1)
+    packs = [
+        numkong.dots_pack(rounded[start : start + _PACK]) for start in range(0, len(rounded), _PACK)
+    ]
+    errors = np.linalg.norm(rest, axis=1) + lost
+    return HalvesOfMany(packs, np.ldexp(1.0, -exponents), errors)
+
+
+def sum_error(width: int) -> float:
+    """Return what the kernels' products may be wrong by, in lengths of the one times the other.
+
+    Products of halves are exact in float32. A lane adds up its share of them one after the other,
+    and each sum may be rounded in the same direction.
+    """
+    return (width / _LANES + 2 * _LANES) * _ROUNDING * 1.01  # the rounded vector may be longer
+
+
+def products_with_many(rows: np.ndarray, vectors: HalvesOfMany, out: np.ndarray) -> bool:
+    """Fill ``out`` with each vector's products with rows, but for weights; say if that was done.
+
+    Where a row is not finite, its products are not either.
+
+    Args:
+        rows: ``[rows, width]``.
+        vectors: to multiply with.
+        out: float32 ``[vectors, rows]``.
+    """
+    numkong = library()
+    if numkong is None or not _fits(rows):
+        return False
+    for number, pack in enumerate(vectors.packs):
+        part = out[number * _PACK : (number + 1) * _PACK]
+        part[:] = np.asarray(numkong.dots_packed(rows, pack)).T
+    return True
 
 
 def products(rows: np.ndarray, vector: Halves) -> np.ndarray | None:

@@ -38,6 +38,8 @@ def test_rows_come_in_the_asked_order(metadata: Metadata, rows: np.ndarray) -> N
     assert table["row_id"].to_pylist() == rows.tolist()
     assert table["layer"].to_pylist() == (rows // 12).tolist()
     assert table["example_id"].to_pylist() == [f"e{row % 12}" for row in rows.tolist()]
+    norms = metadata.read(rows, ["norm"])["norm"].to_pylist()
+    assert metadata.norms(rows).tolist() == metadata.norms(rows).tolist() == norms
     metadata.close()
 
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from actstore.querying import ranking, vector_math
-from actstore.storage import kernels
+from actstore.querying import ranking, rough_scores, vector_math
+from actstore.storage import floats, kernels
 from actstore.storage.snapshot import Snapshot, open_snapshot
 from tests.querying import stores
 
@@ -20,7 +22,12 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     if request.param == "NumPy":
         monkeypatch.setattr(kernels, "library", lambda: None)
     monkeypatch.setattr(ranking, "_READ", 100 * WIDTH)
-    monkeypatch.setattr(ranking, "_WIDENED", 30 * WIDTH)
+    monkeypatch.setattr(ranking, "_SAMPLE", 50)
+    monkeypatch.setattr(rough_scores, "_READ", 100 * WIDTH)
+    monkeypatch.setattr(rough_scores, "_WIDENED", 30 * WIDTH)
+    monkeypatch.setattr(rough_scores, "_DOUBLES", 30 * WIDTH)
+    monkeypatch.setattr(rough_scores, "_SCORES", 500)
+    monkeypatch.setattr(ranking, "_KEYS", 200)
     monkeypatch.setattr(ranking, "_GATHERED", 7 * WIDTH)
 
 
@@ -107,6 +114,20 @@ def test_products_beyond_float32_are_ranked_too(tmp_path: Path, count: int) -> N
         assert set(best.places[20:].tolist()) <= set(range(20))
 
 
+@pytest.mark.parametrize("metric", vector_math.METRICS)
+@pytest.mark.parametrize("count", [1, 5])
+def test_norms_and_sums_beyond_float32(tmp_path: Path, count: int, metric: Any) -> None:
+    matrix = stores.vectors(40, WIDTH, "float32", 3)
+    matrix[::2] *= np.float32(7e37)
+    matrix[:10, 1::2] = -matrix[:10, ::2]  # products of either sign leave a small sum
+    query = np.random.default_rng(3).standard_normal(WIDTH).astype(np.float32) * np.float32(10)
+    snapshot = opened(tmp_path, matrix)
+    for best in search(snapshot, np.tile(query, (count, 1)), 40, metric):
+        expected = oracle(matrix, query, 40, metric)
+        assert best.places.tolist() == expected.places.tolist()
+        assert best.scores.tolist() == expected.scores.tolist()
+
+
 def test_a_row_that_must_not_be_found(tmp_path: Path) -> None:
     matrix = stores.vectors(60, WIDTH, "float16", 4)
     snapshot = opened(tmp_path, matrix)
@@ -137,3 +158,123 @@ def test_an_infinite_query_finds_what_float64_finds(
     assert search(snapshot, queries, 40, "cosine")[0].places.tolist() == []
     for query, best in zip(queries[1:], others, strict=True):
         assert best.places.tolist() == by_hand(matrix, query, 40, "l2").tolist()
+
+
+KINDS = (
+    *("random", "one point", "near ties", "equal values", "duplicates", "huge norms"),
+    *("tiny", "cancelling", "no numbers", "mixed scales"),
+)
+QUERIES = (
+    *("random", "a row", "near a row", "ones", "zero", "huge", "tiny", "mixed scales"),
+    "infinite",
+)
+
+
+def hostile(kind: str, dtype: str, generator: np.random.Generator, rows: int) -> np.ndarray:
+    """Return rows that rough scores can hardly tell apart, or can hardly hold."""
+    found = generator.standard_normal((rows, WIDTH))
+    largest = 6e4 if dtype == "float16" else 3e38
+    least = 6e-8 if dtype == "float16" else 1.4e-45
+    if kind == "one point":
+        found = 10 * found[:1] + 1e-3 * found
+    elif kind == "near ties":  # by the last digit of one value
+        found = np.repeat(found[:1], rows, axis=0).astype(dtype)
+        at = generator.integers(0, WIDTH, rows)
+        picked = found[np.arange(rows), at]
+        towards = generator.choice([-np.inf, np.inf], rows).astype(dtype)
+        found[np.arange(rows), at] = np.nextafter(picked, towards)
+    elif kind == "equal values":  # each sum is rounded in one direction, again and again
+        found = np.broadcast_to(1 + 1e-3 * generator.integers(0, 5, (rows, 1)), found.shape)
+    elif kind == "duplicates":
+        found = found[generator.integers(0, 3, rows)]
+    elif kind == "huge norms":
+        found[generator.random(rows) < 0.5] *= largest / 5
+        found = np.clip(found, -largest, largest)
+    elif kind == "tiny":
+        found = np.rint(3 * found) * least
+    elif kind == "cancelling":  # what is left of large products is small
+        found[:, 1::2] = -found[:, ::2]
+        found[:, ::2] *= 1 + 1e-3 * generator.standard_normal((rows, 1))
+        found *= np.exp(3 * generator.standard_normal((rows, 1)))
+    elif kind == "no numbers":
+        odd = generator.choice([np.inf, -np.inf, np.nan, 0.0], rows)
+        found[np.arange(rows), generator.integers(0, WIDTH, rows)] = odd
+        found[generator.random(rows) < 0.3] = 0
+    elif kind == "mixed scales":
+        found *= np.exp(generator.uniform(np.log(least), np.log(largest / 5), (rows, 1)))
+    with np.errstate(over="ignore"):
+        return found.astype(dtype)
+
+
+def asked(kind: str, stored: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return a query of some kind, float32."""
+    random = generator.standard_normal(WIDTH)
+    finite = np.nan_to_num(stored[generator.integers(0, len(stored))].astype(np.float64), posinf=1)
+    with np.errstate(over="ignore"):
+        kinds: dict[str, np.ndarray] = {
+            "random": random,
+            "a row": finite,
+            "near a row": finite * (1 + 1e-6 * random),
+            "ones": np.ones(WIDTH),
+            "zero": np.zeros(WIDTH),
+            "huge": 1e37 * random,
+            "tiny": 1e-41 * random,
+            "mixed scales": random * np.exp(20 * generator.standard_normal(WIDTH)),
+            "infinite": np.where(np.arange(WIDTH) == 7, np.inf, random),
+        }
+        return kinds[kind].astype(np.float32)
+
+
+def oracle(stored: np.ndarray, query: np.ndarray, k: int, metric: str) -> ranking.Best:
+    """Score every row in float64, and rank the scores once they are float32."""
+    wide, towards = stored.astype(np.float64), query.astype(np.float64)
+    with np.errstate(all="ignore"):
+        if metric == "l2":
+            found = np.sqrt(np.vecdot(wide - towards, wide - towards))
+        else:
+            found = np.vecdot(wide, towards)
+        if metric == "cosine":
+            lengths = np.linalg.norm(wide, axis=1) * np.linalg.norm(towards)
+            found = np.clip(found / lengths, -1, 1)
+        scores = found.astype(np.float32)
+    usable = np.flatnonzero(~np.isnan(scores))
+    keys = scores[usable] if metric == "l2" else -scores[usable]
+    order = usable[np.argsort(keys, kind="stable")[:k]]
+    return ranking.Best(order, scores[order])
+
+
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    kind=st.sampled_from(KINDS),
+    dtype=st.sampled_from(["float16", "float32"]),
+    metric=st.sampled_from(vector_math.METRICS),
+    asking=st.lists(st.sampled_from(QUERIES), min_size=1, max_size=6),
+    repeated=st.sampled_from([1, 1, 1, 9]),
+    k=st.sampled_from([1, 3, 20, 400]),
+    shuffled=st.booleans(),
+    seed=st.integers(0, 1 << 32),
+)
+def test_whatever_the_rows_and_queries_are_the_result_is_that_of_float64(
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: str,
+    dtype: str,
+    metric: Any,
+    asking: list[str],
+    repeated: int,
+    k: int,
+    shuffled: bool,
+    seed: int,
+) -> None:
+    generator = np.random.default_rng(seed)
+    matrix = hostile(kind, dtype, generator, 300)
+    queries = np.stack([asked(each, matrix, generator) for each in asking * repeated])
+    snapshot = opened(tmp_path_factory.mktemp("any"), matrix)
+    rows = generator.permutation(300)[:250] if shuffled else np.arange(300)
+    norms = floats.norms(matrix)[rows] if generator.random() < 0.5 else None
+    found = ranking.search(snapshot, rows, queries, k, metric, np.full(len(queries), -1), norms)
+    for query, best in zip(queries, found, strict=True):
+        expected = oracle(matrix[rows], query, k, metric)
+        assert best.places.tolist() == expected.places.tolist()
+        assert np.array_equal(best.scores, expected.scores)

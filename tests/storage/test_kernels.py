@@ -120,3 +120,22 @@ def test_without_the_library_there_is_nothing(monkeypatch: pytest.MonkeyPatch) -
     assert kernels.products(some, parts) is None
     assert kernels.squares(some) is None
     assert kernels.distances(some, some[0]) is None
+
+
+@settings(deadline=None, max_examples=examples(60))
+@given(rows(FINITE_HALF), st.integers(1, 40), st.data())
+def test_products_with_rounded_vectors_err_as_they_say(
+    vectors: np.ndarray, count: int, data: st.DataObject
+) -> None:
+    queries = np.stack([query_of(data, vectors.shape[1]) for _ in range(min(count, 3))])
+    queries = np.resize(queries, (count, vectors.shape[1]))
+    many = kernels.halves_of_many(queries)
+    assert many is not None
+    out = np.empty((count, len(vectors)), np.float32)
+    assert kernels.products_with_many(vectors, many, out)
+    wide = vectors.astype(np.float64)
+    expected = queries.astype(np.float64) @ wide.T
+    allowed = many.errors[:, None] * np.linalg.norm(wide, axis=1)
+    lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
+    assert (many.errors <= lengths * (2.0**-11 + kernels.sum_error(vectors.shape[1]))).all()
+    assert (np.abs(out * many.weights[:, None] - expected) <= allowed).all()

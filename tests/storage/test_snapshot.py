@@ -200,6 +200,18 @@ def test_widths_do_not_mix_and_types_widen(tmp_path: Path) -> None:
     assert same(opened.gather(np.array([4, 3])), halves.vectors[[2, 1]])
 
 
+def test_the_shards_that_rows_lie_in(store: tuple[Snapshot, np.ndarray]) -> None:
+    opened, _ = store
+    of_row = np.searchsorted(opened.offsets, np.arange(opened.rows), "right") - 1
+    generator = np.random.default_rng(0)
+    several = [np.sort(generator.integers(0, opened.rows, count)) for count in (1, 2, 5, 300)]
+    ends = np.r_[opened.offsets[:-1], opened.offsets[1:] - 1]
+    for rows in (*several, np.arange(opened.rows), *ends[:, None], np.arange(0), np.array([9, 9])):
+        expected = np.unique(of_row[rows]).tolist()
+        assert opened.involved(rows).tolist() == expected
+        assert opened.involved(generator.permutation(rows)).tolist() == expected
+
+
 def test_more_shards_than_files_may_be_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
