@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from actstore.storage import kernels
+from actstore.storage import floats, kernels
 from actstore.storage.quantised import LARGEST
 
 if TYPE_CHECKING:
@@ -70,14 +70,18 @@ def scores(
             )
             found = (products @ wholes.weights) * scales
             if metric == "cosine":
-                if norms is None:
+                lengths = None if norms is None else norms[start : start + step]
+                if lengths is None or not _held(lengths):
                     squares = np.asarray(numkong.dot(numbers, numbers))
-                    lengths = np.sqrt(squares) * scales
-                else:
-                    lengths = norms[start : start + step]
+                    lengths = np.sqrt(squares) * scales.astype(np.float64)
                 found = np.clip(found / (lengths * size), -1, 1)
             result[start : start + step] = found
     return result
+
+
+def _held(norms: np.ndarray) -> bool:
+    """Say whether float32 holds these norms: those of zeros too."""
+    return bool(((np.isfinite(norms) & (norms >= floats.SHORT)) | (norms == 0)).all())
 
 
 def _are_whole(snapshot: Snapshot, rows: np.ndarray, query: np.ndarray) -> bool:

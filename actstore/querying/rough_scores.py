@@ -36,8 +36,6 @@ _LAST_DIGIT = 2 * _ROUNDING
 """What scores may differ by that are equal once they are rounded."""
 _NORM = 1e-4
 """By how much a stored norm may be wrong, of its own size: what `verify` lets pass."""
-_SHORT = 1e-30
-"""Length below which float32 loses digits of a norm, or of products."""
 _LEAST = 2.0**-148
 """Twice the smallest float32, by which a sum near it may be wrong."""
 _FEW_ROUNDINGS = 8
@@ -132,7 +130,7 @@ def _corrected(
     of: KeysOf,
 ) -> KeysOf:
     """Return what gives the keys, of rows too that float32 cannot reckon with."""
-    doubtful = ~np.isfinite(norms) | ((norms < _SHORT) & (norms > 0))
+    doubtful = ~np.isfinite(norms) | ((norms < floats.SHORT) & (norms > 0))
 
     def corrected(span: slice) -> Keys:
         with np.errstate(all="ignore"):  # not inherited by threads

@@ -20,6 +20,8 @@ _BLOCK = 1 << 21
 """Values per block: 4 MiB of halves, which a core reads in the time of a few dozen calls."""
 _WIDENED = 1 << 18
 """Float32 values at a time: one MiB, so that widening, product and sum meet in the cache."""
+_CLOSE = 1e-15
+"""Distance below which squares of float32 lose digits."""
 _NEAR = 1e-3
 """Squared distance, in squared lengths of the query, below which it is taken from the
 difference itself."""
@@ -84,7 +86,8 @@ def scores(
     """Return dot product, cosine or L2 distance of each row's vector with ``query``.
 
     Computed in blocks, so memory stays bounded however many rows there are, with sums in
-    float32 or better. A cosine with a zero vector is NaN.
+    float32 or better: in float64 where float32 cannot hold a sum or a norm. A cosine with a zero
+    vector is NaN.
 
     Args:
         snapshot: where the vectors are.
@@ -108,7 +111,10 @@ def scores(
         stored = vector_math.read(snapshot, rows[start:stop])
         with np.errstate(all="ignore"):  # overflow and 0/0 show as infinity and NaN in the result
             lengths = None if norms is None else norms[start:stop]
+            if lengths is None and metric == "cosine":
+                lengths = floats.norms(stored)
             _score(stored, query, metric, lengths, result[start:stop])
+            _beyond_float32(stored, query, metric, lengths, result[start:stop])
 
     for first, last in snapshot.portions(rows):
         spans = vector_math.spans(snapshot, rows[first:last], most)
@@ -135,14 +141,48 @@ def _score(
         _widened(stored, query, metric, lengths, target)
         return
     np.copyto(target, found, casting="same_kind")
-    doubtful = ~np.isfinite(found)
-    if metric == "l2" and query.beside is not None:
-        doubtful |= found < np.sqrt(_NEAR) * query.size
-    if doubtful.any():
-        again = np.empty(np.count_nonzero(doubtful), np.float32)
-        their = None if lengths is None else lengths[doubtful]
-        _widened(stored[doubtful], query, metric, their, again)
-        target[doubtful] = again
+    if metric != "l2" or query.beside is None:
+        return
+    near = found < np.sqrt(_NEAR) * query.size
+    if near.any():
+        again = np.empty(np.count_nonzero(near), np.float32)
+        _widened(stored[near], query, metric, None, again)
+        target[near] = again
+
+
+def _beyond_float32(
+    stored: np.ndarray,
+    query: Query,
+    metric: Metric,
+    lengths: np.ndarray | None,
+    target: np.ndarray,
+) -> None:
+    """Replace scores that float32 cannot compute: of sums that overflow, of norms that it loses."""
+    doubtful = ~np.isfinite(target)
+    if metric == "l2":
+        doubtful |= target < _CLOSE
+    elif metric == "cosine" and lengths is not None:
+        doubtful |= ~np.isfinite(lengths) | (lengths < floats.SHORT)
+        doubtful &= lengths != 0  # of zeros there is none
+    if np.isnan(query.size) or (metric == "cosine" and query.size in (0, np.inf)):
+        return  # nothing but NaN comes of it
+    places = np.flatnonzero(doubtful)
+    step = max(1, _WIDENED // len(query))
+    for start in range(0, len(places), step):
+        at = places[start : start + step]
+        target[at] = _in_double(stored[at], query, metric)
+
+
+def _in_double(rows: np.ndarray, query: Query, metric: Metric) -> np.ndarray:
+    """Return the scores of some rows, computed in float64: float64 ``[rows]``."""
+    vectors, towards = rows.astype(np.float64), query.vector.astype(np.float64)
+    if metric == "l2":
+        vectors -= towards
+        return np.sqrt(np.vecdot(vectors, vectors))
+    found: np.ndarray = np.vecdot(vectors, towards)
+    if metric == "cosine":
+        found = np.clip(found / (np.linalg.norm(vectors, axis=1) * query.size), -1, 1)
+    return found
 
 
 def _by_kernels(
@@ -154,9 +194,8 @@ def _by_kernels(
     if metric == "l2":
         return _distances(stored, query)
     found = kernels.products(stored, query.halves)
-    if found is not None and metric == "cosine":
-        sizes = floats.norms(stored) if lengths is None else lengths
-        found /= sizes.astype(np.float64) * query.size
+    if found is not None and lengths is not None and metric == "cosine":
+        found /= lengths.astype(np.float64) * query.size
         np.clip(found, -1, 1, out=found)
     return found
 
@@ -193,6 +232,6 @@ def _widened(
             np.sqrt(np.vecdot(difference, difference), out=part)
             continue
         np.matmul(vectors, query.vector if metric == "dot" else query.unit, out=part)
-        if metric == "cosine":
-            part /= floats.norms(vectors) if lengths is None else lengths[start : start + step]
+        if metric == "cosine" and lengths is not None:
+            part /= lengths[start : start + step]
             np.clip(part, -1, 1, out=part)

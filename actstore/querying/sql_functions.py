@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from actstore.storage.snapshot import Snapshot
 
 # Vectors of any widths and literal lists, as FLOAT[]: DuckDB casts its fixed-size arrays
-# to that without a copy. The functions over row numbers are what `pushdown` writes instead.
+# to that without a copy. As that, squares of cosine and norm could overflow, or be lost. The
+# functions over row numbers are what `pushdown` writes instead.
 MACROS = """
 CREATE MACRO dot(a, b) AS list_inner_product(a::FLOAT[], b::FLOAT[]);
-CREATE MACRO cosine(a, b) AS list_cosine_similarity(a::FLOAT[], b::FLOAT[]);
+CREATE MACRO cosine(a, b) AS list_cosine_similarity(a::DOUBLE[], b::DOUBLE[])::FLOAT;
 CREATE MACRO distance(a, b) AS list_distance(a::FLOAT[], b::FLOAT[]);
-CREATE MACRO norm(v) AS sqrt(list_inner_product(v::FLOAT[], v::FLOAT[]));
+CREATE MACRO norm(v) AS sqrt(list_inner_product(v::DOUBLE[], v::DOUBLE[]));
 CREATE MACRO vector_mean(v) AS mean_of_vectors(list(v::FLOAT[]));
 CREATE MACRO dot_at(row, v) AS scored_dot(row, vector_handle(v::FLOAT[]));
 CREATE MACRO distance_at(row, v) AS scored_distance(row, vector_handle(v::FLOAT[]));

@@ -13,6 +13,8 @@ _KEEP = np.int32(-0x70000001)  # 0x8fffffff
 _HALF_INFINITY, _HALF_SIGN = 0x7C00, 0x8000
 LARGEST_HALF = 65504.0
 """The largest finite float16."""
+SHORT = 1e-30
+"""Length of a vector below which float32 loses digits of its norm and of its products."""
 # Values per block: 256 KiB of float32, which stays in the second-level cache.
 _BLOCK = 1 << 16
 # Halves that are looked at for infinity and NaN at a time: 512 KiB.

@@ -27,6 +27,7 @@ def add(
     model: str = MODEL,
     site: str = "resid_post",
     pooling: str | list[str] = "last",
+    narrow: Any = None,
     **columns: Any,
 ) -> None:
     """Commit ``matrix`` as rows of one layer; examples are numbered e0, e1, …"""
@@ -38,7 +39,8 @@ def add(
         "pooling": [pooling] * count if isinstance(pooling, str) else pooling,
         **columns,
     }
-    with StoreWriter(root, run=Run(run_id="run", kind="test", started_at="")) as writer:
+    run = Run(run_id="run", kind="test", started_at="")
+    with StoreWriter(root, run=run, narrow=narrow) as writer:
         writer.add(
             RowBatch(
                 vectors=matrix,

@@ -51,6 +51,26 @@ def test_scores_against_float64(snapshot: Snapshot, metric: Metric, kind: str) -
         )
 
 
+@pytest.mark.parametrize("scale", [1e-40, 1e-36, 1e38])
+def test_norms_that_float32_does_not_hold(tmp_path: Path, scale: float) -> None:
+    one = batch(0, 20, width=64, dtype="float32")
+    one.vectors[:] = np.random.default_rng(2).standard_normal((20, 64)) * scale
+    one.vectors[4] = 0
+    write(tmp_path / "s", one, narrow="int8")
+    snapshot = open_snapshot(tmp_path / "s")
+    rows = np.arange(20)
+    query = np.random.default_rng(3).standard_normal(64).astype(np.float32)
+    with np.errstate(over="ignore"):
+        norms = (np.linalg.norm(snapshot.gather(rows).astype(np.float64), axis=1)).astype(
+            np.float32
+        )
+    vectors = snapshot.gather(rows).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        expected = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
+    found = integer_scores.scores(snapshot, rows, query, "cosine", norms)
+    assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
+
+
 def test_what_is_not_all_whole_numbers_is_left_to_floats(tmp_path: Path) -> None:
     whole = batch(0, 4, dtype="float32")
     whole.vectors[:] = np.arange(32).reshape(4, 8)

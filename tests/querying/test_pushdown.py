@@ -150,3 +150,30 @@ def test_zero_vectors_have_no_cosine_either_way(tmp_path: Path) -> None:
     plain = database._connect().cursor().sql(query).to_arrow_table().column(0).to_pylist()
     assert fast == plain == [True, False]
     database.close()
+
+
+@pytest.mark.parametrize("narrow", [None, "int8"])
+@pytest.mark.parametrize("scale", [1e-38, 1e-25, 5e37])
+def test_cosines_of_rows_whose_squares_float32_does_not_hold(
+    tmp_path: Path, scale: float, narrow: Any
+) -> None:
+    matrix = (stores.vectors(9, 96, "float32", 1).astype(np.float64) * scale).astype(np.float32)
+    stores.add(tmp_path / "s", matrix, narrow=narrow)
+    snapshot = open_snapshot(tmp_path / "s")
+    database = Database(snapshot)
+    towards = np.random.default_rng(0).standard_normal(96)
+    held = snapshot.gather(np.arange(9)).astype(np.float64)
+    expected = held @ towards / np.linalg.norm(held, axis=1) / np.linalg.norm(towards)
+    query = "SELECT cosine(activation, $q) FROM activations ORDER BY row_id"
+    assert rewritten(database, query) is not None
+    parameters = {"q": towards.tolist()}
+    fast = database.table(query, parameters).column(0).to_pylist()
+    plain = database._connect().cursor().sql(query, params=parameters).fetchall()
+    assert fast == pytest.approx(expected.tolist(), abs=1e-5)
+    assert [row[0] for row in plain] == pytest.approx(expected.tolist(), abs=1e-5)
+    lengths = (
+        "SELECT norm(list_transform(activation, lambda x: x)) FROM activations ORDER BY row_id"
+    )
+    found = database.table(lengths).column(0).to_pylist()
+    assert found == pytest.approx(np.linalg.norm(held, axis=1).tolist(), rel=1e-5)
+    database.close()

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actstore.querying import scoring, vector_math
-from actstore.storage import kernels
+from actstore.storage import floats, kernels
 from actstore.storage.snapshot import Snapshot, open_snapshot
 from tests.querying import stores
 
@@ -105,6 +105,35 @@ def test_rows_that_are_no_numbers(tmp_path: Path, dtype: str) -> None:
         assert np.isinf(distance[[0, 1, 4]]).all()
         assert np.isnan(distance[2])
         assert distance[3] == pytest.approx(np.linalg.norm(query), rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-38, 1e-20, 3e18, 6e37])
+def test_rows_of_any_size(tmp_path: Path, scale: float) -> None:
+    # Their norms, squares and sums are beyond float32, or among its last digits.
+    matrix = (stores.vectors(30, 500, "float32", 6).astype(np.float64) * scale).astype(np.float32)
+    matrix[3], matrix[4] = 0, np.nan
+    stores.add(tmp_path / "s", matrix)
+    snapshot = open_snapshot(tmp_path / "s")
+    norms = floats.norms(matrix)
+    query = np.random.default_rng(6).standard_normal(500).astype(np.float32)
+    wide, towards = matrix.astype(np.float64), query.astype(np.float64)
+    towards[:250] *= -np.sign(wide[0, :250] * towards[:250])  # products of both signs
+    towards[250:] *= np.sign(wide[0, 250:] * towards[250:])
+    query = towards.astype(np.float32)
+    with np.errstate(all="ignore"):
+        expected = exact(matrix, query, "cosine")
+        for given in (None, norms):
+            found = scoring.scores(snapshot, np.arange(30), scoring.Query(query), "cosine", given)
+            assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
+        dots = exact(matrix, query, "dot").astype(np.float32)
+        size = np.linalg.norm(wide, axis=1) * np.linalg.norm(towards)
+        found = scored(snapshot, query, "dot")
+        assert (np.isinf(found) == np.isinf(dots)).all()
+        usable = np.isfinite(dots)
+        assert (np.abs(found - dots)[usable] <= 1e-5 * size[usable] + 1e-42).all()
+        for point in (query, matrix[0]):
+            distances = exact(matrix, point, "l2").astype(np.float32)
+            assert scored(snapshot, point, "l2") == pytest.approx(distances, rel=1e-5, nan_ok=True)
 
 
 def test_the_distance_to_a_row_that_is_nearly_the_query(snapshot: Snapshot) -> None:
