@@ -243,7 +243,7 @@ class Store(StoreChanges):
             MixedVectorsError: the rows to search are of several places, and nobody asked for
                 that.
         """
-        row, vectors = self._queries(query, equals)
+        rows, vectors = self._queries(query, equals)
         return neighbours.nearest(
             self.select(where, **equals),
             vectors,
@@ -251,7 +251,8 @@ class Store(StoreChanges):
             metric=metric,
             columns=None if columns is None else list(columns),
             mixed=mixed,
-            left_out=None if include_self else row,
+            of_rows=rows,
+            include_self=include_self,
             index=index,
         )
 

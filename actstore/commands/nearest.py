@@ -128,22 +128,23 @@ def command(
 def _vector(text: str) -> np.ndarray:
     import numpy as np
 
+    from actstore.querying import vector_math
+
     told = f"--vector {output.cell(text, 40)}"
     try:
         if text.lstrip().startswith("["):
-            values = np.array(json.loads(text), np.float32)
+            values = json.loads(text)
         elif text.endswith(".npy"):
             with paths.open_file(paths.local(text)) as file:
                 values = np.load(file, allow_pickle=False)
         else:
-            values = np.array(json.loads(paths.read_text(paths.local(text))), np.float32)
+            values = json.loads(paths.read_text(paths.local(text)))
     except PathError as error:
         raise PathError(f"{told}: {error}; give a .npy or .json file, or a JSON list") from error
     except (ValueError, TypeError) as error:
         raise UsageError(f"{told}: no list of numbers: {error}") from error
-    found: np.ndarray = values[0] if values.ndim == 2 and len(values) == 1 else values
-    if found.ndim not in (1, 2) or not found.size:
-        raise UsageError(
-            f"{told}: a vector, or a matrix of several, is needed, got shape {values.shape}"
-        )
-    return found
+    try:
+        found = vector_math.as_queries(values)
+    except UsageError as error:
+        raise UsageError(f"{told}: {error}") from error
+    return found[0] if found.ndim == 2 and len(found) == 1 else found

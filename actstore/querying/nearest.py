@@ -30,7 +30,8 @@ def nearest(
     metric: Metric = "cosine",
     columns: list[str] | None = None,
     mixed: bool = False,
-    left_out: Sequence[int] | None = None,
+    of_rows: Sequence[int] | None = None,
+    include_self: bool = False,
     index: bool = False,
 ) -> pa.Table:
     """Return the ``k`` best rows of ``selection``, best first; equal scores in row order.
@@ -46,7 +47,8 @@ def nearest(
         metric: ``cosine`` or ``dot``, the largest first, or ``l2``, the smallest first.
         columns: metadata columns of the result; all and ``row_id`` when missing.
         mixed: whether rows of several places may be compared.
-        left_out: for each query the number of a row that it must not find, or -1.
+        of_rows: the numbers of the rows that the queries are the vectors of.
+        include_self: whether they may find themselves.
         index: ask the approximate index of these rows, which must be there.
 
     Returns:
@@ -54,15 +56,19 @@ def nearest(
         after the other, with ``query`` (int64), the number of each in ``queries``, in front.
 
     Raises:
-        UsageError: ``k`` or ``metric`` is none, or there is no index of just these rows.
+        UsageError: ``k`` or ``metric`` is none, a query has no score with any row, or there is no
+            index of just these rows.
         NotInStoreError: no row has the query's width.
         MixedVectorsError: rows of that width are of several places, and nobody asked for that.
     """
     import pyarrow as pa
 
-    fitting = searched(selection, queries.shape[-1], k, metric, mixed)
     matrix = np.atleast_2d(queries)
-    omitted = np.array([-1] * len(matrix) if left_out is None else left_out, np.int64)
+    _refuse_hopeless(matrix, metric, of_rows)
+    fitting = searched(selection, queries.shape[-1], k, metric, mixed)
+    omitted = np.full(len(matrix), -1)
+    if of_rows is not None and not include_self:
+        omitted[:] = of_rows
     if index:
         best = approximate.search(fitting, matrix, k, metric, omitted)
     else:
@@ -93,6 +99,27 @@ def searched(selection: SelectedRows, width: int, k: int, metric: str, mixed: bo
     # Scores of several layers do not compare: norms and common directions differ too much.
     mixture.refuse(fitting, mixed=mixed, instead="")
     return fitting
+
+
+def _refuse_hopeless(queries: np.ndarray, metric: Metric, of_rows: Sequence[int] | None) -> None:
+    """Stop if a query has no score with any row: that no row was found would not say why."""
+    wrong = np.isnan(queries).any(axis=1)
+    if metric == "cosine":
+        wrong |= np.isinf(queries).any(axis=1) | ~queries.any(axis=1)
+    if not wrong.any():
+        return
+    number = int(np.argmax(wrong))
+    if of_rows is not None:
+        name = f"row {of_rows[number]}"
+    else:
+        name = "the query vector" if len(queries) == 1 else f"query {number}"
+    if np.isnan(queries[number]).any():
+        instead = "give it numbers" if of_rows is None else "search around another row"
+        raise UsageError(f"{name} has NaN among its values, so that no row is near it: {instead}")
+    kind = "infinite values" if queries[number].any() else "zeros alone"
+    raise UsageError(
+        f"{name} has {kind}, and a cosine with such a vector is undefined: search by dot or l2"
+    )
 
 
 def _of_width(snapshot: Snapshot, rows: np.ndarray, width: int) -> np.ndarray:

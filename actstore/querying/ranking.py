@@ -70,6 +70,12 @@ def search(
     everything = np.arange(len(rows))
     places = [everything] * len(made)
     finite = np.isfinite(queries).all(axis=1)
+    hopeless = np.isnan(queries).any(axis=1)
+    if metric == "cosine":
+        hopeless |= ~finite | ~queries.any(axis=1)
+    for number in np.flatnonzero(hopeless).tolist():
+        places[number] = everything[:0]
+    finite &= ~hopeless
     numbers = np.flatnonzero(finite).tolist()
     if numbers:
         found = asked.candidates(rows, [made[n] for n in numbers], left_out[finite], norms)

@@ -176,10 +176,12 @@ def _beyond_float32(
 def _in_double(rows: np.ndarray, query: Query, metric: Metric) -> np.ndarray:
     """Return the scores of some rows, computed in float64: float64 ``[rows]``."""
     vectors, towards = rows.astype(np.float64), query.vector.astype(np.float64)
+    found: np.ndarray
     if metric == "l2":
         vectors -= towards
-        return np.sqrt(np.vecdot(vectors, vectors))
-    found: np.ndarray = np.vecdot(vectors, towards)
+        found = np.sqrt(np.vecdot(vectors, vectors))
+        return found
+    found = np.vecdot(vectors, towards)
     if metric == "cosine":
         found = np.clip(found / (np.linalg.norm(vectors, axis=1) * query.size), -1, 1)
     return found

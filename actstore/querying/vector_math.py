@@ -23,6 +23,7 @@ METRICS: tuple[str, ...] = get_args(Metric)
 _BLOCK = 1 << 18
 _FEW_ROWS = 32
 """Rows that are added up in float32: in float64 all of them would take three times as long."""
+_NO_NUMBERS = "a query vector must be numbers, got {}"
 # Shorter runs than this are gathered together instead of one by one.
 _RUN = 8
 
@@ -194,7 +195,32 @@ def as_queries(values: object) -> np.ndarray:
 def _numbers(values: object) -> np.ndarray:
     if hasattr(values, "detach"):  # a torch tensor, perhaps bfloat16 or on another device
         values = values.detach().cpu().float().numpy()
+    # As they are first: float32 would make NaN of None, and drop imaginary parts and masks.
     try:
-        return np.asarray(values, dtype=np.float32)
+        given = np.asarray(values)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"a query vector must be numbers, got {type(values).__name__}") from error
+        raise UsageError(_NO_NUMBERS.format(type(values).__name__)) from error
+    missing = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
+    if given.dtype == object:
+        missing = np.frompyfunc(_is_missing, 1, 1)(given).astype(bool)
+    if missing is not None and missing.any():
+        raise UsageError("a query vector has a NULL among its values: give it numbers")
+    try:
+        wide = given.astype(np.float64) if given.dtype.kind in "Obiuf" else None
+    except (TypeError, ValueError):
+        wide = None
+    if wide is None:
+        raise UsageError(_NO_NUMBERS.format(type(values).__name__))
+    with np.errstate(over="ignore"):
+        numbers: np.ndarray = wide.astype(np.float32)
+    lost = np.isinf(numbers) & np.isfinite(wide)
+    if lost.any():
+        raise UsageError(
+            f"a query vector has the value {wide[lost][0]:g}, float32 holds at most 3.4e38: "
+            "divide it by a number, which changes no cosine"
+        )
+    return numbers
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or type(value).__name__ in ("NAType", "NaTType")

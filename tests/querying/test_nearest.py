@@ -76,7 +76,6 @@ def test_zero_vectors_have_no_cosine_but_a_distance(tmp_path: Path) -> None:
     with open_store(tmp_path / "s") as store:
         assert store.nearest([1, 0], 5)["row_id"].to_pylist() == [1, 2]
         assert store.nearest([1, 0], 5, metric="l2")["row_id"].to_pylist() == [1, 0, 2]
-        assert store.nearest([0, 0], 5).num_rows == 0
 
 
 def test_other_widths_are_left_out(tmp_path: Path) -> None:
@@ -111,6 +110,56 @@ def test_what_cannot_be_answered_says_why(
 ) -> None:
     with pytest.raises(error, match=says):
         store.nearest(*arguments, **equals)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("query", "metric", "says"),
+    [
+        ([1, None, 3], "dot", "NULL among its values"),
+        (np.array([1, None, 3], object), "dot", "NULL among its values"),
+        (np.ma.array([1.0, 2, 3], mask=[False, True, False]), "dot", "NULL among its values"),
+        ([1, NAN, 3], "l2", "^the query vector has NaN among its values, so .*: give it numbers$"),
+        ([[1, 2, 3], [4, 5, NAN]], "dot", "^query 1 has NaN"),
+        (
+            [0, 0, 0],
+            "cosine",
+            "^the query vector has zeros alone, .* undefined: search by dot or l2",
+        ),
+        ([[1, 0, 0], [0, 0, 0]], "cosine", "^query 1 has zeros alone"),
+        ([1, INF, 0], "cosine", "^the query vector has infinite values, .*search by dot or l2$"),
+        ([1, 2e39, 0], "dot", r"has the value 2e\+39, float32 holds at most 3.4e38"),
+        (np.array([1 + 2j, 0, 0]), "dot", "must be numbers"),
+        (np.array(["1", "2", "3"]), "dot", "must be numbers"),
+        (3, "cosine", "^row 3 has zeros alone"),
+        ("e3", "cosine", "^row 3 has zeros alone"),
+        (["e0", "e4"], "dot", "^row 4 has NaN among its values, .*: search around another row$"),
+        (5, "cosine", "^row 5 has infinite values"),
+    ],
+)
+@pytest.mark.parametrize("index", [False, True])
+def test_queries_that_no_row_is_near_to(
+    tmp_path: Path, query: Any, metric: Any, says: str, index: bool
+) -> None:
+    matrix = stores.vectors(9, 3, "float32", 0)
+    matrix[3], matrix[4, 1], matrix[5, 1] = 0, NAN, INF
+    stores.add(tmp_path / "s", matrix)
+    with open_store(tmp_path / "s") as store:
+        if index:
+            store.index(metric=metric)
+        with pytest.raises((UsageError, NotInStoreError), match=says):
+            store.nearest(query, 5, metric=metric, index=index)
+
+
+def test_zeros_and_infinity_have_products_and_distances(tmp_path: Path) -> None:
+    matrix = np.array([[1, 0], [0, 2], [0, 0]], np.float32)
+    stores.add(tmp_path / "s", matrix)
+    with open_store(tmp_path / "s") as store:
+        assert store.nearest([0, 0], 5, metric="l2")["row_id"].to_pylist() == [2, 0, 1]
+        assert store.nearest(2, 5, metric="dot")["score"].to_pylist() == [0, 0]
+        assert store.nearest([INF, 0], 1, metric="dot")["row_id"].to_pylist() == [0]
 
 
 def test_queries_of_any_kind(store: Store, matrices: list[np.ndarray]) -> None:
