@@ -70,10 +70,11 @@ def scores(
             )
             found = (products @ wholes.weights) * scales
             if metric == "cosine":
-                lengths = None if norms is None else norms[start : start + step]
-                if lengths is None or not _held(lengths):
+                given = None if norms is None else norms[start : start + step]
+                if given is None or not _held(given):
                     squares = np.asarray(numkong.dot(numbers, numbers))
-                    lengths = np.sqrt(squares) * scales.astype(np.float64)
+                    given = np.sqrt(squares) * scales.astype(np.float64)
+                lengths = given.astype(np.float64)  # times the query's, beyond float32
                 found = np.clip(found / (lengths * size), -1, 1)
             result[start : start + step] = found
     return result

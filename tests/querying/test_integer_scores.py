@@ -51,7 +51,7 @@ def test_scores_against_float64(snapshot: Snapshot, metric: Metric, kind: str) -
         )
 
 
-@pytest.mark.parametrize("scale", [1e-40, 1e-36, 1e38])
+@pytest.mark.parametrize("scale", [1e-40, 1e-36, 1e4, 1e38])
 def test_norms_that_float32_does_not_hold(tmp_path: Path, scale: float) -> None:
     one = batch(0, 20, width=64, dtype="float32")
     one.vectors[:] = np.random.default_rng(2).standard_normal((20, 64)) * scale
@@ -67,8 +67,11 @@ def test_norms_that_float32_does_not_hold(tmp_path: Path, scale: float) -> None:
     vectors = snapshot.gather(rows).astype(np.float64)
     with np.errstate(invalid="ignore"):
         expected = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
-    found = integer_scores.scores(snapshot, rows, query, "cosine", norms)
-    assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
+    for size in (1, 1e35):  # the two norms' product is not held either
+        large = (query * size).astype(np.float32)
+        for given in (None, norms):
+            found = integer_scores.scores(snapshot, rows, large, "cosine", given)
+            assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
 
 
 def test_what_is_not_all_whole_numbers_is_left_to_floats(tmp_path: Path) -> None:
