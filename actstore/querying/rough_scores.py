@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -195,12 +196,10 @@ class _Products:
         vectors = np.stack([query.vector for query in queries])
         self._halves = kernels.halves_of_many(vectors) if halves else None
         if self._halves is None:
-            largest = np.abs(vectors).max(axis=1)
-            self._weights = np.ldexp(1.0, np.frexp(largest)[1])
+            # By powers of two: a product of a large row with a large query must not overflow.
+            self._weights = np.ldexp(1.0, np.frexp(np.abs(vectors).max(axis=1))[1])
         else:
             self._weights = self._halves.weights
-        # By powers of two: a product of a large row with a large query must not overflow.
-        self._matrix = (vectors / self._weights[:, None]).astype(np.float32).T.copy()
         lost = _sum_error(len(queries[0])) * np.array([query.size for query in queries])
         self._errors = lost if self._halves is None else self._halves.errors
         self._errors_of_matrices = lost
@@ -247,6 +246,12 @@ class _Products:
             return Keys(keys, lost + 8 * _ROUNDING * sizes**2 + _LEAST * sizes)
 
         return of
+
+    @cached_property
+    def _matrix(self) -> np.ndarray:
+        vectors = np.stack([query.vector for query in self._queries])
+        exponents = 1 - np.frexp(self._weights)[1]
+        return np.ascontiguousarray(np.ldexp(vectors, exponents[:, None]).T)
 
     def _by_matrices(self, stored: np.ndarray, out: np.ndarray) -> None:
         width = stored.shape[1]
