@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
-import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 import click
 
 from actstore import errors
-from actstore.commands import hints, output
+from actstore.commands import hints, output, streams
 from actstore.commands.exit_codes import Exit
 from actstore.storage import unfinished
 
@@ -55,8 +55,28 @@ COMMANDS = (
 """In the order in which a user meets them; each is ``actstore.commands.<name>.command``."""
 
 
+class _Unread(Exception):
+    """Nobody reads standard output any more; click would end the process for an OSError."""
+
+
+@contextlib.contextmanager
+def _read() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as problem:
+        raise _Unread from problem
+
+
 class LazyGroup(click.Group):
     """Imports a command's module only when that command, or the list of all, is asked for."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _read():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _read():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -95,7 +115,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 an error, 2 a wrong option, 3 some files were refused, "
     "4 damage was found, 5 two stores differ, 6 a divided capture misses examples, "
-    "130 interrupted. `actstore sql` is `actstore query`.",
+    "130 interrupted, 141 nobody read the output to its end. `actstore sql` is `actstore query`.",
 )
 @click.option(
     "--version",
@@ -146,8 +166,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if isinstance(problem, errors.DamageError):
             code = Exit.DAMAGED
         return failed(str(problem), type(problem).__name__, code)
-    except BrokenPipeError:
-        raise
     except OSError as problem:
         return failed(_os_message(problem), type(problem).__name__, Exit.ERROR)
     return code if isinstance(code, int) else Exit.DONE
@@ -185,12 +203,16 @@ def _os_message(problem: OSError) -> str:
 
 def main() -> NoReturn:
     """Run the command line of this process, and exit."""
+    streams.open_closed()
     try:
         code = run()
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (say, `head`) has had enough: nothing to report. Standard output goes
-        # to nowhere, or Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except (BrokenPipeError, _Unread):
+        # The reader (say, `head`) has had enough: nothing to report.
+        streams.close_output()
+        code = Exit.UNREAD
+    except OSError as problem:
+        streams.close_output()
+        output.error(f"standard output: {_os_message(problem)}")
+        code = Exit.ERROR
     sys.exit(code)

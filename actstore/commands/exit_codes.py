@@ -23,3 +23,5 @@ class Exit(IntEnum):
     """`actstore capture --finalize` found that examples are missing."""
     INTERRUPTED = 130
     """Ctrl-C; the store is whole."""
+    UNREAD = 141
+    """Who read the output, say `head`, closed it before the end: as shells say it of SIGPIPE."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,7 @@ _DISK = (
     "look at the disk or the network drive, and run this again; if it stays so, bring the file "
     "back from a copy (see: actstore repair --help)"
 )
+_SYSTEM = re.compile(r"\(os error (\d+)\)|inline_container\.cc|PytorchStreamWriter|iostream error")
 _DERIVED = "run this again; it is derived, and made anew once it is removed"
 
 
@@ -109,3 +111,27 @@ def named(path: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+@contextlib.contextmanager
+def saving(target: Path) -> Iterator[None]:
+    """Explain a file outside of stores that cannot be written, whatever writes it.
+
+    Raises:
+        OSError: names the file, and says what the system said.
+    """
+    try:
+        yield
+    except ActstoreError:
+        raise
+    except OSError as error:
+        text = f"cannot be written: {reason_of(error)}"
+        raise OSError(error.errno, text, str(target)) from error
+    except Exception as error:
+        # Rust and torch have errors of their own for what the system says.
+        said = _SYSTEM.search(str(error))
+        if said is None:
+            raise
+        number = int(said[1] or errno.EIO)
+        reason = os.strerror(number) if said[1] else "the disk may be full"
+        raise OSError(number, f"cannot be written: {reason}", str(target)) from error

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from actstore import resources
+from actstore.storage.disk_errors import saving
 
 _NOTES = "unfinished"
 _DRAFT = re.compile(r"\.(?P<name>.{0,50})\.(?P<token>[0-9a-f]{8})\.partial", re.DOTALL)
@@ -49,15 +50,25 @@ def noted(draft: Path, target: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Yield a name beside ``target`` for a file that takes its place if all goes well."""
+    """Yield a name beside ``target`` for a file that takes its place if all goes well.
+
+    Raises:
+        OSError: the file cannot be written; says which.
+    """
     target = Path(os.path.abspath(target))
     draft = draft_of(target)
-    with noted(draft, target):
+    with noted(draft, target), saving(target):
         try:
             yield draft
             draft.replace(target)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a text file, whole or not at all; raises as :func:`replacing`."""
+    with replacing(target) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 
 from actstore import schema
 from actstore.analysis.examples.place_rows import ActivationPlace, layer_word
+from actstore.storage import unfinished
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,7 +87,7 @@ def write(
     writer = csv.writer(sink, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(entries)
-    path.write_text(sink.getvalue(), encoding="utf-8")
+    unfinished.write_text(path, sink.getvalue())
 
 
 def file_name(place: ActivationPlace) -> str:

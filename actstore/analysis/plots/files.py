@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from actstore.analysis.plots import looks, page
 from actstore.errors import UsageError
+from actstore.storage.disk_errors import saving
 from actstore.storage.layout import replace_durably
 
 if TYPE_CHECKING:
@@ -43,5 +44,7 @@ def save(figure: Figure, path: str | Path) -> Path:
     if suffix not in FORMATS:
         raise UsageError(f"{target.name}: a picture ends in {', '.join(FORMATS)}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    replace_durably(target, render(figure, suffix))
+    content = render(figure, suffix)
+    with saving(target):
+        replace_durably(target, content)
     return target

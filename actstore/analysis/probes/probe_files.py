@@ -17,6 +17,7 @@ from actstore.analysis.probes.results import Probe, ProbeReport, ProbeResult, Te
 from actstore.analysis.solvers.linear import METHODS, Perceptron
 from actstore.analysis.solvers.standardise import Standard
 from actstore.errors import MismatchError, UsageError
+from actstore.storage import unfinished
 
 FOLDER = "probes"
 REPORT = "report.json"
@@ -83,7 +84,7 @@ def write_report(out: Path, entries: list[dict[str, Any]]) -> Path:
     """Write ``report.json``; return where it is."""
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
-    (out / REPORT).write_text(text + "\n", encoding="utf-8")
+    unfinished.write_text(out / REPORT, text + "\n")
     return out / REPORT
 
 
@@ -246,7 +247,8 @@ def write_probe(
         "lineage": lineage,
     }
     # One entry: the order of several in the file would differ from run to run.
-    save_file(tensors, path, metadata={"actstore": json.dumps(about, ensure_ascii=False)})
+    with unfinished.replacing(path) as draft:
+        save_file(tensors, draft, metadata={"actstore": json.dumps(about, ensure_ascii=False)})
 
 
 def _read_probe(path: Path) -> SavedProbe:

@@ -12,6 +12,7 @@ from actstore.analysis.report.contents import OutlierRow, Panel, Place, Report, 
 from actstore.analysis.report.page_style import SCRIPT, STYLE
 from actstore.analysis.report.pictures import Drawing
 from actstore.analysis.report.tables import NAME, Link, Value, cell, name_of, table
+from actstore.storage.disk_errors import saving
 from actstore.storage.layout import replace_durably
 from actstore.wording import counted, escaped, shorten
 
@@ -30,7 +31,9 @@ def write(report: Report, path: str | Path) -> Path:
     """Write a report as one self-contained HTML file, whole or not at all."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    replace_durably(target, page(report).encode())
+    content = page(report).encode()
+    with saving(target):
+        replace_durably(target, content)
     return target
 
 

@@ -26,6 +26,7 @@ from actstore.analysis.statistics.folds import Fold
 from actstore.analysis.statistics.metrics import IntervalEstimate
 from actstore.analysis.steering import vector_files
 from actstore.errors import MismatchError, TooFewRowsError, UsageError
+from actstore.storage import unfinished
 
 if TYPE_CHECKING:
     from actstore.analysis.steering.vector_files import LoadedVector
@@ -158,7 +159,7 @@ def save(validation: Validation, out: Path) -> list[Path]:
         question_scores.write(path, one.entries, columns)
         written.append(path)
     text = json.dumps(summary(validation), indent=2, ensure_ascii=False, allow_nan=False)
-    (out / "report.json").write_text(text + "\n", encoding="utf-8")
+    unfinished.write_text(out / "report.json", text + "\n")
     return [*written, out / "report.json"]
 
 

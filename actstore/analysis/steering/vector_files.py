@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from actstore.analysis.examples import lineages, previous_report
 from actstore.analysis.examples.place_rows import ActivationPlace, layer_word
 from actstore.errors import MismatchError, UsageError
+from actstore.storage import unfinished
 
 if TYPE_CHECKING:
     from actstore.analysis.steering.vectors import SteeringVector, SteeringVectors
@@ -44,7 +46,11 @@ def save(vectors: SteeringVectors, out: Path) -> list[Path]:
         for folder, values in ((RAW, one.vector), (NORMALIZED, one.normalized)):
             path = out / folder / f"{name}.pt"
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(torch.from_numpy(values.copy()), path)
+            # Into memory: in a file torch writes the name that this has while it is a draft.
+            content = io.BytesIO()
+            torch.save(torch.from_numpy(values.copy()), content)
+            with unfinished.replacing(path) as draft:
+                draft.write_bytes(content.getvalue())
             tensors[f"{folder}/{name}"] = values
             written.append(path)
         tensors[f"{lineages.TENSOR}/{name}"] = one.made_of
@@ -53,9 +59,10 @@ def save(vectors: SteeringVectors, out: Path) -> list[Path]:
         "lineage": vectors.lineage,
         "layers": [_entry(one) for one in vectors.vectors],
     }
-    save_file(tensors, out / FILE, metadata={"actstore": json.dumps(about, ensure_ascii=False)})
+    with unfinished.replacing(out / FILE) as draft:
+        save_file(tensors, draft, metadata={"actstore": json.dumps(about, ensure_ascii=False)})
     text = json.dumps(about["layers"], indent=2, ensure_ascii=False, allow_nan=False)
-    (out / _TABLE).write_text(text + "\n", encoding="utf-8")
+    unfinished.write_text(out / _TABLE, text + "\n")
     return [*written, out / FILE, out / _TABLE]
 
 
