@@ -68,7 +68,7 @@ def test_examples_of_one_id_in_several_splits_are_several(tmp_path: Path) -> Non
 
 def test_a_question_is_one_in_whatever_split_or_data_set_it_is_asked(tmp_path: Path) -> None:
     def add(seed: int, questions: list[str], **place: str) -> None:
-        columns = {name: [value] * len(questions) for name, value in place.items()}
+        columns: dict[str, Any] = {name: [value] * len(questions) for name, value in place.items()}
         matrix = stores.vectors(len(questions), 6, "float32", seed)
         stores.add(tmp_path / "s", matrix, question=questions, **columns)
 

@@ -10,7 +10,8 @@ estimated too, Croux and Dehon 2010), rows of a group added up first. The folds 
 cross-validation share training rows, and the variance is multiplied as that of an AUROC is
 (:mod:`actstore.analysis.statistics.metrics`), with ``1 - R²`` and ``1 - |rho|`` in the place of
 ``2 * min(a, 1 - a)``. Intervals are Student's with as many degrees of freedom as there are groups
-less one, on the scales of ``log(1 - R²)`` and of Fisher's z.
+less one, on the scales of ``log(1 - R²)`` and of Fisher's z. Of few groups that is too narrow for
+R², whose interval is at least the jackknife's, groups being left out one by one.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ def r2_interval(
     factor = Dependence.of(folds, groups, width, None)
     reach = _reach(found.rows, groups, folds) / left
     number = _count(groups, folds)
+    reach = max(reach, _without_each(predicted[tested], truth[tested], groups[tested]))
     # The tested rows are nearer to their own mean than to that of all there are.
     at = math.log(left * (number - 1) / number)
     least = _CHOICE / number if len(folds) > 1 else 0.0
@@ -122,9 +124,11 @@ def spearman_interval(
         rho, share = _rho(predicted[fold.test], truth[fold.test], groups[fold.test])
         value += rho / len(folds)
         rows[fold.test] += share / len(folds)
-    if abs(value) >= 1 - 1e-12:
-        return IntervalEstimate(value, value, value)
     factor = Dependence.of(folds, groups, width, None)
+    if abs(value) >= 1 - 1e-12:
+        end = _least(groups, folds, factor)
+        ends = (end, 1.0) if value > 0 else (-1.0, -end)
+        return IntervalEstimate(value, *ends)
     reach = _reach(rows, groups, folds) / (1 - value**2)
     at = math.atanh(value)
 
@@ -233,6 +237,46 @@ def _reach(rows: np.ndarray, groups: np.ndarray, folds: Sequence[Fold]) -> float
     number = len(sums)
     variance = float(np.square(sums).sum()) * number / (number - 1)
     return _multiple(number - 1) * math.sqrt(variance)
+
+
+def _without_each(predicted: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> float:
+    """Return how far ``log(1 - R²)`` reaches by the jackknife, groups being left out one by one.
+
+    What rows add to the error is too little of few groups, where the variance of the truth is
+    hardly known. 0 where the rest without a group tells nothing.
+    """
+    _, codes = np.unique(groups, return_inverse=True)
+    count = int(codes.max()) + 1
+    apart = truth - truth.mean()
+    sizes = np.bincount(codes)
+    errors, sums, squares = (
+        np.bincount(codes, each) for each in (np.square(predicted - truth), apart, np.square(apart))
+    )
+    rest = (
+        squares.sum() - squares - np.square(sums.sum() - sums) / np.maximum(sizes.sum() - sizes, 1)
+    )
+    left = errors.sum() - errors
+    if not (rest > 1e-12 * squares.sum()).all() or not (left > 1e-12 * errors.sum()).all():
+        return 0.0
+    each = np.log(left / rest)
+    variance = (count - 1) / count * float(np.square(each - each.mean()).sum())
+    return _multiple(count - 1) * math.sqrt(variance)
+
+
+def _least(groups: np.ndarray, folds: Sequence[Fold], factor: Dependence) -> float:
+    """Return the lower end of rho where every fold's order is right, which has no error to see.
+
+    On Fisher's scale from half the way to the next smaller value that there is, with the variance
+    of a correlation (Bonett and Wright 2000) of as many groups as folds have, less one for each.
+    """
+    counts = [len(np.unique(groups[fold.test])) for fold in folds]
+    size = min(counts)
+    near = 1 - 6 / (size * (size**2 - 1)) / len(folds)
+    free = sum(count - 1 for count in counts) - 3
+    if free <= 0:
+        return -1.0
+    error = math.sqrt((1 + near**2 / 2) / free) * _root(factor, near)
+    return math.tanh(math.atanh(near) - metrics.NORMAL * error)
 
 
 def _multiple(freedom: int) -> float:

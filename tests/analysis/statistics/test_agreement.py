@@ -59,6 +59,30 @@ def test_intervals_hold_what_is_known(rho: float, size: int) -> None:
     assert (held.mean(0) <= 0.99).all()
 
 
+@pytest.mark.parametrize("size", [1, 6])
+def test_intervals_of_few_groups_hold_what_is_known(size: int) -> None:
+    held = np.zeros((3, 2))
+    runs = 200
+    for number, count in enumerate((4, 6, 10)):
+        groups = np.repeat(np.arange(count), size)
+        for run in range(runs):
+            draw = np.random.default_rng([run, count])
+            shared, own = (
+                draw.standard_normal((2, count))[:, groups],
+                draw.standard_normal((2, len(groups))),
+            )
+            truth, noise = np.sqrt(0.8) * shared + np.sqrt(0.2) * own
+            given = 0.5 * truth + 0.5 * noise, truth, groups, whole(len(groups))
+            # The error has half the variance of the truth, the correlation is the root of a half.
+            fit = agreement.r2_interval(*given)
+            order = agreement.spearman_interval(*given)
+            held[number] += (
+                fit.low <= 0.5 <= fit.high,
+                order.low <= 6 / np.pi * np.arcsin(np.sqrt(0.5) / 2) <= order.high,
+            )
+    assert (held >= 0.9 * runs).all()
+
+
 def test_an_interval_lies_around_errors_in_parts_of_the_unbiased_variance() -> None:
     draw = np.random.default_rng(0)
     truth = draw.standard_normal(12)
@@ -103,7 +127,19 @@ def test_perfect_predictions_are_certain_and_constant_ones_are_not() -> None:
     truth = np.arange(12.0)
     exact = agreement.r2_interval(truth, truth, np.arange(12), whole(12))
     assert exact == (1.0, 1.0, 1.0)
-    assert agreement.spearman_interval(truth, truth, np.arange(12), whole(12)) == (1.0, 1.0, 1.0)
+    # A right order of a few rows happens by chance, and more of it is needed to be sure.
+    ends = [
+        agreement.spearman_interval(truth[:count], truth[:count], np.arange(count), whole(count))
+        for count in (3, 5, 8, 12)
+    ]
+    assert [each.value for each in ends] == [each.high for each in ends] == [1.0] * 4
+    lows = [each.low for each in ends]
+    assert lows == sorted(lows)
+    assert lows[0] == -1
+    assert lows[1] < 0
+    assert 0.9 < lows[3] < 0.999
+    turned = agreement.spearman_interval(truth, -truth, np.arange(12), whole(12))
+    assert turned == pytest.approx((-1.0, -1.0, -lows[3]))
     # Of several folds, all of which predict the mean, nobody knows what others would choose.
     parts = folds.divisions(np.arange(12) % 3, 3)
     same = agreement.r2_interval(truth, np.full(12, 3.0), np.arange(12), whole(12))
