@@ -58,10 +58,11 @@ class RowMerge:
     """Rows of the store's own shards that go: the repository gave them up, or has them renamed."""
     labels: Labels = field(default_factory=dict)
     """Labels to set: what the repository made of those that are in the store as they were."""
-    settled: frozenset[str] = frozenset()
-    """Shards, by their names in the store, of which nothing is left to be brought together."""
     left: frozenset[str] = frozenset()
-    """Others, that neither names any more: nobody has asked for all that came in their place."""
+    """Shards that neither names any more, and that are still to be brought together: nobody has
+    asked for all that came in their place."""
+    taken: frozenset[str] = frozenset()
+    """Shards of whose rows this pull takes some away: other branches may hold them yet."""
 
 
 class CommonRows:
@@ -158,6 +159,7 @@ def row_merge(
         common: reads what both had.
     """
     settled: set[str] = set()
+    homes: dict[str, Partition] = {}
     shared: defaultdict[Partition, Rows] = defaultdict(dict)
     whole: set[Partition] = set()
     replaced = _replaced(local, remote.manifest, origin)
@@ -167,6 +169,7 @@ def row_merge(
             settled.add(path)
             continue
         entry, table = found
+        homes[path] = entry.partition
         shared[entry.partition] |= rows_of(table)
         if any(choice.covers(entry) for choice in choices):
             whole.add(entry.partition)
@@ -174,7 +177,7 @@ def row_merge(
                 settled.add(path)
     partitions = shared.keys() | {partition_of(key) for key in dropped}
     if not partitions:
-        return RowMerge(settled=frozenset(settled))
+        return RowMerge()
     overlays = shard_columns.overlays(root, local.labels)
     gone = set(dropped)
     given_up: list[StoredRows] = []
@@ -191,28 +194,30 @@ def row_merge(
             here |= own.keys()
             if entry.path in removed:
                 continue
-            going = []
+            leaving = []
             for row, (key, now) in enumerate(own.items()):
                 if key not in both:
                     continue
                 if key not in held:
-                    going += [row] if partition in whole else []
+                    leaving += [row] if partition in whole else []
                 elif _changed(both[key], held[key]) and not _changed(both[key], now):
-                    going.append(row)  # it comes as it is there
+                    leaving.append(row)  # it comes as it is there
                     if now["label"] != both[key]["label"]:
                         changed[key] = now["label"]
                 elif now["label"] == both[key]["label"] != held[key]["label"]:
                     changed[key] = held[key]["label"]
-            if going:
-                given_up.append(StoredRows(entry, np.array(going, np.int64)))
+            if leaving:
+                given_up.append(StoredRows(entry, np.array(leaving, np.int64)))
         gone = (gone | both.keys()) - here
+    going = {entry.partition for entry in local.shards if entry.path in removed}
+    going |= {entry.partition for entry, _ in given_up}
     return RowMerge(
         dropped=frozenset(gone),
         shared=frozenset(key for rows in shared.values() for key in rows),
         given_up=tuple(given_up),
         labels=changed,
-        settled=frozenset(settled),
         left=frozenset(replaced) - settled,
+        taken=frozenset(path for path, home in homes.items() if home in going),
     )
 
 

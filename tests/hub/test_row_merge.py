@@ -228,3 +228,14 @@ def test_a_push_to_a_new_branch_from_an_earlier_state_removes_nothing(
     assert content(copy) == content(store)
     push_to(hub, copy, revision="side")
     assert remote_content(hub, tmp_path / "side", "side") == before
+
+
+def test_labels_go_to_a_branch_that_was_left_for_one_that_has_them(
+    hub: Hub, store: Path, tmp_path: Path
+) -> None:
+    label(store, "graded", "e1")
+    push_to(hub, store, revision="side")
+    pull_from(hub, store)
+    pull_from(hub, store, revision="side")
+    push_to(hub, store)
+    assert labels(remote_content(hub, tmp_path / "after"))["e1"] == "graded"
