@@ -269,9 +269,9 @@ class Drafter:
             changes = row_changes(self.folded, known, self.chosen)
             anew = rewritten(self.client, state, known, diff.theirs, changes, self.folder)
             fresh = [item for items in anew.values() for item in items]
-            theirs = tuple(e for e in diff.theirs if e.path not in anew)
-            theirs += tuple(item.entry for item in fresh)
-            kept = tuple(e for e in diff.kept if e.path not in anew)
+            stay = [entry for entry in diff.theirs if entry.path not in anew]
+            theirs = (*stay, *(item.entry for item in fresh))
+            kept = tuple(each for each in diff.kept if each.path not in anew)
             diff = dataclasses.replace(diff, kept=kept, theirs=theirs)
             fresh += leave_out(self.client, state, self.folded, diff.missing, theirs, self.folder)
         else:

@@ -63,8 +63,13 @@ def test_other_metadata_of_chosen_rows_goes_up(
     table = actstore.open(tmp_path / "after").select(layer=0)
     rows = table.table(["example_id", "variant", "question"]).to_pylist()
     found = {(row["example_id"], row["variant"]): row["question"] for row in rows}
-    old = {(f"e{number}", None): "What is it?" for number in (0, 3, 4)}
-    assert found == {**old, ("e1", None): "Which?", ("e2", "v"): "What is it?"}
+    assert found == {
+        ("e0", None): "What is it?",
+        ("e1", None): "Which?",
+        ("e2", "v"): "What is it?",
+        ("e3", None): "What is it?",
+        ("e4", None): "What is it?",
+    }
 
 
 def test_changes_of_chosen_rows_outlast_a_pull(

@@ -138,7 +138,10 @@ def test_other_metadata_of_others_reaches_a_compacted_store(
         rows = actstore.open(root).select(layer=0).table(["example_id", "variant", "question"])
         found = {(r["example_id"], r["variant"]): r["question"] for r in rows.to_pylist()}
         assert found == {
-            **{(name, None): "What is it?" for name in ("e0", "e4", "e7", "e8")},
+            ("e0", None): "What is it?",
+            ("e4", None): "What is it?",
+            ("e7", None): "What is it?",
+            ("e8", None): "What is it?",
             ("e1", None): "Which?",
             ("e2", None): "Mine?",
             ("e3", "v"): "What is it?",
