@@ -26,6 +26,7 @@ from actstore.remote.state import State, read_state
 from actstore.storage import manifest as manifests
 from actstore.storage import rewriting, shard_columns
 from actstore.storage.manifest import ShardEntry
+from actstore.storage.renaming import COMPUTED
 from actstore.storage.rewriting import Destination, Wanted
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ def _cells(table: pa.Table, wanted: Container[Key] | None = None) -> Cells:
     """Return the metadata of rows of a table; of all, where none are named."""
     keys = list(keys_of(table))
     rows = [row for row, key in enumerate(keys) if wanted is None or key in wanted]
-    cells = table.take(rows).to_pylist() if rows else []
+    said = [n for n in table.column_names if n == "label" or n not in COMPUTED]
+    cells = table.select(said).take(rows).to_pylist() if rows else []
     return {keys[row]: more for row, more in zip(rows, cells, strict=True)}
 
 

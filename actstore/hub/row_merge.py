@@ -30,6 +30,7 @@ from actstore.storage import key_hashes, shard_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.partition import StoredRows
+from actstore.storage.renaming import COMPUTED
 from actstore.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Row(NamedTuple):
 
     label: str | None
     beside: int
-    """Hash of all that it has beside its key and its label."""
+    """Hash of all that was said of it beside its key and its label."""
 
 
 Rows = dict[Key, Row]
@@ -261,7 +262,7 @@ def rows_of(table: pa.Table, labels: dict[int, Any] | None = None) -> Rows:
     beside = np.zeros(table.num_rows, np.uint64)
     with np.errstate(over="ignore"):
         for name in table.column_names:
-            if name not in (*schema.key_names(), "label"):
+            if name not in (*schema.key_names(), *COMPUTED):
                 beside = beside * _ODD + key_hashes.hash_column(table[name])
     cells = map(Row, _shared(table["label"]), beside.tolist())
     return dict(zip(keys_of(table), cells, strict=True))
