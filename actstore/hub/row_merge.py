@@ -72,8 +72,8 @@ class RowMerge:
     left: frozenset[str] = frozenset()
     """Shards that neither names any more, and that are still to be brought together: nobody has
     asked for all that came in their place."""
-    taken: frozenset[str] = frozenset()
-    """Shards of whose rows this pull takes some away: other branches may hold them yet."""
+    folders: frozenset[str] = frozenset()
+    """Folders of shards of which this pull takes rows away: other branches may hold them yet."""
 
 
 class CommonRows:
@@ -170,7 +170,6 @@ def row_merge(
         common: reads what both had.
     """
     settled: set[str] = set()
-    homes: dict[str, Partition] = {}
     shared: defaultdict[Partition, Rows] = defaultdict(dict)
     whole: set[Partition] = set()
     replaced = _replaced(local, remote.manifest, origin)
@@ -180,7 +179,6 @@ def row_merge(
             settled.add(path)
             continue
         entry, table = found
-        homes[path] = entry.partition
         shared[entry.partition] |= rows_of(table)
         if any(choice.covers(entry) for choice in choices):
             whole.add(entry.partition)
@@ -220,15 +218,15 @@ def row_merge(
             if leaving:
                 given_up.append(StoredRows(entry, np.array(leaving, np.int64)))
         gone = (gone | both.keys()) - here
-    going = {entry.partition for entry in local.shards if entry.path in removed}
-    going |= {entry.partition for entry, _ in given_up}
+    going = [entry for entry in local.shards if entry.path in removed]
+    going += [entry for entry, _ in given_up]
     return RowMerge(
         dropped=frozenset(gone),
         shared=frozenset(key for rows in shared.values() for key in rows),
         given_up=tuple(given_up),
         labels=changed,
         left=frozenset(replaced) - settled,
-        taken=frozenset(path for path, home in homes.items() if home in going),
+        folders=frozenset(entry.path.rpartition("/")[0] for entry in going),
     )
 
 

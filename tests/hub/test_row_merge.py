@@ -242,3 +242,18 @@ def test_labels_go_to_a_branch_that_was_left_for_one_that_has_them(
     pull_from(hub, store, revision="side")
     push_to(hub, store)
     assert labels(remote_content(hub, tmp_path / "after"))["e1"] == "graded"
+
+
+def test_what_a_pull_of_a_branch_takes_away_stays_on_another(
+    hub: Hub, store: Path, copy: Path, tmp_path: Path
+) -> None:
+    write(copy, batch(7, 2, layer=0))
+    compact(copy)
+    push_to(hub, copy, revision="side")
+    drop(copy, example_id="e7")
+    drop(store, example_id="e1")
+    push_to(hub, store)
+    pull_from(hub, copy)
+    push_to(hub, copy, revision="side")
+    found = remote_content(hub, tmp_path / "side", "side")
+    assert "e1" in labels(found)
