@@ -73,10 +73,19 @@ def push_diff(
     # What a shard of the store is called there has not gone, whatever else was called so.
     gone = {replaced.get(path, path) for path in common - live} - ours
     removed = {p for p in gone if p in there and (whole or there[p].partition in touched)}
+    # Rows that were there already were left out of others, and may have been in those that go.
+    shrinking = {there[path].partition for path in removed}
     missing = []
     for entry in local.shards:
         at = replaced.get(entry.path, entry.path)
-        if entry.path not in chosen_paths or at is None:
+        if entry.path not in chosen_paths:
+            continue
+        less = at is None or (at in there and there[at].rows < entry.rows)
+        if less and entry.partition in shrinking:
+            missing.append(entry)
+            removed |= {at} if at is not None else set()
+            continue
+        if at is None:
             continue
         held = there.get(at)
         if held is None or (archive and held.pages and at == entry.path):

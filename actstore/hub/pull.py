@@ -349,8 +349,12 @@ class _Pull:
             if same:
                 dropped |= self._still_dropped(known, merged, memory.choices)
                 continue
-            forgotten = gone | merged.rows.settled
-            given_up = merged.rows.dropped if merged.rows.settled & set(known.shards) else ()
+            forgotten = gone | {
+                path
+                for path in known.shards
+                if path not in live and path.rpartition("/")[0] in merged.rows.folders
+            }
+            given_up = merged.rows.dropped if forgotten - gone else ()
             if forgotten & set(known.shards) or given_up:
                 # Or a push to that branch would take them for removed on purpose.
                 kept = tuple(path for path in known.shards if path not in forgotten)

@@ -125,7 +125,9 @@ class Merger:
     ) -> Merged | None:
         with Transaction(self.root, base, cards=False) as change:  # the pull writes the card
             with writing(self.root):
-                own = dropping.without(self.root, base, rows.given_up, change.folder)
+                own = Replacement(root=self.root, base=base, made={}, labels=base.labels, files={})
+                if rows.given_up:
+                    own = dropping.without(self.root, base, rows.given_up, change.folder)
                 staying = [
                     ShardFile(entry, own.files.get(entry.path, self.root / entry.path))
                     for entry in _kept(base, todo, own)

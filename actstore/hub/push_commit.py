@@ -269,10 +269,10 @@ class Drafter:
             changes = row_changes(self.folded, known, self.chosen)
             anew = rewritten(self.client, state, known, diff.theirs, changes, self.folder)
             fresh = [item for items in anew.values() for item in items]
-            theirs = tuple(e for e in diff.theirs if e.path not in anew)
+            theirs = tuple(entry for entry in diff.theirs if entry.path not in anew)
             theirs += tuple(item.entry for item in fresh)
-            kept = tuple(e for e in diff.kept if e.path not in anew)
-            diff = dataclasses.replace(diff, kept=kept, theirs=theirs)
+            stays = tuple(entry for entry in diff.kept if entry.path not in anew)
+            diff = dataclasses.replace(diff, kept=stays, theirs=theirs)
             fresh += leave_out(self.client, state, self.folded, diff.missing, theirs, self.folder)
         else:
             fresh = [Fresh(entry, entry, self.folded.folder(entry)) for entry in diff.missing]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,22 +20,30 @@ from actstore.errors import HubError, RemoteChangedError
 from actstore.hub.label_folding import Folded
 from actstore.hub.origin import Key, Origin, run_id
 from actstore.hub.overlap import FETCHED, Fresh, fetch
-from actstore.hub.row_merge import Partition, Rows, of_store, rows_of
+from actstore.hub.row_merge import Partition, keys_of, of_store
 from actstore.remote.client import Client
 from actstore.remote.state import State, read_state
 from actstore.storage import manifest as manifests
 from actstore.storage import rewriting, shard_columns
 from actstore.storage.manifest import ShardEntry
+from actstore.storage.renaming import COMPUTED
 from actstore.storage.rewriting import Destination, Wanted
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _CHANGED = "changed"
+
+
+Cells = dict[Key, dict[str, Any]]
+"""Metadata of rows, by their keys."""
 
 
 @dataclass(slots=True)
 class RowChanges:
     """Changes of rows of one model, site and layer since store and repository met."""
 
-    cells: Rows = field(default_factory=dict)
+    cells: Cells = field(default_factory=dict)
     """The columns of each row that have other values."""
     dropped: set[Key] = field(default_factory=set)
 
@@ -54,23 +62,24 @@ def row_changes(
     live = {entry.path for entry in shards}
     whole = len(chosen) == len(shards)
     touched = {entry.partition for entry in chosen}
-    before: defaultdict[Partition, Rows] = defaultdict(dict)
+    before: defaultdict[Partition, Cells] = defaultdict(dict)
     if origin is not None:
         pulled = run_id(origin.endpoint, origin.repository)
         for path, at in origin.replaced.items():
             found = of_store(store.root, path, pulled) if at is None and path not in live else None
             if found is not None and (whole or found[0].partition in touched):
-                before[found[0].partition] |= rows_of(found[1])
+                before[found[0].partition] |= _cells(found[1])
     overlays = shard_columns.overlays(store.root, store.manifest.labels) if before else {}
     changes = {}
     for partition, rows in before.items():
-        now: Rows = {}
+        now: Cells = {}
         for entry in shards:
             if entry.partition == partition:
                 table = shard_columns.read_columns(
                     store.folder(entry), entry, list(schema.metadata_names())
                 )
-                now |= rows_of(table, overlays.get(entry.path))
+                more = overlays.get(entry.path)
+                now |= _cells(shard_columns.with_labels(table, more) if more else table, rows)
         change = RowChanges(dropped=rows.keys() - now.keys())
         for key in rows.keys() & now.keys():
             cells = {n: new for n, new in now[key].items() if new != rows[key][n]}
@@ -108,13 +117,16 @@ def rewritten(
         change = changes.get(entry.partition)
         if change is None or remote is None:
             continue
-        rows = rows_of(remote.columns(entry, list(schema.metadata_names())))
-        keep = np.array([key not in change.dropped for key in rows], bool)
-        cells = {
-            row: more
-            for row, (key, old) in enumerate(rows.items())
-            if (more := change.cells.get(key)) and more.items() - old.items()
+        table = remote.columns(entry, list(schema.metadata_names()))
+        keys = list(keys_of(table))
+        keep = np.array([key not in change.dropped for key in keys], bool)
+        old = _cells(table, change.cells)
+        new = {
+            key: more
+            for key, more in change.cells.items()
+            if key in old and more.items() - old[key].items()
         }
+        cells = {row: new[key] for row, key in enumerate(keys) if key in new}
         if keep.all() and not cells:
             continue
         if origin is not None and _came_since(client, state, origin, entry):
@@ -125,6 +137,15 @@ def rewritten(
             )
         found[entry.path] = _write(client, state, entry, cells, keep, folder)
     return found
+
+
+def _cells(table: pa.Table, wanted: Container[Key] | None = None) -> Cells:
+    """Return the metadata of rows of a table; of all, where none are named."""
+    keys = list(keys_of(table))
+    rows = [row for row, key in enumerate(keys) if wanted is None or key in wanted]
+    said = [n for n in table.column_names if n == "label" or n not in COMPUTED]
+    cells = table.select(said).take(rows).to_pylist() if rows else []
+    return {keys[row]: more for row, more in zip(rows, cells, strict=True)}
 
 
 def _came_since(client: Client, state: State, origin: Origin, entry: ShardEntry) -> bool:

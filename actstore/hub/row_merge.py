@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,10 +26,11 @@ from actstore.remote.cache import RangeCache
 from actstore.remote.client import Client
 from actstore.remote.files import RemoteFiles
 from actstore.remote.hub_source import HubSource
+from actstore.storage import key_hashes, shard_columns
 from actstore.storage import manifest as manifests
-from actstore.storage import shard_columns
 from actstore.storage.manifest import Manifest, ShardEntry
 from actstore.storage.partition import StoredRows
+from actstore.storage.renaming import COMPUTED
 from actstore.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -41,8 +42,18 @@ if TYPE_CHECKING:
 Partition = tuple[str, str, "int | None"]
 Labels = dict[Key, Any]
 """The label of each row, by its key."""
-Rows = dict[Key, dict[str, Any]]
-"""What rows have beside their keys, by these."""
+
+
+class Row(NamedTuple):
+    """What tells a row from what became of it."""
+
+    label: str | None
+    beside: int
+    """Hash of all that was said of it beside its key and its label."""
+
+
+Rows = dict[Key, Row]
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 _IN_KEY = [schema.key_names().index(name) for name in ("model", "site", "layer")]
 
 
@@ -58,10 +69,11 @@ class RowMerge:
     """Rows of the store's own shards that go: the repository gave them up, or has them renamed."""
     labels: Labels = field(default_factory=dict)
     """Labels to set: what the repository made of those that are in the store as they were."""
-    settled: frozenset[str] = frozenset()
-    """Shards, by their names in the store, of which nothing is left to be brought together."""
     left: frozenset[str] = frozenset()
-    """Others, that neither names any more: nobody has asked for all that came in their place."""
+    """Shards that neither names any more, and that are still to be brought together: nobody has
+    asked for all that came in their place."""
+    folders: frozenset[str] = frozenset()
+    """Folders of shards of which this pull takes rows away: other branches may hold them yet."""
 
 
 class CommonRows:
@@ -174,7 +186,7 @@ def row_merge(
                 settled.add(path)
     partitions = shared.keys() | {partition_of(key) for key in dropped}
     if not partitions:
-        return RowMerge(settled=frozenset(settled))
+        return RowMerge()
     overlays = shard_columns.overlays(root, local.labels)
     gone = set(dropped)
     given_up: list[StoredRows] = []
@@ -191,28 +203,30 @@ def row_merge(
             here |= own.keys()
             if entry.path in removed:
                 continue
-            going = []
+            leaving = []
             for row, (key, now) in enumerate(own.items()):
                 if key not in both:
                     continue
                 if key not in held:
-                    going += [row] if partition in whole else []
-                elif _changed(both[key], held[key]) and not _changed(both[key], now):
-                    going.append(row)  # it comes as it is there
-                    if now["label"] != both[key]["label"]:
-                        changed[key] = now["label"]
-                elif now["label"] == both[key]["label"] != held[key]["label"]:
-                    changed[key] = held[key]["label"]
-            if going:
-                given_up.append(StoredRows(entry, np.array(going, np.int64)))
+                    leaving += [row] if partition in whole else []
+                elif both[key].beside == now.beside != held[key].beside:
+                    leaving.append(row)  # it comes as it is there
+                    if now.label != both[key].label:
+                        changed[key] = now.label
+                elif now.label == both[key].label != held[key].label:
+                    changed[key] = held[key].label
+            if leaving:
+                given_up.append(StoredRows(entry, np.array(leaving, np.int64)))
         gone = (gone | both.keys()) - here
+    going = [entry for entry in local.shards if entry.path in removed]
+    going += [entry for entry, _ in given_up]
     return RowMerge(
         dropped=frozenset(gone),
         shared=frozenset(key for rows in shared.values() for key in rows),
         given_up=tuple(given_up),
         labels=changed,
-        settled=frozenset(settled),
         left=frozenset(replaced) - settled,
+        folders=frozenset(entry.path.rpartition("/")[0] for entry in going),
     )
 
 
@@ -237,19 +251,25 @@ def partition_of(key: Key) -> Partition:
 
 def keys_of(table: pa.Table) -> Iterator[Key]:
     """Yield the key of each row of a table that has the key columns."""
-    return zip(*(table[name].to_pylist() for name in schema.key_names()), strict=True)
+    return zip(*(_shared(table[name]) for name in schema.key_names()), strict=True)
 
 
 def rows_of(table: pa.Table, labels: dict[int, Any] | None = None) -> Rows:
-    """Return what each row of a table has beside its key, with labels that were set since."""
+    """Return each row of a table of all metadata, with labels that were set since."""
     table = shard_columns.with_labels(table, labels) if labels else table
-    beside = [name for name in table.column_names if name not in schema.key_names()]
-    return dict(zip(keys_of(table), table.select(beside).to_pylist(), strict=True))
+    beside = np.zeros(table.num_rows, np.uint64)
+    with np.errstate(over="ignore"):
+        for name in table.column_names:
+            if name not in (*schema.key_names(), *COMPUTED):
+                beside = beside * _ODD + key_hashes.hash_column(table[name])
+    cells = map(Row, _shared(table["label"]), beside.tolist())
+    return dict(zip(keys_of(table), cells, strict=True))
 
 
-def _changed(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Say whether a row has other metadata, its label left aside."""
-    return any(value != after[name] for name, value in before.items() if name != "label")
+def _shared(column: pa.ChunkedArray) -> list[Any]:
+    """Return the values of a column, equal ones as one object: of a million rows most are."""
+    values, codes = key_hashes.coded(column)
+    return [values[code] for code in codes.tolist()]
 
 
 def _there(remote: Snapshot, wanted: Sequence[WantedShard], partition: Partition) -> Rows:

@@ -180,12 +180,17 @@ class _Copying:
     def run(self) -> None:
         """Copy the files, then make the commits."""
 
-        def copy(entry: Named) -> None:
-            draft = self._target.drafts / entry.sha256
-            self._target.put(entry, self._source.fetch(entry, draft, self._advance))
+        def copy(alike: list[Named]) -> None:
+            for entry in alike:
+                draft = self._target.drafts / entry.sha256
+                self._target.put(entry, self._source.fetch(entry, draft, self._advance))
 
+        # Files of one content, such as labels that were set twice, share a draft.
+        by_content: dict[str, list[Named]] = {}
+        for entry in self.missing:
+            by_content.setdefault(entry.sha256, []).append(entry)
         with Pool(_FILES) as pool:
-            for _ in pool.map(copy, self.missing):
+            for _ in pool.map(copy, by_content.values()):
                 pass
         wanted = {commit.manifest.number for commit in self._commits}
         for commit in self._commits:

@@ -8,7 +8,9 @@ import pytest
 
 import actstore
 from actstore.errors import RemoteChangedError
+from actstore.storage import converting
 from actstore.storage.compaction import compact
+from actstore.storage.snapshot import open_snapshot
 from tests.hub.pulling import assert_whole, of, pull_from
 from tests.hub.pushing import push_to, remote_content
 from tests.hub.test_row_merge import drop, label, rename
@@ -63,8 +65,13 @@ def test_other_metadata_of_chosen_rows_goes_up(
     table = actstore.open(tmp_path / "after").select(layer=0)
     rows = table.table(["example_id", "variant", "question"]).to_pylist()
     found = {(row["example_id"], row["variant"]): row["question"] for row in rows}
-    old = {(f"e{number}", None): "What is it?" for number in (0, 3, 4)}
-    assert found == {**old, ("e1", None): "Which?", ("e2", "v"): "What is it?"}
+    assert found == {
+        ("e0", None): "What is it?",
+        ("e1", None): "Which?",
+        ("e2", "v"): "What is it?",
+        ("e3", None): "What is it?",
+        ("e4", None): "What is it?",
+    }
 
 
 def test_changes_of_chosen_rows_outlast_a_pull(
@@ -85,3 +92,19 @@ def test_changes_of_chosen_rows_outlast_a_pull(
     assert found.keys() == {key for key in content(store) if key[3] != "e2"}
     labels = {key[3]: row[2] for key, row in of(found, layer=1).items()}
     assert labels == {"e0": "ok", "e1": "graded", "e3": "theirs", "e4": "ok"}
+
+
+def test_rows_that_were_rounded_here_stay_as_they_are_there(
+    hub: Hub, store: Path, some: Path, tmp_path: Path
+) -> None:
+    before = content(store)
+    converting.convert(open_snapshot(some), "int8")
+    label(some, "graded", "e1")
+    push_to(hub, some)
+    remote_content(hub, tmp_path / "after")
+    found = actstore.open(tmp_path / "after").select().table(["example_id", "label", "norm"])
+    old = actstore.open(store).select().table(["norm"])
+    assert found["norm"].to_pylist() == old["norm"].to_pylist()
+    after = content(tmp_path / "after")
+    assert {key: row[:2] for key, row in after.items()} == {k: r[:2] for k, r in before.items()}
+    assert {key[3] for key, row in after.items() if row[2] == "graded"} == {"e1"}

@@ -16,8 +16,9 @@ from actstore.errors import (
     RemoteStoreError,
 )
 from actstore.hub.push import Pushed, push
-from actstore.storage import compaction
+from actstore.storage import compaction, pruning
 from actstore.storage import manifest as manifests
+from tests.hub.pulling import pull_from
 from tests.hub.pushing import (
     ID,
     client,
@@ -265,3 +266,18 @@ def test_a_repository_made_anew_gets_everything_again(hub: Hub, one: Path, tmp_p
     assert push_to(hub, one).sent == 2
     assert uploads(hub) == 2
     assert remote_content(hub, tmp_path / "copy") == content(one)
+
+
+def test_rows_that_were_left_out_go_up_when_the_shard_that_had_them_goes(
+    hub: Hub, tmp_path: Path
+) -> None:
+    root = tmp_path / "own"
+    write(root, batch(0, 1, layer=0))
+    push_to(hub, root)
+    write(root, batch(1, 1, layer=0))
+    compaction.compact(root)
+    pruning.erase(root)  # nothing says any more whose the shard of the branch is
+    push_to(hub, root, revision="side")
+    pull_from(hub, root, revision="side")
+    push_to(hub, root, revision="side")
+    assert remote_content(hub, tmp_path / "after", "side") == content(root)

@@ -138,7 +138,10 @@ def test_other_metadata_of_others_reaches_a_compacted_store(
         rows = actstore.open(root).select(layer=0).table(["example_id", "variant", "question"])
         found = {(r["example_id"], r["variant"]): r["question"] for r in rows.to_pylist()}
         assert found == {
-            **{(name, None): "What is it?" for name in ("e0", "e4", "e7", "e8")},
+            ("e0", None): "What is it?",
+            ("e4", None): "What is it?",
+            ("e7", None): "What is it?",
+            ("e8", None): "What is it?",
             ("e1", None): "Which?",
             ("e2", None): "Mine?",
             ("e3", "v"): "What is it?",
@@ -228,3 +231,29 @@ def test_a_push_to_a_new_branch_from_an_earlier_state_removes_nothing(
     assert content(copy) == content(store)
     push_to(hub, copy, revision="side")
     assert remote_content(hub, tmp_path / "side", "side") == before
+
+
+def test_labels_go_to_a_branch_that_was_left_for_one_that_has_them(
+    hub: Hub, store: Path, tmp_path: Path
+) -> None:
+    label(store, "graded", "e1")
+    push_to(hub, store, revision="side")
+    pull_from(hub, store)
+    pull_from(hub, store, revision="side")
+    push_to(hub, store)
+    assert labels(remote_content(hub, tmp_path / "after"))["e1"] == "graded"
+
+
+def test_what_a_pull_of_a_branch_takes_away_stays_on_another(
+    hub: Hub, store: Path, copy: Path, tmp_path: Path
+) -> None:
+    write(copy, batch(7, 2, layer=0))
+    compact(copy)
+    push_to(hub, copy, revision="side")
+    drop(copy, example_id="e7")
+    drop(store, example_id="e1")
+    push_to(hub, store)
+    pull_from(hub, copy)
+    push_to(hub, copy, revision="side")
+    found = remote_content(hub, tmp_path / "side", "side")
+    assert "e1" in labels(found)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -86,6 +89,29 @@ def test_names_of_files_are_durable_before_a_commit_speaks_of_them(
     monkeypatch.setattr(os, "link", linked)
     sync(f"{bucket}/runs", back)
     assert verify(open_snapshot(back)) == []
+
+
+def test_files_of_the_same_content_are_copied_each(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in ("left", "right", "left"):  # two of them bring the same file under two names
+        actstore.open(folder).label(f"'{text}'")
+    alike = {entry.sha256 for entry in manifests.load(folder).labels[-3::2]}
+    assert len(alike) == 1
+    both = threading.Barrier(2)
+    copyfile = shutil.copyfile
+
+    def slow(source: Path, target: Path) -> Path:
+        made = copyfile(source, target)
+        if target.name in alike:
+            with contextlib.suppress(threading.BrokenBarrierError):  # one comes after the other
+                both.wait(0.2)
+        return made
+
+    monkeypatch.setattr(shutil, "copyfile", slow)
+    sync(folder, tmp_path / "copy")
+    with actstore.open(tmp_path / "copy") as store:
+        assert store.labels == {"left": 6}
 
 
 def test_only_what_came_since_is_copied(folder: Path, bucket: str) -> None:
