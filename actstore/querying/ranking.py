@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from actstore.querying import rough_scores, vector_math
-from actstore.querying.rough_scores import Keys
+from actstore.querying.rough_scores import Care, Keys
 from actstore.querying.scoring import Query
 from actstore.querying.vector_math import Metric
 from actstore.storage import floats
@@ -49,8 +49,8 @@ def search(
     """Return the ``k`` best of some rows for each query.
 
     All rows are scored roughly, those that may be among the best again in float64. The result is
-    that of float64 for all rows, scores rounded to float32 and equal ones in the order of rows:
-    a row is left out only where no error of its rough score could bring it among the best.
+    that of float64 for all rows, scores rounded to float32 and equal ones in the order of rows, as
+    long as products in float32 err by no more than :data:`rough_scores.TOLERANCE`.
 
     Args:
         snapshot: where the vectors are.
@@ -81,28 +81,22 @@ def search(
         found = asked.candidates(rows, [made[n] for n in numbers], left_out[finite], norms)
         for number, some in zip(numbers, found, strict=True):
             places[number] = some
-    many = [number for number, some in enumerate(places) if len(some) > _enough(k)]
-    if many:
+    cares: tuple[Care, ...] = ("segments", "double")
+    for care in cares:
+        unsure = [number for number, some in enumerate(places) if len(some) > _enough(k)]
+        many = [number for number in unsure if finite[number] or care == "double"]
+        if not many:
+            continue
         together = np.unique(np.concatenate([places[number] for number in many]))
-        found = asked.candidates(
-            rows[together],
-            [made[number] for number in many],
-            left_out[many],
-            norms[together],
-            double=True,
-        )
+        several = [made[number] for number in many]
+        found = asked.candidates(rows[together], several, left_out[many], norms[together], care)
         for number, some in zip(many, found, strict=True):
             places[number] = together[some]
     read = _reader(snapshot, rows, places)
-    best: dict[int, Best] = {}
-
-    def decide(number: int) -> None:
-        some = places[number][rows[places[number]] != left_out[number]]
-        best[number] = exact(read, some, queries[number], k, metric)
-
-    for number in range(len(made)):
-        decide(number)
-    return [best[number] for number in range(len(made))]
+    return [
+        exact(read, some[rows[some] != left], query, k, metric)
+        for some, left, query in zip(places, left_out.tolist(), queries, strict=True)
+    ]
 
 
 class _Asked(NamedTuple):
@@ -118,8 +112,7 @@ class _Asked(NamedTuple):
         queries: Sequence[Query],
         left_out: np.ndarray,
         norms: np.ndarray,
-        *,
-        double: bool = False,
+        care: Care = "rough",
     ) -> list[np.ndarray]:
         """Return, for each query, the positions of rows that may be among its best, ascending."""
         omitted = [
@@ -131,9 +124,7 @@ class _Asked(NamedTuple):
         most = float(np.finfo(np.float32).max)
         mine = _Candidates(len(queries), self.k, most**2 if self.metric == "l2" else most)
         step = max(1, _KEYS // len(queries))
-        for part in rough_scores.scan(
-            self.snapshot, rows, queries, self.metric, norms, double=double
-        ):
+        for part in rough_scores.scan(self.snapshot, rows, queries, self.metric, norms, care):
 
             def offer(start: int, part: rough_scores.Part = part) -> None:
                 stop = min(start + step, part.stop)

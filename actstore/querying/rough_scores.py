@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from actstore.querying import scoring, vector_math
 from actstore.querying.scoring import Query
 from actstore.querying.vector_math import Metric
-from actstore.storage import blas, floats, kernels
+from actstore.storage import floats, kernels
 from actstore.storage.threads import share
 
 if TYPE_CHECKING:
@@ -27,20 +26,19 @@ _READ = 1 << 22
 in between is nothing."""
 _WIDENED = 1 << 20
 """Values that a thread makes wider at a time: 4 MiB, which stay in a cache until their product."""
-_PACKED = 24
-"""Of more queries, products of matrices take less time than the kernels, though rows must be made
-wider for them; where each thread has its own product."""
 _DOUBLES = 1 << 18
 _ROUNDING = 2.0**-24
 """By how much a float32 is rounded at most, of its own size."""
 _LAST_DIGIT = 2 * _ROUNDING
 """What scores may differ by that are equal once they are rounded."""
-_NORM = 1e-4
-"""By how much a stored norm may be wrong, of its own size: what `verify` lets pass."""
+TOLERANCE = 4e-6
+"""Error of products in float32, in lengths of row times query: twenty times what random rows show.
+What it could be at worst, did all sums err in one direction, is fifty times as much at a width of
+4,096, and leaves all rows of a layer in doubt that nearly agree."""
+_NORM = 1e-6
+"""By how much a norm that we have stored may be wrong, of its own size."""
 _LEAST = 2.0**-148
 """Twice the smallest float32, by which a sum near it may be wrong."""
-_FEW_ROUNDINGS = 8
-"""Roundings besides those of the sum."""
 
 
 class Keys(NamedTuple):
@@ -53,6 +51,9 @@ class Keys(NamedTuple):
     ``[queries, rows]``, or 1 for either."""
 
 
+Care = Literal["rough", "segments", "double"]
+"""How sure keys are, and how slow: at memory's speed, where products of matrices are not needed; by
+short sums of float16, some times slower; in float64, ten times."""
 KeysOf = Callable[[slice], Keys]
 """Gives the keys of some of the rows; for several threads."""
 
@@ -71,20 +72,19 @@ def scan(
     queries: Sequence[Query],
     metric: Metric,
     norms: np.ndarray,
-    *,
-    double: bool = False,
+    care: Care,
 ) -> Iterator[Part]:
     """Yield all rows, part by part, with their keys.
 
     Args:
         snapshot: where the vectors are.
         rows: int64 ``[n]``, all of the queries' width.
-        queries: at least one; finite ones unless ``double``.
+        queries: at least one; finite ones unless ``care`` is ``double``.
         metric: of the scores.
         norms: stored norms of the rows, float32 ``[n]``.
-        double: reckon in float64: a tenth as fast.
+        care: with which to reckon.
     """
-    way = _way(snapshot, rows, queries, metric, double=double)
+    way = _way(snapshot, rows, queries, metric, care)
     step = max(1, _SCORES // len(queries))
     for first, last in snapshot.portions(rows):
         for start in range(first, last, step):
@@ -92,7 +92,7 @@ def scan(
             some, lengths = rows[start:stop], norms[start:stop]
             with np.errstate(all="ignore"):  # overflow and 0/0 show as infinity and NaN
                 of = way.keys(some, lengths)
-                if not double:
+                if care != "double":
                     of = _corrected(snapshot, some, lengths, queries, metric, of)
             yield Part(start, stop, of)
 
@@ -107,19 +107,18 @@ def _way(
     rows: np.ndarray,
     queries: Sequence[Query],
     metric: Metric,
-    *,
-    double: bool,
+    care: Care,
 ) -> _Way:
-    if double:
+    if care == "double":
         return _Doubles(snapshot, queries, metric)
     halves = snapshot.shape(rows)[1] == "float16" and kernels.library() is not None
-    if len(queries) > _PACKED:
-        halves &= not blas.is_ours()
-    few = len(queries) <= _ONE_BY_ONE
-    # A difference of vectors that lie near each other says more than their products do.
-    if few and (metric == "l2" or not halves):
+    if care == "segments":
+        if halves and metric != "l2":
+            return _BySegment(snapshot, queries, metric)
+        return _Doubles(snapshot, queries, metric)
+    if len(queries) <= _ONE_BY_ONE:
         return _OneByOne(snapshot, queries, metric)
-    return _Products(snapshot, queries, metric, halves=halves)
+    return _Products(snapshot, queries, metric)
 
 
 def _corrected(
@@ -168,41 +167,33 @@ class _OneByOne:
         found = np.stack(scores)
         sizes = np.array([[query.size] for query in self._queries])
         width = len(self._queries[0])
-        lost = _sum_error(width)
 
         def of(span: slice) -> Keys:
             keys = found[:, span].astype(np.float64)
             if self._metric == "l2":
                 # What a point of halves leaves of the query may count as much as the distance.
                 np.square(keys, out=keys)
-                return Keys(keys, 2.2 * lost * keys + width * _LEAST)
+                return Keys(keys, 2.2 * TOLERANCE * keys + width * _LEAST)
             np.negative(keys, out=keys)
             if self._metric == "cosine":
-                return Keys(keys, np.array([[lost + _NORM]]))
-            return Keys(keys, lost * sizes * _lengths(norms[span]) + width * _LEAST)
+                return Keys(keys, np.array([[TOLERANCE + _NORM]]))
+            return Keys(keys, TOLERANCE * sizes * _lengths(norms[span]) + width * _LEAST)
 
         return of
 
 
 class _Products:
-    """Products of all rows with all queries: by the kernels of rounded queries, or of matrices."""
+    """Products of all rows with all queries, by products of matrices."""
 
-    def __init__(
-        self, snapshot: Snapshot, queries: Sequence[Query], metric: Metric, *, halves: bool
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, queries: Sequence[Query], metric: Metric) -> None:
         self._snapshot = snapshot
         self._queries = queries
         self._metric = metric
         vectors = np.stack([query.vector for query in queries])
-        self._halves = kernels.halves_of_many(vectors) if halves else None
-        if self._halves is None:
-            # By powers of two: a product of a large row with a large query must not overflow.
-            self._weights = np.ldexp(1.0, np.frexp(np.abs(vectors).max(axis=1))[1])
-        else:
-            self._weights = self._halves.weights
-        lost = _sum_error(len(queries[0])) * np.array([query.size for query in queries])
-        self._errors = lost if self._halves is None else self._halves.errors
-        self._errors_of_matrices = lost
+        # By powers of two: a product of a large row with a large query must not overflow.
+        exponents = np.frexp(np.abs(vectors).max(axis=1))[1]
+        self._weights = np.ldexp(1.0, exponents)
+        self._matrix = np.ascontiguousarray(np.ldexp(vectors, -exponents[:, None]).T)
         self._spare: list[np.ndarray] = []
 
     def keys(self, rows: np.ndarray, norms: np.ndarray) -> KeysOf:
@@ -212,48 +203,35 @@ class _Products:
         def multiply(span: tuple[int, int]) -> None:
             start, stop = span
             stored = vector_math.read(self._snapshot, rows[start:stop], ascending=ascending)
-            out = products[:, start:stop]
-            if self._halves is None or not kernels.products_with_many(stored, self._halves, out):
-                self._errors = np.maximum(self._errors, self._errors_of_matrices)
-                with np.errstate(all="ignore"):
-                    self._by_matrices(stored, out)
+            with np.errstate(all="ignore"):
+                self._fill(stored, products[:, start:stop])
 
         most = max(1, _READ // len(self._queries[0]))
         spans = vector_math.spans(self._snapshot, rows, most)
-        if self._halves is None:
-            with blas.one_thread():
-                share(multiply, spans)
-        else:
-            share(multiply, spans)
+        share(multiply, spans)
         sizes = np.array([[query.size] for query in self._queries])
-        weights, errors = self._weights[:, None], self._errors[:, None]
+        weights = self._weights[:, None]
 
         def of(span: slice) -> Keys:
             keys = products[:, span].astype(np.float64)
             if self._metric == "cosine":
                 keys *= -weights / sizes
                 keys /= norms[span].astype(np.float64)
-                return Keys(keys, errors / sizes + 1.01 * _NORM)
+                return Keys(keys, np.array([[TOLERANCE + _NORM]]))
             longest = _lengths(norms[span])
             if self._metric == "dot":
                 keys *= -weights
-                return Keys(keys, errors * longest + _LEAST)
+                return Keys(keys, TOLERANCE * sizes * longest + _LEAST)
             keys *= -2 * weights
             keys += norms[span].astype(np.float64) ** 2
             keys += sizes**2
             # The norm's own error counts twice in its square.
-            lost = 2 * errors * longest + 2.1 * _NORM * longest**2
+            lost = 2 * TOLERANCE * sizes * longest + 2.1 * _NORM * longest**2
             return Keys(keys, lost + 8 * _ROUNDING * sizes**2 + _LEAST * sizes)
 
         return of
 
-    @cached_property
-    def _matrix(self) -> np.ndarray:
-        vectors = np.stack([query.vector for query in self._queries])
-        exponents = 1 - np.frexp(self._weights)[1]
-        return np.ascontiguousarray(np.ldexp(vectors, exponents[:, None]).T)
-
-    def _by_matrices(self, stored: np.ndarray, out: np.ndarray) -> None:
+    def _fill(self, stored: np.ndarray, out: np.ndarray) -> None:
         width = stored.shape[1]
         step = max(1, _WIDENED // width)
         buffer = self._spare.pop() if self._spare else np.empty((step, width), np.float32)
@@ -261,6 +239,47 @@ class _Products:
             part = vector_math.single(stored[start : start + step], buffer)
             out[:, start : start + step] = (part @ self._matrix).T
         self._spare.append(buffer)
+
+
+class _BySegment:
+    """Products of float16 rows with each query by the kernels, segment by segment."""
+
+    def __init__(self, snapshot: Snapshot, queries: Sequence[Query], metric: Metric) -> None:
+        self._snapshot = snapshot
+        self._queries = [kernels.halves_by_segment(query.vector) for query in queries]
+        self._metric = metric
+        self._sizes = np.array([[query.size] for query in queries])
+
+    def keys(self, rows: np.ndarray, norms: np.ndarray) -> KeysOf:
+        found = np.full((len(self._queries), len(rows)), np.nan)  # to be reckoned in float64
+        lengths = np.full(len(rows), np.nan)
+
+        def multiply(span: tuple[int, int]) -> None:
+            start, stop = span
+            stored = vector_math.read(self._snapshot, rows[start:stop])
+            with np.errstate(all="ignore"):
+                squares = kernels.squares(stored)
+                if squares is not None:
+                    lengths[start:stop] = np.sqrt(squares)
+                for query, part in zip(self._queries, found[:, start:stop], strict=True):
+                    products = None
+                    if query is not None:
+                        products = kernels.products_by_segment(stored, query)
+                    if products is not None:
+                        part[:] = products
+
+        width = self._snapshot.shape(rows)[0]
+        share(multiply, vector_math.spans(self._snapshot, rows, max(1, _WIDENED // width)))
+        lost = max((query.error for query in self._queries if query is not None), default=0.0)
+
+        def of(span: slice) -> Keys:
+            keys, longest = -found[:, span], lengths[span]
+            if self._metric == "cosine":
+                return Keys(keys / (longest * self._sizes), np.array([[2 * lost + _LAST_DIGIT]]))
+            rounded = _LAST_DIGIT * np.abs(keys)
+            return Keys(keys, 1.01 * lost * longest * self._sizes + rounded + _LEAST)
+
+        return of
 
 
 class _Doubles:
@@ -285,8 +304,7 @@ class _Doubles:
                 self._fill(vectors, found[:, start:stop])
 
         width = self._towards.shape[1]
-        with blas.one_thread():
-            share(score, vector_math.spans(self._snapshot, rows, max(1, _DOUBLES // width)))
+        share(score, vector_math.spans(self._snapshot, rows, max(1, _DOUBLES // width)))
         lost = width * 2.0**-51
 
         def of(span: slice) -> Keys:
@@ -314,14 +332,6 @@ class _Doubles:
         if not np.isfinite(out).all():  # matrices may be filled up with zeros
             for towards, part in zip(self._towards, out, strict=True):
                 np.vecdot(vectors, towards, out=part)
-
-
-def _sum_error(width: int) -> float:
-    """Return what a product in float32 may be wrong by, in lengths of the one times the other.
-
-    Sums may be rounded in one direction at every step, whatever the order.
-    """
-    return (width + _FEW_ROUNDINGS) * _ROUNDING * 1.01
 
 
 def _lengths(norms: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from actstore.storage.kernels import Halves
     from actstore.storage.snapshot import Snapshot
 
-_BLOCK = 1 << 21
-"""Values per block: 4 MiB of halves, which a core reads in the time of a few dozen calls."""
+_BLOCK = 1 << 22
+"""Values per block: 8 MiB of halves, in the time of which a few dozen calls are nothing."""
 _WIDENED = 1 << 18
 """Float32 values at a time: one MiB, so that widening, product and sum meet in the cache."""
 _CLOSE = 1e-15

@@ -17,9 +17,6 @@ _PART = 11
 """Bits of a value that one part of a query holds."""
 _PARTS = 3
 """Parts of a float32 at most: 24 bits."""
-_PACK = 16
-"""Vectors that the kernel takes at once: of so many, rows and vectors meet in the nearest caches;
-of 128, it takes twice as long for each."""
 _LANES = 4
 """Values that any SIMD adds up side by side at least."""
 _ROUNDING = 2.0**-24
@@ -62,8 +59,18 @@ def halves(vector: np.ndarray) -> Halves | None:
         vector: float32 or float64 ``[width]``.
     """
     numkong = library()
+    found = None if numkong is None else _parts(vector)
+    if numkong is None or found is None:
+        return None
+    parts, weights = found
+    packed = numkong.dots_pack(parts) if len(parts) > 1 else None
+    return Halves(parts[0], packed, weights)
+
+
+def _parts(vector: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return parts, float16 ``[parts, width]``, and what each is multiplied by."""
     largest = float(np.abs(vector).max(initial=0))
-    if numkong is None or not np.isfinite(largest):
+    if not np.isfinite(largest):
         return None
     exponent = _SCALED - int(np.frexp(largest)[1]) if largest else 0
     rest = np.ldexp(vector.astype(np.float64), exponent)
@@ -72,44 +79,59 @@ def halves(vector: np.ndarray) -> Halves | None:
         parts.append(rest.astype(np.float16))
         rest = np.ldexp(rest - parts[-1], _PART)
     shifts = -exponent - _PART * np.arange(len(parts))
-    packed = numkong.dots_pack(np.stack(parts)) if len(parts) > 1 else None
-    return Halves(parts[0], packed, np.ldexp(1.0, shifts))
+    return np.stack(parts), np.ldexp(1.0, shifts)
 
 
-class HalvesOfMany(NamedTuple):
-    """Vectors rounded to float16, each at a scale of its own: a product costs as little as can be.
+class HalvesBySegment(NamedTuple):
+    """A vector as :class:`Halves`, cut into segments whose sums the kernels take one by one.
 
-    What a product of a row with a vector is wrong by is at most the row's length times
-    :attr:`errors`.
+    What a product of a row with it is wrong by is at most both lengths times :attr:`error`.
     """
 
     packs: list[Any]
-    """The vectors as the kernel takes them, :data:`_PACK` at a time."""
+    """The segments in order: all parts of each."""
+    size: int
+    """Values of each."""
     weights: np.ndarray
-    """What each one's products are multiplied by, float64 ``[vectors]``."""
-    errors: np.ndarray
-    """Length of what rounding took off, and what float32 sums may lose, float64 ``[vectors]``."""
+    """What the parts' products are multiplied by, float64 ``[parts]``."""
+    error: float
 
 
-def halves_of_many(vectors: np.ndarray) -> HalvesOfMany | None:
-    """Return rounded vectors; None without kernels.
+def halves_by_segment(vector: np.ndarray) -> HalvesBySegment | None:
+    """Return a vector's parts by segment; None without kernels, and of one that is not finite.
 
     Args:
-        vectors: float32 ``[vectors, width]``, all finite.
+        vector: float32 ``[width]``.
     """
     numkong = library()
-    if numkong is None:
+    found = None if numkong is None else _parts(vector)
+    if numkong is None or found is None:
         return None
-    wide = vectors.astype(np.float64)
-    exponents = _SCALED - np.frexp(np.abs(wide).max(axis=1))[1]
-    rounded = np.ldexp(wide, exponents[:, None]).astype(np.float16)
-    rest = wide - np.ldexp(rounded.astype(np.float64), -exponents[:, None])
-    lost = sum_error(vectors.shape[1]) * np.linalg.norm(wide, axis=1)
+    parts, weights = found
+    size = _segment(len(vector))
     packs = [
-        numkong.dots_pack(rounded[start : start + _PACK]) for start in range(0, len(rounded), _PACK)
+        numkong.dots_pack(np.ascontiguousarray(parts[:, start : start + size]))
+        for start in range(0, len(vector), size)
     ]
-    errors = np.linalg.norm(rest, axis=1) + lost
-    return HalvesOfMany(packs, np.ldexp(1.0, -exponents), errors)
+    return HalvesBySegment(packs, size, weights, sum_error(size))
+
+
+def products_by_segment(rows: np.ndarray, vector: HalvesBySegment) -> np.ndarray | None:
+    """Return the dot product of each row with a vector, float64 ``[rows]``.
+
+    Sums of segments are in float32, those of these in float64. Where a row is not finite, its
+    product is not either. None where the kernels do not take such rows.
+    """
+    numkong = library()
+    if numkong is None or not _fits(rows):
+        return None
+    total = np.zeros((len(rows), len(vector.weights)))
+    for number, pack in enumerate(vector.packs):
+        part = rows[:, number * vector.size : (number + 1) * vector.size]
+        total += np.asarray(numkong.dots_packed(part, pack))
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        found: np.ndarray = total @ vector.weights
+    return found
 
 
 def sum_error(width: int) -> float:
@@ -119,25 +141,6 @@ def sum_error(width: int) -> float:
     and each sum may be rounded in the same direction.
     """
     return (width / _LANES + 2 * _LANES) * _ROUNDING * 1.01  # the rounded vector may be longer
-
-
-def products_with_many(rows: np.ndarray, vectors: HalvesOfMany, out: np.ndarray) -> bool:
-    """Fill ``out`` with each vector's products with rows, but for weights; say if that was done.
-
-    Where a row is not finite, its products are not either.
-
-    Args:
-        rows: ``[rows, width]``.
-        vectors: to multiply with.
-        out: float32 ``[vectors, rows]``.
-    """
-    numkong = library()
-    if numkong is None or not _fits(rows):
-        return False
-    for number, pack in enumerate(vectors.packs):
-        part = out[number * _PACK : (number + 1) * _PACK]
-        part[:] = np.asarray(numkong.dots_packed(rows, pack)).T
-    return True
 
 
 def products(rows: np.ndarray, vector: Halves) -> np.ndarray | None:

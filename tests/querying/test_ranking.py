@@ -78,6 +78,34 @@ def test_the_ranking_is_that_of_float64(tmp_path: Path, dtype: str, metric: Any)
         assert best.places.tolist() == by_hand(matrix[rows], query, 5, metric).tolist()
 
 
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+def test_few_of_the_rows_that_nearly_agree_are_reckoned_in_float64(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: Any
+) -> None:
+    """Those of a layer do, all in about one direction."""
+    generator = np.random.default_rng(0)
+    centre = generator.standard_normal(512)
+    matrix = (centre + 0.003 * generator.standard_normal((2_000, 512))).astype(np.float16)
+    snapshot = opened(tmp_path, matrix)
+    reckoned: list[int] = []
+    keys = rough_scores._Doubles.keys
+
+    def counted(self: Any, rows: np.ndarray, norms: np.ndarray) -> Any:
+        reckoned.append(len(rows))
+        return keys(self, rows, norms)
+
+    monkeypatch.setattr(rough_scores._Doubles, "keys", counted)
+    queries = generator.standard_normal((6, 512))
+    for count in (1, 6):
+        reckoned.clear()
+        for query, best in zip(
+            queries[:count], search(snapshot, queries[:count], 3, metric), strict=True
+        ):
+            assert best.places.tolist() == by_hand(matrix, query, 3, metric).tolist()
+        if kernels.library() is not None:
+            assert sum(reckoned) < 400
+
+
 def test_a_store_of_equal_rows_gives_the_first(tmp_path: Path) -> None:
     row = np.random.default_rng(1).standard_normal(WIDTH).astype(np.float16)
     snapshot = opened(tmp_path, np.tile(row, (5000, 1)))

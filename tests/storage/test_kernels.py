@@ -122,20 +122,34 @@ def test_without_the_library_there_is_nothing(monkeypatch: pytest.MonkeyPatch) -
     assert kernels.distances(some, some[0]) is None
 
 
-@settings(deadline=None, max_examples=examples(60))
-@given(rows(FINITE_HALF), st.integers(1, 40), st.data())
-def test_products_with_rounded_vectors_err_as_they_say(
-    vectors: np.ndarray, count: int, data: st.DataObject
-) -> None:
-    queries = np.stack([query_of(data, vectors.shape[1]) for _ in range(min(count, 3))])
-    queries = np.resize(queries, (count, vectors.shape[1]))
-    many = kernels.halves_of_many(queries)
-    assert many is not None
-    out = np.empty((count, len(vectors)), np.float32)
-    assert kernels.products_with_many(vectors, many, out)
-    wide = vectors.astype(np.float64)
-    expected = queries.astype(np.float64) @ wide.T
-    allowed = many.errors[:, None] * np.linalg.norm(wide, axis=1)
-    lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
-    assert (many.errors <= lengths * (2.0**-11 + kernels.sum_error(vectors.shape[1]))).all()
-    assert (np.abs(out * many.weights[:, None] - expected) <= allowed).all()
+@pytest.mark.parametrize("width", [1, 96, 512, 600, 1031, 4096])
+def test_products_by_segment_are_as_sure_as_they_say(width: int) -> None:
+    generator = np.random.default_rng(width)
+    rows = generator.standard_normal((50, width)) + 3 * generator.standard_normal(width)
+    rows[:10] *= 1_000.0
+    rows[10:20] *= 1e-6
+    stored = rows.astype(np.float16)
+    wide = stored.astype(np.float64)
+
+    def products(vectors: np.ndarray, cut: kernels.HalvesBySegment | None) -> np.ndarray:
+        assert cut is not None
+        found = kernels.products_by_segment(vectors, cut)
+        assert found is not None
+        return found
+
+    for scale in (1e-30, 1e30, 1.0):
+        query = (scale * generator.standard_normal(width)).astype(np.float32)
+        cut = kernels.halves_by_segment(query)
+        assert cut is not None
+        assert len(cut.packs) * cut.size == width
+        found = products(stored, cut)
+        lengths = np.linalg.norm(wide, axis=1) * np.linalg.norm(query.astype(np.float64))
+        assert (np.abs(found - wide @ query.astype(np.float64)) <= cut.error * lengths).all()
+        assert np.array_equal(products(stored[::2], cut), found[::2])
+    stored[3, 0] = np.inf
+    again = products(stored, cut)
+    assert not np.isfinite(again[3])
+    assert np.array_equal(np.delete(again, 3), np.delete(found, 3))
+    assert cut is not None
+    assert kernels.products_by_segment(stored.astype(np.float32), cut) is None
+    assert kernels.halves_by_segment(np.full(width, np.nan, np.float32)) is None
