@@ -70,9 +70,9 @@ def _read() -> Iterator[None]:
 class LazyGroup(click.Group):
     """Imports a command's module only when that command, or the list of all, is asked for."""
 
-    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
         with _read():
-            return super().make_context(*arguments, **options)
+            return super().make_context(*arguments, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         with _read():

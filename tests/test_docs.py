@@ -131,8 +131,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
-    # All that it makes is in its folder.
-    assert {path.name for path in folder.iterdir()} == set(names)
+    # All that it makes is in its folder; notes of files in the making are gone with these.
+    assert {path.name for path in folder.iterdir()} - {"home"} == set(names)
+    assert not [path for path in (folder / "home").rglob("*") if path.is_file()]
     *out, _ = finished.stdout.split(END)
     *err, _ = finished.stderr.split(END)
     return {

@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def dumps(value: Any, **options: Any) -> str:
+def dumps(value: Any, **how: Any) -> str:
     """Return a value as JSON, in UTF-8 texts; numbers that are not finite become null.
 
     Args:
         value: what is written.
-        options: of :func:`json.dumps`.
+        how: what :func:`json.dumps` takes besides.
     """
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, **how)
     except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, **options)
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, **how)
 
 
 def _finite(value: Any) -> Any:

@@ -249,9 +249,10 @@ def test_conditions_and_other_stores(actstore: Command, probed: Path, tmp_path: 
         (("--where", "norm < 0"), 1, "no row of"),
         (("--layers", "3-1"), 2, "'3-1' is no layer"),
         (("--seed", "-1"), 2, "x>=0"),
-        (("--strength", "inf"), 2, "between 1e-10 and 1e+10, got inf"),
-        (("--strength", "nan"), 2, "got nan"),
-        (("--strength", "0"), 2, "got 0"),
+        (("--strength", "1e11"), 2, "between 1e-10 and 1e+10, got 100000000000.0"),
+        (("--strength", "inf"), 2, "'inf' is no finite number"),
+        (("--strength", "nan"), 2, "'nan' is no finite number"),
+        (("--strength", "0"), 2, "0.0 is not in the range x>0"),
     ],
 )
 def test_what_goes_wrong_is_one_line(
