@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from actstore.querying import rough_scores, vector_math
+from actstore.querying import rough_scores, scoring, vector_math
 from actstore.querying.rough_scores import Care, Keys
 from actstore.querying.scoring import Query
 from actstore.querying.vector_math import Metric
@@ -176,28 +176,19 @@ def exact(
     """Return the best of some places in a list of rows by float64; rows without a score are none.
 
     Args:
-        read: gives the vectors of places, as a matrix of their own.
+        read: gives the vectors of places.
         places: positions in the list, int64, ascending.
         query: float32 ``[width]``.
         k: how many.
         metric: of the scores.
     """
-    towards = query.astype(np.float64)
-    length = np.linalg.norm(towards)
+    asked = Query(query)
     scores = np.empty(len(places), np.float32)
     step = max(1, _GATHERED // len(query))
     with np.errstate(all="ignore"):  # overflow and 0/0 show as infinity and NaN
         for start in range(0, len(places), step):
-            vectors = _double(read(places[start : start + step]))
-            part = scores[start : start + step]
-            if metric == "l2":
-                vectors -= towards
-                part[:] = np.sqrt(np.vecdot(vectors, vectors))
-                continue
-            found = np.vecdot(vectors, towards)
-            if metric == "cosine":
-                found = np.clip(found / (np.linalg.norm(vectors, axis=1) * length), -1, 1)
-            part[:] = found
+            vectors = read(places[start : start + step])
+            scores[start : start + step] = scoring.in_double(vectors, asked, metric)
     usable = np.flatnonzero(~np.isnan(scores))
     keys = scores[usable] if metric == "l2" else -scores[usable]
     order = usable[np.argsort(keys, kind="stable")[:k]]
@@ -260,10 +251,3 @@ class _Candidates:
         """Learn that each query has ``k`` rows of keys no larger; NaN and infinity say nothing."""
         known = limits < self._most
         self._limits[known] = np.minimum(self._limits, np.maximum(limits, -self._most))[known]
-
-
-def _double(vectors: np.ndarray) -> np.ndarray:
-    if vectors.dtype == np.float16:
-        vectors = floats.widen(vectors, quiet=True)
-    wide: np.ndarray = vectors.astype(np.float64)
-    return wide

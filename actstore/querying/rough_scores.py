@@ -299,7 +299,7 @@ class _Doubles:
             start, stop = span
             stored = vector_math.read(self._snapshot, rows[start:stop])
             with np.errstate(all="ignore"):
-                vectors = floats.widen(stored, quiet=True).astype(np.float64)
+                vectors = scoring.double(stored)
                 lengths[start:stop] = np.linalg.norm(vectors, axis=1)
                 self._fill(vectors, found[:, start:stop])
 

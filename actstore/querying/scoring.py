@@ -170,12 +170,23 @@ def _beyond_float32(
     step = max(1, _WIDENED // len(query))
     for start in range(0, len(places), step):
         at = places[start : start + step]
-        target[at] = _in_double(stored[at], query, metric)
+        target[at] = in_double(stored[at], query, metric)
 
 
-def _in_double(rows: np.ndarray, query: Query, metric: Metric) -> np.ndarray:
-    """Return the scores of some rows, computed in float64: float64 ``[rows]``."""
-    vectors, towards = rows.astype(np.float64), query.vector.astype(np.float64)
+def double(vectors: np.ndarray) -> np.ndarray:
+    """Return float16 or float32 vectors as float64, a copy."""
+    if vectors.dtype == np.float16:
+        vectors = floats.widen(vectors, quiet=True)
+    wide: np.ndarray = vectors.astype(np.float64)
+    return wide
+
+
+def in_double(rows: np.ndarray, query: Query, metric: Metric) -> np.ndarray:
+    """Return the scores of some rows, computed in float64: float64 ``[rows]``.
+
+    Overflow and 0/0 show as infinity and NaN, of which NumPy warns unless it is told not to.
+    """
+    vectors, towards = double(rows), query.vector.astype(np.float64)
     found: np.ndarray
     if metric == "l2":
         vectors -= towards

@@ -16,7 +16,7 @@ from actstore import schema
 from actstore.storage import derived, older_metadata, shard_columns
 from actstore.storage.files import StoreFiles
 from actstore.storage.manifest import Manifest, ShardEntry
-from actstore.storage.older_metadata import ORIGIN, Kept, New, Older, Piece, identity
+from actstore.storage.older_metadata import ORIGIN, Kept, New, Old, Older, Piece, identity
 from actstore.storage.row_groups import Encoded, RowGroup, RowGroupWriter
 from actstore.storage.threads import Task, give_up, pool, submit, workers
 
@@ -60,8 +60,7 @@ def write(draft: Path, files: StoreFiles, manifest: Manifest, older: Older | Non
             for piece, table in _with_tables(pieces, files, older, labels):
                 if isinstance(piece, Kept):
                     assert older is not None
-                    changes = labels.fresh_within(*older.rows_of(piece.number))
-                    groups.keep(older.groups[piece.number], table, changes)
+                    groups.keep(older.groups[piece.number], table)
                 else:
                     assert table is not None
                     groups.take(table)
@@ -97,11 +96,11 @@ class _Groups:
         while self._rows >= 2 * older_metadata.GROUP_ROWS:
             self._write(older_metadata.GROUP_ROWS)
 
-    def keep(self, group: RowGroup, labels: pa.Table | None, changes: Mapping[int, Any]) -> None:
-        """Let a row group of the older file be the next; ``labels``, with changes, are new."""
+    def keep(self, group: RowGroup, labels: pa.Table | None) -> None:
+        """Let a row group of the older file be the next, with other labels if there are any."""
         self._flush()
         if labels is not None:
-            group = self._writer.with_column(group, shard_columns.with_labels(labels, changes))
+            group = self._writer.with_column(group, labels)
         self._done.append(group)
 
     def all(self) -> list[RowGroup]:
@@ -190,7 +189,7 @@ class _Labels:
 def _with_tables(
     pieces: Sequence[Piece], files: StoreFiles, older: Older | None, labels: _Labels
 ) -> Iterator[tuple[Piece, pa.Table | None]]:
-    """Yield each piece with its metadata; one that is kept with its labels, if they change."""
+    """Yield each piece with its metadata; one that is kept with its labels alone, if others."""
     coming = _Coming(files, [piece for piece in pieces if isinstance(piece, New)])
     try:
         for piece in pieces:
@@ -198,13 +197,16 @@ def _with_tables(
                 yield piece, labels.of_new(piece.shards, coming.next())
                 continue
             assert older is not None
-            if isinstance(piece, Kept):
-                changed = labels.fresh_within(*older.rows_of(piece.number))
-                yield piece, older.groups.read(piece.number, ["label"]) if changed else None
-                continue
-            table = older.read(*piece)
-            changes = labels.fresh_within(*piece)
-            yield piece, shard_columns.with_labels(table, changes) if changes else table
+            rows = older.rows_of(piece.number) if isinstance(piece, Kept) else piece
+            changes = labels.fresh_within(*rows)
+            table = None
+            if isinstance(piece, Old):
+                table = older.read(*piece)
+            elif changes:
+                table = older.groups.read(piece.number, ["label"])
+            if table is not None and changes:
+                table = shard_columns.with_labels(table, changes)
+            yield piece, table
     finally:
         coming.give_up()
 

@@ -23,8 +23,8 @@ from actstore.analysis.probes.results import (
 from actstore.analysis.probes.splits import REFITS, Job, ProbeSettings
 from actstore.analysis.probes.words_baseline import WordsFit
 from actstore.analysis.statistics import metrics
-from actstore.analysis.statistics.agreement import R2Difference
-from actstore.analysis.statistics.auroc_difference import AurocDifference, auroc_difference
+from actstore.analysis.statistics.auroc_difference import auroc_difference
+from actstore.analysis.statistics.paired import PairedDifference
 from actstore.wording import counted
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def shuffled_figures(
 
 
 def words_alone(
-    words: Sequence[WordsFit | None], beyond: Sequence[AurocDifference | None], seed: int
+    words: Sequence[WordsFit | None], beyond: Sequence[PairedDifference | None], seed: int
 ) -> list[WordsBaseline | None]:
     """Return the words baseline of each place, held against the probes of all places."""
     return [
@@ -156,9 +156,7 @@ def words_alone(
     ]
 
 
-def beyond_words(
-    beyond: Sequence[AurocDifference | R2Difference | None], seed: int
-) -> list[float | None]:
+def beyond_words(beyond: Sequence[PairedDifference | None], seed: int) -> list[float | None]:
     """Return for each place how often chance puts the largest of all differences as high."""
     known = [each for each in beyond if each is not None]
     if not known:
@@ -194,7 +192,7 @@ def rows_hash_of(job: Job) -> str:
 
 
 def effect_of(
-    auroc: metrics.IntervalEstimate, words: WordsBaseline | None, beyond: AurocDifference | None
+    auroc: metrics.IntervalEstimate, words: WordsBaseline | None, beyond: PairedDifference | None
 ) -> Effect:
     """Return how far an AUROC is above the words', or above chance where that is the stronger."""
     if words is not None and beyond is not None and words.auroc.value >= 0.5:
@@ -210,7 +208,7 @@ def _result(
     auroc: metrics.IntervalEstimate,
     permuted: Permuted | None,
     words: WordsBaseline | None,
-    beyond: AurocDifference | None,
+    beyond: PairedDifference | None,
 ) -> ProbeResult:
     import pyarrow as pa
 

@@ -35,8 +35,8 @@ from actstore.analysis.probes.run_plan import RunPlan
 from actstore.analysis.probes.splits import Job, ProbeSettings
 from actstore.analysis.solvers.ridge_paths import PENALTIES
 from actstore.analysis.statistics import agreement
-from actstore.analysis.statistics.agreement import R2Difference
 from actstore.analysis.statistics.folds import Fold
+from actstore.analysis.statistics.paired import PairedDifference
 from actstore.errors import TooFewRowsError
 from actstore.wording import counted
 
@@ -183,7 +183,7 @@ def _regressions(job: Job, setting: ProbeSettings) -> Found:
     )
 
 
-def _beyond_words(one: Tested) -> R2Difference | None:
+def _beyond_words(one: Tested) -> PairedDifference | None:
     if one.words is None:
         return None
     return agreement.r2_difference(
@@ -232,7 +232,7 @@ def _result(
     one: Tested,
     count: int,
     permuted: ShuffledNumbers | None,
-    beyond: R2Difference | None,
+    beyond: PairedDifference | None,
     chance: float | None,
 ) -> NumberResult:
     import pyarrow as pa

@@ -36,8 +36,9 @@ from actstore.analysis.probes.run_plan import RunPlan
 from actstore.analysis.probes.splits import Job, ProbeSettings
 from actstore.analysis.probes.words_baseline import WordsFit
 from actstore.analysis.statistics import metrics
-from actstore.analysis.statistics.auroc_difference import AurocDifference, macro_auroc_difference
+from actstore.analysis.statistics.auroc_difference import macro_auroc_difference
 from actstore.analysis.statistics.metrics import IntervalEstimate
+from actstore.analysis.statistics.paired import PairedDifference
 from actstore.analysis.statistics.shuffling import Shuffled
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def _judge(
     notes: list[str],
 ) -> tuple[list[ClassesResult], Best | None]:
     tested = []
-    beyond: list[AurocDifference | None] = []
+    beyond: list[PairedDifference | None] = []
     for job, own, each, told in zip(jobs, codes, evaluated, words, strict=True):
         scores = np.column_stack([one.scores for one in each])
         width = each[0].probe.width
@@ -208,7 +209,7 @@ def _result(
     permuted: Permuted | None,
     family: Sequence[float | None],
     words: WordsBaseline | None,
-    beyond: AurocDifference | None,
+    beyond: PairedDifference | None,
 ) -> ClassesResult:
     import pyarrow as pa
 

@@ -25,6 +25,7 @@ import numpy as np
 from actstore.analysis.statistics import metrics
 from actstore.analysis.statistics.folds import Fold
 from actstore.analysis.statistics.metrics import LEVEL, Dependence, IntervalEstimate
+from actstore.analysis.statistics.paired import PairedDifference
 
 _LEARNT = 2.0
 """How much more training adds to the variance of R² than to that of an order: with a signal, far
@@ -139,20 +140,6 @@ def spearman_interval(
     return IntervalEstimate(value, low, high)
 
 
-class R2Difference(NamedTuple):
-    """How much larger one R² is than another of the same rows."""
-
-    value: float
-    low: float
-    high: float
-    shares: np.ndarray
-    """What each group adds to its error, float64 ``[groups]`` by the groups' numbers."""
-    error: float
-    """Its standard error."""
-    freedom: float
-    """Degrees of freedom of that error."""
-
-
 def r2_difference(
     predicted: np.ndarray,
     other: np.ndarray,
@@ -160,7 +147,7 @@ def r2_difference(
     groups: np.ndarray,
     folds: Sequence[Fold],
     width: int | None = None,
-) -> R2Difference:
+) -> PairedDifference:
     """Return the difference of two R² with its interval, paired by row and group.
 
     Args:
@@ -178,7 +165,7 @@ def r2_difference(
     value, reach = one.value - two.value, _reach(apart, groups, folds)
     freedom = _count(groups, folds) - 1
     shares, error = np.bincount(groups, apart), reach / _multiple(freedom)
-    return R2Difference(value, value - reach, value + reach, shares, error, freedom)
+    return PairedDifference(value, value - reach, value + reach, shares, error, freedom)
 
 
 class _Influence(NamedTuple):

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -33,20 +32,7 @@ from actstore.analysis.statistics.metrics import (
     Influence,
     IntervalEstimate,
 )
-
-
-class AurocDifference(NamedTuple):
-    """How much larger one AUROC is than another on the same rows."""
-
-    value: float
-    low: float
-    high: float
-    shares: np.ndarray
-    """What each group adds to its error, float64 ``[groups]`` by the groups' numbers."""
-    error: float
-    """Its standard error: what the reach of the interval is a multiple of."""
-    freedom: float
-    """Degrees of freedom of that error."""
+from actstore.analysis.statistics.paired import PairedDifference
 
 
 def auroc_difference(
@@ -56,7 +42,7 @@ def auroc_difference(
     groups: np.ndarray,
     folds: Sequence[Fold],
     width: int | None = None,
-) -> AurocDifference:
+) -> PairedDifference:
     """Return the difference of two AUROCs with its interval, paired by row and group.
 
     Args:
@@ -79,7 +65,7 @@ def macro_auroc_difference(
     groups: np.ndarray,
     folds: Sequence[Fold],
     width: int | None = None,
-) -> AurocDifference:
+) -> PairedDifference:
     """Return the difference of two macro AUROCs, as :func:`auroc_difference` does.
 
     Args:
@@ -102,7 +88,7 @@ def _difference(
     groups: np.ndarray,
     folds: Sequence[Fold],
     width: int | None,
-) -> AurocDifference:
+) -> PairedDifference:
     rare = classes if classes.dtype == bool else metrics.rarest(classes)
     factor = Dependence.of(folds, groups, width, rare)
     # Of two factors the larger one: what both have in common is not known.
@@ -131,4 +117,4 @@ def _difference(
             second = IntervalEstimate(0.5, 0.5, 0.5)
         low, high = min(low, first.low - second.high), max(high, first.high - second.low)
     error = max(value - low, high - value) / multiple
-    return AurocDifference(value, max(low, -1.0), min(high, 1.0), shares, error, freedom)
+    return PairedDifference(value, max(low, -1.0), min(high, 1.0), shares, error, freedom)

@@ -8,11 +8,11 @@ import pytest
 from actstore.analysis.probes import p_values
 from actstore.analysis.statistics import folds
 from actstore.analysis.statistics.auroc_difference import (
-    AurocDifference,
     auroc_difference,
     macro_auroc_difference,
 )
 from actstore.analysis.statistics.folds import Fold
+from actstore.analysis.statistics.paired import PairedDifference
 
 RUNS = 200
 LEAST = 0.91 * RUNS
@@ -88,7 +88,7 @@ def test_a_difference_that_there_is_is_found_and_measured() -> None:
     assert found[12] > 0.95 * RUNS
 
 
-def crossed(run: int, count: int, size: int, width: int) -> AurocDifference:
+def crossed(run: int, count: int, size: int, width: int) -> PairedDifference:
     """Return the difference of two trained probes: each fold tests a few groups."""
     random = np.random.default_rng([run, count, size, width])
     groups = np.repeat(np.arange(count), size)
