@@ -1,9 +1,14 @@
 """The public names, and that importing them costs nothing until they are used."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+
+import numpy as np
 
 import actstore
+from actstore.storage.layout import CACHE
 
 HEAVY = ("numpy", "pyarrow", "duckdb", "polars", "torch", "transformers", "datasets", "rich")
 
@@ -53,3 +58,28 @@ def test_a_store_loads_neither_torch_nor_polars_nor_duckdb() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_first_question_of_a_process_does_not_wait_for_pandas(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float16)
+    store = actstore.open(tmp_path / "store", create=True)
+    for layer in range(12):  # as many shards that are alike are read together
+        rows = {"example_id": [f"{layer}.{row}" for row in range(20)], "label": ["yes", "no"] * 10}
+        store.write({f"blocks.{layer}.hook_resid_post": vectors}, rows, model="a")
+    store.close()
+    questions = {
+        "sql": "store.sql('SELECT label, count(*), avg(norm) FROM activations GROUP BY label')",
+        "nearest": "store.nearest(np.ones(8, np.float32), 3, layer=0)",
+        "to_arrow": "store.select(layer=0).to_arrow()",
+    }
+    for question in questions.values():
+        shutil.rmtree(tmp_path / "store" / CACHE, ignore_errors=True)
+        code = (
+            "import sys, actstore, numpy as np; "
+            f"store = actstore.open({str(tmp_path / 'store')!r}); {question}; "
+            "print('pandas' in sys.modules)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "False\n", question

@@ -16,7 +16,7 @@ import numpy as np
 from actstore import schema
 from actstore.errors import NotInStoreError
 from actstore.querying import own_sql
-from actstore.storage import own_columns
+from actstore.storage import arrow_numbers, own_columns
 from actstore.storage.disk_errors import reading
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Metadata:
             # A table without columns would not know its length.
             return empty if not len(rows) else pa.table({ROW_ID: rows}).select(names)
         if names == [ROW_ID]:
-            return pa.table([pa.array(rows)], pa.schema([self._field(ROW_ID)]))
+            return pa.table([arrow_numbers.array(rows)], pa.schema([self._field(ROW_ID)]))
         groups = np.searchsorted(self._starts, rows, "right") - 1
         own = [name for name in names if name.startswith(own_columns.PREFIX)]
         for name in own:
@@ -111,15 +111,13 @@ class Metadata:
         file = self._own_file if own else self._file
         found = self._stored(file, rows, groups, [name for name in names if name != ROW_ID])
         if ROW_ID in names:
-            found = found.append_column(self._field(ROW_ID), pa.array(rows))
+            found = found.append_column(self._field(ROW_ID), arrow_numbers.array(rows))
         return found.select(names)
 
     def _stored(
         self, file: pq.ParquetFile, rows: np.ndarray, groups: np.ndarray, names: list[str]
     ) -> pa.Table:
         """Return columns of the file; ``groups`` are the row groups of the rows."""
-        import pyarrow as pa
-
         needed = np.unique(groups)
         sizes = np.diff(self._starts)[needed]
         if len(rows) * _SPARSE < sizes.sum():
@@ -131,7 +129,7 @@ class Metadata:
         first, last = int(places[0]), int(places[-1])
         if last - first == len(places) - 1 and bool((np.diff(places) == 1).all()):
             return table.slice(first, len(places))
-        return table.take(pa.array(places))
+        return table.take(arrow_numbers.array(places))
 
     def norms(self, rows: np.ndarray) -> np.ndarray:
         """Return the norms of ``rows`` (int64, any order), float32; kept as row groups are."""
@@ -141,10 +139,9 @@ class Metadata:
         first, last = groups.tolist()
         start = int(self._starts[first])
         if int(self._starts[last + 1]) - start > _SPARSE * len(rows):
-            found: np.ndarray = self.read(rows, ["norm"])["norm"].to_numpy()
-            return found
+            return arrow_numbers.values(self.read(rows, ["norm"])["norm"])
         parts = [self._group(self._file, group, ["norm"]) for group in range(first, last + 1)]
-        together = np.concatenate([part["norm"].to_numpy() for part in parts])
+        together = np.concatenate([arrow_numbers.values(part["norm"]) for part in parts])
         at = int(rows[0]) - start
         run = rows[-1] - rows[0] == len(rows) - 1 and bool((rows[1:] > rows[:-1]).all())
         chosen: np.ndarray = together[at : at + len(rows)] if run else together[rows - start]
@@ -163,11 +160,11 @@ class Metadata:
             at = order[first:last]
             group = int(groups[at[0]])
             whole = self._group(file, group, names)
-            parts.append(whole.take(pa.array(rows[at] - self._starts[group])))
+            parts.append(whole.take(arrow_numbers.array(rows[at] - self._starts[group])))
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
         table = pa.concat_tables(parts)
-        return table if bool((np.diff(order) == 1).all()) else table.take(pa.array(back))
+        return table if bool((np.diff(order) == 1).all()) else table.take(arrow_numbers.array(back))
 
     def _group(self, file: pq.ParquetFile, group: int, names: list[str]) -> pa.Table:
         key = group, tuple(names)

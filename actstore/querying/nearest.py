@@ -11,6 +11,7 @@ from actstore.errors import NotInStoreError, UsageError
 from actstore.querying import approximate, mixture, ranking
 from actstore.querying.ranking import Best
 from actstore.querying.vector_math import METRICS, Metric
+from actstore.storage import arrow_numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,8 +62,6 @@ def nearest(
         NotInStoreError: no row has the query's width.
         MixedVectorsError: rows of that width are of several places, and nobody asked for that.
     """
-    import pyarrow as pa
-
     matrix = np.atleast_2d(queries)
     _refuse_hopeless(matrix, metric, of_rows)
     fitting = searched(selection, queries.shape[-1], k, metric, mixed)
@@ -78,11 +77,12 @@ def nearest(
     found = [Best(np.empty(0, np.int64), np.empty(0, np.float32)), *best]
     places = np.concatenate([each.places for each in found])
     table = fitting.take(places).table(columns)
-    table = table.add_column(0, SCORE, pa.array(np.concatenate([each.scores for each in found])))
+    scores = np.concatenate([each.scores for each in found])
+    table = table.add_column(0, SCORE, arrow_numbers.array(scores))
     if queries.ndim == 1:
         return table
     numbers = np.repeat(np.arange(len(matrix)), [len(each.places) for each in best])
-    return table.add_column(0, QUERY, pa.array(numbers, pa.int64()))
+    return table.add_column(0, QUERY, arrow_numbers.array(numbers))
 
 
 def searched(selection: SelectedRows, width: int, k: int, metric: str, mixed: bool) -> SelectedRows:

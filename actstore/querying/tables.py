@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from actstore import schema
+from actstore.storage import arrow_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,7 @@ def to_arrow(rows: SelectedRows, columns: Sequence[str] | None, *, vectors: bool
     if not vectors:
         return table
     matrix = rows.numpy(mixed=True)  # rows of a table may be of several places
-    flat = pa.array(matrix.reshape(-1))
+    flat = arrow_numbers.array(matrix.reshape(-1))
     width = matrix.shape[1]
     column = pa.FixedSizeListArray.from_arrays(flat, width)
     field = pa.field(schema.VECTOR, pa.list_(pa.field("element", flat.type, False), width), False)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from actstore import schema
-from actstore.storage import column_chunks, pages, shard_columns, thrift
+from actstore.storage import arrow_numbers, column_chunks, pages, shard_columns, thrift
 from actstore.storage.checks import read_tail
 from actstore.storage.column_chunks import ColumnChunk
 from actstore.storage.manifest import ShardEntry
@@ -256,7 +256,7 @@ def _table(
     try:
         if same:
             one = shard_columns.read_columns(root, first, same)
-            rows = pa.array(np.tile(np.arange(first.rows), len(tails)))
+            rows = arrow_numbers.array(np.tile(np.arange(first.rows), len(tails)))
             found.update(zip(same, one.combine_chunks().take(rows).columns, strict=True))
         if differing:
             file = _file(shape, tails, first.rows, differing)

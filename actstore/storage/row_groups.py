@@ -215,7 +215,9 @@ class RowGroupWriter:
             groups: all row groups of the file, in the order of its rows.
             notes: keys and values that the footer shall have.
         """
-        empty = _encoded(self._columns.empty_table(), self._options)
+        import pyarrow as pa
+
+        empty = _encoded(pa.Table.from_batches([], self._columns), self._options)
         fields = thrift.partly(column_chunks.footer_of(empty), {})
         fields[_ROWS] = thrift.i64(sum(group.rows for group in groups))
         before = thrift.part(fields, 0, _GROUPS) + thrift.list_head(len(groups), thrift.STRUCT)

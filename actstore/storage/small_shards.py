@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actstore import schema
-from actstore.storage import alike_shards, backing, shard_columns
+from actstore.storage import alike_shards, arrow_numbers, backing, shard_columns
 from actstore.storage.checks import check_tail
 from actstore.storage.manifest import ShardEntry
 
@@ -65,7 +65,7 @@ def read_columns(root: Path, entries: Sequence[ShardEntry], names: list[str]) ->
     order = [
         np.arange(start, start + entry.rows) for start, entry in zip(starts, entries, strict=True)
     ]
-    return found.combine_chunks().take(pa.array(np.concatenate(order)))
+    return found.combine_chunks().take(arrow_numbers.array(np.concatenate(order)))
 
 
 def _read(
