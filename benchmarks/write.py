@@ -20,10 +20,8 @@ def run(corpus: Corpus) -> list[Outcome]:
     """Write all rows from memory, each way to a durable end where it has one."""
     batches = [corpus.batch(layer) for layer in range(corpus.layers)]
     table = corpus.tables()
-    store, raw, parquet, lance = (
-        corpus.folder / name
-        for name in ("written-store", "written-raw", "written.parquet", "written.lance")
-    )
+    names = ("written-store", "written-raw", "written.parquet", "written.lance", "flushed.lance")
+    store, raw, parquet, lance, flushed = (corpus.folder / name for name in names)
 
     def ours() -> None:
         run_ = Run(run_id="b", kind="benchmark", started_at=now())
@@ -37,11 +35,12 @@ def run(corpus: Corpus) -> list[Outcome]:
         "raw write, fsync": lambda: write_raw(raw, [batch.vectors for batch in batches]),
         "pyarrow": lambda: _pyarrow(table, parquet),
         "Lance": lambda: _lance(table, lance),
+        "Lance, flushed": lambda: _lance_flushed(table, flushed),
     }
 
     def clear() -> None:
         """Remove what was written last, which takes as long as a good part of writing it."""
-        for path in (store, raw, parquet, lance):
+        for path in (store, raw, parquet, lance, flushed):
             corpus.fresh(path.name)
         os.sync()
 
@@ -65,7 +64,12 @@ def run(corpus: Corpus) -> list[Outcome]:
             note=times.note("actstore", peer),
             moved=Moved(size, times.median("actstore"), "disk") if peer == "Lance" else None,
         )
-        for peer, at_least in (("raw write, fsync", 0.6), ("pyarrow", 7.0), ("Lance", 1.0))
+        for peer, at_least in (
+            ("raw write, fsync", 0.6),
+            ("pyarrow", 7.0),
+            ("Lance", 1.0),
+            ("Lance, flushed", None),
+        )
     ]
 
 
@@ -88,3 +92,12 @@ def _lance(table: pa.Table, path: Path) -> None:
     import lance
 
     lance.write_dataset(table, path)
+
+
+def _lance_flushed(table: pa.Table, path: Path) -> None:
+    """Write by Lance and flush its files and folders: as durable as what we write is."""
+    _lance(table, path)
+    for place in (path, *path.rglob("*")):
+        descriptor = os.open(place, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)

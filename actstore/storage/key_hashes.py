@@ -25,10 +25,12 @@ _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MANY = 64
 """Rows from which on NumPy scatters their numbers faster than Python."""
 _FEW = 1 << 16
-"""Rows of which the texts of a column are kept for the next batch, at most."""
+"""Rows of which a column's values are kept for the next batch, at most."""
 _INTEGERS = (int, np.integer)
-_before: dict[int, tuple[list[str], np.ndarray]] = {}
-"""By a column's salt, the texts that it held last: those of the next layer are the same mostly."""
+_ALIKE = {str, int, type(None)}
+"""Types of values that hash alike wherever they are equal, which 1 and 1.0 do not."""
+_before: dict[int, tuple[list[Any], np.ndarray]] = {}
+"""By a column's salt, what it held last: the next layer's rows have the same mostly."""
 
 
 def hash_rows(
@@ -138,16 +140,18 @@ def _column(cells: Sequence[Any], salt: int) -> np.ndarray:
     rows = len(cells)
     if rows < _MANY:
         return np.fromiter((_cell(value, salt) for value in cells), np.uint64, rows)
-    before = _before.get(salt)
-    # Texts that are equal hash alike; most are the very ones, which is found out at once.
-    if before is not None and type(cells) is list and before[0] == cells:
-        return before[1]
     kinds = set(map(type, cells))
-    if kinds != {str}:
-        return _mix(np.fromiter(map(_hash, cells), np.uint64, rows) + np.uint64(salt))
-    hashes = np.fromiter(map(hash, cells), np.int64, rows).view(np.uint64)
+    kept = type(cells) is list and kinds <= _ALIKE
+    before = _before.get(salt) if kept else None
+    # Most are the very ones, which is found out at once.
+    if before is not None and before[0] == cells:
+        return before[1]
+    if kinds == {str}:
+        hashes = np.fromiter(map(hash, cells), np.int64, rows).view(np.uint64)
+    else:
+        hashes = np.fromiter(map(_hash, cells), np.uint64, rows)
     found = _mix(hashes + np.uint64(salt))
-    if type(cells) is list and rows <= _FEW:
+    if kept and rows <= _FEW:
         _before[salt] = [*cells], found  # a copy: the list may be changed meanwhile
     return found
 

@@ -107,3 +107,13 @@ def test_what_is_known_of_a_column_is_of_these_very_texts() -> None:
     cells[3] = "another"
     other = key_hashes.hash_rows(rows, {}, {"dataset": cells}).tolist()
     assert other != found() == expected()
+
+
+def test_what_is_known_of_a_column_is_of_these_very_types() -> None:
+    rows = key_hashes._MANY
+    numbers: list[Any] = list(range(rows - 1))
+    for last in (None, 1, "1", np.int64(1), 1, "1", None):
+        cells = [*numbers, last]
+        expected = [key_hashes.hash_rows(1, {}, {"example_id": [cell]})[0] for cell in cells]
+        for _ in range(2):
+            assert key_hashes.hash_rows(rows, {}, {"example_id": cells}).tolist() == expected
