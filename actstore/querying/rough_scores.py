@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from actstore.querying import scoring, vector_math
+from actstore.querying import blas, scoring, vector_math
 from actstore.querying.scoring import Query
 from actstore.querying.vector_math import Metric
 from actstore.storage import floats, kernels
@@ -208,7 +208,8 @@ class _Products:
 
         most = max(1, _READ // len(self._queries[0]))
         spans = vector_math.spans(self._snapshot, rows, most)
-        share(multiply, spans)
+        with blas.one_thread():
+            share(multiply, spans)
         sizes = np.array([[query.size] for query in self._queries])
         weights = self._weights[:, None]
 
@@ -304,7 +305,8 @@ class _Doubles:
                 self._fill(vectors, found[:, start:stop])
 
         width = self._towards.shape[1]
-        share(score, vector_math.spans(self._snapshot, rows, max(1, _DOUBLES // width)))
+        with blas.one_thread():
+            share(score, vector_math.spans(self._snapshot, rows, max(1, _DOUBLES // width)))
         lost = width * 2.0**-51
 
         def of(span: slice) -> Keys:
