@@ -7,7 +7,6 @@ alone, and on a machine with other work several times as long.
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING
@@ -21,12 +20,13 @@ if TYPE_CHECKING:
 def one_thread() -> AbstractContextManager[object]:
     """Hold BLAS to one thread, in the whole process, until this is left.
 
-    Where several threads ask for it, it is held until the first of them leaves. On machines of more
-    cores than we have threads nothing is done: one product may have several there.
+    Where several threads ask for it, it is held until the first of them leaves. Where BLAS has more
+    threads than we have, on machines of many cores, nothing is done: a product may have them all.
     """
-    if (os.cpu_count() or 1) > workers():
+    controller = _controller()
+    if any(library.num_threads > workers() for library in controller.lib_controllers):
         return nullcontext()
-    held: AbstractContextManager[object] = _controller().limit(limits=1)
+    held: AbstractContextManager[object] = controller.limit(limits=1)
     return held
 
 

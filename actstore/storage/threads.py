@@ -187,6 +187,7 @@ def wait(tasks: Iterable[Task[Result]]) -> None:
         task.wait()
 
 
+@cache
 def workers() -> int:
     """Return how many threads work at a time."""
     return min(4, os.cpu_count() or 1)
