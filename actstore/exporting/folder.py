@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from actstore import paths
-from actstore.errors import ExportError
+from actstore.errors import ActstoreError, ExportError
 from actstore.storage import strict_json, unfinished
+from actstore.storage.disk_errors import saving
 
 MARK = ".actstore-export.json"
 """Says what an exported folder holds, and that it may be replaced."""
@@ -35,26 +36,27 @@ def replacing(folder: Path, *, overwrite: bool, needed: int) -> Iterator[Path]:
     parent = folder.parent
     draft = unfinished.draft_of(folder)
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(parent).free
-        if free < needed:
-            raise ExportError(
-                f"{folder}: the files take about {needed:,} bytes, and {free:,} are free "
-                "there; export to another disk or fewer rows"
-            )
-        with unfinished.noted(draft, folder):
-            try:
-                draft.mkdir()
-                yield draft
-                _swap(draft, folder)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
+        with saving(folder):
+            parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(parent).free
+            if free < needed:
+                raise ExportError(
+                    f"{folder}: the files take about {needed:,} bytes, and {free:,} are free "
+                    "there; export to another disk or fewer rows"
+                )
+            with unfinished.noted(draft, folder):
+                try:
+                    draft.mkdir()
+                    yield draft
+                    _swap(draft, folder)
+                finally:
+                    shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
+        if isinstance(error, ActstoreError):  # the store cannot be read
+            raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if full else error.strerror or str(error)
-        raise ExportError(
-            f"{folder}: cannot be written: {reason}; nothing was left there"
-        ) from error
+        said = "cannot be written: the disk is full" if full else error.strerror
+        raise ExportError(f"{folder}: {said}; nothing was left there") from error
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:

@@ -6,9 +6,12 @@ import errno
 from pathlib import Path
 
 import pytest
+import torch
 
-from actstore.errors import ExportError
+from actstore.errors import ActstoreError, ExportError, OfflineError, ReadError
 from actstore.exporting.folder import MARK, mark, replacing
+from actstore.exporting.tensors import save
+from tests.commands.test_outputs_on_full_disks import little_room
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
@@ -22,6 +25,30 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="disk is full; nothing was left there"):
         fail(OSError(errno.ENOSPC, "No space left on device"))
     assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_what_torch_says_of_a_full_disk_is_no_traceback(tmp_path: Path) -> None:
+    with (
+        little_room(4096),
+        pytest.raises(ExportError, match=r"out: cannot be written: .*; nothing was left there"),
+        replacing(tmp_path / "out", overwrite=False, needed=0) as draft,
+    ):
+        save({"x": torch.zeros(1 << 16)}, draft / "x.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ReadError("no shard x", Path("x"), "", errno.EIO), OfflineError("no shard x")],
+    ids=repr,
+)
+def test_a_store_that_cannot_be_read_is_said_as_that(tmp_path: Path, error: ActstoreError) -> None:
+    with (
+        pytest.raises(type(error), match=r"^no shard x$"),
+        replacing(tmp_path / "out", overwrite=False, needed=0),
+    ):
+        raise error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_is_too_small_is_said_before(tmp_path: Path) -> None:
