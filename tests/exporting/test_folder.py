@@ -98,6 +98,39 @@ def test_files_of_others_are_never_replaced(tmp_path: Path, overwrite: bool) -> 
     assert (out / "thesis.tex").read_text() == "years of work"
 
 
+def test_files_that_others_put_beside_an_export_stay(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with replacing(out, overwrite=False, needed=0) as draft:
+        (draft / "layer").mkdir()
+        (draft / "layer/a").write_text("1")
+        mark(draft, {"layout": "npz"})
+    (out / "layer/sae.pt").write_text("days of training")
+    with (
+        pytest.raises(ExportError, match=r"did not write \(layer/sae.pt\)"),
+        replacing(out, overwrite=True, needed=0),
+    ):
+        pytest.fail("nothing may be written")
+    (out / "layer/sae.pt").rename(tmp_path / "sae.pt")
+    with replacing(out, overwrite=True, needed=0) as draft:
+        mark(draft, {"layout": "npz"})
+    assert [path.name for path in out.iterdir()] == [MARK]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_files_that_come_during_an_export_stay(tmp_path: Path, overwrite: bool) -> None:
+    out = tmp_path / "out"
+
+    def export() -> None:
+        with replacing(out, overwrite=overwrite, needed=0) as draft:
+            (draft / "a").write_text("1")
+            out.mkdir()
+            (out / "thesis.tex").write_text("years of work")
+
+    with pytest.raises(ExportError, match="holds files that no export wrote"):
+        export()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "thesis.tex"]
+
+
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with replacing(tmp_path / "out", overwrite=False, needed=0) as draft:
