@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 Shuffled = bool | Literal["exact", "blocks"]
 _PREFETCH = 1
-_WHOLE = ("size", "seed", "rank", "world_size", "epoch", "epochs", "block", "prefetch")
+_WHOLE = ("size", "seed", "rank", "world_size")
+_WHOLE_OR_NONE = ("epoch", "epochs", "block", "prefetch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +64,14 @@ class BatchSettings:
     mixed: bool = False
 
     def __post_init__(self) -> None:
-        for name in _WHOLE:
+        for name in (*_WHOLE, *_WHOLE_OR_NONE):
             value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else whole(name, value))
+            if value is not None or name in _WHOLE:
+                object.__setattr__(self, name, whole(name, value))
 
 
 class BatchOptions(TypedDict, total=False):
-    """The fields of :class:`Settings` but the size, as keywords."""
+    """The fields of :class:`BatchSettings` but the size, as keywords."""
 
     shuffle: Shuffled
     seed: int
