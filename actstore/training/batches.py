@@ -262,6 +262,10 @@ class Batches(Iterator[Batch]):
             self._plan = replace(self._plan, first_epoch=found.first_epoch)
         self._place, self._lane, self._ahead = found.place, lane, None
 
+    def has_nulls(self, column: str) -> bool:
+        """Say whether a metadata column that a batch had is null in some row of the selection."""
+        return self._table is not None and bool(self._table[column].null_count)
+
     def close(self) -> None:
         """Begin no further batches ahead of time."""
         if self._ahead is not None:

@@ -28,8 +28,8 @@ class SelectionDataset(IterableDataset[Item]):
     """Batches for ``DataLoader(dataset, batch_size=None, num_workers=…)``.
 
     Each item is a batch: ``activation`` is a tensor ``[size, width]``, ``row_id`` int64
-    ``[size]``, asked-for columns are tensors where they hold numbers and lists otherwise;
-    ``place`` is what :meth:`state_after` makes a state of.
+    ``[size]``, asked-for columns are tensors where they hold a number in every row of the
+    selection and lists otherwise; ``place`` is what :meth:`state_after` makes a state of.
 
     Workers take turns, and a loader gives their batches in turn, so the batches are the same
     ones in the same order for any number of them. Each worker opens the store anew. Call
@@ -188,7 +188,8 @@ class SelectionDataset(IterableDataset[Item]):
 def _item(batch: Batch, batches: Batches) -> Item:
     item: Item = {schema.VECTOR: batch.tensor()}
     for field, column in zip(batch.table.schema, batch.table.columns, strict=True):
-        number = field.type != "string" and not column.null_count
+        # By the whole selection, or a column would be a tensor in one batch and a list in another.
+        number = field.type != "string" and not batches.has_nulls(field.name)
         # Copied, because Arrow's memory must not be written to.
         item[field.name] = torch.tensor(column.to_numpy()) if number else column.to_pylist()
     item[_PLACE] = (batches.plan.first_epoch, *batches.place)
