@@ -13,6 +13,7 @@ import numpy as np
 from actstore.errors import ExportError
 from actstore.exporting.export_context import (
     ORIGIN,
+    PLACE,
     ExportContext,
     RowRange,
     check_alike,
@@ -94,6 +95,8 @@ def _caches(context: ExportContext) -> list[CacheFolder]:
     known = context.known(pieces)
     if not known:
         check_alike(pieces, ("model", "site"), lambda piece: "layers")
+        pooled = [piece for piece in pieces if piece.first is None]  # tokens are of all regions
+        check_alike(pooled, PLACE, lambda piece: "layers")
         check_alike(pieces, ORIGIN, _example)
     numbers: dict[tuple[str, ...], dict[str, int]] = {}
     caches: dict[str, CacheFolder] = {}

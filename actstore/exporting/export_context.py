@@ -40,7 +40,7 @@ _TELLING = (
     "run_id",
 )
 """Columns in which two pieces differ."""
-PLACE = ("model", "site", "pooling")
+PLACE = ("model", "site", "pooling", "region")
 """Of rows that files without a word of it hold."""
 ORIGIN = ("dataset", "split", "mode", "variant")
 """What tells examples of one id apart."""
@@ -68,6 +68,7 @@ class RowRange(NamedTuple):
     layer: int | None
     site: str
     pooling: str
+    region: str | None
     source: str | None
     run_id: str
 
@@ -268,6 +269,7 @@ def differing(
         "mode",
         "variant",
         "pooling",
+        "region",
         "run_id",
     ),
 ) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from actstore import paths
-from actstore.errors import ExportError
+from actstore.errors import ActstoreError, ExportError
+from actstore.exporting.planned_files import listed
 from actstore.storage import strict_json, unfinished
+from actstore.storage.disk_errors import saving
 
 MARK = ".actstore-export.json"
 """Says what an exported folder holds, and that it may be replaced."""
+_FILES = "files"
 
 
 @contextlib.contextmanager
@@ -35,26 +39,27 @@ def replacing(folder: Path, *, overwrite: bool, needed: int) -> Iterator[Path]:
     parent = folder.parent
     draft = unfinished.draft_of(folder)
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(parent).free
-        if free < needed:
-            raise ExportError(
-                f"{folder}: the files take about {needed:,} bytes, and {free:,} are free "
-                "there; export to another disk or fewer rows"
-            )
-        with unfinished.noted(draft, folder):
-            try:
-                draft.mkdir()
-                yield draft
-                _swap(draft, folder)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
+        with saving(folder):
+            parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(parent).free
+            if free < needed:
+                raise ExportError(
+                    f"{folder}: the files take about {needed:,} bytes, and {free:,} are free "
+                    "there; export to another disk or fewer rows"
+                )
+            with unfinished.noted(draft, folder):
+                try:
+                    draft.mkdir()
+                    yield draft
+                    _swap(draft, folder, overwrite=overwrite)
+                finally:
+                    shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
+        if isinstance(error, ActstoreError):  # the store cannot be read
+            raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if full else error.strerror or str(error)
-        raise ExportError(
-            f"{folder}: cannot be written: {reason}; nothing was left there"
-        ) from error
+        said = "cannot be written: the disk is full" if full else error.strerror
+        raise ExportError(f"{folder}: {said}; nothing was left there") from error
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
@@ -62,8 +67,8 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
 
     Raises:
         PathError: it is an address, or no possible name.
-        ExportError: a file, or a folder with files that no export wrote; an earlier export
-            without ``overwrite``.
+        ExportError: a file, or a folder with files that no export wrote, beside those of one too;
+            an earlier export without ``overwrite``.
     """
     paths.local(folder)
     if not os.path.lexists(folder):
@@ -79,18 +84,39 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         )
     if not overwrite:
         raise ExportError(f"{folder}: holds an earlier export; --overwrite replaces all of it")
+    if added := _added(folder):
+        raise ExportError(
+            f"{folder}: holds an earlier export, and files that it did not write "
+            f"({listed(added)}), which are never replaced; move them, or name another folder"
+        )
 
 
 def mark(folder: Path, content: dict[str, Any]) -> None:
-    """Write what the folder holds."""
-    text = strict_json.dumps(content, indent=2, sort_keys=True)
+    """Write what the folder holds, and which files are the export's."""
+    text = strict_json.dumps(content | {_FILES: _files(folder)}, indent=2, sort_keys=True)
     (folder / MARK).write_text(text + "\n", encoding="utf-8")
 
 
-def _swap(draft: Path, folder: Path) -> None:
+def _files(folder: Path) -> list[str]:
+    """Return all files below a folder, links among them, in order."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def _added(folder: Path) -> list[str]:
+    """Return the files beside those that an export says it wrote; none where it says nothing."""
+    try:
+        own = {*json.loads((folder / MARK).read_text(encoding="utf-8"))[_FILES]}
+    except (ValueError, LookupError, TypeError):  # of a version that did not say it
+        return []
+    return [path for path in _files(folder) if path != MARK and path not in own]
+
+
+def _swap(draft: Path, folder: Path, *, overwrite: bool) -> None:
     if not folder.exists():
         draft.rename(folder)
         return
+    check_free(folder, overwrite=overwrite)  # again: an export takes long enough to put files there
     old = unfinished.before_of(draft)
     folder.rename(old)
     try:

@@ -11,6 +11,7 @@ import numpy as np
 from actstore import schema
 from actstore.exporting.export_context import ExportContext
 from actstore.exporting.planned_files import Gather, Stream, file_name, folder_name
+from actstore.querying import mixture
 from actstore.querying.metadata import ROW_ID
 from actstore.storage import strict_json
 
@@ -92,6 +93,16 @@ def table_of(context: ExportContext, matrix: LayerMatrix) -> pa.Table:
     table = rows.table([*schema.metadata_names(), ROW_ID, *rows.own_columns])
     kept = [name for name in table.column_names if table[name].null_count < len(table)]
     return table.select(kept)
+
+
+def note_mixture(context: ExportContext, matrix: LayerMatrix) -> None:
+    """Say that a matrix without columns holds vectors that were pooled in several ways."""
+    rows = context.store.rows_at(matrix.rows)
+    for name, values in mixture.differing(rows, ("pooling", "region")).items():
+        context.notes.say(
+            f"some matrices hold rows of several values of {name} ({mixture.listing(values)}); the "
+            f'tables beside them say which row is which, and --where "{name} = …" chooses one'
+        )
 
 
 def sidecar(context: ExportContext, matrix: LayerMatrix) -> Stream:

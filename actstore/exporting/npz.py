@@ -10,7 +10,13 @@ import numpy as np
 
 from actstore.errors import ExportError
 from actstore.exporting.export_context import ExportContext
-from actstore.exporting.layer_matrices import LayerMatrix, blocks, layer_matrices, sidecar
+from actstore.exporting.layer_matrices import (
+    LayerMatrix,
+    blocks,
+    layer_matrices,
+    note_mixture,
+    sidecar,
+)
 from actstore.exporting.planned_files import File, Gather, Stream
 
 
@@ -25,6 +31,7 @@ def plan(context: ExportContext) -> Iterator[File]:
     if context.dtype == "bfloat16":
         raise ExportError("NumPy has no bfloat16: leave out --dtype, or export to safetensors")
     for matrix in layer_matrices(context):
+        note_mixture(context, matrix)
         yield _matrix(matrix)
         yield sidecar(context, matrix)
 

@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from actstore.exporting.export_context import ExportContext
-from actstore.exporting.layer_matrices import LayerMatrix, blocks, layer_matrices, sidecar
+from actstore.exporting.layer_matrices import (
+    LayerMatrix,
+    blocks,
+    layer_matrices,
+    note_mixture,
+    sidecar,
+)
 from actstore.exporting.planned_files import File, Gather, Stream
 
 _TYPES = {
@@ -24,6 +30,7 @@ _ALIGNED = 8
 def plan(context: ExportContext) -> Iterator[File]:
     """Yield a matrix named after its site, ``[rows, width]``, and its table, for each matrix."""
     for matrix in layer_matrices(context):
+        note_mixture(context, matrix)
         yield _matrix(matrix)
         yield sidecar(context, matrix)
 

@@ -18,6 +18,7 @@ from actstore.exporting.planned_files import (
     file_name,
     folder_name,
     json_lines,
+    listed,
 )
 from actstore.exporting.tensors import save, shape_of, tensor
 
@@ -70,12 +71,13 @@ def _check(pieces: Sequence[RowRange]) -> None:
             f"a SpatialEval file holds one vector, and the rows are of {len(places)} places "
             f"({names}); choose one with --sites and --layers"
         )
-    poolings = sorted({piece.pooling for piece in pieces})
-    if len(poolings) > 1:
-        raise ExportError(
-            f"the rows are pooled in several ways ({', '.join(poolings)}); choose one with "
-            f"--where \"pooling = '{poolings[0]}'\""
-        )
+    for name, said in (("pooling", "pooled in several ways"), ("region", "of several regions")):
+        values = sorted({getattr(piece, name) or "" for piece in pieces})
+        if len(values) > 1:
+            told = listed([value or "null" for value in values])
+            raise ExportError(
+                f"the rows are {said} ({told}); choose one with --where \"{name} = '{values[-1]}'\""
+            )
 
 
 def _path(piece: RowRange, task: str | None, index: int) -> str:

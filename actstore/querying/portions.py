@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from actstore.querying import tables
-from actstore.querying.reader import open_reader
-from actstore.remote.address import is_address
+from actstore.querying.reader import OpenStore
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,9 +23,7 @@ BYTES = 64 << 20
 class Portion(NamedTuple):
     """Some of the selected rows: what a process needs to read them, and nothing that it reads."""
 
-    store: str
-    """An absolute path, or an address."""
-    commit: int
+    store: OpenStore
     rows: np.ndarray
     """Int64."""
     columns: tuple[str, ...] | None
@@ -40,7 +36,7 @@ class Portion(NamedTuple):
         """Read the rows, vectors last, as ``Selection.to_arrow`` has them."""
         import pyarrow as pa
 
-        with open_reader(self.store, self.commit) as reader:
+        with self.store.open() as reader:
             table = tables.to_arrow(reader.rows_at(self.rows), self.columns, vectors=True)
         last = table.num_columns - 1
         field = table.field(last)
@@ -68,12 +64,10 @@ def portions(
     tables.to_arrow(rows.at(rows.rows[:0]), columns, vectors=True)  # or each process would say it
     width = rows.shape[1] * np.dtype(rows.dtype).itemsize
     step = max(1, (BYTES if size is None else size) // max(1, width))
-    name = rows.snapshot.name
-    store = name if is_address(name) else str(Path(name).resolve())
+    store = OpenStore.of(rows.snapshot)
     return [
         Portion(
             store=store,
-            commit=rows.snapshot.manifest.number,
             rows=rows.rows[start : start + step],
             columns=None if columns is None else tuple(columns),
             dtype=rows.dtype,

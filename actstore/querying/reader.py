@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -201,6 +202,39 @@ class StoreReader:
         if self._closed:
             raise UsageError(f"the store {self.name} was closed: open it again")
         return self._snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenStore:
+    """A store as it is open here, for another process to open it likewise.
+
+    Its row numbers are the same ones there: of the same commit, without the same damaged shards,
+    which are not looked for again. One more or less, and numbers would be those of other rows.
+    """
+
+    name: str
+    """An absolute path, or an address."""
+    commit: int
+    check: Check
+    skipped: tuple[Skipped, ...]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Self:
+        """Say how a snapshot is open."""
+        files = snapshot.files
+        return cls(
+            name=str(files.root.resolve()) if files.portion is None else files.name,
+            commit=snapshot.manifest.number,
+            check=files.check,
+            skipped=snapshot.skipped,
+        )
+
+    def open(self) -> StoreReader:
+        """Open it, over files of its own."""
+        snapshot, reopen = opened(self.name, self.commit, self.check)
+        if self.skipped:
+            snapshot = snapshot.without(self.skipped)
+        return StoreReader(snapshot, reopen)
 
 
 def open_reader(path: str | Path, at: int | None = None, *, check: Check = "lazy") -> StoreReader:

@@ -110,9 +110,19 @@ def _npz(selection: SelectedRows, draft: Path, columns: Sequence[str] | None) ->
                 nulls = column.is_null().to_numpy()
                 _member(archive, f"{name}_null", nulls, zipfile.ZIP_DEFLATED)
                 column = column.fill_null("" if text else False if truth else 0)
-            values = np.array(column.to_pylist(), "U") if text else column.to_numpy()
+            values = _texts(name, column) if text else column.to_numpy()
             # NumPy gives each text the space of the longest; that compresses well.
             _member(archive, name, values, zipfile.ZIP_DEFLATED)
+
+
+def _texts(name: str, column: pa.ChunkedArray) -> np.ndarray:
+    values = column.to_pylist()
+    if any(value.endswith("\0") for value in values):
+        raise UsageError(
+            f"a text of {name} ends with a zero character, which NumPy takes for padding and would "
+            f"drop: choose columns= without {name}, or save as .parquet or .pt"
+        )
+    return np.array(values, "U")
 
 
 def _member(archive: zipfile.ZipFile, name: str, values: np.ndarray, compression: int) -> None:

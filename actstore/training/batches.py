@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 Shuffled = bool | Literal["exact", "blocks"]
 _PREFETCH = 1
-_WHOLE = ("size", "seed", "rank", "world_size", "epoch", "epochs", "block", "prefetch")
+_WHOLE = ("size", "seed", "rank", "world_size")
+_WHOLE_OR_NONE = ("epoch", "epochs", "block", "prefetch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +64,14 @@ class BatchSettings:
     mixed: bool = False
 
     def __post_init__(self) -> None:
-        for name in _WHOLE:
+        for name in (*_WHOLE, *_WHOLE_OR_NONE):
             value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else whole(name, value))
+            if value is not None or name in _WHOLE:
+                object.__setattr__(self, name, whole(name, value))
 
 
 class BatchOptions(TypedDict, total=False):
-    """The fields of :class:`Settings` but the size, as keywords."""
+    """The fields of :class:`BatchSettings` but the size, as keywords."""
 
     shuffle: Shuffled
     seed: int
@@ -259,6 +261,10 @@ class Batches(Iterator[Batch]):
         if self._settings.epoch is None:
             self._plan = replace(self._plan, first_epoch=found.first_epoch)
         self._place, self._lane, self._ahead = found.place, lane, None
+
+    def has_nulls(self, column: str) -> bool:
+        """Say whether a metadata column that a batch had is null in some row of the selection."""
+        return self._table is not None and bool(self._table[column].null_count)
 
     def close(self) -> None:
         """Begin no further batches ahead of time."""

@@ -32,6 +32,7 @@ _BLOCK_BYTES = 8 << 20
 _PIECE = 1 << 16
 """Values shifted and scaled at a time: they stay in the processor's cache."""
 _LARGEST = float(np.finfo(np.float32).max)
+_SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 """Vectors are scaled in float32."""
 _KEPT = 64
 """Results kept in a store's cache folder."""
@@ -42,15 +43,26 @@ class Normalisation:
     """``y = (x - mean) * scale``."""
 
     mean: np.ndarray | None
-    """Taken away from each vector, float32 ``[width]``; None takes away nothing."""
+    """Taken away from each vector, float32 ``[width]``; None takes away nothing. It may be given as
+    whatever NumPy makes an array of."""
     scale: float
 
     def __post_init__(self) -> None:
-        finite = self.mean is None or bool(np.isfinite(self.mean).all())
-        if not (finite and 0 < self.scale <= _LARGEST):
+        try:
+            with np.errstate(over="ignore"):
+                mean = None if self.mean is None else np.asarray(self.mean, np.float32)
+            scale = float(self.scale)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"a normalisation is made of numbers: {error}") from None
+        one_vector = mean is None or (mean.ndim == 1 and bool(np.isfinite(mean).all()))
+        if not (one_vector and _SMALLEST <= scale <= _LARGEST):
+            shape = "none" if mean is None else f"one of shape {mean.shape}"
             raise UsageError(
-                f"a normalisation needs a finite mean and a scale above 0, got scale={self.scale}"
+                "a normalisation needs one finite vector as its mean, or none, and a scale above 0 "
+                f"that float32 holds, got {shape} and scale={scale}"
             )
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "scale", scale)
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
         """Normalise float32 ``[rows, width]`` in place and return it.
@@ -122,8 +134,9 @@ def _compute(snapshot: Snapshot, rows: np.ndarray, kind: Kind, name: str) -> Nor
     mean: np.ndarray | None = None
     if kind == "mean-norm":
         total = np.zeros(width, np.float64)
-        for block in _blocks(snapshot, rows, width):
-            total += block.sum(axis=0, dtype=np.float64)
+        with np.errstate(invalid="ignore"):
+            for block in _blocks(snapshot, rows, width):
+                total += block.sum(axis=0, dtype=np.float64)
         mean = (total / len(rows)).astype(np.float32)
     norms = 0.0
     with np.errstate(invalid="ignore", over="ignore"):

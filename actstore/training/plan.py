@@ -107,9 +107,11 @@ class Plan:
         position = place.position
         for epoch in epochs:
             limit = self._limit(position)
+            last = self._last_limit(limit)
             while position < limit:
+                over = position + self._all >= last
                 start, stop, position = self._take(position, limit)
-                after = Place(epoch + 1, 0) if position >= limit else Place(epoch, position)
+                after = Place(epoch + 1, 0) if over else Place(epoch, position)
                 if start < stop:
                     if number % lanes == lane:
                         yield Step(epoch, start, stop, after)
@@ -153,6 +155,16 @@ class Plan:
             return rows
         # Counted from here: a state may come from batches of another size.
         return position + max(0, rows - position) // self._all * self._all
+
+    def _last_limit(self, limit: int) -> int:
+        """Return the position at which a pass ends for all ranks, this one's being ``limit``.
+
+        A rank whose run is a row shorter than others may be through while they have a batch left:
+        the pass goes on then, for whoever goes on from its state.
+        """
+        if self.drop_last or not self._apart:
+            return limit
+        return -(-self.rows // self.world_size)
 
     def _run(self, rank: int) -> tuple[int, int]:
         return rank * self.rows // self.world_size, (rank + 1) * self.rows // self.world_size

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from actstore import schema
 from actstore.errors import UsageError
 from actstore.querying.metadata import ROW_ID
-from actstore.querying.reader import StoreReader, opened
+from actstore.querying.reader import OpenStore
 from actstore.training import state as states
 from actstore.training.batches import Batch, Batches, BatchOptions, BatchSettings
 from actstore.training.state import Lane
@@ -28,8 +28,8 @@ class SelectionDataset(IterableDataset[Item]):
     """Batches for ``DataLoader(dataset, batch_size=None, num_workers=…)``.
 
     Each item is a batch: ``activation`` is a tensor ``[size, width]``, ``row_id`` int64
-    ``[size]``, asked-for columns are tensors where they hold numbers and lists otherwise;
-    ``place`` is what :meth:`state_after` makes a state of.
+    ``[size]``, asked-for columns are tensors where they hold a number in every row of the
+    selection and lists otherwise; ``place`` is what :meth:`state_after` makes a state of.
 
     Workers take turns, and a loader gives their batches in turn, so the batches are the same
     ones in the same order for any number of them. Each worker opens the store anew. Call
@@ -62,12 +62,7 @@ class SelectionDataset(IterableDataset[Item]):
             self._settings = BatchSettings(size=size, **given)
         except TypeError as error:
             raise UsageError(f"{error}: see help(SelectedRows.batches)") from error
-        snapshot = selection.snapshot
-        remote = snapshot.files.portion is not None
-        self._name = snapshot.name if remote else str(snapshot.root.resolve())
-        self._commit = snapshot.manifest.number
-        self._check = snapshot.files.check
-        self._skipped = snapshot.skipped
+        self._store = OpenStore.of(selection.snapshot)
         self._rows = selection.rows
         self._selection: SelectedRows | None = selection
         # Shared, so that workers that outlive a pass hear of the next one, and of states: the
@@ -143,7 +138,7 @@ class SelectionDataset(IterableDataset[Item]):
             MismatchError: it belongs to other rows or to another order.
         """
         found = states.unpack(
-            state, self._plan, rows_hash=self._origin["fingerprint"], commit=self._commit
+            state, self._plan, rows_hash=self._origin["fingerprint"], commit=self._store.commit
         )
         plan = replace(self._plan, first_epoch=found.first_epoch)
         left = plan.left(found.place)
@@ -186,17 +181,15 @@ class SelectionDataset(IterableDataset[Item]):
         """Return the selection, in a worker over files and threads of its own."""
         if not in_worker and self._selection is not None:
             return self._selection
-        snapshot, reopen = opened(self._name, self._commit, self._check)
-        # Not looked for again: one shard more or less, and the rows' numbers are others.
-        reader = StoreReader(snapshot.without(self._skipped), reopen)
-        self._selection = reader.rows_at(self._rows)
+        self._selection = self._store.open().rows_at(self._rows)
         return self._selection
 
 
 def _item(batch: Batch, batches: Batches) -> Item:
     item: Item = {schema.VECTOR: batch.tensor()}
     for field, column in zip(batch.table.schema, batch.table.columns, strict=True):
-        number = field.type != "string" and not column.null_count
+        # By the whole selection, or a column would be a tensor in one batch and a list in another.
+        number = field.type != "string" and not batches.has_nulls(field.name)
         # Copied, because Arrow's memory must not be written to.
         item[field.name] = torch.tensor(column.to_numpy()) if number else column.to_pylist()
     item[_PLACE] = (batches.plan.first_epoch, *batches.place)

@@ -148,3 +148,24 @@ def test_layers_of_several_origins_are_not_put_together(to: str, name: str, tmp_
     told = rf"{name} \(one, two\)|hold different faithful examples \(of other data sets"
     with pytest.raises(ExportError, match=told):
         export(tmp_path / "s", to, tmp_path / "both")
+
+
+@pytest.mark.parametrize("to", ["amber", "contrastive", "faithfulness", "spatialeval"])
+def test_regions_are_not_put_together(to: str, tmp_path: Path) -> None:
+    """Means of prompts and of responses are other quantities, and no file would tell them apart."""
+    for region, ids in (("prompt", ["a", "b"]), ("response", ["c", "d"])):
+        batch = RowBatch(
+            vectors=np.ones((2, 4), np.float32),
+            constants={"model": "m", "site": "resid_post", "layer": 12, "region": region}
+            | {"pooling": "last"},
+            columns={"example_id": ids, "label": ["faithful", "unfaithful"]},
+        )
+        with StoreWriter(tmp_path / "s", run=Run(run_id="r", kind="test", started_at="")) as writer:
+            writer.add(batch)
+            writer.commit(operation="test", message="")
+    with pytest.raises(ExportError, match=r"region.* \(prompt, response\)"):
+        export(tmp_path / "s", to, tmp_path / "both")
+    export(tmp_path / "s", to, tmp_path / "out", "region = 'response'")
+    assert export(tmp_path / "s", "parquet", tmp_path / "rows").notes == ()
+    (note,) = export(tmp_path / "s", "npz", tmp_path / "matrices").notes
+    assert "some matrices hold rows of several values of region (prompt, response)" in note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ import pytest
 import actstore
 from actstore.errors import MissingExtraError, MixedVectorsError, NotInStoreError
 from actstore.querying import portions
+from actstore.remote.syncing import sync
+from actstore.storage import manifest as manifests
 from actstore.storage.manifest import Run
 from actstore.storage.writer import StoreWriter
 from tests.storage.stores import batch
+from tests.storage.undoing import flip
 
 
 @pytest.fixture
@@ -49,6 +53,23 @@ def test_a_portion_reads_its_commit_wherever_it_is_read(
         writer.commit(operation="ingest", message="")
     monkeypatch.chdir("/")
     assert part.table().equals(expected)
+
+
+def test_a_portion_leaves_out_the_damaged_shards_that_its_selection_does(store: Path) -> None:
+    first = manifests.latest(store).shards[0]
+    flip(store / first.path, first.pages[0][0] + 21)
+    chosen = actstore.open(store, skip_damaged=True).select(layer=2)
+    (part,) = portions.portions(chosen, ["layer", "row_id"])
+    assert part.table().equals(chosen.to_arrow(["layer", "row_id"]))
+    assert part.table()["layer"].to_pylist() == [2] * 40
+
+
+def test_a_portion_of_a_store_in_a_bucket_is_read_there(store: Path) -> None:
+    place = f"memory://{secrets.token_hex(6)}"
+    sync(store, place)
+    chosen = actstore.open(place).select(layer=1)
+    (part,) = portions.portions(chosen, ["layer"])
+    assert part.table().equals(chosen.to_arrow(["layer"]))
 
 
 def test_portions_of_two_types_are_all_of_the_wider(store: Path) -> None:

@@ -64,6 +64,18 @@ def test_npz_opens_without_pickle(tmp_path: Path, selection: Selection) -> None:
         assert file["task"][0] == "grid"
 
 
+def test_a_text_that_numpy_would_cut_is_refused(tmp_path: Path) -> None:
+    questions = ["what", "what\0"]
+    stores.add(tmp_path / "store", np.ones((2, 4), np.float32), question=questions)
+    with open_store(tmp_path / "store") as store:
+        rows = store.select()
+        with pytest.raises(UsageError, match="a text of question ends with a zero character"):
+            rows.save(tmp_path / "x.npz")
+        assert not (tmp_path / "x.npz").exists()
+        path = rows.save(tmp_path / "x.parquet")
+    assert pq.read_table(path)["question"].to_pylist() == questions
+
+
 def test_truths_of_an_npz_are_truths(tmp_path: Path) -> None:
     extra = ['{"sure": true, "known": false}', '{"known": true}', '{"sure": false, "known": false}']
     stores.add(tmp_path / "s", stores.vectors(3, 2, "float32", 0), extra=extra)

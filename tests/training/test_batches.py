@@ -313,6 +313,7 @@ def test_mixed_widths_are_refused_at_once(tmp_path: Path) -> None:
         ({"shuffle": True, "block": 0}, "block=0"),
         ({"prefetch": -1}, "-1"),
         ({"rank": 1}, "rank=1"),
+        ({"seed": None}, "seed is a whole number, got None"),
         ({"pin_memory": True}, "needs a GPU"),
     ],
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import actstore
 from actstore.errors import AnalysisError, MismatchError, TooFewRowsError, UsageError
@@ -120,8 +122,39 @@ def test_what_has_no_norm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean", "scale"), [(None, 0.0), (None, float("nan")), (None, 1e39), ([np.nan], 1.0)]
+    ("mean", "scale"),
+    [
+        (None, 0),
+        (None, np.nan),
+        (None, 1e39),
+        (None, 1e-50),
+        ([np.nan], 1),
+        ([1e39], 1),
+        ([[1]], 1),
+    ],
 )
-def test_a_normalisation_has_a_scale(mean: list[float] | None, scale: float) -> None:
+def test_a_normalisation_has_a_scale(mean: Any, scale: float) -> None:
     with pytest.raises(UsageError, match="scale above 0"):
-        Normalisation(mean=None if mean is None else np.array(mean, np.float32), scale=scale)
+        Normalisation(mean=mean, scale=scale)
+
+
+@pytest.mark.parametrize("wrong", [{"mean": ["x"], "scale": 1}, {"mean": None, "scale": "x"}])
+def test_a_normalisation_is_made_of_numbers(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="made of numbers"):
+        Normalisation(**wrong)
+
+
+@pytest.mark.parametrize("kind", [list, np.float64, np.int64, torch.tensor])
+def test_a_mean_may_be_any_numbers(tmp_path: Path, kind: Any) -> None:
+    mean = np.ones(16, kind) if isinstance(kind, type) and kind is not list else kind([1.0] * 16)
+    given = Normalisation(mean=mean, scale=0.5)
+    with _store(tmp_path, _matrix()) as store:
+        found = next(store.select().batches(10, normalise=given)).vectors
+    np.testing.assert_allclose(found, (_matrix()[:10] - 1) * 0.5, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinities_of_both_signs_are_one_error(tmp_path: Path) -> None:
+    matrix = np.array([[np.inf, 1], [-np.inf, 1]], np.float32)
+    with _store(tmp_path, matrix) as store, pytest.raises(AnalysisError, match="not finite"):
+        store.select().normalisation("mean-norm")

@@ -106,6 +106,39 @@ def test_going_on_anywhere_gives_the_rest(
             assert plan.left(step.after) == len(rest)
 
 
+@given(
+    rows=st.integers(1, 60),
+    size=st.integers(1, 20),
+    world=st.integers(2, 4),
+    drop_last=st.booleans(),
+    blocks=st.booleans(),
+)
+@settings(max_examples=examples(100), deadline=None)
+def test_any_rank_says_where_all_of_them_go_on(
+    rows: int, size: int, world: int, drop_last: bool, blocks: bool
+) -> None:
+    if drop_last and rows < size * world:
+        return
+    ordering = BLOCKS if blocks else EXACT
+    ranks = _ranks(rows, size, world, drop_last=drop_last, ordering=ordering)
+    for number in range(min(map(len, ranks))):
+        for steps in ranks:
+            rest = [
+                list(
+                    Plan(
+                        rows=rows,
+                        size=size,
+                        ordering=ordering,
+                        rank=rank,
+                        world_size=world,
+                        drop_last=drop_last,
+                    ).steps(steps[number].after)
+                )
+                for rank in range(world)
+            ]
+            assert rest == [each[number + 1 :] for each in ranks]
+
+
 def test_more_or_fewer_ranks_may_go_on() -> None:
     first = [steps[:2] for steps in _ranks(100, 8, 3)]
     place = first[0][1].after

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,16 @@ def test_columns_come_as_tensors_and_lists(selection: Selection) -> None:
     assert item["layer"].tolist() == table["layer"].to_pylist()
     assert item["norm"].dtype is torch.float32
     assert item["position"] == [None] * SIZE
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_column_with_a_null_is_a_list_in_every_batch(tmp_path: Path, workers: int) -> None:
+    ones = np.ones((40, 4), np.float32)
+    stores.add(tmp_path / "s", ones, position=[None, *range(39)], token_id=[*range(40)])
+    with actstore.open(tmp_path / "s") as store:
+        dataset = store.select().torch_dataset(8, columns=["position", "token_id"])
+        kinds = [(type(i["position"]), type(i["token_id"])) for i in _loader(dataset, workers)]
+    assert kinds == [(list, torch.Tensor)] * 5
 
 
 def test_normalisation_is_computed_before_there_are_workers(selection: Selection) -> None:
