@@ -182,3 +182,45 @@ def test_an_answer_after_a_cache_of_the_beginning(whole: bool) -> None:
     assert call.prompt.tolist() == rest.tolist()
     assert call.responses == [expected]
     assert call.ids.tolist() == [[20, 21, *expected]]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("prefill_chunk_size", 4),  # the last piece is one token, as a decode step's is
+        ("guidance_scale", 1.5),
+        ("token_healing", True),
+        ("use_mtp", True),
+        ("prompt_lookup_num_tokens", 2),
+    ],
+)
+@pytest.mark.parametrize("of_the_model", [False, True])
+def test_generations_that_hooks_could_not_follow_are_refused_by_name(
+    setting: str, value: Any, of_the_model: bool, tmp_path: Path
+) -> None:
+    model, ids = families.build("gpt2"), torch.tensor([[1, 20, 30, 40, 50]])
+    given: dict[str, Any] = {} if of_the_model else {setting: value}
+    if of_the_model:
+        setattr(model.generation_config, setting, value)
+    with (
+        actstore.record(model, tmp_path / "s", model_name="m", pool="prompt.last") as rec,
+        pytest.raises(HookError, match=f"{setting} cannot be captured: .*outside of the block"),
+        rec.example("a"),
+    ):
+        model.generate(ids, max_new_tokens=4, **given)
+
+
+def test_a_logits_processor_that_runs_the_model_is_noticed(tmp_path: Path) -> None:
+    model, ids = families.build("gpt2"), torch.tensor([[1, 20, 30, 40, 50]])
+
+    def again(read: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = model(read[:, -1:]).logits[:, -1]
+        return logits
+
+    with actstore.record(model, tmp_path / "s", model_name="m", pool="response.mean") as rec:
+        said = r"ran 8 times while generate wrote 4 tokens"
+        with pytest.raises(HookError, match=said), rec.example("a"):
+            model.generate(ids, max_new_tokens=4, logits_processor=[again])
+        with rec.example("b"):
+            model.generate(ids, guidance_scale=1, token_healing=False, **NEW)
+    assert {row["example_id"] for row in stored_rows(tmp_path / "s")} == {"b"}
