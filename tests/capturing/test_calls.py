@@ -224,3 +224,45 @@ def test_a_logits_processor_that_runs_the_model_is_noticed(tmp_path: Path) -> No
         with rec.example("b"):
             model.generate(ids, guidance_scale=1, token_healing=False, **NEW)
     assert {row["example_id"] for row in stored_rows(tmp_path / "s")} == {"b"}
+
+
+def test_hooks_that_are_put_on_during_a_recording_are_seen_as_passed_on(tmp_path: Path) -> None:
+    """An ablation inside the loop: what a block returns, and what the next is given, are one."""
+    model, ids = families.build("gpt2"), torch.tensor([[1, 20, 30]])
+    sites = ["resid_pre", "resid_post", "mlp_in"]
+    blocks, seen = model.transformer.h, []
+
+    def ablate(module: Any, args: Any, output: Any) -> Any:
+        return output * 0 + 1
+
+    def double(module: Any, args: Any) -> Any:
+        return (args[0] * 2, *args[1:])
+
+    with actstore.record(model, tmp_path / "s", sites=sites, model_name="m") as rec:
+        for id in ("plain", "changed", "again"):
+            handles = []
+            if id == "changed":
+                handles = [
+                    blocks[1].register_forward_hook(ablate),
+                    blocks[2].mlp.register_forward_pre_hook(double),
+                    blocks[2].mlp.c_fc.register_forward_hook(
+                        lambda module, args, output: seen.append(args[0][0, -1])
+                    ),
+                ]
+            with rec.example(id), torch.no_grad():
+                model(ids)
+            for handle in handles:
+                handle.remove()
+    found = {
+        (row["example_id"], row["site"], row["layer"]): row["activation"]
+        for row in stored_rows(tmp_path / "s")
+    }
+    np.testing.assert_array_equal(found["changed", "resid_post", 1], np.ones(families.WIDTH))
+    np.testing.assert_array_equal(found["changed", "mlp_in", 2], seen[0].numpy())
+    for id in ("plain", "changed", "again"):
+        for layer in (0, 1):
+            np.testing.assert_array_equal(
+                found[id, "resid_post", layer], found[id, "resid_pre", layer + 1]
+            )
+    for site in sites:
+        np.testing.assert_array_equal(found["plain", site, 2], found["again", site, 2])
