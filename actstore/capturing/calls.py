@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from actstore.capturing.forward.generation import unfollowed
 from actstore.capturing.forward.hooks import Tap, arguments
 from actstore.capturing.forward.masks import cache_of, held_by, left_out, real_tokens
 from actstore.capturing.forward.pooling import Pool, PooledBatch
@@ -198,7 +199,7 @@ class Listener:
         def generate(*args: Any, **kwargs: Any) -> Any:
             if not self._listening or self._generating is not None:
                 return original(*args, **kwargs)
-            _check_single(kwargs, getattr(model, "generation_config", None))
+            _check_settings(kwargs, getattr(model, "generation_config", None))
             stops = Stops()
             self._generating = {"kwargs": kwargs, "call": None, "stops": stops}
             if hasattr(model, "generation_config"):
@@ -216,6 +217,7 @@ class Listener:
                     given = kwargs.get("input_ids", kwargs.get("inputs", next(iter(args), None)))
                     whole = given if isinstance(given, torch.Tensor) else call.prompt
                     call.generated = sequences[:, whole.shape[1] :].cpu().numpy()
+                    _check_steps(call)
             return found
 
         # Not setattr(): a function among the model's own attributes hides the method.
@@ -327,17 +329,36 @@ class Listener:
         return frozenset(_numbers(next((each for each in values if each is not None), None)))
 
 
-def _check_single(kwargs: dict[str, Any], own: Any) -> None:
-    """Refuse generations that run several sequences for one example."""
+def _check_settings(kwargs: dict[str, Any], own: Any) -> None:
+    """Refuse generations that hooks could not follow, as the call or the model's settings have it.
+
+    Raises:
+        HookError: names the setting.
+    """
     configs = (kwargs.get("generation_config"), own)
-    for name in ("num_beams", "num_return_sequences"):
+
+    def setting(name: str) -> Any:
         given = (kwargs.get(name), *(getattr(config, name, None) for config in configs))
-        value = next((each for each in given if each is not None), 1)
-        if value != 1:
-            raise HookError(
-                f"{name}={value}: several sequences per example cannot be told apart by hooks; "
-                "generate one, or do this outside of the block"
-            )
+        return next((each for each in given if each is not None), None)
+
+    reason = unfollowed(setting)
+    if reason is not None:
+        raise HookError(f"{reason}; generate without it, or do this outside of the block")
+
+
+def _check_steps(call: ModelCall) -> None:
+    """Refuse what was not generated pass by pass: the last token is never fed.
+
+    Raises:
+        HookError: something beside the loop ran the model.
+    """
+    written = 0 if call.generated is None else call.generated.shape[1]
+    if len(call.steps) > written:
+        raise HookError(
+            f"the model ran {len(call.steps) + 1} times while generate wrote {written} tokens: "
+            "something beside its loop, such as a logits processor, runs the model too, and hooks "
+            "cannot tell whose states these are; generate without it, or outside of the block"
+        )
 
 
 def _numbers(value: Any) -> set[int]:

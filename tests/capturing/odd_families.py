@@ -47,8 +47,21 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "opt_post_norm": ("opt", {**_OPT, "do_layer_norm_before": False}),
     # a shared MLP beside the experts
     "granitemoeshared": ("granitemoeshared", {**_GRANITE, "residual_multiplier": 0.5}),
+    # counts positions from the pad's id on, unless it is given others; its parts are normed in them
+    "roberta": (
+        "roberta",
+        {
+            "hidden_size": families.WIDTH,
+            "intermediate_size": 48,
+            "num_hidden_layers": families.BLOCKS,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 256,
+            "is_decoder": True,
+        },
+    ),
 }
-ODD = tuple(name for name in _SETTINGS if name != "granitemoeshared")
+NAMES = tuple(_SETTINGS)
+ODD = tuple(name for name in NAMES if name not in ("granitemoeshared", "roberta"))
 """Those of which every site is what its name says."""
 
 

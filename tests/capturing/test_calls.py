@@ -182,3 +182,87 @@ def test_an_answer_after_a_cache_of_the_beginning(whole: bool) -> None:
     assert call.prompt.tolist() == rest.tolist()
     assert call.responses == [expected]
     assert call.ids.tolist() == [[20, 21, *expected]]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("prefill_chunk_size", 4),  # the last piece is one token, as a decode step's is
+        ("guidance_scale", 1.5),
+        ("token_healing", True),
+        ("use_mtp", True),
+        ("prompt_lookup_num_tokens", 2),
+    ],
+)
+@pytest.mark.parametrize("of_the_model", [False, True])
+def test_generations_that_hooks_could_not_follow_are_refused_by_name(
+    setting: str, value: Any, of_the_model: bool, tmp_path: Path
+) -> None:
+    model, ids = families.build("gpt2"), torch.tensor([[1, 20, 30, 40, 50]])
+    given: dict[str, Any] = {} if of_the_model else {setting: value}
+    if of_the_model:
+        setattr(model.generation_config, setting, value)
+    with (
+        actstore.record(model, tmp_path / "s", model_name="m", pool="prompt.last") as rec,
+        pytest.raises(HookError, match=f"{setting} cannot be captured: .*outside of the block"),
+        rec.example("a"),
+    ):
+        model.generate(ids, max_new_tokens=4, **given)
+
+
+def test_a_logits_processor_that_runs_the_model_is_noticed(tmp_path: Path) -> None:
+    model, ids = families.build("gpt2"), torch.tensor([[1, 20, 30, 40, 50]])
+
+    def again(read: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = model(read[:, -1:]).logits[:, -1]
+        return logits
+
+    with actstore.record(model, tmp_path / "s", model_name="m", pool="response.mean") as rec:
+        said = r"ran 8 times while generate wrote 4 tokens"
+        with pytest.raises(HookError, match=said), rec.example("a"):
+            model.generate(ids, max_new_tokens=4, logits_processor=[again])
+        with rec.example("b"):
+            model.generate(ids, guidance_scale=1, token_healing=False, **NEW)
+    assert {row["example_id"] for row in stored_rows(tmp_path / "s")} == {"b"}
+
+
+def test_hooks_that_are_put_on_during_a_recording_are_seen_as_passed_on(tmp_path: Path) -> None:
+    """An ablation inside the loop: what a block returns, and what the next is given, are one."""
+    model, ids = families.build("gpt2"), torch.tensor([[1, 20, 30]])
+    sites = ["resid_pre", "resid_post", "mlp_in"]
+    blocks, seen = model.transformer.h, []
+
+    def ablate(module: Any, args: Any, output: Any) -> Any:
+        return output * 0 + 1
+
+    def double(module: Any, args: Any) -> Any:
+        return (args[0] * 2, *args[1:])
+
+    with actstore.record(model, tmp_path / "s", sites=sites, model_name="m") as rec:
+        for id in ("plain", "changed", "again"):
+            handles = []
+            if id == "changed":
+                handles = [
+                    blocks[1].register_forward_hook(ablate),
+                    blocks[2].mlp.register_forward_pre_hook(double),
+                    blocks[2].mlp.c_fc.register_forward_hook(
+                        lambda module, args, output: seen.append(args[0][0, -1])
+                    ),
+                ]
+            with rec.example(id), torch.no_grad():
+                model(ids)
+            for handle in handles:
+                handle.remove()
+    found = {
+        (row["example_id"], row["site"], row["layer"]): row["activation"]
+        for row in stored_rows(tmp_path / "s")
+    }
+    np.testing.assert_array_equal(found["changed", "resid_post", 1], np.ones(families.WIDTH))
+    np.testing.assert_array_equal(found["changed", "mlp_in", 2], seen[0].numpy())
+    for id in ("plain", "changed", "again"):
+        for layer in (0, 1):
+            np.testing.assert_array_equal(
+                found[id, "resid_post", layer], found[id, "resid_pre", layer + 1]
+            )
+    for site in sites:
+        np.testing.assert_array_equal(found["plain", site, 2], found["again", site, 2])

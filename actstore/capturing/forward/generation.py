@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +13,20 @@ import torch
 from actstore.errors import ModelError, UsageError
 
 _SINGLE = ("num_beams", "num_return_sequences", "num_beam_groups")
+_SEVERAL = "several sequences per example cannot be told apart by hooks"
 _UNFOLLOWED = {
     "prefill_chunk_size": "the prompt would go through the model in pieces",
     "assistant_model": "assisted decoding feeds several tokens at once and takes some back",
     "assistant_early_exit": "assisted decoding feeds several tokens at once and takes some back",
     "prompt_lookup_num_tokens": "assisted decoding feeds several tokens at once",
+    "use_mtp": "assisted decoding feeds several tokens at once and takes some back",
+    "guidance_scale": "the model runs a second time for each token, on the response alone",
+    "token_healing": "the prompt's last token is taken back and another put in its place",
     "custom_generate": "what it does to the model's input is not known",
     "penalty_alpha": "contrastive search runs candidates through the model",
     "dola_layers": "its steps are not those of the model",
 }
+_WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {"guidance_scale": (None, 1)}
 _OWN = ("max_new_tokens", "max_length", "return_dict_in_generate", "disable_compile")
 # Meaningless unless drawing; a checkpoint's own values would only bring warnings.
 _NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
@@ -134,16 +139,26 @@ def settle_config(
     )
 
 
-def _refuse(wanted: Mapping[str, Any]) -> None:
+def unfollowed(setting: Callable[[str], Any]) -> str | None:
+    """Say why hooks could not follow a generation; None where they could.
+
+    Args:
+        setting: gives the value of a generation setting by its name, None where it has none.
+    """
     for name in _SINGLE:
-        if (wanted.get(name) or 1) != 1:
-            raise UsageError(
-                f"{name}={wanted[name]}: several sequences per example cannot be told apart by "
-                "hooks; capture with one, and again with another seed under another data set's name"
-            )
+        if (setting(name) or 1) != 1:
+            return f"{name}={setting(name)}: {_SEVERAL}"
     for name, reason in _UNFOLLOWED.items():
-        if wanted.get(name) is not None:
-            raise UsageError(f"{name} cannot be captured: {reason}")
+        if setting(name) not in _WITHOUT_EFFECT.get(name, (None, False)):
+            return f"{name} cannot be captured: {reason}"
+    return None
+
+
+def _refuse(wanted: Mapping[str, Any]) -> None:
+    reason = unfollowed(wanted.get)
+    if reason is not None:
+        other = "capture with one, and again with another seed under another data set's name"
+        raise UsageError(f"{reason}; {other}" if _SEVERAL in reason else reason)
     own = [name for name in _OWN if name in wanted]
     if own:
         raise UsageError(f"generation option {', '.join(own)} is capture's own to set")

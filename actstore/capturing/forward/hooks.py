@@ -55,6 +55,7 @@ class Tap(Attached):
         self.pools = tuple(pools)
         self.anatomy = anatomy
         self.stop_early = stop_early
+        self._at_points: list[torch.utils.hooks.RemovableHandle] = []
         self._stops = False
         self._fired = [0] * len(self.points)
         self._left = 0
@@ -86,8 +87,10 @@ class Tap(Attached):
         for module in dict.fromkeys((self.anatomy.model, self.anatomy.base)):
             yield module.register_forward_pre_hook(self._opened, with_kwargs=True)
             yield module.register_forward_hook(self._closed)
+        self._at_points.clear()
         for number, point in enumerate(self.points):
-            yield self._attach(number, point)
+            self._at_points.append(self._attach(number, point))
+            yield self._at_points[-1]
 
     def _attach(self, number: int, point: HookPoint) -> torch.utils.hooks.RemovableHandle:
         if point.take == "input":
@@ -208,6 +211,7 @@ class Tap(Attached):
             )
         batch, width = fed.shape[:2]
         self._check_call(plan, batch, width)
+        self._come_last()
         self._step += 1
         self._open = module
         self._width = width
@@ -215,6 +219,13 @@ class Tap(Attached):
         self._left = len(self.points)
         if self._step > 0:
             self._count(plan, fed, kwargs)
+
+    def _come_last(self) -> None:
+        """Stand behind hooks that were put on after the tap: what they make is passed on."""
+        for handle in self._at_points:
+            hooks = handle.hooks_dict_ref()
+            if hooks is not None and handle.id in hooks:
+                hooks.move_to_end(handle.id)
 
     def _check_call(self, plan: PromptPlan, batch: int, width: int) -> None:
         step = self._step + 1

@@ -150,12 +150,16 @@ def stream(examples: Iterable[Example | Mapping[str, Any]]) -> Iterator[Example]
         ExampleError: one is malformed, or two have the same id, index, split, mode and
             variant; the message names both.
     """
-    seen: dict[ExampleKey, str] = {}
+    seen: dict[ExampleKey, tuple[int, str | None]] = {}
     for number, item in enumerate(examples):
         example = item if isinstance(item, Example) else from_dict(item, number=number)
-        place = example.source or f"example number {number + 1}"
-        first = seen.setdefault(example.key, place)
-        if first is not place:
+        earlier, source = seen.setdefault(example.key, (number, example.source))
+        if earlier != number:
+            # A source may be the same for all examples: it then tells no place.
+            first, place = (
+                f"example number {at + 1}" if source == example.source or told is None else told
+                for at, told in ((earlier, source), (number, example.source))
+            )
             raise ExampleError(
                 f"{place}: {example.key} is that of {first} too; ids must differ, or tell the "
                 "two apart by index, split, mode or variant"

@@ -122,11 +122,11 @@ class Renderer:
             spans += self._default_system(turns, text, example)
         question = self._question(example, turns, spans, text)
         if answer is None:
-            return Rendered(text, question, None, tuple(sorted(spans)), True)
+            return Rendered(text, question, None, _of_schema(spans), True)
         start = len(text)
         text, start = self._answered(turns, answer, text, example)
         spans.append((start, len(text), "assistant"))
-        return Rendered(text, question, (start, len(text)), tuple(sorted(spans)), True)
+        return Rendered(text, question, (start, len(text)), _of_schema(spans), True)
 
     def _choose(self, processor: Any, tokenizer: Any, chosen: bool | str) -> None:
         if isinstance(chosen, str):
@@ -245,8 +245,8 @@ class Renderer:
     def _spans(
         self, turns: list[dict[str, Any]], text: str, example: Example
     ) -> list[tuple[int, int, str]]:
-        """Return where each message's texts stand in the prompt."""
-        said = [(_ROLES.get(turn["role"], "user"), piece) for turn, piece in _pieces(turns)]
+        """Return where each message's texts stand in the prompt, under its own role."""
+        said = [(str(turn["role"]), piece) for turn, piece in _pieces(turns)]
         fixed = self._around(turns, example)
         if fixed is not None:
             spans = _laid_out(fixed, said, text)
@@ -305,8 +305,13 @@ class Renderer:
         spans: Sequence[tuple[int, int, str]],
         text: str,
     ) -> Span | None:
-        """Return where the question stands: in the last message of the user that holds it."""
-        asked = [(start, end) for start, end, role in spans if role == "user"]
+        """Return where the question stands: in the last message of the user that holds it.
+
+        What a tool has answered is no question; only where nobody is called the user, all are that
+        are neither the model's nor the system's.
+        """
+        own = [(start, end) for start, end, role in spans if role == "user"]
+        asked = own or [(start, end) for start, end, role in spans if role not in _ROLES]
         wanted = (example.question or "").strip()
         if not wanted:
             return asked[-1] if asked and example.question is None else None
@@ -368,6 +373,11 @@ class Renderer:
         answer = (len(text), len(text) + len(example.answer))
         spans.append((*answer, "assistant"))
         return Rendered(text + example.answer, question, answer, tuple(spans), False)
+
+
+def _of_schema(spans: Sequence[tuple[int, int, str]]) -> tuple[tuple[int, int, str], ...]:
+    """Return where texts stand under the schema's roles: who is none of these is like a user."""
+    return tuple(sorted((start, end, _ROLES.get(role, "user")) for start, end, role in spans))
 
 
 def _named(templates: Any) -> str:

@@ -32,8 +32,9 @@ class ByOffsets:
         start, end = (self._moved(character) for character in span)
         first, last = self._table[:, 0], self._table[:, 1]
         overlapping = (first < end) & (last > start) & (last > first)
-        # A token of nothing but a space has no width where the tokenizer trims its offsets.
-        within: np.ndarray = overlapping | ((first == last) & (first > start) & (first < end))
+        # Where a tokenizer trims its offsets, a token of nothing but spaces has no width and stands
+        # where these end.
+        within: np.ndarray = overlapping | ((first == last) & (first > start) & (first <= end))
         return within
 
     def _moved(self, character: int) -> int:

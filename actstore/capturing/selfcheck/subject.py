@@ -93,11 +93,21 @@ class Subject:
         return states.attentions[having.index(layer)]
 
     def reported(
-        self, batch: PromptBatch, tap: Tap | None = None, watches: Iterable[Watch] = ()
+        self,
+        batch: PromptBatch,
+        tap: Tap | None = None,
+        watches: Iterable[Watch] = (),
+        *,
+        counted: bool = True,
     ) -> States:
-        """Run the whole model without cache and return what it reports of itself."""
+        """Run the whole model without cache and return what it reports of itself.
+
+        Without ``counted`` it counts positions for itself, as in a pass of which no token is a pad.
+        """
         inputs = self.engine.inputs(batch)
-        if not self.prompter.sees and takes(self.anatomy.model, "position_ids"):
+        if not counted:
+            inputs.pop("position_ids", None)
+        elif not self.prompter.sees and takes(self.anatomy.model, "position_ids"):
             inputs["position_ids"] = position_ids(inputs["attention_mask"])
         return self.run(inputs, tap, watches)
 

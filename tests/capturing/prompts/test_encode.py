@@ -82,6 +82,17 @@ def test_regions_cover_what_they_are_called(template: str | None, side: Side) ->
     assert not batch.regions["image"].any()
 
 
+@pytest.mark.parametrize("template", [CHATML, SPOKEN, None])
+@pytest.mark.parametrize("text", ["839 ", "839  ", "\U0001f600 "])
+def test_spaces_at_an_end_are_of_the_text(template: str | None, text: str) -> None:
+    """Tokenizers that trim their offsets give a space at the very end no width."""
+    prompter = Prompter(Plain(), tokenizer(template))
+    asked = [Example(id="a", question=QUESTION, answer=text)]
+    assert text_of(prompter, prompter.batch(asked), 0, "answer").lstrip() == text
+    raw = Prompter(Plain(), tokenizer(None)).batch([Example(id="b", question=text)])
+    assert text_of(prompter, raw, 0, "question") == text
+
+
 def test_no_answer_no_region() -> None:
     batch = Prompter(Plain(), tokenizer()).batch(EXAMPLES[:2])
     assert "answer" not in batch.regions

@@ -96,5 +96,12 @@ def test_both_places_of_a_double_are_named() -> None:
         list(stream(twice))
 
 
+def test_a_double_is_one_where_all_examples_have_one_source_too() -> None:
+    twice = [{"id": "a", "question": text, "source": "bench"} for text in ("one", "two")]
+    said = "example number 2: id 'a' is that of example number 1 too"
+    with pytest.raises(ExampleError, match=said):
+        list(stream(twice))
+
+
 def test_a_key_says_what_it_knows() -> None:
     assert str(ExampleKey("a", 2, None, "tqa", None)) == "id 'a', index 2, mode tqa"

@@ -230,3 +230,19 @@ def test_images_need_a_model_that_sees() -> None:
         renderer = Renderer(tokenizer(template))
         with pytest.raises(ExampleError, match="takes texts only"):
             renderer.render(Example(id="a", question="q", image="x.png"))
+
+
+@pytest.mark.parametrize(("asks", "answers"), [("user", "tool"), ("human", "assistant")])
+def test_what_a_tool_answers_is_no_question(asks: str, answers: str) -> None:
+    turns = (
+        {"role": asks, "content": "Which is larger?"},
+        {"role": "assistant", "content": "I look."},
+        {"role": answers, "content": "847 839"},
+    )
+    last = () if answers == "tool" else ({"role": asks, "content": "Well?"},)
+    rendered = Renderer(tokenizer(CHATML)).render(Example(id="a", messages=(*turns, *last)))
+    assert cut(rendered, "question") == ("Well?" if last else "Which is larger?")
+    roles = [role for role, _ in said(rendered) if role != "system"]
+    assert roles == ["user", "assistant", "user" if answers == "tool" else "assistant"] + [
+        "user" for _ in last
+    ]

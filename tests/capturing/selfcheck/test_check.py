@@ -35,7 +35,7 @@ SITES = ("embeddings", "resid_pre", "attn_out", "mlp_out", "resid_post", "final_
 def engine(
     name: str, *, sites: Any = SITES, pools: str = "prompt.last,prompt.mean", **options: Any
 ) -> Engine:
-    source: Any = odd_families if name in odd_families.ODD else families
+    source: Any = odd_families if name in odd_families.NAMES else families
     model = source.build(name, dtype=options.pop("dtype", torch.float32))
     if "gain" in options:
         families.enliven(model, 0, gain=options.pop("gain"))
@@ -75,6 +75,17 @@ def test_generated_tokens_are_checked_against_one_pass(name: str) -> None:
     pools = "prompt.last,response.mean,response.tokens,all.max"
     found = check.check(engine(name, pools=pools, max_new_tokens=6), EXAMPLES)
     assert found["response"] < 1e-5
+
+
+def test_positions_that_the_model_does_not_count_so_are_caught() -> None:
+    """Those of real tokens from 0 on are no model's own where these begin after the pad's id."""
+    options: dict[str, Any] = {"sites": ("embeddings", "resid_post"), "pools": "prompt.last"}
+    assert check.check(engine("roberta", **options), EXAMPLES)["alone"] < 1e-5
+    with pytest.raises(SelfCheckError, match="other vectors in a batch than alone"):
+        check.check(engine("roberta", padding_side="left", **options), EXAMPLES)
+    answering = check.check(engine("roberta", max_new_tokens=2, **options), EXAMPLES)
+    assert answering["alone"] < 1e-5
+    assert any("other positions than it counts by itself" in each for each in answering["notes"])
 
 
 STEPS: dict[str, Any] = {"pools": "response.mean,response.tokens,all.last", "max_new_tokens": 6}
