@@ -20,6 +20,23 @@ DRAWS = 8 if TORTURE else 1
 STEP = 1 if TORTURE else 12
 
 
+def test_what_was_removed_never_holds_the_bytes_of_another_file(tmp_path: Path) -> None:
+    home, found = tmp_path / "disk", tmp_path / "found"
+    home.mkdir()
+    for number in range(20):
+        (home / f"old-{number}").write_text("old")
+    disk = Disk(home)
+    with disk.watch():
+        for number in range(20):
+            (home / f"old-{number}").unlink()
+            (home / f"new-{number}").write_text("new")
+    for draw in range(4):
+        disk.after(disk.moments[-1], found, random.Random(draw))
+        left = {path.read_text() for path in found.glob("old-*")}
+        assert left == {"old"}
+        shutil.rmtree(found)
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_power_loss_at_every_call(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
