@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from actstore.storage import manifest_content, soundness
 from actstore.storage import manifest as manifests
 from actstore.storage.transaction import Transaction
 from tests.storage.crashing import SCENARIOS, no_trap, trapped
@@ -34,6 +35,28 @@ def test_what_was_removed_never_holds_the_bytes_of_another_file(tmp_path: Path) 
         disk.after(disk.moments[-1], found, random.Random(draw))
         left = {path.read_text() for path in found.glob("old-*")}
         assert left == {"old"}
+        shutil.rmtree(found)
+
+
+@pytest.mark.parametrize("most", [1, 256])
+def test_a_commit_that_pruning_has_left_is_whole(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest_content, "MOST_LISTED", most)
+    home, found = tmp_path / "disk", tmp_path / "found"
+    root = home / "store"
+    home.mkdir()
+    SCENARIOS["prune"].prepare(root)
+    disk = Disk(home)
+    with disk.watch():
+        SCENARIOS["prune"].run(root)
+    chances = random.Random(most)
+    for moment in disk.moments:
+        disk.after(moment, found, chances)
+        manifests.forget()
+        for number in manifests.numbers(found / "store"):
+            files = manifests.load(found / "store", number).named
+            assert soundness.problems(found / "store", files.values()) == [], moment.call
         shutil.rmtree(found)
 
 
