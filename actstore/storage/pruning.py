@@ -70,7 +70,8 @@ def erase(
     Files of the commits that stay are held against their manifests first: as long as one is
     damaged nothing is removed, since an older commit may hold the last sound copy of its rows.
     Manifests go before files, and reports before both: after a crash at any instant each commit
-    that is there is whole, and the same call does the rest. A commit that is being read, in this process too, stays as it is.
+    that is there is whole, and the same call does the rest. A commit that is being read, in this
+    process too, stays as it is.
 
     Args:
         root: folder of the store.

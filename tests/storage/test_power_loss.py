@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from actstore.storage import manifest_content, soundness
 from actstore.storage import manifest as manifests
+from actstore.storage import manifest_content, soundness
 from actstore.storage.transaction import Transaction
 from tests.storage.crashing import SCENARIOS, no_trap, trapped
 from tests.storage.power import Disk

@@ -214,6 +214,6 @@ def test_vectors_of_another_width_that_come_meanwhile_are_a_conflict(tmp_path: P
     renaming = Renaming(open_snapshot(tmp_path), new)
     write(tmp_path, batch(5, 2, layer=9, width=6))
     before = files_of(tmp_path)
-    with pytest.raises(ConflictError, match="just stored vectors of width 6 .*layer 9.* width 8"):
+    with pytest.raises(ConflictError, match=r"just stored vectors of width 6 .*layer 9.* width 8"):
         renaming.commit("")
     assert files_of(tmp_path) == before
