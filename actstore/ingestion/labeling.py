@@ -263,6 +263,7 @@ def _apply(
         np.array([rows[at] for at in changed], np.int64),
         [new[at] for at in changed],
         message=message,
+        seen=np.array(rows, np.int64),
     )
     given = ["(none)" if label is None else label for label in new]
     labels = dict(Counter(given).most_common())

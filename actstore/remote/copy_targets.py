@@ -167,9 +167,7 @@ class _ToFolder:
                 before = self.newest.number if self.newest is not None else 0
                 if before < commit.manifest.number < manifests.newest(self._root):
                     return False  # another writer's of this number may have been pruned since
-                try:
-                    os.link(draft, target)
-                except FileExistsError:
+                if not layout.link(draft, target):
                     return False
             layout.sync_folder(target.parent)
         return True

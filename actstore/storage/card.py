@@ -77,7 +77,7 @@ def catch_up(root: Path, *, closely: bool = False) -> None:
     if backing.of(root) is not None:
         return  # the store lies elsewhere, and has no card of ours
     number = manifests.newest(root)
-    about = _number(root)
+    about = commit(root)
     if not number or about == number:
         return
     latest = manifests.load(root, lazily=True)
@@ -86,7 +86,7 @@ def catch_up(root: Path, *, closely: bool = False) -> None:
         refresh(root)
 
 
-def _number(root: Path) -> int:
+def commit(root: Path) -> int:
     """Return the number of the commit that the card is about; 0 where it does not say."""
     try:
         card = read(root)

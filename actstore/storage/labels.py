@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from actstore.errors import CommitError, UsageError
-from actstore.storage import layout
+from actstore.storage import layout, shard_columns
 from actstore.storage.disk_errors import writing
 from actstore.storage.file_hashes import sha256_of
 from actstore.storage.manifest import LabelEntry, Manifest
@@ -17,7 +17,12 @@ from actstore.storage.transaction import Transaction
 
 
 def set_labels(
-    snapshot: Snapshot, row_ids: np.ndarray, labels: Sequence[str | None], *, message: str
+    snapshot: Snapshot,
+    row_ids: np.ndarray,
+    labels: Sequence[str | None],
+    *,
+    message: str,
+    seen: np.ndarray | None = None,
 ) -> int | None:
     """Give rows of ``snapshot`` new labels, as one commit; return its number.
 
@@ -25,13 +30,16 @@ def set_labels(
         row_ids: int64 row numbers of the snapshot, each at most once.
         labels: the new label of each; None takes the label away.
         message: what the log says.
+        seen: int64 row numbers whose labels decided which rows are given here, and which ones.
+            Where others have labelled one of them meanwhile, nothing is done.
 
     Returns:
         The commit's number; None when no row was given.
 
     Raises:
         UsageError: the arguments differ in length, or a row number is out of range.
-        CommitError: the store was compacted since the snapshot, or the disk failed.
+        CommitError: the store was compacted since the snapshot, others have labelled rows that
+            were looked at, or the disk failed.
     """
     if len(row_ids) != len(labels):
         raise UsageError(f"{len(row_ids)} rows and {len(labels)} labels do not match")
@@ -47,6 +55,8 @@ def set_labels(
         draft = change.folder / "labels.parquet"
         with writing(snapshot.root):
             touched = _write(draft, snapshot, row_ids, labels)
+            if seen is not None:
+                touched |= {snapshot.shards[at].path for at in snapshot.involved(seen).tolist()}
             digest, size = sha256_of(draft)
         entry = LabelEntry(path=name, rows=len(row_ids), bytes=size, sha256=digest)
 
@@ -56,6 +66,11 @@ def set_labels(
                     f"{snapshot.root} was compacted while the labels were prepared; "
                     "nothing changed, run the command again"
                 )
+            if seen is not None and _differ(snapshot, latest, seen):
+                raise CommitError(
+                    f"others have labelled the same rows of {snapshot.root} while the labels were "
+                    "prepared; nothing changed, run the command again"
+                )
             return latest.next(
                 operation="label",
                 message=message,
@@ -64,6 +79,23 @@ def set_labels(
 
         commit = change.commit({name: draft}, build)
     return commit.number if commit else None
+
+
+def _differ(snapshot: Snapshot, latest: Manifest, row_ids: np.ndarray) -> bool:
+    """Say whether rows of a snapshot have other labels in a later commit."""
+    if latest.labels == snapshot.manifest.labels:
+        return False
+    now, then = (
+        shard_columns.overlays(snapshot.root, manifest.labels)
+        for manifest in (latest, snapshot.manifest)
+    )
+    changed = [
+        int(snapshot.offsets[number]) + row
+        for number, entry in enumerate(snapshot.shards)
+        for row, label in now.get(entry.path, {}).items()
+        if (row, label) not in then.get(entry.path, {}).items()
+    ]
+    return bool(np.isin(np.array(changed, np.int64), row_ids).any())
 
 
 def _write(

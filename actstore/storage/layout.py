@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -121,6 +122,27 @@ def write_durably(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def link(file: Path, name: Path) -> bool:
+    """Give a file another name; False where there is one already, of another file.
+
+    Where the answer of a network drive is lost it is asked again, and says then that the name is
+    there, or that it failed: it is looked what the name is of.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        os.link(file, name)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            if file.samefile(name):
+                return True
+        if isinstance(error, FileExistsError):
+            return False
+        raise
+    return True
 
 
 def replace_durably(path: Path, data: bytes) -> None:

@@ -97,18 +97,37 @@ def alone(path: Path) -> Iterator[bool]:
     What is gone is nobody's.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor, nobody = _asked(path)
     except FileNotFoundError:
         yield True
         return
     try:
-        nobody = True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            nobody = False
-        except OSError:
-            pass  # this file system knows no locks
         yield nobody
     finally:
+        os.close(descriptor)
+
+
+def _asked(path: Path) -> tuple[int, bool]:
+    """Lock what lies at a path; return the lock's descriptor, and whether nobody had a lease.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            nobody = True
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                nobody = False
+            except OSError:
+                pass  # this file system knows no locks
+            # A derived file may have been removed and made again since it was opened: its lock says
+            # nothing of the new one then, which others may be reading.
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor, nobody
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)

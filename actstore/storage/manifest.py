@@ -333,9 +333,7 @@ def publish(root: Path, manifest: Manifest, staging: Path) -> bool:
         with turns.naming(root):
             if newest(root) >= manifest.number:  # one of that number may have been pruned since
                 return False
-            try:
-                os.link(draft, target)
-            except FileExistsError:
+            if not layout.link(draft, target):
                 return False
     except OSError as error:
         raise CommitError(

@@ -69,8 +69,9 @@ def erase(
 
     Files of the commits that stay are held against their manifests first: as long as one is
     damaged nothing is removed, since an older commit may hold the last sound copy of its rows.
-    Manifests go before files, and reports before both: after a crash at any instant the same
-    call does the rest. A commit that is being read, in this process too, stays as it is.
+    Manifests go before files, and reports before both: after a crash at any instant each commit
+    that is there is whole, and the same call does the rest. A commit that is being read, in this
+    process too, stays as it is.
 
     Args:
         root: folder of the store.
@@ -138,6 +139,9 @@ def _erase(
                     forgotten.append(number)
                 else:
                     needed += filter(None, [manifests.load_if_there(root, number)])
+        if forgotten:
+            # Or a power failure could bring back a commit whose files are gone.
+            layout.sync_folder(root / layout.MANIFESTS)
         still = {path for commit in needed for path in commit.named}
         for path in unused:
             if path not in still:

@@ -73,6 +73,8 @@ class Renaming:
         """The shards that are written anew."""
         self._places: dict[str, list[Destination]] = {}
         self._hashes: dict[Key, np.ndarray] = {}
+        self._widths: dict[Key, int] = {}
+        """Of the vectors that rows bring to each model, site and layer."""
         self._check()
 
     def _check(self) -> None:
@@ -102,6 +104,7 @@ class Renaming:
                 rows = place.rows[np.isin(place.rows, changed.rows)]
                 known = self._hashes.get(place.partition, np.empty(0, np.uint64))
                 self._hashes[place.partition] = np.concatenate([known, hashes[rows]])
+                self._widths[place.partition] = changed.entry.width
 
     def _check_widths(self, paths: Mapping[str, Any], targets: set[Key]) -> None:
         widths: dict[Key, dict[int, str]] = {}
@@ -133,7 +136,8 @@ class Renaming:
 
         Raises:
             DamageError: a file is not what the manifest says; nothing changed.
-            ConflictError: another writer has brought a row of the same key meanwhile.
+            ConflictError: another writer has brought a row of the same key meanwhile, or vectors
+                of another width.
             CommitError: another writer changed the same shards meanwhile, or the disk failed.
         """
         if not self._changes:
@@ -154,6 +158,7 @@ class Renaming:
             new = rewriting.replace(root, base, change.folder, wanted(), progress=progress)
 
             def build(latest: Manifest) -> Manifest:
+                new.check(latest)  # or rows that a compaction moved would seem another writer's
                 self._refuse_rivals([e for e in latest.shards if e.path not in known])
                 known.update(entry.path for entry in latest.shards)
                 return new.following(latest, operation="rename", message=message)
@@ -166,6 +171,13 @@ class Renaming:
             own = self._hashes.get(entry.partition)
             if own is None:
                 continue
+            width = self._widths[entry.partition]
+            if entry.width != width:
+                raise ConflictError(
+                    f"another writer has just stored vectors of width {entry.width} for "
+                    f"{key_hashes.describe_partition(entry.partition)}, these rows have width "
+                    f"{width}; nothing changed"
+                )
             table = shard_columns.read_columns(self._snapshot.root, entry, list(schema.key_names()))
             rows = np.flatnonzero(np.isin(key_hashes.hash_table(table), own))
             if len(rows):

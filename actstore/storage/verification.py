@@ -15,7 +15,16 @@ from actstore.errors import (
     MissingFileError,
     SnapshotNotFoundError,
 )
-from actstore.storage import backing, floats, key_hashes, layout, pages, shard_columns, soundness
+from actstore.storage import (
+    backing,
+    card,
+    floats,
+    key_hashes,
+    layout,
+    pages,
+    shard_columns,
+    soundness,
+)
 from actstore.storage import manifest as manifests
 from actstore.storage.disk_errors import content_of
 from actstore.storage.file_hashes import tail_of
@@ -92,6 +101,15 @@ def _check_history(root: Path) -> Iterator[Problem]:
     """Check the manifests of all commits, and that each stands on the one that it was made on."""
     digests: dict[int, str] = {}
     manifests.forget()
+    about = 0 if backing.of(root) is not None else card.commit(root)  # before others can commit
+    newest = manifests.newest(root)
+    if about > newest:
+        lost = layout.manifest_path(root, about).relative_to(root).as_posix()
+        yield Problem(
+            lost,
+            f"it is missing: {layout.CARD} is about commit {about}, and commit {newest} is the "
+            "latest that is there; bring it back from a copy before anything is written",
+        )
     seen: set[SegmentEntry] = set()
     for number in manifests.numbers(root):
         path = layout.manifest_path(root, number)

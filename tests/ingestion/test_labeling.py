@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from actstore.errors import NotInStoreError, SidecarError, SqlError, UsageError
+from actstore.errors import CommitError, NotInStoreError, SidecarError, SqlError, UsageError
 from actstore.ingestion import labeling
 from actstore.querying.sql import Database
 from actstore.storage.compaction import compact
@@ -159,3 +160,28 @@ def test_wrong_columns_and_wrong_sql(store: Path, tmp_path: Path) -> None:
         labeling.label_by_expression(store, "no_such_column")
     with pytest.raises(SqlError):
         labeling.label_by_expression(store, "'x'; DROP VIEW activations; SELECT 'y'")
+
+
+def test_rows_that_others_label_meanwhile_are_not_labelled_by_halves(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that label the same rows one comes second, whole: no row keeps what neither left."""
+    labeling.label_by_expression(store, "'a'", where="row_id < 3")
+    evaluate = labeling._evaluate
+
+    def late(*given: Any) -> Any:
+        found = evaluate(*given)
+        monkeypatch.setattr(labeling, "_evaluate", evaluate)
+        labeling.label_by_expression(store, other, where=rows)
+        return found
+
+    other, rows = "'b'", "row_id < 3"
+    monkeypatch.setattr(labeling, "_evaluate", late)
+    with pytest.raises(CommitError, match="others have labelled the same rows .*run the command"):
+        labeling.label_by_expression(store, "'a'")  # the first three have it, as it seems
+    assert labels(store) == ["b"] * 3 + [None] * 3
+
+    other, rows = "'c'", "row_id = 5"
+    monkeypatch.setattr(labeling, "_evaluate", late)
+    assert labeling.label_by_expression(store, "'a'", where="row_id < 5").changed == 5
+    assert labels(store) == ["a"] * 5 + ["c"]

@@ -45,7 +45,8 @@ class Disk:
         self._bytes: dict[int, bytes] = {}
         self._folders: set[int] = set()
         self._held: dict[int, int] = {}
-        """Open descriptors, so that no inode is given to another file."""
+        """Open descriptors: an inode that is free is given to the next new file, whose bytes would
+        seem to be those of the one that was removed."""
         self._lock = threading.Lock()
 
     @contextmanager
@@ -109,6 +110,14 @@ class Disk:
         else:
             self._held[inode] = descriptor
 
+    def _inode(self, path: Path) -> int:
+        found = path.stat().st_ino
+        if found not in self._held:
+            descriptor = os.open(path, os.O_RDONLY)
+            found = os.fstat(descriptor).st_ino
+            self._hold(found, descriptor)
+        return found
+
     def _look(self) -> tuple[dict[int, Names], dict[int, bytes]]:
         names: dict[int, Names] = {}
         contents: dict[int, bytes] = {}
@@ -116,17 +125,16 @@ class Disk:
         while waiting:
             folder = waiting.pop()
             with suppress(FileNotFoundError):
-                inode = folder.stat().st_ino
+                inode = self._inode(folder)
                 self._folders.add(inode)
                 names[inode] = {}
                 for path in folder.iterdir():
                     with suppress(FileNotFoundError):
-                        about = path.stat()
-                        names[inode][path.name] = about.st_ino
+                        child = names[inode][path.name] = self._inode(path)
                         if path.is_dir():
                             waiting.append(path)
                         else:
-                            contents[about.st_ino] = path.read_bytes()
+                            contents[child] = path.read_bytes()
         return names, contents
 
     def after(self, moment: Moment, to: Path, chance: random.Random | None) -> None:

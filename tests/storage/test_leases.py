@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from actstore.errors import SnapshotNotFoundError
+from actstore.storage import derived
 from actstore.storage import manifest as manifests
 from actstore.storage.compaction import compact
 from actstore.storage.lease import Lease, alone
@@ -97,6 +99,34 @@ def test_nobody_takes_a_lease_of_what_is_being_removed(root: Path) -> None:
         Lease(path)
     with alone(path) as nobody:
         assert nobody
+
+
+@pytest.mark.parametrize("remade", [True, False])
+def test_a_file_that_was_made_again_while_one_asked_who_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remade: bool
+) -> None:
+    """Of two that tidy up, the second one has opened what the first one then removes."""
+    path = tmp_path / "derived"
+    path.write_bytes(b"old")
+    lock = fcntl.flock
+    readers: list[Lease] = []
+
+    def late(descriptor: int, kind: int) -> None:
+        if kind & fcntl.LOCK_EX and not readers:
+            path.unlink()
+            path.with_name("draft").write_bytes(b"new")
+            readers.append(Lease(path.with_name("draft")))
+            if remade:
+                path.with_name("draft").rename(path)
+        lock(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert derived.discard(path) is not remade
+    assert path.exists() is remade
+    for reader in readers:
+        reader.release()
+    assert derived.discard(path)
+    assert not path.exists()
 
 
 def test_one_that_goes_after_the_modules_says_nothing(

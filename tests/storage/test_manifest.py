@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,15 @@ from actstore.errors import (
 from actstore.storage import layout
 from actstore.storage import manifest as manifests
 from actstore.storage.manifest import EMPTY, LabelEntry, Manifest, Run, ShardEntry
-from tests.storage.stores import batch, document, sealed, write
+from tests.storage.stores import (
+    assert_sound,
+    batch,
+    content,
+    document,
+    expected,
+    sealed,
+    write,
+)
 
 
 def entry(name: str = "a", **changes: Any) -> ShardEntry:
@@ -305,6 +315,26 @@ def test_a_number_is_given_once(tmp_path: Path) -> None:
     assert manifests.publish(root, first, staging)
     assert not manifests.publish(root, a_manifest(entry("b")), staging)
     assert manifests.load(root) == first
+
+
+@pytest.mark.parametrize("number", [errno.EEXIST, errno.EIO])
+def test_a_commit_that_was_made_and_whose_answer_was_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As a network drive does: asked again, it says that the name is there, or that it failed."""
+    link = os.link
+
+    def late(source: Path, target: Path) -> None:
+        link(source, target)
+        if target.parent.name == "manifests":
+            raise OSError(number, os.strerror(number), str(target))
+
+    write(tmp_path, batch(0, 3))
+    monkeypatch.setattr(os, "link", late)
+    assert write(tmp_path, batch(3, 3)) == 2
+    assert content(tmp_path) == expected(batch(0, 3), batch(3, 3))
+    assert manifests.numbers(tmp_path) == [1, 2]
+    assert_sound(tmp_path)
 
 
 @pytest.mark.parametrize(

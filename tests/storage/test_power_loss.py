@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from actstore.storage import manifest as manifests
+from actstore.storage import manifest_content, soundness
 from actstore.storage.transaction import Transaction
 from tests.storage.crashing import SCENARIOS, no_trap, trapped
 from tests.storage.power import Disk
@@ -18,6 +19,45 @@ from tests.torture.effort import TORTURE, attack
 
 DRAWS = 8 if TORTURE else 1
 STEP = 1 if TORTURE else 12
+
+
+def test_what_was_removed_never_holds_the_bytes_of_another_file(tmp_path: Path) -> None:
+    home, found = tmp_path / "disk", tmp_path / "found"
+    home.mkdir()
+    for number in range(20):
+        (home / f"old-{number}").write_text("old")
+    disk = Disk(home)
+    with disk.watch():
+        for number in range(20):
+            (home / f"old-{number}").unlink()
+            (home / f"new-{number}").write_text("new")
+    for draw in range(4):
+        disk.after(disk.moments[-1], found, random.Random(draw))
+        left = {path.read_text() for path in found.glob("old-*")}
+        assert left == {"old"}
+        shutil.rmtree(found)
+
+
+@pytest.mark.parametrize("most", [1, 256])
+def test_a_commit_that_pruning_has_left_is_whole(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest_content, "MOST_LISTED", most)
+    home, found = tmp_path / "disk", tmp_path / "found"
+    root = home / "store"
+    home.mkdir()
+    SCENARIOS["prune"].prepare(root)
+    disk = Disk(home)
+    with disk.watch():
+        SCENARIOS["prune"].run(root)
+    chances = random.Random(most)
+    for moment in disk.moments:
+        disk.after(moment, found, chances)
+        manifests.forget()
+        for number in manifests.numbers(found / "store"):
+            files = manifests.load(found / "store", number).named
+            assert soundness.problems(found / "store", files.values()) == [], moment.call
+        shutil.rmtree(found)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -194,3 +194,26 @@ def test_rows_of_the_new_key_that_come_meanwhile_are_a_conflict(store: Path) -> 
     compact(store)
     with pytest.raises(CommitError, match="changed by others"):
         renaming.commit("")
+
+
+def test_rows_that_others_moved_meanwhile_are_no_conflict(tmp_path: Path) -> None:
+    for first in (0, 2):
+        write(tmp_path, batch(first, 2))
+    new = NewValues(rows=np.array([0]), columns={"question": ["Why?"]})
+    renaming = Renaming(open_snapshot(tmp_path), new)
+    compact(tmp_path)
+    before = files_of(tmp_path)
+    with pytest.raises(CommitError, match="changed by others"):
+        renaming.commit("")
+    assert files_of(tmp_path) == before
+
+
+def test_vectors_of_another_width_that_come_meanwhile_are_a_conflict(tmp_path: Path) -> None:
+    write(tmp_path, batch(0, 2))
+    new = NewValues(rows=np.array([0, 1]), columns={"layer": [9, 9]})
+    renaming = Renaming(open_snapshot(tmp_path), new)
+    write(tmp_path, batch(5, 2, layer=9, width=6))
+    before = files_of(tmp_path)
+    with pytest.raises(ConflictError, match=r"just stored vectors of width 6 .*layer 9.* width 8"):
+        renaming.commit("")
+    assert files_of(tmp_path) == before

@@ -226,12 +226,12 @@ def test_the_card_follows_with_each_segment(tmp_path: Path) -> None:
     for number in range(20, 29):
         write(root, batch(number, 1), small=True)
         latest = manifests.load(root)
-        about = card._number(root)
+        about = card.commit(root)
         assert max(each.since for each in latest.segments) <= about <= latest.number
         behind = latest.number - about
         assert behind <= _FEW
     write(root, batch(40, 1))
-    assert card._number(root) == manifests.newest(root)
+    assert card.commit(root) == manifests.newest(root)
 
 
 def test_a_segment_of_a_writer_that_was_overtaken_is_taken_back(tmp_path: Path) -> None:

@@ -144,6 +144,17 @@ def test_a_manifest_that_says_otherwise(store: Path, changes: dict[str, Any], re
     assert ("layer_003", reason) in problems(store)
 
 
+def test_a_latest_manifest_that_is_missing(store: Path) -> None:
+    write(store, batch(70, 2))
+    latest = manifests.newest(store)
+    layout.manifest_path(store, latest).rename(store / "elsewhere")
+    (problem,) = verify(open_snapshot(store))
+    assert problem.path == f"manifests/{latest:010d}.json"
+    assert f"about commit {latest}, and commit {latest - 1} is the latest" in problem.reason
+    (store / "elsewhere").rename(layout.manifest_path(store, latest))
+    assert verify(open_snapshot(store)) == []
+
+
 def test_metadata_that_is_not_what_the_manifest_says(store: Path) -> None:
     restate(store, lambda entry: dataclasses.replace(entry, tail="0" * 64))
     assert ("layer_003", "its metadata and footer are not what the manifest says") in problems(
