@@ -90,7 +90,7 @@ def heatmap(
             extent=(0, width, len(lines) - 0.5, -0.5),
         )
         if names:
-            axes.set_yticks(range(len(names)), [looks.plain(name, 28) for name in names])
+            axes.set_yticks(range(len(names)), looks.plain_names(names, 28))
         else:
             looks.layer_ticks(axes, layers, range(len(layers)), axis="y")
         axes.set_xlabel("dimension")

@@ -214,6 +214,19 @@ def test_long_names_that_begin_alike_stay_apart_in_legends(tmp_path: Path) -> No
         assert "right" in title
 
 
+def test_long_names_that_differ_in_the_middle_have_their_own_marks(tmp_path: Path) -> None:
+    labels = tuple(f"a name that begins as others do {n} and ends as they do" for n in range(9))
+    with actstore.open(make(tmp_path, labels=labels, layers=(3,), rows=90)) as store:
+        bars, points = (kind(store.select()).legends[0] for kind in (plots.histogram, plots.pca))
+        for legend in (bars, points):
+            assert len({text.get_text() for text in legend.get_texts()}) == 8
+        assert len({line.get_marker() for line in points.get_lines()}) == 8
+        for kind in (plots.norms, plots.heatmap, plots.similarity):
+            names = [text.get_text() for text in kind(store.select()).axes[0].get_yticklabels()]
+            assert len(set(names)) == len(names) > 1
+        assert "5 others" in plots.auroc(store.select(), positive=labels[4]).get_suptitle()
+
+
 def test_dimensions_are_whole_numbers_and_columns_hold_what_is_said(tmp_path: Path) -> None:
     stores.add(tmp_path / "one", stores.vectors(20, 1, "float16", 0))
     with actstore.open(tmp_path / "one") as store:
