@@ -194,5 +194,6 @@ def _examples(
             axes.axvline(end - 0.5, color=look.ink, linewidth=0.7)
         axes.set_xticks([])
         axes.set_yticks([float(ends[n] - sizes[n] / 2 - 0.5) for n in told], texts)
+        note = drawn.note + ("" if finite.all() else f"; {int((~finite).sum()):,} not finite")
         subject = looks.subject(place, layers)
-        return looks.finish(figure, f"Similarity of examples · {subject}", drawn.note, title)
+        return looks.finish(figure, f"Similarity of examples · {subject}", note, title)
