@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import zip_longest
 
 
 def counted(number: int, noun: str = "row") -> str:
@@ -37,6 +39,34 @@ def shorten(name: str, most: int) -> str:
         return name
     end = (most - 1) // 3
     return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
+
+
+def shorten_apart(names: Sequence[str], most: int) -> list[str]:
+    """Return names in at most so many characters each, so that different ones stay different.
+
+    Those that would be cut to one text are shown from where they differ, and are numbered
+    where that is too little.
+    """
+    short = {name: shorten(name, most) for name in names}
+    for same in _cut_alike(short):
+        apart = next(at for at, letters in enumerate(zip_longest(*same)) if len(set(letters)) > 1)
+        start = max(0, apart - most // 3)
+        for name in same:
+            begun = f"…{name[start:]}" if start else name
+            short[name] = begun if len(begun) <= most else f"{begun[: most - 1]}…"
+    for same in _cut_alike(short):
+        for number, name in enumerate(same, 1):
+            mark = f" ({number})"
+            short[name] = shorten(short[name], most - len(mark)) + mark
+    return [short[name] for name in names]
+
+
+def _cut_alike(short: Mapping[str, str]) -> list[list[str]]:
+    """Return the names that share their short one with another, in their order."""
+    found: dict[str, list[str]] = {}
+    for name, text in short.items():
+        found.setdefault(text, []).append(name)
+    return [names for names in found.values() if len(names) > 1]
 
 
 def readable(text: str) -> str:

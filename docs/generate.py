@@ -48,6 +48,7 @@ def commands_page() -> str:
         f"| {Exit.REFUSED:d} | some source files were refused, the rest is stored |\n"
         f"| {Exit.DAMAGED:d} | damage was found, and nothing changed; or a contract is not kept |\n"
         f"| {Exit.DIFFERENT:d} | `diff` found that two stores differ |\n"
+        f"| {Exit.MISSING:d} | `capture --finalize` found that examples are missing |\n"
         f"| {Exit.INTERRUPTED:d} | interrupted; the store is whole |\n"
         f"| {Exit.UNREAD:d} | who reads the output, such as `head`, closed it before the end |",
     ]

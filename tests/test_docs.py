@@ -17,6 +17,7 @@ import click
 import pytest
 
 from actstore import cli, schema
+from actstore.commands.exit_codes import Exit
 from docs import demo, examples, generate
 from docs.study import model as study
 from tests.capturing import families, vision_families
@@ -31,6 +32,13 @@ def commands() -> Iterator[click.Command]:
         command = cli.group.get_command(context, name)
         assert command is not None
         yield command
+
+
+def test_every_exit_code_is_told() -> None:
+    page = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    for code in Exit:
+        assert f"\n| {code:d} | " in page
+        assert re.search(rf"\b{code:d} [a-z]", cli.group.epilog or "")
 
 
 @pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)

@@ -37,6 +37,22 @@ def test_long_names_that_begin_alike_stay_apart() -> None:
     assert wording.shorten("short", 5) == "short"
 
 
+def test_names_are_never_cut_to_one_text() -> None:
+    middle = [f"{'begins alike ' * 4}{word}{' ends alike' * 4}" for word in ("one", "two", "one")]
+    short = wording.shorten_apart(middle, 20)
+    assert short[0] == short[2] != short[1]
+    assert "one" in short[0]
+    assert "two" in short[1]
+    assert max(map(len, short)) <= 20
+    assert wording.shorten_apart(["a", "b"], 20) == ["a", "b"]
+    ends = ("", "x", *(f"y{'z' * 60}{number}{'z' * 60}" for number in range(3)))
+    for most in (12, 30):
+        names = [f"{'begins alike ' * 4}{end}{'q' * 50}" for end in ends]
+        short = wording.shorten_apart(names, most)
+        assert len(set(short)) == len(ends)
+        assert max(map(len, short)) <= most
+
+
 def test_what_is_written_stays_and_what_is_not_is_seen() -> None:
     family, persian = "👩\u200d👧", "\u0645\u06cc\u200c\u062e\u0648"
     assert wording.readable(f"{family} {persian}\n") == f"{family} {persian}\n"

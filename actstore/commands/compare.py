@@ -125,9 +125,24 @@ def _print(found: Comparison) -> None:
         output.say(f"{counted(unmatched, 'row')} without a counterpart{why}")
     if any(one.cka is not None and one.matched > SAMPLE for one in found.layers):
         output.say(f"CKA is of {SAMPLE:,} matched rows of a layer at most, evenly spread")
-    broken = sum(min(SAMPLE, one.matched) - one.cka_rows for one in found.layers)
-    if broken:
+    if values := sum(one.nonfinite_a + one.nonfinite_b for one in found.layers):
+        output.say(f"left out of the means: {counted(values, 'value')} not finite")
+    if broken := sum(one.matched - _finite(one) for one in found.layers):
         output.say(f"left out, for they are not finite: {counted(broken, 'matched pair')}")
+    same = [one for one in found.layers if one.width_a == one.width_b]
+    if zeros := sum(_finite(one) - (one.cosine.rows if one.cosine else 0) for one in same):
+        output.say(
+            f"left out of the cosine, which zeros have not: {counted(zeros, 'matched pair')}"
+        )
+
+
+def _finite(one: LayerComparison) -> int:
+    """Return how many matched pairs are finite, as far as they were looked at."""
+    from actstore.analysis.statistics.comparison import SAMPLE
+
+    if one.width_a != one.width_b:
+        return one.matched - min(SAMPLE, one.matched) + one.cka_rows
+    return one.distance.rows if one.distance else 0
 
 
 def _row(columns: list[str], one: LayerComparison) -> list[object]:

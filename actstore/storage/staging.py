@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from actstore import paths
-from actstore.errors import ActstoreError, CommitError, StoreError
+from actstore.errors import ActstoreError, CommitError, PathError, StoreError
 from actstore.storage import card, layout
 from actstore.storage import manifest as manifests
 from actstore.storage.disk_errors import writing
@@ -244,12 +244,19 @@ def check_place(root: Path) -> None:
 
     Raises:
         StoreError: the path is a file, or a folder that holds other things.
+        PathError: it lies in the folder of a store.
     """
-    if not root.exists():
-        return
-    if not root.is_dir():
+    if root.exists() and not root.is_dir():
         raise StoreError(f"{root} is a file: give --store a folder")
-    if not (root / layout.MANIFESTS).is_dir():
+    if (root / layout.MANIFESTS).is_dir():
+        return
+    around = layout.store_around(root)
+    if around is not None:
+        raise PathError(
+            f"{root} lies in the store {around}, which removes what is not its own when it is "
+            "pruned: choose a place outside of it"
+        )
+    if root.exists():
         foreign = sorted(child.name for child in root.iterdir() if child.name not in layout.KNOWN)
         if foreign:
             raise StoreError(

@@ -69,3 +69,24 @@ def test_pairs_that_are_not_finite_are_not_called_a_sample(
     out = actstore("compare", tmp_path, "--a", "mode = 'a'", "--b", "mode = 'b'").out
     assert "left out, for they are not finite: 1 matched pair" in out
     assert "evenly spread" not in out
+
+
+def test_what_figures_leave_out_is_counted(actstore: Command, tmp_path: Path) -> None:
+    matrix = stores.vectors(9, 4, "float32", 0)
+    matrix[4] = 0
+    stores.add(tmp_path, matrix, mode=["a"] * 9, label=["x", None, None] * 3)
+    matrix = matrix + 1
+    matrix[2] = np.inf
+    matrix[3, 0] = np.nan
+    stores.add(tmp_path, matrix, mode=["b"] * 9, label=["x", None, None] * 3)
+    sides = ("--a", "mode = 'a'", "--b", "mode = 'b'")
+    out = actstore("compare", tmp_path, *sides).out
+    assert "left out of the means: 5 values not finite" in out
+    assert "left out, for they are not finite: 2 matched pairs" in out
+    assert "left out of the cosine, which zeros have not: 1 matched pair" in out
+    (one,) = json.loads(actstore("compare", tmp_path, *sides, "--json").out)["layers"]
+    assert (one["nonfinite_a"], one["nonfinite_b"]) == (0, 5)
+    assert (one["matched"], one["distance"]["rows"], one["cosine"]["rows"]) == (9, 7, 6)
+    # Without any match too: these means are of one row less in one dimension.
+    sides = ("--a", "mode = 'b' AND label = 'x'", "--b", "mode = 'b' AND label IS NULL")
+    assert "left out of the means: 5 values not finite" in actstore("compare", tmp_path, *sides).out

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from actstore.errors import CommitError, CorruptStoreError
+from actstore.errors import CommitError, CorruptStoreError, PathError
 from actstore.storage import layout, pruning, staging
 from actstore.storage.disk_errors import writing
 from actstore.storage.staging import Staging, planned_paths, prepare, recover
@@ -221,6 +221,21 @@ def test_a_new_stores_folders(tmp_path: Path) -> None:
     prepare(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "manifests"]
     assert staging.planned_paths(tmp_path) == set()
+
+
+@pytest.mark.parametrize("place", ["", "activations/", "labels/", ".staging/", ".cache/"])
+def test_a_store_does_not_begin_in_the_folder_of_another(store: Path, place: str) -> None:
+    inner = store / f"{place}inner"
+    with pytest.raises(PathError, match=r"lies in the store .*choose a place outside of it"):
+        write(inner, batch(0, 3))
+    assert not inner.exists()
+
+
+def test_a_store_that_was_begun_in_another_is_still_written_to(store: Path, tmp_path: Path) -> None:
+    write(tmp_path / "inner", batch(0, 3))
+    inner = (tmp_path / "inner").rename(store / "inner")
+    write(inner, batch(3, 2))
+    assert content(inner) == expected(batch(0, 5))
 
 
 def test_a_session_without_a_commit_leaves_no_store_behind(tmp_path: Path) -> None:

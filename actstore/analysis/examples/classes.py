@@ -12,6 +12,8 @@ from actstore.errors import NotInStoreError, TooFewRowsError, UsageError
 from actstore.schema import is_no_label
 
 _LISTED = 12
+_NAMED = 4
+"""Values of a class that its short name has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +28,13 @@ class Classes:
     @property
     def names(self) -> tuple[str, str]:
         """Both classes in short, the positive one first."""
-        return " or ".join(self.positive), " or ".join(self.negative)
+        return _either(self.positive), _either(self.negative)
+
+
+def _either(values: Sequence[str]) -> str:
+    if len(values) > _NAMED:
+        values = [*values[: _NAMED - 1], f"{len(values) - _NAMED + 1} others"]
+    return " or ".join(values)
 
 
 def find(

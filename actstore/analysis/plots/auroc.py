@@ -13,7 +13,7 @@ from actstore.analysis.plots.looks import Picture, Style
 from actstore.analysis.probes import probe_runs
 from actstore.analysis.statistics import sampling, separation
 from actstore.analysis.statistics.metrics import IntervalEstimate
-from actstore.wording import shorten
+from actstore.wording import shorten_apart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +103,7 @@ def series(place: ActivationPlace) -> str:
 
 def against(names: Sequence[str]) -> str:
     """Return the classes in words."""
-    return " against ".join(shorten(name, 32) for name in names)
+    return " against ".join(shorten_apart(names, 32))
 
 
 def figure_of(
@@ -153,10 +153,13 @@ def draw(figure: Picture, axes: Axes, points: Sequence[Point]) -> None:
         fontsize=figure.look.size - 1,
         color=figure.look.soft,
     )
+    labels = looks.plain_names([name or "all rows" for name in names], 32)
     for number, name in enumerate(names):
         mine = sorted((one for one in points if one.series == name), key=lambda o: places[o.layer])
         shift = step * (number - (len(names) - 1) / 2) * min(0.12, 0.6 / len(names))
-        _line(figure, axes, name, [(places[one.layer] + shift, one) for one in mine], number)
+        _line(
+            figure, axes, labels[number], [(places[one.layer] + shift, one) for one in mine], number
+        )
     if any(one.shuffled_95 is not None for one in points):
         soft = figure.look.soft
         axes.plot([], [], label=_SHUFFLED, marker="_", markersize=8, linewidth=0, color=soft)
@@ -173,7 +176,7 @@ def _line(
     colour = figure.look.colours[number % len(figure.look.colours)]
     few = len(points) <= _MANY
     in_sample = any(one.in_sample for _, one in points)
-    shown = looks.plain(name or "all rows", 32) + (" (in-sample)" if in_sample else "")
+    shown = name + (" (in-sample)" if in_sample else "")
     label: str | None = shown
     # A layer that is not recorded does not follow the last one that is.
     for joined in (True, False):

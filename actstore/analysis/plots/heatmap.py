@@ -54,7 +54,7 @@ def heatmap(
     else:
         found = class_codes(selection, by, most=24)
         codes, names = found.codes, list(found.names)
-    lines, largest = [], 0
+    lines, largest, nonfinite = [], 0, 0
     for number in range(len(names) or len(layers)):
         part = selection.take(np.flatnonzero(codes == number))
         sample = sampling.draw(part, rows).selection
@@ -62,6 +62,7 @@ def heatmap(
         moments = measure(sample.snapshot, sample.rows)
         if len({one.width for one in moments}) > 1:
             raise MixedVectorsError("the rows have vectors of several widths: select one model")
+        nonfinite += moments[0].nonfinite
         # A dimension without a finite value has no size; zero would be a statement about it.
         lines.append(np.where(moments[0].counts > 0, moments[0].rms, np.nan))
     if len({len(line) for line in lines}) > 1:
@@ -87,18 +88,22 @@ def heatmap(
             interpolation="nearest",
             cmap=look.sequential,
             norm=LogNorm(low if low < high else high / 10, high),
-            extent=(0, width, len(lines) - 0.5, -0.5),
+            extent=(-0.5, width - 0.5, len(lines) - 0.5, -0.5),  # a number is at its dimension
         )
         if names:
-            axes.set_yticks(range(len(names)), [looks.plain(name, 28) for name in names])
+            axes.set_yticks(range(len(names)), looks.plain_names(names, 28))
         else:
             looks.layer_ticks(axes, layers, range(len(layers)), axis="y")
         axes.set_xlabel("dimension")
-        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+        axes.xaxis.set_major_locator(
+            MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True, min_n_ticks=1)
+        )
         figure.colorbar(image, ax=axes, label="root mean square")
         note = f"up to {counted(largest)} a line"
         if bins < width:
             note += f"; each column shows the largest of up to {-(-width // bins)} dimensions"
+        if nonfinite:
+            note += f"; {nonfinite:,} not finite"
         blank = ["nothing but zeros"] if (grid == 0).any() else []
         blank += ["no finite value"] if np.isnan(grid).any() else []
         if blank:

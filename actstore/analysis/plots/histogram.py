@@ -222,6 +222,7 @@ def _count(
 def _draw(
     figure: Picture, axes: Axes, one: _Counted, found: ClassCodes, *, logarithmic: bool
 ) -> None:
+    labels = looks.plain_names(found.names, 32)
     for code, colour in enumerate(looks.colours(figure.look, found.own, len(found.names))):
         if one.totals[code]:
             density = one.counts[code] / one.totals[code] / (one.edges[1] - one.edges[0])
@@ -230,7 +231,7 @@ def _draw(
                 one.edges,
                 color=colour,
                 linewidth=figure.look.line,
-                label=looks.plain(found.names[code], 32),
+                label=labels[code],
             )
     if logarithmic:
         axes.set_yscale("log")

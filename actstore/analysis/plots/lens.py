@@ -263,7 +263,7 @@ def _draw(
     turned = any(len(name) > 6 for name in columns)
     axes.set_xticks(
         range(len(columns)),
-        [looks.plain(name, 18) for name in columns],
+        looks.plain_names(columns, 18),
         rotation=45 if turned else 0,
         ha="right" if turned else "center",
         rotation_mode="anchor" if turned else "default",

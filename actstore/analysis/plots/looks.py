@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from actstore.analysis.examples.place_rows import layer_word
 from actstore.errors import MissingExtraError, UsageError
-from actstore.wording import pooling_text, readable, shorten
+from actstore.wording import pooling_text, readable, shorten, shorten_apart
 
 try:
     import matplotlib as mpl
@@ -253,8 +253,17 @@ def colours(look: Look, own: int, total: int) -> list[str]:
 
 def plain(text: str, most: int = 200) -> str:
     """Return text that matplotlib takes as it is: no mathematics, one line, not too long."""
-    line = "".join(c if c.isprintable() else " " for c in text)
-    return shorten(line, most).replace("$", r"\$")
+    return shorten(_one_line(text), most).replace("$", r"\$")
+
+
+def plain_names(names: Sequence[str], most: int) -> list[str]:
+    """Return the names of classes in the same way; different ones are never cut to one text."""
+    short = shorten_apart([_one_line(name) for name in names], most)
+    return [name.replace("$", r"\$") for name in short]
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def layer_places(layers: Sequence[int | None]) -> dict[int | None, float]:

@@ -91,8 +91,9 @@ def draw(
             axes.set_xscale("log")
         return
     places = looks.layer_places(layers)
-    for number, (profile, colour) in enumerate(zip(profiles, colours, strict=True)):
-        _line(figure, axes, profile, places, colour, number)
+    labels = looks.plain_names([profile.name for profile in profiles], 32)
+    for number, profile in enumerate(profiles):
+        _line(figure, axes, profile, labels[number], places, colours[number], number)
     looks.layer_ticks(axes, layers, list(places.values()))
     axes.set_ylabel("L2 norm")
     if logarithmic:
@@ -105,6 +106,7 @@ def _line(
     figure: Picture,
     axes: Axes,
     profile: NormProfile,
+    label: str | None,
     places: dict[int | None, float],
     colour: str,
     number: int,
@@ -116,7 +118,6 @@ def _line(
     ]
     marker = looks.MARKERS[number % len(looks.MARKERS)]
     size = 4 if len(places) <= _MANY else 2.5
-    label: str | None = looks.plain(profile.name, 32)
     # A layer that is not recorded does not follow the last one that is.
     for joined in (True, False):
         part = [one for one in found if (one[0] is not None) == joined]
@@ -148,17 +149,18 @@ def _boxes(
     figure: Picture, axes: Axes, profiles: Sequence[NormProfile], colours: Sequence[str]
 ) -> None:
     shown = [number for number, one in enumerate(profiles) if one.layers[0] is not None]
+    labels = looks.plain_names([profile.name for profile in profiles], 24)
     boxes = [
         {
-            "label": looks.plain(profile.name, 24),
+            "label": labels[number],
             "med": one.median,
             "q1": one.q05,
             "q3": one.q95,
             "whislo": one.minimum,
             "whishi": one.maximum,
         }
-        for profile in (profiles[number] for number in shown)
-        if (one := profile.layers[0]) is not None
+        for number in shown
+        if (one := profiles[number].layers[0]) is not None
     ]
     ink = {"color": figure.look.ink}
     drawn = axes.bxp(

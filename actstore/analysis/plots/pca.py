@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 ROWS = 1500
 """Rows of each layer at most."""
 PANELS = 6
+_LABEL = 32
+"""Longest name of a class in the legend."""
 
 
 def pca(
@@ -129,6 +131,7 @@ def draw(
         texts: what each point tells.
     """
     colours = looks.colours(figure.look, own, len(names))
+    labels = looks.plain_names(names, _LABEL)
     # What has no label goes first, then the frequent ones: the rare ones lie on top.
     for code in [*range(own, len(names)), *range(own)]:
         mine = np.flatnonzero(codes == code)
@@ -143,7 +146,7 @@ def draw(
             markersize=3.8 if len(points) <= 400 else 2.7,
             markerfacecolor=(colours[code], 0.75),
             markeredgewidth=0,
-            label=looks.plain(names[code], 32),
+            label=labels[code],
             gid=gid,
         )
         figure.hover(gid, [texts[at] for at in mine.tolist()])
@@ -164,7 +167,7 @@ def _legend(figure: Picture, names: Sequence[str]) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             known.setdefault(label, handle)
-    shown = [label for name in names if (label := looks.plain(name, 32)) in known]
+    shown = [label for label in looks.plain_names(names, _LABEL) if label in known]
     if list(names) != ["all rows"]:
         handles = [known[label] for label in shown]
         figure.legend(handles, shown, loc="outside right center", markerscale=1.4)

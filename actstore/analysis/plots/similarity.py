@@ -176,7 +176,8 @@ def _examples(
 
         # A class of few rows has no room for its name.
         told = [n for n in range(len(sizes)) if sizes[n] >= _TOLD * len(cells)]
-        texts = [looks.plain(f"{found.names[n]} ({sizes[n]:,})", 28) for n in told]
+        names = looks.plain_names(found.names, 22)
+        texts = [f"{names[n]} ({sizes[n]:,})" for n in told]
         figure = looks.picture(look, 5 + 0.07 * max(map(len, texts), default=0), 4.7)
         axes = figure.add_subplot()
         matrix.draw(
@@ -193,5 +194,6 @@ def _examples(
             axes.axvline(end - 0.5, color=look.ink, linewidth=0.7)
         axes.set_xticks([])
         axes.set_yticks([float(ends[n] - sizes[n] / 2 - 0.5) for n in told], texts)
+        note = drawn.note + ("" if finite.all() else f"; {int((~finite).sum()):,} not finite")
         subject = looks.subject(place, layers)
-        return looks.finish(figure, f"Similarity of examples · {subject}", drawn.note, title)
+        return looks.finish(figure, f"Similarity of examples · {subject}", note, title)

@@ -32,6 +32,8 @@ _BLOCK = 1 << 20
 class Spread:
     """Mean, smallest and largest of some numbers."""
 
+    rows: int
+    """How many numbers these are."""
     mean: float
     minimum: float
     maximum: float
@@ -48,6 +50,9 @@ class LayerComparison:
     rows_b: int
     width_a: int
     width_b: int
+    nonfinite_a: int
+    """Values of A's rows that are NaN or infinite; the mean vectors are those of the others."""
+    nonfinite_b: int
     matched: int
     """Pairs of a row of A and the row of B of the same example."""
     ambiguous: int
@@ -57,8 +62,10 @@ class LayerComparison:
     mean_distance: float | None
     """L2, between the mean vectors; None where widths differ or a dimension is never finite."""
     cosine: Spread | None
-    """Over the matched pairs; None without any, or where widths differ."""
+    """Over the matched pairs without those of a zero vector or of values that are not finite; None
+    where that leaves none, or where widths differ."""
     distance: Spread | None
+    """Over the matched pairs whose values are finite; None as above."""
     cka: float | None
     """Linear CKA over matched pairs; None without at least two."""
     cka_debiased: float | None
@@ -232,6 +239,8 @@ def _layer(
         rows_b=len(rows[1]),
         width_a=width_a,
         width_b=width_b,
+        nonfinite_a=moments[0][0].nonfinite,
+        nonfinite_b=moments[1][0].nonfinite,
         matched=len(paired[0]),
         ambiguous=ambiguous,
         mean_cosine=_cosine(*means) if same else None,
@@ -300,7 +309,12 @@ def _spread(values: np.ndarray | None) -> Spread | None:
     known = values[np.isfinite(values)] if values is not None else np.empty(0)
     if not len(known):
         return None
-    return Spread(mean=float(known.mean()), minimum=float(known.min()), maximum=float(known.max()))
+    return Spread(
+        rows=len(known),
+        mean=float(known.mean()),
+        minimum=float(known.min()),
+        maximum=float(known.max()),
+    )
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float | None:

@@ -76,13 +76,14 @@ def by_layer(
     kept, layers = selection.take(used), sampling.layers_of(selection)[used]
     texts = texts[used]
     names = sampling.layer_values(selection)
-    results = []
+    results, nonfinite = [], 0
     for number in np.unique(layers).tolist():
         places = np.flatnonzero(layers == number)
         drawn = sampling.draw(kept.take(places), most)
         one = _layer(drawn.selection, np.isin(texts[places][drawn.places], found.positive))
         if one is not None:
             results.append(one._replace(layer=names[number]))
+            nonfinite += len(drawn.selection) - one.rows
     if not results:
         raise TooFewRowsError(
             f"no layer has two examples of each class, {found.names[0]} and {found.names[1]}"
@@ -93,7 +94,8 @@ def by_layer(
     return Separations(
         *found.names,
         tuple(results),
-        f"difference of means, not a trained probe; {told}, up to {counted(largest)} a layer",
+        f"difference of means, not a trained probe; {told}, up to {counted(largest)} a layer"
+        + (f"; {nonfinite:,} not finite" if nonfinite else ""),
     )
 
 

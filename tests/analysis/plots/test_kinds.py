@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from actstore.errors import MismatchError, MixedVectorsError, TooFewRowsError, U
 from tests.analysis.plots.pictures import make, texts
 from tests.querying import stores
 
-KINDS: list[Callable[..., Figure]] = [
+KINDS: list[Callable[..., looks.Picture]] = [
     plots.histogram,
     plots.heatmap,
     plots.norms,
@@ -87,7 +88,7 @@ def test_no_rows(kind: Callable[..., Figure], tmp_path: Path) -> None:
 
 
 @each_kind
-def test_values_that_are_not_finite(kind: Callable[..., Figure], tmp_path: Path) -> None:
+def test_values_that_are_not_finite(kind: Callable[..., looks.Picture], tmp_path: Path) -> None:
     matrix = stores.vectors(20, 6, "float32", 1)
     matrix[3] = np.nan
     matrix[4, 0] = np.inf
@@ -95,7 +96,10 @@ def test_values_that_are_not_finite(kind: Callable[..., Figure], tmp_path: Path)
     stores.add(tmp_path / "some", matrix, label=["a", "b"] * 10)
     stores.add(tmp_path / "all", np.full((20, 6), np.nan, np.float32), label=["a", "b"] * 10)
     with actstore.open(tmp_path / "some") as store:
-        assert len(plots.render(kind(store.select()), ".svg")) > 2000
+        figure = kind(store.select())
+        assert len(plots.render(figure, ".svg")) > 2000
+    left = 7 if kind in (plots.heatmap, plots.histogram) else 2  # values, or rows
+    assert re.search(rf"\b{left} (of them )?not finite", figure.caption)
     with actstore.open(tmp_path / "all") as store, pytest.raises(TooFewRowsError):
         kind(store.select())
 
@@ -214,11 +218,28 @@ def test_long_names_that_begin_alike_stay_apart_in_legends(tmp_path: Path) -> No
         assert "right" in title
 
 
+def test_long_names_that_differ_in_the_middle_have_their_own_marks(tmp_path: Path) -> None:
+    labels = tuple(f"a name that begins as others do {n} and ends as they do" for n in range(9))
+    with actstore.open(make(tmp_path, labels=labels, layers=(3,), rows=90)) as store:
+        bars, points = (kind(store.select()).legends[0] for kind in (plots.histogram, plots.pca))
+        for legend in (bars, points):
+            assert len({text.get_text() for text in legend.get_texts()}) == 8
+        assert len({line.get_marker() for line in points.get_lines()}) == 8
+        for kind in (plots.norms, plots.heatmap, plots.similarity):
+            names = [text.get_text() for text in kind(store.select()).axes[0].get_yticklabels()]
+            assert len(set(names)) == len(names) > 1
+        assert "5 others" in plots.auroc(store.select(), positive=labels[4]).get_suptitle()
+
+
 def test_dimensions_are_whole_numbers_and_columns_hold_what_is_said(tmp_path: Path) -> None:
     stores.add(tmp_path / "one", stores.vectors(20, 1, "float16", 0))
     with actstore.open(tmp_path / "one") as store:
         ticks = plots.heatmap(store.select()).axes[0].get_xticks()
     assert all(float(tick).is_integer() for tick in ticks)
+    stores.add(tmp_path / "few", stores.vectors(20, 8, "float16", 0))
+    with actstore.open(tmp_path / "few") as store:
+        image = plots.heatmap(store.select()).axes[0].images[0]
+    assert image.get_extent()[:2] == [-0.5, 7.5]  # the middle of a dimension is at its number
     stores.add(tmp_path / "wide", stores.vectors(5, 500, "float16", 0))
     with actstore.open(tmp_path / "wide") as store:
         assert "largest of up to 2 dimensions" in plots.heatmap(store.select()).get_supxlabel()
