@@ -177,7 +177,7 @@ def test_rows_that_others_label_meanwhile_are_not_labelled_by_halves(
 
     other, rows = "'b'", "row_id < 3"
     monkeypatch.setattr(labeling, "_evaluate", late)
-    with pytest.raises(CommitError, match="others have labelled the same rows .*run the command"):
+    with pytest.raises(CommitError, match=r"others have labelled the same rows .*run the command"):
         labeling.label_by_expression(store, "'a'")  # the first three have it, as it seems
     assert labels(store) == ["b"] * 3 + [None] * 3
 
