@@ -64,6 +64,7 @@ def test_what_the_encoding_of_the_output_lacks_is_escaped(
                 how,
             ],
             env={**os.environ, "PYTHONIOENCODING": encoding},
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=120,
         )
