@@ -204,6 +204,7 @@ def _os_message(problem: OSError) -> str:
 def main() -> NoReturn:
     """Run the command line of this process, and exit."""
     streams.open_closed()
+    streams.escape_unwritable()
     try:
         code = run()
         sys.stdout.flush()

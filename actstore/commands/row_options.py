@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -284,7 +285,7 @@ class Classes:
             return None
         return (
             f"positive is {names[0]}, the second of two values in alphabetical order; "
-            f"--positive {names[1]} turns it round"
+            f"--positive {shlex.quote(names[1])} turns it round"
         )
 
 

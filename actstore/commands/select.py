@@ -75,7 +75,7 @@ def command(
             selection.save(target, columns, mixed=mixed)
             written = len(selection)
         if not len(selection):
-            output.note(f"no row of {opened.name} fits {rows.text or 'anything'}: it is empty")
+            output.note(f"no row of {opened.name} fits {rows.text or 'anything'}")
         report_traffic(opened.traffic)
     if target is not None:
         output.note(f"{counted(written, 'row')} written to {target}")

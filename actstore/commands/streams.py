@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
+import json
 import os
 import sys
 from typing import IO, Any
 
 _kept: list[Any] = []
+_ESCAPED = "actstore.escaped"
+"""How characters are written that the output's encoding lacks: as JSON escapes them."""
 _MODES = {0: ("stdin", "r"), 1: ("stdout", "w"), 2: ("stderr", "w")}
 
 
@@ -28,6 +32,25 @@ def open_closed() -> None:
         sys.stderr = _Remarks(
             buffer, encoding=told.encoding, errors=told.errors, line_buffering=True
         )
+
+
+def escape_unwritable() -> None:
+    """Let characters that standard output's encoding lacks come out as ``\\uXXXX``, not end work.
+
+    JSON stays JSON of the same text so. ASCII says no more than that no locale was set, and
+    ``click`` writes UTF-8 then; what is written without it must not differ.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        codecs.register_error(_ESCAPED, _escaped)
+        plain = codecs.lookup(sys.stdout.encoding).name == "ascii"
+        encoding = "utf-8" if plain else sys.stdout.encoding
+        sys.stdout.reconfigure(encoding=encoding, errors=_ESCAPED)
+
+
+def _escaped(problem: UnicodeError) -> tuple[str, int]:
+    if not isinstance(problem, UnicodeEncodeError):
+        raise problem
+    return json.dumps(problem.object[problem.start : problem.end])[1:-1], problem.end
 
 
 def close_output() -> None:

@@ -175,9 +175,8 @@ class StoreReader:
     def _rows_at(self, row_ids: Sequence[int] | np.ndarray, kind: type[Selected]) -> Selected:
         rows = np.asarray(row_ids, np.int64).reshape(-1)
         if len(rows) and (rows.min() < 0 or rows.max() >= self.rows):
-            raise UsageError(
-                f"row_id goes from 0 to {self.rows - 1}, got {rows.min()} to {rows.max()}"
-            )
+            wrong = rows[(rows < 0) | (rows >= self.rows)][0]
+            raise UsageError(f"row_id goes from 0 to {self.rows - 1}, got {wrong}")
         shards = np.arange(len(self._snapshot.shards))
         return kind(self._open(), self._metadata, rows, shards=shards, description="by row_id")
 

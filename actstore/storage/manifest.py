@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Collection
 from functools import lru_cache
 from pathlib import Path
@@ -298,7 +299,7 @@ def _why_no_store(root: Path) -> str:
 
 
 def _what_is_there(root: Path) -> str:
-    hint = "make one with: actstore ingest SOURCE --store " + str(root)
+    hint = "make one with: actstore ingest SOURCE --store " + shlex.quote(str(root))
     if not root.exists():
         return f"there is no store at {root}: the path does not exist; {hint}"
     if not root.is_dir():

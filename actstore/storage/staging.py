@@ -244,8 +244,16 @@ def check_place(root: Path) -> None:
 
     Raises:
         StoreError: the path is a file, or a folder that holds other things.
-        PathError: it lies in the folder of a store.
+        PathError: it lies in the folder of a store, or its name is not UTF-8.
     """
+    try:
+        os.fspath(root).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(root).decode("utf-8", "backslashreplace")
+        raise PathError(
+            f"{shown}: the name is not UTF-8, and what reads Parquet opens no other: give the "
+            "store another name"
+        ) from None
     if root.exists() and not root.is_dir():
         raise StoreError(f"{root} is a file: give --store a folder")
     if (root / layout.MANIFESTS).is_dir():

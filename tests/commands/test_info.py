@@ -47,3 +47,8 @@ def test_compaction_is_advised_where_it_would_help_and_does_what_was_said(
     found = json.loads(actstore("info", root, "--json").out)
     assert (found["shards"], found["shards_compacted"]) == (20, 20)
     assert "small shards" not in actstore("info", root).out
+
+
+def test_a_command_that_is_told_can_be_pasted(actstore: Command, tmp_path: Path) -> None:
+    told = actstore("info", tmp_path / "my runs").err
+    assert f"--store '{tmp_path / 'my runs'}'" in told

@@ -79,3 +79,9 @@ def test_what_cannot_be_searched(
     finished = actstore("nearest", store, *words)
     assert finished.code == code
     assert finished.err.startswith("error: ")
+
+
+def test_a_row_that_is_not_there_is_named(actstore: Command, store: Path) -> None:
+    said = actstore("nearest", store, "--row", 99999).err
+    assert said.startswith("error: row_id goes from 0 to ")
+    assert said.rstrip().endswith(", got 99999")

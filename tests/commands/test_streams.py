@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +41,37 @@ def test_closed_streams_stop_no_work(
     assert (done.code, '"rows": 340' in done.out) == (Exit.DONE, True), done
     code, said = shell(f"{COMMAND} rename '{store}' --set \"variant='x'\" {closed}")
     assert (code, "Traceback" in said) == (Exit.USAGE, False)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", "é 日 😀"), ("latin-1", r"é \u65e5 \ud83d\ude00"), ("utf-8", "é 日 😀")],
+)
+def test_what_the_encoding_of_the_output_lacks_is_escaped(
+    store: Path, encoding: str, shown: str
+) -> None:
+    written = "utf-8" if encoding == "ascii" else encoding
+    for how in ("table", "json", "csv"):
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "actstore",
+                "query",
+                store,
+                "SELECT 'é 日 😀' x",
+                "--format",
+                how,
+            ],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=120,
+        )
+        assert (done.returncode, done.stderr) == (Exit.DONE, b"")
+        assert shown in done.stdout.decode(written)
+        if how == "json":
+            assert json.loads(done.stdout.decode(written)) == [{"x": "é 日 😀"}]
 
 
 def test_a_reader_that_has_had_enough(store: Path) -> None:

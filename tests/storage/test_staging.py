@@ -231,6 +231,13 @@ def test_a_store_does_not_begin_in_the_folder_of_another(store: Path, place: str
     assert not inner.exists()
 
 
+def test_a_name_that_no_reader_opens_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"\xff.store")
+    with pytest.raises(PathError, match=r"\\xff.store: the name is not UTF-8"):
+        write(root, batch(0, 3))
+    assert not root.exists()
+
+
 def test_a_store_that_was_begun_in_another_is_still_written_to(store: Path, tmp_path: Path) -> None:
     write(tmp_path / "inner", batch(0, 3))
     inner = (tmp_path / "inner").rename(store / "inner")

@@ -54,7 +54,7 @@ def grouped(
         having = int((sizes[:, side] > 0).sum())
         if having < count:
             raise TooFewRowsError(
-                f"the {name} class has {int(sizes[:, side].sum())} rows in "
+                f"the {name} class has {counted(int(sizes[:, side].sum()))} in "
                 f"{counted(having, 'group')}, and {count} folds need {count} at least: "
                 "use fewer --folds, more rows, or group them otherwise with --group-by"
             )

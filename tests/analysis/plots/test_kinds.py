@@ -239,7 +239,7 @@ def test_dimensions_are_whole_numbers_and_columns_hold_what_is_said(tmp_path: Pa
     stores.add(tmp_path / "few", stores.vectors(20, 8, "float16", 0))
     with actstore.open(tmp_path / "few") as store:
         image = plots.heatmap(store.select()).axes[0].images[0]
-    assert list(image.get_extent()[:2]) == [-0.5, 7.5]  # the middle of a dimension is at its number
+    assert list(image.get_extent()[:2]) == [-0.5, 7.5]  # a number is at its dimension
     stores.add(tmp_path / "wide", stores.vectors(5, 500, "float16", 0))
     with actstore.open(tmp_path / "wide") as store:
         assert "largest of up to 2 dimensions" in plots.heatmap(store.select()).get_supxlabel()

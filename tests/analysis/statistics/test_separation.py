@@ -83,7 +83,7 @@ def test_classes_may_be_numbers_and_truth_values(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_separated(tmp_path: Path) -> None:
-    with actstore.open(labelled(tmp_path, (1,), rows=6)) as store:
+    with actstore.open(labelled(tmp_path / "two", (1,), rows=6)) as store:
         with pytest.raises(TooFewRowsError, match="two classes"):
             separation.by_layer(store.select(label="a"))
         with pytest.raises(TooFewRowsError, match="two examples of each class"):
