@@ -1,13 +1,16 @@
-"""Describes a shard from itself alone, in a process of its own: a damaged footer can end it."""
+"""Describes shards from themselves alone, in another process: a damaged footer can end it."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import IO, Any, Self
 
 from actstore import schema
 from actstore.errors import CorruptStoreError
@@ -18,22 +21,80 @@ from actstore.storage.metadata_table import in_order, pools_of
 from actstore.storage.verification import check_shard
 
 
-def describe(root: Path, path: str) -> ShardEntry:
-    """Return what a manifest would say of a shard that none names, every page of it checked.
+class Describer:
+    """Says what a manifest would of shards that none names, every page of them checked.
 
-    Raises:
-        CorruptStoreError: it is damaged, or no shard.
+    One process looks at one shard after the other, since starting one takes most of a second; after
+    a damaged one the next has a new process.
+
+    Args:
+        root: folder of the store.
     """
-    words = [sys.executable, "-P", "-m", "actstore.storage.described", str(root.resolve()), path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode != 0:
-        reason = done.stderr.strip().splitlines()[-1:] or ["it ends whatever reads it"]
-        raise CorruptStoreError(reason[0], path)
-    found = json.loads(done.stdout)
-    placed = tuple((offset, rows) for offset, rows in found["pages"])
-    pools = tuple((pooling, region) for pooling, region in found["pools"])
-    return ShardEntry(**{**found, "pages": placed, "pools": pools})
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+        self._process: subprocess.Popen[str] | None = None
+        self._said: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def describe(self, path: str) -> ShardEntry:
+        """Return what a manifest would say of one.
+
+        Raises:
+            CorruptStoreError: it is damaged, or no shard.
+        """
+        answer = self._asked(path)
+        if "reason" in answer:
+            self._end()
+            raise CorruptStoreError(answer["reason"], path)
+        placed = tuple((offset, rows) for offset, rows in answer["pages"])
+        pools = tuple((pooling, region) for pooling, region in answer["pools"])
+        return ShardEntry(**{**answer, "pages": placed, "pools": pools})
+
+    def _asked(self, path: str) -> dict[str, Any]:
+        process = self._process or self._begin()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended: so it does not answer either
+            process.stdin.write(json.dumps(path) + "\n")
+            process.stdin.flush()
+        line = process.stdout.readline()
+        if line.endswith("\n"):
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        assert self._said is not None
+        process.wait()
+        self._said.seek(0)
+        reason = self._said.read().strip().splitlines()[-1:] or ["it ends whatever reads it"]
+        return {"reason": reason[0]}
+
+    def _begin(self) -> subprocess.Popen[str]:
+        words = [sys.executable, "-P", "-m", "actstore.storage.described", str(self._root)]
+        self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # until the end
+        self._process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        return self._process
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.communicate()
+            self._process = None
+        if self._said is not None:
+            self._said.close()
+            self._said = None
 
 
 def _described(root: Path, path: str) -> ShardEntry:
@@ -70,8 +131,13 @@ def _described(root: Path, path: str) -> ShardEntry:
     return dataclasses.replace(entry, tail=tail_of(root, entry)) if placed else entry
 
 
-if __name__ == "__main__":
+def _answer(root: Path, path: str) -> dict[str, Any]:
     try:
-        print(json.dumps(dataclasses.asdict(_described(Path(sys.argv[1]), sys.argv[2]))))
+        return dataclasses.asdict(_described(root, path))
     except Exception as error:  # whatever pyarrow says of it
-        sys.exit(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        return {"reason": str(error).splitlines()[0] if str(error) else type(error).__name__}
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        print(json.dumps(_answer(Path(sys.argv[1]), json.loads(line))), flush=True)

@@ -16,7 +16,7 @@ from actstore import schema
 from actstore.errors import CommitError, CorruptStoreError, SnapshotNotFoundError
 from actstore.storage import backing, card, key_hashes, layout, pruning, shard_columns, soundness
 from actstore.storage import manifest as manifests
-from actstore.storage.described import describe
+from actstore.storage.described import Describer
 from actstore.storage.disk_errors import is_of_this_process, writing
 from actstore.storage.dropping import without
 from actstore.storage.manifest import EMPTY, LabelEntry, Manifest, ShardEntry
@@ -202,29 +202,30 @@ def _with_unnamed(
     behind = backing.of(root)
     stored = pruning.stored_files(root) if behind is None else behind.stored_files()
     stored.sort(key=lambda path: path.split("-")[-2:], reverse=True)
-    for path in stored:
-        if path in named:
-            continue
-        if path.startswith(f"{layout.LABELS}/"):
-            left.append(Left(path, "nothing says when these labels were set: set them again"))
-            continue
-        try:
-            with backing.fetched(root, path):
-                entry = describe(root, path)
-        except CorruptStoreError as error:
-            left.append(Left(path, str(error)))
-            continue
-        hashes = _keys(root, entry)
-        held = known.setdefault(entry.partition, [])
-        there = np.isin(hashes, np.concatenate([hashes[:0], *held]))
-        if there.all():
-            superseded.append(path)
-            continue
-        held.append(hashes)
-        if there.any():
-            parts.append(StoredRows(entry, np.flatnonzero(there)))
-        else:
-            taken.append(entry)
+    with Describer(root) as describer:
+        for path in stored:
+            if path in named:
+                continue
+            if path.startswith(f"{layout.LABELS}/"):
+                left.append(Left(path, "nothing says when these labels were set: set them again"))
+                continue
+            try:
+                with backing.fetched(root, path):
+                    entry = describer.describe(path)
+            except CorruptStoreError as error:
+                left.append(Left(path, str(error)))
+                continue
+            hashes = _keys(root, entry)
+            held = known.setdefault(entry.partition, [])
+            there = np.isin(hashes, np.concatenate([hashes[:0], *held]))
+            if there.all():
+                superseded.append(path)
+                continue
+            held.append(hashes)
+            if there.any():
+                parts.append(StoredRows(entry, np.flatnonzero(there)))
+            else:
+                taken.append(entry)
     renamed = _renamed(root, sound, [*(StoredRows(each, _NONE) for each in taken), *parts])
     return dataclasses.replace(
         found,

@@ -13,7 +13,7 @@ from actstore.errors import CorruptStoreError
 from actstore.storage import compaction, quantised, shard, shard_columns
 from actstore.storage import manifest as manifests
 from actstore.storage.archive import write_archived
-from actstore.storage.described import describe
+from actstore.storage.described import Describer
 from actstore.storage.dropping import drop_rows
 from actstore.storage.files import LocalFiles
 from actstore.storage.labels import set_labels
@@ -134,7 +134,8 @@ def test_an_archived_shard_reads_the_same(store: Path, tmp_path: Path) -> None:
 
 def test_a_shard_describes_itself(store: Path) -> None:
     entry = open_snapshot(store).shards[0]
-    found = describe(store, entry.path)
+    with Describer(store) as describer:
+        found = describer.describe(entry.path)
     assert (found.dtype, found.pages, found.tail) == ("int8", entry.pages, entry.tail)
 
 
