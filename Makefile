@@ -1,9 +1,7 @@
 # `make help` lists the targets: the line above each, from its two number signs on.
 
 PYTHON ?= python3
-# One more than the cores of the machine that checks merges: a fifth of the time tests wait, for the
-# disk and for processes that they start.
-JOBS ?= 3
+JOBS ?= 2
 
 BIN := .venv/bin
 # A small language model's weights (93 MB): the demo and the golden tests ask it. What the package
